@@ -1,0 +1,67 @@
+# perstep: `make help` explains every target.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+RUN    ?= .perstep/demo
+# Two threads stall each other on shared cores; measurements and tests use one.
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint types floors docs check-docs unit nightly bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing perstep (core) into $(VENV)" >&2
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing perstep with everything its tests need into $(VENV)" >&2
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt -e '.[hf,grammar,dev]'
+	@touch $@ $(VENV)/.core
+
+env: $(VENV)/.dev  ## create the development environment in .venv
+
+demo: $(VENV)/.core  ## install the core and show what a decode step of the built-in model costs
+	$(BIN)/perstep ledger -m mini --fast --out $(RUN) --force
+	@echo "the run lies in $(RUN): open $(RUN)/ledger.png and $(RUN)/README.md"
+
+test: $(VENV)/.dev lint types floors check-docs unit  ## run every check that CI runs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+floors: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev  ## write generated blocks into the documentation and build it into site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+check-docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/mkdocs build --strict --quiet
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not nightly"
+
+nightly: $(VENV)/.dev  ## run the long matrices and torture tests as well
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev  ## run the benchmarks on a quiet machine; results go to benchmarks/results/
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## remove the environment, caches and built documentation
+	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

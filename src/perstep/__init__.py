@@ -1,0 +1,30 @@
+"""perstep tells what every part of an LLM decode step costs, proves it, and shows what replacing a part gives back.
+
+Names are handed on when they are first used, so that `import perstep` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from perstep._version import __version__
+from perstep.errors import InputError, InvalidMeasurement, PerstepError
+
+if TYPE_CHECKING:
+    from perstep.measure import Ledger, Recorder
+
+_HOMES = {
+    "Ledger": "perstep.measure",
+    "Recorder": "perstep.measure",
+}
+
+__all__ = ["InputError", "InvalidMeasurement", "Ledger", "PerstepError", "Recorder", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perstep' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,5 @@
+"""`python -m perstep` does what `perstep` does."""
+
+from perstep.cli import main
+
+main()

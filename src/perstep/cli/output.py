@@ -1,0 +1,102 @@
+"""What every command says: results on stdout, progress and remarks on stderr."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from perstep.measure import Progress
+from perstep.report import Output, Table, to_csv, to_markdown, to_text
+
+if TYPE_CHECKING:
+    from perstep.experiments.pipeline import Report
+
+_QUIET_S = 2.0
+_PLAIN_EVERY_S = 10.0
+
+
+def print_report(report: "Report", output: Output) -> None:
+    """A run's findings on stdout in the form that was asked for."""
+    from perstep.experiments.pipeline import RESULTS
+
+    if output == "json":
+        sys.stdout.write((report.folder / RESULTS).read_text(encoding="utf-8"))
+    else:
+        print_tables(report.tables, output)
+
+
+def print_tables(tables: list[Table], output: Output) -> None:
+    """Tables on stdout, as text, Markdown or CSV, a blank line between them."""
+    render = {"md": to_markdown, "csv": _table_csv}.get(output, to_text)
+    sys.stdout.write("\n".join(render(table) for table in tables))
+
+
+def _table_csv(table: Table) -> str:
+    return to_csv(table.header, [list(row) for row in table.rows])
+
+
+def remark(text: str) -> None:
+    """A sentence for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def progress_shown(*, quiet: bool) -> Iterator[Progress]:
+    """Progress with time left on stderr: a bar on a terminal, a line now and then in a log.
+
+    Nothing appears in the first two seconds, and nothing at all with `quiet`.
+    """
+    if quiet:
+        yield lambda _share, _what: None
+    elif sys.stderr.isatty():
+        with _bar() as show:
+            yield show
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    # auto_refresh would draw from a thread of its own, in the middle of a measured step.
+    with RichProgress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("", total=1.0, left="", visible=False)
+        last = 0.0
+
+        def show(share: float, what: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - began < _QUIET_S or now - last < 0.2:
+                return
+            last = now
+            bar.update(task, completed=share, description=what, left=_time_left(now - began, share), visible=True)
+            bar.refresh()
+
+        yield show
+
+
+class _Lines:
+    """Progress for a log: one line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._last = self._began + _QUIET_S - _PLAIN_EVERY_S
+
+    def __call__(self, share: float, what: str) -> None:
+        now = time.monotonic()
+        if now - self._last >= _PLAIN_EVERY_S:
+            self._last = now
+            remark(f"perstep: {what}, {share:.0%} done, {_time_left(now - self._began, share)}")
+
+
+def _time_left(elapsed_s: float, share: float) -> str:
+    if share <= 0.01:
+        return "time left unknown"
+    left_s = elapsed_s * (1 - share) / share
+    return f"about {left_s:.0f} s left" if left_s < 120 else f"about {left_s / 60:.0f} min left"

@@ -1,0 +1,90 @@
+"""`perstep list`, `show` and `report`: commands over runs that are already on disk."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perstep.cli.output import print_report, print_tables, remark
+from perstep.experiments import pipeline
+from perstep.report import Output, Table
+from perstep.runs import RUNS, encode_json, list_runs, open_run
+
+OutputOption = Annotated[Output, Parameter(name=["-o", "--output"])]
+
+
+def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
+    """The runs that are stored here, oldest first.
+
+    Args:
+        root: Where to look.
+        output: Form of the result on stdout.
+    """
+    runs = list_runs(root)
+    if output == "json":
+        rows = [{"folder": str(run.folder), "status": run.status, **_facts(run.manifest)} for run in runs]
+        sys.stdout.write(encode_json(rows).decode())
+        return 0
+    if not runs:
+        remark(f"no runs under {root}; `perstep ledger -m mini --fast` makes one")
+        return 0
+    table = Table(
+        title=f"runs under {root}",
+        header=["run", "status", "began", "model", "result"],
+        rows=[
+            [
+                run.folder.name,
+                run.status,
+                run.manifest.started_at,
+                str(run.manifest.model.get("name", "")),
+                str(run.manifest.results_summary.get("headline", "")),
+            ]
+            for run in runs
+        ],
+        text_columns=frozenset(range(5)),
+    )
+    print_tables([table], output)
+    return 0
+
+
+def _facts(manifest: "object") -> dict[str, object]:
+    names = ("experiment", "started_at", "finished_at", "model", "results_summary")
+    return {name: getattr(manifest, name) for name in names}
+
+
+def show(run: str, *, output: OutputOption = "table") -> int:
+    """What a stored run found; nothing is written.
+
+    Args:
+        run: A run's folder, its name, or its number.
+        output: Form of the result on stdout.
+    """
+    status = open_run(run).status
+    report = pipeline.look(run)
+    if output == "json":
+        sys.stdout.write(encode_json(report.findings).decode())
+    else:
+        print_report(report, output)
+    for note in report.notes:
+        remark(f"note: {note}")
+    if status != "complete":
+        remark(f"note: the run is {status}; the figures are from the rounds that were finished")
+    pipeline.check(report)
+    return 0
+
+
+def report(run: str, *, output: OutputOption = "table") -> int:
+    """Make every table and picture of a stored run again, from its samples alone.
+
+    Args:
+        run: A run's folder, its name, or its number.
+        output: Form of the result on stdout.
+    """
+    rebuilt = pipeline.rebuild(run)
+    print_report(rebuilt, output)
+    for note in rebuilt.notes:
+        remark(f"note: {note}")
+    remark(f"rebuilt: {', '.join(rebuilt.manifest.files)} in {rebuilt.folder}")
+    pipeline.check(rebuilt)
+    return 0

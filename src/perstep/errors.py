@@ -1,0 +1,24 @@
+"""The few exceptions of our own.
+
+Each is raised where the fact is known, with what to do next in its message,
+and caught once, in the command line, which turns it into one line on stderr
+and an exit code (`docs/exit-codes.md`).
+"""
+
+
+class PerstepError(Exception):
+    """Base of every error that perstep raises on purpose."""
+
+    exit_code = 1
+
+
+class InputError(PerstepError):
+    """Something the caller gave is wrong: what it was and what would be right (exit code 2)."""
+
+    exit_code = 2
+
+
+class InvalidMeasurement(PerstepError):
+    """The numbers were taken but must not be believed: why (exit code 4)."""
+
+    exit_code = 4

@@ -1,0 +1,79 @@
+"""What an experiment is: a module with four parts, plan → measure → analyse → show.
+
+Its samples go to disk a round at a time; analysis is a pure function of manifest and samples, so that
+every table and picture can be made again without measuring. `pipeline` drives it, `registry` lists it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from perstep.measure import Clock, Effort, Progress, Resolved
+from perstep.report import Table
+from perstep.runs import Manifest
+
+
+class Findings(Protocol):
+    """What an experiment found: a msgspec Struct that becomes `results.json`."""
+
+    @property
+    def invalid(self) -> str:
+        """Why the findings must not be believed, or empty."""
+        ...
+
+    @property
+    def unresolved(self) -> str:
+        """What the rounds could not resolve, or empty."""
+        ...
+
+
+class Session(Protocol):
+    """A prepared measurement: the input is checked, the target loaded and warm; nothing is on disk yet."""
+
+    manifest: Manifest
+    effort: Effort
+
+    def measure_round(self, number: int) -> Any:
+        """Measure one complete balanced round; the sample that becomes a line of `samples.jsonl`."""
+        ...
+
+    def resolved(self, samples: Sequence[Any]) -> Resolved:
+        """How narrow the intervals are by now."""
+        ...
+
+    def finish(self) -> None:
+        """Check that the state is as before (law 7); raises InvalidMeasurement if it is not."""
+        ...
+
+
+class Experiment(Protocol):
+    """The names that an experiment's module has."""
+
+    Sample: type
+
+    def prepare(self, plan: Any, progress: Progress, clock: Clock) -> Session:
+        """Check the plan, load the target, warm up.
+
+        Raises:
+            InputError: something in the plan is wrong; nothing has been written.
+        """
+        ...
+
+    def analyse(self, manifest: Manifest, samples: Sequence[Any]) -> Findings:
+        """What the samples say: a pure function.
+
+        Raises:
+            InputError: there are no samples.
+        """
+        ...
+
+    def tables(self, manifest: Manifest, findings: Any) -> list[Table]:
+        """The findings as tables."""
+        ...
+
+    def files(self, manifest: Manifest, findings: Any) -> Mapping[str, bytes]:
+        """The derived files beside `results.json`, by name."""
+        ...
+
+    def summary(self, findings: Any) -> dict[str, Any]:
+        """The headline figures for the manifest's `results_summary`."""
+        ...

@@ -1,0 +1,37 @@
+"""The conditions that every measurement shares, and how the manifest tells them."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.machine import describe, warnings_for
+from perstep.runs import Manifest
+
+
+def hash_ids(*arrays: NDArray[np.int64]) -> str:
+    """SHA-256 over token ids and their shapes: what makes two workloads the same."""
+    digest = hashlib.sha256()
+    for ids in arrays:
+        digest.update(repr(ids.shape).encode())
+        digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def describe_machine(manifest: Manifest, threads: int) -> None:
+    """Write this machine, and what is wrong with it for measuring, into the manifest."""
+    machine = describe()
+    manifest.machine = msgspec.to_builtins(machine)
+    manifest.warnings += warnings_for(machine, threads=threads)
+
+
+@contextmanager
+def threads_limited(threads: int) -> Iterator[None]:
+    """The matrix library runs with so many threads, and with as many as before afterwards."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=threads, user_api="blas"):
+        yield

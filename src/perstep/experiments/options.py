@@ -1,0 +1,104 @@
+"""Options that several experiments share, and how they are written on a command line."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from perstep.errors import InputError
+from perstep.measure import Effort
+
+_SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*")
+_PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
+
+
+def parse_seconds(text: str) -> float:
+    """`30s`, `1.5m`, `200ms` or a bare number of seconds.
+
+    Raises:
+        ValueError: anything else, with what would be right.
+    """
+    match = _DURATION.fullmatch(text.lower())
+    if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no duration; write 30s, 500ms or 2m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_share(text: str) -> float:
+    """`1%` or `0.01`, both a hundredth.
+
+    Raises:
+        ValueError: anything else, with what would be right.
+    """
+    match = _PERCENT.fullmatch(text)
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value < 1:
+        raise ValueError(f"{text!r} is no share between 0 and 1; write 1% or 0.01")
+    return value
+
+
+def _convert_seconds(_type: Any, tokens: Sequence[Any]) -> float:
+    return parse_seconds(tokens[0].value)
+
+
+def _convert_share(_type: Any, tokens: Sequence[Any]) -> float:
+    return parse_share(tokens[0].value)
+
+
+Seconds = Annotated[float, Parameter(converter=_convert_seconds)]
+Share = Annotated[float, Parameter(converter=_convert_share)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to measure; the fields are options of every command that measures."""
+
+    threads: Annotated[int, Parameter(name=["-t", "--threads"])] = 1
+    """Threads of the matrix library."""
+
+    seed: int = 0
+    """Of everything random: prompts, draws, the order of arms."""
+
+    rounds: int | None = None
+    """Stop after this many rounds; fewer than 20 give no verdict, fewer than an interval needs no interval."""
+
+    budget: Seconds | None = None
+    """Begin no new round after this time, e.g. 30s. [default: 30s; --fast 3s; --rigorous 5m]"""
+
+    precision: Share | None = None
+    """Stop when the widest interval is ± this share of the step. [default: 0.5%; --fast 2%; --rigorous 0.2%]"""
+
+    fast: Annotated[bool, Parameter(negative="")] = False
+    """A quick look: wider intervals, seconds instead of half a minute."""
+
+    rigorous: Annotated[bool, Parameter(negative="")] = False
+    """Narrow intervals, minutes instead of half a minute."""
+
+    def effort(self) -> Effort:
+        """The options as an effort.
+
+        Raises:
+            InputError: `fast` and `rigorous` together, or a count below 1.
+        """
+        if self.fast and self.rigorous:
+            raise InputError("--fast and --rigorous exclude each other; give one of them")
+        if self.rounds is not None and self.rounds < 1:
+            raise InputError(f"--rounds {self.rounds}: at least 1 round is needed")
+        budget_s, precision = (3.0, 0.02) if self.fast else (300.0, 0.002) if self.rigorous else (30.0, 0.005)
+        if self.rounds is not None and self.budget is None:
+            budget_s = float("inf")  # a number of rounds was asked for: it is measured, however long that takes
+        return Effort(budget_s=self.budget or budget_s, precision=self.precision or precision, max_rounds=self.rounds)
+
+
+def at_least(minimum: int, **options: int) -> None:
+    """Check that counts are counts.
+
+    Raises:
+        InputError: one is below `minimum`, by its name on the command line.
+    """
+    for name, value in options.items():
+        if value < minimum:
+            raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least {minimum}")

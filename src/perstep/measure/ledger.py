@@ -1,0 +1,296 @@
+"""The ledger: named parts that add up to the measured step.
+
+Totals are integers over all instrumented steps and add up exactly (law 1). What is shown per
+step follows law 9: each position of the trace has its median over rounds, a part is the mean of
+those over positions, and the residual row takes up what is left. The headline is the step
+without instruments, measured in the same rounds; the inflation factor stands between them (law 8).
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.errors import InvalidMeasurement
+from perstep.measure.clock import Clock
+from perstep.measure.recorder import Recorder
+from perstep.measure.rounds import Resolved
+from perstep.stats import (
+    LedgerEstimate,
+    ShareInterval,
+    ledger_estimate,
+    paired_change,
+    share_interval,
+    step_estimate,
+)
+
+MARKS_MATTER = 0.05
+"""A part of which the marks themselves make up more than this is flagged."""
+INFLATION_SAID = 1.05
+"""Above this factor the ledger says that instruments slowed the step down."""
+INFLATION_INVALID = 1.5
+"""Above this factor the ledger is invalid."""
+
+
+@dataclass(frozen=True)
+class LedgerSamples:
+    """What a ledger is made of: integers in nanoseconds, [rounds, passes of the arm in a round, positions].
+
+    Attributes:
+        plain_ns: uninstrumented steps.
+        step_ns: instrumented steps.
+        parts: part -> its exclusive time in each instrumented step.
+        residual_ns: what no part covered.
+        marks_per_step: part -> how often it is entered in a step.
+    """
+
+    plain_ns: NDArray[np.int64]
+    step_ns: NDArray[np.int64]
+    parts: dict[str, NDArray[np.int64]]
+    residual_ns: NDArray[np.int64]
+    marks_per_step: dict[str, float]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A named interval of a step, exclusive of every other.
+
+    Attributes:
+        ns_total: over all instrumented steps, exact.
+        ns_per_step: mean over positions of the median over rounds (law 9).
+        p50_ns: median over all instrumented steps.
+        share: of the instrumented step of this ledger, `ns_per_step / step_ns`.
+        ci_low: lower end of the interval of `ns_per_step`: of the part's share of its own step, paired within
+            the round so that drift of the machine cancels; None when there are too few rounds.
+        ci_high: its upper end.
+        marks_per_step: how often the part is entered in a step.
+        marks_share: what the marks cost inside the part, as a share of it.
+    """
+
+    ns_total: int
+    ns_per_step: float
+    p50_ns: float
+    share: float
+    ci_low: float | None
+    ci_high: float | None
+    marks_per_step: float
+    marks_share: float
+
+    @property
+    def ns(self) -> float:
+        """Short for `ns_per_step`."""
+        return self.ns_per_step
+
+
+class Sum(msgspec.Struct, frozen=True, kw_only=True):
+    """A roll-up of parts, such as `attn` or `forward`."""
+
+    ns_total: int
+    ns_per_step: float
+    share: float
+
+    @property
+    def ns(self) -> float:
+        """Short for `ns_per_step`."""
+        return self.ns_per_step
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """Parts + residual = step, for one kind of step.
+
+    Attributes:
+        kind: `prefill` or `decode`.
+        forwards: executed forwards of this kind in one pass over the trace.
+        steps: instrumented steps summed up in the totals.
+        rounds: balanced rounds, the unit of replication.
+        merged_rounds: values behind the intervals, after neighbours that resemble each other were merged.
+        step_ns_total: all instrumented steps.
+        residual_ns_total: what no part covered in them.
+        plain_step_ns: the headline: the step without instruments (law 9).
+        plain_step_ci_low: lower end of its interval, or None.
+        plain_step_ci_high: upper end of its interval, or None.
+        step_ns: the instrumented step (law 9): what the parts are shares of.
+        residual_ns: per step; closes the shown column.
+        residual_share: of the instrumented step.
+        inflation: instrumented over uninstrumented step, median over rounds.
+        inflation_ci_low: lower end of its interval, or None.
+        inflation_ci_high: upper end of its interval, or None.
+        parts: by name, in the order of the step.
+        tree: roll-ups; a part stands in one leaf sum and in `forward` where it belongs.
+        invalid: why the ledger must not be believed, or empty.
+        notes: what a reader must know, in sentences.
+    """
+
+    kind: str
+    forwards: int
+    steps: int
+    rounds: int
+    merged_rounds: int
+    step_ns_total: int
+    residual_ns_total: int
+    plain_step_ns: float
+    plain_step_ci_low: float | None
+    plain_step_ci_high: float | None
+    step_ns: float
+    residual_ns: float
+    residual_share: float
+    inflation: float
+    inflation_ci_low: float | None
+    inflation_ci_high: float | None
+    parts: dict[str, Part]
+    tree: dict[str, Sum]
+    invalid: str = ""
+    notes: list[str] = []
+
+    def resolved(self) -> Resolved:
+        """Of the widest interval shown, as a share of the step; inf while any interval is missing."""
+        intervals = [(self.inflation_ci_low, self.inflation_ci_high, 1.0)]
+        intervals += [(part.ci_low, part.ci_high, self.step_ns) for part in self.parts.values()]
+        widths = [inf if low is None or high is None else (high - low) / 2 / unit for low, high, unit in intervals]
+        return Resolved(max(widths), self.merged_rounds)
+
+
+def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger:
+    """The ledger of one kind of step.
+
+    Args:
+        kind: `prefill` or `decode`.
+        samples: at least one round.
+        mark_ns: the cost of one mark, from `measure_mark_ns`.
+
+    Raises:
+        InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative.
+    """
+    _check_sums(kind, samples)
+    estimate = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
+    step_rounds_ns, plain_rounds_ns = samples.step_ns.sum(axis=(1, 2)), samples.plain_ns.sum(axis=(1, 2))
+    intervals = {
+        name: share_interval(
+            ns.sum(axis=(1, 2)),
+            step_rounds_ns,
+            estimate=estimate.parts_ns[name],
+            comparisons=len(samples.parts),
+        )
+        for name, ns in samples.parts.items()
+    }
+    parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
+    plain_ns = step_estimate(_rows(samples.plain_ns))
+    plain = share_interval(plain_rounds_ns, np.ones(len(plain_rounds_ns)), estimate=plain_ns)
+    change = paired_change(plain_rounds_ns, step_rounds_ns)
+    if change.estimate is None:
+        raise InvalidMeasurement(f"the inflation of the {kind} step is unknown: {change.reason}")
+    merged = [change.merged_rounds, *(i.rounds // i.merged_by for i in intervals.values() if i is not None)]
+    return Ledger(
+        kind=kind,
+        forwards=samples.step_ns.shape[2],
+        steps=samples.step_ns.size,
+        rounds=samples.step_ns.shape[0],
+        merged_rounds=min(merged),
+        step_ns_total=int(samples.step_ns.sum()),
+        residual_ns_total=int(samples.residual_ns.sum()),
+        plain_step_ns=plain_ns,
+        plain_step_ci_low=plain.low if plain else None,
+        plain_step_ci_high=plain.high if plain else None,
+        step_ns=estimate.step_ns,
+        residual_ns=estimate.residual_ns,
+        residual_share=estimate.residual_ns / estimate.step_ns,
+        inflation=1 + change.estimate,
+        inflation_ci_low=None if change.ci_low is None else 1 + change.ci_low,
+        inflation_ci_high=None if change.ci_high is None else 1 + change.ci_high,
+        parts=parts,
+        tree=_tree(parts, estimate.step_ns),
+        invalid=_why_invalid(1 + change.estimate, estimate.residual_ns),
+        notes=_notes(1 + change.estimate, parts),
+    )
+
+
+def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float:
+    """The cost of one mark: the median over repeats of a run of marks with nothing between them."""
+    costs = []
+    for _ in range(repeats):
+        recorder = Recorder(clock)
+        mark = recorder.mark
+        recorder.begin()
+        for _ in range(marks):
+            mark("x")
+        recorder.end()
+        costs.append(recorder.steps().parts["x"][0] / marks)
+    return float(np.median(costs))
+
+
+def _rows(ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[rounds, passes, positions] → [rounds * passes, positions]: every pass is one look at each position."""
+    return ns.reshape(-1, ns.shape[-1])
+
+
+def _check_sums(kind: str, samples: LedgerSamples) -> None:
+    columns = {**samples.parts, "residual": samples.residual_ns}
+    for name, ns in columns.items():
+        if (ns < 0).any():
+            raise InvalidMeasurement(f"{name} is negative in a {kind} step; the samples are damaged")
+    if not np.array_equal(sum(columns.values()), samples.step_ns):
+        raise InvalidMeasurement(f"parts and residual of a {kind} step do not add up to it; the samples are damaged")
+
+
+def _part(
+    name: str,
+    samples: LedgerSamples,
+    estimate: LedgerEstimate,
+    interval: ShareInterval | None,
+    mark_ns: float,
+) -> Part:
+    ns = samples.parts[name]
+    ns_per_step = estimate.parts_ns[name]
+    marks = samples.marks_per_step[name]
+    return Part(
+        ns_total=int(ns.sum()),
+        ns_per_step=ns_per_step,
+        p50_ns=float(np.median(ns)),
+        share=ns_per_step / estimate.step_ns,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        marks_per_step=marks,
+        marks_share=min(marks * mark_ns / ns_per_step, 1.0) if ns_per_step else 0.0,
+    )
+
+
+_SUMS = {
+    "forward": ("inputs", "embed", "norm", "attn", "kv", "mlp", "moe", "lm_head", "forward"),
+    "attn": ("attn", "kv"),
+    "mask": ("mask",),
+    "logits": ("logits",),
+    "stop": ("stop",),
+}
+
+
+def _tree(parts: dict[str, Part], step_ns: float) -> dict[str, Sum]:
+    """Sums over parts by the first word of their names."""
+    tree = {}
+    for name, roots in _SUMS.items():
+        inside = [part for part_name, part in parts.items() if part_name.replace("/", ".").split(".")[0] in roots]
+        if inside:
+            ns = sum(part.ns_per_step for part in inside)
+            total = sum(part.ns_total for part in inside)
+            tree[name] = Sum(ns_total=total, ns_per_step=ns, share=ns / step_ns)
+    return tree
+
+
+def _why_invalid(inflation: float, residual_ns: float) -> str:
+    if inflation > INFLATION_INVALID:
+        return f"the instruments made the step {inflation:.2f} times as long; take fewer marks"
+    if residual_ns < 0:
+        return f"the medians of the parts exceed that of the step by {-residual_ns:.0f} ns; measure more rounds"
+    return ""
+
+
+def _notes(inflation: float, parts: dict[str, Part]) -> list[str]:
+    notes = []
+    if inflation > INFLATION_SAID:
+        notes.append(
+            f"The instruments made the step {inflation:.3f} times as long; trust the headline, and shares only roughly."
+        )
+    flagged = [name for name, part in parts.items() if part.marks_share > MARKS_MATTER]
+    if flagged:
+        notes.append(f"Marks make up more than {MARKS_MATTER:.0%} of: {', '.join(flagged)}.")
+    return notes

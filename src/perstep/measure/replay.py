@@ -1,0 +1,86 @@
+"""Replaying one recorded trace of token ids, so that every arm does the same work (law 3).
+
+Each arm is fed the recorded tokens, whatever it would have chosen itself; what it would have
+chosen is computed all the same, inside the step, and compared with the trace outside of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.measure.recorder import Recorder
+
+Mark = Callable[[str], None]
+
+
+class DecodeLoop(Protocol):
+    """A model with its decode loop, advanced one whole step at a time (forward, sample, stop check)."""
+
+    def reset(self) -> None:
+        """Forget the context: an empty KV cache."""
+        ...
+
+    def prefill(self, ids_BT: NDArray[np.int64], mark: Mark) -> NDArray[np.int64]:
+        """One step over a whole prompt; the token chosen after it, shape [B]."""
+        ...
+
+    def decode(self, ids_B: NDArray[np.int64], mark: Mark) -> NDArray[np.int64]:
+        """One step from one token to the next; the token chosen, shape [B]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Recorded token ids.
+
+    Attributes:
+        prompt_BT: the prompt, shape [B, T].
+        chosen_BN: the tokens generated after it, shape [B, N]: one prefill and N - 1 decode steps (law 5).
+    """
+
+    prompt_BT: NDArray[np.int64]
+    chosen_BN: NDArray[np.int64]
+
+
+def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int) -> Trace:
+    """Generate `new_tokens` tokens freely and keep them. End-of-sequence tokens do not end it, so that N is N."""
+    loop.reset()
+    chosen = [loop.prefill(prompt_BT, no_mark)]
+    for _ in range(new_tokens - 1):
+        chosen.append(loop.decode(chosen[-1], no_mark))
+    return Trace(prompt_BT, np.stack(chosen, axis=1))
+
+
+def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) -> int:
+    """Run the loop over the trace once and record every step; the number of choices that differ from the trace.
+
+    It begins with an unrecorded prefill and decode step: the first work after a switch of arms
+    runs in the other arm's caches.
+
+    Args:
+        marked: whether the loop gets the recorder's `mark` or one that does nothing.
+    """
+    mark = recorder.mark if marked else no_mark
+    tokens = trace.chosen_BN
+    loop.reset()
+    loop.prefill(trace.prompt_BT, no_mark)
+    loop.decode(tokens[:, 0], no_mark)
+    loop.reset()
+    chosen = np.empty_like(tokens)
+    recorder.begin("prefill")
+    chosen[:, 0] = loop.prefill(trace.prompt_BT, mark)
+    recorder.end()
+    for position in range(1, tokens.shape[1]):
+        fed = tokens[:, position - 1]
+        recorder.begin("decode")
+        picked = loop.decode(fed, mark)
+        recorder.end()
+        chosen[:, position] = picked
+    return int((chosen != tokens).sum())
+
+
+def no_mark(_part: str) -> None:
+    """The mark of an uninstrumented step."""

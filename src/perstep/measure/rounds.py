@@ -1,0 +1,157 @@
+"""The loop over rounds: measure one, keep it, look at what is resolved, go on or stop.
+
+It stops on precision or on the budget, never because a difference became significant:
+stopping on significance makes false alarms out of chance (docs/statistics.md).
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from perstep.measure.clock import Clock
+from perstep.stats import FIRST_LOOK, find_steady_state, next_look, should_stop
+
+Sample = TypeVar("Sample")
+
+Progress = Callable[[float, str], None]
+"""Called with the share of the work that is done (0 to 1) and what is being done."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to try.
+
+    Attributes:
+        precision: the half-width at which to stop, as a share of the step (0.005 is 0.5 %).
+        budget_s: the seconds after which no new round begins, even if `precision` is not reached.
+        max_rounds: the round after which to stop in any case, or None.
+    """
+
+    precision: float = 0.005
+    budget_s: float = 30.0
+    max_rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the rounds so far resolve.
+
+    Attributes:
+        half_width: of the widest interval shown, as a share of the step; inf while one is missing.
+        merged_rounds: the number of values behind it.
+    """
+
+    half_width: float
+    merged_rounds: int
+
+
+def run_rounds(
+    measure: Callable[[int], Sample],
+    keep: Callable[[Sample], None],
+    resolved: Callable[[], Resolved],
+    *,
+    effort: Effort,
+    clock: Clock,
+    first_round: int = 0,
+    progress: Progress | None = None,
+) -> str:
+    """Measure round after round until the effort is spent; why it ended, in words.
+
+    Args:
+        measure: makes the sample of the round with this number.
+        keep: stores a sample before the next is measured.
+        resolved: looks at all kept rounds; asked at 20 rounds and each time there are half as many again.
+        effort: when to stop.
+        clock: the budget's clock.
+        first_round: rounds that were there before, of a resumed run.
+        progress: told after each round.
+    """
+    began_ns = clock.now()
+    number = first_round
+    look_at = next_look(first_round - 1) if first_round else FIRST_LOOK
+    now: Resolved | None = None
+    while effort.max_rounds is None or number < effort.max_rounds:
+        looking = number >= look_at
+        if looking:
+            now, look_at = resolved(), next_look(number)
+        elapsed_s = (clock.now() - began_ns) / 1e9
+        if number > first_round or looking:
+            stop = should_stop(
+                now.half_width if looking and now else None,
+                precision=effort.precision,
+                merged_rounds=now.merged_rounds if now else 0,
+                elapsed_s=elapsed_s,
+                budget_s=effort.budget_s,
+            )
+            if stop is not None:
+                return str(stop)
+        if progress is not None:
+            progress(_share_done(elapsed_s, number, now, effort), f"round {number + 1}")
+        keep(measure(number))
+        number += 1
+    return "rounds measured"
+
+
+def _share_done(elapsed_s: float, rounds: int, now: Resolved | None, effort: Effort) -> float:
+    """An honest guess: a half-width shrinks with the square root of the rounds."""
+    shares = [elapsed_s / effort.budget_s]
+    if effort.max_rounds:
+        shares.append(rounds / effort.max_rounds)
+    if now is not None and now.half_width > 0:
+        shares.append((effort.precision / now.half_width) ** 2)
+    return min(max(shares), 1.0)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Garbage is collected once, then not until the end; the collector is left as it was found.
+
+    A collection inside a step would be charged to whatever part it falls into.
+    """
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How the warm-up ended.
+
+    Attributes:
+        rounds: unrecorded rounds that were run.
+        steady: whether the rule was met before the limit.
+        rule: the rule, in words.
+        reason: what was seen.
+    """
+
+    rounds: int
+    steady: bool
+    rule: str
+    reason: str
+
+
+WINDOW = 4
+
+
+def warm_up(one_round: Callable[[], None], clock: Clock, *, limit_s: float, max_rounds: int = 100) -> WarmUp:
+    """Run unrecorded rounds until the medians of two successive windows agree, or a limit is met."""
+    durations_ns: list[int] = []
+    began_ns = clock.now()
+    while True:
+        before_ns = clock.now()
+        one_round()
+        durations_ns.append(clock.now() - before_ns)
+        rounds = len(durations_ns)
+        judged = find_steady_state(durations_ns[-2 * WINDOW :], window=WINDOW)
+        steady = judged.steady and judged.dropped == 0
+        late = (clock.now() - began_ns) / 1e9 >= limit_s or rounds >= max_rounds
+        if (rounds >= 2 * WINDOW and rounds % WINDOW == 0 and steady) or late:
+            rule = f"medians of two successive windows of {WINDOW} rounds agree, within {limit_s:.1f} s"
+            return WarmUp(rounds, steady, rule, judged.reason)

@@ -1,0 +1,59 @@
+"""Numbers as people read them: one unit a column, no more digits than mean something."""
+
+from collections.abc import Iterable
+
+_UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+
+
+def time_unit(values_ns: Iterable[float]) -> tuple[str, float]:
+    """The unit for a column of durations, and how many nanoseconds it has: the largest in which the greatest is ≥ 1."""
+    greatest = max((abs(value) for value in values_ns), default=0.0)
+    for name, ns in _UNITS:
+        if greatest >= ns:
+            return name, ns
+    return _UNITS[-1]
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, without an exponent: 1234.5 → `1234`, 0.012345 → `0.0123`."""
+    if value == 0:
+        return "0"
+    from math import floor, log10
+
+    places = max(digits - 1 - floor(log10(abs(value))), 0)
+    return f"{value:.{places}f}"
+
+
+def duration(ns: float, digits: int = 3) -> str:
+    """A single duration in a sentence: `281 µs`."""
+    unit, size = time_unit([ns])
+    return f"{significant(ns / size, digits)} {unit}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage: 0.1234 → `12.3 %`."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def signed_percent(share: float, digits: int = 1) -> str:
+    """A change as a percentage with its sign: `+1.2 %`."""
+    return f"{100 * share:+.{digits}f} %"
+
+
+def interval(low: float | None, high: float | None, size: float = 1.0, digits: int = 3) -> str:
+    """An interval in units of `size`, or a dash where there are too few rounds for one."""
+    if low is None or high is None:
+        return "–"
+    return f"[{significant(low / size, digits)}, {significant(high / size, digits)}]"
+
+
+def bar(share: float, width: int = 20) -> str:
+    """A share as a bar of eighth blocks, `width` characters for 100 %."""
+    eighths = round(max(0.0, min(share, 1.0)) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 round`, `2 rounds`, with thousands set apart."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,131 @@
+"""A ledger as a table, a bar and a CSV; used by every experiment that has one."""
+
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from perstep.measure import Ledger, Part
+from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
+from perstep.report.plot import RESIDUAL_COLOUR, is_dark, new_figure, part_colour
+from perstep.report.table import Table, to_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEVEL_FROM = 0.075
+"""From this share of the step on, a part has room for its name inside the bar."""
+UPRIGHT_FROM = 0.014
+"""From this share on, its name fits upright."""
+
+
+def ledger_table(ledger: Ledger, *, title: str, tokens_per_s: float | None = None) -> Table:
+    """One row a part, the residual, the sum; then what qualifies the numbers.
+
+    Args:
+        ledger: what was found.
+        title: what was measured, in words.
+        tokens_per_s: throughput of uninstrumented steps, where it means something.
+    """
+    unit, size = time_unit([ledger.step_ns])
+    rows = [
+        [
+            name,
+            significant(part.ns / size),
+            percent(part.share),
+            bar(part.share),
+            interval(part.ci_low, part.ci_high, size),
+        ]
+        for name, part in ledger.parts.items()
+    ]
+    rows.append(
+        [
+            "residual",
+            significant(ledger.residual_ns / size),
+            percent(ledger.residual_share),
+            bar(ledger.residual_share),
+            "",
+        ]
+    )
+    rows.append([f"step ({ledger.kind}, instrumented)", significant(ledger.step_ns / size), "100.0 %", "", ""])
+    headline = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
+    rows.append([f"step ({ledger.kind}), the headline", significant(ledger.plain_step_ns / size), "", "", headline])
+    return Table(
+        title=title,
+        header=["part", f"{unit}/step", "share", "", f"95 % interval ({unit})"],
+        rows=rows,
+        text_columns=frozenset({0, 3}),
+        notes=[
+            _footer(ledger, tokens_per_s),
+            *ledger.notes,
+            *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
+        ],
+        rule_before=frozenset({len(ledger.parts), len(ledger.parts) + 1}),
+    )
+
+
+def _footer(ledger: Ledger, tokens_per_s: float | None) -> str:
+    facts = [
+        f"inflation {ledger.inflation:.3f} {interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)}",
+        f"{plural(ledger.forwards, 'forward')} a pass",
+        plural(ledger.rounds, "round"),
+    ]
+    if tokens_per_s is not None:
+        facts.append(f"{significant(tokens_per_s)} tokens/s")
+    return " · ".join(facts)
+
+
+def ledger_csv(ledgers: list[Ledger]) -> str:
+    """The numbers of the picture: kind, part, ns per step, share, interval."""
+    rows: list[list[object]] = []
+    for ledger in ledgers:
+        for name, part in ledger.parts.items():
+            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high])
+        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None])
+    return to_csv(["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
+
+
+def ledger_figure(ledgers: list[Ledger], *, subject: str) -> "Figure":
+    """A stacked horizontal bar a ledger, largest part first, with the names in it, the smallest below it."""
+    figure = new_figure(10, 0.3 + 2.3 * len(ledgers))
+    axes = figure.subplots(len(ledgers), 1, squeeze=False)[:, 0]
+    for ax, ledger in zip(axes, ledgers, strict=True):
+        _draw(ax, ledger, subject)
+    return figure
+
+
+def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
+    unit, size = time_unit([ledger.step_ns])
+    left, unnamed = 0.0, []
+    for index, (name, part) in enumerate(_ranked(ledger)):
+        colour, width = part_colour(index), part.ns / size
+        ax.barh(0, width, left=left, color=colour, edgecolor="#222222", linewidth=0.6, height=0.8)
+        ink = "white" if is_dark(colour) else "black"
+        middle = left + width / 2
+        if part.share >= LEVEL_FROM:
+            ax.text(middle, 0, f"{name}\n{part.share:.0%}", ha="center", va="center", fontsize=8.5, color=ink)
+        elif part.share >= UPRIGHT_FROM:
+            label = f"{name}  {percent(part.share)}"
+            ax.text(middle, 0, label, ha="center", va="center", fontsize=7.5, color=ink, rotation=90)
+        else:
+            unnamed.append(f"{name} {percent(part.share)}")
+        left += width
+    unnamed.append(f"residual {percent(ledger.residual_share)}")
+    ax.barh(
+        0, ledger.residual_ns / size, left=left, color=RESIDUAL_COLOUR, edgecolor="#222222", linewidth=0.6, height=0.8
+    )
+    caption = f"too small to name, from left to right: {', '.join(unnamed)} (white)"
+    ax.set_title(_finding(ledger, subject), loc="left", fontsize=10.5)
+    ax.set_xlim(0, ledger.step_ns / size)
+    ax.set_ylim(-0.42, 0.42)
+    ax.set_yticks([])
+    ax.spines[["left", "right", "top"]].set_visible(False)
+    ax.set_xlabel(f"{unit} per instrumented {ledger.kind} step\n" + fill(caption, 140), fontsize=8)
+
+
+def _ranked(ledger: Ledger) -> list[tuple[str, Part]]:
+    return sorted(ledger.parts.items(), key=lambda item: -item[1].share)
+
+
+def _finding(ledger: Ledger, subject: str) -> str:
+    words = ", ".join(f"{name} {part.share:.0%}" for name, part in _ranked(ledger)[:3])
+    return f"{subject}: a {ledger.kind} step takes {duration(ledger.plain_step_ns)}, most of it in {words}"

@@ -1,0 +1,38 @@
+"""Figures in one style: readable in grey, the legend beside the data, the same bytes for the same numbers."""
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Dark and light in turn, so that neighbours differ in grey as well as in colour.
+_SHADES = ("#1f3b5c", "#a9cbe3", "#8a5a1c", "#f3d7a2", "#2f5d34", "#bfe0b8", "#6b3a5b", "#e5c3da")
+RESIDUAL_COLOUR = "#ffffff"
+
+
+def part_colour(index: int) -> str:
+    """The colour of the part with this index in its bar."""
+    return _SHADES[index % len(_SHADES)]
+
+
+def new_figure(width_in: float, height_in: float) -> "Figure":
+    """An empty figure that needs no display and lays itself out."""
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["font.family"] = "DejaVu Sans"
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def to_png(figure: "Figure") -> bytes:
+    """The figure as PNG at 150 dpi, without a date or program version, so that equal data give equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def is_dark(colour: str) -> bool:
+    """Whether white text reads better than black on this colour (relative luminance under 0.45)."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45

@@ -1,0 +1,99 @@
+"""A run's manifest: who measured what, where, how and under which conditions.
+
+It is written before the first sample and finalised after the last, so that a run
+that died still says what it was. Readers ignore fields they do not know and refuse
+a newer `schema_version` by name.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perstep.errors import InputError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class Status(StrEnum):
+    """How far a run got."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """Everything about a run but its numbers.
+
+    Attributes:
+        schema_version: of the whole run folder; raised when a reader of the old one would be misled.
+        status: how far the run got.
+        experiment: the name under which it is registered (`ledger`, `mask`, ...).
+        plan: the experiment's options, by field name.
+        seed: of everything random in it.
+        started_at: UTC, ISO 8601; `finished_at` is empty while it runs.
+        argv: the command line, or an empty list from Python.
+        perstep_version: what measured it.
+        workload: what makes two runs comparable: hashes of token ids and model config, shapes, dtype, threads.
+        model: what was measured, in words and shapes.
+        machine: `perstep.machine.describe()`.
+        conditions: how it was measured: GC, warm-up, order, clock.
+        boundaries: part -> what lies inside it (law 6).
+        noise: what disturbed it, summed over rounds.
+        warnings: sentences for a person.
+        results_summary: the headline figures, also in `results.json`.
+        files: the derived files, which `report` makes again from the samples.
+        error: what ended a failed run.
+    """
+
+    experiment: str
+    plan: dict[str, Any]
+    schema_version: int = SCHEMA_VERSION
+    status: Status = Status.RUNNING
+    seed: int = 0
+    started_at: str = ""
+    finished_at: str = ""
+    argv: list[str] = []
+    perstep_version: str = ""
+    workload: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    conditions: dict[str, Any] = {}
+    boundaries: dict[str, str] = {}
+    noise: dict[str, Any] = {}
+    warnings: list[str] = []
+    results_summary: dict[str, Any] = {}
+    files: list[str] = []
+    error: str = ""
+
+
+class _Version(msgspec.Struct):
+    schema_version: int = 0
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the run in `folder`.
+
+    Raises:
+        InputError: there is none, it is no manifest, or it was written by a newer perstep.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{folder} is not a run: cannot read {MANIFEST} ({error.strerror}); `perstep list` shows the runs"
+        ) from error
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema_version {version}, this perstep reads up to {SCHEMA_VERSION}; install a newer one"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} is not a manifest: {error}") from error

@@ -1,0 +1,111 @@
+"""Pure functions of arrays: paired changes and verdicts, summaries, designs, effects, fits.
+
+Floor 1: no input or output, no clock; a random generator is passed in where one is needed.
+"""
+
+from perstep.stats.bootstrap import Effect
+from perstep.stats.designs import balanced_block, is_balanced, williams_square
+from perstep.stats.factorial import (
+    MAX_FACTORIAL_PARTS,
+    Factorial,
+    OneAtATime,
+    SinglePart,
+    factorial_effects,
+    one_at_a_time,
+)
+from perstep.stats.fit import CostFit, Crossover, PolynomialFit, find_crossover, fit_cost, local_exponents
+from perstep.stats.merging import (
+    Merged,
+    guarded_confidence,
+    merge_rounds,
+    merge_until_independent,
+    rank_autocorrelation,
+)
+from perstep.stats.order import (
+    MedianInterval,
+    achieved_confidence,
+    median,
+    median_interval,
+    rounds_needed,
+    sign_test_rank,
+)
+from perstep.stats.paired import (
+    MIN_ROUNDS_FOR_VERDICT,
+    Change,
+    Verdict,
+    invalid_change,
+    log_ratios,
+    minimum_detectable_effect,
+    paired_change,
+    paired_changes,
+)
+from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, step_estimate
+from perstep.stats.shares import ShareInterval, share_interval
+from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
+from perstep.stats.summary import (
+    Outliers,
+    Percentile,
+    Summary,
+    count_outliers,
+    percentile,
+    summarise,
+    values_needed,
+)
+from perstep.stats.warmup import Warmup, find_steady_state
+
+__all__ = [
+    "FIRST_LOOK",
+    "MAX_FACTORIAL_PARTS",
+    "MIN_ROUNDS_FOR_VERDICT",
+    "Change",
+    "CostFit",
+    "Crossover",
+    "Effect",
+    "Factorial",
+    "LedgerEstimate",
+    "MedianInterval",
+    "Merged",
+    "OneAtATime",
+    "Outliers",
+    "Percentile",
+    "PolynomialFit",
+    "ShareInterval",
+    "SinglePart",
+    "Stop",
+    "Summary",
+    "Verdict",
+    "Warmup",
+    "achieved_confidence",
+    "balanced_block",
+    "count_outliers",
+    "factorial_effects",
+    "find_crossover",
+    "find_steady_state",
+    "fit_cost",
+    "guarded_confidence",
+    "invalid_change",
+    "is_balanced",
+    "ledger_estimate",
+    "local_exponents",
+    "log_ratios",
+    "median",
+    "median_interval",
+    "merge_rounds",
+    "merge_until_independent",
+    "minimum_detectable_effect",
+    "next_look",
+    "one_at_a_time",
+    "paired_change",
+    "paired_changes",
+    "percentile",
+    "position_medians",
+    "rank_autocorrelation",
+    "rounds_needed",
+    "share_interval",
+    "should_stop",
+    "sign_test_rank",
+    "step_estimate",
+    "summarise",
+    "values_needed",
+    "williams_square",
+]

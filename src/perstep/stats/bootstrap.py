@@ -1,0 +1,124 @@
+"""Resampling whole rounds, for statistics that have no exact interval.
+
+Law: the round is the unit of replication, so a resample draws rounds, and every cell of a
+round stays together; that keeps the pairing and whatever drifts between rounds. A cell's
+cost is the median over rounds of its ratio to the reference cell, times that cell's median:
+robust like the comparisons, and linear afterwards, so that effects add up to their total.
+Percentile intervals; the generator is passed in, the same seed gives the same interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.errors import InputError
+from perstep.stats.merging import guarded_confidence, merge_rounds, merge_until_independent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 2000
+# A percentile bootstrap of fewer rounds is too narrow (docs/statistics.md has its coverage).
+MIN_MERGED_ROUNDS = 20
+
+_RESAMPLED_AT_ONCE = 2_000_000  # values; bounds memory at 16 MB a block
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A number with its bootstrap interval, in the unit of the costs (or a fraction of them).
+
+    Attributes:
+        estimate: from all rounds.
+        ci_low: lower end; None with too few independent rounds.
+        ci_high: upper end; None with too few independent rounds.
+    """
+
+    estimate: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Estimated cost of each cell, and the same from resampled rounds.
+
+    Attributes:
+        estimate: [cells].
+        resampled: [resamples, cells]; None with too few independent rounds.
+        merged_by: adjacent rounds that were made one before resampling.
+        reason: why `resampled` is None; empty otherwise.
+    """
+
+    estimate: NDArray[np.float64]
+    resampled: NDArray[np.float64] | None
+    merged_by: int
+    reason: str
+
+
+def estimate_cells(costs: ArrayLike, reference: int, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> Cells:
+    """Estimate every cell's cost and resample it over rounds.
+
+    Args:
+        costs: [rounds, cells] above 0, in one unit.
+        reference: the cell that the others are paired with.
+        rng: draws the rounds.
+        resamples: how many times.
+
+    Raises:
+        InputError: if the costs are of another shape, not finite, or not above 0.
+    """
+    x = np.asarray(costs, dtype=np.float64)
+    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] < 2:
+        raise InputError(f"costs of shape {x.shape}; [rounds, cells >= 2] are needed")
+    if not np.isfinite(x).all() or (x <= 0).any():
+        raise InputError("a cost is not finite or not above 0; every round must hold every cell")
+    others = [cell for cell in range(x.shape[1]) if cell != reference]
+    merged_by, independent = common_merge_factor([x[:, [reference, cell]] for cell in others])
+    x = merge_rounds(x, merged_by)
+    estimate = _cell_costs(x[None], reference)[0]
+    if x.shape[0] < MIN_MERGED_ROUNDS or not independent:
+        reason = f"{x.shape[0] if independent else 0} independent rounds; an interval needs {MIN_MERGED_ROUNDS}"
+        return Cells(estimate, None, merged_by, reason)
+    block = max(1, _RESAMPLED_AT_ONCE // x.size)
+    blocks = []
+    for start in range(0, resamples, block):
+        drawn = rng.integers(x.shape[0], size=(min(block, resamples - start), x.shape[0]))
+        blocks.append(_cell_costs(x[drawn], reference))
+    return Cells(estimate, np.concatenate(blocks), merged_by, "")
+
+
+def common_merge_factor(pairs: Sequence[NDArray[np.float64]]) -> tuple[int, bool]:
+    """The largest merge factor that any of several ratios needs, and whether all became independent.
+
+    Args:
+        pairs: each [rounds, 2] above 0.
+    """
+    merged = [merge_until_independent(p, lambda c: c[:, 1] / c[:, 0]) for p in pairs]
+    return max(m.merged_by for m in merged), all(m.independent for m in merged)
+
+
+def percentile_interval(
+    resampled: NDArray[np.float64], *, comparisons: int = 1, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The middle part of resampled estimates, guarded like every interval shown.
+
+    Args:
+        resampled: [resamples].
+        comparisons: how many intervals are shown together (Bonferroni).
+        confidence: confidence of all of them together.
+    """
+    tail = (1 - guarded_confidence(confidence)) / comparisons / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _cell_costs(x: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
+    """[batch, rounds, cells] -> [batch, cells]."""
+    ratios = np.median(x / x[:, :, reference, None], axis=1)
+    return np.asarray(ratios * np.median(x[:, :, reference], axis=1)[:, None], dtype=np.float64)

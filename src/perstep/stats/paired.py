@@ -1,0 +1,279 @@
+"""The change between two arms that took turns, and the verdict read off its interval.
+
+Law: the estimate is the median of per-round log-ratios candidate / reference, its interval
+the exact sign test on merged rounds (`merging.py`), Bonferroni over the changes shown.
+Wholly inside +-T is "same"; otherwise an interval without 0 is "faster" or "slower";
+otherwise "not resolved", with the change that could have been resolved. Ties and zero
+durations stay in and are counted. Nothing here tests a hypothesis or yields a p-value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from math import expm1, inf, isfinite
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.errors import InputError
+from perstep.stats.merging import Merged, guarded_confidence, merge_until_independent
+from perstep.stats.order import MedianInterval, median, median_interval, rounds_needed
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+MIN_ROUNDS_FOR_VERDICT = 20
+MDE_POWER = 0.8
+
+
+class Verdict(StrEnum):
+    """What an interval says."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "same"
+    NOT_RESOLVED = "not resolved"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A relative change of cost, candidate against reference (0.031 = 3.1 % slower).
+
+    Attributes:
+        estimate: exp(median log-ratio) - 1; inf where the reference took no time; None if invalid.
+        ci_low: lower end of the interval; None without an interval.
+        ci_high: upper end; None without an interval.
+        confidence: confidence of all intervals shown together, such as 0.95.
+        achieved: confidence of this one interval by the sign test alone; None without an interval.
+        rounds: rounds measured, before merging.
+        merged_by: adjacent rounds that make one value of the interval.
+        autocorrelation: lag-1 autocorrelation left between those values.
+        ties: rounds in which both arms took exactly the same time.
+        mde: minimum detectable effect (`minimum_detectable_effect`); None without an interval.
+        threshold: T of `same (within +-T)`.
+        verdict: read off the interval.
+        reason: why, in words.
+    """
+
+    estimate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    confidence: float
+    achieved: float | None
+    rounds: int
+    merged_by: int
+    autocorrelation: float
+    ties: int
+    mde: float | None
+    threshold: float
+    verdict: Verdict
+    reason: str
+
+    @property
+    def merged_rounds(self) -> int:
+        """Number of values behind the interval."""
+        return self.rounds // self.merged_by
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval's width; inf without an interval."""
+        if self.ci_low is None or self.ci_high is None:
+            return inf
+        return (self.ci_high - self.ci_low) / 2
+
+    @property
+    def label(self) -> str:
+        """The verdict as it is shown."""
+        if self.verdict is Verdict.SAME:
+            return f"same (within ±{100 * self.threshold:g} %)"
+        return f"invalid ({self.reason})" if self.verdict is Verdict.INVALID else str(self.verdict)
+
+
+def paired_changes(
+    costs: ArrayLike, *, reference: int = 0, confidence: float = 0.95, threshold: float = 0.01
+) -> dict[int, Change]:
+    """The change of every arm against the reference arm, Bonferroni over them.
+
+    Args:
+        costs: [rounds, arms] cost of each arm in each round, in one unit, none negative.
+        reference: column of the reference arm.
+        confidence: confidence of all intervals together.
+        threshold: T of `same (within +-T)`.
+
+    Returns:
+        Column -> change, for every column but the reference.
+
+    Raises:
+        InputError: if the costs are of another shape, not finite or negative.
+    """
+    x = np.asarray(costs, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] < 2 or not 0 <= reference < x.shape[1]:
+        raise InputError(f"costs of shape {x.shape}, reference {reference}; [rounds, arms >= 2] are needed")
+    others = [arm for arm in range(x.shape[1]) if arm != reference]
+    return {
+        arm: paired_change(
+            x[:, reference], x[:, arm], comparisons=len(others), confidence=confidence, threshold=threshold
+        )
+        for arm in others
+    }
+
+
+def paired_change(
+    reference: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    comparisons: int = 1,
+    confidence: float = 0.95,
+    threshold: float = 0.01,
+) -> Change:
+    """The change from reference to candidate.
+
+    Args:
+        reference: [rounds] cost of the reference in each round, none negative.
+        candidate: [rounds] cost of the candidate in the same rounds and unit.
+        comparisons: how many changes are shown together (Bonferroni).
+        confidence: confidence of all their intervals together.
+        threshold: T of `same (within +-T)`.
+
+    Raises:
+        InputError: if the costs are of different shapes, not finite or negative.
+    """
+    costs = _pair(reference, candidate)
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold {threshold}; it is a fraction such as 0.01")
+    rounds = costs.shape[0]
+    merged = merge_until_independent(
+        costs, lambda c: log_ratios(c[:, 0], c[:, 1]), comparisons=comparisons, confidence=confidence
+    )
+    asked = guarded_confidence(confidence)
+    interval = median_interval(merged.values, comparisons=comparisons, confidence=asked) if merged.independent else None
+    ties = int((costs[:, 0] == costs[:, 1]).sum())
+    low, high = (_relative(interval.low), _relative(interval.high)) if interval else (None, None)
+    verdict, reason = _read(low, high, rounds, threshold, merged, rounds_needed(comparisons, confidence=asked))
+    if 2 * ties > rounds:
+        reason += f"; both arms took exactly the same time in {ties} of {rounds} rounds"
+    return Change(
+        estimate=_relative(median(merged.values)),
+        ci_low=low,
+        ci_high=high,
+        confidence=confidence,
+        achieved=interval.confidence if interval else None,
+        rounds=rounds,
+        merged_by=merged.merged_by,
+        autocorrelation=merged.autocorrelation,
+        ties=ties,
+        mde=minimum_detectable_effect(merged.values, interval) if interval else None,
+        threshold=threshold,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def invalid_change(reason: str, *, rounds: int = 0, confidence: float = 0.95, threshold: float = 0.01) -> Change:
+    """The change of a comparison whose numbers must not be believed.
+
+    Args:
+        reason: why, shown in brackets after the verdict.
+        rounds: rounds measured.
+        confidence: as it would have been.
+        threshold: as it would have been.
+    """
+    return Change(None, None, None, confidence, None, rounds, 1, 0.0, 0, None, threshold, Verdict.INVALID, reason)
+
+
+def log_ratios(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log(candidate / reference): a pair of zeros is a tie (0), a single zero is -inf or inf.
+
+    Args:
+        reference: [rounds], none negative.
+        candidate: [rounds], none negative.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios: NDArray[np.float64] = np.log(candidate) - np.log(reference)
+    ratios[(reference == 0) & (candidate == 0)] = 0.0
+    return ratios
+
+
+def minimum_detectable_effect(log_ratio: ArrayLike, interval: MedianInterval) -> float:
+    """The smallest relative change that this design in this noise resolves in 80 % of tries.
+
+    The interval excludes 0 after a shift d if fewer than `rank` of n ratios fall below 0, that
+    is with probability P[Bin(n, F(-d)) < rank], F being the noise about its median. Solving for
+    80 % gives p = F(-d), and d is read off the sample: half the distance between its p- and
+    (1 - p)-quantile. Where p is below 1/n, beyond the sample's support, the distance at 1/n is
+    stretched as in a normal distribution.
+
+    Args:
+        log_ratio: [n] independent log-ratios.
+        interval: their interval, which holds the rank.
+
+    Returns:
+        exp(d) - 1; inf where the noise has no finite quantile there.
+    """
+    x = np.sort(np.asarray(log_ratio, dtype=np.float64))
+    p = _probability_below(x.size, interval.rank)
+    supported = max(p, 1 / x.size)
+    stretch = 1.0 if supported == p else NormalDist().inv_cdf(p) / NormalDist().inv_cdf(supported)
+    low, high = _quantile(x, supported), _quantile(x, 1 - supported)
+    if not (isfinite(low) and isfinite(high)):
+        return inf
+    return _relative(stretch * (high - low) / 2)
+
+
+@lru_cache(maxsize=4096)
+def _probability_below(n: int, rank: int) -> float:
+    """The p with P[Bin(n, p) < rank] = MDE_POWER."""
+    from scipy.special import bdtri
+
+    return float(bdtri(rank - 1, n, MDE_POWER))
+
+
+def _quantile(ordered: NDArray[np.float64], p: float) -> float:
+    """Hazen's quantile (the k-th of n values stands at (k - 1/2) / n); infinite neighbours stay infinite."""
+    position = min(max(p * ordered.size - 0.5, 0.0), ordered.size - 1.0)
+    below = int(position)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, ordered.size - 1)])
+    fraction = position - below
+    if fraction == 0 or low == high:
+        return low
+    return low + fraction * (high - low)
+
+
+def _read(
+    low: float | None, high: float | None, rounds: int, threshold: float, merged: Merged, needed: int
+) -> tuple[Verdict, str]:
+    """The verdict of an interval, and why."""
+    if not merged.independent:
+        return Verdict.NOT_RESOLVED, (
+            f"neighbouring rounds resemble each other (autocorrelation {merged.autocorrelation:.2f} "
+            f"after merging by {merged.merged_by}); measure more rounds"
+        )
+    if low is None or high is None:
+        return Verdict.NOT_RESOLVED, f"{rounds} rounds; an interval needs {needed}"
+    if rounds < MIN_ROUNDS_FOR_VERDICT:
+        return Verdict.NOT_RESOLVED, f"{rounds} rounds; a verdict needs {MIN_ROUNDS_FOR_VERDICT}"
+    if -threshold <= low and high <= threshold:
+        return Verdict.SAME, f"the interval lies within ±{100 * threshold:g} %"
+    if high < 0:
+        return Verdict.FASTER, "the interval lies below 0"
+    if low > 0:
+        return Verdict.SLOWER, "the interval lies above 0"
+    return Verdict.NOT_RESOLVED, f"the interval holds 0 and reaches beyond ±{100 * threshold:g} %"
+
+
+def _relative(log_ratio: float) -> float:
+    return expm1(log_ratio) if log_ratio < 700 else inf
+
+
+def _pair(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
+    a, b = np.asarray(reference, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+        raise InputError(f"costs of shapes {a.shape} and {b.shape}; one value per round and arm is needed")
+    costs = np.stack([a, b], axis=1)
+    if not np.isfinite(costs).all() or (costs < 0).any():
+        raise InputError("a cost is negative or not finite; every round must have a duration of each arm")
+    return costs

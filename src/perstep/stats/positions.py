@@ -1,0 +1,119 @@
+"""Estimates of a step and its parts from x[rounds, positions] (law 9: medians do not add).
+
+Each trace position has its median over the rounds; the step and its parts are the means
+of those over the positions. A rare expensive step therefore counts, and a burst in one
+round does not. The residual takes up what is left, so that the shown columns add up; it
+is the only one that can come out a little negative here, and it is never clamped. Whether
+the parts of every single step fit into it is checked on the raw integers first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import fsum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.errors import InputError, InvalidMeasurement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEstimate:
+    """A step and its parts, in nanoseconds per step.
+
+    Attributes:
+        step_ns: mean over positions of the medians over rounds.
+        parts_ns: the same for each part.
+        residual_ns: step_ns minus the sum of parts_ns, to rounding of floats.
+    """
+
+    step_ns: float
+    parts_ns: dict[str, float]
+    residual_ns: float
+
+    def share(self, part: str) -> float:
+        """The part's time over the step's.
+
+        Args:
+            part: a name in `parts_ns`.
+
+        Raises:
+            InputError: if there is no such part, or the step took no time.
+        """
+        if part not in self.parts_ns:
+            raise InputError(f"no part {part!r}; the ledger holds {', '.join(self.parts_ns)}")
+        if self.step_ns == 0:
+            raise InputError("the step took no time on this clock, so no part has a share of it")
+        return self.parts_ns[part] / self.step_ns
+
+
+def position_medians(x_ns: ArrayLike) -> NDArray[np.float64]:
+    """Median over the rounds at each position.
+
+    Args:
+        x_ns: [rounds, positions] durations in nanoseconds.
+
+    Returns:
+        [positions].
+
+    Raises:
+        InputError: if the array is empty, of another shape, not finite or negative.
+    """
+    return np.asarray(np.median(_durations(x_ns, "durations"), axis=0), dtype=np.float64)
+
+
+def step_estimate(x_ns: ArrayLike) -> float:
+    """Mean over positions of the medians over rounds, in nanoseconds.
+
+    Args:
+        x_ns: [rounds, positions] durations in nanoseconds.
+
+    Raises:
+        InputError: if the array is empty, of another shape, not finite or negative.
+    """
+    return float(position_medians(x_ns).mean())
+
+
+def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> LedgerEstimate:
+    """Estimate the step and each of its parts, the residual taking up what is left.
+
+    Args:
+        step_ns: [rounds, positions] durations of whole steps.
+        parts_ns: the same for each part, exclusive of each other.
+
+    Raises:
+        InputError: if an array is empty, not finite, negative, or of another shape than the step's.
+        InvalidMeasurement: if the parts of some step are longer than that step.
+    """
+    step = _durations(step_ns, "step")
+    parts = {name: _durations(x, f"part {name!r}") for name, x in parts_ns.items()}
+    for name, x in parts.items():
+        if x.shape != step.shape:
+            raise InputError(f"part {name!r} has shape {x.shape}; the step has {step.shape}")
+    over = sum(parts.values(), start=np.zeros_like(step)) > step
+    if over.any():
+        r, position = np.argwhere(over)[0]
+        raise InvalidMeasurement(
+            f"the parts of {int(over.sum())} of {step.size} steps are longer than the step "
+            f"(first: round {r}, position {position}); parts must not overlap"
+        )
+    step_mean = float(np.median(step, axis=0).mean())
+    means = {name: float(np.median(x, axis=0).mean()) for name, x in parts.items()}
+    return LedgerEstimate(step_mean, means, fsum([step_mean, *(-m for m in means.values())]))
+
+
+def _durations(x_ns: ArrayLike, what: str) -> NDArray[np.float64]:
+    x = np.asarray(x_ns, dtype=np.float64)  # whole nanoseconds are exact up to 2**53, 104 days
+    if x.ndim != 2 or x.size == 0:
+        raise InputError(f"{what} of shape {x.shape}; [rounds, positions] is needed")
+    if not np.isfinite(x).all():
+        raise InputError(f"{what}: a duration is not finite; every round must hold every position")
+    if (x < 0).any():
+        raise InputError(f"{what}: a duration is negative; clocks of one run never go back")
+    return x

@@ -1,0 +1,107 @@
+"""The interval of a part's share of the step.
+
+Law: part and step are paired inside the round, so that a machine that slows down between
+rounds does not widen the interval; the rounds are merged as in a comparison, the sign test
+is exact, Bonferroni over the parts shown. The interval is scaled to the estimate of the
+ledger (law 9), which is the number it is shown beside. The estimate itself is not made here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.errors import InputError
+from perstep.stats.merging import guarded_confidence, merge_until_independent
+from perstep.stats.order import median, median_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ShareInterval:
+    """An interval about a share.
+
+    Attributes:
+        low: lower end, a fraction of the step.
+        high: upper end.
+        confidence: confidence of all intervals shown together, such as 0.95.
+        achieved: confidence of this one interval by the sign test alone.
+        rounds: rounds measured, before merging.
+        merged_by: adjacent rounds that make one value of the interval.
+        autocorrelation: lag-1 autocorrelation left between those values.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    achieved: float
+    rounds: int
+    merged_by: int
+    autocorrelation: float
+
+
+def share_interval(
+    part_totals: ArrayLike,
+    step_totals: ArrayLike,
+    *,
+    estimate: float,
+    comparisons: int = 1,
+    confidence: float = 0.95,
+) -> ShareInterval | None:
+    """The interval of a share about its estimate: estimate * [low, high] / median of part / step.
+
+    Where the median is 0 (a part that most rounds do not hold) there is nothing to scale, and
+    the interval of the ratios is widened to hold the estimate.
+
+    Args:
+        part_totals: [rounds] the part's time in each round.
+        step_totals: [rounds] the steps' time in the same rounds and unit, all above 0.
+        estimate: the share it is shown beside (law 9), not negative.
+        comparisons: how many shares are shown together (Bonferroni).
+        confidence: confidence of all their intervals together.
+
+    Returns:
+        The interval; None with too few rounds, or if rounds still resemble their neighbours
+        when merging them further would leave too few.
+
+    Raises:
+        InputError: if shapes differ, a total is not finite or negative, a step is 0, or the
+            estimate is negative.
+    """
+    totals = _totals(part_totals, step_totals)
+    if not 0 <= estimate < np.inf:
+        raise InputError(f"estimate {estimate}; a share is a finite fraction that is not negative")
+    merged = merge_until_independent(
+        totals, lambda t: t[:, 0] / t[:, 1], comparisons=comparisons, confidence=confidence
+    )
+    interval = median_interval(merged.values, comparisons=comparisons, confidence=guarded_confidence(confidence))
+    if interval is None or not merged.independent:
+        return None
+    middle = median(merged.values)
+    if middle > 0:
+        low, high = estimate * interval.low / middle, estimate * interval.high / middle
+    else:
+        low, high = min(interval.low, estimate), max(interval.high, estimate)
+    return ShareInterval(
+        low=low,
+        high=high,
+        confidence=confidence,
+        achieved=interval.confidence,
+        rounds=totals.shape[0],
+        merged_by=merged.merged_by,
+        autocorrelation=merged.autocorrelation,
+    )
+
+
+def _totals(part_totals: ArrayLike, step_totals: ArrayLike) -> NDArray[np.float64]:
+    part, step = np.asarray(part_totals, dtype=np.float64), np.asarray(step_totals, dtype=np.float64)
+    if part.ndim != 1 or part.shape != step.shape or part.size == 0:
+        raise InputError(f"totals of shapes {part.shape} and {step.shape}; one value per round is needed")
+    totals = np.stack([part, step], axis=1)
+    if not np.isfinite(totals).all() or (part < 0).any() or (step <= 0).any():
+        raise InputError("a total is not finite, a part is negative, or a step took no time")
+    return totals

@@ -1,0 +1,153 @@
+"""Reversible wrapping of attributes: of instances, classes, modules and mappings.
+
+A `Wraps` remembers what it put where and takes everything away again, in any
+order: when another wrapper was laid over ours in the meantime, that one is left
+alone and told what to put back when its own turn comes. What somebody else has
+put over a wrapper by hand is never touched. Knows nothing of what it wraps.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+Function = Callable[..., Any]
+Make = Callable[[Function], Function]
+"""Takes the function as it was and gives the one to call instead, of the same signature."""
+
+_ABSENT: Any = object()
+"""Stands for "the owner had no such entry of its own"."""
+
+
+@dataclass(eq=False)
+class _Layer:
+    """One wrapper in its place, and what it covers."""
+
+    owner: Any  # held, so that its id stays its own while the layer is in place
+    name: str
+    covered: Any
+    wrapper: Any
+
+
+_LAYERS: dict[tuple[int, str], list[_Layer]] = {}
+"""The layers on each place, lowest first. Two threads may wrap the same class or module."""
+_LOCK = threading.Lock()
+
+
+class Wraps:
+    """A set of wrappers that is taken away as a whole.
+
+    Example:
+        >>> class Greeter:
+        ...     def greet(self):
+        ...         return "hello"
+        >>> greeter, wraps = Greeter(), Wraps()
+        >>> wraps.method(greeter, "greet", lambda greet: lambda self: greet(self).upper())
+        >>> greeter.greet()
+        'HELLO'
+        >>> wraps.restore()
+        >>> greeter.greet(), vars(greeter)
+        ('hello', {})
+    """
+
+    def __init__(self) -> None:
+        self._layers: list[_Layer] = []
+
+    def method(self, owner: object, name: str, make: Make) -> None:
+        """Wrap a method of one instance; `make` takes and gives functions with `self` first.
+
+        The wrapper is a bound method, so that a deep copy of the instance made meanwhile calls
+        its own methods, not those of the original.
+        """
+        function = _unbound(owner, name)
+        wrapper = MethodType(_like(make(function), function), owner)
+        self._put(owner, name, wrapper)
+
+    def function(self, owner: type | ModuleType | object, name: str, make: Make) -> None:
+        """Wrap a function that a class, a module or an instance holds under a name."""
+        covered = vars(owner)[name]
+        self._put(owner, name, _like(make(covered), covered))
+
+    def item(self, mapping: MutableMapping[str, Function], key: str, make: Make, default: Function) -> None:
+        """Wrap an entry of a mapping, or `default` where it has none; then the entry is ours alone."""
+        covered = mapping.get(key, default)
+        self._put(mapping, key, _like(make(covered), covered))
+
+    def restore(self) -> None:
+        """Take all wrappers away; afterwards the set is empty and may be used again."""
+        while self._layers:
+            with _LOCK:
+                _take_away(self._layers.pop())
+
+    def _put(self, owner: Any, name: str, wrapper: Any) -> None:
+        with _LOCK:
+            layer = _Layer(owner, name, _own(owner, name), wrapper)
+            _set(owner, name, wrapper)
+            _LAYERS.setdefault((id(owner), name), []).append(layer)
+            self._layers.append(layer)
+
+
+def _take_away(layer: _Layer) -> None:
+    place = (id(layer.owner), layer.name)
+    layers = _LAYERS[place]
+    above = layers.index(layer) + 1
+    if above < len(layers):
+        layers[above].covered = layer.covered
+    elif _own(layer.owner, layer.name) is layer.wrapper:
+        _set(layer.owner, layer.name, layer.covered)
+    layers.remove(layer)
+    if not layers:
+        del _LAYERS[place]
+
+
+def _own(owner: Any, name: str) -> Any:
+    entries = owner if isinstance(owner, MutableMapping) else vars(owner)
+    return entries.get(name, _ABSENT)
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, MutableMapping):
+        if value is _ABSENT:
+            del owner[name]
+        else:
+            owner[name] = value
+    elif value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+def _unbound(owner: object, name: str) -> Function:
+    """What `owner.name(...)` calls, as a function with `self` first."""
+    own = _own(owner, name)
+    if own is _ABSENT:
+        found = inspect.getattr_static(type(owner), name)
+        if isinstance(found, FunctionType):
+            return found
+        own = getattr(owner, name)
+    elif isinstance(own, MethodType) and own.__self__ is owner:
+        return own.__func__
+
+    def call(_self: object, /, *args: Any, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)
+
+    try:
+        signature = inspect.signature(own)
+    except (TypeError, ValueError):  # some callables written in C have none
+        return call
+    first = inspect.Parameter("_self", inspect.Parameter.POSITIONAL_ONLY)
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[first, *signature.parameters.values()]
+    )
+    return call
+
+
+def _like(wrapper: Function, covered: Function) -> Function:
+    """Give the wrapper the name and signature of what it covers: transformers reads the signature of `forward`.
+
+    The attributes of `covered` are not copied: some mark a function as compiled, and ours is not.
+    """
+    return functools.update_wrapper(wrapper, covered, updated=())
