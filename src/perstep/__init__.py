@@ -10,14 +10,17 @@ from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 
 if TYPE_CHECKING:
+    from perstep.experiments.compare import Comparison, compare
     from perstep.measure import Ledger, Recorder
 
 _HOMES = {
+    "Comparison": "perstep.experiments.compare",
     "Ledger": "perstep.measure",
     "Recorder": "perstep.measure",
+    "compare": "perstep.experiments.compare",
 }
 
-__all__ = ["InputError", "InvalidMeasurement", "Ledger", "PerstepError", "Recorder", "__version__"]
+__all__ = ["Comparison", "InputError", "InvalidMeasurement", "Ledger", "PerstepError", "Recorder", "__version__", "compare"]
 
 
 def __getattr__(name: str) -> Any:

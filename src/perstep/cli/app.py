@@ -28,7 +28,6 @@ app = App(
     help="What every part of an LLM decode step costs, proved, and what comes back when you replace that part.",
     version=__version__,
     result_action="return_value",
-    help_formatter="plain",
 )
 for _name, (_target, _help) in COMMANDS.items():
     app.command(_target, name=_name, help=_help)

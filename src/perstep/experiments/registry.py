@@ -7,6 +7,7 @@ from perstep.errors import InputError
 from perstep.experiments.base import Experiment
 
 EXPERIMENTS = {
+    "compare": "perstep.experiments.compare",
     "ledger": "perstep.experiments.ledger",
 }
 

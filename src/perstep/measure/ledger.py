@@ -160,17 +160,17 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns: the cost of one mark, from `measure_mark_ns`.
 
     Raises:
-        InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative.
+        InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative,
+            or a step took no time on this clock.
     """
     _check_sums(kind, samples)
     estimate = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
-    step_rounds_ns, plain_rounds_ns = samples.step_ns.sum(axis=(1, 2)), samples.plain_ns.sum(axis=(1, 2))
+    # Whole picoseconds, so that a residual of nothing is 0 and not the rounding error of the floats below it.
+    residual_ns = round(estimate.residual_ns, 3)
+    step_rounds_ns, plain_rounds_ns = samples.step_ns.mean(axis=(1, 2)), samples.plain_ns.mean(axis=(1, 2))
     intervals = {
         name: share_interval(
-            ns.sum(axis=(1, 2)),
-            step_rounds_ns,
-            estimate=estimate.parts_ns[name],
-            comparisons=len(samples.parts),
+            ns.mean(axis=(1, 2)), step_rounds_ns, estimate=estimate.share(name), comparisons=len(samples.parts)
         )
         for name, ns in samples.parts.items()
     }
@@ -193,14 +193,14 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         plain_step_ci_low=plain.low if plain else None,
         plain_step_ci_high=plain.high if plain else None,
         step_ns=estimate.step_ns,
-        residual_ns=estimate.residual_ns,
-        residual_share=estimate.residual_ns / estimate.step_ns,
+        residual_ns=residual_ns,
+        residual_share=residual_ns / estimate.step_ns,
         inflation=1 + change.estimate,
         inflation_ci_low=None if change.ci_low is None else 1 + change.ci_low,
         inflation_ci_high=None if change.ci_high is None else 1 + change.ci_high,
         parts=parts,
         tree=_tree(parts, estimate.step_ns),
-        invalid=_why_invalid(1 + change.estimate, estimate.residual_ns),
+        invalid=_why_invalid(1 + change.estimate, residual_ns),
         notes=_notes(1 + change.estimate, parts),
     )
 
@@ -231,6 +231,8 @@ def _check_sums(kind: str, samples: LedgerSamples) -> None:
             raise InvalidMeasurement(f"{name} is negative in a {kind} step; the samples are damaged")
     if not np.array_equal(sum(columns.values()), samples.step_ns):
         raise InvalidMeasurement(f"parts and residual of a {kind} step do not add up to it; the samples are damaged")
+    if not (samples.step_ns.all() and samples.plain_ns.all()):
+        raise InvalidMeasurement(f"a {kind} step took no time; the clock is too coarse for it")
 
 
 def _part(
@@ -247,9 +249,9 @@ def _part(
         ns_total=int(ns.sum()),
         ns_per_step=ns_per_step,
         p50_ns=float(np.median(ns)),
-        share=ns_per_step / estimate.step_ns,
-        ci_low=interval.low if interval else None,
-        ci_high=interval.high if interval else None,
+        share=estimate.share(name),
+        ci_low=interval.low * estimate.step_ns if interval else None,
+        ci_high=interval.high * estimate.step_ns if interval else None,
         marks_per_step=marks,
         marks_share=min(marks * mark_ns / ns_per_step, 1.0) if ns_per_step else 0.0,
     )

@@ -52,15 +52,16 @@ class Recorder:
     """Records the parts of steps, for any decode loop.
 
     Example:
-        >>> rec = Recorder()
-        >>> with rec.step():
-        ...     rec.mark("embed")
-        ...     rec.mark("attn.qkv")  # ends "embed"
+        >>> with Recorder() as rec:
+        ...     with rec.step():
+        ...         rec.mark("embed")
+        ...         rec.mark("attn.qkv")  # ends "embed"
         >>> rec.steps().step_ns.shape
         (1,)
 
     `mark(name)` costs about 0.1 µs. It may be handed around as a plain function.
-    A step that is left by an exception is dropped and counted in `dropped`.
+    A step that is left by an exception is dropped and counted in `dropped`. As a context manager the
+    recorder checks, when it is left, that no step was begun and not ended.
 
     Args:
         clock: where the time comes from.
@@ -89,6 +90,18 @@ class Recorder:
             add_name(part)
 
         return mark
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._begun_ns is None:
+            return
+        self.drop()
+        if kind is None:
+            raise InvalidMeasurement(f"a {self._kind} step was begun and not ended; it is dropped")
 
     def begin(self, kind: str = "decode") -> None:
         """Begin a step of a kind (`decode`, `prefill`, or a name of your own); kinds have ledgers of their own.

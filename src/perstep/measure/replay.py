@@ -57,8 +57,8 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
 def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) -> int:
     """Run the loop over the trace once and record every step; the number of choices that differ from the trace.
 
-    It begins with an unrecorded prefill and decode step: the first work after a switch of arms
-    runs in the other arm's caches.
+    It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after
+    a switch of arms runs in the other arm's caches.
 
     Args:
         marked: whether the loop gets the recorder's `mark` or one that does nothing.
@@ -67,7 +67,8 @@ def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) 
     tokens = trace.chosen_BN
     loop.reset()
     loop.prefill(trace.prompt_BT, no_mark)
-    loop.decode(tokens[:, 0], no_mark)
+    if tokens.shape[1] > 1:
+        loop.decode(tokens[:, 0], no_mark)
     loop.reset()
     chosen = np.empty_like(tokens)
     recorder.begin("prefill")
