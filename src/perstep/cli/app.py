@@ -7,6 +7,7 @@ exit code (docs/exit-codes.md); nothing but results goes to stdout.
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -18,6 +19,8 @@ COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
     "list": ("perstep.cli.stored:list_", "The runs that are stored here."),
     "show": ("perstep.cli.stored:show", "What a stored run found."),
+    "machine": ("perstep.cli.machine:machine", "What this machine is, and how fast it can be at best."),
+    "selftest": ("perstep.cli.selftest:selftest", "What this machine can resolve."),
     "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
 }
 
@@ -28,6 +31,7 @@ app = App(
     help="What every part of an LLM decode step costs, proved, and what comes back when you replace that part.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for _name, (_target, _help) in COMMANDS.items():
     app.command(_target, name=_name, help=_help)
@@ -37,28 +41,52 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
+        _check_text(tokens)
         code = app(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        _complain(" ".join(str(error).split()))
-        return InputError.exit_code
+        return _complain(str(error), InputError.exit_code)
     except PerstepError as error:
-        _complain(str(error))
-        return error.exit_code
+        return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted; what was measured is kept")
-        return INTERRUPTED
+        return _complain("interrupted; what was measured is kept", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has gone (`perstep list | head`); say nothing, and let nothing more be flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone (`perstep list | head`): say nothing.
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.filename is None:  # stdout itself, on a full disk for example
+            _drop_output()
+        return _complain(f"{error.filename or 'stdout'}: {error.strerror}", InputError.exit_code)
+    except MemoryError as error:
+        return _complain(f"not enough memory: {error}", InputError.exit_code)
 
 
 def main() -> NoReturn:
     """The console script."""
+    # Closed by the shell (`>&-`), a stream is None; an encoding that lacks µ or █ gets a question mark.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run())
 
 
-def _complain(message: str) -> None:
-    print(f"perstep: {message}", file=sys.stderr)  # noqa: T201
+def _check_text(tokens: list[str]) -> None:
+    for token in tokens:
+        try:
+            token.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{token!a} is not valid UTF-8; give names and texts in UTF-8") from error
+
+
+def _drop_output() -> None:
+    """Let nothing more be flushed to a stdout that takes no more, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str, exit_code: int) -> int:
+    print(f"perstep: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return exit_code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from perstep.measure import Progress
 from perstep.report import Output, Table, to_csv, to_markdown, to_text
+from perstep.runs import encode_json
 
 if TYPE_CHECKING:
     from perstep.experiments.pipeline import Report
@@ -18,10 +19,8 @@ _PLAIN_EVERY_S = 10.0
 
 def print_report(report: "Report", output: Output) -> None:
     """A run's findings on stdout in the form that was asked for."""
-    from perstep.experiments.pipeline import RESULTS
-
     if output == "json":
-        sys.stdout.write((report.folder / RESULTS).read_text(encoding="utf-8"))
+        sys.stdout.write(encode_json(report.findings).decode())
     else:
         print_tables(report.tables, output)
 

@@ -26,7 +26,7 @@ def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
         rows = [{"folder": str(run.folder), "status": run.status, **_facts(run.manifest)} for run in runs]
         sys.stdout.write(encode_json(rows).decode())
         return 0
-    if not runs:
+    if not runs and output == "table":
         remark(f"no runs under {root}; `perstep ledger -m mini --fast` makes one")
         return 0
     table = Table(
@@ -62,10 +62,7 @@ def show(run: str, *, output: OutputOption = "table") -> int:
     """
     status = open_run(run).status
     report = pipeline.look(run)
-    if output == "json":
-        sys.stdout.write(encode_json(report.findings).decode())
-    else:
-        print_report(report, output)
+    print_report(report, output)
     for note in report.notes:
         remark(f"note: {note}")
     if status != "complete":

@@ -7,6 +7,7 @@ every table and picture can be made again without measuring. `pipeline` drives i
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, Progress, Resolved
 from perstep.report import Table
 from perstep.runs import Manifest
@@ -14,6 +15,11 @@ from perstep.runs import Manifest
 
 class Findings(Protocol):
     """What an experiment found: a msgspec Struct that becomes `results.json`."""
+
+    @property
+    def noise(self) -> NoiseSummary:
+        """What disturbed the rounds."""
+        ...
 
     @property
     def invalid(self) -> str:

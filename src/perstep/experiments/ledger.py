@@ -32,14 +32,14 @@ from perstep.measure import (
     warm_up,
 )
 from perstep.report import Table
-from perstep.report.ledger import ledger_csv, ledger_figure, ledger_table
-from perstep.report.plot import to_png
+from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.words import render
-from perstep.runs import Manifest
+from perstep.runs import Column, Manifest
 from perstep.stats import balanced_block
 from perstep.targets import describe_target, make_prompt, open_target
 from perstep.targets.reference import BOUNDARIES, Reference, Sampler
 from perstep.targets.reference.loop import ReferenceLoop
+from perstep.targets.reference.memory import refuse_if_too_large
 
 KINDS = ("decode", "prefill")
 ARMS = ("plain", "marked")
@@ -75,15 +75,15 @@ class Plan(RunOptions):
     """Draw among the most probable tokens that hold this probability together."""
 
 
-class Columns(msgspec.Struct, omit_defaults=True):
+class Columns(msgspec.Struct, omit_defaults=True, eq=False):
     """Steps of one kind in one pass, a column a part; integers in nanoseconds, one a step.
 
     Uninstrumented steps have `step_ns` alone.
     """
 
-    step_ns: list[int]
-    parts: dict[str, list[int]] = {}
-    residual_ns: list[int] = []
+    step_ns: Column
+    parts: dict[str, Column] = {}
+    residual_ns: Column | None = None
     marks: dict[str, int] = {}
 
 
@@ -110,6 +110,7 @@ class LedgerFindings(msgspec.Struct):
     prefill: Ledger
     tokens_per_s: float | None
     noise: NoiseSummary
+    differing_choices: int
     unresolved: str
     invalid: str
 
@@ -125,7 +126,7 @@ class LedgerSession:
         model = open_target(plan.model)
         prompt_BT = _prompt(plan, model)
         self._positions = prompt_BT.shape[1] + plan.new_tokens - 1
-        self._loop = ReferenceLoop(model, plan.batch, max(self._positions, prompt_BT.shape[1] + 1), sampler)
+        self._loop = ReferenceLoop(model, plan.batch, self._positions, sampler)
         self._probe = NoiseProbe()
         progress(0.0, "warm-up")
         self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
@@ -169,7 +170,7 @@ class LedgerSession:
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
         kind = "decode" if self._plan.new_tokens > 1 else "prefill"
-        return build_ledger(kind, _stack(samples, kind), mark_ns=0.0).resolved()
+        return build_ledger(kind, ledger_samples(samples)[kind], mark_ns=0.0).resolved()
 
     def finish(self) -> None:
         """Check that the cache is where the trace leaves it.
@@ -210,20 +211,14 @@ def _check(plan: Plan) -> Sampler:
 
 
 def _prompt(plan: Plan, model: Reference) -> NDArray[np.int64]:
-    """The prompt, once it is known to fit with what is generated after it."""
-    positions = model.config.max_positions
-    if plan.prompt is None:
-        _check_fits(plan.prompt_tokens or DEFAULT_PROMPT_TOKENS, plan.new_tokens, positions)
-    prompt_BT = make_prompt(
-        plan.model,
-        model,
-        text=plan.prompt,
-        num_tokens=plan.prompt_tokens or DEFAULT_PROMPT_TOKENS,
-        batch=plan.batch,
-        seed=plan.seed,
-    )
-    _check_fits(prompt_BT.shape[1], plan.new_tokens, positions)
-    return prompt_BT
+    """The prompt, once it is known to fit, with what is generated after it, into context and memory."""
+    num_tokens = plan.prompt_tokens or DEFAULT_PROMPT_TOKENS
+    if plan.prompt is not None:
+        num_tokens = len(model.encode(plan.prompt))
+    _check_fits(num_tokens, plan.new_tokens, model.config.max_positions)
+    scores_bytes = 4 * plan.batch * model.config.heads * num_tokens**2
+    refuse_if_too_large(f"a prefill of {plan.batch} x {num_tokens} tokens", scores_bytes)
+    return make_prompt(plan.model, model, text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
 
 
 def _check_fits(prompt_tokens: int, new_tokens: int, positions: int) -> None:
@@ -238,18 +233,30 @@ def _check_fits(prompt_tokens: int, new_tokens: int, positions: int) -> None:
 
 def _columns(recorder: Recorder, kind: str, arm: str) -> Columns:
     steps = recorder.steps(kind)
-    if arm == "plain":
-        return Columns(steps.step_ns.tolist())
-    parts = {name: ns.tolist() for name, ns in steps.parts.items()}
-    return Columns(steps.step_ns.tolist(), parts, steps.residual_ns.tolist(), steps.marks)
+    return Columns(steps.step_ns) if arm == "plain" else Columns(**vars(steps))
+
+
+def ledger_samples(samples: Sequence[Sample]) -> dict[str, LedgerSamples]:
+    """The samples as arrays, for each kind of step there is, decode first.
+
+    Raises:
+        InputError: there are no samples, or rounds that do not hold the same steps and parts.
+    """
+    if not samples:
+        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    try:
+        return {kind: _stack(samples, kind) for kind in KINDS if kind in samples[0].passes[0].kinds}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the rounds do not all hold the same passes, steps and parts ({error}); restore the file, or measure again"
+        ) from error
 
 
 def _stack(samples: Sequence[Sample], kind: str) -> LedgerSamples:
-    """The samples as arrays [rounds, passes of the arm in a round, positions]."""
+    """[rounds, passes of the arm in a round, positions]."""
     plain = [[p.kinds[kind] for p in s.passes if p.arm == "plain"] for s in samples]
     marked = [[p.kinds[kind] for p in s.passes if p.arm == "marked"] for s in samples]
     first = marked[0][0]
-    steps = len(first.step_ns)
     return LedgerSamples(
         plain_ns=np.array([[c.step_ns for c in passes] for passes in plain], np.int64),
         step_ns=np.array([[c.step_ns for c in passes] for passes in marked], np.int64),
@@ -257,7 +264,7 @@ def _stack(samples: Sequence[Sample], kind: str) -> LedgerSamples:
             name: np.array([[c.parts[name] for c in passes] for passes in marked], np.int64) for name in first.parts
         },
         residual_ns=np.array([[c.residual_ns for c in passes] for passes in marked], np.int64),
-        marks_per_step={name: marks / steps for name, marks in first.marks.items()},
+        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
     )
 
 
@@ -265,15 +272,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     """The two ledgers: a pure function of manifest and samples.
 
     Raises:
-        InputError: there are no samples.
+        InputError: there are no samples, or rounds that do not hold the same steps and parts.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
     mark_ns = manifest.conditions["mark_ns"]
-    ledgers = {
-        k: build_ledger(k, _stack(samples, k), mark_ns=mark_ns) for k in KINDS if k in samples[0].passes[0].kinds
-    }
+    ledgers = {kind: build_ledger(kind, held, mark_ns=mark_ns) for kind, held in ledger_samples(samples).items()}
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
@@ -284,6 +287,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         prefill=prefill,
         tokens_per_s=manifest.workload["batch"] * 1e9 / decode.plain_step_ns if decode else None,
         noise=summarise_noise(s.noise for s in samples),
+        differing_choices=differing,
         unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
         invalid="; ".join(reasons),
     )
@@ -320,9 +324,8 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
 def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
     """`ledger.png` with its CSV, and `README.md`."""
     ledgers = [ledger for ledger in (findings.decode, findings.prefill) if ledger is not None]
-    figure = ledger_figure(ledgers, subject=str(manifest.model["name"]))
     return {
-        "ledger.png": to_png(figure),
+        "ledger.png": ledger_png(ledgers, subject=str(manifest.model["name"])),
         "ledger.csv": ledger_csv(ledgers).encode(),
         "README.md": render("ledger.md", manifest=manifest, findings=findings, tables=tables(manifest, findings)),
     }

@@ -81,12 +81,16 @@ class RunOptions:
         """The options as an effort.
 
         Raises:
-            InputError: `fast` and `rigorous` together, or a count below 1.
+            InputError: `fast` and `rigorous` together, or an option out of its range.
         """
         if self.fast and self.rigorous:
             raise InputError("--fast and --rigorous exclude each other; give one of them")
         if self.rounds is not None and self.rounds < 1:
             raise InputError(f"--rounds {self.rounds}: at least 1 round is needed")
+        if self.budget is not None and not self.budget > 0:
+            raise InputError(f"--budget {self.budget}: it must be above 0 seconds")
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise InputError(f"--precision {self.precision}: it must lie between 0 and 1, such as 0.01 for 1 %")
         budget_s, precision = (3.0, 0.02) if self.fast else (300.0, 0.002) if self.rigorous else (30.0, 0.005)
         if self.rounds is not None and self.budget is None:
             budget_s = float("inf")  # a number of rounds was asked for: it is measured, however long that takes

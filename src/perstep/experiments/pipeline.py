@@ -1,22 +1,28 @@
 """The one way from a plan to a report, and from the samples to the same report again."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perstep.errors import InvalidMeasurement
+import msgspec
+
+from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.base import Experiment, Findings, Session
 from perstep.experiments.conditions import threads_limited
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, Progress, collector_off, run_rounds
 from perstep.report import Table
 from perstep.runs import (
+    MANIFEST,
     Manifest,
     RunWriter,
-    choose_folder,
+    check_out,
     encode_json,
+    locked,
+    next_folder,
     open_run,
-    read_manifest,
     read_samples,
     replace_file,
 )
@@ -63,18 +69,24 @@ def run(
     experiment = find(name)
     clock = clock or HostClock()
     # Before the target is loaded, so that a bad --out is refused at once.
-    folder = choose_folder(name, out, force=force, resume=resume)
+    check_out(name, out, force=force, resume=resume)
+    samples = _read(out, experiment)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
-        with RunWriter(folder, session.manifest, resume=resume) as writer:
-            return _measure(experiment, session, writer, progress, clock)
+        folder = next_folder(name) if out is None else out
+        resume_after = len(samples) if resume else None
+        with RunWriter(folder, session.manifest, resume_after=resume_after, force=force) as writer:
+            return _measure(experiment, session, writer, samples, progress, clock)
 
 
-def _measure(experiment: Experiment, session: Session, writer: RunWriter, progress: Progress, clock: Clock) -> Report:
-    samples: list[Any] = []
-    if writer.rounds_done:
-        samples, _ = _read(writer.folder, experiment)
-
+def _measure(
+    experiment: Experiment,
+    session: Session,
+    writer: RunWriter,
+    samples: list[Any],
+    progress: Progress,
+    clock: Clock,
+) -> Report:
     def keep(sample: Any) -> None:
         writer.append(sample)
         samples.append(sample)
@@ -86,7 +98,7 @@ def _measure(experiment: Experiment, session: Session, writer: RunWriter, progre
             lambda: session.resolved(samples),
             effort=session.effort,
             clock=clock,
-            first_round=writer.rounds_done,
+            first_round=len(samples),
             progress=progress,
         )
     session.manifest.conditions["ended_by"] = ended_by
@@ -103,10 +115,10 @@ def rebuild(name: str | Path) -> Report:
     """
     stored = open_run(name)
     experiment = find(stored.manifest.experiment)
-    samples, notes = _read(stored.folder, experiment)
-    manifest = read_manifest(stored.folder)
-    report = _derive(experiment, stored.folder, manifest, samples, notes)
-    replace_file(stored.folder / "manifest.json", encode_json(manifest))
+    with locked(stored.folder), _stored_facts(stored.folder):
+        samples, notes = _read(stored.folder, experiment)
+        report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
+        replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
     return report
 
 
@@ -119,16 +131,27 @@ def look(name: str | Path) -> Report:
     stored = open_run(name)
     experiment = find(stored.manifest.experiment)
     samples, notes = _read(stored.folder, experiment)
-    findings = experiment.analyse(stored.manifest, samples)
-    return Report(stored.folder, stored.manifest, findings, experiment.tables(stored.manifest, findings), notes)
+    with _stored_facts(stored.folder):
+        findings = experiment.analyse(stored.manifest, samples)
+        return Report(stored.folder, stored.manifest, findings, experiment.tables(stored.manifest, findings), notes)
 
 
 def _read(folder: Path, experiment: Experiment) -> tuple[list[Any], list[str]]:
     return read_samples(folder, experiment.Sample)
 
 
+@contextmanager
+def _stored_facts(folder: Path) -> Iterator[None]:
+    """A fact that somebody took out of a stored manifest is bad input, not a fault of ours."""
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"{folder / MANIFEST} lacks {error}; restore it, or measure again") from error
+
+
 def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: list[Any], notes: list[str]) -> Report:
     findings = experiment.analyse(manifest, samples)
+    manifest.noise = msgspec.to_builtins(findings.noise)
     files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings)}
     for file_name, content in files.items():
         replace_file(folder / file_name, content)

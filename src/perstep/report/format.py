@@ -1,6 +1,7 @@
 """Numbers as people read them: one unit a column, no more digits than mean something."""
 
 from collections.abc import Iterable
+from math import isfinite
 
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
 
@@ -15,13 +16,16 @@ def time_unit(values_ns: Iterable[float]) -> tuple[str, float]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent: 1234.5 → `1234`, 0.012345 → `0.0123`."""
+    """A number with so many significant digits, without an exponent: 1234.5 → `1234`, 0.012345 → `0.0123`.
+
+    Digits before the point are all shown. An infinity is `inf`.
+    """
+    if not isfinite(value):
+        return str(value)
     if value == 0:
         return "0"
-    from math import floor, log10
-
-    places = max(digits - 1 - floor(log10(abs(value))), 0)
-    return f"{value:.{places}f}"
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 9.996 is 10.0, not 10.00
+    return f"{value:.{max(digits - 1 - exponent, 0)}f}"
 
 
 def duration(ns: float, digits: int = 3) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from perstep.measure import Ledger, Part
 from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
-from perstep.report.plot import RESIDUAL_COLOUR, is_dark, new_figure, part_colour
+from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import Table, to_csv
 
 if TYPE_CHECKING:
@@ -84,13 +84,15 @@ def ledger_csv(ledgers: list[Ledger]) -> str:
     return to_csv(["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
 
 
-def ledger_figure(ledgers: list[Ledger], *, subject: str) -> "Figure":
+def ledger_png(ledgers: list[Ledger], *, subject: str) -> bytes:
     """A stacked horizontal bar a ledger, largest part first, with the names in it, the smallest below it."""
-    figure = new_figure(10, 0.3 + 2.3 * len(ledgers))
-    axes = figure.subplots(len(ledgers), 1, squeeze=False)[:, 0]
-    for ax, ledger in zip(axes, ledgers, strict=True):
-        _draw(ax, ledger, subject)
-    return figure
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots(len(ledgers), 1, squeeze=False)[:, 0]
+        for ax, ledger in zip(axes, ledgers, strict=True):
+            _draw(ax, ledger, subject)
+
+    return draw_png(10, 0.3 + 2.3 * len(ledgers), draw)
 
 
 def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:

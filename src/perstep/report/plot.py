@@ -1,6 +1,8 @@
 """Figures in one style: readable in grey, the legend beside the data, the same bytes for the same numbers."""
 
 import io
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,19 +18,26 @@ def part_colour(index: int) -> str:
     return _SHADES[index % len(_SHADES)]
 
 
-def new_figure(width_in: float, height_in: float) -> "Figure":
-    """An empty figure that needs no display and lays itself out."""
-    from matplotlib import rcParams
+def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]) -> bytes:
+    """A picture as PNG at 150 dpi; equal data give equal bytes, so it bears no date and no program version.
+
+    The user's own matplotlib settings neither matter nor change. Names are drawn as they are, `$` included; a
+    character that the font lacks is a box.
+
+    Args:
+        width_in: in inches.
+        height_in: in inches.
+        draw: fills an empty figure that lays itself out.
+    """
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    rcParams["font.family"] = "DejaVu Sans"
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def to_png(figure: "Figure") -> bytes:
-    """The figure as PNG at 150 dpi, without a date or program version, so that equal data give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    with style.context(["default", {"text.parse_math": False}]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 Output = Literal["table", "md", "json", "csv"]
 
+_NO_LIMIT = 100_000
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,8 +34,8 @@ class Table:
     rule_before: frozenset[int] = frozenset()
 
 
-def to_text(table: Table, width: int | None = None) -> str:
-    """The table for a terminal: columns aligned, never wrapped below their content."""
+def to_text(table: Table) -> str:
+    """The table for a terminal: columns aligned, as wide as their content."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -46,7 +48,7 @@ def to_text(table: Table, width: int | None = None) -> str:
             grid.add_section()
         grid.add_row(*row)
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width or 200, color_system=None, markup=False, highlight=False, emoji=False)
+    console = Console(file=buffer, width=_NO_LIMIT, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     lines = [table.title, *(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))]
     return "\n".join([*lines, *table.notes]) + "\n"
@@ -56,7 +58,7 @@ def to_markdown(table: Table) -> str:
     """The table for an issue, a pull request or a README."""
 
     def row(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(" ".join(cell.split("\n")).replace("|", "\\|") for cell in cells) + " |"
 
     ruler = ["---" if column in table.text_columns else "---:" for column in range(len(table.header))]
     lines = [f"**{table.title}**", "", row(table.header), row(ruler), *(row(cells) for cells in table.rows)]

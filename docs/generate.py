@@ -1,0 +1,55 @@
+"""Write generated blocks into the documentation, or check that they are up to date (`--check`).
+
+A block stands between `<!-- generated: perstep ledger --help -->` and `<!-- end -->`; the command is run and its
+output put there, so that help in the docs is the help that is printed.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- generated: perstep (?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def output_of(arguments: str) -> str:
+    """What `perstep ARGUMENTS` prints, in a terminal 100 columns wide without colours."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    command = [sys.executable, "-m", "perstep", *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.strip("\n").split("\n"))
+
+
+def fill(text: str) -> str:
+    """The page with every block renewed."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}\n```text\n{output_of(match['arguments'])}\n```\n\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> int:
+    """Write or check; 1 if a page is stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is stale")
+    check = parser.parse_args().check
+    stale = []
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = fill(old)
+        if new != old:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'stale; run make docs' if check else 'written'}", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

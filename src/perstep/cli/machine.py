@@ -1,0 +1,82 @@
+"""`perstep machine`: what this machine is, what is wrong with it for measuring, and its ceilings."""
+
+import sys
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from perstep.cli.output import print_tables, progress_shown, remark
+from perstep.machine import (
+    Ceilings,
+    Machine,
+    busy_processes,
+    describe,
+    identity,
+    load_ceilings,
+    measure_ceilings,
+    save_ceilings,
+    warnings_for,
+)
+from perstep.report import Output
+from perstep.report.machine import ceilings_table, machine_table
+from perstep.runs import encode_json
+
+
+def machine(
+    *,
+    ceilings: Annotated[Literal["stored", "measure", "quick"], Parameter()] = "stored",
+    torch: Annotated[bool, Parameter(negative="")] = False,
+    output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
+    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
+) -> int:
+    """What this machine is, what is wrong with it for measuring, and how fast it can be at best.
+
+    Args:
+        ceilings: The ceilings that are stored for this machine, or measure them anew (15 s) or quickly (3 s) and
+            store them.
+        torch: Measure torch's dtypes and dispatch cost as well; needs the hf extra.
+        output: Form of the result on stdout.
+        quiet: No progress, no remarks.
+    """
+    import numpy as np  # noqa: F401 - so that its matrix library is described
+
+    if torch:
+        _import_torch()
+    found = describe()
+    warnings = warnings_for(found, busy=busy_processes())
+    known = _ceilings(found, ceilings, quiet=quiet)
+    if output == "json":
+        facts = {"identity": identity(found), "machine": found, "ceilings": known, "warnings": warnings}
+        sys.stdout.write(encode_json(msgspec.to_builtins(facts)).decode())
+        return 0
+    made = [machine_table(found, warnings)]
+    if known is not None:
+        made.append(ceilings_table(known))
+    print_tables(made, output)
+    return 0
+
+
+def _import_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        from perstep.errors import InputError
+
+        raise InputError("--torch needs torch; pip install 'perstep[hf]'") from error
+
+
+def _ceilings(found: Machine, wanted: str, *, quiet: bool) -> Ceilings | None:
+    if wanted == "stored":
+        loaded = load_ceilings(found)
+        if loaded.ceilings is None and not quiet:
+            remark(f"no ceilings: {loaded.warning or loaded.reason}; measure them with --ceilings measure")
+        return loaded.ceilings
+    with progress_shown(quiet=quiet) as progress:
+        measured = measure_ceilings(
+            found, quick=wanted == "quick", progress=lambda done, planned: progress(done / planned, "ceilings")
+        )
+    saved = save_ceilings(measured)
+    if saved.warning and not quiet:
+        remark(f"warning: {saved.warning}")
+    return measured

@@ -1,0 +1,42 @@
+"""`perstep selftest`: what this machine can resolve."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perstep.cli.output import print_tables, progress_shown
+from perstep.experiments.conditions import threads_limited
+from perstep.experiments.options import Seconds
+from perstep.experiments.selftest import run_selftest, tables
+from perstep.report import Output
+from perstep.runs import encode_json
+
+
+def selftest(
+    *,
+    budget: Seconds = 60.0,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
+    seed: int = 0,
+    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
+) -> int:
+    """What this machine can resolve, from questions with known answers.
+
+    Identical programs are compared, programs that differ by 1, 2 and 5 %, and delays of 20, 200 and 2,000 µs are put
+    into each part of a ledger.
+
+    Args:
+        budget: How long it may take, at least 20s.
+        json: Short for -o json.
+        output: Form of the result on stdout.
+        seed: Of the order of turns.
+        quiet: No progress.
+    """
+    with progress_shown(quiet=quiet) as progress, threads_limited(1):
+        found = run_selftest(budget, progress=progress, seed=seed)
+    if json or output == "json":
+        sys.stdout.write(encode_json(found).decode())
+    else:
+        print_tables(tables(found), output)
+    return 0

@@ -1,0 +1,65 @@
+"""This machine as tables: what it is, and its ceilings."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from perstep.machine import Ceilings, Machine
+from perstep.report.format import significant
+from perstep.report.table import Table
+
+_GIB = 1 << 30
+
+
+def machine_table(machine: Machine, warnings: list[str]) -> Table:
+    """One row a fact, as in a run's manifest; what cannot be read is `unknown`."""
+    facts = msgspec.to_builtins(machine)
+    rows = [[name, value] for name, value in _flat("", facts) if name != "schema_version"]
+    return Table(
+        title="this machine, as every run's manifest describes it",
+        header=["fact", "value"],
+        rows=rows,
+        text_columns=frozenset({0, 1}),
+        notes=[f"warning: {warning}" for warning in warnings],
+    )
+
+
+def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            rows += _flat(f"{path}.", value) or [(path, "none")]
+        elif isinstance(value, list | tuple):
+            rows.append((path, " ".join(str(item) for item in value) or "none"))
+        else:
+            rows.append((path, _readable(name, value)))
+    return rows
+
+
+def _readable(name: str, value: object) -> str:
+    if isinstance(value, int) and name.endswith("_bytes") and value >= _GIB:
+        return f"{value:,} ({significant(value / _GIB)} GiB)"
+    return str(value)
+
+
+def ceilings_table(ceilings: Ceilings) -> Table:
+    """One row a ceiling: the median over rounds, its lowest and highest round, and the method that reached it."""
+    rows = [
+        [
+            name,
+            significant(ceiling.value),
+            ceiling.unit,
+            f"{significant(ceiling.low)} … {significant(ceiling.high)}",
+            str(ceiling.repeats),
+            ceiling.method,
+        ]
+        for name, ceiling in ceilings.figures.items()
+    ]
+    return Table(
+        title="ceilings: the most that was reached on this machine, so lower bounds of what it can do",
+        header=["ceiling", "median", "unit", "lowest … highest", "rounds", "by"],
+        rows=rows,
+        text_columns=frozenset({0, 2, 5}),
+        notes=[f"left out: {name}: {why}" for name, why in ceilings.omitted.items()],
+    )
