@@ -178,7 +178,7 @@ def compare(
         reference: the arm that the others are compared with; the first if None.
         budget_s: seconds after which no new round begins.
         precision: stop earlier when the widest interval's half-width is this relative change.
-        rounds: stop after this many rounds, whatever the budget.
+        rounds: measure just so many rounds, whatever budget and precision.
         threshold: T of `same (within ±T)`.
         check: True calls every arm once and requires equal results; a function gets the reference's
             and another arm's result and says whether they agree.
@@ -200,12 +200,12 @@ def compare(
     if budget_s <= 0 or not 0 < precision < 1 or not 0 <= threshold < 1 or (rounds is not None and rounds < 1):
         raise InputError("budget_s, precision, threshold and rounds must be above 0, shares below 1")
     check_results(ordered, check)
-    effort = Effort(precision=precision, budget_s=inf if rounds is not None else budget_s, max_rounds=rounds)
+    effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
     samples: list[Sample] = []
     timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
     session: CompareSession | None = None
     try:
-        with collector_off(), call_alarm(2 * budget_s + 1):
+        with collector_off(), call_alarm(2 * effort.budget_s + 1):
             session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
             live = session
             run_rounds(

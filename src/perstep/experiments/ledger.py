@@ -32,6 +32,7 @@ from perstep.measure import (
     warm_up,
 )
 from perstep.report import Table
+from perstep.report.format import plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.words import render
 from perstep.runs import Column, Manifest
@@ -144,6 +145,9 @@ class LedgerSession:
                 "dtype": model.config.dtype,
                 "device": "cpu",
                 "threads": plan.threads,
+                "temperature": plan.temperature,
+                "top_k": plan.top_k,
+                "top_p": plan.top_p,
             },
             model=describe_target(plan.model, model),
             conditions={
@@ -293,17 +297,17 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     )
 
 
-def _unresolved(ledger: Ledger, precision: float) -> str:
+def _unresolved(ledger: Ledger, precision: float | None) -> str:
     now = ledger.resolved()
     if now.half_width == inf:
         return (
             f"{ledger.rounds} rounds, {now.merged_rounds} after neighbours that resemble each other are merged, are too"
-            f" few for intervals of {len(ledger.parts)} parts; give a longer --budget or quieten the machine"
+            f" few for intervals of {len(ledger.parts)} parts; give a longer --budget, or more --rounds"
         )
-    if now.half_width > precision:
+    if precision is not None and now.half_width > precision:
         return (
             f"the widest interval is ±{now.half_width:.2%} of the step, ±{precision:.2%} was asked for;"
-            " give a longer --budget"
+            " give a longer --budget, or more --rounds"
         )
     return ""
 
@@ -311,7 +315,8 @@ def _unresolved(ledger: Ledger, precision: float) -> str:
 def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     """Decode first: it is what most of a generation is made of."""
     w = manifest.workload
-    subject = f"{manifest.model['name']}, batch {w['batch']}, prompt {w['prompt_tokens']}, {w['new_tokens']} new tokens"
+    new = plural(w["new_tokens"], "new token")
+    subject = f"{manifest.model['name']}, batch {w['batch']}, prompt {w['prompt_tokens']}, {new}"
     made = []
     if findings.decode is not None:
         made.append(ledger_table(findings.decode, title=f"decode: {subject}", tokens_per_s=findings.tokens_per_s))

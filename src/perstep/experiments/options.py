@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -85,16 +86,14 @@ class RunOptions:
         """
         if self.fast and self.rigorous:
             raise InputError("--fast and --rigorous exclude each other; give one of them")
-        if self.rounds is not None and self.rounds < 1:
-            raise InputError(f"--rounds {self.rounds}: at least 1 round is needed")
-        if self.budget is not None and not self.budget > 0:
-            raise InputError(f"--budget {self.budget}: it must be above 0 seconds")
-        if self.precision is not None and not 0 < self.precision < 1:
-            raise InputError(f"--precision {self.precision}: it must lie between 0 and 1, such as 0.01 for 1 %")
-        budget_s, precision = (3.0, 0.02) if self.fast else (300.0, 0.002) if self.rigorous else (30.0, 0.005)
-        if self.rounds is not None and self.budget is None:
-            budget_s = float("inf")  # a number of rounds was asked for: it is measured, however long that takes
-        return Effort(budget_s=self.budget or budget_s, precision=self.precision or precision, max_rounds=self.rounds)
+        presets = (3.0, 0.02) if self.fast else (300.0, 0.002) if self.rigorous else (30.0, 0.005)
+        # A number of rounds is measured, however long that takes and however narrow the intervals are before.
+        budget_s, precision = presets if self.rounds is None else (inf, None)
+        return Effort(
+            budget_s=budget_s if self.budget is None else self.budget,
+            precision=precision if self.precision is None else self.precision,
+            max_rounds=self.rounds,
+        )
 
 
 def at_least(minimum: int, **options: int) -> None:

@@ -22,6 +22,8 @@ neighbours see the same machine."""
 CLOCK_SHARE = 0.001
 UNEQUAL_FROM_NS = 50_000_000
 """If equal counts made a block of the slowest arm longer than this, each arm gets a count of its own."""
+UNSEEN_CALLS = 4096
+"""If so many calls take no time by the clock, more will not help."""
 MIN_CALLS = 2
 """So that no more than a third of the time goes into discarded calls."""
 
@@ -142,7 +144,7 @@ def plan_blocks(arms: Mapping[str, Arm], clock: Clock, *, round_budget_s: float)
     clock_cost = measure_clock(clock)
     wanted_ns = max(BLOCK_NS, (clock_cost.read_ns + clock_cost.resolution_ns) / CLOCK_SHARE)
     costs_ns = {name: _cost_of_a_call(arm, wanted_ns) for name, arm in arms.items()}
-    own = {name: max(ceil(wanted_ns / cost), MIN_CALLS) for name, cost in costs_ns.items()}
+    own = {name: max(ceil(wanted_ns / cost), MIN_CALLS) if cost else UNSEEN_CALLS for name, cost in costs_ns.items()}
     most = max(own.values())
     equal = max(costs_ns.values()) * most <= UNEQUAL_FROM_NS or len(set(own.values())) == 1
     calls = dict.fromkeys(own, most) if equal else own
@@ -154,18 +156,19 @@ def plan_blocks(arms: Mapping[str, Arm], clock: Clock, *, round_budget_s: float)
     return Blocks(
         calls=calls,
         clock=clock_cost,
-        clock_share=(clock_cost.read_ns + clock_cost.resolution_ns) / shortest_ns,
+        clock_share=min((clock_cost.read_ns + clock_cost.resolution_ns) / max(shortest_ns, 1e-9), 1.0),
         equal=len(set(calls.values())) == 1,
     )
 
 
 def _cost_of_a_call(arm: Arm, wanted_ns: float) -> float:
+    """Nanoseconds a call, from blocks that grow until they are long enough; 0 if the clock does not see the call."""
     calls = 1
     while True:
-        block_ns = max(arm.block(calls), 1)
-        if block_ns >= wanted_ns / 4 or calls >= 1 << 24:
+        block_ns = max(arm.block(calls), 0)
+        if block_ns >= wanted_ns / 4 or (block_ns == 0 and calls >= UNSEEN_CALLS):
             return block_ns / calls
-        calls = min(calls * 8, ceil(calls * wanted_ns / block_ns))
+        calls = min(calls * 8, ceil(calls * wanted_ns / block_ns)) if block_ns else calls * 8
 
 
 def run_turns(arms: Mapping[str, Arm], blocks: Blocks, order: Sequence[str]) -> list[int]:

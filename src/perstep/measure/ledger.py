@@ -166,7 +166,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
     _check_sums(kind, samples)
     estimate = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
     # Whole picoseconds, so that a residual of nothing is 0 and not the rounding error of the floats below it.
-    residual_ns = round(estimate.residual_ns, 3)
+    residual_ns = round(estimate.residual_ns, 3) or 0.0  # never -0.0
     step_rounds_ns, plain_rounds_ns = samples.step_ns.mean(axis=(1, 2)), samples.plain_ns.mean(axis=(1, 2))
     intervals = {
         name: share_interval(

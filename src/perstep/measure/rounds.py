@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from perstep.errors import InputError
 from perstep.measure.clock import Clock
 from perstep.stats import FIRST_LOOK, find_steady_state, next_look, should_stop
 
@@ -24,14 +25,25 @@ class Effort:
     """How hard to try.
 
     Attributes:
-        precision: the half-width at which to stop, as a share of the step (0.005 is 0.5 %).
+        precision: the half-width at which to stop, as a share of the step (0.005 is 0.5 %); None never stops on it.
         budget_s: the seconds after which no new round begins, even if `precision` is not reached.
         max_rounds: the round after which to stop in any case, or None.
+
+    Raises:
+        InputError: one of them is out of its range.
     """
 
-    precision: float = 0.005
+    precision: float | None = 0.005
     budget_s: float = 30.0
     max_rounds: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise InputError(f"precision {self.precision}: it must lie between 0 and 1, such as 0.01 for 1 %")
+        if not self.budget_s > 0:
+            raise InputError(f"budget {self.budget_s} s: it must be above 0")
+        if self.max_rounds is not None and self.max_rounds < 1:
+            raise InputError(f"rounds {self.max_rounds}: at least 1 round is needed")
 
 
 @dataclass(frozen=True)
@@ -73,14 +85,14 @@ def run_rounds(
     look_at = next_look(first_round - 1) if first_round else FIRST_LOOK
     now: Resolved | None = None
     while effort.max_rounds is None or number < effort.max_rounds:
-        looking = number >= look_at
+        looking = effort.precision is not None and number >= look_at
         if looking:
             now, look_at = resolved(), next_look(number)
         elapsed_s = (clock.now() - began_ns) / 1e9
         if number > first_round or looking:
             stop = should_stop(
                 now.half_width if looking and now else None,
-                precision=effort.precision,
+                precision=effort.precision or 1.0,
                 merged_rounds=now.merged_rounds if now else 0,
                 elapsed_s=elapsed_s,
                 budget_s=effort.budget_s,
@@ -99,7 +111,7 @@ def _share_done(elapsed_s: float, rounds: int, now: Resolved | None, effort: Eff
     shares = [elapsed_s / effort.budget_s]
     if effort.max_rounds:
         shares.append(rounds / effort.max_rounds)
-    if now is not None and now.half_width > 0:
+    if effort.precision and now is not None and now.half_width > 0:
         shares.append((effort.precision / now.half_width) ** 2)
     return min(max(shares), 1.0)
 
