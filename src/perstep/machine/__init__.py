@@ -1,17 +1,41 @@
-"""This machine: what it is, what disturbs it, what it can do at most. Knows no model and no run."""
+"""This machine: what it is, what disturbs it, and how fast it can be at best.
 
+Knows no model and no run. Importing it imports neither NumPy nor torch, SciPy
+or psutil; the functions that need them import them.
+"""
+
+from perstep.machine._arms import CeilingArm
+from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise, save_between_run_noise
+from perstep.machine.busy import BusyProcess, busy_processes
+from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
 from perstep.machine.describe import Machine, describe, identity
-from perstep.machine.noise import Noise, NoiseProbe, NoiseSummary, is_hit, summarise_noise
+from perstep.machine.noise import Noise, NoiseLimits, NoiseProbe, NoiseSummary, is_hit, summarise_noise
+from perstep.machine.store import LoadedCeilings, SavedCeilings, load_ceilings, save_ceilings
 from perstep.machine.warnings import warnings_for
 
 __all__ = [
+    "BetweenRunNoise",
+    "BusyProcess",
+    "Ceiling",
+    "CeilingArm",
+    "Ceilings",
+    "LoadedCeilings",
     "Machine",
     "Noise",
+    "NoiseLimits",
     "NoiseProbe",
     "NoiseSummary",
+    "SavedCeilings",
+    "busy_processes",
+    "ceiling_arms",
     "describe",
     "identity",
     "is_hit",
+    "load_between_run_noise",
+    "load_ceilings",
+    "measure_ceilings",
+    "save_between_run_noise",
+    "save_ceilings",
     "summarise_noise",
     "warnings_for",
 ]

@@ -99,9 +99,7 @@ def filled_buffer(size_bytes: int, now: Callable[[], int], deadline_ns: int | No
     return buffer
 
 
-def bandwidth_arms(
-    buffer: Buffer, level: str, threads: int, pool: ThreadPoolExecutor | None
-) -> Iterator[CeilingArm]:
+def bandwidth_arms(buffer: Buffer, level: str, threads: int, pool: ThreadPoolExecutor | None) -> Iterator[CeilingArm]:
     """Reading a buffer in several ways, and copying its first half onto its second.
 
     With more than one thread, NumPy's single-threaded operations run on equal
@@ -136,9 +134,7 @@ def _equal_slices(buffer: Buffer, count: int) -> list[Buffer]:
     return [buffer[index * size : (index + 1) * size] for index in range(count)]
 
 
-def _on_all(
-    pool: ThreadPoolExecutor, function: Callable[..., object], arguments: list[tuple[Any, ...]]
-) -> None:
+def _on_all(pool: ThreadPoolExecutor, function: Callable[..., object], arguments: list[tuple[Any, ...]]) -> None:
     for future in [pool.submit(function, *each) for each in arguments]:
         future.result()
 
@@ -192,9 +188,7 @@ def gemm_arms(threads: int) -> Iterator[CeilingArm]:
     numbers_2NN = np.random.default_rng(0).random((2, n, n))
     for dtype in NUMPY_DTYPES:
         a, b = numbers_2NN.astype(dtype)
-        yield _gemm_arm(
-            "np.matmul", dtype, partial(np.matmul, a, b, np.empty_like(a)), n, threads, a.itemsize
-        )
+        yield _gemm_arm("np.matmul", dtype, partial(np.matmul, a, b, np.empty_like(a)), n, threads, a.itemsize)
     torch = imported_torch()
     for dtype in TORCH_DTYPES if torch is not None else ():
         kind = getattr(torch, dtype)
@@ -203,9 +197,7 @@ def gemm_arms(threads: int) -> Iterator[CeilingArm]:
         yield _gemm_arm("torch.mm", dtype, call, n, threads, at.element_size())
 
 
-def _gemm_arm(
-    method: str, dtype: str, call: Callable[[], object], n: int, threads: int, itemsize: int
-) -> CeilingArm:
+def _gemm_arm(method: str, dtype: str, call: Callable[[], object], n: int, threads: int, itemsize: int) -> CeilingArm:
     return CeilingArm(
         figure=f"gemm.{dtype}",
         method=f"{method} n={n}",

@@ -36,7 +36,7 @@ class Cpu(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str = UNKNOWN
     signature: str = UNKNOWN
-    isa: tuple[str, ...] = ()
+    isa: tuple[str, ...] | Unknown = UNKNOWN
     cores_physical: MaybeInt = UNKNOWN
     cores_logical: MaybeInt = UNKNOWN
     allowed_cpus: tuple[int, ...] | Unknown = UNKNOWN
@@ -123,12 +123,12 @@ def _signature(blocks: list[dict[str, str]]) -> str:
     return ", ".join(f"{name} {block[name]}" for name in names if block.get(name)) or UNKNOWN
 
 
-def _isa(blocks: list[dict[str, str]]) -> tuple[str, ...]:
+def _isa(blocks: list[dict[str, str]]) -> tuple[str, ...] | Unknown:
     for block in blocks:
         flags = set((block.get("flags") or block.get("Features") or "").split())
         if flags:
             return tuple(name for name in ISA if name in flags)
-    return ()
+    return UNKNOWN
 
 
 def _siblings(source: Source, online: tuple[int, ...]) -> set[str] | None:
@@ -175,7 +175,7 @@ def _caches(source: Source, cpu: int) -> tuple[IntOrNone, IntOrNone, IntOrNone, 
         size = parse_size(source.text(f"{folder}/size"))
         if kind == "Instruction":
             continue
-        if level is None or not size:
+        if level is None or kind is None or not size:
             unreadable = True  # some cache is there, and which one or how large is not told
             continue
         sizes[level] = size

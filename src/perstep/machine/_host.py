@@ -65,7 +65,7 @@ def read_gpus(source: Source) -> Gpus:
         return gpus
     devices = source.entries(PCI)
     if devices:
-        return tuple(gpu for device in devices if (gpu := _pci_gpu(source, device.name))) or NONE
+        return _pci_gpus(source, [device.name for device in devices])
     return _torch_gpus(source)
 
 
@@ -79,18 +79,21 @@ def _nvidia_gpus(table: str | None) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def _pci_gpu(source: Source, device: str) -> Gpu | None:
-    kind, vendor = source.word(f"{PCI}/{device}/class"), source.word(f"{PCI}/{device}/vendor")
-    if not kind.startswith(GPU_CLASSES) or vendor not in GPU_VENDORS:
-        return None
-    model = source.word(f"{PCI}/{device}/device").removeprefix("0x")
-    try:
-        driver = (source.root / PCI / device / "driver").readlink().name
-    except OSError:
-        driver = UNKNOWN
-    return Gpu(
-        name=f"{GPU_VENDORS[vendor]} (PCI {vendor.removeprefix('0x')}:{model})", driver=driver, source="pci"
-    )
+def _pci_gpus(source: Source, devices: list[str]) -> Gpus:
+    gpus = []
+    for device in devices:
+        kind, vendor, model = (source.text(f"{PCI}/{device}/{name}") for name in ("class", "vendor", "device"))
+        if kind is None or vendor is None:
+            return UNKNOWN  # it may be one
+        if not kind.startswith(GPU_CLASSES) or vendor not in GPU_VENDORS:
+            continue
+        try:
+            driver = (source.root / PCI / device / "driver").readlink().name
+        except OSError:
+            driver = UNKNOWN
+        name = f"{GPU_VENDORS[vendor]} (PCI {vendor[2:]}:{model[2:]})" if model else UNKNOWN
+        gpus.append(Gpu(name=name, driver=driver, source="pci"))
+    return tuple(gpus) or NONE
 
 
 def _torch_gpus(source: Source) -> Gpus:
@@ -153,8 +156,8 @@ def _power(source: Source) -> str:
             continue
         if source.text(f"{folder}/type") == "Battery":
             states.add(source.word(f"{folder}/status"))
-        elif source.text(f"{folder}/online") == "1":
-            states.add("online")
+        else:
+            states.add("online" if source.text(f"{folder}/online") == "1" else UNKNOWN)
     if "Discharging" in states:
         return "battery"
     if states & {"online", "Charging", "Full", "Not charging"}:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from perstep.machine._arms import CeilingArm
+    from perstep.machine.noise import Noise, NoiseProbe
 
 LEAST_ROUNDS = 3
 MOST_ROUNDS = 15
 MOST_CALLS = 1 << 20
 RIVAL_RATIO = 2.0  # a method so much slower in its first timing is not the ceiling; drift was 1.7 at most
+WORTH_SAVING = 0.01  # of the usable time
 RESERVE = 0.8  # of the time left may be planned: calls before a timing, and drift, take the rest
-
-Progress = "Callable[[int, int], None]"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,29 @@ class Timed:
     first_value: float
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What the rounds gave: for each arm's name its figures, each round's clock resolution and noise."""
+
+    values: dict[str, list[float]]
+    resolutions_ns: list[int]
+    noises: list[Noise]
+
+
 class ThreadSetter:
     """Puts a thread count in force, in NumPy's BLAS and in an imported torch, and takes it back."""
 
     def __init__(self) -> None:
+        import numpy as np  # noqa: F401 - loads the BLAS that the controller looks for
         from threadpoolctl import ThreadpoolController
 
         self._pools = ThreadpoolController()
         self._torch = imported_torch()
+
+    def blas_threads(self) -> int:
+        """How many threads the BLAS would use now; 1 if it is of a kind that does not tell."""
+        pools = [pool["num_threads"] for pool in self._pools.info() if pool["user_api"] == "blas"]
+        return max(pools, default=1)
 
     @contextlib.contextmanager
     def __call__(self, threads: int | None) -> Iterator[None]:
@@ -79,7 +94,6 @@ def time_calls(arm: CeilingArm, calls: int, now: Callable[[], int]) -> int:
 
 def calibrate(arm: CeilingArm, least_ns: int, now: Callable[[], int]) -> Timed | None:
     """Find how many calls take `least_ns`; None if the clock never moves."""
-    arm.call()
     calls = 1
     while True:
         begin = now()
@@ -117,7 +131,8 @@ def _speed(one: Timed) -> float:
 def fit_into(timed: Sequence[Timed], left_ns: int) -> tuple[list[Timed], int, dict[str, str]]:
     """What to time and how many rounds of it, so that it takes no longer than the time left.
 
-    Costly arms are left out until three rounds fit, methods that have a rival first.
+    Costly arms are left out until three rounds fit; of the methods with a rival first, as long
+    as that saves at least a hundredth of the time.
 
     Returns:
         The arms kept, the rounds, and for each arm left out why.
@@ -126,7 +141,10 @@ def fit_into(timed: Sequence[Timed], left_ns: int) -> tuple[list[Timed], int, di
     usable_ns = RESERVE * left_ns
     while kept and LEAST_ROUNDS * sum(one.cost_ns for one in kept) > usable_ns:
         keys = [one.arm.key for one in kept]
-        dropped = max(kept, key=lambda one: (keys.count(one.arm.key) > 1, one.cost_ns))
+        rivals = [
+            one for one in kept if keys.count(one.arm.key) > 1 and LEAST_ROUNDS * one.cost_ns > WORTH_SAVING * usable_ns
+        ]
+        dropped = max(rivals or kept, key=lambda one: one.cost_ns)
         kept.remove(dropped)
         omitted[dropped.arm.name] = f"no time: one timing takes {dropped.cost_ns / 1e9:.3g} s"
     round_ns = sum(one.cost_ns for one in kept)
@@ -141,31 +159,32 @@ def run_rounds(
     now: Callable[[], int],
     setting: Callable[[int | None], contextlib.AbstractContextManager[None]],
     deadline_ns: int,
-    progress: Callable[[int, int], None],
-) -> tuple[dict[str, list[float]], list[int]]:
+    probe: NoiseProbe,
+    progress: Callable[[int, int], None] | None,
+) -> Samples:
     """Time every arm once a round.
 
     Stops after the planned rounds, or at the first round after the third that
-    begins past the deadline.
-
-    Returns:
-        For each arm's name its figures, one a round; and each round's clock resolution in nanoseconds.
+    begins past the deadline. A timing during which the clock did not move gives no figure.
     """
-    values: dict[str, list[float]] = {one.arm.name: [] for one in timed}
-    resolutions = []
+    samples = Samples({one.arm.name: [] for one in timed}, [], [])
     total = rounds * len(timed)
     for number in range(rounds):
         if number >= LEAST_ROUNDS and now() > deadline_ns:
             break
-        resolutions.append(clock_resolution_ns(now))
+        probe.start()
+        samples.resolutions_ns.append(clock_resolution_ns(now))
         for place, one in enumerate(round_order(timed, number)):
             with setting(one.arm.threads):
                 elapsed = time_calls(one.arm, one.calls, now)
             if elapsed > 0:
-                values[one.arm.name].append(one.arm.value(one.calls, elapsed))
-            progress(number * len(timed) + place + 1, total)
-    progress(total, total)
-    return values, resolutions
+                samples.values[one.arm.name].append(one.arm.value(one.calls, elapsed))
+            if progress is not None:
+                progress(number * len(timed) + place + 1, total)
+        samples.noises.append(probe.stop())
+    if progress is not None and total:
+        progress(total, total)
+    return samples
 
 
 def round_order(timed: Sequence[Timed], number: int) -> list[Timed]:

@@ -6,7 +6,6 @@ are already loaded: looking never imports a package.
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import sys
 from typing import Literal
@@ -83,6 +82,8 @@ def read_software(source: Source) -> Software:
 
 def package_version(name: str) -> str:
     """The version of an installed package from its metadata, or `not installed`."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,14 +29,17 @@ from perstep.machine._arms import (
 from perstep.machine._rounds import ThreadSetter, Timed, calibrate, fit_into, run_rounds, without_slow_rivals
 from perstep.machine._sources import NONE, UNKNOWN, FloatOrNone, MaybeInt
 from perstep.machine.describe import Machine, describe, identity
+from perstep.machine.noise import NoiseProbe, NoiseSummary, summarise_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
 
 SCHEMA_VERSION = 1
 BUDGET_S, QUICK_BUDGET_S = 15.0, 3.0
 LEAST_NS, QUICK_LEAST_NS = 1_000_000, 200_000
 FILL_SHARE = 0.4  # of the budget may go into touching the memory set for the first time
+TRY_SHARE = 0.6  # of the budget may be over before arms are no longer tried
 MEMORY_SHARE = 0.25  # of the memory that is free may be taken
 MEMORY_SET_BYTES, QUICK_MEMORY_SET_BYTES = 1 << 30, 256 << 20
 LEAST_L3_SET_BYTES = 8 << 20
@@ -79,7 +80,8 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
     `figures` has keys such as `read.memory@2` (two threads) and `clock.read`.
     The ceilings hold for this hardware (`identity`), these `versions`, and the
-    CPUs and CPU quota that the process was allowed.
+    CPUs and CPU quota that the process was allowed. `noise` tells whether they
+    were taken in peace.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -89,7 +91,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     cpu_quota_cores: FloatOrNone
     threads: tuple[int, ...]
     quick: bool
-    rounds: int
+    noise: NoiseSummary
     elapsed_ns: int
     measured_at_unix_s: int
     figures: dict[str, Ceiling]
@@ -213,7 +215,7 @@ def ceiling_arms(
             if level != "l2" or count == 1:  # an L2 belongs to one core
                 arms.extend(bandwidth_arms(buffer, level, count, pool))
     if imported_torch() is None:
-        omitted["gemm.bfloat16"] = omitted["gemm.float16"] = "torch is not imported"
+        omitted["torch"] = "it is not imported: no bfloat16 or float16 figures, none of its dispatch"
     return arms, omitted
 
 
@@ -225,7 +227,7 @@ def measure_ceilings(
     threads: Sequence[int] | None = None,
     now: Callable[[], int] = time.perf_counter_ns,
     unix_s: Callable[[], float] = time.time,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Ceilings:
     """Measure all ceilings, interleaved in rounds.
 
@@ -245,6 +247,8 @@ def measure_ceilings(
     Raises:
         InputError: the budget or a thread count is not positive.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     begin_ns = now()
     budget_s = budget_s if budget_s is not None else QUICK_BUDGET_S if quick else BUDGET_S
     if budget_s <= 0:
@@ -262,6 +266,9 @@ def measure_ceilings(
         arms.append(CeilingArm("clock.read", getattr(now, "__qualname__", "clock"), now, 1, "ns"))
         timed: list[Timed] = []
         for arm in arms:
+            if now() > begin_ns + round(TRY_SHARE * budget_s * 1e9):
+                omitted[arm.name] = "no time to try it"
+                continue
             with setter(arm.threads):
                 one = calibrate(arm, QUICK_LEAST_NS if quick else LEAST_NS, now)
             if one is None:
@@ -270,12 +277,18 @@ def measure_ceilings(
                 timed.append(one)
         timed, slow = without_slow_rivals(timed)
         timed, rounds, costly = fit_into(timed, deadline_ns - now())
-        values, resolutions = run_rounds(
-            timed, rounds, now=now, setting=setter, deadline_ns=deadline_ns, progress=progress
+        samples = run_rounds(
+            timed,
+            rounds,
+            now=now,
+            setting=setter,
+            deadline_ns=deadline_ns,
+            probe=stack.enter_context(NoiseProbe(now=now)),
+            progress=progress,
         )
-    figures = best_figures([one.arm for one in timed], values)
-    if any(resolutions):
-        figures["clock.resolution"] = _resolution([step for step in resolutions if step])
+    figures = best_figures([one.arm for one in timed], samples.values)
+    if any(samples.resolutions_ns):
+        figures["clock.resolution"] = _resolution([step for step in samples.resolutions_ns if step])
     return Ceilings(
         identity=identity(machine),
         versions=ceiling_versions(machine),
@@ -283,7 +296,7 @@ def measure_ceilings(
         cpu_quota_cores=machine.cgroup.cpu_quota_cores,
         threads=counts,
         quick=quick,
-        rounds=len(resolutions),
+        noise=summarise_noise(samples.noises),
         elapsed_ns=now() - begin_ns,
         measured_at_unix_s=int(unix_s()),
         figures=figures,
@@ -301,6 +314,8 @@ def best_figures(arms: Sequence[CeilingArm], values: dict[str, list[float]]) -> 
         arms: what was timed.
         values: for each arm's name its figures, one a round.
     """
+    from statistics import median
+
     candidates: dict[str, list[tuple[CeilingArm, str, Unit, list[float]]]] = {}
     for arm in arms:
         seen = values[arm.name]
@@ -338,6 +353,8 @@ def _method_name(arm: CeilingArm, figure: str) -> str:
 
 
 def _resolution(steps: Sequence[int]) -> Ceiling:
+    from statistics import median
+
     return Ceiling(
         figure="clock.resolution",
         value=float(median(steps)),

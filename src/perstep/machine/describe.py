@@ -72,7 +72,7 @@ def identity(machine: Machine) -> str:
     gpus = [] if isinstance(machine.gpus, str) else [g.name for g in machine.gpus if g.source != "torch"]
     facts = [
         machine.software.architecture,
-        [cpu.model, cpu.signature, sorted(cpu.isa)],
+        [cpu.model, cpu.signature, cpu.isa],
         [cpu.cores_physical, cpu.cores_logical],
         [cpu.l1d_bytes, cpu.l2_bytes, cpu.l3_bytes, cpu.l3_shared_by],
         _rounded(machine.memory.ram_bytes),

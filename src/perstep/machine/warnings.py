@@ -25,6 +25,7 @@ HIT_LIMIT = 0.10
 SWAP_LIMIT = 0.01  # of the memory; a few idle pages in swap disturb nobody
 LOAD_LIMIT = 0.5  # runnable tasks per allowed CPU before anything of ours runs
 
+RAISE_QUOTA = "Raise the quota (docker run --cpus, or the pod's cpu limit)"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
@@ -74,12 +75,10 @@ def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
             "Nothing inside this machine can stop that: use a dedicated instance, or a quieter hour"
         )
     if noise.throttled_periods:
-        took = (
-            "" if noise.throttled_ns is None else f" for {noise.throttled_ns / 1e9:.2f} s of {wall_s:.2f} s"
-        )
+        took = "" if noise.throttled_ns is None else f" for {noise.throttled_ns / 1e9:.2f} s of {wall_s:.2f} s"
         found.append(
-            f"the control group's CPU quota stopped this process in {noise.throttled_periods} periods{took}. "
-            "Raise the quota (docker run --cpus, or the pod's cpu limit) or use fewer threads: -t"
+            f"the control group's CPU quota stopped this process in "
+            f"{_count(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: -t"
         )
     if noise.waited_share is not None and noise.waited_share > WAITED_LIMIT:
         found.append(
@@ -93,7 +92,7 @@ def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
         )
     if noise.major_faults:
         found.append(
-            f"{noise.major_faults} pages had to be read from disk during the rounds (major page faults): "
+            f"{_count(noise.major_faults, 'page')} had to be read from disk during the rounds (major page faults): "
             "memory is short, or files were not in the page cache. See which: free -h"
         )
     low, high = noise.frequency_low_hz, noise.frequency_high_hz
@@ -108,13 +107,14 @@ def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
 def _busy_warnings(machine: Machine, busy: Sequence[BusyProcess]) -> list[str]:
     found = [
         f"process {process.name} (pid {process.pid}) uses {process.cpu_percent:.0f} % of a core. "
-        f"Wait for it, or stop it: kill -STOP {process.pid} now, kill -CONT {process.pid} afterwards"
+        f"Wait for it to end or, if it is yours, pause it: kill -STOP {process.pid}, "
+        f"afterwards kill -CONT {process.pid}"
         for process in busy
     ]
     load, cpus = machine.host.load_average_1min, _allowed(machine)
     if isinstance(load, float) and cpus is not None and load > LOAD_LIMIT * cpus:
         found.append(
-            f"the load average was {load:.2f} on {cpus} CPUs before measuring began. "
+            f"the load average was {load:.2f} on {_count(cpus, 'CPU')} before measuring began. "
             "If that was not your own work, find whose: top -o %CPU"
         )
     return found
@@ -144,18 +144,19 @@ def _thread_warnings(machine: Machine, threads: int | None) -> list[str]:
         return []
     text = None
     if isinstance(quota, float) and threads > quota:
+        remedy = f"Try: -t {int(quota)}" if quota >= 1 else RAISE_QUOTA
         text = (
-            f"{threads} threads share a CPU quota of {quota:g} cores: the control group will stop them all "
-            f"in each period. Try: -t {max(1, int(quota))}"
+            f"{_count(threads, 'thread')} would use more than the CPU quota of {quota:g} cores: the control "
+            f"group will stop the process in each period. {remedy}"
         )
     elif cpus is not None and threads > cpus:
         text = (
-            f"{threads} threads run on {cpus} allowed CPUs and take turns. "
+            f"{threads} threads run on {_count(cpus, 'allowed CPU')} and take turns. "
             f"Try: -t {min(cpus, cores) if isinstance(cores, int) else cpus}"
         )
     elif isinstance(cores, int) and threads > cores:
         text = (
-            f"{threads} threads run on {cores} physical cores: two that share a core share its arithmetic. "
+            f"{threads} threads run on {_count(cores, 'physical core')}: two that share a core share its arithmetic. "
             f"Try: -t {cores}"
         )
     return [] if text is None else [text]
@@ -167,22 +168,14 @@ def _frequency_warnings(machine: Machine) -> list[str]:
         found.append("this machine runs on battery, which lowers the CPU frequency. Plug it in")
     if cpu.governor not in {UNKNOWN, "performance"}:
         now, most = cpu.frequency_now_hz, cpu.frequency_max_hz
-        by = (
-            f" ({_ghz(now)} of {_ghz(most)} GHz now)"
-            if isinstance(now, int) and isinstance(most, int)
-            else ""
-        )
+        by = f" ({_ghz(now)} of {_ghz(most)} GHz now)" if isinstance(now, int) and isinstance(most, int) else ""
         found.append(
             f"the CPU frequency governor is {cpu.governor!r}, not 'performance': the frequency follows "
             f"the load{by}. Try: sudo cpupower frequency-set -g performance"
         )
     if cpu.turbo == "on":
         base, most = cpu.frequency_base_hz, cpu.frequency_max_hz
-        by = (
-            f" between {_ghz(base)} and {_ghz(most)} GHz"
-            if isinstance(base, int) and isinstance(most, int)
-            else ""
-        )
+        by = f" between {_ghz(base)} and {_ghz(most)} GHz" if isinstance(base, int) and isinstance(most, int) else ""
         off = "1" if cpu.turbo_control.endswith("no_turbo") else "0"
         found.append(
             f"turbo is on: the frequency varies{by} with temperature and with how many cores are busy. "
@@ -217,6 +210,10 @@ def _memory_warnings(machine: Machine) -> list[str]:
             "or the pod's memory limit"
         )
     return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _ghz(frequency_hz: int) -> str:

@@ -267,15 +267,15 @@ def _parse_eos(values: Mapping[str, Any], generation: Mapping[str, Any]) -> tupl
 
 def _count(values: Mapping[str, Any], key: str) -> int:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"config.json: {key} must be a positive integer, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+        raise InputError(f"config.json: {key} must be a positive integer below 2^31, found {value!r}")
     return value
 
 
 def _positive(values: Mapping[str, Any], key: str) -> float:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"config.json: {key} must be a positive number, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
+        raise InputError(f"config.json: {key} must be a positive float32 number, found {value!r}")
     return float(value)
 
 

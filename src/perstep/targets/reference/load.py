@@ -49,9 +49,9 @@ def load(folder: Path, *, available_bytes: int | None = None) -> Reference:
     _check_tensors(folder, tensors, config)
     reader = _Reader(config, tensors)
     embedding_VD = reader.read("model.embed_tokens.weight")
-    if config.tied and "lm_head.weight" in tensors:
-        if not np.array_equal(reader.read("lm_head.weight"), embedding_VD):
-            raise InputError(f"{folder}: tie_word_embeddings is true, but lm_head.weight differs from the embeddings")
+    stored_head_too = config.tied and "lm_head.weight" in tensors
+    if stored_head_too and not np.array_equal(reader.read("lm_head.weight"), embedding_VD):
+        raise InputError(f"{folder}: tie_word_embeddings is true, but lm_head.weight differs from the embeddings")
     return Reference(
         config=config,
         config_hash=config_hash(raw),

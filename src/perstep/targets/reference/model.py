@@ -84,9 +84,9 @@ class Reference:
         """
         c = self.config
         capacity = c.max_positions if capacity is None else capacity
-        self._rotations_to(capacity)
         num_bytes = 2 * c.num_layers * batch * c.kv_width * capacity * 4
         refuse_if_too_large(f"a KV cache of {batch} x {capacity} positions", num_bytes)
+        self._rotations_to(capacity)
         return KVCache(c.num_layers, batch, c.kv_heads, c.head_dim, capacity)
 
     def encode(self, text: str) -> list[int]:
@@ -232,10 +232,10 @@ def attention(
     np.subtract(scores_BKXRL, b.row_stat_BKXR1, out=scores_BKXRL)
     np.exp(scores_BKXRL, out=scores_BKXRL)
     np.add.reduce(scores_BKXRL, axis=-1, keepdims=True, out=b.row_stat_BKXR1)
-    np.divide(scores_BKXRL, b.row_stat_BKXR1, out=scores_BKXRL)
 
     mark("attn.pv")
     np.matmul(scores_BKXRL, v_BKLH[:, :, None], out=b.context_BKXRH)
+    np.divide(b.context_BKXRH, b.row_stat_BKXR1, out=b.context_BKXRH)  # the softmax's division, over H not L numbers
 
     mark("attn.out")
     np.matmul(b.context_NQ, layer.out_QD, out=b.delta_ND)
