@@ -1,0 +1,32 @@
+"""Run all benchmarks, one after the other, on a machine that does nothing else (`make bench`)."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TODAY = datetime.now(UTC).date().isoformat()
+BENCHMARKS = [
+    ["reference_vs_transformers.py"],
+    ["big_run.py"],
+    ["statistics.py", "--date", TODAY],
+    ["real_clock.py", "--date", TODAY],
+]
+
+
+def main() -> int:
+    """The number of benchmarks that failed."""
+    failed = 0
+    for script, *options in BENCHMARKS:
+        print(f"--- {script}", file=sys.stderr)
+        # -P keeps this folder off the module path, where statistics.py would hide the standard library's.
+        failed += subprocess.run([sys.executable, "-P", str(HERE / script), *options], check=False).returncode != 0
+    with (HERE / "results" / "selftest.json").open("w", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "perstep", "selftest", "--budget", "120s", "--json"]
+        failed += subprocess.run(command, stdout=file, check=False).returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
