@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.stats.merging import guarded_confidence, merge_rounds, merge_until_independent
+from perstep.stats.merging import (
+    MAX_AUTOCORRELATION,
+    guarded_confidence,
+    merge_rounds,
+    rank_autocorrelation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
-# A percentile bootstrap of fewer rounds is too narrow (docs/statistics.md has its coverage).
-MIN_MERGED_ROUNDS = 20
+MIN_MERGED_ROUNDS = 10  # coverage of the percentile bootstrap: docs/statistics.md
 
 _RESAMPLED_AT_ONCE = 2_000_000  # values; bounds memory at 16 MB a block
 
@@ -93,14 +97,22 @@ def estimate_cells(costs: ArrayLike, reference: int, rng: np.random.Generator, *
     return Cells(estimate, np.concatenate(blocks), merged_by, "")
 
 
-def common_merge_factor(pairs: Sequence[NDArray[np.float64]]) -> tuple[int, bool]:
-    """The largest merge factor that any of several ratios needs, and whether all became independent.
+def common_merge_factor(ratios: Sequence[NDArray[np.float64]]) -> tuple[int, bool]:
+    """The merge factor for several ratios at once, and whether it made them independent.
+
+    Their mean autocorrelation has to be under the limit: the largest of 15 would be above it
+    by chance in most experiments.
 
     Args:
-        pairs: each [rounds, 2] above 0.
+        ratios: each [rounds, 2] above 0: reference and cell.
     """
-    merged = [merge_until_independent(p, lambda c: c[:, 1] / c[:, 0]) for p in pairs]
-    return max(m.merged_by for m in merged), all(m.independent for m in merged)
+    factor, rounds = 1, len(ratios[0])
+    while True:
+        merged = (merge_rounds(pair, factor) for pair in ratios)
+        mean = np.mean([rank_autocorrelation(m[:, 1] / m[:, 0]) for m in merged]) if rounds > 1 else 0.0
+        if mean < MAX_AUTOCORRELATION or rounds // (2 * factor) < MIN_MERGED_ROUNDS:
+            return factor, bool(mean < MAX_AUTOCORRELATION)
+        factor *= 2
 
 
 def percentile_interval(

@@ -197,7 +197,7 @@ def one_at_a_time(
     for i, name in enumerate(names):
         taken, added = unit[0] - unit[2 + i], unit[2 + k + i] - unit[1]
         gap = _effect(fractions, taken - added, k, confidence)
-        reason = cells.reason or _disagreement(gap, tolerance)
+        reason = _disagreement(gap, tolerance, cells.reason)
         middle = (taken + added) / 2
         if not reason:
             left = left - middle
@@ -252,10 +252,10 @@ def _as_fraction(cells: Cells, full: int) -> Cells:
     return Cells(cells.estimate / cells.estimate[full], resampled, cells.merged_by, cells.reason)
 
 
-def _disagreement(gap: Effect, tolerance: float) -> str:
+def _disagreement(gap: Effect, tolerance: float, no_interval: str) -> str:
     """Why leave-one-out and add-one-in do not give one number; empty if they do."""
     if gap.ci_low is None or gap.ci_high is None:
-        return "no interval"
+        return no_interval
     if -tolerance <= gap.ci_low and gap.ci_high <= tolerance:
         return ""
     size = f"{100 * gap.estimate:+.1f} % of the whole [{100 * gap.ci_low:+.1f}, {100 * gap.ci_high:+.1f}]"

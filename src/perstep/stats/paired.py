@@ -13,20 +13,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from math import expm1, inf, isfinite
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.stats.merging import Merged, guarded_confidence, merge_until_independent
-from perstep.stats.order import MedianInterval, median, median_interval, rounds_needed
+from perstep.stats.merging import Merged, guarded_confidence, merge_until_independent, merged_interval
+from perstep.stats.order import MedianInterval, median, rounds_needed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MIN_ROUNDS_FOR_VERDICT = 20
 MDE_POWER = 0.8
+# Asked of the sign test, so that 80 % are left when some of the tries are merged further by chance
+# (measured: docs/statistics.md).
+_MDE_POWER_UNMERGED = 0.85
 
 
 class Verdict(StrEnum):
@@ -149,12 +151,19 @@ def paired_change(
     merged = merge_until_independent(
         costs, lambda c: log_ratios(c[:, 0], c[:, 1]), comparisons=comparisons, confidence=confidence
     )
-    asked = guarded_confidence(confidence)
-    interval = median_interval(merged.values, comparisons=comparisons, confidence=asked) if merged.independent else None
+    interval = merged_interval(merged, comparisons=comparisons, confidence=confidence)
     ties = int((costs[:, 0] == costs[:, 1]).sum())
     low, high = (_relative(interval.low), _relative(interval.high)) if interval else (None, None)
-    verdict, reason = _read(low, high, rounds, threshold, merged, rounds_needed(comparisons, confidence=asked))
-    if 2 * ties > rounds:
+    verdict, reason = read_interval(low, high, rounds, threshold)
+    if interval is None:
+        reason = _missing(merged, rounds_needed(comparisons, confidence=guarded_confidence(confidence)))
+    elif not merged.independent:
+        reason += f"; {_resemblance(merged)}, so the widest interval is shown"
+    no_time = int((costs == 0).all(axis=1).sum())
+    if 2 * no_time > rounds:  # nothing was seen, and nothing is not "the same"
+        verdict = Verdict.NOT_RESOLVED
+        reason = f"the clock saw no time pass in {no_time} of {rounds} rounds; let a round do more work"
+    elif 2 * ties > rounds:
         reason += f"; both arms took exactly the same time in {ties} of {rounds} rounds"
     return Change(
         estimate=_relative(median(merged.values)),
@@ -203,9 +212,9 @@ def minimum_detectable_effect(log_ratio: ArrayLike, interval: MedianInterval) ->
 
     The interval excludes 0 after a shift d if fewer than `rank` of n ratios fall below 0, that
     is with probability P[Bin(n, F(-d)) < rank], F being the noise about its median. Solving for
-    80 % gives p = F(-d), and d is read off the sample: half the distance between its p- and
-    (1 - p)-quantile. Where p is below 1/n, beyond the sample's support, the distance at 1/n is
-    stretched as in a normal distribution.
+    85 % (five for tries that merge more) gives p = F(-d), and d is read off the sample: half the
+    distance between its p- and (1 - p)-quantile. Where p is below 1/n, beyond the sample's
+    support, the distance at 1/n is stretched as in a normal distribution.
 
     Args:
         log_ratio: [n] independent log-ratios.
@@ -217,7 +226,7 @@ def minimum_detectable_effect(log_ratio: ArrayLike, interval: MedianInterval) ->
     x = np.sort(np.asarray(log_ratio, dtype=np.float64))
     p = _probability_below(x.size, interval.rank)
     supported = max(p, 1 / x.size)
-    stretch = 1.0 if supported == p else NormalDist().inv_cdf(p) / NormalDist().inv_cdf(supported)
+    stretch = 1.0 if supported == p else _normal_quantile(p) / _normal_quantile(supported)
     low, high = _quantile(x, supported), _quantile(x, 1 - supported)
     if not (isfinite(low) and isfinite(high)):
         return inf
@@ -226,10 +235,16 @@ def minimum_detectable_effect(log_ratio: ArrayLike, interval: MedianInterval) ->
 
 @lru_cache(maxsize=4096)
 def _probability_below(n: int, rank: int) -> float:
-    """The p with P[Bin(n, p) < rank] = MDE_POWER."""
+    """The p with P[Bin(n, p) < rank] = 85 %."""
     from scipy.special import bdtri
 
-    return float(bdtri(rank - 1, n, MDE_POWER))
+    return float(bdtri(rank - 1, n, _MDE_POWER_UNMERGED))
+
+
+def _normal_quantile(p: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(p))
 
 
 def _quantile(ordered: NDArray[np.float64], p: float) -> float:
@@ -243,17 +258,17 @@ def _quantile(ordered: NDArray[np.float64], p: float) -> float:
     return low + fraction * (high - low)
 
 
-def _read(
-    low: float | None, high: float | None, rounds: int, threshold: float, merged: Merged, needed: int
-) -> tuple[Verdict, str]:
-    """The verdict of an interval, and why."""
-    if not merged.independent:
-        return Verdict.NOT_RESOLVED, (
-            f"neighbouring rounds resemble each other (autocorrelation {merged.autocorrelation:.2f} "
-            f"after merging by {merged.merged_by}); measure more rounds"
-        )
+def read_interval(low: float | None, high: float | None, rounds: int, threshold: float) -> tuple[Verdict, str]:
+    """The verdict of an interval, and why.
+
+    Args:
+        low: lower end; None without an interval.
+        high: upper end; None without an interval.
+        rounds: rounds measured.
+        threshold: T of `same (within +-T)`.
+    """
     if low is None or high is None:
-        return Verdict.NOT_RESOLVED, f"{rounds} rounds; an interval needs {needed}"
+        return Verdict.NOT_RESOLVED, "no interval"
     if rounds < MIN_ROUNDS_FOR_VERDICT:
         return Verdict.NOT_RESOLVED, f"{rounds} rounds; a verdict needs {MIN_ROUNDS_FOR_VERDICT}"
     if -threshold <= low and high <= threshold:
@@ -263,6 +278,18 @@ def _read(
     if low > 0:
         return Verdict.SLOWER, "the interval lies above 0"
     return Verdict.NOT_RESOLVED, f"the interval holds 0 and reaches beyond ±{100 * threshold:g} %"
+
+
+def _missing(merged: Merged, needed: int) -> str:
+    """Why there is no interval."""
+    if merged.values.size < needed:
+        return f"{merged.values.size} rounds; an interval needs {needed}"
+    return f"{_resemblance(merged)}; measure more rounds"
+
+
+def _resemblance(merged: Merged) -> str:
+    by = f" after merging by {merged.merged_by}" if merged.merged_by > 1 else ""
+    return f"neighbouring rounds resemble each other (autocorrelation {merged.autocorrelation:.2f}{by})"
 
 
 def _relative(log_ratio: float) -> float:

@@ -2,7 +2,7 @@
 
 Law: part and step are paired inside the round, so that a machine that slows down between
 rounds does not widen the interval; the rounds are merged as in a comparison, the sign test
-is exact, Bonferroni over the parts shown. The interval is scaled to the estimate of the
+is exact, Bonferroni over the parts shown. The interval stands about the estimate of the
 ledger (law 9), which is the number it is shown beside. The estimate itself is not made here.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.stats.merging import guarded_confidence, merge_until_independent
-from perstep.stats.order import median, median_interval
+from perstep.stats.merging import merge_until_independent, merged_interval
+from perstep.stats.order import median
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -52,10 +52,12 @@ def share_interval(
     comparisons: int = 1,
     confidence: float = 0.95,
 ) -> ShareInterval | None:
-    """The interval of a share about its estimate: estimate * [low, high] / median of part / step.
+    """The interval of a share about its estimate: estimate * (1 +- the reach of the ratios' interval).
 
-    Where the median is 0 (a part that most rounds do not hold) there is nothing to scale, and
-    the interval of the ratios is widened to hold the estimate.
+    The reach is the longer arm of the exact interval of part / step about its median, over that
+    median. The longer one, because the estimate of law 9 and the median of the ratios err in
+    different directions (docs/statistics.md has the coverage). Where the median is 0 (a part that
+    most rounds do not hold) the interval of the ratios is widened to hold the estimate.
 
     Args:
         part_totals: [rounds] the part's time in each round.
@@ -65,8 +67,7 @@ def share_interval(
         confidence: confidence of all their intervals together.
 
     Returns:
-        The interval; None with too few rounds, or if rounds still resemble their neighbours
-        when merging them further would leave too few.
+        The interval; None with too few rounds for one, or rounds that resemble each other too much.
 
     Raises:
         InputError: if shapes differ, a total is not finite or negative, a step is 0, or the
@@ -78,12 +79,13 @@ def share_interval(
     merged = merge_until_independent(
         totals, lambda t: t[:, 0] / t[:, 1], comparisons=comparisons, confidence=confidence
     )
-    interval = median_interval(merged.values, comparisons=comparisons, confidence=guarded_confidence(confidence))
-    if interval is None or not merged.independent:
+    interval = merged_interval(merged, comparisons=comparisons, confidence=confidence)
+    if interval is None:
         return None
     middle = median(merged.values)
     if middle > 0:
-        low, high = estimate * interval.low / middle, estimate * interval.high / middle
+        reach = max(interval.high - middle, middle - interval.low) / middle
+        low, high = estimate * max(0.0, 1 - reach), estimate * (1 + reach)
     else:
         low, high = min(interval.low, estimate), max(interval.high, estimate)
     return ShareInterval(

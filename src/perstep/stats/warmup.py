@@ -67,9 +67,11 @@ def find_steady_state(
     windows = series[: num_windows * window].reshape(num_windows, window)
     medians = np.median(windows, axis=1)
     mads = np.median(np.abs(windows - medians[:, None]), axis=1)
+    # The usual MAD, not that of the two windows: one that holds the end of the warm-up has a large one.
+    noise = _AGREE_WITHIN * _MEDIAN_ERROR_PER_MAD * sqrt(2 / window) * float(np.median(mads))
     last = min(max_dropped, series.size // 2) // window  # windows that may go
     for i in range(min(last + 1, num_windows - 1)):
-        if _agree(medians[i : i + 2], mads[i : i + 2], window, tolerance):
+        if abs(medians[i + 1] - medians[i]) <= max(tolerance * medians[i + 1], noise):
             return Warmup(i * window, True, _describe(medians, i, window))
     return Warmup(
         last * window,
@@ -77,12 +79,6 @@ def find_steady_state(
         f"windows of {window} still differ after {last * window} values "
         f"(median {medians[last]:.4g} against {medians[-1]:.4g} at the end); read as drift",
     )
-
-
-def _agree(medians: NDArray[np.float64], mads: NDArray[np.float64], window: int, tolerance: float) -> bool:
-    difference = abs(medians[1] - medians[0])
-    noise = _AGREE_WITHIN * _MEDIAN_ERROR_PER_MAD * sqrt(float((mads**2).sum()) / window)
-    return bool(difference <= max(tolerance * medians[1], noise))
 
 
 def _describe(medians: NDArray[np.float64], i: int, window: int) -> str:

@@ -1,0 +1,77 @@
+"""The step and its parts as means over positions of medians over rounds (law 9)."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from perstep import stats
+from perstep.errors import InputError, InvalidMeasurement
+
+durations = arrays(
+    np.int64, st.tuples(st.integers(1, 7), st.integers(1, 6), st.just(3)), elements=st.integers(0, 10**9)
+)
+
+
+def test_medians_over_rounds_then_mean_over_positions() -> None:
+    """Columns (1, 2, 9) and (10, 30, 20): medians 2 and 20, mean 11."""
+    x = [[1, 10], [2, 30], [9, 20]]
+    assert stats.position_medians(x).tolist() == [2, 20]
+    assert stats.step_estimate(x) == 11
+
+
+def test_a_rare_expensive_position_counts_and_a_burst_in_one_round_does_not() -> None:
+    """One of 16 positions costs 256 each time: mean 17, where the median of all is 1; one burst leaves it."""
+    x = np.ones((5, 16), dtype=np.int64)
+    x[:, 7] = 257
+    assert stats.step_estimate(x) == 17
+    x[2, 3] = 10**9
+    assert stats.step_estimate(x) == 17
+
+
+def test_the_residual_takes_up_what_is_left() -> None:
+    """The shown columns add up although medians do not."""
+    part = np.array([[5, 1], [1, 5], [9, 9]])
+    other = np.array([[1, 9], [9, 1], [1, 1]])
+    estimate = stats.ledger_estimate(part + other + 2, {"a": part, "b": other})
+    assert estimate.parts_ns == {"a": 5, "b": 1}
+    assert estimate.step_ns == 12
+    assert estimate.residual_ns == 6
+    assert estimate.share("a") == 5 / 12
+
+
+@given(durations)
+def test_parts_and_residual_add_up_to_the_step(x: np.ndarray) -> None:
+    """For any whole nanoseconds, up to the rounding of one addition."""
+    parts = {"a": x[:, :, 0], "b": x[:, :, 1]}
+    estimate = stats.ledger_estimate(x.sum(axis=2), parts)
+    assert sum(estimate.parts_ns.values()) + estimate.residual_ns == pytest.approx(
+        estimate.step_ns, rel=1e-12, abs=1e-6
+    )
+
+
+def test_parts_longer_than_their_step_are_invalid() -> None:
+    """The raw integers decide, and the first such step is named; nothing is clamped."""
+    step = np.array([[10, 10], [10, 10]])
+    part = np.array([[4, 4], [4, 7]])
+    with pytest.raises(InvalidMeasurement, match=r"1 of 4 steps .* round 1, position 1"):
+        stats.ledger_estimate(step, {"a": part, "b": part})
+
+
+@pytest.mark.parametrize("x", [[], [1, 2], [[]], [[-1]], [[np.nan]], [[[1]]]])
+def test_what_is_not_rounds_by_positions_is_refused(x: list[float]) -> None:
+    """A missing position is bad input: every round replays the whole trace."""
+    with pytest.raises(InputError):
+        stats.step_estimate(x)
+
+
+def test_parts_of_another_shape_and_unknown_names_are_refused() -> None:
+    """A part is measured in the same rounds and positions as its step."""
+    with pytest.raises(InputError, match="part 'a'"):
+        stats.ledger_estimate([[1, 2]], {"a": [[1]]})
+    estimate = stats.ledger_estimate([[0]], {"a": [[0]]})
+    with pytest.raises(InputError, match="no part 'b'"):
+        estimate.share("b")
+    with pytest.raises(InputError, match="no time"):
+        estimate.share("a")
