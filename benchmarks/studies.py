@@ -171,8 +171,8 @@ def shares(rng: np.random.Generator, series: int) -> list[Row]:
             pace = np.exp(np.cumsum(drift * rng.standard_normal(rounds)))[:, None, None]
             noisy = pace * ledger_rounds(rng, base, rounds)
             step = noisy.sum(axis=1)
-            step_mean = stats.step_estimate(step)
-            kept -= any(share_missed(noisy[:, p], step, step_mean, truth[p], parts) for p in range(parts))
+            found = stats.ledger_estimate(step, {str(p): noisy[:, p] for p in range(parts)})
+            kept -= any(share_missed(noisy[:, p], step, found.share(str(p)), truth[p], parts) for p in range(parts))
         rows.append(
             {
                 "parts": parts,
@@ -198,9 +198,8 @@ def true_shares(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
     )
 
 
-def share_missed(part: np.ndarray, step: np.ndarray, step_mean: float, truth: float, parts: int) -> bool:
+def share_missed(part: np.ndarray, step: np.ndarray, estimate: float, truth: float, parts: int) -> bool:
     """Whether the interval of one part's share is printed and does not hold the truth."""
-    estimate = stats.step_estimate(part) / step_mean
     found = stats.share_interval(part.sum(1), step.sum(1), estimate=estimate, comparisons=parts)
     return found is not None and not found.low <= truth <= found.high
 

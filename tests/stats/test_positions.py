@@ -31,14 +31,17 @@ def test_a_rare_expensive_position_counts_and_a_burst_in_one_round_does_not() ->
 
 
 def test_the_residual_takes_up_what_is_left() -> None:
-    """The shown columns add up although medians do not."""
+    """The shown columns add up although medians do not.
+
+    Steps are 8 12, 12 8, 12 12; their medians 12 12, so the rounds' paces are 5/6, 5/6 and 1.
+    """
     part = np.array([[5, 1], [1, 5], [9, 9]])
     other = np.array([[1, 9], [9, 1], [1, 1]])
     estimate = stats.ledger_estimate(part + other + 2, {"a": part, "b": other})
-    assert estimate.parts_ns == {"a": 5, "b": 1}
-    assert estimate.step_ns == 12
-    assert estimate.residual_ns == 6
-    assert estimate.share("a") == 5 / 12
+    assert estimate.parts_ns == pytest.approx({"a": 6, "b": 1.2})
+    assert estimate.step_ns == pytest.approx(12)
+    assert estimate.residual_ns == pytest.approx(4.8)
+    assert estimate.share("a") == pytest.approx(0.5)
 
 
 @given(durations)
@@ -75,3 +78,26 @@ def test_parts_of_another_shape_and_unknown_names_are_refused() -> None:
         estimate.share("b")
     with pytest.raises(InputError, match="no time"):
         estimate.share("a")
+
+
+def test_rounds_are_brought_to_one_pace():
+    """A machine that slows down within the run does not change shares: each round is the first one times its pace."""
+    first = {"a": np.array([100.0, 300.0, 200.0]), "b": np.array([300.0, 100.0, 200.0])}
+    pace = np.array([1.0, 1.1, 1.3, 1.6, 2.0])[:, None]
+    parts = {name: pace * ns for name, ns in first.items()}
+    found = stats.ledger_estimate(sum(parts.values()), parts)
+    assert found.share("a") == pytest.approx(0.5)
+    assert found.step_ns == pytest.approx(1.3 * 400)
+    np.testing.assert_allclose(stats.round_pace(sum(parts.values())), pace[:, 0] / 1.3)
+
+
+def test_one_disturbed_step_does_not_move_the_pace():
+    """The pace of a round is a median over its steps."""
+    step = np.full((5, 9), 100.0)
+    step[2, 4] = 10_000.0
+    np.testing.assert_array_equal(stats.round_pace(step), np.ones(5))
+
+
+def test_a_round_without_time_has_pace_one():
+    """Nothing is divided by zero on a clock that saw nothing."""
+    np.testing.assert_array_equal(stats.round_pace(np.zeros((3, 2))), np.ones(3))

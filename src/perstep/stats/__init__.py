@@ -40,7 +40,7 @@ from perstep.stats.paired import (
     paired_change,
     paired_changes,
 )
-from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, step_estimate
+from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, round_pace, step_estimate
 from perstep.stats.shares import ShareInterval, share_interval
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
 from perstep.stats.summary import (
@@ -118,6 +118,7 @@ __all__ = [
     "pooled_spread",
     "position_medians",
     "rank_autocorrelation",
+    "round_pace",
     "rounds_needed",
     "run_interval",
     "share_interval",

@@ -1,10 +1,11 @@
 """Estimates of a step and its parts from x[rounds, positions] (law 9: medians do not add).
 
-Each trace position has its median over the rounds; the step and its parts are the means
-of those over the positions. A rare expensive step therefore counts, and a burst in one
-round does not. The residual takes up what is left, so that the shown columns add up; it
-is the only one that can come out a little negative here, and it is never clamped. Whether
-the parts of every single step fit into it is checked on the raw integers first.
+Each trace position has its median over the rounds; the step and its parts are the means of those over the
+positions. A rare expensive step therefore counts, and a burst in one round does not. Rounds are brought to one
+pace first: on a machine that drifts, the round that happens to be the median of one part is not that of another.
+The residual takes up what is left, so that the shown columns add up; it is the only one that can come out a
+little negative here, and it is never clamped. Whether the parts of every single step fit into it is checked on the
+raw integers first.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class LedgerEstimate:
     """A step and its parts, in nanoseconds per step.
 
     Attributes:
-        step_ns: mean over positions of the medians over rounds.
+        step_ns: mean over positions of the medians over rounds, all at one pace.
         parts_ns: the same for each part.
         residual_ns: step_ns minus the sum of parts_ns, to rounding of floats.
     """
@@ -103,9 +104,33 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
             f"the parts of {int(over.sum())} of {step.size} steps are longer than the step "
             f"(first: round {r}, position {position}); parts must not overlap"
         )
-    step_mean = float(np.median(step, axis=0).mean())
-    means = {name: float(np.median(x, axis=0).mean()) for name, x in parts.items()}
+    pace = round_pace(step)[:, None]
+    step_mean = float(np.median(step / pace, axis=0).mean())
+    means = {name: float(np.median(x / pace, axis=0).mean()) for name, x in parts.items()}
     return LedgerEstimate(step_mean, means, fsum([step_mean, *(-m for m in means.values())]))
+
+
+def round_pace(step_ns: ArrayLike) -> NDArray[np.float64]:
+    """How slow each round was: the median over positions of its step over that position's median.
+
+    One disturbed step does not move it; a machine at half its speed makes it 2.
+
+    Args:
+        step_ns: [rounds, positions] durations in nanoseconds.
+
+    Returns:
+        [rounds], 1 where a round took no time.
+
+    Raises:
+        InputError: if the array is empty, of another shape, not finite or negative.
+    """
+    step = _durations(step_ns, "step")
+    middle = np.median(step, axis=0)
+    seen = middle > 0
+    if not seen.any():
+        return np.ones(step.shape[0])
+    pace = np.median(step[:, seen] / middle[seen], axis=1)
+    return np.where(pace > 0, pace, 1.0)
 
 
 def _durations(x_ns: ArrayLike, what: str) -> NDArray[np.float64]:
