@@ -18,7 +18,7 @@ class InputError(PerstepError):
     exit_code = 2
 
 
-class InvalidMeasurement(PerstepError):
+class InvalidMeasurement(PerstepError):  # noqa: N818 - what happened, in the words of the verdict
     """The numbers were taken but must not be believed: why (exit code 4)."""
 
     exit_code = 4

@@ -2,13 +2,14 @@
 
 import json
 from math import isclose
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from perstep.cli import run
 from perstep.errors import InputError
-from perstep.experiments import selftest
+from perstep.experiments import fresh_runs, selftest
 from perstep.experiments.selftest import Attribution, Detection, _Bench, _Delay, _sentence, run_selftest
 from perstep.measure import FakeClock, Recorder
 
@@ -83,9 +84,13 @@ def test_a_budget_too_short_for_answers_is_refused():
         run_selftest(5.0, progress=lambda _share, _what: None)
 
 
-def test_the_command_answers_all_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_the_command_answers_all_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """JSON has every section, each change was tried, and each part got each delay."""
     monkeypatch.setattr(selftest, "MIN_BUDGET_S", 1.0)
+    monkeypatch.setattr(fresh_runs, "MIN_RUNS", 2)
+    monkeypatch.setenv("PERSTEP_CACHE_DIR", str(tmp_path))
     assert run(["selftest", "--budget", "3s", "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [d["true_change"] for d in found["different"]] == [0.01, 0.02, 0.05]
@@ -96,3 +101,5 @@ def test_the_command_answers_all_questions(monkeypatch: pytest.MonkeyPatch, caps
     assert found["clock_resolution_ns"] >= 1
     assert np.isfinite(found["inflation"])
     assert found["sentence"]
+    assert found["fresh_runs"] == 2
+    assert list(tmp_path.iterdir())

@@ -7,7 +7,16 @@ import pytest
 from scipy.stats import t as student
 
 from perstep.errors import InputError
-from perstep.stats import RunCost, Spread, Verdict, median_interval, pooled_spread, run_interval, unpaired_change
+from perstep.stats import (
+    RunCost,
+    Spread,
+    Verdict,
+    median_interval,
+    pooled_spread,
+    round_levels,
+    run_interval,
+    unpaired_change,
+)
 from perstep.stats.merging import guarded_confidence
 
 
@@ -54,6 +63,42 @@ def test_a_cost_that_took_no_time_has_no_spread(bad: float) -> None:
     """A logarithm needs numbers above 0."""
     with pytest.raises(InputError, match="not above 0"):
         pooled_spread([[1.0, bad]])
+
+
+# How slow a round was
+
+
+def test_a_rounds_level_is_its_steps_against_the_typical_ones() -> None:
+    """Position by position, so that positions may differ in cost; a round twice as slow has twice the level."""
+    typical = np.array([10.0, 200.0, 3000.0])
+    slowness = np.array([1.0, 2.0, 1.0, 0.5, 1.0])
+    x = slowness[:, None, None] * np.broadcast_to(typical, (5, 2, 3))
+    assert round_levels(x).tolist() == slowness.tolist()
+
+
+def test_a_burst_inside_a_round_does_not_move_its_level() -> None:
+    """Unless it hits half of what the round costs."""
+    x = np.full((20, 2, 9), 100.0)
+    x[3, 0, :4] = 1e6
+    assert round_levels(x).tolist() == [1.0] * 20
+    x[3] = 1e6
+    assert round_levels(x)[3] == 1e4
+
+
+def test_rare_expensive_positions_count_by_what_they_cost() -> None:
+    """One position in ten is 99 % of the cost: what it does is the level."""
+    typical = np.where(np.arange(10) == 4, 1000.0, 1.0)
+    x = np.tile(typical, (5, 2, 1))
+    x[0, :, 4] *= 1.5
+    assert round_levels(x).tolist() == [1.5, 1, 1, 1, 1]
+
+
+def test_a_cost_that_takes_no_time_has_no_level() -> None:
+    """Positions without it are left out; without any, the levels are 0."""
+    x = np.zeros((5, 2, 3))
+    assert round_levels(x).tolist() == [0.0] * 5
+    x[:, :, 1] = 7.0
+    assert round_levels(x).tolist() == [1.0] * 5
 
 
 # The interval of a run from its own rounds

@@ -19,6 +19,9 @@ COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
     "list": ("perstep.cli.stored:list_", "The runs that are stored here."),
     "show": ("perstep.cli.stored:show", "What a stored run found."),
+    "compare": ("perstep.cli.compare:compare", "Whether a run is faster or slower than another, part by part."),
+    "gate": ("perstep.cli.gate:gate", "Fail if a run is confidently slower than another, beyond a limit."),
+    "export": ("perstep.cli.export:export", "A run in the format of another tool."),
     "machine": ("perstep.cli.machine:machine", "What this machine is, and how fast it can be at best."),
     "selftest": ("perstep.cli.selftest:selftest", "What this machine can resolve."),
     "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
@@ -26,15 +29,19 @@ COMMANDS = {
 
 INTERRUPTED = 130
 
-app = App(
-    name="perstep",
-    help="What every part of an LLM decode step costs, proved, and what comes back when you replace that part.",
-    version=__version__,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-)
-for _name, (_target, _help) in COMMANDS.items():
-    app.command(_target, name=_name, help=_help)
+
+def make_app(called: str = "") -> App:
+    """The application. A line in the list of commands hides a command's own help, so the one called has none."""
+    app = App(
+        name="perstep",
+        help="What every part of an LLM decode step costs, proved, and what comes back when you replace that part.",
+        version=__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for name, (target, line) in COMMANDS.items():
+        app.command(target, name=name, help=None if name == called else line)
+    return app
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +49,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         _check_text(tokens)
-        code = app(tokens, exit_on_error=False, print_error=False)
+        code = make_app(tokens[0] if tokens else "")(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:

@@ -1,41 +1,107 @@
-"""What every command that measures does with its options: run, print, say where the run lies."""
+"""What every command that measures does with its options: run, print, compare, say where the run lies."""
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from perstep.cli.output import print_report, progress_shown, remark
+from cyclopts import Parameter
+
+from perstep.cli.codes import NOT_RESOLVED
+from perstep.cli.output import print_report, print_tables, progress_shown, remark
 from perstep.experiments import pipeline
+from perstep.experiments.between import StoredComparison, compare_runs, refuse_different_work
+from perstep.experiments.between_table import comparison_tables
+from perstep.experiments.repeats import load_pair, reduce_run
 from perstep.report import Output
+from perstep.runs import (
+    Manifest,
+    check_baseline_name,
+    encode_json,
+    open_run,
+    read_manifest,
+    require_baseline,
+    save_baseline,
+)
 
-NOT_RESOLVED = 3
+
+@dataclass(frozen=True, kw_only=True)
+class RunTo:
+    """Where a measurement goes; the fields are options of every command that measures."""
+
+    output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table"
+    """Form of the result on stdout."""
+
+    out: Path | None = None
+    """Folder for the run. [default: the next number under .perstep/runs]"""
+
+    resume: Annotated[bool, Parameter(negative="")] = False
+    """Go on with the run in --out."""
+
+    force: Annotated[bool, Parameter(negative="")] = False
+    """Replace the run in --out."""
+
+    baseline: str | None = None
+    """Compare the run with this baseline when it is done."""
+
+    save_baseline: str | None = None
+    """Keep the run as the baseline of this name, in place of the one that has it."""
+
+    strict: Annotated[bool, Parameter(negative="")] = False
+    """Exit with 3 if the result is not resolved."""
+
+    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False
+    """No progress, no remarks."""
 
 
-def run_experiment(
-    name: str,
-    plan: Any,
-    *,
-    output: Output,
-    out: Path | None,
-    resume: bool,
-    force: bool,
-    strict: bool,
-    quiet: bool,
-) -> int:
+DEFAULT_RUN_TO = RunTo()
+
+
+def run_experiment(name: str, plan: Any, to: RunTo) -> int:
     """Measure, print the findings on stdout and remarks on stderr; the exit code.
 
     Raises:
-        InputError: the plan or the folder is wrong.
+        InputError: the plan, the folder or the baseline is wrong.
         InvalidMeasurement: the findings must not be believed; they are printed and kept all the same.
     """
-    with progress_shown(quiet=quiet) as progress:
-        report = pipeline.run(name, plan, progress=progress, out=out, resume=resume, force=force)
-    print_report(report, output)
-    if not quiet:
+    if to.save_baseline is not None:
+        check_baseline_name(to.save_baseline)
+    baseline = None if to.baseline is None else require_baseline(to.baseline)
+    if baseline is not None:
+        reduce_run(open_run(baseline))  # a damaged or invalid one is told before anything is measured
+
+    def approve(manifest: Manifest) -> None:
+        if baseline is not None:
+            refuse_different_work(read_manifest(baseline), manifest, allow=False)
+
+    with progress_shown(quiet=to.quiet) as progress:
+        report = pipeline.run(
+            name, plan, progress=progress, out=to.out, resume=to.resume, force=to.force, approve=approve
+        )
+    found = None if baseline is None or report.findings.invalid else _against(baseline, report.folder)
+    _print(report, found, to.output)
+    if not to.quiet:
         for warning in report.manifest.warnings:
             remark(f"warning: {warning}")
         remark(f"run: {report.folder}")
     pipeline.check(report)
-    if strict and report.findings.unresolved:
+    if to.save_baseline is not None:
+        remark(f"baseline: {save_baseline(to.save_baseline, report.folder)}")
+    if to.strict and report.findings.unresolved:
         remark(f"perstep: not resolved: {report.findings.unresolved}")
         return NOT_RESOLVED
     return 0
+
+
+def _against(baseline: Path, run: Path) -> StoredComparison:
+    pair = load_pair(baseline, run)
+    return compare_runs(pair.ref, pair.new, pair.spread)
+
+
+def _print(report: pipeline.Report, found: StoredComparison | None, output: Output) -> None:
+    if found is None:
+        print_report(report, output)
+    elif output == "json":
+        sys.stdout.write(encode_json({"results": report.findings, "comparison": found}).decode())
+    else:
+        print_tables([*report.tables, *comparison_tables(found)], output)

@@ -1,8 +1,7 @@
 """`perstep compare --live`: commands, callables or builds that take turns."""
 
-from dataclasses import replace
-
 from perstep.cli.experiment import RunTo, run_experiment
+from perstep.errors import InputError
 from perstep.experiments.compare import Plan
 from perstep.experiments.options import RunOptions
 
@@ -21,8 +20,10 @@ def compare_live(
         threshold: changes wholly inside ± this are the same.
 
     Raises:
-        InputError: fewer than two arms, or one that cannot be run.
+        InputError: fewer than two arms, one that cannot be run, or a baseline.
     """
+    if to.baseline is not None:
+        raise InputError("--baseline compares a run with a stored one; with --live all arms run now, so leave it out")
     plan = Plan(
         threads=options.threads,
         seed=options.seed,
@@ -36,4 +37,4 @@ def compare_live(
         threshold=threshold,
         check=check,
     )
-    return run_experiment("compare", plan, replace(to, baseline=None))
+    return run_experiment("compare", plan, to)

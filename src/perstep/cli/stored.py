@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from perstep.cli.output import print_report, print_tables, remark
 from perstep.experiments import pipeline
 from perstep.report import Output, Table
-from perstep.runs import RUNS, encode_json, list_runs, open_run
+from perstep.runs import RUNS, encode_json, list_baselines, list_runs, open_run
 
 OutputOption = Annotated[Output, Parameter(name=["-o", "--output"])]
 
@@ -45,6 +45,8 @@ def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
         text_columns=frozenset(range(5)),
     )
     print_tables([table], output)
+    if baselines := list_baselines():
+        remark(f"baselines: {', '.join(baselines)}")
     return 0
 
 
@@ -57,7 +59,7 @@ def show(run: str, *, output: OutputOption = "table") -> int:
     """What a stored run found; nothing is written.
 
     Args:
-        run: A run's folder, its name, or its number.
+        run: A run's folder, its name, its number, or a baseline.
         output: Form of the result on stdout.
     """
     status = open_run(run).status
@@ -75,7 +77,7 @@ def report(run: str, *, output: OutputOption = "table") -> int:
     """Make every table and picture of a stored run again, from its samples alone.
 
     Args:
-        run: A run's folder, its name, or its number.
+        run: A run's folder, its name, its number, or a baseline.
         output: Form of the result on stdout.
     """
     rebuilt = pipeline.rebuild(run)

@@ -5,10 +5,10 @@ every table and picture can be made again without measuring. `pipeline` drives i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from perstep.machine import NoiseSummary
-from perstep.measure import Clock, Effort, Progress, Resolved
+from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
 from perstep.runs import Manifest
 
@@ -82,4 +82,13 @@ class Experiment(Protocol):
 
     def summary(self, findings: Any) -> dict[str, Any]:
         """The headline figures for the manifest's `results_summary`."""
+        ...
+
+
+@runtime_checkable
+class HasLedger(Protocol):
+    """What an experiment has besides, if its runs can be compared part by part and exported."""
+
+    def ledger_samples(self, samples: Sequence[Any]) -> Mapping[str, LedgerSamples]:
+        """The samples as arrays, by kind of step, the headline kind first."""
         ...

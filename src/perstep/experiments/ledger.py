@@ -130,7 +130,8 @@ class LedgerSession:
         self._loop = ReferenceLoop(model, plan.batch, self._positions, sampler)
         self._probe = NoiseProbe()
         progress(0.0, "warm-up")
-        self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
+        with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
+            self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
         warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
         self.manifest = Manifest(
             experiment="ledger",

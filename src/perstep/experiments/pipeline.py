@@ -1,6 +1,6 @@
 """The one way from a plan to a report, and from the samples to the same report again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,16 @@ from typing import Any
 import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.base import Experiment, Findings, Session
+from perstep.experiments.base import Experiment, Findings, HasLedger, Session
 from perstep.experiments.conditions import threads_limited
 from perstep.experiments.registry import find
-from perstep.measure import Clock, HostClock, Progress, collector_off, run_rounds
+from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
 from perstep.runs import (
     MANIFEST,
     Manifest,
     RunWriter,
+    StoredRun,
     check_out,
     encode_json,
     locked,
@@ -41,6 +42,17 @@ class Report:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A stored run in memory, with its samples."""
+
+    stored: StoredRun
+    experiment: Experiment
+    samples: list[Any]
+    findings: Findings
+    notes: list[str]
+
+
 def run(
     name: str,
     plan: Any,
@@ -50,6 +62,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     clock: Clock | None = None,
+    approve: Callable[[Manifest], None] | None = None,
 ) -> Report:
     """Measure an experiment into a run folder and report it.
 
@@ -61,6 +74,7 @@ def run(
         resume: go on with the run in `out`.
         force: replace the run in `out`.
         clock: the host's, unless a test passes its own.
+        approve: shown the manifest before anything is written; what it raises ends the run.
 
     Raises:
         InputError: the plan or the folder is wrong; nothing has been written over.
@@ -73,6 +87,8 @@ def run(
     samples = _read(out, experiment)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
+        if approve is not None:
+            approve(session.manifest)
         folder = next_folder(name) if out is None else out
         resume_after = len(samples) if resume else None
         with RunWriter(folder, session.manifest, resume_after=resume_after, force=force) as writer:
@@ -128,12 +144,44 @@ def look(name: str | Path) -> Report:
     Raises:
         InputError: there is no such run, or its samples are damaged.
     """
-    stored = open_run(name)
+    loaded = load(open_run(name))
+    stored, found = loaded.stored, loaded.findings
+    with _stored_facts(stored.folder):
+        tables = loaded.experiment.tables(stored.manifest, found)
+    return Report(stored.folder, stored.manifest, found, tables, loaded.notes)
+
+
+def load(stored: StoredRun) -> Loaded:
+    """A stored run with its samples and what they say; nothing is written.
+
+    Raises:
+        InputError: its samples are damaged.
+        InvalidMeasurement: its parts do not add up.
+    """
     experiment = find(stored.manifest.experiment)
     samples, notes = _read(stored.folder, experiment)
     with _stored_facts(stored.folder):
-        findings = experiment.analyse(stored.manifest, samples)
-        return Report(stored.folder, stored.manifest, findings, experiment.tables(stored.manifest, findings), notes)
+        return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
+
+
+def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, LedgerSamples]:
+    """The samples of a run that has a ledger, by kind of step: what is compared and exported.
+
+    Args:
+        loaded: the run.
+        rounds: only the first so many; all if None.
+
+    Raises:
+        InputError: its experiment has no ledger of parts.
+        InvalidMeasurement: its numbers must not be believed, so they are not handed on.
+    """
+    folder, experiment = loaded.stored.folder, loaded.experiment
+    if not isinstance(experiment, HasLedger):
+        name = loaded.stored.manifest.experiment
+        raise InputError(f"{folder} is a `{name}` run, which has no ledger of parts; give a `ledger` run")
+    if loaded.findings.invalid:
+        raise InvalidMeasurement(f"{folder} is invalid: {loaded.findings.invalid}")
+    return experiment.ledger_samples(loaded.samples[:rounds])
 
 
 def _read(folder: Path, experiment: Experiment) -> tuple[list[Any], list[str]]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.compare import Comparison, compare
+from perstep.experiments.fresh_runs import measure_fresh_runs
+from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off, record_trace, replay
 from perstep.measure.blocks import measure_clock
 from perstep.report import Table
@@ -30,7 +32,7 @@ THRESHOLD = 0.003
 MIN_BUDGET_S = 20.0
 
 # How the budget is divided; the rest is loading and calibration.
-_IDENTICAL, _DIFFERENT, _LONGEST, _ATTRIBUTION = 0.2, 0.25, 1 / 6, 0.3
+_IDENTICAL, _DIFFERENT, _LONGEST, _ATTRIBUTION, _FRESH = 0.15, 0.2, 1 / 6, 0.2, 0.2
 _IDENTICAL_TRIES, _DIFFERENT_TRIES = 20, 4
 _PROMPT, _STEPS = 32, 16
 _FIRST_PART = "embed"
@@ -105,6 +107,9 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
         identical: comparisons of identical programs.
         different: comparisons of programs that differ by a known amount.
         attribution: known delays in each part of the ledger.
+        between_runs: how much a decode step of `mini` differs between runs in fresh processes, as a standard
+            deviation of its logarithm; None if the machine cannot be identified.
+        fresh_runs: how many runs that is from.
         resolves_in_10_s: smallest change that four of five comparisons of 10 s would resolve, or None.
         resolves_in_60_s: the same for 60 s.
         sentence: the above for a person.
@@ -117,6 +122,8 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     identical: Detection
     different: list[Detection]
     attribution: list[Attribution]
+    between_runs: float | None
+    fresh_runs: int
     resolves_in_10_s: float | None
     resolves_in_60_s: float | None
     sentence: str
@@ -136,9 +143,9 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
     identical = _detect(0.0, _IDENTICAL_TRIES, budget_s * _IDENTICAL, seed)
     different = []
     for index, change in enumerate(CHANGES):
-        progress(0.22 + 0.08 * index, f"a true {change:+.0%}")
+        progress(0.17 + 0.07 * index, f"a true {change:+.0%}")
         different.append(_detect(change, _DIFFERENT_TRIES, budget_s * _DIFFERENT / len(CHANGES), seed + index + 1))
-    progress(0.47, "the longest comparison")
+    progress(0.38, "the longest comparison")
     longest_s = budget_s * _LONGEST
     longest = _compare(0.0, longest_s, seed)["candidate"].mde
     bench = _Bench(seed, clock)
@@ -147,9 +154,12 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
         step_ns, inflation = bench.inflation()
         for index, (part, delay_ns) in enumerate([(part, d) for part in bench.parts for d in DELAYS_NS]):
             share = index / len(bench.parts) / len(DELAYS_NS)
-            progress(0.64 + 0.36 * share, f"{duration(delay_ns)} in {part}")
+            progress(0.57 + 0.2 * share, f"{duration(delay_ns)} in {part}")
             seconds = budget_s * _ATTRIBUTION / len(bench.parts) / len(DELAYS_NS)
             attribution.append(bench.attribute(part, delay_ns, seconds))
+    noise = measure_fresh_runs(budget_s * _FRESH, lambda share, what: progress(0.78 + 0.22 * share, what))
+    if noise is not None:
+        save_between_run_noise(noise)
     in_10_s = None if longest is None else longest * sqrt(longest_s / 10)
     return SelfTest(
         clock_read_ns=clock_cost.read_ns,
@@ -159,6 +169,8 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
         identical=identical,
         different=different,
         attribution=attribution,
+        between_runs=None if noise is None else noise.sd_log.get("step"),
+        fresh_runs=0 if noise is None else noise.runs,
         resolves_in_10_s=in_10_s,
         resolves_in_60_s=None if in_10_s is None else in_10_s / sqrt(6),
         sentence=_sentence(in_10_s, identical, attribution),
@@ -307,11 +319,21 @@ def tables(found: SelfTest) -> list[Table]:
                 f"clock: {found.clock_read_ns:.0f} ns a reading, {found.clock_resolution_ns} ns resolution"
                 f" · ledger inflation {found.inflation:.3f}"
             ),
+            _between(found),
             "",
             found.sentence,
         ],
     )
     return [comparisons, delays]
+
+
+def _between(found: SelfTest) -> str:
+    if found.between_runs is None:
+        return "runs in fresh processes: not kept, because this machine cannot be identified"
+    return (
+        f"{found.fresh_runs} runs in fresh processes differ by {percent(found.between_runs, 2)} (standard deviation);"
+        " kept for `perstep compare`"
+    )
 
 
 def _detection_row(d: Detection) -> list[str]:

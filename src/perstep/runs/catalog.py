@@ -1,9 +1,12 @@
-"""Finding runs: under `.perstep/runs`, by number, by name or by path."""
+"""Finding runs: by path, under `.perstep/runs` by number or name, among the baselines by name."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from perstep.errors import InputError
+from perstep.runs.baselines import BASELINES, baseline_folder, baselines_in_words
+from perstep.runs.files import children
 from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
 from perstep.runs.writer import RUNS, is_being_written
 
@@ -23,34 +26,47 @@ class StoredRun:
         return self.manifest.status.value
 
 
-def open_run(name: str | Path, root: Path = RUNS) -> StoredRun:
-    """The run that a person named: a folder, a name under `root` such as `0007-ledger`, or its number `7`.
+def open_run(name: str | Path, root: Path = RUNS, baselines: Path = BASELINES) -> StoredRun:
+    """The run that a person named: a folder, a name under `root` such as `0007-ledger`, its number `7`, or a baseline.
 
     Raises:
         InputError: there is no such run, or more than one.
     """
     path = Path(name)
-    if path.is_dir():
+    if (path / MANIFEST).is_file():
         return StoredRun(path, read_manifest(path))
-    found = [run for run in sorted(root.glob("*-*")) if run.name == str(name) or _has_number(run, str(name))]
+    number = int(str(name)) if str(name).isdecimal() else None
+    found = [run for run in _folders(root) if run.name == str(name) or _number(run) == number]
     if len(found) > 1:
         raise InputError(f"{name} names {len(found)} runs: {', '.join(run.name for run in found)}; give the whole name")
-    if not found:
-        raise InputError(f"no run {name}: it is no folder, and not under {root}; `perstep list` shows the runs")
-    return StoredRun(found[0], read_manifest(found[0]))
+    folder = found[0] if found else baseline_folder(str(name), baselines)
+    if folder is None and path.is_dir():
+        folder = path  # to be told what it lacks
+    if folder is None:
+        raise InputError(
+            f"no run {name}: it is no folder, and not under {root}; `perstep list` shows the runs, and"
+            f" {baselines_in_words(baselines)}"
+        )
+    return StoredRun(folder, read_manifest(folder))
 
 
-def _has_number(run: Path, name: str) -> bool:
-    return name.isdigit() and run.name.split("-")[0].isdigit() and int(run.name.split("-")[0]) == int(name)
+def _folders(root: Path) -> list[Path]:
+    """The runs under `root` by number; those without one last, by name."""
+    runs = [path for path in children(root) if (path / MANIFEST).is_file()]
+    return sorted(runs, key=lambda path: (_number(path), path.name))
+
+
+def _number(run: Path) -> float:
+    digits = run.name.split("-")[0]
+    return int(digits) if digits.isdecimal() else inf
 
 
 def list_runs(root: Path = RUNS) -> list[StoredRun]:
     """The runs under `root`, oldest first; folders that are no runs are passed over."""
     runs = []
-    for path in sorted(root.glob("*-*")):
-        if (path / MANIFEST).is_file():
-            try:
-                runs.append(StoredRun(path, read_manifest(path)))
-            except InputError:
-                continue
+    for path in _folders(root):
+        try:
+            runs.append(StoredRun(path, read_manifest(path)))
+        except InputError:
+            continue
     return runs

@@ -1,7 +1,7 @@
 """Writing files so that nobody ever sees half of one."""
 
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,18 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         InputError: the disk is full, read-only or otherwise refuses; the old file is untouched.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp makes files that only the owner may read
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):  # it is there only if something went wrong, which is the error to tell
+            temporary.unlink()
 
 
 def encode_json(value: Any) -> bytes:
@@ -41,3 +40,19 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(
         f"cannot write {path}: {error.strerror or error}; choose another place with --out, or free space there"
     )
+
+
+def children(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if there is no such folder.
+
+    Raises:
+        InputError: it is a file, or must not be read.
+    """
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} is a file; give a folder") from error
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}") from error

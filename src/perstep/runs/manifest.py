@@ -95,5 +95,5 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has schema_version {version}, this perstep reads up to {SCHEMA_VERSION}; install a newer one"
             )
         return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a manifest: {error}") from error

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from perstep.errors import InputError
+from perstep.runs.columns import sample_decoder
 
 SAMPLES = "samples.jsonl"
 
@@ -32,7 +33,7 @@ def iter_samples(folder: Path, kind: type[Sample]) -> Iterator[Sample | Cut]:
         InputError: there are no samples, or a line that is not the last cannot be read.
     """
     path = folder / SAMPLES
-    decoder = msgspec.json.Decoder(kind)
+    decoder = sample_decoder(kind)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -41,7 +42,7 @@ def iter_samples(folder: Path, kind: type[Sample]) -> Iterator[Sample | Cut]:
                     return
                 try:
                     yield decoder.decode(line)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise InputError(
                         f"{path} line {number} is damaged ({error}); restore the file, or measure again"
                     ) from error

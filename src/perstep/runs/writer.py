@@ -8,6 +8,8 @@ import fcntl
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,8 @@ import msgspec
 
 from perstep._version import __version__
 from perstep.errors import InputError
-from perstep.runs.files import cannot_write, encode_json, replace_file
+from perstep.runs.columns import encode_sample
+from perstep.runs.files import cannot_write, children, encode_json, replace_file
 from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
 from perstep.runs.reader import SAMPLES, whole_lines
 
@@ -26,77 +29,104 @@ _LOCK = ".lock"
 _NUMBERED = re.compile(r"^(\d{4,})-")
 
 
-def choose_folder(experiment: str, out: Path | None, *, force: bool, resume: bool) -> Path:
-    """Where the run will lie: `out`, or the next number under `.perstep/runs`. Nothing is made yet.
+def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -> None:
+    """Check where the run is to lie, before anything is loaded. Nothing is made yet.
 
     Raises:
         InputError: `out` is a file, or has something in it and neither `force` nor `resume` is given;
-            or `resume` without an `out` that holds a run of this experiment.
+            or `resume` without an `out` that holds a run of this experiment, or together with `force`.
     """
     if resume:
+        if force:
+            raise InputError("--resume and --force exclude each other; give one of them")
         if out is None:
             raise InputError("--resume needs --out DIR, the run to go on with; `perstep list` shows the runs")
         found = read_manifest(out).experiment
         if found != experiment:
             raise InputError(f"{out} holds a `{found}` run, it cannot be resumed as `{experiment}`")
-        return out
-    if out is None:
-        numbers = [int(m[1]) for path in _children(RUNS) if (m := _NUMBERED.match(path.name))]
-        return RUNS / f"{max(numbers, default=0) + 1:04d}-{experiment}"
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder that is new or empty")
-    if any(path.name != _LOCK for path in _children(out)) and not force:
+    elif out is not None and any(path.name != _LOCK for path in children(out)) and not force:
         raise InputError(f"--out {out} is not empty; choose another folder, or --resume it, or replace it with --force")
-    return out
 
 
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror}") from error
+def next_folder(experiment: str) -> Path:
+    """A new folder with the next number under `.perstep/runs`; two callers at once get two numbers.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    while True:
+        numbers = [int(m[1]) for path in children(RUNS) if (m := _NUMBERED.match(path.name))]
+        folder = RUNS / f"{max(numbers, default=0) + 1:04d}-{experiment}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return folder
 
 
 class RunWriter:
     """A run being written, as a context manager; leaving it settles the run's status.
 
     Args:
-        folder: from `choose_folder`; made if it is not there.
+        folder: made if it is not there.
         manifest: as known before measuring. Its `argv`, version and times are filled in here.
-        resume: go on with the run in `folder`; its plan and workload must be the same.
+        resume_after: go on with the run in `folder`, of which the caller has read so many rounds; its plan and
+            workload must be the same.
+        force: replace the run in `folder`.
 
     Attributes:
         manifest: to be completed by the experiment before it ends.
-        rounds_done: complete rounds that were in the folder already.
 
     Raises:
-        InputError: the folder cannot be written, is locked by another process, or holds another plan.
+        InputError: the folder cannot be written, is locked by another process, or holds another plan; or it
+            holds a run and neither `resume_after` nor `force` is given. Nothing has been written over.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, *, resume_after: int | None = None, force: bool = False
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.rounds_done = 0
         manifest.perstep_version = __version__
         manifest.started_at = _utc_now()
         manifest.argv = list(sys.argv)
         self._lock = _take_lock(folder)
         try:
-            if resume:
-                self._check_same(read_manifest(folder))
-                self.rounds_done = _cut_to_whole_lines(folder / SAMPLES)
-            else:
-                _remove_old_run(folder)
-            self.save_manifest()
-            self._samples = (folder / SAMPLES).open("ab", buffering=0)
+            self._samples = self._begin(force=force) if resume_after is None else self._go_on(resume_after)
         except OSError as error:
             self._lock.close()
             raise cannot_write(folder / SAMPLES, error) from error
         except BaseException:
             self._lock.close()
             raise
+
+    def _begin(self, *, force: bool) -> IO[bytes]:
+        if (self.folder / MANIFEST).exists() and not force:
+            raise InputError(f"{self.folder} holds a run by now; choose another --out, or replace it with --force")
+        derived = _derived_files(self.folder)
+        # The new manifest first: where it cannot be written, the old run is still whole.
+        self.save_manifest()
+        for path in derived:
+            path.unlink()
+        return (self.folder / SAMPLES).open("wb", buffering=0)
+
+    def _go_on(self, rounds: int) -> IO[bytes]:
+        self._check_same(read_manifest(self.folder))
+        path = self.folder / SAMPLES
+        lines, size = whole_lines(path)
+        if lines != rounds:
+            raise InputError(
+                f"{self.folder} has {lines} rounds, not {rounds}: another perstep went on with it; try again"
+            )
+        if path.stat().st_size > size:
+            os.truncate(path, size)
+            self.manifest.warnings.append(
+                f"line {lines + 1} of {SAMPLES} was cut off when the run was killed; that round was measured again"
+            )
+        self.save_manifest()
+        return path.open("ab", buffering=0)
 
     def _check_same(self, old: Manifest) -> None:
         for name in ("plan", "workload"):
@@ -115,14 +145,15 @@ class RunWriter:
         Raises:
             InputError: it could not be written whole; the rounds before it are untouched.
         """
-        line = msgspec.json.encode(round_sample) + b"\n"
+        line = encode_sample(round_sample) + b"\n"
         before = self._samples.tell()
         try:
             written = 0
             while written < len(line):
                 written += self._samples.write(line[written:]) or 0
         except OSError as error:
-            self._samples.truncate(before)
+            with suppress(OSError):  # a reader leaves an unfinished last line out
+                self._samples.truncate(before)
             raise cannot_write(self.folder / SAMPLES, error) from error
 
     def save_manifest(self) -> None:
@@ -167,6 +198,17 @@ def is_being_written(folder: Path) -> bool:
     return False
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other writers away from a run.
+
+    Raises:
+        InputError: another process writes it, or the folder cannot be written.
+    """
+    with _take_lock(folder):
+        yield
+
+
 def _take_lock(folder: Path) -> IO[bytes]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,26 +225,13 @@ def _take_lock(folder: Path) -> IO[bytes]:
     return lock
 
 
-def _remove_old_run(folder: Path) -> None:
-    """Remove what an earlier run wrote here, and nothing else that may lie in the folder."""
-    if not (folder / MANIFEST).exists():
-        return
+def _derived_files(folder: Path) -> list[Path]:
+    """What an earlier run in the folder made beside manifest and samples; nothing else that may lie there."""
     try:
-        derived = read_manifest(folder).files
+        names = read_manifest(folder).files
     except InputError:
-        derived = []
-    for name in (*derived, SAMPLES, MANIFEST):
-        if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
-
-
-def _cut_to_whole_lines(path: Path) -> int:
-    """Drop a line that a killed run left unfinished; the number of whole ones before it."""
-    if not path.exists():
-        return 0
-    lines, size = whole_lines(path)
-    os.truncate(path, size)
-    return lines
+        return []
+    return [folder / name for name in names if Path(name).name == name and (folder / name).is_file()]
 
 
 def _utc_now() -> str:

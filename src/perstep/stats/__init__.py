@@ -59,6 +59,7 @@ from perstep.stats.unpaired import (
     Spread,
     UnpairedChange,
     pooled_spread,
+    round_levels,
     run_interval,
     unpaired_change,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "pooled_spread",
     "position_medians",
     "rank_autocorrelation",
+    "round_levels",
     "round_pace",
     "rounds_needed",
     "run_interval",

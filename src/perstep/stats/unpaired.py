@@ -122,6 +122,30 @@ def pooled_spread(groups: Sequence[ArrayLike]) -> Spread | None:
     return Spread(sqrt(squares / df), df) if df else None
 
 
+def round_levels(x_ns: ArrayLike) -> NDArray[np.float64]:
+    """How slow each round was: the median over steps of step / typical step at its position, weighted by the latter.
+
+    A burst that hits fewer than half of a round's costs does not move it, as it does not move the estimate (law 9);
+    in sums of rounds it would be all there is. The weights let rare expensive positions count by what they cost.
+
+    Args:
+        x_ns: [rounds, passes, positions] durations, none negative.
+
+    Returns:
+        [rounds], about 1; zeros where the cost takes no time at any position in most passes.
+    """
+    x = np.asarray(x_ns, dtype=np.float64)
+    typical = np.median(x.reshape(-1, x.shape[-1]), axis=0)
+    seen = typical > 0
+    if not seen.any():
+        return np.zeros(x.shape[0])
+    ratios = (x[:, :, seen] / typical[seen]).reshape(x.shape[0], -1)
+    order = np.argsort(ratios, axis=1)
+    weights = np.cumsum(np.tile(typical[seen], x.shape[1])[order], axis=1)
+    middle = (weights >= weights[:, -1:] / 2).argmax(axis=1)
+    return np.asarray(np.sort(ratios, axis=1)[np.arange(x.shape[0]), middle], dtype=np.float64)
+
+
 def run_interval(cost: RunCost, *, comparisons: int = 1, confidence: float = 0.95) -> RunInterval | None:
     """The interval of a run's estimate from its own rounds: the sign test, scaled from the rounds' median to it.
 

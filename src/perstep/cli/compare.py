@@ -1,0 +1,83 @@
+"""`perstep compare`: two stored runs, or commands, callables or builds that take turns (`--live`)."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perstep.cli.codes import NOT_RESOLVED
+from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo
+from perstep.cli.output import print_tables, remark
+from perstep.errors import InputError
+from perstep.experiments.between import StoredComparison, compare_runs
+from perstep.experiments.between_table import CSV_HEADER, comparison_rows, comparison_tables
+from perstep.experiments.options import RunOptions, Share
+from perstep.experiments.repeats import load_pair
+from perstep.report import Output, to_csv
+from perstep.runs import check_baseline_name, encode_json, save_baseline
+
+_DEFAULT_OPTIONS = RunOptions()
+
+
+def compare(
+    *runs: str,
+    live: Annotated[bool, Parameter(negative="")] = False,
+    python: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    check: Annotated[bool, Parameter(negative="")] = False,
+    allow_different: Annotated[bool, Parameter(negative="")] = False,
+    threshold: Share = 0.01,
+    options: Annotated[RunOptions, Parameter(name="*", group="How to measure (with --live)")] = _DEFAULT_OPTIONS,
+    to: Annotated[RunTo, Parameter(name="*", group="Where the result goes")] = DEFAULT_RUN_TO,
+) -> int:
+    """Whether a run is faster or slower than another, part by part.
+
+    `perstep compare REF NEW` reads two runs (a folder, a name, a number) or baselines. Stored runs did not take turns,
+    so every interval includes how much runs of the same code differ on this machine; where that is not known there is
+    no verdict.
+
+    `perstep compare --live 'CMD A' 'CMD B'` times commands, or Python callables as module:function, in turns;
+    `perstep compare --live --python A --python B SCRIPT` times one script under several interpreters.
+
+    Args:
+        runs: REF and NEW: runs (a folder, a name, a number) or baselines. With --live: commands, or Python callables as
+            module:function, the reference first.
+        live: Time commands or callables now, in turns.
+        python: With --live: an interpreter to run the one script with; give it twice or more.
+        check: With --live: call every callable once before and refuse to time them if their results differ.
+        allow_different: Compare stored runs that did not do the same work; what differs is said.
+        threshold: Changes wholly inside ± this are the same.
+    """
+    if live:
+        from perstep.cli.live import compare_live
+
+        return compare_live(runs, options, to, pythons=python, check=check, threshold=threshold)
+    if python or check or options != _DEFAULT_OPTIONS or to.out is not None or to.resume or to.force:
+        raise InputError("--python, --check, --out and how to measure belong to --live; stored runs are only read")
+    return _compare_stored(runs, to, threshold=threshold, allow_different=allow_different)
+
+
+def _compare_stored(runs: tuple[str, ...], to: RunTo, *, threshold: float, allow_different: bool) -> int:
+    given = runs if to.baseline is None else (to.baseline, *runs)
+    if len(given) != 2:
+        names = ", ".join(given) or "nothing"
+        raise InputError(f"compare takes two runs, REF and NEW; {names} was given (`perstep list` shows the runs)")
+    if to.save_baseline is not None:
+        check_baseline_name(to.save_baseline)
+    pair = load_pair(*given, allow_different=allow_different)
+    found = compare_runs(pair.ref, pair.new, pair.spread, threshold=threshold, allow_different=allow_different)
+    _print(found, to.output)
+    if to.save_baseline is not None:
+        remark(f"baseline: {save_baseline(to.save_baseline, pair.new_folder)}")
+    if to.strict and found.unresolved:
+        remark(f"perstep: not resolved: {found.unresolved}")
+        return NOT_RESOLVED
+    return 0
+
+
+def _print(found: StoredComparison, output: Output) -> None:
+    if output == "json":
+        sys.stdout.write(encode_json(found).decode())
+    elif output == "csv":
+        sys.stdout.write(to_csv(CSV_HEADER, comparison_rows(found)))
+    else:
+        print_tables(comparison_tables(found), output)

@@ -1,0 +1,47 @@
+"""`perstep export`: a run in the format of another tool."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perstep.cli.output import remark
+from perstep.experiments.export import source_of
+from perstep.report.export import EXPORTERS, Format
+from perstep.report.export.chrome_trace import DEFAULT_ROUNDS
+from perstep.runs import replace_file
+
+
+def export(
+    run: str,
+    *,
+    format: Annotated[Format, Parameter(name=["-f", "--format"])],  # noqa: A002 - the option's name
+    to: Path | None = None,
+    rounds: int | None = None,
+) -> int:
+    """A run in the format of another tool.
+
+    pyperf: a suite for `pyperf show`, `stats`, `hist`, `compare_to`. chrome-trace: a timeline for ui.perfetto.dev.
+    github-action: for github-action-benchmark (customSmallerIsBetter). csv: every measured number as a row.
+
+    Args:
+        run: A run's folder, its name or number, or a baseline.
+        format: What to make of it.
+        to: File to write. [default: stdout]
+        rounds: Only the first so many rounds. [default: all; chrome-trace 5]
+    """
+    if rounds is None and format == "chrome-trace":
+        rounds = DEFAULT_ROUNDS
+    source, notes = source_of(run, rounds=rounds)
+    pieces = EXPORTERS[format](source)
+    if to is not None:
+        replace_file(to, b"".join(pieces))
+    else:
+        for piece in pieces:
+            sys.stdout.write(piece.decode())
+    for note in notes:
+        remark(f"note: {note}")
+    if len(source.rounds) < source.rounds_measured:
+        remark(f"note: the first {len(source.rounds)} of {source.rounds_measured} rounds; give --rounds for more")
+    return 0

@@ -1,0 +1,51 @@
+"""`perstep gate`: a comparison of stored runs as an exit code, for a CI job."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from perstep.cli.codes import NOT_RESOLVED, REGRESSION
+from perstep.cli.output import print_tables, remark
+from perstep.experiments.gate import Outcome, gate_table, judge, parse_limits
+from perstep.experiments.repeats import load_pair
+from perstep.report import Output
+from perstep.runs import encode_json
+
+
+def gate(
+    ref: str,
+    new: str,
+    *,
+    fail_on: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    strict: Annotated[bool, Parameter(negative="")] = False,
+    allow_different: Annotated[bool, Parameter(negative="")] = False,
+    output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
+) -> int:
+    """Fail if a run is confidently slower than another, beyond a limit.
+
+    Exits with 1 only if the whole interval of a change lies above its limit, with 3 under --strict if the interval
+    holds the limit or there is none, with 4 if a run is invalid. `-o md` is meant for a CI job's summary.
+
+    Args:
+        ref: The run or baseline to compare with.
+        new: The run to judge.
+        fail_on: PART:PERCENT, such as step:5% or mask.apply:20%; may be repeated. [default: step:5%]
+        strict: Exit with 3 if a limit is not resolved.
+        allow_different: Compare runs that did not do the same work; what differs is said.
+        output: Form of the result on stdout.
+    """
+    limits = parse_limits(fail_on)
+    pair = load_pair(ref, new, allow_different=allow_different)
+    found = judge(pair.ref, pair.new, pair.spread, limits, allow_different=allow_different)
+    if output == "json":
+        sys.stdout.write(encode_json(found).decode())
+    else:
+        print_tables([gate_table(found)], output)
+    if found.outcome == Outcome.FAILED:
+        remark(f"perstep: {found.conclusion}")
+        return REGRESSION
+    if strict and found.outcome == Outcome.NOT_RESOLVED:
+        remark(f"perstep: {found.conclusion}")
+        return NOT_RESOLVED
+    return 0

@@ -1,0 +1,37 @@
+"""A stored run as the source of an export: samples, ledgers and manifest together."""
+
+from pathlib import Path
+
+from perstep.errors import InputError
+from perstep.experiments.pipeline import ledgers_of, load
+from perstep.measure import build_ledger
+from perstep.report.export import Source
+from perstep.runs import open_run
+
+
+def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, list[str]]:
+    """What is exported of a run, and sentences about what was repaired while it was read.
+
+    Args:
+        name: a folder, a run's name or number, or a baseline.
+        rounds: only the first so many; all if None.
+
+    Raises:
+        InputError: there is no such run, it is damaged or has no steps to export, or `rounds` is below 1.
+        InvalidMeasurement: its numbers must not be believed, so they are not handed on.
+    """
+    if rounds is not None and rounds < 1:
+        raise InputError(f"--rounds {rounds}: at least 1 round is exported")
+    stored = open_run(name)
+    loaded = load(stored)
+    samples = ledgers_of(loaded, rounds)
+    mark_ns = stored.manifest.conditions["mark_ns"]
+    source = Source(
+        name=stored.folder.resolve().name,
+        manifest=stored.manifest,
+        rounds=loaded.samples[:rounds],
+        rounds_measured=len(loaded.samples),
+        samples=samples,
+        ledgers={kind: build_ledger(kind, held, mark_ns=mark_ns) for kind, held in samples.items()},
+    )
+    return source, loaded.notes

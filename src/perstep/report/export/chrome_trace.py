@@ -1,0 +1,88 @@
+"""Chrome's trace JSON, which Perfetto opens: steps as slices, their parts as slices inside them.
+
+A run keeps durations and no time of day, so steps are laid end to end in the order in which they ran;
+what lay between them (switches of arms, the discarded first steps) is not there. Inside a step, parts stand in
+the ledger's order with repeated ones joined, the residual last. All of this is said in the file's
+`otherData`. Source: the Trace Event Format, complete events (`ph` X), `ts` and `dur` in microseconds.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from perstep.measure import RESIDUAL
+from perstep.report.export.source import Columns, Source
+
+DEFAULT_ROUNDS = 5
+"""A round of 64 tokens has about two thousand slices; viewers are slow from a few hundred thousand on."""
+
+_PROCESS = 1
+_THREADS = {"plain": (1, "steps without instruments"), "marked": (2, "instrumented steps")}
+
+_NOTES = {
+    "time": "steps are laid end to end in the order in which they ran; the time between them was not kept",
+    "order": "inside a step, parts stand in the ledger's order, repeated ones are joined, and the residual comes last",
+}
+
+
+def to_chrome_trace(source: Source) -> Iterator[bytes]:
+    """The rounds as a trace, a piece a round."""
+    manifest = source.manifest
+    other = {
+        "perstep_version": manifest.perstep_version,
+        "run": source.name,
+        "subject": source.subject,
+        "rounds": f"the first {len(source.rounds)} of {source.rounds_measured}",
+        "started_at": manifest.started_at,
+        **_NOTES,
+        **{f"workload_{name}": value for name, value in manifest.workload.items()},
+    }
+    yield b'{"displayTimeUnit":"ns","otherData":' + msgspec.json.encode(other) + b',"traceEvents":[\n'
+    yield b",\n".join(msgspec.json.encode(event) for event in _names(source))
+    now_ns = 0
+    for number in range(len(source.rounds)):
+        events, now_ns = _round(source, number, now_ns)
+        yield b"".join(b",\n" + msgspec.json.encode(event) for event in events)
+    yield b"\n]}\n"
+
+
+def _names(source: Source) -> list[dict[str, Any]]:
+    process = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": f"perstep: {source.subject}"}}
+    threads = [
+        {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": tid, "args": {"name": name}}
+        for tid, name in _THREADS.values()
+    ]
+    return [process, *threads]
+
+
+def _round(source: Source, number: int, now_ns: int) -> tuple[list[dict[str, Any]], int]:
+    """The events of a round that begins at `now_ns`, and when it ends."""
+    events: list[dict[str, Any]] = []
+    for place, replay in enumerate(source.rounds[number].passes):
+        thread, _ = _THREADS[replay.arm]
+        for kind, columns in replay.kinds.items():
+            for position, step_ns in enumerate(columns.step_ns.tolist()):
+                where = {"round": number, "pass": place, "position": position}
+                events.append(_slice(f"{kind} step", kind, thread, now_ns, step_ns, where))
+                events += _parts(kind, columns, position, thread, now_ns)
+                now_ns += step_ns
+    return events, now_ns
+
+
+def _parts(kind: str, columns: Columns, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Any]]:
+    if columns.residual_ns is None:
+        return
+    for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
+        part_ns = int(ns[position])
+        if part_ns:
+            yield _slice(name, kind, thread, now_ns, part_ns)
+        now_ns += part_ns
+
+
+def _slice(
+    name: str, kind: str, thread: int, begin_ns: int, ns: int, args: dict[str, int] | None = None
+) -> dict[str, Any]:
+    event = {"name": name, "cat": kind, "ph": "X", "pid": _PROCESS, "tid": thread}
+    event |= {"ts": begin_ns / 1e3, "dur": ns / 1e3}
+    return event if args is None else {**event, "args": args}

@@ -1,0 +1,43 @@
+"""github-action-benchmark's `customSmallerIsBetter`: a list of name, unit, value, range, extra.
+
+The action compares values of one name over commits and knows no unit, so the unit is always nanoseconds. The
+value is the estimate per step (law 9), the range half its 95 % interval from this run's own rounds: the action does not
+read it, and what runs differ by is not in it. `perstep gate` is the judge that does.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from perstep.measure import RESIDUAL, Ledger
+from perstep.measure.names import STEP, part_name
+from perstep.report.export.source import Source
+from perstep.report.format import percent, plural
+
+
+def to_github_action(source: Source) -> Iterator[bytes]:
+    """The run as a list of benchmarks, the headline first."""
+    found = [entry for kind, ledger in source.ledgers.items() for entry in _entries(kind, ledger, source)]
+    yield msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+
+
+def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str, Any]]:
+    rounds = plural(ledger.rounds, "round")
+    low, high = ledger.plain_step_ci_low, ledger.plain_step_ci_high
+    extra = f"{rounds}, without instruments; inflation of the ledger {ledger.inflation:.3f}"
+    yield _entry(source, kind, STEP, ledger.plain_step_ns, low, high, extra)
+    for name, part in ledger.parts.items():
+        extra = f"{rounds}, {percent(part.share)} of the instrumented step"
+        yield _entry(source, kind, name, part.ns_per_step, part.ci_low, part.ci_high, extra)
+    extra = f"{rounds}, {percent(ledger.residual_share)} of the instrumented step"
+    yield _entry(source, kind, RESIDUAL, ledger.residual_ns, None, None, extra)
+
+
+def _entry(
+    source: Source, kind: str, part: str, ns: float, low: float | None, high: float | None, extra: str
+) -> dict[str, Any]:
+    entry = {"name": f"{source.subject}: {part_name(kind, part)}", "unit": "ns", "value": ns, "extra": extra}
+    if low is not None and high is not None:
+        entry["range"] = f"± {(high - low) / 2:.0f}"
+    return entry

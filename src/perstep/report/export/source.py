@@ -1,0 +1,86 @@
+"""What an export is made of: a run's manifest, its rounds as they were measured, and the ledgers over them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.measure import RESIDUAL, Ledger, LedgerSamples
+from perstep.measure.names import STEP, part_name
+from perstep.runs import Manifest
+
+
+class Columns(Protocol):
+    """The steps of one kind in one pass; a column a part, in nanoseconds, in the order of the ledger."""
+
+    @property
+    def step_ns(self) -> NDArray[np.int64]:
+        """Whole steps, shape [steps]."""
+        ...
+
+    @property
+    def parts(self) -> Mapping[str, NDArray[np.int64]]:
+        """Parts, shape [steps] each; empty for steps without instruments."""
+        ...
+
+    @property
+    def residual_ns(self) -> NDArray[np.int64] | None:
+        """What no part covers, shape [steps]; None for steps without instruments."""
+        ...
+
+
+class Pass(Protocol):
+    """One replay of the trace by one arm."""
+
+    @property
+    def arm(self) -> str:
+        """`plain` (without instruments) or `marked`."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, Columns]:
+        """By kind of step, in the order in which they ran."""
+        ...
+
+
+class Round(Protocol):
+    """One balanced block of passes."""
+
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """In the order in which they ran."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that is exported.
+
+    Attributes:
+        name: of the run.
+        manifest: as stored.
+        rounds: the exported rounds, in order.
+        rounds_measured: how many the run has; `rounds` may be the first of them.
+        samples: the exported rounds as arrays, by kind of step.
+        ledgers: what was found in them, by kind of step.
+    """
+
+    name: str
+    manifest: Manifest
+    rounds: Sequence[Round]
+    rounds_measured: int
+    samples: Mapping[str, LedgerSamples]
+    ledgers: Mapping[str, Ledger]
+
+    @property
+    def subject(self) -> str:
+        """What was measured, in a word."""
+        return str(self.manifest.model.get("name", self.manifest.experiment))
+
+    def costs_ns(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Headline, parts and residual of every kind: nanoseconds, shape [rounds, passes, positions]."""
+        for kind, held in self.samples.items():
+            for part, ns in {STEP: held.plain_ns, **held.parts, RESIDUAL: held.residual_ns}.items():
+                yield part_name(kind, part), ns

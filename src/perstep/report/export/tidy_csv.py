@@ -1,0 +1,39 @@
+"""Every measured number as a row: kind, round, pass, position, part, ns.
+
+`pass` counts a round's passes in the order in which they ran. Passes without instruments have one row a step, its part
+is `step`; instrumented ones have a row for each part and one for `residual`, which add up to the instrumented step.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.measure import RESIDUAL
+from perstep.measure.names import STEP
+from perstep.report.export.source import Columns, Source
+
+HEADER = ["kind", "round", "pass", "position", "part", "ns"]
+
+
+def to_tidy_csv(source: Source) -> Iterator[bytes]:
+    """The rows, a piece a round."""
+    yield (",".join(HEADER) + "\n").encode()
+    for number, measured in enumerate(source.rounds):
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        for place, replay in enumerate(measured.passes):
+            for kind, columns in replay.kinds.items():
+                for part, ns in _held(columns):
+                    writer.writerows([kind, number, place, position, part, x] for position, x in enumerate(ns.tolist()))
+        yield buffer.getvalue().encode()
+
+
+def _held(columns: Columns) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    if columns.residual_ns is None:
+        yield STEP, columns.step_ns
+    else:
+        yield from columns.parts.items()
+        yield RESIDUAL, columns.residual_ns

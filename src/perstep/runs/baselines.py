@@ -1,0 +1,112 @@
+"""Named baselines: copies of runs under `.perstep/baselines/<name>/`, to compare later runs with.
+
+A copy appears whole or not at all, and a baseline is replaced only by another of the same name. Names are
+checked, so that none leads out of the folder, hides in it, or could be taken for a run's number.
+"""
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from perstep.errors import InputError
+from perstep.runs.files import cannot_write, children
+from perstep.runs.manifest import MANIFEST, read_manifest
+from perstep.runs.reader import SAMPLES
+from perstep.runs.writer import is_being_written
+
+BASELINES = Path(".perstep") / "baselines"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+def check_baseline_name(name: str) -> str:
+    """The name itself, if it can be a baseline's.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not _NAME.fullmatch(name) or name.isdigit():
+        raise InputError(
+            f"{name!r} cannot be the name of a baseline; use letters, digits, '.', '_' and '-' (up to 100, not digits"
+            " alone, and no '.' or '-' first)"
+        )
+    return name
+
+
+def list_baselines(root: Path = BASELINES) -> list[str]:
+    """The names of the baselines there are, sorted."""
+    return sorted(p.name for p in children(root) if _NAME.fullmatch(p.name) and (p / MANIFEST).is_file())
+
+
+def baseline_folder(name: str, root: Path = BASELINES) -> Path | None:
+    """The folder of a baseline, or None if there is no such one."""
+    return root / name if name in list_baselines(root) else None
+
+
+def require_baseline(name: str, root: Path = BASELINES) -> Path:
+    """The folder of a baseline.
+
+    Raises:
+        InputError: there is none of this name; it says which there are.
+    """
+    folder = baseline_folder(check_baseline_name(name), root)
+    if folder is None:
+        raise InputError(f"no baseline {name}; {baselines_in_words(root)}")
+    return folder
+
+
+def baselines_in_words(root: Path = BASELINES) -> str:
+    """Which baselines there are, as the end of a sentence."""
+    names = list_baselines(root)
+    return (
+        f"the baselines are {', '.join(names)}" if names else "there are no baselines; --save-baseline NAME makes one"
+    )
+
+
+def save_baseline(name: str, run: Path, root: Path = BASELINES) -> Path:
+    """Copy a run into the baselines under this name, replacing the one that had it.
+
+    Args:
+        name: of the baseline.
+        run: a run's folder; its manifest, samples and derived files are copied, nothing else that lies there.
+        root: the folder of the baselines.
+
+    Returns:
+        The baseline's folder.
+
+    Raises:
+        InputError: the name cannot be used, `run` is no run or is being written, or the copy cannot be written; an
+            older baseline of this name is then untouched.
+    """
+    target = root / check_baseline_name(name)
+    if is_being_written(run):
+        raise InputError(f"{run} is being written; make it a baseline when it has ended")
+    files = {MANIFEST, SAMPLES, *(f for f in read_manifest(run).files if Path(f).name == f)}
+    copy, old = (root / f".{name}.{os.getpid()}.{what}" for what in ("new", "old"))
+    try:
+        copy.mkdir(parents=True)
+        for file in sorted(files):
+            if (run / file).is_file():
+                shutil.copyfile(run / file, copy / file)
+        _exchange(copy, target, old)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _exchange(copy: Path, target: Path, old: Path) -> None:
+    """Put `copy` where `target` is, and what was there into `old`; back again if that fails."""
+    there = target.exists()
+    if there:
+        target.rename(old)
+    try:
+        copy.rename(target)
+    except OSError:
+        if there:
+            with suppress(OSError):
+                old.rename(target)
+        raise

@@ -1,0 +1,233 @@
+"""What all tests share: a tiny Llama folder made without torch, and the command line as a function and a process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from perstep.measure import FakeClock
+from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
+
+TINY: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 260,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "eos_token_id": 259,
+}
+
+
+def write_llama(folder: Path, *, seed: int = 0, tokenizer: bool = True, **changes: Any) -> Path:
+    """A folder in the standard format with random weights and a tokenizer of single bytes."""
+    raw = {**TINY, **changes}
+    config = parse_config(raw)
+    shapes = dict(end_shapes(config))
+    for index in range(config.num_layers):
+        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer_shapes(config).items()}
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    tensors = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+    if tokenizer:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        made = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., Path]:
+    """`make_llama(folder, seed=, tokenizer=, **config)`: write a tiny Llama folder."""
+    return write_llama
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers and 64 positions with a tokenizer of single bytes."""
+    return write_llama(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Said]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("ledger", "-m", ...)`: the command line in this process, in an empty folder of its own."""
+    from perstep.cli import run
+
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+
+    def call(*tokens: object) -> Said:
+        capsys.readouterr()
+        code = run([str(token) for token in tokens])
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """The environment for a perstep process: this source tree, one thread, and Python as it is without settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    source = str(Path(__file__).parent.parent / "src")
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def process(environment: dict[str, str]) -> Cli:
+    """`process("list", cwd=...)`: `python -m perstep` in a process of its own."""
+
+    def call(*tokens: object, cwd: Path, **options: Any) -> Said:
+        command = [sys.executable, "-m", "perstep", *(str(token) for token in tokens)]
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **options)
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def patch_time(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Give the pipeline a fake clock, see `fake_time`."""
+    from perstep.experiments import pipeline
+    from perstep.targets.reference import model
+
+    clock = FakeClock(tick_ns=1)
+    norm = model.norm
+
+    def slow_norm(*args: Any, **options: Any) -> Any:
+        clock.advance(1_000)
+        return norm(*args, **options)
+
+    monkeypatch.setattr(pipeline, "HostClock", lambda: clock)
+    monkeypatch.setattr(model, "norm", slow_norm)
+    return clock
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The pipeline's clock is a fake one: a reading takes 1 ns, an RMSNorm of the reference 1,000 ns, all else nothing.
+
+    So a run's figures are known, its precision is reached at the first look, and nothing depends on the machine.
+    """
+    return patch_time(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete ledger of 8 + 4 tokens in three rounds, measured in fake time; to be copied, not changed."""
+    from perstep.experiments import pipeline
+    from perstep.experiments.ledger import Plan
+
+    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=3)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patch_time(monkeypatch)
+        out = tmp_path_factory.mktemp("runs") / "run"
+        return pipeline.run("ledger", plan, progress=lambda _share, _what: None, out=out).folder
+
+
+def write_ledger_run(
+    folder: Path,
+    *,
+    seed: int = 0,
+    rounds: int = 24,
+    level: float = 1.0,
+    parts: dict[str, float] | None = None,
+    decode: bool = True,
+    differing: int = 0,
+    git: dict[str, Any] | None = None,
+    **workload: Any,
+) -> Path:
+    """A complete ledger run with known costs: decode parts of 10, 80 and 9 µs, 1 µs residual, passes scatter by 0.1 %.
+
+    Args:
+        folder: of the run.
+        seed: of the scatter.
+        rounds: how many.
+        level: every cost times this.
+        parts: part -> its cost times this, for both kinds of step.
+        decode: with decode steps beside the prefill.
+        differing: choices that differ from the trace, which makes the run invalid.
+        git: in place of a clean commit.
+        **workload: in place of the usual one.
+    """
+    import msgspec
+
+    from perstep.experiments.ledger import Columns, Pass, Sample
+    from perstep.machine import NoiseProbe, describe
+    from perstep.runs import Manifest, RunWriter
+
+    rng = np.random.default_rng(seed)
+    probe = NoiseProbe()
+    probe.start()
+    noise = probe.stop()
+    factors = parts or {}
+
+    def columns(costs_ns: dict[str, float], steps: int, drift: float, marked: bool) -> Columns:
+        usual = {**costs_ns, "residual": 1_000.0}
+        ns = {
+            name: np.full(steps, round(cost * factors.get(name, 1.0) * level * drift), np.int64)
+            for name, cost in usual.items()
+        }
+        residual = ns.pop("residual")
+        step = sum(ns.values()) + residual
+        return Columns(step, ns, residual, dict.fromkeys(ns, steps)) if marked else Columns(step)
+
+    manifest = Manifest(
+        experiment="ledger",
+        plan={},
+        workload={
+            "token_ids_sha256": "1" * 64, "model_config_sha256": "2" * 64, "prompt_tokens": 8, "new_tokens": 4,
+            "batch": 1, "dtype": "float32", "device": "cpu", "threads": 1, **workload,
+        },
+        model={"name": "tiny"},
+        machine={**msgspec.to_builtins(describe()), "git": git or {"commit": "a" * 40, "dirty": False}},
+        conditions={"mark_ns": 10.0, "precision": 0.5},
+    )  # fmt: skip
+    with RunWriter(folder, manifest) as writer:
+        for number in range(rounds):
+            passes = []
+            for arm in ("plain", "marked", "marked", "plain"):
+                drift, marked = float(np.exp(rng.normal(0, 0.001))), arm == "marked"
+                kinds = {"prefill": columns({"embed": 20_000, "attn.mask.build": 30_000}, 1, drift, marked)}
+                if decode:
+                    kinds["decode"] = columns({"embed": 10_000, "mlp": 80_000, "sample": 9_000}, 3, drift, marked)
+                passes.append(Pass(arm, differing, kinds))
+            writer.append(Sample(number, passes, noise))
+    return folder
+
+
+@pytest.fixture
+def ledger_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`ledger_run(folder, level=1.05, ...)`: a stored run with known costs; the user's cache is an empty folder."""
+    monkeypatch.setenv("PERSTEP_CACHE_DIR", str(tmp_path / "cache"))
+    return write_ledger_run

@@ -1,0 +1,251 @@
+"""The ledger: law 9 by hand, sums that are exact, and what makes it say less or nothing at all."""
+
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from perstep.errors import InvalidMeasurement
+from perstep.measure import FakeClock, Ledger, LedgerSamples, build_ledger, measure_mark_ns
+
+Ints = NDArray[np.int64]
+
+
+def samples(
+    parts: dict[str, Any], residual_ns: Any, plain_ns: Any = None, marks: dict[str, float] | None = None
+) -> LedgerSamples:
+    """Samples of one pass a round, given as [rounds, positions]; steps without instruments are as long by default."""
+    columns = {name: np.array(ns, np.int64)[:, None, :] for name, ns in parts.items()}
+    residual = np.array(residual_ns, np.int64)[:, None, :]
+    step = sum(columns.values(), start=residual)
+    plain = step if plain_ns is None else np.array(plain_ns, np.int64)[:, None, :]
+    return LedgerSamples(plain, step, columns, residual, marks or dict.fromkeys(parts, 1.0))
+
+
+def constant(part_ns: int, residual_ns: int, plain_ns: int, rounds: int = 3) -> LedgerSamples:
+    """Rounds of one step that are all alike."""
+    return samples({"mlp": [[part_ns]] * rounds}, [[residual_ns]] * rounds, [[plain_ns]] * rounds)
+
+
+@pytest.fixture
+def by_hand() -> Ledger:
+    """Three rounds of three positions; what must come out is worked out in the tests below.
+
+    In each round at least two steps are as long as their position's median, so that all rounds are at pace 1.
+    """
+    made = samples(
+        parts={"attn.qkv": [[10, 1, 3], [20, 1, 3], [20, 100, 3]], "mlp": [[5, 9, 5], [5, 9, 5], [5, 8, 5]]},
+        residual_ns=[[1, 4, 2], [2, 4, 2], [2, 4, 2]],
+        plain_ns=[[10, 10, 10], [20, 10, 10], [20, 90, 10]],
+        marks={"attn.qkv": 2.0, "mlp": 1.0},
+    )
+    return build_ledger("decode", made, mark_ns=0.5)
+
+
+def test_a_row_is_the_mean_over_positions_of_the_medians_over_rounds(by_hand: Ledger) -> None:
+    """attn.qkv: medians 20, 1 and 3, mean 8. mlp: 5, 9 and 5, 19/3. Step: 27, 14 and 10, 17."""
+    assert by_hand.parts["attn.qkv"].ns_per_step == 8
+    assert by_hand.parts["mlp"].ns == pytest.approx(19 / 3)
+    assert by_hand.step_ns == 17
+    assert by_hand.residual_ns == pytest.approx(17 - 8 - 19 / 3, abs=1e-3)
+    assert by_hand.plain_step_ns == pytest.approx((20 + 10 + 10) / 3)
+
+
+def test_shares_are_of_the_instrumented_step(by_hand: Ledger) -> None:
+    """Shown columns add up through the residual."""
+    assert by_hand.parts["attn.qkv"].share == 8 / 17
+    assert by_hand.residual_share == pytest.approx((17 - 8 - 19 / 3) / 17, abs=1e-4)
+    assert sum(part.share for part in by_hand.parts.values()) + by_hand.residual_share == pytest.approx(1, abs=1e-4)
+
+
+def test_totals_are_integers_that_add_up_exactly(by_hand: Ledger) -> None:
+    """161 + 56 + 23 = 240."""
+    totals = [part.ns_total for part in by_hand.parts.values()]
+    assert totals == [161, 56]
+    assert by_hand.residual_ns_total == 23
+    assert by_hand.step_ns_total == 240
+    assert all(type(total) is int for total in [*totals, by_hand.residual_ns_total, by_hand.step_ns_total])
+
+
+def test_a_percentile_is_over_all_steps(by_hand: Ledger) -> None:
+    """attn.qkv: 1 1 3 3 3 10 20 20 100, so 3; the mean of medians beside it is 8."""
+    assert by_hand.parts["attn.qkv"].p50_ns == 3
+    assert by_hand.parts["mlp"].p50_ns == 5
+
+
+def test_the_inflation_is_the_median_of_the_rounds_ratios(by_hand: Ledger) -> None:
+    """40 / 30, 51 / 40 and 149 / 120: the middle one is 51 / 40."""
+    assert by_hand.inflation == pytest.approx(51 / 40, rel=1e-12)
+
+
+def test_counts_are_of_forwards_steps_and_rounds(by_hand: Ledger) -> None:
+    """Three positions are three forwards a pass, nine steps in three rounds."""
+    assert (by_hand.kind, by_hand.forwards, by_hand.steps, by_hand.rounds) == ("decode", 3, 9, 3)
+
+
+def test_a_part_of_which_marks_are_more_than_5_percent_is_flagged(by_hand: Ledger) -> None:
+    """Two marks of 0.5 ns are 12.5 % of 8 ns and one is 7.9 % of 19/3; at 5 % none is flagged."""
+    assert by_hand.parts["attn.qkv"].marks_share == 1 / 8
+    assert by_hand.parts["mlp"].marks_share == pytest.approx(0.5 / (19 / 3))
+    assert "Marks make up more than 5% of: attn.qkv, mlp." in by_hand.notes
+    exactly = build_ledger("decode", constant(100, 0, 100), mark_ns=5.0)
+    assert exactly.parts["mlp"].marks_share == 0.05
+    assert exactly.notes == []
+    more = build_ledger("decode", constant(100, 0, 100), mark_ns=5.1)
+    assert more.notes == ["Marks make up more than 5% of: mlp."]
+
+
+def test_a_mark_share_never_exceeds_the_part() -> None:
+    """A part shorter than its marks consists of them; one that took no time has none."""
+    made = samples({"sample": [[1]] * 3, "stop": [[0]] * 3}, [[99]] * 3)
+    parts = build_ledger("decode", made, mark_ns=50.0).parts
+    assert parts["sample"].marks_share == 1
+    assert parts["stop"].marks_share == 0
+
+
+def test_roll_ups_are_sums_of_their_parts() -> None:
+    """A part stands in `forward` and in its own sum; sampling and stopping are no part of the forward."""
+    names = [
+        "inputs",
+        "embed",
+        "norm",
+        "attn.qkv",
+        "kv.append",
+        "mlp",
+        "lm_head",
+        "mask.fill",
+        "logits/X",
+        "logits/X#2",
+    ]
+    names += ["sample", "stop/Word"]
+    made = samples({name: [[2**index]] * 3 for index, name in enumerate(names)}, [[0]] * 3)
+    ledger = build_ledger("decode", made, mark_ns=0)
+    value = {name: 2**index for index, name in enumerate(names)}
+    assert {name: total.ns for name, total in ledger.tree.items()} == {
+        "forward": sum(value[name] for name in names[:7]),
+        "attn": value["attn.qkv"] + value["kv.append"],
+        "mask": value["mask.fill"],
+        "logits": value["logits/X"] + value["logits/X#2"],
+        "stop": value["stop/Word"],
+    }
+    assert ledger.tree["attn"].ns_total == 3 * (value["attn.qkv"] + value["kv.append"])
+    assert ledger.tree["attn"].share == ledger.tree["attn"].ns / ledger.step_ns
+
+
+ALTERNATING = [40, 60, 42, 58, 44, 56, 46, 54]
+
+
+def test_an_interval_is_the_exact_sign_test_of_the_shares() -> None:
+    """Two parts at 97 % need eight rounds; then it is the smallest and the largest share, 40 and 60 of 100."""
+    made = samples({"attn.qkv": [[a] for a in ALTERNATING], "mlp": [[95 - a] for a in ALTERNATING]}, [[5]] * 8)
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert (ledger.parts["attn.qkv"].ci_low, ledger.parts["attn.qkv"].ci_high) == pytest.approx((40, 60))
+    assert (ledger.parts["mlp"].ci_low, ledger.parts["mlp"].ci_high) == pytest.approx((35, 55))
+    assert (ledger.plain_step_ci_low, ledger.plain_step_ci_high) == (100, 100)
+    assert (ledger.inflation_ci_low, ledger.inflation_ci_high) == (1, 1)
+    assert ledger.merged_rounds == 8
+    assert ledger.resolved().half_width == pytest.approx(0.1)
+
+
+def test_fewer_rounds_than_an_interval_needs_give_null_intervals() -> None:
+    """Seven rounds are one too few for two parts, though not for one; the ledger is then not resolved at all."""
+    made = samples({"attn.qkv": [[a] for a in ALTERNATING[:7]], "mlp": [[95 - a] for a in ALTERNATING[:7]]}, [[5]] * 7)
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert all(part.ci_low is None and part.ci_high is None for part in ledger.parts.values())
+    assert ledger.inflation_ci_low is not None
+    assert ledger.resolved().half_width == inf
+    one = build_ledger("decode", constant(1, 1, 2, rounds=1), mark_ns=0)
+    assert one.plain_step_ci_low is one.plain_step_ci_high is one.inflation_ci_low is one.inflation_ci_high is None
+
+
+def test_the_interval_of_a_part_that_is_mostly_absent_is_in_nanoseconds() -> None:
+    """Present in one of eight rounds, with 50 of 100 ns: the median is 0 and the interval reaches to 50 ns."""
+    rare = [[0], [0], [0], [50], [0], [0], [0], [0]]
+    made = samples({"mask.fill": rare, "mlp": [[100 - ns] for [ns] in rare]}, [[0]] * 8)
+    part = build_ledger("decode", made, mark_ns=0).parts["mask.fill"]
+    assert part.ns_per_step == 0
+    assert (part.ci_low, part.ci_high) == (0, 50)
+
+
+@pytest.mark.parametrize(("step_ns", "said", "invalid"), [(104, 0, ""), (106, 1, ""), (149, 1, ""), (151, 1, "1.51")])
+def test_inflation_is_said_above_1_05_and_invalid_above_1_5(step_ns: int, said: int, invalid: str) -> None:
+    """The headline stays the step without instruments."""
+    ledger = build_ledger("decode", constant(step_ns, 0, 100), mark_ns=0)
+    assert ledger.plain_step_ns == 100
+    assert len(ledger.notes) == said
+    assert bool(ledger.invalid) == bool(invalid)
+    assert invalid in ledger.invalid
+
+
+def test_parts_that_do_not_add_up_are_refused() -> None:
+    """One nanosecond in one step is enough."""
+    made = constant(90, 10, 100)
+    made.parts["mlp"][1, 0, 0] += 1
+    with pytest.raises(InvalidMeasurement, match="do not add up"):
+        build_ledger("decode", made, mark_ns=0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual"])
+def test_a_negative_part_or_residual_is_refused_by_name(name: str) -> None:
+    """It is never clamped, even if the sums are right."""
+    made = constant(90, 10, 100)
+    column = made.residual_ns if name == "residual" else made.parts[name]
+    column[0] -= 200
+    made.step_ns[0] -= 200
+    with pytest.raises(InvalidMeasurement, match=f"{name} is negative in a decode step"):
+        build_ledger("decode", made, mark_ns=0)
+
+
+@pytest.mark.parametrize("arm", ["plain_ns", "step_ns"])
+def test_a_step_that_took_no_time_is_refused(arm: str) -> None:
+    """On a clock too coarse for it nothing has a share."""
+    made = constant(0, 0, 100) if arm == "step_ns" else constant(90, 10, 0)
+    with pytest.raises(InvalidMeasurement, match="too coarse"):
+        build_ledger("prefill", made, mark_ns=0)
+
+
+def test_medians_of_parts_that_exceed_the_steps_make_it_invalid() -> None:
+    """Parts that take turns in being long have medians that do not fit into the step: 30 of 20 ns."""
+    made = samples({"a": [[10], [10], [0]], "b": [[10], [0], [10]], "c": [[0], [10], [10]]}, [[0]] * 3)
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert ledger.residual_ns == -10
+    assert "exceed that of the step by 10 ns" in ledger.invalid
+
+
+@given(
+    arrays(np.int64, st.tuples(st.just(4), st.just(1), st.integers(1, 7)), elements=st.integers(0, 10**9)),
+    st.booleans(),
+)
+def test_of_one_round_the_rows_add_up_whatever_they_are(ns: Ints, covered: bool) -> None:
+    """Without rounds to take medians of, the residual is the recorded one: rounding makes no ledger invalid."""
+    residual = np.zeros_like(ns[0]) if covered else ns[0] + 1
+    made = samples({f"part{index}": part + 1 for index, part in enumerate(ns[1:])}, residual)
+    ledger = build_ledger("decode", made, mark_ns=1.0)
+    assert ledger.invalid == ""
+    assert ledger.residual_ns == pytest.approx(float(residual.mean()), abs=1e-3)
+    if covered:
+        assert str(ledger.residual_ns) == "0.0"
+    shown = sum(part.ns_per_step for part in ledger.parts.values()) + ledger.residual_ns
+    assert shown == pytest.approx(ledger.step_ns, abs=2e-3)
+
+
+@given(arrays(np.int64, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(1, 10**12)), st.integers(1, 12))
+def test_totals_add_up_exactly_whatever_they_are(step: Ints, num_parts: int) -> None:
+    """Integers over all rounds, passes and positions."""
+    names = [f"part{index}" for index in range(num_parts)]
+    parts = {name: step * (index + 1) // (num_parts + index + 3) // num_parts for index, name in enumerate(names)}
+    residual = step - sum(parts.values())
+    made = LedgerSamples(step, step, parts, residual, dict.fromkeys(names, 1.0))
+    ledger = build_ledger("decode", made, mark_ns=1.0)
+    assert sum(part.ns_total for part in ledger.parts.values()) + ledger.residual_ns_total == ledger.step_ns_total
+    assert ledger.step_ns_total == sum(step.ravel().tolist())
+
+
+def test_the_cost_of_a_mark_is_a_reading_of_the_clock() -> None:
+    """On a clock that takes 7 ns a reading a mark costs 7 ns."""
+    assert measure_mark_ns(FakeClock(tick_ns=7)) == 7
