@@ -20,7 +20,16 @@ _HOMES = {
     "compare": "perstep.experiments.compare",
 }
 
-__all__ = ["Comparison", "InputError", "InvalidMeasurement", "Ledger", "PerstepError", "Recorder", "__version__", "compare"]
+__all__ = [
+    "Comparison",
+    "InputError",
+    "InvalidMeasurement",
+    "Ledger",
+    "PerstepError",
+    "Recorder",
+    "__version__",
+    "compare",
+]
 
 
 def __getattr__(name: str) -> Any:
