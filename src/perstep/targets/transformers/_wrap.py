@@ -78,8 +78,8 @@ class Wraps:
 
     def restore(self) -> None:
         """Take all wrappers away; afterwards the set is empty and may be used again."""
-        while self._layers:
-            with _LOCK:
+        with _LOCK:  # two threads may come here at once, one that leaves and one whose call ends
+            while self._layers:
                 _take_away(self._layers.pop())
 
     def _put(self, owner: Any, name: str, wrapper: Any) -> None:

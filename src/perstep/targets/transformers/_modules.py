@@ -1,0 +1,214 @@
+"""The parts inside a forward: its modules, by type, and the functions between them.
+
+Which module is what is read from its class and its children, so that a new
+architecture is covered without a line here; the outermost module that is
+recognised makes the part. A module that nothing matches is looked into, and what
+is left over is `forward.other`. Compiled modules are never touched.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, MutableMapping
+from threading import get_ident
+from types import ModuleType
+from typing import Any
+
+from perstep.targets.transformers import words
+from perstep.targets.transformers._loop import Loop
+from perstep.targets.transformers._phases import opaque
+from perstep.targets.transformers._wrap import Function, Make, Wraps
+
+_VISION = re.compile(r"Vision|MultiModalProjector|Connector$|PatchMerger$|Projector$")
+_ROTARY = re.compile(r"Rotary|RoPE|Rope")
+_EMBED = re.compile(r"Embeddings?$")
+_NORM = re.compile(r"Norm$|RMSNorm|LayerNorm")
+_ATTENTION = re.compile(r"Attention\d*$|Attn$")
+_MIXER = re.compile(r"Mixer$|DeltaNet$|ShortConv$|RecurrentBlock$|SSM$|RWKV|Rwkv.*FeedForward$")
+_MOE = re.compile(r"MoE$|Moe$|MoeBlock$|MoEBlock$|MoeMLP$|MoeMlp$")
+_MLP = re.compile(r"MLP$|Mlp$|FeedForward$|FFN$|ActDense$|GatedDense$")
+_HALVES_OF_AN_MLP = ("fc1", "fc2", "fc_in", "fc_out")
+
+_MASKS = (
+    "create_causal_mask",
+    "create_sliding_window_causal_mask",
+    "create_chunked_causal_mask",
+    "create_recurrent_attention_mask",
+    "create_bidirectional_mask",
+    "create_masks_for_generate",
+    "_prepare_4d_causal_attention_mask",
+    "_prepare_4d_causal_attention_mask_for_sdpa",
+)
+_ROPE_FUNCTION = re.compile(r"^apply_(\w*_)?(rotary|rope)\w*$")
+_EAGER = "eager_attention_forward"
+
+
+def classify(model: Any) -> Iterator[tuple[Any, str, int | None]]:
+    """The modules of a model that are parts: (module, part, layer counted from 0 or None).
+
+    The encoder of an encoder-decoder model is left out: it runs once, as `encoder`.
+    """
+    lm_head = model.get_output_embeddings()
+    skip = model.get_encoder() if model.config.is_encoder_decoder else None
+    seen = {id(skip)} if skip is not None else set()
+    yield from _walk(model, lm_head, None, seen)
+
+
+def _walk(parent: Any, lm_head: Any, layer: int | None, seen: set[int]) -> Iterator[tuple[Any, str, int | None]]:
+    from torch.nn import ModuleList
+
+    for name, module in parent.named_children():
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        index = int(name) if layer is None and isinstance(parent, ModuleList) else layer
+        part = words.LM_HEAD if module is lm_head else _part_of(name, module)
+        if part is None:
+            yield from _walk(module, lm_head, index, seen)
+        else:
+            yield module, part, index
+
+
+def _part_of(name: str, module: Any) -> str | None:
+    from torch.nn import Linear
+
+    kind = type(module).__name__
+    children = dict(module.named_children())
+    if _VISION.search(kind):
+        return words.VISION
+    if _ROTARY.search(kind):
+        return words.ATTN_ROPE
+    if _EMBED.search(kind):
+        return words.EMBED
+    if _NORM.search(kind):
+        return words.NORM
+    if "experts" in children or _MOE.search(kind):
+        return words.MOE
+    if _ATTENTION.search(kind):
+        return None if _is_sublayer(children) else words.ATTN
+    if _MIXER.search(kind):
+        return words.MIXER
+    if _MLP.search(kind) or (isinstance(module, Linear) and name in _HALVES_OF_AN_MLP):
+        return words.MLP
+    return None
+
+
+def _is_sublayer(children: dict[str, Any]) -> bool:
+    """Whether a module is an attention together with its norm, as in T5: then its children are the parts."""
+    kinds = [type(child).__name__ for child in children.values()]
+    return any(map(_ATTENTION.search, kinds)) and any(map(_NORM.search, kinds))
+
+
+def wrap_modules(wraps: Wraps, model: Any, loop: Loop, *, layers: bool) -> None:
+    """Wrap the forward of every module that is a part.
+
+    Args:
+        wraps: takes the wrappers.
+        model: the model.
+        loop: the state of the call.
+        layers: name the parts by layer, as in `attn/3`.
+    """
+    for module, part, layer in classify(model):
+        if part == words.VISION:
+            make = opaque(loop, part)
+        elif layers and layer is not None:
+            make = _timed_at_layer(loop, words.at_layer(part, layer), f"/{layer}")
+        else:
+            make = timed(loop, part)
+        wraps.method(module, "forward", make)
+
+
+def timed(loop: Loop, part: str) -> Make:
+    """Make a wrapper that is called some fifteen times a layer: `span`, without a call more than it needs."""
+    mark = loop.mark
+
+    def make(original: Function) -> Function:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not loop.live or loop.thread != get_ident():
+                return original(*args, **kwargs)
+            before = loop.part
+            here = loop.part = part + loop.suffix
+            mark(here)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                loop.part = before
+                mark(before)
+
+        return wrapper
+
+    return make
+
+
+def _timed_at_layer(loop: Loop, part: str, suffix: str) -> Make:
+    mark = loop.mark
+
+    def make(original: Function) -> Function:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not loop.live or loop.thread != get_ident():
+                return original(*args, **kwargs)
+            before = loop.part
+            loop.part = part
+            loop.suffix = suffix
+            mark(part)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                loop.part = before
+                loop.suffix = ""
+                mark(before)
+
+        return wrapper
+
+    return make
+
+
+def wrap_functions(wraps: Wraps, model: Any, loop: Loop) -> None:
+    """Wrap the functions that a forward calls between its modules: masks, rotary embedding, attention.
+
+    They are globals of the modules that the model's classes come from, so while they are wrapped
+    other models of the family pass through the wrappers too, and are left alone by them.
+    """
+    from transformers.generation import utils
+
+    for module in _modeling_modules(model):
+        for name in list(vars(module)):
+            part = _part_of_function(name)
+            if part is not None and callable(getattr(module, name)):
+                wraps.function(module, name, timed(loop, part))
+    if hasattr(utils, "create_masks_for_generate"):
+        wraps.function(utils, "create_masks_for_generate", timed(loop, words.ATTN_MASK_BUILD))
+    if hasattr(type(model), "create_masks_for_generate"):
+        wraps.method(model, "create_masks_for_generate", timed(loop, words.ATTN_MASK_BUILD))
+    _wrap_attention_interface(wraps, model, loop)
+
+
+def wrap_cache(wraps: Wraps, cache: Any, loop: Loop) -> None:
+    """Wrap the update of a cache; of an encoder-decoder's, the update of both."""
+    for half in ("self_attention_cache", "cross_attention_cache"):
+        if hasattr(cache, half):
+            wrap_cache(wraps, getattr(cache, half), loop)
+    wraps.method(cache, "update", timed(loop, words.KV_APPEND))
+
+
+def _modeling_modules(model: Any) -> list[ModuleType]:
+    names = {type(module).__module__ for module in model.modules()}
+    return [sys.modules[name] for name in sorted(names) if ".modeling_" in name and name in sys.modules]
+
+
+def _part_of_function(name: str) -> str | None:
+    if name in _MASKS:
+        return words.ATTN_MASK_BUILD
+    if _ROPE_FUNCTION.match(name):
+        return words.ATTN_ROPE
+    return words.ATTN_CORE if name == _EAGER else None
+
+
+def _wrap_attention_interface(wraps: Wraps, model: Any, loop: Loop) -> None:
+    """Wrap the attention functions that this model's configurations name, in the table that models ask."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    table: MutableMapping[str, Function] = ALL_ATTENTION_FUNCTIONS._local_mapping
+    configs = [model.config, model.config.get_text_config(decoder=True)]
+    for name in {config._attn_implementation for config in configs}:
+        if isinstance(name, str) and name in ALL_ATTENTION_FUNCTIONS:
+            wraps.item(table, name, timed(loop, words.ATTN_CORE), ALL_ATTENTION_FUNCTIONS[name])

@@ -1,0 +1,268 @@
+"""Wrappers around the generate loop: about ten marks a step, none inside the forward.
+
+They wrap what the loop looks up on the model (`prepare_inputs_for_generation`,
+`forward`, `_has_unfinished_sequences` ...), the class of the stop check, and what
+one call brings with it (streamer, cache, candidate generator). The loop itself
+is transformers' own: no line of `generate` is copied.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from perstep.measure import RESIDUAL
+from perstep.targets.transformers import words
+from perstep.targets.transformers._lists import TimedLists, name_of
+from perstep.targets.transformers._loop import Loop
+from perstep.targets.transformers._wrap import Function, Make, Wraps
+
+
+@dataclass(frozen=True)
+class Around:
+    """What wrappers around the loop need.
+
+    Attributes:
+        loop: the state of the call.
+        of_call: wrappers that go away when the call ends.
+        on_compile: told when transformers decides to compile the forward of this call.
+        on_cache: told of the cache that this call uses.
+    """
+
+    loop: Loop
+    of_call: Wraps
+    on_compile: Callable[[], None]
+    on_cache: Callable[[Any], None]
+
+
+def wrap_loop(wraps: Wraps, model: Any, around: Around) -> None:
+    """Wrap the generate loop of a model, apart from `generate` and `forward` themselves."""
+    from transformers.generation import utils
+
+    loop = around.loop
+    methods: dict[str, Make] = {
+        "prepare_inputs_for_generation": lambda original: _inputs(original, loop),
+        "_update_model_kwargs_for_generation": lambda original: _update(original, loop),
+        "_has_unfinished_sequences": lambda original: _has_unfinished(original, loop),
+        "_beam_search_has_unfinished_sequences": lambda original: _beams_unfinished(original, loop),
+        "_get_logits_processor": lambda original: _processors(original, loop),
+        "_get_stopping_criteria": lambda original: _criteria(original, loop),
+        "_prefill": lambda original: _prefill(original, loop, whole=True),
+        "_prefill_chunking": lambda original: _prefill(original, loop, whole=False),
+        "_reorder_cache": opaque(loop, words.KV_REORDER),
+        "_prepare_cache_for_generation": lambda original: _cache(original, around),
+        "_get_candidate_generator": lambda original: _candidates(original, around),
+        "_valid_auto_compile_criteria": lambda original: _auto_compile(original, around),
+    }
+    if _has_encoder(model):
+        encoder = opaque(loop, words.ENCODER if model.config.is_encoder_decoder else words.VISION)
+        methods["_maybe_prepare_encoder_kwargs_for_generation"] = encoder
+        methods["_prepare_encoder_decoder_kwargs_for_generation"] = encoder
+    for name, make in methods.items():
+        if hasattr(model, name):  # which of them exist depends on the version (HOOK_POINTS in version.py)
+            wraps.method(model, name, make)
+    for name in ("StopCheck", "DeferredStopCheck"):
+        if hasattr(utils, name):
+            wraps.function(getattr(utils, name), "__call__", span(loop, words.SYNC))
+
+
+def wrap_forward(wraps: Wraps, model: Any, loop: Loop, part: str, attribute: str = "forward") -> None:
+    """Wrap the model's forward; what no other part covers in it goes to `part`."""
+    wraps.method(model, attribute, lambda original: _forward(original, loop, part))
+
+
+def wrap_streamer(wraps: Wraps, streamer: Any, loop: Loop) -> None:
+    """Wrap a streamer's `put`."""
+    if hasattr(streamer, "__dict__"):
+        wraps.method(streamer, "put", opaque(loop, f"{words.STREAM}/{name_of(streamer)}"))
+
+
+def span(loop: Loop, part: str) -> Make:
+    """Make a wrapper whose call is a part, apart from the parts inside it."""
+
+    def make(original: Function) -> Function:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not loop.live or loop.outside():
+                return original(*args, **kwargs)
+            before = loop.part
+            loop.enter(part)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                loop.enter(before)
+
+        return wrapper
+
+    return make
+
+
+def opaque(loop: Loop, part: str) -> Make:
+    """Make a wrapper whose call is one part, whatever happens inside it."""
+
+    def make(original: Function) -> Function:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if loop.outside():
+                return original(*args, **kwargs)
+            before = loop.part
+            loop.enter(part)
+            loop.hush()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                loop.unhush(before)
+
+        return wrapper
+
+    return make
+
+
+def _has_encoder(model: Any) -> bool:
+    text = model.config.get_text_config(decoder=True)
+    return bool(model.config.is_encoder_decoder) or text is not model.config
+
+
+def _inputs(original: Function, loop: Loop) -> Function:
+    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if loop.outside() or loop.in_forward:
+            return original(self, *args, **kwargs)
+        loop.arrive()
+        loop.enter(words.INPUTS)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            if loop.compiled:  # its forward is not wrapped: it runs from here to the update of the arguments
+                loop.forwarded()
+                loop.enter(words.FORWARD)
+            else:
+                loop.enter(RESIDUAL)
+
+    return prepare_inputs_for_generation
+
+
+def _forward(original: Function, loop: Loop, part: str) -> Function:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if loop.outside() or loop.in_forward:
+            return original(self, *args, **kwargs)
+        loop.arrive()
+        loop.enter(part)
+        loop.in_forward = True
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            loop.in_forward = False
+            loop.forwarded()
+            loop.enter(loop.after_forward)
+
+    return forward
+
+
+def _update(original: Function, loop: Loop) -> Function:
+    def _update_model_kwargs_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if loop.live and not loop.outside() and loop.part != words.BOOKKEEPING:
+            loop.enter(words.BOOKKEEPING)
+        return original(self, *args, **kwargs)
+
+    return _update_model_kwargs_for_generation
+
+
+def _has_unfinished(original: Function, loop: Loop) -> Function:
+    def _has_unfinished_sequences(self: Any, this_peer_finished: Any, *args: Any, **kwargs: Any) -> Any:
+        if loop.outside():
+            return original(self, this_peer_finished, *args, **kwargs)
+        before = loop.part
+        if not isinstance(this_peer_finished, bool):  # a tensor: to ask it is to wait for the device
+            loop.enter(words.SYNC)
+        again = original(self, this_peer_finished, *args, **kwargs)
+        if not loop.turn(again):
+            loop.enter(before)
+        return again
+
+    return _has_unfinished_sequences
+
+
+def _beams_unfinished(original: Function, loop: Loop) -> Function:
+    wait = span(loop, words.SYNC)(lambda *args, **kwargs: bool(original(*args, **kwargs)))
+
+    def _beam_search_has_unfinished_sequences(self: Any, *args: Any, **kwargs: Any) -> bool:
+        return bool(wait(self, *args, **kwargs))  # the loop's next word is `not`, which would wait all the same
+
+    return _beam_search_has_unfinished_sequences
+
+
+def _prefill(original: Function, loop: Loop, *, whole: bool) -> Function:
+    def prefill(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if loop.outside():
+            return original(self, *args, **kwargs)
+        loop.in_prefill = True
+        try:
+            result = original(self, *args, **kwargs)
+        finally:
+            loop.in_prefill = False
+        if whole:
+            loop.prefilled = True
+        else:  # the one of transformers 4 leaves the last token, and with it the first logits, to the loop
+            loop.forget_forward()
+        return result
+
+    return prefill
+
+
+def _processors(original: Function, loop: Loop) -> Function:
+    lists = TimedLists(loop, words.LOGITS, words.SAMPLE)
+
+    def _get_logits_processor(self: Any, *args: Any, **kwargs: Any) -> Any:
+        processors = original(self, *args, **kwargs)
+        if loop.outside():
+            return processors
+        loop.call.prompt_tokens = kwargs.get("input_ids_seq_length")
+        return lists.timed(processors)
+
+    return _get_logits_processor
+
+
+def _criteria(original: Function, loop: Loop) -> Function:
+    lists = TimedLists(loop, words.STOP, words.BOOKKEEPING)
+
+    def _get_stopping_criteria(self: Any, *args: Any, **kwargs: Any) -> Any:
+        criteria = original(self, *args, **kwargs)
+        return criteria if loop.outside() else lists.timed(criteria)
+
+    return _get_stopping_criteria
+
+
+def _cache(original: Function, around: Around) -> Function:
+    def _prepare_cache_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        model_kwargs = kwargs["model_kwargs"] if "model_kwargs" in kwargs else args[1]
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and not around.loop.outside():
+            if hasattr(cache, "reorder_cache"):
+                around.of_call.method(cache, "reorder_cache", opaque(around.loop, words.KV_REORDER))
+            around.on_cache(cache)
+        return result
+
+    return _prepare_cache_for_generation
+
+
+def _candidates(original: Function, around: Around) -> Function:
+    loop = around.loop
+
+    def _get_candidate_generator(self: Any, *args: Any, **kwargs: Any) -> Any:
+        generator = original(self, *args, **kwargs)
+        if loop.outside():
+            return generator
+        if not kwargs.get("logits_processor"):  # then no list is called, and choosing begins after the forward
+            loop.after_forward = words.SAMPLE
+        around.of_call.method(generator, "get_candidates", opaque(loop, words.DRAFT))
+        return generator
+
+    return _get_candidate_generator
+
+
+def _auto_compile(original: Function, around: Around) -> Function:
+    def _valid_auto_compile_criteria(self: Any, *args: Any, **kwargs: Any) -> Any:
+        will_compile = original(self, *args, **kwargs)
+        if will_compile and not around.loop.outside():
+            around.on_compile()
+        return will_compile
+
+    return _valid_auto_compile_criteria

@@ -1,0 +1,253 @@
+"""Record the steps of unchanged `model.generate(...)` calls, part by part (laws 1 and 8).
+
+Everything is done by wrapping: nothing of transformers is copied, the call and
+its tokens stay what they were, and on exit every wrapper is gone, whatever
+happened in between. Where a forward is compiled, only what lies outside it is
+timed, and a note says so.
+"""
+
+import inspect
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from perstep.errors import InputError
+from perstep.targets.transformers import version, words
+from perstep.targets.transformers._loop import Call, Loop, Marks
+from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
+from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer
+from perstep.targets.transformers._schedule import Schedule
+from perstep.targets.transformers._wrap import Function, Wraps
+
+Detail = Literal["phases", "modules", "layers"]
+DETAILS: tuple[Detail, ...] = ("phases", "modules", "layers")
+
+
+class Instrument:
+    """A context manager in which the generate calls of one model are recorded.
+
+    A call becomes one step of the kind `prefill`, from the call of generate to the first token, and
+    one step of the kind `decode` for each further pass of the loop. Steps of which only the duration
+    was taken are of the kinds `prefill.plain` and `decode.plain`. What lies in which part stands in
+    `words.BOUNDARIES`. Calls made inside a part (a processor that generates), and a call in another
+    thread while one is recorded, run unwatched.
+
+    Example:
+        >>> recorder = Recorder()  # doctest: +SKIP
+        >>> with Instrument(model, recorder):  # doctest: +SKIP
+        ...     model.generate(**inputs, logits_processor=[mine])
+        >>> recorder.steps("decode").parts["logits/Mine"]  # doctest: +SKIP
+
+    It may be entered again, when it goes on where it was. Compile a model before it is entered, not while.
+
+    Args:
+        model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
+        recorder: takes the marks: a `measure.Recorder`, a `SyncRecorder`, a `DeviceRecorder` ...
+        detail: `phases` (about ten marks a step), `modules` (the forward by type of module), or
+            `layers` (the same by layer, as in `attn/3`).
+        alternate: take only the duration of every other step, without looking inside, so that what the
+            marks cost can be seen; blocks of four steps, M P P M (law 8).
+        every: record one block of decode steps in so many (blocks of one step, or of four with `alternate`).
+
+    Attributes:
+        model: the model that was found in what was given.
+        notes: what the reader of the ledger must know, each said once.
+
+    Raises:
+        InputError: not a transformers model that generates, an unknown detail, or a missing extra.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        recorder: Marks,
+        detail: Detail = "phases",
+        *,
+        alternate: bool = False,
+        every: int = 1,
+    ) -> None:
+        version.require()
+        if detail not in DETAILS:
+            raise InputError(f"unknown detail {detail!r}: choose from {', '.join(DETAILS)}")
+        if every < 1:
+            raise InputError(f"every is {every}: it must be at least 1 (record every step)")
+        self.model = find_model(model)
+        self.notes: list[str] = []
+        self._detail = detail
+        self._loop = Loop(recorder, Schedule(alternate, every))
+        self._outer = Wraps()
+        self._inner = Wraps()
+        self._of_call = Wraps()
+        self._of_cache = Wraps()
+        self._active = False
+        self._looks_inside = False
+        for note in version.missing_hooks(self.model):
+            self._note(note)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The generate calls recorded so far, in the order in which they ended."""
+        return self._loop.calls
+
+    def __enter__(self) -> Self:
+        if self._active:
+            raise InputError("this Instrument is active already; make a second one to nest them")
+        try:
+            around = Around(self._loop, self._of_call, self._leave_to_compiler, self._wrap_cache)
+            wrap_loop(self._outer, self.model, around)
+            self._outer.method(self.model, "generate", lambda generate: partial(self.call, generate))
+            self._wrap_inside()
+        except BaseException:
+            self._restore()
+            raise
+        self._active = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._active = False
+        self._restore()
+
+    def _restore(self) -> None:
+        for wraps in (self._of_cache, self._of_call, self._inner, self._outer):
+            wraps.restore()
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def call(self, generate: Function, *args: Any, **kwargs: Any) -> Any:
+        """Call `generate(model, ...)` and record it; the Instrument must be entered.
+
+        `model.generate(...)` comes here by itself; this is for who holds the function.
+        """
+        loop = self._loop
+        if not self._active:  # left, with the wrapper of a later Instrument still over this one
+            return generate(*args, **kwargs)
+        if not loop.claim():
+            return self._unwatched(generate, *args, **kwargs)
+        try:
+            streamer = _streamer(generate, args, kwargs)
+            if streamer is not None:
+                wrap_streamer(self._of_call, streamer, loop)
+            loop.begin_call()
+            result = generate(*args, **kwargs)
+            self._end_call(result)
+            return result
+        except BaseException:
+            loop.abandon_call()
+            raise
+        finally:
+            self._of_cache.restore()
+            self._of_call.restore()
+            if loop.compiled and self._active:
+                self._wrap_inside()
+            loop.release()
+
+    def _end_call(self, result: Any) -> None:
+        if not self._active:
+            self._note("the Instrument was left while a call in another thread went on: that call is cut short")
+            self._loop.abandon_call()
+            return
+        call = self._loop.call
+        _count_output(call, result)
+        if not call.forwards:
+            self._note("a generate call made no forward that could be seen from here: it has no steps")
+        self._loop.end_call()
+
+    def _unwatched(self, generate: Function, *args: Any, **kwargs: Any) -> Any:
+        loop = self._loop
+        if loop.outside():
+            if loop.elsewhere():
+                self._note("a generate call in another thread, while one was being recorded, was left alone")
+            return generate(*args, **kwargs)
+        before = loop.part
+        loop.hush()
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            loop.unhush(before)
+
+    def _wrap_inside(self) -> None:
+        """Wrap the forward and, by the level of detail, what is inside it."""
+        inner, model, loop = self._inner, self.model, self._loop
+        compiled = _compiled(model)
+        self._looks_inside = self._detail != "phases" and not compiled
+        if compiled:
+            self._note(f"{compiled} is compiled: of its forward only the whole is timed, from outside")
+            attribute = "forward" if model._compiled_call_impl is None else "_compiled_call_impl"
+            wrap_forward(inner, model, loop, words.FORWARD, attribute)
+        elif not self._looks_inside:
+            wrap_forward(inner, model, loop, words.FORWARD)
+        else:
+            wrap_forward(inner, model, loop, words.FORWARD_OTHER)
+            wrap_modules(inner, model, loop, layers=self._detail == "layers")
+            wrap_functions(inner, model, loop)
+
+    def _wrap_cache(self, cache: Any) -> None:
+        if self._looks_inside:
+            wrap_cache(self._of_cache, cache, self._loop)
+
+    def _leave_to_compiler(self) -> None:
+        """Take away, for this call, everything that a compiler would trace."""
+        self._loop.compiled = True
+        self._inner.restore()
+        self._of_cache.restore()
+        self._note(
+            "transformers compiled the forward by itself (static cache): only what lies outside the compiled call is "
+            "timed"
+        )
+
+
+def find_model(given: Any) -> Any:
+    """The model that generates in what was given: itself, a pipeline's, a compiled or an adapted model's.
+
+    Raises:
+        InputError: there is none.
+    """
+    from transformers import GenerationMixin
+
+    model = given
+    for attribute in ("model", "_orig_mod"):  # of a pipeline; of what torch.compile gives
+        if not isinstance(model, GenerationMixin):
+            inside = getattr(model, attribute, None)
+            model = inside if isinstance(inside, GenerationMixin) else model
+    if not isinstance(model, GenerationMixin) and hasattr(model, "get_base_model"):  # of an adapter library
+        model = model.get_base_model()
+    if not isinstance(model, GenerationMixin):
+        raise InputError(
+            f"{type(given).__name__} is not a transformers model that generates: give one with a language-model head, "
+            "such as AutoModelForCausalLM loads"
+        )
+    return model
+
+
+def _compiled(model: Any) -> str:
+    """What of the model is compiled, or the empty string."""
+    if model._compiled_call_impl is not None or hasattr(model.forward, "_torchdynamo_orig_callable"):
+        return "the model"
+    names = (
+        str(name)
+        for name, module in model.named_modules()
+        if module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
+    )
+    return next(names, "")
+
+
+def _streamer(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The streamer among the arguments of a generate call, or None."""
+    try:
+        return inspect.signature(generate).bind_partial(*args, **kwargs).arguments.get("streamer")
+    except TypeError:  # wrong arguments: generate says so itself
+        return None
+
+
+def _count_output(call: Call, result: Any) -> None:
+    """Fill in what the output of a generate call tells."""
+    sequences = getattr(result, "sequences", result)
+    shape: tuple[int, ...] = getattr(sequences, "shape", ())
+    if len(shape) == 2:
+        call.rows = int(shape[0])
+        if call.prompt_tokens is not None:
+            call.new_tokens = int(shape[1]) - call.prompt_tokens

@@ -1,0 +1,261 @@
+"""Models to measure: real architectures with random weights, and stored models.
+
+The cost of matrix work does not depend on the weights; what does is said in
+`RANDOM_WEIGHTS` (law 14). The table of architectures is data (`presets.toml`),
+with the source of each figure. The network is used for a hub id alone, and no
+code that comes with a model is ever run.
+"""
+
+import copy
+import re
+import tomllib
+from contextlib import AbstractContextManager
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from perstep.errors import InputError
+from perstep.targets.transformers import version
+
+RANDOM_WEIGHTS: Final = (
+    "The weights are random: matrix work costs what it costs with trained ones, but top-p nuclei, expert routing, mask "
+    "density and stopping do not."
+)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TILE = 1_048_573  # a prime, so that no two rows of a weight are alike
+_SMALL = 65_536
+_LAYER_COUNTS = ("num_hidden_layers", "num_decoder_layers", "num_layers", "encoder_layers", "decoder_layers")
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """The table of architectures: name -> `source`, `parameters` (as published) and `config`."""
+    return tomllib.loads((files(__package__) / "presets.toml").read_text(encoding="utf-8"))
+
+
+def build(
+    arch: str | Path,
+    *,
+    layers: int | None = None,
+    vocab: int | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    attn_implementation: str | None = None,
+) -> Any:
+    """A model of a real architecture with random weights, on the CPU, in evaluation mode.
+
+    The weights are one tile of normal numbers repeated, which takes as long as writing the memory:
+    a billion numbers of their own would take ten seconds.
+
+    Args:
+        arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
+        layers: keep so many of the decoder's layers (and of the encoder's), from the first.
+        vocab: a vocabulary of another size; special tokens outside of it are dropped.
+        dtype: of the weights, as torch spells it.
+        seed: of the weights.
+        attn_implementation: as transformers spells it; its default when None.
+
+    Raises:
+        InputError: an unknown architecture, a number out of range, or too little memory.
+    """
+    version.require()
+    import torch
+
+    torch_dtype = _dtype(dtype)
+    config = _config(arch)
+    if layers is not None:
+        _keep_layers(config, layers, arch)
+    if vocab is not None:
+        _resize_vocabulary(config, vocab)
+    make = _maker(config, torch_dtype, attn_implementation)
+    with torch.device("meta"):
+        _check_memory(make(), torch_dtype, arch)
+    with _uninitialised():
+        model = make()
+    model.tie_weights()
+    _fill(model, config, seed)
+    return model.eval()
+
+
+def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementation: str | None = None) -> Any:
+    """A stored model, in evaluation mode: of a local folder, or of the hub.
+
+    A folder that exists is read without the network, whatever its name; the hub is asked only when
+    there is no such folder and the name looks like `org/name`.
+
+    Args:
+        path_or_id: the folder, or the hub id.
+        dtype: of the weights, as torch spells it; as stored when None.
+        attn_implementation: as transformers spells it; its default when None.
+
+    Raises:
+        InputError: nothing can be loaded from there.
+    """
+    version.require()
+    from transformers import AutoConfig
+
+    name = str(path_or_id)
+    local = Path(path_or_id).is_dir()
+    if not local and not (isinstance(path_or_id, str) and _HUB_ID.fullmatch(name)):
+        raise InputError(f"no folder {name}: give a folder with a config.json, or a hub id such as org/name")
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    torch_dtype = "auto" if dtype is None else _dtype(dtype)
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _config(arch: str | Path) -> Any:
+    from transformers import AutoConfig
+
+    if isinstance(arch, str) and arch in presets():
+        settings = copy.deepcopy(presets()[arch]["config"])
+        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    path = Path(arch)
+    if not path.exists():
+        raise InputError(
+            f"unknown architecture {str(arch)!r}: choose from {', '.join(presets())}, or give a config.json"
+        )
+    try:
+        return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not the configuration of a transformers model: {_first_line(error)}") from error
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"unknown dtype {name!r}: choose from float32, bfloat16, float16")
+    return dtype
+
+
+def _keep_layers(config: Any, layers: int, arch: str | Path) -> None:
+    text = _decoder_config(config)
+    count = text.num_hidden_layers
+    if not 1 <= layers <= count:
+        raise InputError(f"{arch} has {count} layers, so layers must be between 1 and {count}, not {layers}")
+    for name, value in list(text.to_dict().items()):
+        if isinstance(value, list) and len(value) == count:  # one entry a layer, such as layer_types
+            setattr(text, name, value[:layers])
+    for name in _LAYER_COUNTS:
+        if hasattr(text, name):
+            setattr(text, name, layers)
+
+
+def _resize_vocabulary(config: Any, vocab: int) -> None:
+    if vocab < 2:
+        raise InputError(f"a vocabulary of {vocab}: it must hold at least 2 tokens")
+    for part in {id(part): part for part in (config, _decoder_config(config))}.values():
+        if hasattr(part, "vocab_size"):
+            part.vocab_size = vocab
+        for name in _TOKEN_IDS:
+            token_id = getattr(part, name, None)
+            if isinstance(token_id, int) and token_id >= vocab:
+                setattr(part, name, None)
+
+
+def _decoder_config(config: Any) -> Any:
+    """The part of a configuration that shapes the decoder; of an encoder-decoder's a copy would be given."""
+    return config if config.is_encoder_decoder else config.get_text_config(decoder=True)
+
+
+def _auto_class(config: Any) -> Any:
+    """The class that builds a generating model of this configuration: with its vision part, if it has one."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers.models.auto import modeling_auto
+
+    for mapping, auto_class in (
+        (modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText),
+        (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
+        (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+    ):
+        if type(config) in mapping:
+            return auto_class
+    raise InputError(f"a model of type {config.model_type} does not generate text with transformers")
+
+
+def _maker(config: Any, dtype: Any, attn_implementation: str | None) -> Any:
+    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    auto_class = _auto_class(config)
+
+    def make() -> Any:
+        try:
+            return auto_class.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options)
+        except (ValueError, ImportError) as error:
+            raise InputError(f"transformers cannot build this model: {_first_line(error)}") from error
+
+    return make
+
+
+def _check_memory(shape: Any, dtype: Any, arch: str | Path) -> None:
+    import psutil
+
+    needed = sum(parameter.numel() for parameter in shape.parameters()) * dtype.itemsize
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{arch} needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} and {free / 1e9:.1f} GB are "
+            "free: keep fewer layers, or use bfloat16"
+        )
+
+
+def _uninitialised() -> AbstractContextManager[None]:
+    """A context in which models are built without drawing their weights."""
+    try:
+        module = import_module("transformers.initialization")
+    except ImportError:  # transformers 4
+        module = import_module("transformers.modeling_utils")
+    context: AbstractContextManager[None] = module.no_init_weights()
+    return context
+
+
+def _fill(model: Any, config: Any, seed: int) -> None:
+    """Give every parameter its values: the tile, and in small modules what the architecture itself would set."""
+    import torch
+
+    std = getattr(config.get_text_config(decoder=True), "initializer_range", None) or 0.02
+    generator = torch.Generator().manual_seed(seed)
+    tile = torch.randn(_TILE, generator=generator) * std
+    rng_state = torch.get_rng_state()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            else:
+                start = int(torch.randint(_TILE, (1,), generator=generator))
+                _repeat(tile.to(parameter.dtype).roll(start), parameter.view(-1))
+        torch.manual_seed(seed)
+        _initialise_small(model, model)
+    torch.set_rng_state(rng_state)
+
+
+def _repeat(tile: Any, flat: Any) -> None:
+    whole = len(flat) // len(tile) * len(tile)
+    flat[:whole].view(-1, len(tile)).copy_(tile)
+    flat[whole:].copy_(tile[: len(flat) - whole])
+
+
+def _initialise_small(module: Any, owner: Any) -> None:
+    """Let the architecture set the modules that are cheap to set: norms, gates, whole models when tiny."""
+    if hasattr(module, "_init_weights"):
+        owner = module
+    for child in module.children():
+        _initialise_small(child, owner)
+    if 0 < sum(parameter.numel() for parameter in module.parameters()) <= _SMALL:
+        owner._init_weights(module)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

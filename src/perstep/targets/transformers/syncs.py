@@ -1,0 +1,230 @@
+"""Host syncs per step, counted and attributed to the part that caused them.
+
+A read of a tensor's value by the host makes it wait until the device has done
+everything queued before. Counting perturbs the timing, so it is a pass of its
+own: give a `SyncRecorder` to an `Instrument` in place of a recorder. On a CPU
+nothing waits; what is counted there is what would wait on a device.
+"""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from perstep.measure import RESIDUAL
+from perstep.targets.transformers._frames import nearest_line
+from perstep.targets.transformers.version import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCALAR_READ = "scalar read"
+"""`.item()`, `bool(tensor)`, `float(tensor)` ...: `aten::_local_scalar_dense`."""
+DYNAMIC_SHAPE = "dynamic shape"
+"""An operator whose output's shape depends on values: `nonzero`, a boolean index ..."""
+HOST_COPY = "host copy"
+"""`.cpu()`, `.to("cpu")`, `.tolist()`, `.numpy()`."""
+DRIVER_SYNC = "driver sync"
+"""What CUDA itself reports under `torch.cuda.set_sync_debug_mode`; other kinds show what asked for it."""
+
+_DYNAMIC = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount"}
+_HOST_COPIES = {"cpu", "tolist", "numpy", "__array__"}
+_NOT_THE_CAUSE = {"torch", "warnings", "perstep"}
+_SYNC_WARNING = "called a synchronizing CUDA operation"
+
+
+@dataclass(frozen=True)
+class Syncs:
+    """The syncs of the steps of one kind.
+
+    Attributes:
+        steps: how many steps were counted.
+        parts: part -> kind of sync -> how often, over all steps.
+        sites: (part, kind, place in the source) -> how often; the place is the nearest line outside of torch.
+    """
+
+    steps: int = 0
+    parts: dict[str, Counter[str]] = field(default_factory=dict)
+    sites: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    @property
+    def per_step(self) -> float | None:
+        """Syncs in a step: those that the driver reported, on CUDA; else scalar reads, dynamic shapes and copies."""
+        if not self.steps:
+            return None
+        total = sum((counts for counts in self.parts.values()), Counter[str]())
+        return (total[DRIVER_SYNC] or total.total()) / self.steps
+
+    def part_per_step(self, part: str) -> float | None:
+        """Syncs in a step that a part caused, counted as in `per_step`."""
+        if not self.steps:
+            return None
+        counts = self.parts.get(part, Counter())
+        reported = any(DRIVER_SYNC in others for others in self.parts.values())
+        return (counts[DRIVER_SYNC] if reported else counts.total()) / self.steps
+
+
+class SyncRecorder:
+    """Takes marks, and counts the syncs in each part instead of timing it.
+
+    It counts in the thread that entered it, between the beginning and the end of steps.
+
+    Example:
+        >>> syncs = SyncRecorder()  # doctest: +SKIP
+        >>> with syncs, Instrument(model, syncs):  # doctest: +SKIP
+        ...     model.generate(**inputs)
+        >>> syncs.syncs("decode").per_step  # doctest: +SKIP
+        1.0
+
+    Args:
+        device_type: of the tensors whose reads count: the model's.
+        cuda: stands in for `torch.cuda` in tests.
+    """
+
+    mark: Callable[[str], None]
+
+    def __init__(self, device_type: str = "cpu", cuda: Any = None) -> None:
+        require()
+        self._device_type = device_type
+        self._cuda = cuda
+        self._kind: str | None = None
+        self._part = RESIDUAL
+        self._seen: list[tuple[str, str, str]] = []
+        self._by_kind: dict[str, Syncs] = {}
+        self._steps: Counter[str] = Counter()
+        self._stack = ExitStack()
+        self.mark = self._mark
+
+    def __enter__(self) -> Self:
+        function_mode, dispatch_mode = _modes(self)
+        with ExitStack() as stack:
+            if self._device_type == "cuda":
+                stack.enter_context(_driver_reports(self._cuda or _torch_cuda(), self._driver_sync))
+            stack.enter_context(function_mode)
+            stack.enter_context(dispatch_mode)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin(self, kind: str = "decode") -> None:
+        """Begin a step of a kind."""
+        self._kind = kind
+        self._part = RESIDUAL
+        self._seen.clear()
+
+    def _mark(self, part: str) -> None:
+        self._part = part
+
+    def end(self) -> None:
+        """End the step and count it."""
+        kind = self._kind or ""
+        self._steps[kind] += 1
+        syncs = self._by_kind.setdefault(kind, Syncs())
+        for part, what, _ in self._seen:
+            syncs.parts.setdefault(part, Counter())[what] += 1
+        syncs.sites.update(self._seen)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the open step."""
+        self._kind = None
+        self._seen.clear()
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of which steps have been counted."""
+        return list(self._by_kind)
+
+    def syncs(self, kind: str = "decode") -> Syncs:
+        """What was counted in the steps of a kind."""
+        counted = self._by_kind.get(kind, Syncs())
+        return Syncs(self._steps[kind], counted.parts, counted.sites)
+
+    def saw(self, what: str, tensor: Any) -> None:
+        """Count a sync of a kind that reads a tensor."""
+        if self._kind is not None and tensor.device.type == self._device_type:
+            self._seen.append((self._part, what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
+
+    def _driver_sync(self) -> None:
+        if self._kind is not None:
+            self._seen.append((self._part, DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
+
+
+def _torch_cuda() -> Any:
+    import torch
+
+    return torch.cuda
+
+
+def _modes(recorder: SyncRecorder) -> tuple[Any, Any]:
+    """What sees every operator, and what sees the methods that read memory without one."""
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Methods(TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            kwargs = kwargs or {}
+            if name in _HOST_COPIES or (name == "to" and _to_host(args, kwargs)):
+                recorder.saw(HOST_COPY, args[0])
+            return func(*args, **kwargs)
+
+    class Operators(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            if name == "_local_scalar_dense":
+                recorder.saw(SCALAR_READ, args[0])
+            elif name in _DYNAMIC or (name == "index" and _has_mask(args[1])):
+                recorder.saw(DYNAMIC_SHAPE, args[0])
+            return func(*args, **(kwargs or {}))
+
+    return Methods(), Operators()
+
+
+def _has_mask(indices: Any) -> bool:
+    import torch
+
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _to_host(args: Any, kwargs: Any) -> bool:
+    """Whether `.to(...)` asks for the host: by name, or, from a device, by a `torch.device`.
+
+    On a CPU `.to(other.device)` cannot be told from a copy to the host, and is none.
+    """
+    import torch
+
+    for target in (*args[1:], kwargs.get("device")):
+        if target == "cpu" if isinstance(target, str) else isinstance(target, torch.device) and target.type == "cpu":
+            return isinstance(target, str) or args[0].device.type != "cpu"
+    return False
+
+
+@contextmanager
+def _driver_reports(cuda: Any, seen: Callable[[], None]) -> "Iterator[None]":
+    """Have CUDA warn of every synchronising operation, and hear of it instead of showing it."""
+    mode = cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=_SYNC_WARNING)
+        show = warnings.showwarning
+
+        def hear(message: Any, *args: Any, **kwargs: Any) -> None:
+            if _SYNC_WARNING in str(message):
+                seen()
+            else:
+                show(message, *args, **kwargs)
+
+        warnings.showwarning = hear
+        cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            cuda.set_sync_debug_mode(mode)

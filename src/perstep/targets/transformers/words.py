@@ -1,0 +1,75 @@
+"""The parts that this adapter names, and what lies inside each (law 6).
+
+Between two parts nothing is lost: a part ends where the next begins. What no
+row below covers is the residual. Nothing is recorded after a call's last stop
+check (the building of the output) and in generate calls made inside a part.
+"""
+
+from typing import Final
+
+SETUP: Final = "setup"
+ENCODER: Final = "encoder"
+VISION: Final = "vision"
+INPUTS: Final = "inputs"
+FORWARD: Final = "forward"
+FORWARD_OTHER: Final = "forward.other"
+EMBED: Final = "embed"
+NORM: Final = "norm"
+ATTN: Final = "attn"
+ATTN_CORE: Final = "attn.core"
+ATTN_ROPE: Final = "attn.rope"
+ATTN_MASK_BUILD: Final = "attn.mask.build"
+KV_APPEND: Final = "kv.append"
+KV_REORDER: Final = "kv.reorder"
+MIXER: Final = "mixer"
+MLP: Final = "mlp"
+MOE: Final = "moe"
+LM_HEAD: Final = "lm_head"
+LOGITS: Final = "logits"
+SAMPLE: Final = "sample"
+STOP: Final = "stop"
+STREAM: Final = "stream"
+SYNC: Final = "sync"
+DRAFT: Final = "draft"
+BOOKKEEPING: Final = "bookkeeping"
+
+PREFILL: Final = "prefill"
+DECODE: Final = "decode"
+PLAIN: Final = ".plain"
+"""Ends the kind of a step of which only the duration was taken, as in `decode.plain`."""
+
+BOUNDARIES: Final[dict[str, str]] = {
+    SETUP: "from the call of generate to the first preparation of inputs: configuration, cache, processors, criteria",
+    ENCODER: "the encoder of an encoder-decoder model, once a call",
+    VISION: "the vision tower and its projector, once a call",
+    INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",
+    FORWARD: "the model's forward as a whole (detail `phases`, or compiled)",
+    FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, module dispatch",
+    EMBED: "embedding look-ups, of tokens and of learned positions",
+    NORM: "normalisation layers; those inside attention belong to `attn`",
+    ATTN: "an attention module apart from its `attn.*` parts and `kv.append`: projections and reshaping",
+    ATTN_CORE: "the attention function: scores, softmax and weighted sum",
+    ATTN_ROPE: "rotary embedding: sines and cosines, and their application",
+    ATTN_MASK_BUILD: "building of the causal, sliding or chunked attention mask",
+    KV_APPEND: "update of the cache with a step's keys and values",
+    KV_REORDER: "reordering of the cache between beams",
+    MIXER: "a layer's state-space, linear-attention or convolution module",
+    MLP: "a layer's dense feed-forward module",
+    MOE: "a layer's mixture of experts, its router included",
+    LM_HEAD: "the projection to the vocabulary",
+    LOGITS: "logits/X: one logits processor, with the reflection of its signature by the list that calls it",
+    SAMPLE: "from the last processor to the first criterion: the choice of tokens, padding of finished rows and "
+    "appending; with beams the choice of continuations",
+    STOP: "stop/X: one stopping criterion, and the merge of its answer",
+    STREAM: "stream/X: the streamer's put",
+    SYNC: "the wait for the answer whether all rows have stopped",
+    DRAFT: "the candidates of assisted decoding",
+    BOOKKEEPING: "the loop's own work: update of arguments, float32 copy of the logits, merge of stop flags, deletion "
+    "of outputs",
+}
+"""Part -> what lies inside it. `logits`, `stop` and `stream` stand for one part per class."""
+
+
+def at_layer(part: str, layer: int) -> str:
+    """The part's name at a layer, counted from 0: `attn/3`."""
+    return f"{part}/{layer}"
