@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 NUM_ENTRIES = 512
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-SPECIALS = (PAD, BOS, EOS)  # their ids are 0, 1, 2
+SPECIALS = (PAD, BOS, EOS)
+PAD_ID, BOS_ID, EOS_ID = range(3)  # the trainer numbers special tokens first, in this order
 
 
 def train(texts: Iterable[str]) -> Tokenizer:
@@ -28,8 +29,7 @@ def train(texts: Iterable[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    bos_id = tokenizer.token_to_id(BOS)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos_id)])
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
     if tokenizer.get_vocab_size() != NUM_ENTRIES:
         raise ValueError(f"the corpus is too small: {tokenizer.get_vocab_size()} entries, {NUM_ENTRIES} wanted")
     return tokenizer

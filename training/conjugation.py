@@ -64,8 +64,11 @@ _IRREGULAR_ES: dict[str, dict[str, tuple[str, str, str]]] = {
         "past_simple": ("quise", "quisiste", "quiso"),
     },
     "tener": {"present_simple": ("tengo", "tienes", "tiene"), "past_simple": ("tuve", "tuviste", "tuvo")},
-    "hacer": {"present_simple": ("hago", "haces", "hace"), "past_simple": ("hice", "hiciste", "hizo")},
-    "ir": {"present_simple": ("voy", "vas", "va"), "past_simple": ("fui", "fuiste", "fue")},
+    "hacer": {
+        "present_simple": ("hago", "haces", "hace"),  # codespell:ignore hace
+        "past_simple": ("hice", "hiciste", "hizo"),
+    },
+    "ir": {"present_simple": ("voy", "vas", "va"), "past_simple": ("fui", "fuiste", "fue")},  # codespell:ignore vas
     "venir": {"present_simple": ("vengo", "vienes", "viene"), "past_simple": ("vine", "viniste", "vino")},
     "ver": {"present_simple": ("veo", "ves", "ve"), "past_simple": ("vi", "viste", "vio")},
 }

@@ -2,9 +2,9 @@
 
 A *cell* is (verb, tense, person), a *combination* is a cell in one sentence template. One template
 of every cell is held out: its sentences never occur in training, in any form, while the cell's other
-templates and the template's other cells do, so what is held out can be inferred. The sentence's main
-verb is the one labelled, never an auxiliary (will, have, must) or a carrier (need, hope); the person is that of
-the subject. A sentence marked " (es)" asks for the Spanish form too. No I/O and no global randomness.
+templates and the template's other cells do, so what is held out can be inferred. The labelled verb is the main
+one, never an auxiliary (will, have, must) or a carrier (need, hope); the person is the subject's.
+A sentence marked " (es)" asks for the Spanish form too. No I/O and no global randomness.
 """
 
 import json
@@ -159,7 +159,8 @@ class Record:
 def split(seed: int) -> tuple[list[Combination], list[Combination]]:
     """All combinations, as (training, held out): one template of every cell is held out."""
     rng = random.Random(f"split {seed}")
-    train, heldout = [], []
+    train: list[Combination] = []
+    heldout: list[Combination] = []
     for verb in VERBS:
         for tense in TENSES:
             for person in PERSONS:
@@ -171,7 +172,7 @@ def split(seed: int) -> tuple[list[Combination], list[Combination]]:
 
 
 def sentence(combination: Combination, subject: str, complement: str) -> str:
-    """The English sentence, for example `Yesterday she watched the film.`"""
+    """The English sentence: `Yesterday she watched the film.` and the like."""
     verb, tense, person = combination.verb, combination.tense, combination.person
     pattern = TEMPLATES[tense][combination.template]
     if verb == "be" and tense in ("present_simple", "past_simple"):
@@ -230,7 +231,7 @@ def heldout_records(seed: int, per_combination: int) -> list[Record]:
 
 
 def heldout_text(seed: int) -> str:
-    """One held-out text: of every held-out combination one line in expectation a pair, one plain."""
+    """One held-out text: two lines of every held-out combination, each a pair or a plain sentence."""
     rng = random.Random(f"heldout text {seed}")
     return "".join(_text_line(record, rng) for record in heldout_records(seed, per_combination=2))
 

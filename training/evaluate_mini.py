@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import corpus
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+import bpe
+import corpus
 
 DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / "src" / "perstep" / "data" / "mini"
 RECORDS_PER_COMBINATION = 4
@@ -40,25 +43,26 @@ def windows(lines: Sequence[list[int]], bos_id: int, length: int) -> list[list[i
     return packed
 
 
-@torch.inference_mode()
 def heldout_nats(model: Any, packed: list[list[int]]) -> float:
     """The summed negative log-likelihood of every id after the first of its window, in nats."""
     nats = 0.0
     for window in packed:
         ids = torch.tensor([window])
-        logits = model(input_ids=ids[:, :-1]).logits
+        with torch.inference_mode():
+            logits = model(input_ids=ids[:, :-1]).logits
         nats += functional.cross_entropy(logits[0].double(), ids[0, 1:], reduction="sum").item()
     return nats
 
 
-def unigram_nats(tokenizer: Tokenizer, ids: Sequence[int], seed: int) -> float:
-    """The same sum under token frequencies of 20,000 training documents, one added to every count."""
-    texts = list(itertools.islice(corpus.documents(seed), 20_000))
+def unigram_nats(tokenizer: Tokenizer, seed: int, num_documents: int = 20_000) -> list[float]:
+    """Nats of each token id under its frequency in training documents, one added to every count."""
+    texts = list(itertools.islice(corpus.documents(seed), num_documents))
     counts: Counter[int] = Counter()
     for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
         counts.update(encoding.ids)
-    total = counts.total() + tokenizer.get_vocab_size()
-    return -sum(math.log((counts[i] + 1) / total) for i in ids)
+    num_entries = tokenizer.get_vocab_size()
+    total = counts.total() + num_entries
+    return [-math.log((counts[i] + 1) / total) for i in range(num_entries)]
 
 
 def perplexities(model: Any, tokenizer: Tokenizer, text: str, seed: int) -> dict[str, Any]:
@@ -66,9 +70,9 @@ def perplexities(model: Any, tokenizer: Tokenizer, text: str, seed: int) -> dict
     encodings = tokenizer.encode_batch(text.splitlines(keepends=True), add_special_tokens=False)
     lines = [e.ids for e in encodings]
     ids = [i for line in lines for i in line]
-    bos_id = tokenizer.token_to_id("<bos>")
-    sums = {f"mini_window_{n}": heldout_nats(model, windows(lines, bos_id, n)) for n in WINDOWS}
-    sums["unigram"] = unigram_nats(tokenizer, ids, seed)
+    sums = {f"mini_window_{n}": heldout_nats(model, windows(lines, bpe.BOS_ID, n)) for n in WINDOWS}
+    unigram = unigram_nats(tokenizer, seed)
+    sums["unigram"] = sum(unigram[i] for i in ids)
     sums["uniform"] = len(ids) * math.log(tokenizer.get_vocab_size())
     num_bytes = len(text.encode())
     return {
@@ -84,9 +88,7 @@ def greedy(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: i
     tokenizer.padding_side = "left"
     added: list[str] = []
     for i in range(0, len(prompts), BATCH):
-        inputs = tokenizer(
-            list(prompts[i : i + BATCH]), return_tensors="pt", padding=True, return_token_type_ids=False
-        )
+        inputs = tokenizer(list(prompts[i : i + BATCH]), return_tensors="pt", padding=True, return_token_type_ids=False)
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         added += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return added
@@ -100,6 +102,7 @@ def json_right(model: Any, tokenizer: Any, records: Sequence[corpus.Record]) -> 
 
 def evaluate(folder: Path, seed: int) -> dict[str, Any]:
     """Everything that `report.json` says under `evaluation`."""
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     records = corpus.heldout_records(seed, RECORDS_PER_COMBINATION)

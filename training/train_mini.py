@@ -17,17 +17,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import bpe
-import corpus
-import evaluate_mini
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import bpe
+import corpus
+import evaluate_mini
+
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "src" / "perstep" / "data" / "mini"
-DEFAULT_STEPS = 1400
+DEFAULT_STEPS = 1000
 MAX_POSITIONS = 2048
 TOKENS_PER_STEP = 8192
 SHORT_ROW = 256  # tokens; most steps
@@ -36,6 +37,7 @@ PEAK_LR = 4e-3
 WARMUP_STEPS = 60
 WEIGHT_DECAY = 0.1
 
+SPECIAL_IDS = {"pad_token_id": bpe.PAD_ID, "bos_token_id": bpe.BOS_ID, "eos_token_id": bpe.EOS_ID}
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -56,23 +58,20 @@ CONFIG = {
     "mlp_bias": False,
     "tie_word_embeddings": True,
     "initializer_range": 0.02,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    **SPECIAL_IDS,
     "dtype": "float32",
     "use_cache": True,
 }
-GENERATION_CONFIG = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "do_sample": False}
+GENERATION_CONFIG = {**SPECIAL_IDS, "do_sample": False}
 
 
 def token_documents(tokenizer: Tokenizer, seed: int) -> Iterator[list[int]]:
     """Documents as ids, `<bos> ... <eos>`; one in five lacks the `<bos>`, as some prompts do."""
     texts = corpus.documents(seed)
     rng = random.Random(f"bos {seed}")
-    bos, eos = tokenizer.token_to_id(bpe.BOS), tokenizer.token_to_id(bpe.EOS)
     while True:
         for encoding in tokenizer.encode_batch(list(itertools.islice(texts, 2000)), add_special_tokens=False):
-            yield [*([bos] if rng.random() < 0.8 else []), *encoding.ids, eos]
+            yield [*([bpe.BOS_ID] if rng.random() < 0.8 else []), *encoding.ids, bpe.EOS_ID]
 
 
 def rows(documents: Iterator[list[int]], length: int) -> Iterator[list[int]]:
@@ -112,7 +111,6 @@ def train(tokenizer: Tokenizer, steps: int, seed: int) -> tuple[LlamaForCausalLM
     """The trained model and its mean loss over the last 50 steps, in nats per token."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs 6 % and nothing here reads it
     model = LlamaForCausalLM(LlamaConfig(**CONFIG)).train()
     optimizer = new_optimizer(model)
     losses: list[float] = []
@@ -140,6 +138,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path, seed: int)
     """Write the standard files (the tied head is not repeated) and the held-out text."""
     tensors = {name: t.contiguous() for name, t in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone
     for name, value in (("config.json", CONFIG), ("generation_config.json", GENERATION_CONFIG)):
         (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     bpe.save(tokenizer, folder, MAX_POSITIONS)
@@ -147,7 +146,7 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path, seed: int)
 
 
 def replace_folder(new: Path, out: Path) -> None:
-    """Put `new` in the place of `out`; a reader sees the old folder or the new one, never half of one."""
+    """Put `new` in the place of `out` by renaming: a reader never sees half of a folder."""
     old = new.with_name(new.name + "-old")
     if out.exists():
         out.rename(old)
@@ -165,12 +164,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train mini and write its model folder.")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="model folder (default: the shipped one)")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help=f"of {TOKENS_PER_STEP} tokens (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=DEFAULT_STEPS, help=f"of {TOKENS_PER_STEP} tokens (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=corpus.SEED, help="of corpus and weights (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.steps < 1 or args.threads < 1:
         parser.error("--steps and --threads must be at least 1")
+    if args.out.exists() and not (args.out / "config.json").is_file():
+        parser.error(f"{args.out} exists and is no model folder (it has no config.json): give a new or a model's path")
     return args
 
 
@@ -191,6 +194,7 @@ def main(argv: list[str] | None = None) -> None:
         "final_loss_nats_per_token": round(loss, 4),
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "training_s": round(time.monotonic() - start, 1),
+        "training_cpu_s": round(time.process_time(), 1),  # over all threads; does not count other work
     }
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".mini-") as staging:
         folder = Path(staging) / "mini"

@@ -5,12 +5,12 @@ import json
 import random
 from collections import Counter
 
-import corpus
 import jsonschema
 import pytest
+
+import corpus
 from conjugation import PERSONS, TENSES, VERBS
 from corpus import Combination, Record, sentence
-
 from perstep.data import conjugation_schema_path
 
 SCHEMA = json.loads(conjugation_schema_path().read_text(encoding="utf-8"))

@@ -39,7 +39,10 @@ class Session(Protocol):
     effort: Effort
 
     def measure_round(self, number: int) -> Any:
-        """Measure one complete balanced round; the sample that becomes a line of `samples.jsonl`."""
+        """Measure one complete balanced round; the sample that becomes a line of `samples.jsonl`.
+
+        It has a field `noise`, the `perstep.machine.Noise` of the round.
+        """
         ...
 
     def resolved(self, samples: Sequence[Any]) -> Resolved:

@@ -1,14 +1,14 @@
 """The conditions that every measurement shares, and how the manifest tells them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.machine import describe, warnings_for
+from perstep.machine import Machine, Noise, describe, summarise_noise, warnings_for
 from perstep.runs import Manifest
 
 
@@ -26,6 +26,13 @@ def describe_machine(manifest: Manifest, threads: int) -> None:
     machine = describe()
     manifest.machine = msgspec.to_builtins(machine)
     manifest.warnings += warnings_for(machine, threads=threads)
+
+
+def warn_of_noise(manifest: Manifest, rounds: Iterable[Noise], threads: int) -> None:
+    """Write into the manifest what the rounds say was wrong with this machine."""
+    machine = msgspec.convert(manifest.machine, Machine)
+    found = warnings_for(machine, summarise_noise(rounds), threads=threads)
+    manifest.warnings += [warning for warning in found if warning not in manifest.warnings]
 
 
 @contextmanager

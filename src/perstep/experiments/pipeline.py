@@ -10,7 +10,7 @@ import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.base import Experiment, Findings, HasLedger, Session
-from perstep.experiments.conditions import threads_limited
+from perstep.experiments.conditions import threads_limited, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
@@ -92,7 +92,7 @@ def run(
         folder = next_folder(name) if out is None else out
         resume_after = len(samples) if resume else None
         with RunWriter(folder, session.manifest, resume_after=resume_after, force=force) as writer:
-            return _measure(experiment, session, writer, samples, progress, clock)
+            return _measure(experiment, session, writer, samples, progress, clock, plan.threads)
 
 
 def _measure(
@@ -102,6 +102,7 @@ def _measure(
     samples: list[Any],
     progress: Progress,
     clock: Clock,
+    threads: int,
 ) -> Report:
     def keep(sample: Any) -> None:
         writer.append(sample)
@@ -119,6 +120,7 @@ def _measure(
         )
     session.manifest.conditions["ended_by"] = ended_by
     session.finish()
+    warn_of_noise(session.manifest, (sample.noise for sample in samples), threads)
     progress(1.0, "report")
     return _derive(experiment, writer.folder, session.manifest, samples, [])
 
