@@ -1,0 +1,59 @@
+"""Shapes in, FLOPs, bytes and bounds out: what each part of a step must cost at least. Measures nothing.
+
+`ModelShape.from_config` reads a config.json, `step_cost` counts a `prefill` or `decode` of it, `step_bound` turns
+the count into times with the rates of a machine. Standard library only; `docs/theory.md` lists the formulas.
+"""
+
+from perstep.theory.backends import (
+    IDEAL,
+    REFERENCE,
+    TRANSFORMERS,
+    TRANSFORMERS_EAGER,
+    TRANSFORMERS_STATIC,
+    Backend,
+)
+from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
+from perstep.theory.cost import Cost, StepCost
+from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
+from perstep.theory.parts import PARTS, Parameters, parameters
+from perstep.theory.roofline import Bound, Level, Rates, StepBound, part_bound, step_bound
+from perstep.theory.shape import Layer, Mlp, ModelShape, Norm, QKNorm
+from perstep.theory.step import DTYPE_BYTES, Precision, Step, bytes_each, decode, prefill
+
+__all__ = [
+    "DTYPE_BYTES",
+    "IDEAL",
+    "PARTS",
+    "REFERENCE",
+    "TRANSFORMERS",
+    "TRANSFORMERS_EAGER",
+    "TRANSFORMERS_STATIC",
+    "Backend",
+    "Bound",
+    "CacheBytes",
+    "Cost",
+    "Layer",
+    "Level",
+    "Mlp",
+    "ModelShape",
+    "Norm",
+    "Parameters",
+    "Precision",
+    "QKNorm",
+    "Rates",
+    "Step",
+    "StepBound",
+    "StepCost",
+    "attended_positions",
+    "bytes_each",
+    "decode",
+    "expected_experts",
+    "kv_bytes",
+    "kv_bytes_per_token",
+    "num_scores",
+    "parameters",
+    "part_bound",
+    "prefill",
+    "step_bound",
+    "step_cost",
+]

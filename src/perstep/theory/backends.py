@@ -1,0 +1,120 @@
+"""How a library carries out a step, as far as it changes what must be moved, computed or called: data.
+
+The numbers of calls were counted, not estimated: the tests count them again in the decoder of this package and
+in transformers. A backend of your own is one more record. Times of a call belong to `roofline.Rates`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perstep.errors import InputError
+from perstep.theory.parts import PARTS
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way of carrying out a step.
+
+    Attributes:
+        name: what it is called in messages.
+        calls: library calls each time a part occurs, in a decode step of one sequence; views that touch no
+            data are not counted. Empty: calls are not counted.
+        calls_many_rows: those that differ where there is more than one row.
+        bias_calls: calls that each bias adds.
+        computes_masked: products of all queries with all keys are computed, and those that the causal mask
+            forbids thrown away; otherwise they are skipped, half of a long prefill (Dao 2023).
+        keeps_scores: scores are written to memory and read again; otherwise they stay in the kernel (Dao et
+            al. 2022).
+        copies_cache: appending copies all that is held (a concatenation).
+        repeats_kv: keys and values are copied out to every query head before the products.
+        masks_decode: a mask is built and applied even for one new position, which needs none.
+        attends_capacity: attention runs over all allocated positions, filled or not.
+    """
+
+    name: str
+    calls: Mapping[str, int] = field(default_factory=dict)
+    calls_many_rows: Mapping[str, int] = field(default_factory=dict)
+    bias_calls: int = 0
+    computes_masked: bool = True
+    keeps_scores: bool = True
+    copies_cache: bool = False
+    repeats_kv: bool = False
+    masks_decode: bool = False
+    attends_capacity: bool = False
+
+    def __post_init__(self) -> None:
+        missing = [part for part in PARTS if part not in self.calls]
+        if self.calls and missing:
+            raise InputError(f"backend {self.name}: no number of calls for {', '.join(missing)}; give all or none")
+
+    def calls_of(self, part: str, rows: int) -> int:
+        """Library calls each time `part` occurs with so many rows; 0 where calls are not counted."""
+        if rows > 1 and part in self.calls_many_rows:
+            return self.calls_many_rows[part]
+        return self.calls.get(part, 0)
+
+
+IDEAL = Backend("ideal", computes_masked=False, keeps_scores=False)
+"""The least that must be done: nothing computed in vain, nothing moved twice, calls free."""
+
+REFERENCE = Backend(
+    "reference",
+    calls={
+        "embed": 1,
+        "norm": 3,
+        "attn.qkv": 1,
+        "attn.rope": 1,
+        "kv.append": 2,
+        "attn.mask.build": 2,
+        "attn.mask.apply": 1,
+        "attn.scores": 1,
+        "attn.softmax": 4,
+        "attn.pv": 2,
+        "attn.out": 2,
+        "mlp": 7,
+        "lm_head": 1,
+        "sample": 1,
+    },
+    calls_many_rows={"norm": 6},
+    bias_calls=1,
+)
+"""The built-in NumPy decoder."""
+
+_LLAMA_CALLS = {
+    "embed": 10,  # positions and their sines and cosines, once a step
+    "norm": 6,
+    "attn.qkv": 3,
+    "attn.rope": 10,
+    "kv.append": 2,
+    "attn.mask.build": 0,
+    "attn.mask.apply": 0,
+    "attn.scores": 1,  # one kernel for scores, softmax and weighted sum
+    "attn.softmax": 0,
+    "attn.pv": 0,
+    "attn.out": 2,
+    "mlp": 6,
+    "lm_head": 1,
+    "sample": 1,
+}
+
+TRANSFORMERS = Backend("transformers", calls=_LLAMA_CALLS, computes_masked=False, keeps_scores=False, copies_cache=True)
+"""transformers 5 on a CPU with its defaults, fused attention and a dynamic cache; calls counted on Llama."""
+
+TRANSFORMERS_STATIC = Backend(
+    "transformers, static cache",
+    calls=_LLAMA_CALLS | {"kv.append": 5, "attn.mask.build": 7, "attn.mask.apply": 3},
+    keeps_scores=False,
+    masks_decode=True,
+    attends_capacity=True,
+)
+"""The same with a static cache: appending in place, attention over all that was allocated."""
+
+TRANSFORMERS_EAGER = Backend(
+    "transformers, eager attention",
+    calls=_LLAMA_CALLS
+    | {"attn.mask.build": 10, "attn.mask.apply": 1, "attn.scores": 3, "attn.softmax": 1, "attn.pv": 2},
+    copies_cache=True,
+    repeats_kv=True,
+    masks_decode=True,
+)
+"""transformers with `attn_implementation="eager"` and a dynamic cache; calls with fewer key/value than query heads."""

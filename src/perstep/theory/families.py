@@ -1,0 +1,378 @@
+"""The model families: one record a `model_type`, as data.
+
+A record holds what a config.json does not say (kinds of norms, which products have a bias) and the values that
+transformers gives to keys the file leaves out. The tests hold every record to transformers' own models.
+"""
+
+from dataclasses import replace
+
+from perstep.theory.family import (
+    LAYER,
+    LAYER_BARE,
+    LAYER_SCALE,
+    RMS,
+    Family,
+    Mixture,
+    adjust_cohere,
+    adjust_falcon,
+    adjust_gpt_bigcode,
+    adjust_gptj,
+    adjust_molmo2,
+    adjust_opt,
+    adjust_phi,
+    adjust_smollm3,
+    adjust_stablelm,
+    all_but_each,
+    every,
+    if_used,
+    lower_alternate,
+    never,
+    upper,
+    without_rope,
+)
+from perstep.theory.shape import QKNorm
+
+_GPT2_KEYS = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+    "hidden_act": "activation_function",
+}
+_FOUR_TIMES = {"intermediate_size": None}  # None: four times hidden_size
+_HEAD_NORM, _WIDE_NORM = QKNorm(RMS), QKNorm(RMS, per_head=False)
+_QWEN_WINDOW = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+
+_LLAMA = Family(
+    {"max_position_embeddings": 2048},
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+    mlp_bias="mlp_bias",
+)
+_MISTRAL = Family(
+    {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+    windowed=every,
+)
+_QWEN2 = Family(
+    {"num_key_value_heads": 32, "max_position_embeddings": 32768, **_QWEN_WINDOW},
+    qkv_bias=True,
+    windowed=upper,
+)
+_QWEN3 = Family(
+    {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, **_QWEN_WINDOW},
+    qk_norm=_HEAD_NORM,
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+    windowed=upper,
+)
+_OLMO2 = Family(
+    {"max_position_embeddings": 2048},
+    qk_norm=_WIDE_NORM,
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+)
+_GEMMA = Family(
+    {"num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192},
+    activation="gelu_pytorch_tanh",
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+    embed_scale=True,
+    tied=True,
+)
+_GEMMA2 = replace(
+    _GEMMA,
+    defaults={
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    keys={"hidden_act": "hidden_activation"},
+    norms_per_layer=4,
+    windowed=all_but_each(2),
+)
+_COHERE = Family(
+    {"max_position_embeddings": 8192},
+    norm=LAYER_SCALE,
+    norms_per_layer=1,
+    qkv_bias="attention_bias",
+    out_bias="attention_bias",
+    tied=True,
+    adjust=adjust_cohere,
+)
+_GPT2 = Family(
+    {"max_position_embeddings": 1024, **_FOUR_TIMES},
+    keys=_GPT2_KEYS,
+    norm=LAYER,
+    gated=False,
+    activation="gelu_new",
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    positions="learned",
+    tied=True,
+)
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": replace(
+        _LLAMA,
+        defaults={
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "use_sliding_window": False,
+            "no_rope_layer_interval": 4,
+        },
+        tied=True,
+        windowed=without_rope,
+        adjust=adjust_smollm3,
+    ),
+    "mistral": _MISTRAL,
+    "ministral": _MISTRAL,
+    "mixtral": replace(
+        _MISTRAL,
+        defaults={
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+        mixture=Mixture(),
+    ),
+    "phimoe": Family(
+        {
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131072,
+            "num_local_experts": 16,
+            "num_experts_per_tok": 2,
+        },
+        norm=LAYER,
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        head_bias="lm_head_bias",
+        windowed=every,
+        mixture=Mixture(),
+    ),
+    "granitemoe": Family(
+        {"max_position_embeddings": 2048, "num_local_experts": 8, "num_experts_per_tok": 2},
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        mixture=Mixture(),
+    ),
+    "qwen2": _QWEN2,
+    "qwen2_vl_text": replace(_QWEN2, defaults=_QWEN2.defaults | {"num_key_value_heads": 8, "max_window_layers": 80}),
+    "qwen2_5_vl_text": replace(_QWEN2, defaults=_QWEN2.defaults | {"num_key_value_heads": 8, "max_window_layers": 80}),
+    "qwen3": _QWEN3,
+    "qwen3_vl_text": replace(_QWEN3, windowed=never, defaults=_QWEN3.defaults | {"max_position_embeddings": 128000}),
+    "qwen2_moe": Family(
+        {
+            **_QWEN2.defaults,
+            "num_key_value_heads": 16,
+            "num_experts": 60,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "qkv_bias": True,
+        },
+        qkv_bias="qkv_bias",
+        windowed=lower_alternate,
+        mixture=Mixture("num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),
+    ),
+    "qwen3_moe": replace(
+        _QWEN3,
+        defaults={
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "use_sliding_window": False,
+            "sliding_window": 4096,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        keys={"num_local_experts": "num_experts"},
+        windowed=if_used,
+        mixture=Mixture(width="moe_intermediate_size"),
+    ),
+    "molmo2_text": replace(
+        _QWEN3,
+        defaults={
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "max_position_embeddings": 36864,
+            "qk_norm_type": "qwen3",
+            "additional_vocab_size": 128,
+        },
+        out_bias=False,
+        windowed=never,
+        adjust=adjust_molmo2,
+    ),
+    "gpt_oss": Family(
+        {
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "max_position_embeddings": 131072,
+            "sliding_window": 128,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+            "attention_bias": True,
+        },
+        keys={"num_local_experts": "num_experts", "num_experts_per_tok": "experts_per_token"},
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        sinks=True,
+        windowed=all_but_each(2),
+        mixture=Mixture(bias=True),
+    ),
+    "phi": Family(
+        {"max_position_embeddings": 2048},
+        norm=LAYER,
+        norms_per_layer=1,
+        gated=False,
+        activation="gelu_new",
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        head_bias=True,
+        partial_rotary=0.5,
+        adjust=adjust_phi,
+    ),
+    "phi3": Family({"max_position_embeddings": 4096}, windowed=every),
+    "olmo": Family(
+        {"max_position_embeddings": 2048}, norm=LAYER_BARE, qkv_bias="attention_bias", out_bias="attention_bias"
+    ),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, defaults=_OLMO2.defaults | {"sliding_window": 4096}, windowed=all_but_each(4)),
+    "olmoe": replace(
+        _OLMO2,
+        defaults={"max_position_embeddings": 4096, "num_experts": 64, "num_experts_per_tok": 8},
+        mixture=Mixture("num_experts"),
+    ),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": replace(
+        _GEMMA2,
+        defaults={
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "max_position_embeddings": 131072,
+            "sliding_window": 4096,
+        },
+        qk_norm=_HEAD_NORM,
+        windowed=all_but_each(6),
+    ),
+    "starcoder2": Family(
+        {"num_key_value_heads": 2, "max_position_embeddings": 4096, "use_bias": True},
+        norm=LAYER,
+        gated=False,
+        activation="gelu_pytorch_tanh",
+        qkv_bias="use_bias",
+        out_bias="use_bias",
+        mlp_bias="use_bias",
+        tied=True,
+        windowed=every,
+    ),
+    "stablelm": Family(
+        {"num_key_value_heads": 32, "max_position_embeddings": 4096},
+        norm=LAYER,
+        qkv_bias="use_qkv_bias",
+        partial_rotary=0.25,
+        adjust=adjust_stablelm,
+    ),
+    "cohere": _COHERE,
+    "cohere2": replace(
+        _COHERE, defaults=_COHERE.defaults | {"sliding_window": 4096}, adjust=dict, windowed=all_but_each(4)
+    ),
+    "gpt2": _GPT2,
+    "gpt_bigcode": replace(
+        _GPT2,
+        defaults=_GPT2.defaults | {"multi_query": True},
+        activation="gelu_pytorch_tanh",
+        adjust=adjust_gpt_bigcode,
+    ),
+    "gpt_neox": Family(
+        {"max_position_embeddings": 2048, "attention_bias": True},
+        norm=LAYER,
+        gated=False,
+        activation="gelu",
+        qkv_bias="attention_bias",
+        out_bias="attention_bias",
+        mlp_bias=True,
+        partial_rotary=0.25,
+    ),
+    "gptj": Family(
+        {"max_position_embeddings": 2048, "rotary_dim": 64, **_FOUR_TIMES},
+        keys=_GPT2_KEYS,
+        norm=LAYER,
+        norms_per_layer=1,
+        gated=False,
+        activation="gelu_new",
+        mlp_bias=True,
+        head_bias=True,
+        adjust=adjust_gptj,
+    ),
+    "opt": Family(
+        {
+            "max_position_embeddings": 2048,
+            "enable_bias": True,
+            "do_layer_norm_before": True,
+            "_remove_final_layer_norm": False,
+            "layer_norm_elementwise_affine": True,
+        },
+        keys={"intermediate_size": "ffn_dim", "hidden_act": "activation_function"},
+        norm=LAYER,
+        gated=False,
+        activation="relu",
+        qkv_bias="enable_bias",
+        out_bias="enable_bias",
+        mlp_bias="enable_bias",
+        positions="learned",
+        extra_position_rows=2,
+        tied=True,
+        adjust=adjust_opt,
+    ),
+    "falcon": Family(
+        {
+            "max_position_embeddings": 2048,
+            "num_ln_in_parallel_attn": None,
+            "alibi": False,
+            "new_decoder_architecture": False,
+            "multi_query": True,
+            "parallel_attn": True,
+            **_FOUR_TIMES,
+        },
+        keys={
+            "num_key_value_heads": "num_kv_heads",
+            "intermediate_size": "ffn_hidden_size",
+            "hidden_act": "activation",
+        },
+        norm=LAYER,
+        gated=False,
+        activation="gelu",
+        qkv_bias="bias",
+        out_bias="bias",
+        mlp_bias="bias",
+        tied=True,
+        adjust=adjust_falcon,
+    ),
+    "bloom": Family(
+        {"max_position_embeddings": 2048, **_FOUR_TIMES},
+        keys={"hidden_size": "n_embed", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+        norm=LAYER,
+        gated=False,
+        activation="gelu_pytorch_tanh",
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        positions="alibi",
+        embed_norm=True,
+        tied=True,
+    ),
+}

@@ -1,0 +1,133 @@
+"""The least time of a part: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call.
+
+The roofline of Williams et al. 2009, with the level of a byte given by its reuse distance (Mattson et al. 1970):
+weights and cache are touched once a step, so they come from the nearest level that holds the whole step's
+footprint; activations from the nearest that holds those of one occurrence. The code and data of a library call
+are evicted likewise, so that a part's first call may cost more. Rates are passed in; measures nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from perstep.errors import InputError
+from perstep.theory.cost import Cost, StepCost
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of memory: how fast it is read, and how much it holds (None: everything).
+
+    `cold_start_ns` is what the first call of a part costs more where the step's footprint lies at this level,
+    because all that came since its last occurrence has evicted it from the nearer ones: the time of a small
+    call right after reading a set of this level, less its time when hot.
+    """
+
+    name: str
+    bytes_per_s: float
+    size_bytes: int | None = None
+    cold_start_ns: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_s <= 0 or self.cold_start_ns < 0 or (self.size_bytes is not None and self.size_bytes < 0):
+            raise InputError(
+                f"level {self.name} needs a bandwidth above 0, and a size and a cold start of 0 or more, found "
+                f"{self.bytes_per_s} B/s, {self.size_bytes} B and {self.cold_start_ns} ns"
+            )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a machine is at best, measured or from a data sheet.
+
+    Attributes:
+        levels: from the nearest to the farthest, the last of unlimited size.
+        peak_flops: of matrix products, FLOP/s, by the dtype they are computed in.
+        dispatch_ns: the cost of one library call, hot.
+        vector_flops: other operations, numbers a second; None leaves them out of the bound.
+        special_functions: exponentials and their like, numbers a second; None leaves them out.
+    """
+
+    levels: tuple[Level, ...]
+    peak_flops: Mapping[str, float]
+    dispatch_ns: float = 0.0
+    vector_flops: float | None = None
+    special_functions: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [level.size_bytes for level in self.levels]
+        limits = [size for size in sizes[:-1] if size is not None]
+        if not sizes or sizes[-1] is not None or len(limits) < len(sizes) - 1 or limits != sorted(limits):
+            raise InputError(f"levels go from small to large and the last has no size, found sizes {sizes}")
+        rates = [*self.peak_flops.values(), self.vector_flops, self.special_functions]
+        if any(rate is not None and rate <= 0 for rate in rates) or self.dispatch_ns < 0:
+            raise InputError("rates must be above 0, and the cost of a call 0 or more")
+
+    def level_for(self, num_bytes: float) -> Level:
+        """The nearest level that holds so many bytes.
+
+        Going round a set that is larger than a level finds nothing there under least-recently-used eviction,
+        so there is no part-way.
+        """
+        return next(level for level in self.levels if level.size_bytes is None or num_bytes <= level.size_bytes)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least time of a part, and what it is made of.
+
+    `binds` names the largest term: `compute`, `bandwidth@LEVEL` or `dispatch`. `bound_ns` is the larger of
+    `compute_ns` and `bandwidth_ns`, plus `dispatch_ns`.
+    """
+
+    bound_ns: float
+    compute_ns: float
+    bandwidth_ns: float
+    dispatch_ns: float
+    binds: str
+
+
+@dataclass(frozen=True)
+class StepBound:
+    """The least time of a step: its parts run one after another, so their bounds add up."""
+
+    parts: Mapping[str, Bound]
+    bound_ns: float
+    footprint_bytes: int
+    level: str
+
+
+def step_bound(cost: StepCost, rates: Rates) -> StepBound:
+    """The bound of every part of a step.
+
+    Raises:
+        InputError: no peak for the dtype that the step computes in.
+    """
+    dtype = cost.precision.activations
+    if dtype not in rates.peak_flops:
+        raise InputError(f"no peak FLOP/s for {dtype}, only for {', '.join(rates.peak_flops) or 'none'}")
+    level = rates.level_for(cost.resident_bytes)
+    parts = {part: part_bound(each, rates, dtype, level) for part, each in cost.parts.items()}
+    return StepBound(parts, sum(bound.bound_ns for bound in parts.values()), cost.resident_bytes, level.name)
+
+
+def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level) -> Bound:
+    """The bound of one part whose weights and cache come from a given level.
+
+    Kinds of arithmetic add up, because library calls run one after another.
+    """
+    near = rates.level_for(cost.working_set_bytes)
+    compute_s = (
+        cost.matmul_flops / rates.peak_flops[dtype]
+        + (cost.vector_flops / rates.vector_flops if rates.vector_flops else 0)
+        + (cost.special_functions / rates.special_functions if rates.special_functions else 0)
+    )
+    streamed_s, near_s = cost.streamed_bytes / streamed_from.bytes_per_s, cost.activation_bytes / near.bytes_per_s
+    compute_ns, bandwidth_ns = compute_s * 1e9, (streamed_s + near_s) * 1e9
+    dispatch_ns = cost.calls * rates.dispatch_ns + cost.starts * streamed_from.cold_start_ns
+    terms = {
+        "compute": compute_ns,
+        f"bandwidth@{(streamed_from if streamed_s >= near_s else near).name}": bandwidth_ns,
+        "dispatch": dispatch_ns,
+    }
+    bound_ns = max(compute_ns, bandwidth_ns) + dispatch_ns
+    return Bound(bound_ns, compute_ns, bandwidth_ns, dispatch_ns, max(terms, key=terms.__getitem__))

@@ -1,0 +1,123 @@
+"""Numbers of library calls, counted again where they happen."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perstep.errors import InputError
+from perstep.targets import reference
+from perstep.theory import (
+    PARTS,
+    REFERENCE,
+    TRANSFORMERS,
+    TRANSFORMERS_EAGER,
+    TRANSFORMERS_STATIC,
+    Backend,
+    ModelShape,
+    decode,
+    prefill,
+    step_cost,
+)
+
+TINY: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SHAPE = ModelShape.from_config(TINY)
+OUT_OF_SIGHT = ("embed", "kv.append", "sample")  # methods and assignments of arrays
+
+
+def counting_numpy(parts: list[str], calls: Counter[str]) -> SimpleNamespace:
+    """NumPy whose ufuncs, reductions and linear algebra count themselves under the part that was begun last."""
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[parts[-1]] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    names = {name: getattr(np, name) for name in dir(np)}
+    for name, function in list(names.items()):
+        if isinstance(function, np.ufunc):
+            names[name] = counted(function)
+            names[name].reduce = counted(function.reduce)
+    names |= {name: counted(names[name]) for name in ("vdot", "full", "triu")}
+    return SimpleNamespace(**names)
+
+
+def test_calls_of_the_reference(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode step calls NumPy as often as the record says, part by part; so do the masks of a prefill."""
+    model = reference.load(tiny_llama)
+    cache = model.new_cache(1, 8)
+    raw = {"num_attention_heads": model.config.heads, "num_hidden_layers": model.config.num_layers}
+    shape = ModelShape.from_config({**TINY, **raw, "hidden_size": model.config.hidden, "num_key_value_heads": 1})
+    parts: list[str] = ["before"]
+    calls: Counter[str] = Counter()
+    monkeypatch.setattr("perstep.targets.reference.model.np", counting_numpy(parts, calls))
+    reference.prefill(model, [[1, 2, 3]], cache, parts.append)
+    masks = step_cost(shape, prefill(3), backend=REFERENCE).parts
+    assert all(calls[part] == masks[part].calls for part in ("attn.mask.build", "attn.mask.apply"))
+    calls.clear()
+    reference.decode_one_token(model, [4], cache, parts.append)
+    expected = {part: cost.calls for part, cost in step_cost(shape, decode(3), backend=REFERENCE).parts.items()}
+    assert calls == {part: number for part, number in expected.items() if part not in OUT_OF_SIGHT}
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize(
+    ("backend", "attention", "static"),
+    [(TRANSFORMERS, "sdpa", False), (TRANSFORMERS_STATIC, "sdpa", True), (TRANSFORMERS_EAGER, "eager", False)],
+    ids=["defaults", "static", "eager"],
+)
+def test_calls_of_transformers(backend: Backend, attention: str, static: bool) -> None:
+    """A decode step of a Llama dispatches as many operators that touch data as the record says."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
+
+    views = ("view", "reshape", "expand", "transpose", "unsqueeze", "slice", "aten.t.", "alias", "detach")
+    seen: list[str] = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if not any(view in str(func) for view in views):
+                seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    settings = {key: value for key, value in TINY.items() if key != "model_type"}
+    config = AutoConfig.for_model("llama", **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    cache = StaticCache(config=config, max_cache_len=32) if static else DynamicCache(config=config)
+    token = torch.ones(1, 1, dtype=torch.long)
+    with torch.no_grad():
+        model(torch.ones(1, 8, dtype=torch.long), past_key_values=cache)
+        with Count():
+            logits = model(token, past_key_values=cache).logits
+            logits[0, -1].argmax()
+    seen = [name for name in seen if "select" not in name]
+    assert step_cost(SHAPE, decode(8, capacity=32), backend=backend).total.calls == len(seen)
+
+
+def test_calls_are_given_for_all_parts_or_for_none() -> None:
+    """A part forgotten would look free."""
+    with pytest.raises(InputError, match=r"no number of calls for attn\.pv; give all or none"):
+        Backend("mine", calls=dict.fromkeys([part for part in PARTS if part != "attn.pv"], 1))
+
+
+def test_biases_and_rows_add_calls() -> None:
+    """The reference adds each bias by a call of its own, and normalises several rows with six instead of three."""
+    biased = ModelShape.from_config({**TINY, "attention_bias": True, "mlp_bias": True})
+    plain = step_cost(SHAPE, decode(3), backend=REFERENCE).parts
+    assert step_cost(biased, decode(3), backend=REFERENCE).parts["attn.qkv"].calls == plain["attn.qkv"].calls + 2
+    assert step_cost(biased, decode(3), backend=REFERENCE).parts["mlp"].calls == plain["mlp"].calls + 2 * 2
+    assert step_cost(SHAPE, decode(3, batch=2), backend=REFERENCE).parts["norm"].calls == 2 * plain["norm"].calls
