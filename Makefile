@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
-RUN    ?= .perstep/demo
 # Two threads stall each other on shared cores; measurements and tests use one.
 export OMP_NUM_THREADS ?= 1
 
@@ -30,8 +29,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 env: $(VENV)/.dev  ## create the development environment in .venv
 
 demo: $(VENV)/.core  ## install the core and show what a decode step of the built-in model costs
-	$(BIN)/perstep ledger -m mini --fast --out $(RUN) --force
-	@echo "the run lies in $(RUN): open $(RUN)/ledger.png and $(RUN)/README.md"
+	$(BIN)/perstep ledger -m mini --fast
+	@echo "Open ledger.png and README.md in the run's folder, named above."
+	@echo "Next: . $(VENV)/bin/activate && perstep --help"
 
 test: $(VENV)/.dev lint types floors check-docs unit  ## run every check that CI runs
 

@@ -10,14 +10,17 @@ from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 
 if TYPE_CHECKING:
-    from perstep.experiments.compare import Comparison, compare
+    from perstep.experiments.compare import compare
+    from perstep.experiments.comparison import Comparison
+    from perstep.experiments.watching import watch
     from perstep.measure import Ledger, Recorder
 
 _HOMES = {
-    "Comparison": "perstep.experiments.compare",
+    "Comparison": "perstep.experiments.comparison",
     "Ledger": "perstep.measure",
     "Recorder": "perstep.measure",
     "compare": "perstep.experiments.compare",
+    "watch": "perstep.experiments.watching",
 }
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "Recorder",
     "__version__",
     "compare",
+    "watch",
 ]
 
 

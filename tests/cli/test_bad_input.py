@@ -97,13 +97,13 @@ def test_options_that_are_wrong(options: list[str], why: str, cli: Cli, tiny_lla
     [
         (["bogus"], "bogus"),
         (["--bogus"], "--bogus"),
-        (["show"], "run"),
+        (["show"], "RUN requires an argument"),
         (["show", "99"], "no run 99"),
         (["show", "missing"], "no run missing"),
         (["show", ""], "is not a run"),
-        (["show", "a", "b"], "b"),
+        (["show", "a", "b"], "'b' is too much; `perstep show --help`"),
         (["show", "x" * 300], "File name too long"),
-        (["report"], "run"),
+        (["report"], "RUN requires an argument"),
         (["report", "99"], "no run 99"),
         (["report", "."], "is not a run"),
         (["list", "surplus"], "surplus"),
@@ -235,9 +235,12 @@ def test_an_out_that_is_not_empty(cli: Cli, tiny_llama: Path, run_folder: Path) 
     """A run or anything else; nothing in it changes."""
     before = tree(run_folder)
     refused(cli("ledger", "-m", tiny_llama, "--out", run_folder), "is not empty; choose another folder, or --resume")
-    (run_folder / MANIFEST).rename(run_folder / "other.json")
-    refused(cli("ledger", "-m", tiny_llama, "--out", run_folder), "is not empty")
-    (run_folder / "other.json").rename(run_folder / MANIFEST)
+    for name in (MANIFEST, SAMPLES):
+        (run_folder / name).rename(run_folder / f"other-{name}")
+    for force in ([], ["--force"]):
+        refused(cli("ledger", "-m", tiny_llama, "--out", run_folder, *force), "is not empty and holds no run")
+    for name in (MANIFEST, SAMPLES):
+        (run_folder / f"other-{name}").rename(run_folder / name)
     assert tree(run_folder) == before
 
 
@@ -287,7 +290,7 @@ def test_a_disk_that_fills(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    refused(cli("report", run_folder), "No space left on device; choose another place with --out")
+    refused(cli("report", run_folder), "No space left on device; choose another place")
     command = ["ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", "-q"]
     refused(cli(*command, "--out", run_folder, "--force"), "No space left on device")
     refused(cli(*command, "--out", "new"), "No space left on device")

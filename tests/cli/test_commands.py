@@ -63,11 +63,12 @@ def test_markdown_is_a_table_to_paste(measure: Cli) -> None:
 
 
 def test_csv_is_read_by_any_reader(measure: Cli) -> None:
-    """A header and rows for each table, a blank line between."""
+    """One table of plain numbers, the same as `ledger.csv`."""
     said = measure("-o", "csv")
-    tables = [list(csv.reader(io.StringIO(block))) for block in said.out.split("\n\n")]
-    assert [len(table[0]) for table in tables] == [5, 5]
-    assert [table[1][0] for table in tables] == ["embed", "embed"]
+    assert said.out == Path(".perstep/runs/0001-ledger/ledger.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert {row["kind"] for row in rows} == {"decode", "prefill"}
+    assert all(float(row["ns_per_step"]) >= 0 for row in rows if row["part"] != "residual")
 
 
 def test_show_says_what_was_found(measure: Cli, cli: Cli) -> None:
@@ -103,7 +104,7 @@ def test_list_names_the_runs(measure: Cli, cli: Cli) -> None:
     assert (said.code, said.err) == (0, "")
     rows = [line.split() for line in said.out.splitlines()[3:]]
     assert [row[:2] for row in rows] == [["0001-ledger", "complete"], ["0002-ledger", "complete"]]
-    assert "5.0 µs per decode step, most of it norm" in said.out
+    assert "5.00 µs per decode step, the largest part norm" in said.out
     listed = json.loads(cli("list", "-o", "json").out)
     assert [run["folder"] for run in listed] == [".perstep/runs/0001-ledger", ".perstep/runs/0002-ledger"]
     assert listed[0]["experiment"] == "ledger"
@@ -166,7 +167,7 @@ def test_strict_exits_with_3_where_the_precision_was_not_reached(measure: Cli, c
     """Three rounds have no interval; twenty of rounds that do not vary are as precise as can be."""
     said = measure("-q", "--strict")
     assert said.code == 3
-    assert re.fullmatch(r"perstep: not resolved: 3 rounds, .*\n", said.err)
+    assert re.fullmatch(r"perstep: not resolved: no interval for embed, .*: 3 rounds are too few, .*\n", said.err)
     assert said.out.startswith("decode: ")
     assert cli("ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "-q", "--strict").code == 0
 

@@ -1,6 +1,9 @@
 """`perstep compare`, `gate`, `export` and baselines, as they are typed: output, exit codes, what is left on disk."""
 
 import json
+import re
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,6 +124,27 @@ def test_compare_live_hands_on_to_the_live_comparison(cli: Cli) -> None:
     assert list(json.loads(said.out)["arms"]) == ["true", "true#2"]
     assert Path("live/samples.jsonl").is_file()
     assert cli("compare", "--live", "true").code == 2
+
+
+@pytest.mark.parametrize("kind", ["command", "callable", "worker", "later"])
+def test_an_arm_that_never_returns_is_named(kind: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After twice the budget and a second, in whatever call; the alarm is put back and no worker stays behind."""
+    Path("hangs_for_test.py").write_text(
+        "import time\nbegan = time.monotonic()\ndef quick(): pass\ndef hang(): time.sleep(5)\n"
+        "def later():\n    if time.monotonic() - began > 0.1: hang()\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    arms = {
+        "command": ["true", "sleep 5"],
+        "callable": ["hangs_for_test:quick", "hangs_for_test:hang"],
+        "later": ["hangs_for_test:quick", "hangs_for_test:later"],
+        "worker": ["--python", sys.executable, "--python", sys.executable, "hangs_for_test.py:hang"],
+    }[kind]
+    sys.modules.pop("hangs_for_test", None)
+    said = cli("compare", "--live", *arms, "--budget", "400ms")
+    assert (said.code, said.out) == (2, "")
+    assert re.search(r"failed in call \d+: .*it has not returned within 2 s, twice the budget; give a larger", said.err)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
 # gate

@@ -219,7 +219,8 @@ def test_a_comparison_may_run_in_a_thread():
 
 @pytest.mark.parametrize(
     ("arms", "options", "said"),
-    [({"a": len}, {}, "needs two or more"), ({"a": len, "b": 3}, {}, "'b' is a int"),
+    [({"a": len}, {}, "needs two or more"), ({"a": len, "b": 3}, {}, "'b' is 3, not"),
+     ([len, abs], {}, "arms is a list"),
      ({"a": len, "b": len}, {"reference": "c"}, "'c' is no arm"),
      ({"a": len, "b": len}, {"budget_s": 0}, "above 0"), ({"a": len, "b": len}, {"precision": 2}, "above 0"),
      ({"a": len, "b": len}, {"rounds": 0}, "above 0"), ({"a": len, "b": len}, {"threshold": -1}, "above 0")],

@@ -54,7 +54,7 @@ def test_a_run_has_everything_that_was_promised(run_folder: Path) -> None:
     assert manifest.files == DERIVED
     assert manifest.conditions["ended_by"] == "rounds measured"
     assert manifest.noise["rounds"] == 3
-    assert "µs per decode step, most of it norm" in manifest.results_summary["headline"]
+    assert "µs per decode step, the largest part norm" in manifest.results_summary["headline"]
     assert len((run_folder / SAMPLES).read_text().splitlines()) == 3
 
 
@@ -221,7 +221,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(plan: Plan, fake_time:
     ("changes", "field"),
     [
         ({"new_tokens": 5}, "new_tokens"),
-        ({"rounds": 9}, "rounds"),
+        ({"batch": 2}, "batch"),
         ({"seed": 1}, "seed"),
         ({"prompt_tokens": 9}, "prompt_tokens"),
         ({"top_k": 5}, "top_k"),

@@ -71,7 +71,7 @@ def test_the_sentence_tells_what_is_resolved():
     bad = Attribution("mlp", 20_000, 20_000, 30_000, 0, "norm")
     text = _sentence(0.006, identical, [good])
     assert "10 s resolves changes of 0.60 % and more" in text
-    assert "60 s 0.24 %" in text
+    assert "60 s is expected to resolve 0.24 %" in text
     assert "20 comparisons of identical programs 1 gave a false verdict" in text
     assert "wrongly" not in text
     assert "1 of 2 known delays were attributed wrongly" in _sentence(0.006, identical, [good, bad])

@@ -109,7 +109,7 @@ def test_a_mark_share_never_exceeds_the_part() -> None:
 
 
 def test_roll_ups_are_sums_of_their_parts() -> None:
-    """A part stands in `forward` and in its own sum; sampling and stopping are no part of the forward."""
+    """A part stands in `forward` and in its own sum; inputs, sampling and stopping are no part of the forward."""
     names = [
         "inputs",
         "embed",
@@ -127,7 +127,7 @@ def test_roll_ups_are_sums_of_their_parts() -> None:
     ledger = build_ledger("decode", made, mark_ns=0)
     value = {name: 2**index for index, name in enumerate(names)}
     assert {name: total.ns for name, total in ledger.tree.items()} == {
-        "forward": sum(value[name] for name in names[:7]),
+        "forward": sum(value[name] for name in names[1:7]),
         "attn": value["attn.qkv"] + value["kv.append"],
         "mask": value["mask.fill"],
         "logits": value["logits/X"] + value["logits/X#2"],
@@ -141,15 +141,15 @@ ALTERNATING = [40, 60, 42, 58, 44, 56, 46, 54]
 
 
 def test_an_interval_is_the_exact_sign_test_of_the_shares() -> None:
-    """Two parts at 97 % need eight rounds; then it is the smallest and the largest share, 40 and 60 of 100."""
+    """Two parts at 97 % need eight rounds; then from the smallest share, 40 of 100, to 62.5, as far in logarithms."""
     made = samples({"attn.qkv": [[a] for a in ALTERNATING], "mlp": [[95 - a] for a in ALTERNATING]}, [[5]] * 8)
     ledger = build_ledger("decode", made, mark_ns=0)
-    assert (ledger.parts["attn.qkv"].ci_low, ledger.parts["attn.qkv"].ci_high) == pytest.approx((40, 60))
-    assert (ledger.parts["mlp"].ci_low, ledger.parts["mlp"].ci_high) == pytest.approx((35, 55))
+    assert (ledger.parts["attn.qkv"].ci_low, ledger.parts["attn.qkv"].ci_high) == pytest.approx((40, 62.5))
+    assert (ledger.parts["mlp"].ci_low, ledger.parts["mlp"].ci_high) == pytest.approx((35, 45**2 / 35))
     assert (ledger.plain_step_ci_low, ledger.plain_step_ci_high) == (100, 100)
     assert (ledger.inflation_ci_low, ledger.inflation_ci_high) == (1, 1)
     assert ledger.merged_rounds == 8
-    assert ledger.resolved().half_width == pytest.approx(0.1)
+    assert ledger.resolved().half_width == pytest.approx((45**2 / 35 - 35) / 2 / 100)
 
 
 def test_fewer_rounds_than_an_interval_needs_give_null_intervals() -> None:

@@ -58,8 +58,12 @@ def test_out_may_be_new_or_empty(tmp_path: Path) -> None:
 
 
 def test_out_that_holds_something_is_refused_unless_forced(tmp_path: Path) -> None:
-    """The message says what would be right."""
+    """The message says what would be right; --force replaces a run, and nothing that is none."""
     (tmp_path / "thesis.tex").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"is not empty and holds no run, .*; choose another folder"):
+            check_out("ledger", tmp_path, force=force, resume=False)
+    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"is not empty; choose another folder, or --resume it, or .*--force"):
         check_out("ledger", tmp_path, force=False, resume=False)
     check_out("ledger", tmp_path, force=True, resume=False)

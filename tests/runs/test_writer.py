@@ -336,9 +336,9 @@ def test_a_disk_too_full_for_the_manifest_tells_the_first_error(
 def test_a_folder_that_cannot_be_made_or_written_is_told(tmp_path: Path, new_manifest: NewManifest) -> None:
     """A file in the way, or a system of files that takes none; nothing is left behind."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"cannot write .*; choose another place with --out"):
+    with pytest.raises(InputError, match=r"cannot write .*; choose another place"):
         RunWriter(tmp_path / "file" / "run", new_manifest())
-    with pytest.raises(InputError, match=r"cannot write /proc/perstep.*; choose another place with --out"):
+    with pytest.raises(InputError, match=r"cannot write /proc/perstep.*; choose another place"):
         RunWriter(Path("/proc/perstep-run"), new_manifest())
 
 

@@ -30,8 +30,8 @@ def test_the_interval_stands_about_the_estimate_with_the_longer_reach() -> None:
     assert found is not None
     assert inner is not None
     middle = float(np.median(q))
-    reach = max(inner.high - middle, middle - inner.low) / middle
-    assert (found.low, found.high) == pytest.approx((0.5 * (1 - reach), 0.5 * (1 + reach)))
+    factor = max(inner.high / middle, middle / inner.low)
+    assert (found.low, found.high) == pytest.approx((0.5 / factor, 0.5 * factor))
     assert (found.rounds, found.merged_by, found.achieved) == (31, 1, inner.confidence)
 
 
@@ -70,12 +70,21 @@ def test_a_part_that_most_rounds_do_not_hold() -> None:
 
 
 def test_an_interval_never_reaches_below_zero() -> None:
-    """A long arm upwards is mirrored downwards only as far as there is a share."""
+    """A long arm upwards, nine times the median, is mirrored in logarithms: to a ninth, not below nothing."""
     q = shuffled(np.r_[np.full(16, 0.9), np.full(23, 0.1)])
     found = stats.share_interval(q, np.ones(39), estimate=0.2)
     assert found is not None
+    assert found.low == pytest.approx(0.2 / 9)
+    assert found.high == pytest.approx(0.2 * 9)
+
+
+def test_rounds_without_the_part_reach_down_to_nothing() -> None:
+    """Where the lower end is a round that did not hold the part, the share may be 0; upwards it is finite."""
+    q = shuffled(np.r_[np.full(18, 0.0), np.full(8, 0.1), np.full(14, 0.2)])
+    found = stats.share_interval(q, np.ones(40), estimate=0.15)
+    assert found is not None
     assert found.low == 0.0
-    assert found.high > 1.0
+    assert np.isfinite(found.high)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
 from perstep.errors import InputError, PerstepError
@@ -24,6 +24,7 @@ COMMANDS = {
     "export": ("perstep.cli.export:export", "A run in the format of another tool."),
     "machine": ("perstep.cli.machine:machine", "What this machine is, and how fast it can be at best."),
     "selftest": ("perstep.cli.selftest:selftest", "What this machine can resolve."),
+    "watch": ("perstep.cli.watch:watch", "What each part of a step costs in the generate calls of a script."),
     "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
 }
 
@@ -49,9 +50,18 @@ def run(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         _check_text(tokens)
+        if tokens[:1] == ["watch"]:
+            from perstep.cli.watch import shield
+
+            tokens = shield(tokens)
         code = make_app(tokens[0] if tokens else "")(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except UnusedCliTokensError as error:
+        surplus = " ".join(error.unused_tokens or ())
+        return _complain(
+            f"{surplus!r} is too much; `perstep {tokens[0]} --help` says what is taken", InputError.exit_code
+        )
     except CycloptsError as error:
         return _complain(str(error), InputError.exit_code)
     except PerstepError as error:

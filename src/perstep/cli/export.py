@@ -15,6 +15,7 @@ from perstep.runs import replace_file
 
 def export(
     run: str,
+    /,
     *,
     format: Annotated[Format, Parameter(name=["-f", "--format"])],  # noqa: A002 - the option's name
     to: Path | None = None,

@@ -16,6 +16,7 @@ from perstep.runs import encode_json
 def gate(
     ref: str,
     new: str,
+    /,
     *,
     fail_on: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     strict: Annotated[bool, Parameter(negative="")] = False,

@@ -21,6 +21,8 @@ def print_report(report: "Report", output: Output) -> None:
     """A run's findings on stdout in the form that was asked for."""
     if output == "json":
         sys.stdout.write(encode_json(report.findings).decode())
+    elif output == "csv":
+        sys.stdout.write(report.csv)
     else:
         print_tables(report.tables, output)
 

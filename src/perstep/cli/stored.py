@@ -55,7 +55,7 @@ def _facts(manifest: "object") -> dict[str, object]:
     return {name: getattr(manifest, name) for name in names}
 
 
-def show(run: str, *, output: OutputOption = "table") -> int:
+def show(run: str, /, *, output: OutputOption = "table") -> int:
     """What a stored run found; nothing is written.
 
     Args:
@@ -73,7 +73,7 @@ def show(run: str, *, output: OutputOption = "table") -> int:
     return 0
 
 
-def report(run: str, *, output: OutputOption = "table") -> int:
+def report(run: str, /, *, output: OutputOption = "table") -> int:
     """Make every table and picture of a stored run again, from its samples alone.
 
     Args:

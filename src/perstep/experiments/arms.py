@@ -3,7 +3,7 @@
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -44,7 +44,22 @@ def arms_of(specs: Sequence[str], pythons: Sequence[str], clock: Clock, *, check
     if check:
         calls = {name: import_callable(arm) for name, (python, arm) in zip(names, pairs, strict=True) if not python}
         check_results(calls, check=True)
-    return {name: _arm(name, python, arm, clock) for name, (python, arm) in zip(names, pairs, strict=True)}
+    arms: dict[str, Arm] = {}
+    with closed_on_error(arms.values()):
+        for name, (python, spec) in zip(names, pairs, strict=True):
+            arms[name] = _arm(name, python, spec, clock)
+    return arms
+
+
+@contextmanager
+def closed_on_error(arms: Iterable[Arm]) -> Iterator[None]:
+    """Close the arms if what follows fails: a worker that is in the middle of a call would outlive us."""
+    try:
+        yield
+    except BaseException:
+        for arm in arms:
+            arm.close()
+        raise
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -90,13 +105,15 @@ def reference_first(arms: Mapping[str, Callable[[], Any]], reference: str | None
     """The arms in their order, but the reference before the others.
 
     Raises:
-        InputError: fewer than two arms, one that cannot be called, or a reference that is none of them.
+        InputError: no mapping, fewer than two arms, one that cannot be called, or a reference that is none of them.
     """
+    if not isinstance(arms, Mapping):
+        raise InputError(f"arms is a {type(arms).__name__}; give a dictionary of names and callables")
     if len(arms) < 2:
         raise InputError(f"{plural(len(arms), 'arm')}; a comparison needs two or more")
     for name, call in arms.items():
         if not callable(call):
-            raise InputError(f"arm {name!r} is a {type(call).__name__}, not something that can be called")
+            raise InputError(f"arm {name!r} is {call!r}, not something that can be called")
     first = next(iter(arms)) if reference is None else reference
     if first not in arms:
         raise InputError(f"reference {first!r} is no arm; the arms are {', '.join(arms)}")
@@ -140,7 +157,11 @@ def _equal(expected: Any, found: Any) -> bool:
 
 @contextmanager
 def call_alarm(seconds: float) -> Iterator[None]:
-    """Interrupt a call that does not return; only in the main thread, and only if nobody else uses the alarm."""
+    """Interrupt a call that does not return; only in the main thread, and only if nobody else uses the alarm.
+
+    Raises:
+        InputError: the time is up; from within an arm's call it is an ArmFailed with the arm's name.
+    """
     usable = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
@@ -152,12 +173,16 @@ def call_alarm(seconds: float) -> Iterator[None]:
         return
 
     def late(_number: int, _frame: object) -> None:
-        raise TimeoutError(f"it has not returned, {seconds:.0f} s after the comparison began; give a larger budget")
+        raise TimeoutError(
+            f"it has not returned within {seconds:.0f} s, twice the budget; give a larger budget, or a number of rounds"
+        )
 
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
+    except TimeoutError as error:  # outside of any arm's call: the import of a module, for example
+        raise InputError(str(error)) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

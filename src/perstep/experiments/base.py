@@ -79,6 +79,10 @@ class Experiment(Protocol):
         """The findings as tables."""
         ...
 
+    def csv(self, findings: Any) -> str:
+        """The findings as one table of plain numbers."""
+        ...
+
     def files(self, manifest: Manifest, findings: Any) -> Mapping[str, bytes]:
         """The derived files beside `results.json`, by name."""
         ...

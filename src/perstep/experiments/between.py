@@ -191,10 +191,9 @@ def machine_identity(manifest: Manifest) -> str | None:
 
 def different_work(ref: Manifest, new: Manifest) -> list[str]:
     """What makes two runs incomparable: `threads: 1 → 2`, one entry a field; an empty list if nothing does."""
-    fields = [
-        ("experiment", ref.experiment, new.experiment),
-        ("schema_version", ref.schema_version, new.schema_version),
-    ]
+    if ref.experiment != new.experiment:  # nothing else can be compared
+        return [f"experiment: {ref.experiment} → {new.experiment}"]
+    fields: list[tuple[str, Any, Any]] = [("schema_version", ref.schema_version, new.schema_version)]
     fields += [(name, ref.workload.get(name), new.workload.get(name)) for name in {**ref.workload, **new.workload}]
     fields.append(("machine", machine_identity(ref), machine_identity(new)))
     return [f"{name}: {_short(old)} → {_short(now)}" for name, old, now in fields if old != now]

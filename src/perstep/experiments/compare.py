@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.arms import arms_of, call_alarm, check_results, reference_first
+from perstep.experiments.arms import arms_of, call_alarm, check_results, closed_on_error, reference_first
+from perstep.experiments.comparison import ArmResult, Comparison, comparison_table, csv, shown_change
 from perstep.experiments.conditions import describe_machine
 from perstep.experiments.options import RunOptions
-from perstep.machine import Noise, NoiseProbe, NoiseSummary, summarise_noise
+from perstep.machine import Noise, NoiseProbe, summarise_noise
 from perstep.measure import Clock, Effort, HostClock, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
 from perstep.measure.blocks import Arm, ArmFailed, Blocks, CallableArm, plan_blocks, run_turns
-from perstep.report import Table, to_csv
-from perstep.report.format import plural, signed_percent, significant, time_unit
+from perstep.report import Table
+from perstep.report.format import plural
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.stats import Change, Verdict, balanced_block, invalid_change, paired_changes
@@ -37,66 +38,6 @@ class Sample(msgspec.Struct):
     turns: list[str]
     block_ns: list[int]
     noise: Noise
-
-
-class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm against the reference.
-
-    Attributes:
-        name: of the arm.
-        ns_per_call: median over rounds.
-        calls_per_block: timed calls in a turn.
-        change: relative to the reference, 0.031 is 3.1 % slower; None for the reference itself or if invalid.
-        ci_low: lower end of its 95 % interval (Bonferroni over the arms), or None.
-        ci_high: upper end.
-        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
-        verdict: `faster`, `slower`, `same (within ±T)`, `not resolved`, `invalid (reason)`; empty for the reference.
-        reason: why, in words.
-        merged_by: adjacent rounds joined because they resembled each other.
-        ties: rounds in which both took exactly the same time.
-    """
-
-    name: str
-    ns_per_call: float
-    calls_per_block: int
-    change: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    mde: float | None = None
-    verdict: str = ""
-    reason: str = ""
-    merged_by: int = 1
-    ties: int = 0
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What a comparison found; `comparison["new"]` is one arm's result.
-
-    Attributes:
-        reference: name of the arm that the others are compared with.
-        rounds: balanced rounds, the unit of replication.
-        arms: by name, the reference first.
-        noise: what disturbed the rounds; those hit are kept.
-        invalid: why the numbers must not be believed, or empty.
-        unresolved: what could not be resolved, or empty.
-        notes: what a reader must know.
-    """
-
-    reference: str
-    rounds: int
-    arms: dict[str, ArmResult]
-    noise: NoiseSummary
-    invalid: str = ""
-    unresolved: str = ""
-    notes: list[str] = []
-
-    def __getitem__(self, name: str) -> ArmResult:
-        return self.arms[name]
-
-    def __str__(self) -> str:
-        from perstep.report import to_text
-
-        return to_text(comparison_table(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +77,8 @@ class CompareSession:
     def measure_round(self, number: int) -> Sample:
         """One balanced block of turns."""
         self._probe.start()
-        turns, block_ns = self._turns(number)
+        with closed_on_error(self._arms.values()), call_alarm(_patience_s(self.effort)):
+            turns, block_ns = self._turns(number)
         return Sample(number, turns, block_ns, self._probe.stop())
 
     def _turns(self, number: int) -> tuple[list[str], list[int]]:
@@ -205,7 +147,7 @@ def compare(
     timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
     session: CompareSession | None = None
     try:
-        with collector_off(), call_alarm(2 * effort.budget_s + 1):
+        with collector_off(), call_alarm(_patience_s(effort)):
             session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
             live = session
             run_rounds(
@@ -223,18 +165,26 @@ def compare(
     return analyse(session.manifest, samples)
 
 
+def _patience_s(effort: Effort) -> float:
+    """After how many seconds a call counts as one that never returns; there is no limit without a budget."""
+    return 2 * effort.budget_s + 1
+
+
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> CompareSession:
     """Make the arms of a command line, calibrate and warm them.
 
     Raises:
-        InputError: fewer than two arms, or one that cannot be run.
+        InputError: fewer than two arms, or one that cannot be run or does not return within twice the budget.
     """
     if not 0 <= plan.threshold < 1:
         raise InputError(f"--threshold {plan.threshold}: it is a share between 0 and 1, such as 1%")
-    arms = arms_of(plan.arms, plan.pythons, clock, check=plan.check)
-    session = CompareSession(
-        arms, plan.effort(), seed=plan.seed, clock=clock, progress=progress, threshold=plan.threshold
-    )
+    effort = plan.effort()
+    with call_alarm(_patience_s(effort)):
+        arms = arms_of(plan.arms, plan.pythons, clock, check=plan.check)
+        with closed_on_error(arms.values()):
+            session = CompareSession(
+                arms, effort, seed=plan.seed, clock=clock, progress=progress, threshold=plan.threshold
+            )
     session.manifest.plan = asdict(plan)
     session.manifest.model = {"name": " vs ".join(arms)}
     session.manifest.workload = {"arms": list(plan.arms), "pythons": list(plan.pythons), "threads": plan.threads}
@@ -342,41 +292,6 @@ def _notes(manifest: Manifest) -> list[str]:
     return notes
 
 
-def comparison_table(found: Comparison) -> Table:
-    """One row an arm."""
-    unit, size = time_unit(arm.ns_per_call for arm in found.arms.values())
-    rows = [
-        [
-            arm.name,
-            significant(arm.ns_per_call / size, 4),
-            "reference" if arm.name == found.reference else _change(arm),
-            "" if arm.name == found.reference else _interval(arm),
-            arm.verdict,
-            "" if arm.mde is None else f"{100 * arm.mde:.2g} %",
-        ]
-        for arm in found.arms.values()
-    ]
-    noise = found.noise
-    hit = f", {noise.rounds_hit} of them disturbed ({', '.join(noise.by_kind)}) and kept" if noise.rounds_hit else ""
-    return Table(
-        title=f"{plural(found.rounds, 'round')} in which the arms took turns{hit}",
-        header=["arm", f"{unit}/call", "change", "95 % interval", "verdict", "detectable"],
-        rows=rows,
-        text_columns=frozenset({0, 4}),
-        notes=[*(f"{arm.name}: {arm.reason}" for arm in found.arms.values() if arm.reason), *found.notes],
-    )
-
-
-def _change(arm: ArmResult) -> str:
-    return "–" if arm.change is None else signed_percent(arm.change, 2)
-
-
-def _interval(arm: ArmResult) -> str:
-    if arm.ci_low is None or arm.ci_high is None:
-        return "–"
-    return f"[{signed_percent(arm.ci_low, 2)}, {signed_percent(arm.ci_high, 2)}]"
-
-
 def tables(manifest: Manifest, findings: Comparison) -> list[Table]:  # noqa: ARG001 - the experiments' signature
     """The one table of a comparison."""
     return [comparison_table(findings)]
@@ -385,12 +300,8 @@ def tables(manifest: Manifest, findings: Comparison) -> list[Table]:  # noqa: AR
 def files(manifest: Manifest, findings: Comparison) -> Mapping[str, bytes]:
     """`compare.csv` and `README.md`."""
     table = comparison_table(findings)
-    rows: list[list[object]] = [
-        [a.name, a.ns_per_call, a.change, a.ci_low, a.ci_high, a.mde, a.verdict] for a in findings.arms.values()
-    ]
-    header = ["arm", "ns_per_call", "change", "ci_low", "ci_high", "mde", "verdict"]
     return {
-        "compare.csv": to_csv(header, rows).encode(),
+        "compare.csv": csv(findings).encode(),
         "README.md": render("compare.md", manifest=manifest, findings=findings, table=table),
     }
 
@@ -398,4 +309,4 @@ def files(manifest: Manifest, findings: Comparison) -> Mapping[str, bytes]:
 def summary(findings: Comparison) -> dict[str, Any]:
     """The headline for `perstep list`."""
     others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
-    return {"headline": "; ".join(f"{arm.name}: {arm.verdict} {_change(arm)}" for arm in others)}
+    return {"headline": "; ".join(f"{arm.name}: {arm.verdict} {shown_change(arm)}" for arm in others)}

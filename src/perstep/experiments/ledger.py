@@ -32,7 +32,7 @@ from perstep.measure import (
     warm_up,
 )
 from perstep.report import Table
-from perstep.report.format import plural
+from perstep.report.format import duration, plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.words import render
 from perstep.runs import Column, Manifest
@@ -290,7 +290,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
-        tokens_per_s=manifest.workload["batch"] * 1e9 / decode.plain_step_ns if decode else None,
+        tokens_per_s=manifest.workload["batch"] * 1e9 / _headline_ns(decode) if decode else None,
         noise=summarise_noise(s.noise for s in samples),
         differing_choices=differing,
         unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
@@ -298,12 +298,20 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     )
 
 
+def _headline_ns(ledger: Ledger) -> float:
+    """The step without instruments, which every round of this experiment holds."""
+    assert ledger.plain_step_ns is not None  # noqa: S101
+    return ledger.plain_step_ns
+
+
 def _unresolved(ledger: Ledger, precision: float | None) -> str:
     now = ledger.resolved()
     if now.half_width == inf:
+        missing = [name for name, part in ledger.parts.items() if part.ci_low is None]
+        without = ", ".join(missing) if missing else "the inflation"
         return (
-            f"{ledger.rounds} rounds, {now.merged_rounds} after neighbours that resemble each other are merged, are too"
-            f" few for intervals of {len(ledger.parts)} parts; give a longer --budget, or more --rounds"
+            f"no interval for {without}: {ledger.rounds} rounds are too few, or resemble their neighbours too much"
+            f" ({now.merged_rounds} are left when those are merged); give a longer --budget, or more --rounds"
         )
     if precision is not None and now.half_width > precision:
         return (
@@ -327,12 +335,17 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     return made
 
 
+def csv(findings: LedgerFindings) -> str:
+    """A row a part of each ledger, in nanoseconds."""
+    return ledger_csv([ledger for ledger in (findings.decode, findings.prefill) if ledger is not None])
+
+
 def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
     """`ledger.png` with its CSV, and `README.md`."""
     ledgers = [ledger for ledger in (findings.decode, findings.prefill) if ledger is not None]
     return {
         "ledger.png": ledger_png(ledgers, subject=str(manifest.model["name"])),
-        "ledger.csv": ledger_csv(ledgers).encode(),
+        "ledger.csv": csv(findings).encode(),
         "README.md": render("ledger.md", manifest=manifest, findings=findings, tables=tables(manifest, findings)),
     }
 
@@ -342,7 +355,7 @@ def summary(findings: LedgerFindings) -> dict[str, Any]:
     ledger = findings.decode or findings.prefill
     largest = max(ledger.parts, key=lambda name: ledger.parts[name].share)
     return {
-        "headline": f"{ledger.plain_step_ns / 1e3:.1f} µs per {ledger.kind} step, most of it {largest}",
+        "headline": f"{duration(_headline_ns(ledger))} per {ledger.kind} step, the largest part {largest}",
         "plain_step_ns": ledger.plain_step_ns,
         "inflation": ledger.inflation,
         "residual_share": ledger.residual_share,

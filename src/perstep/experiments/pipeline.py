@@ -39,6 +39,7 @@ class Report:
     manifest: Manifest
     findings: Findings
     tables: list[Table]
+    csv: str
     notes: list[str]
 
 
@@ -150,7 +151,7 @@ def look(name: str | Path) -> Report:
     stored, found = loaded.stored, loaded.findings
     with _stored_facts(stored.folder):
         tables = loaded.experiment.tables(stored.manifest, found)
-    return Report(stored.folder, stored.manifest, found, tables, loaded.notes)
+    return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
 
 
 def load(stored: StoredRun) -> Loaded:
@@ -207,7 +208,7 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
         replace_file(folder / file_name, content)
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
-    return Report(folder, manifest, findings, experiment.tables(manifest, findings), notes)
+    return Report(folder, manifest, findings, experiment.tables(manifest, findings), experiment.csv(findings), notes)
 
 
 def check(report: Report) -> None:

@@ -9,6 +9,7 @@ from perstep.experiments.base import Experiment
 EXPERIMENTS = {
     "compare": "perstep.experiments.compare",
     "ledger": "perstep.experiments.ledger",
+    "watch": "perstep.experiments.watch",
 }
 
 

@@ -197,8 +197,8 @@ def _from_machine(record: BetweenRunNoise, runs: int) -> SpreadOfRuns:
 
 
 def _too_few(runs: int) -> str:
-    found = plural(runs, "other stored run") if runs else "no other stored run"
-    return f"{found} of this workload with one code, {MIN_SPREAD_DF + 1} are needed"
+    there = f"{'are' if runs > 1 else 'is'} {runs or 'no'} other stored run{'s' if runs > 1 else ''}"
+    return f"there {there} of this workload with one code, and {MIN_SPREAD_DF + 1} are needed"
 
 
 def _repeats(ref: StoredRun, new: StoredRun, roots: Sequence[Path]) -> list[list[dict[str, float]]]:

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.experiments.compare import Comparison, compare
+from perstep.experiments.compare import compare
+from perstep.experiments.comparison import Comparison
 from perstep.experiments.fresh_runs import measure_fresh_runs
 from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off, record_trace, replay
@@ -182,11 +183,15 @@ def _sentence(in_10_s: float | None, identical: Detection, attribution: Sequence
     if in_10_s is None:
         return "This machine is so unsteady that 10 s of comparing resolve nothing; quieten it and try again."
     wrong = sum(not a.within for a in attribution)
-    trust = "" if wrong == 0 else f" {wrong} of {len(attribution)} known delays were attributed wrongly."
+    trust = (
+        ""
+        if wrong == 0
+        else f" {wrong} of {len(attribution)} known delays were attributed wrongly (by more than 3 % or 1 µs)."
+    )
     return (
         f"On this machine a comparison of 10 s resolves changes of {percent(in_10_s, 2)} and more, one of 60 s"
-        f" {percent(in_10_s / sqrt(6), 2)}; of {identical.tries} comparisons of identical programs"
-        f" {false} gave a false verdict.{trust}"
+        f" is expected to resolve {percent(in_10_s / sqrt(6), 2)}; of {identical.tries} comparisons of identical"
+        f" programs {false} gave a false verdict.{trust}"
     )
 
 

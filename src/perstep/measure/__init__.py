@@ -1,12 +1,14 @@
 """Clocks, the recorder of laps, rounds, replay and the ledger. Knows no model."""
 
 from perstep.measure.clock import Clock, FakeClock, HostClock
-from perstep.measure.ledger import Ledger, LedgerSamples, Part, Sum, build_ledger, measure_mark_ns
+from perstep.measure.ledger import FORWARD, Ledger, LedgerSamples, Part, Sum, belongs, build_ledger, measure_mark_ns
 from perstep.measure.recorder import RESIDUAL, Recorder, Steps
 from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
 from perstep.measure.rounds import Effort, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
+from perstep.measure.watched import WatchedSteps, build_watched_ledger
 
 __all__ = [
+    "FORWARD",
     "RESIDUAL",
     "Clock",
     "DecodeLoop",
@@ -24,7 +26,10 @@ __all__ = [
     "Sum",
     "Trace",
     "WarmUp",
+    "WatchedSteps",
+    "belongs",
     "build_ledger",
+    "build_watched_ledger",
     "collector_off",
     "measure_mark_ns",
     "no_mark",

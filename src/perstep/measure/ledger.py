@@ -6,6 +6,7 @@ those over positions, and the residual row takes up what is left. The headline i
 without instruments, measured in the same rounds; the inflation factor stands between them (law 8).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 
@@ -30,8 +31,15 @@ MARKS_MATTER = 0.05
 """A part of which the marks themselves make up more than this is flagged."""
 INFLATION_SAID = 1.05
 """Above this factor the ledger says that instruments slowed the step down."""
+MEDIANS_MAY_EXCEED = 0.01
+"""Medians do not add: those of the parts may exceed that of the step by this share of it before the ledger is invalid.
+The residual in the totals is never negative, whatever the medians do."""
 INFLATION_INVALID = 1.5
 """Above this factor the ledger is invalid."""
+
+
+FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
+"""What is computed by the model's forward: a part's first word, or its name without the layer."""
 
 
 @dataclass(frozen=True)
@@ -101,25 +109,26 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: `prefill` or `decode`.
-        forwards: executed forwards of this kind in one pass over the trace.
+        forwards: executed forwards of this kind in one pass over the trace, or in all watched calls together.
         steps: instrumented steps summed up in the totals.
-        rounds: balanced rounds, the unit of replication.
+        rounds: balanced rounds, the unit of replication: in watched calls runs of as many marked as plain steps.
         merged_rounds: values behind the intervals, after neighbours that resemble each other were merged.
         step_ns_total: all instrumented steps.
         residual_ns_total: what no part covered in them.
-        plain_step_ns: the headline: the step without instruments (law 9).
+        plain_step_ns: the headline: the step without instruments (law 9); None where a watched call had none.
         plain_step_ci_low: lower end of its interval, or None.
         plain_step_ci_high: upper end of its interval, or None.
         step_ns: the instrumented step (law 9): what the parts are shares of.
         residual_ns: per step; closes the shown column.
         residual_share: of the instrumented step.
-        inflation: instrumented over uninstrumented step, median over rounds.
+        inflation: instrumented over uninstrumented step, median over rounds; None where there is no round.
         inflation_ci_low: lower end of its interval, or None.
         inflation_ci_high: upper end of its interval, or None.
         parts: by name, in the order of the step.
         tree: roll-ups; a part stands in one leaf sum and in `forward` where it belongs.
         invalid: why the ledger must not be believed, or empty.
         notes: what a reader must know, in sentences.
+        syncs_per_step: waits of the host for the device in a step; None where they were not counted.
     """
 
     kind: str
@@ -129,19 +138,20 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     merged_rounds: int
     step_ns_total: int
     residual_ns_total: int
-    plain_step_ns: float
+    plain_step_ns: float | None
     plain_step_ci_low: float | None
     plain_step_ci_high: float | None
     step_ns: float
     residual_ns: float
     residual_share: float
-    inflation: float
+    inflation: float | None
     inflation_ci_low: float | None
     inflation_ci_high: float | None
     parts: dict[str, Part]
     tree: dict[str, Sum]
     invalid: str = ""
     notes: list[str] = []
+    syncs_per_step: float | None = None
 
     def resolved(self) -> Resolved:
         """Of the widest interval shown, as a share of the step; inf while any interval is missing."""
@@ -163,29 +173,74 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative,
             or a step took no time on this clock.
     """
-    _check_sums(kind, samples)
+    check_sums(kind, samples)
     estimate = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
+    rounds = RoundTotals(
+        plain_ns=samples.plain_ns.mean(axis=(1, 2)),
+        step_ns=samples.step_ns.mean(axis=(1, 2)),
+        parts_ns={name: ns.mean(axis=(1, 2)) for name, ns in samples.parts.items()},
+    )
+    made = close_ledger(
+        kind,
+        samples,
+        estimate=estimate,
+        plain_ns=step_estimate(_rows(samples.plain_ns)),
+        rounds=rounds,
+        mark_ns=mark_ns,
+        forwards=samples.step_ns.shape[2],
+    )
+    if made.inflation is None:
+        raise InvalidMeasurement(f"the inflation of the {kind} step is unknown: no round has both kinds of step")
+    return made
+
+
+@dataclass(frozen=True)
+class RoundTotals:
+    """What intervals are made of: the time of a round's steps, [rounds]; the same multiple of a step in all columns."""
+
+    plain_ns: NDArray[np.float64]
+    step_ns: NDArray[np.float64]
+    parts_ns: dict[str, NDArray[np.float64]]
+
+
+def close_ledger(
+    kind: str,
+    samples: LedgerSamples,
+    *,
+    estimate: LedgerEstimate,
+    plain_ns: float | None,
+    rounds: RoundTotals,
+    mark_ns: float,
+    forwards: int,
+) -> Ledger:
+    """A ledger around estimates that have been made: totals, intervals, sums, what makes it invalid.
+
+    Args:
+        kind: `prefill` or `decode`.
+        samples: all steps, for the totals; of any shape.
+        estimate: the step and its parts.
+        plain_ns: the step without instruments, if there was one.
+        rounds: what the intervals are made of; without rounds they are None.
+        mark_ns: the cost of one mark.
+        forwards: executed forwards to state.
+    """
     # Whole picoseconds, so that a residual of nothing is 0 and not the rounding error of the floats below it.
     residual_ns = round(estimate.residual_ns, 3) or 0.0  # never -0.0
-    step_rounds_ns, plain_rounds_ns = samples.step_ns.mean(axis=(1, 2)), samples.plain_ns.mean(axis=(1, 2))
     intervals = {
-        name: share_interval(
-            ns.mean(axis=(1, 2)), step_rounds_ns, estimate=estimate.share(name), comparisons=len(samples.parts)
-        )
-        for name, ns in samples.parts.items()
+        name: _interval(ns, rounds.step_ns, estimate.share(name), len(samples.parts))
+        for name, ns in rounds.parts_ns.items()
     }
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
-    plain_ns = step_estimate(_rows(samples.plain_ns))
-    plain = share_interval(plain_rounds_ns, np.ones(len(plain_rounds_ns)), estimate=plain_ns)
-    change = paired_change(plain_rounds_ns, step_rounds_ns)
-    if change.estimate is None:
-        raise InvalidMeasurement(f"the inflation of the {kind} step is unknown: {change.reason}")
-    merged = [change.merged_rounds, *(i.rounds // i.merged_by for i in intervals.values() if i is not None)]
+    plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
+    change = paired_change(rounds.plain_ns, rounds.step_ns) if len(rounds.step_ns) else None
+    inflation = None if change is None or change.estimate is None else 1 + change.estimate
+    merged = [0 if change is None else change.merged_rounds]
+    merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
         kind=kind,
-        forwards=samples.step_ns.shape[2],
+        forwards=forwards,
         steps=samples.step_ns.size,
-        rounds=samples.step_ns.shape[0],
+        rounds=len(rounds.step_ns),
         merged_rounds=min(merged),
         step_ns_total=int(samples.step_ns.sum()),
         residual_ns_total=int(samples.residual_ns.sum()),
@@ -195,14 +250,22 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         step_ns=estimate.step_ns,
         residual_ns=residual_ns,
         residual_share=residual_ns / estimate.step_ns,
-        inflation=1 + change.estimate,
-        inflation_ci_low=None if change.ci_low is None else 1 + change.ci_low,
-        inflation_ci_high=None if change.ci_high is None else 1 + change.ci_high,
+        inflation=inflation,
+        inflation_ci_low=None if change is None or change.ci_low is None else 1 + change.ci_low,
+        inflation_ci_high=None if change is None or change.ci_high is None else 1 + change.ci_high,
         parts=parts,
         tree=_tree(parts, estimate.step_ns),
-        invalid=_why_invalid(1 + change.estimate, residual_ns),
-        notes=_notes(1 + change.estimate, parts),
+        invalid=_why_invalid(inflation, residual_ns, estimate.step_ns),
+        notes=_notes(inflation, parts),
     )
+
+
+def _interval(
+    part_ns: NDArray[np.float64], step_ns: NDArray[np.float64], estimate: float, comparisons: int
+) -> ShareInterval | None:
+    if not len(step_ns):
+        return None
+    return share_interval(part_ns, step_ns, estimate=estimate, comparisons=comparisons)
 
 
 def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float:
@@ -224,7 +287,12 @@ def _rows(ns: NDArray[np.int64]) -> NDArray[np.int64]:
     return ns.reshape(-1, ns.shape[-1])
 
 
-def _check_sums(kind: str, samples: LedgerSamples) -> None:
+def check_sums(kind: str, samples: LedgerSamples) -> None:
+    """See that every single step's parts and residual add up to it, and that none is negative.
+
+    Raises:
+        InvalidMeasurement: they do not.
+    """
     columns = {**samples.parts, "residual": samples.residual_ns}
     for name, ns in columns.items():
         if (ns < 0).any():
@@ -258,19 +326,29 @@ def _part(
 
 
 _SUMS = {
-    "forward": ("inputs", "embed", "norm", "attn", "kv", "mlp", "moe", "lm_head", "forward"),
-    "attn": ("attn", "kv"),
+    "forward": FORWARD,
+    "attn": ("attn", "kv.append"),
     "mask": ("mask",),
     "logits": ("logits",),
     "stop": ("stop",),
 }
 
 
+def belongs(part: str, roots: Collection[str]) -> bool:
+    """Whether a part's first word, or its name without the layer, is one of `roots`.
+
+    >>> belongs("attn.core/3", FORWARD), belongs("kv.reorder", FORWARD)
+    (True, False)
+    """
+    name = part.split("/")[0]
+    return name in roots or name.split(".")[0] in roots
+
+
 def _tree(parts: dict[str, Part], step_ns: float) -> dict[str, Sum]:
     """Sums over parts by the first word of their names."""
     tree = {}
     for name, roots in _SUMS.items():
-        inside = [part for part_name, part in parts.items() if part_name.replace("/", ".").split(".")[0] in roots]
+        inside = [part for part_name, part in parts.items() if belongs(part_name, roots)]
         if inside:
             ns = sum(part.ns_per_step for part in inside)
             total = sum(part.ns_total for part in inside)
@@ -278,17 +356,17 @@ def _tree(parts: dict[str, Part], step_ns: float) -> dict[str, Sum]:
     return tree
 
 
-def _why_invalid(inflation: float, residual_ns: float) -> str:
-    if inflation > INFLATION_INVALID:
+def _why_invalid(inflation: float | None, residual_ns: float, step_ns: float) -> str:
+    if inflation is not None and inflation > INFLATION_INVALID:
         return f"the instruments made the step {inflation:.2f} times as long; take fewer marks"
-    if residual_ns < 0:
+    if residual_ns < -MEDIANS_MAY_EXCEED * step_ns:
         return f"the medians of the parts exceed that of the step by {-residual_ns:.0f} ns; measure more rounds"
     return ""
 
 
-def _notes(inflation: float, parts: dict[str, Part]) -> list[str]:
+def _notes(inflation: float | None, parts: dict[str, Part]) -> list[str]:
     notes = []
-    if inflation > INFLATION_SAID:
+    if inflation is not None and inflation > INFLATION_SAID:
         notes.append(
             f"The instruments made the step {inflation:.3f} times as long; trust the headline, and shares only roughly."
         )

@@ -53,6 +53,8 @@ class CommandArm:
             done = subprocess.run(
                 self._argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
             )
+        except TimeoutError as error:  # the alarm of the comparison; `run` has killed the process
+            raise ArmFailed(self._name, self._calls, str(error)) from error
         except OSError as error:
             raise ArmFailed(self._name, self._calls, f"{self._argv[0]}: {error.strerror}") from error
         if done.returncode != 0:
@@ -78,6 +80,7 @@ class WorkerArm:
 
     def __init__(self, name: str, python: str, script: str, function: str) -> None:
         self._name = name
+        self._calls = 0
         try:
             self._process = subprocess.Popen(
                 [python, str(_WORKER), script, function], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -101,11 +104,14 @@ class WorkerArm:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        except TimeoutError as error:  # the alarm of the comparison
+            raise ArmFailed(self._name, self._calls + 1, str(error)) from error
         if not line:
-            raise ArmFailed(self._name, 1, f"its worker ended with exit code {self._process.wait()}")
+            raise ArmFailed(self._name, self._calls + 1, f"its worker ended with exit code {self._process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
             raise ArmFailed(self._name, answer["call"], answer["error"])
+        self._calls += calls + 1
         return int(answer["ns"])
 
     def close(self) -> None:

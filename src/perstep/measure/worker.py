@@ -23,7 +23,9 @@ def load(path: str, name: str) -> Callable[[], object]:
     assert spec.loader is not None  # noqa: S101
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    function: Callable[[], object] = getattr(module, name)
+    function: Callable[[], object] | None = getattr(module, name, None)
+    if function is None:
+        raise AttributeError(f"{path} has no function {name!r}")
     return function
 
 

@@ -18,15 +18,19 @@ UPRIGHT_FROM = 0.014
 """From this share on, its name fits upright."""
 
 
-def ledger_table(ledger: Ledger, *, title: str, tokens_per_s: float | None = None) -> Table:
+def ledger_table(
+    ledger: Ledger, *, title: str, tokens_per_s: float | None = None, forwards_in: str = "a pass"
+) -> Table:
     """One row a part, the residual, the sum; then what qualifies the numbers.
 
     Args:
         ledger: what was found.
         title: what was measured, in words.
         tokens_per_s: throughput of uninstrumented steps, where it means something.
+        forwards_in: what the ledger's forwards were counted in.
     """
-    unit, size = time_unit([ledger.step_ns])
+    # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
+    unit, size = time_unit(part.ns for part in ledger.parts.values())
     rows = [
         [
             name,
@@ -47,15 +51,16 @@ def ledger_table(ledger: Ledger, *, title: str, tokens_per_s: float | None = Non
         ]
     )
     rows.append([f"step ({ledger.kind}, instrumented)", significant(ledger.step_ns / size), "100.0 %", "", ""])
-    headline = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
-    rows.append([f"step ({ledger.kind}), the headline", significant(ledger.plain_step_ns / size), "", "", headline])
+    if ledger.plain_step_ns is not None:
+        headline = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
+        rows.append([f"step ({ledger.kind}), the headline", significant(ledger.plain_step_ns / size), "", "", headline])
     return Table(
         title=title,
         header=["part", f"{unit}/step", "share", "", f"95 % interval ({unit})"],
         rows=rows,
         text_columns=frozenset({0, 3}),
         notes=[
-            _footer(ledger, tokens_per_s),
+            _footer(ledger, tokens_per_s, forwards_in),
             *ledger.notes,
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],
@@ -63,11 +68,13 @@ def ledger_table(ledger: Ledger, *, title: str, tokens_per_s: float | None = Non
     )
 
 
-def _footer(ledger: Ledger, tokens_per_s: float | None) -> str:
+def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
+    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
     facts = [
-        f"inflation {ledger.inflation:.3f} {interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)}",
-        f"{plural(ledger.forwards, 'forward')} a pass",
+        f"inflation {inflation} {interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)}",
+        f"{plural(ledger.forwards, 'forward')} {forwards_in}",
         plural(ledger.rounds, "round"),
+        f"{percent(ledger.residual_ns_total / ledger.step_ns_total)} of all steps in no part",
     ]
     if tokens_per_s is not None:
         facts.append(f"{significant(tokens_per_s)} tokens/s")
@@ -84,13 +91,19 @@ def ledger_csv(ledgers: list[Ledger]) -> str:
     return to_csv(["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
 
 
-def ledger_png(ledgers: list[Ledger], *, subject: str) -> bytes:
-    """A stacked horizontal bar a ledger, largest part first, with the names in it, the smallest below it."""
+def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:
+    """A stacked horizontal bar a ledger, largest part first, with the names in it, the smallest below it.
+
+    Args:
+        ledgers: one bar each.
+        subject: what was measured, of all ledgers or of each.
+    """
+    subjects = [subject] * len(ledgers) if isinstance(subject, str) else subject
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(len(ledgers), 1, squeeze=False)[:, 0]
-        for ax, ledger in zip(axes, ledgers, strict=True):
-            _draw(ax, ledger, subject)
+        for ax, ledger, name in zip(axes, ledgers, subjects, strict=True):
+            _draw(ax, ledger, name)
 
     return draw_png(10, 0.3 + 2.3 * len(ledgers), draw)
 
@@ -130,4 +143,5 @@ def _ranked(ledger: Ledger) -> list[tuple[str, Part]]:
 
 def _finding(ledger: Ledger, subject: str) -> str:
     words = ", ".join(f"{name} {part.share:.0%}" for name, part in _ranked(ledger)[:3])
-    return f"{subject}: a {ledger.kind} step takes {duration(ledger.plain_step_ns)}, most of it in {words}"
+    step_ns = ledger.step_ns if ledger.plain_step_ns is None else ledger.plain_step_ns
+    return f"{subject}: a {ledger.kind} step takes {duration(step_ns)}; largest parts: {words}"

@@ -31,10 +31,17 @@ def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             rows += _flat(f"{path}.", value) or [(path, "none")]
         elif isinstance(value, list | tuple):
-            rows.append((path, " ".join(str(item) for item in value) or "none"))
+            rows.append((path, " ".join(map(_item, value)) or "none"))
         else:
             rows.append((path, _readable(name, value)))
     return rows
+
+
+def _item(value: object) -> str:
+    """One of a list: a word, or facts such as `api=blas library=openblas threads=1`."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={fact}" for name, fact in value.items())
+    return str(value)
 
 
 def _readable(name: str, value: object) -> str:

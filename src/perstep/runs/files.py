@@ -37,9 +37,7 @@ def encode_json(value: Any) -> bytes:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """The error for a file that cannot be written, with what to do."""
-    return InputError(
-        f"cannot write {path}: {error.strerror or error}; choose another place with --out, or free space there"
-    )
+    return InputError(f"cannot write {path}: {error.strerror or error}; choose another place, or free space there")
 
 
 def children(folder: Path) -> list[Path]:

@@ -25,6 +25,8 @@ from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
 from perstep.runs.reader import SAMPLES, whole_lines
 
 RUNS = Path(".perstep") / "runs"
+EFFORT = {"budget", "precision", "rounds", "fast", "rigorous"}
+"""Fields of a plan that say how long to measure, not what: a run may be resumed with others."""
 _LOCK = ".lock"
 _NUMBERED = re.compile(r"^(\d{4,})-")
 
@@ -33,8 +35,8 @@ def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -
     """Check where the run is to lie, before anything is loaded. Nothing is made yet.
 
     Raises:
-        InputError: `out` is a file, or has something in it and neither `force` nor `resume` is given;
-            or `resume` without an `out` that holds a run of this experiment, or together with `force`.
+        InputError: `out` is a file; or has something in it that is no run, or a run and neither `force` nor `resume`
+            is given; or `resume` without an `out` that holds a run of this experiment, or together with `force`.
     """
     if resume:
         if force:
@@ -44,8 +46,15 @@ def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -
         found = read_manifest(out).experiment
         if found != experiment:
             raise InputError(f"{out} holds a `{found}` run, it cannot be resumed as `{experiment}`")
-    elif out is not None and any(path.name != _LOCK for path in children(out)) and not force:
-        raise InputError(f"--out {out} is not empty; choose another folder, or --resume it, or replace it with --force")
+    elif out is not None and (held := {path.name for path in children(out)} - {_LOCK}):
+        if MANIFEST not in held and SAMPLES not in held:
+            raise InputError(
+                f"--out {out} is not empty and holds no run, so --force would not help; choose another folder"
+            )
+        if not force:
+            raise InputError(
+                f"--out {out} is not empty; choose another folder, or --resume it, or replace it with --force"
+            )
 
 
 def next_folder(experiment: str) -> Path:
@@ -131,7 +140,7 @@ class RunWriter:
     def _check_same(self, old: Manifest) -> None:
         for name in ("plan", "workload"):
             new_values, old_values = msgspec.to_builtins(getattr(self.manifest, name)), getattr(old, name)
-            for key in {**old_values, **new_values}:
+            for key in {**old_values, **new_values}.keys() - EFFORT:
                 if new_values.get(key) != old_values.get(key):
                     raise InputError(
                         f"{self.folder} was measured with {key}={old_values.get(key)!r}, not {new_values.get(key)!r};"

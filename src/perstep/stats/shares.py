@@ -52,12 +52,12 @@ def share_interval(
     comparisons: int = 1,
     confidence: float = 0.95,
 ) -> ShareInterval | None:
-    """The interval of a share about its estimate: estimate * (1 +- the reach of the ratios' interval).
+    """The interval of a share about its estimate: estimate / factor to estimate * factor.
 
-    The reach is the longer arm of the exact interval of part / step about its median, over that
-    median. The longer one, because the estimate of law 9 and the median of the ratios err in
-    different directions (docs/statistics.md has the coverage). Where the median is 0 (a part that
-    most rounds do not hold) the interval of the ratios is widened to hold the estimate.
+    The factor is the longer arm, in logarithms, of the exact interval of part / step about its
+    median, so that neither end is ever negative. The longer one, because the estimate of law 9 and
+    the median of the ratios err in different directions (docs/statistics.md has the coverage).
+    Where the median is 0 (a part that most rounds do not hold) the interval of the ratios is widened to hold the estimate.
 
     Args:
         part_totals: [rounds] the part's time in each round.
@@ -84,8 +84,11 @@ def share_interval(
         return None
     middle = median(merged.values)
     if middle > 0:
-        reach = max(interval.high - middle, middle - interval.low) / middle
-        low, high = estimate * max(0.0, 1 - reach), estimate * (1 + reach)
+        # A round without the part at all reaches down to nothing; upwards its own interval is what is known.
+        down = middle / interval.low if interval.low > 0 else np.inf
+        factor = max(interval.high / middle, down)
+        low = estimate / factor
+        high = estimate * (factor if np.isfinite(factor) else interval.high / middle)
     else:
         low, high = min(interval.low, estimate), max(interval.high, estimate)
     return ShareInterval(

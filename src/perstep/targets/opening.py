@@ -70,7 +70,7 @@ def make_prompt(
         InputError: the text encodes to no token, or the model has no tokenizer for it.
     """
     if text is not None:
-        ids = model.encode(text)
+        ids = model.encode(text) if text else []
         if not ids:
             raise InputError("--prompt is empty: give a text of at least one token")
         return np.tile(np.asarray(ids, np.int64), (batch, 1))

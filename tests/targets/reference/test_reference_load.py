@@ -143,7 +143,7 @@ def test_a_folder_without_tokenizer_runs_on_ids(make_folder: MakeFolder) -> None
     """Without tokenizer.json ids still run, and text is refused with one line that says what to do."""
     model = reference.load(make_folder())
     assert reference.forward(model, IDS).shape == (1, 5, 61)
-    with pytest.raises(InputError, match=r"has no tokenizer\.json; give token ids"):
+    with pytest.raises(InputError, match=r"has no tokenizer\.json; give --prompt-tokens, or token ids"):
         model.encode("we run")
 
 

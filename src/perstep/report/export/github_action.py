@@ -25,8 +25,9 @@ def to_github_action(source: Source) -> Iterator[bytes]:
 def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str, Any]]:
     rounds = plural(ledger.rounds, "round")
     low, high = ledger.plain_step_ci_low, ledger.plain_step_ci_high
-    extra = f"{rounds}, without instruments; inflation of the ledger {ledger.inflation:.3f}"
-    yield _entry(source, kind, STEP, ledger.plain_step_ns, low, high, extra)
+    if ledger.plain_step_ns is not None:
+        extra = f"{rounds}, without instruments; inflation of the ledger {ledger.inflation:.3f}"
+        yield _entry(source, kind, STEP, ledger.plain_step_ns, low, high, extra)
     for name, part in ledger.parts.items():
         extra = f"{rounds}, {percent(part.share)} of the instrumented step"
         yield _entry(source, kind, name, part.ns_per_step, part.ci_low, part.ci_high, extra)

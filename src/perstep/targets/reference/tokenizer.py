@@ -19,7 +19,9 @@ class FolderTokenizer:
         from tokenizers import Tokenizer  # only here: 20 ms that a run on ids does not pay
 
         if not self.path.is_file():
-            raise InputError(f"{self.path.parent} has no tokenizer.json; give token ids instead of text")
+            raise InputError(
+                f"{self.path.parent} has no tokenizer.json; give --prompt-tokens, or token ids, in place of text"
+            )
         try:
             return Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises plain Exception

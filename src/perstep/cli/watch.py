@@ -1,0 +1,125 @@
+"""`perstep watch`: the generate calls of somebody's script, which runs unchanged.
+
+The script's stdout, stderr and exit code are its own; the ledgers come after its end, on stderr, and
+whatever goes wrong with them is a remark there.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import chdir, suppress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from perstep.cli.output import remark
+from perstep.errors import InputError, PerstepError
+from perstep.experiments.options import at_least
+from perstep.experiments.watch_script import after_import, run_script
+from perstep.experiments.watching import Watch, store
+from perstep.report import Output, Table, to_csv, to_markdown, to_text
+from perstep.runs import check_out, encode_json
+from perstep.targets.transformers import require
+
+# transformers' home of GenerationMixin: when the script has imported it, and not before, its calls are watched.
+_GENERATE_LIVES_IN = "transformers.generation.utils"
+
+
+def watch(
+    script: str,
+    /,
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    detail: Literal["phases", "modules", "layers"] = "phases",
+    every: int = 1,
+    output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
+) -> int:
+    """What each part of a step costs in the generate calls of a script.
+
+    The script runs unchanged, and every generate call of any transformers model in it is watched. Output and exit code
+    are the script's; when it has ended, a ledger for each line that called generate follows on stderr. Options of
+    perstep stand before SCRIPT; what stands after it is the script's.
+
+    Args:
+        script: A Python file.
+        arguments: The script's own.
+        detail: How far to look inside the forward: as a whole, by type of module, or by layer.
+        every: Record one block of four decode steps in so many, for long jobs.
+        output: Form of the ledgers on stderr.
+        out: Folder for the run. [default: the next number under .perstep/runs]
+        force: Replace the run in --out.
+        quiet: Leave stderr to the script: no ledger, no remarks; the run has them.
+    """
+    require()
+    at_least(1, every=every)
+    path = Path(script)
+    if not path.is_file():
+        raise InputError(f"no script {script!r}: give the path of a Python file")
+    check_out("watch", out, force=force, resume=False)
+    begun_in, process, forks = Path.cwd(), os.getpid(), _Forks()
+    watcher = Watch(detail=detail, every=every)
+    with after_import(_GENERATE_LIVES_IN, watcher.__enter__):
+        code = run_script(path, arguments)
+    watcher.__exit__(None, None, None)
+    if os.getpid() != process:
+        return code  # a child that the script forked and that came to its end here: the ledgers are its parent's
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed by the script, or by who reads it
+            stream.flush()
+    say = (lambda _text: None) if quiet else remark
+    if forks.count:
+        say(f"perstep: the script forked {forks.count} times; generate calls in child processes were not watched")
+    if not watcher.samples:
+        say(f"perstep: {script} made no generate call of a transformers model; there is nothing to show")
+        return code
+    plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every}
+    try:
+        if not quiet:
+            _show(watcher, output)
+        with chdir(begun_in):
+            report = store(watcher, plan, out=out, force=force)
+        if output == "json" and not quiet:
+            sys.stderr.write(encode_json(report.findings).decode())
+        say(f"run: {report.folder}")
+    except PerstepError as error:
+        remark(f"perstep: {' '.join(str(error).split())}")
+    return code
+
+
+def _show(watcher: Watch, output: Output) -> None:
+    if output != "json":
+        render = {"md": to_markdown, "csv": _csv}.get(output, to_text)
+        sys.stderr.write("\n".join(render(table) for table in watcher.tables()))
+
+
+def _csv(table: Table) -> str:
+    return to_csv(table.header, [list(row) for row in table.rows])
+
+
+class _Forks:
+    """How often this process was forked by Python since this was made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        os.register_at_fork(after_in_parent=self._more)
+
+    def _more(self) -> None:
+        self.count += 1
+
+
+def shield(tokens: Sequence[str]) -> list[str]:
+    """Put `--` before the script, so that what follows it is not taken for options of perstep.
+
+    >>> shield(["watch", "--every", "2", "run.py", "--every", "3"])
+    ['watch', '--every', '2', '--', 'run.py', '--every', '3']
+    """
+    alone = {"-q", "--quiet", "--force", "-h", "--help", "--version"}
+    index = 1
+    while index < len(tokens) and tokens[index].startswith("-") and tokens[index] != "--":
+        index += 1 if tokens[index] in alone or "=" in tokens[index] else 2
+    if index >= len(tokens) or tokens[index] == "--":
+        return list(tokens)
+    return [*tokens[:index], "--", *tokens[index:]]

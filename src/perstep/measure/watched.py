@@ -1,0 +1,182 @@
+"""The ledger of somebody's own calls, which run once and are not replayed (laws 8 and 9).
+
+Marked and plain steps took turns inside the calls. The shortest run of consecutive steps with as many
+marked as plain ones, at least two of each, is a round (M P P M in one long call): intervals and inflation
+come from rounds. The estimate is that of law 9 where calls repeat each other, each position having its
+median over calls; otherwise a position was seen once, its value is that one, and a row is the plain mean:
+a median over neighbours would lose the rare expensive steps. No step is left out; bursts are counted.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.measure.ledger import INFLATION_INVALID, Ledger, LedgerSamples, RoundTotals, check_sums, close_ledger
+from perstep.stats import LedgerEstimate, ledger_estimate, step_estimate
+
+LOOKS = 3
+"""So many marked looks at a position are needed: the median of two is their mean."""
+IN_A_ROUND = 2
+"""Steps of either kind that a round has at least."""
+BURST = 3.0
+"""A step of more than so many times the median one is counted as a burst."""
+BURSTS_SAID = 0.05
+"""From this share of the time on, bursts are said."""
+
+
+@dataclass(frozen=True)
+class WatchedSteps:
+    """The recorded steps of one kind, in the order in which they ran; integers in nanoseconds.
+
+    Attributes:
+        step_ns: every step, shape [steps].
+        marked: whether marks were taken in it, shape [steps].
+        parts: part -> its exclusive time in each marked step, shape [marked steps].
+        residual_ns: what no part covered, shape [marked steps].
+        marks: part -> how often it was entered, over all steps.
+        calls: how many steps each call has here, in order; calls of equal shape alone may repeat each other.
+        alike: the calls had one shape, so that step k of one stands for step k of another.
+        forwards: forwards executed, recorded or not.
+    """
+
+    step_ns: NDArray[np.int64]
+    marked: NDArray[np.bool_]
+    parts: dict[str, NDArray[np.int64]]
+    residual_ns: NDArray[np.int64]
+    marks: dict[str, int]
+    calls: list[int]
+    alike: bool
+    forwards: int
+
+
+def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> Ledger:
+    """The ledger of one kind of step of watched calls.
+
+    Per step it holds means over positions: of medians over calls where at least six calls of one shape
+    made as many steps, of single values otherwise; `notes` says which. Without a round the inflation is
+    None, with too few the intervals are, and then an inflation above 1.5 is a note and no verdict.
+
+    Args:
+        kind: `prefill` or `decode`.
+        steps: at least one marked step.
+        mark_ns: the cost of one mark, from `measure_mark_ns`.
+
+    Raises:
+        InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative,
+            or a step took no time on this clock.
+    """
+    step_ns, plain_ns = steps.step_ns[steps.marked], steps.step_ns[~steps.marked]
+    samples = LedgerSamples(
+        plain_ns=plain_ns,
+        step_ns=step_ns,
+        parts=steps.parts,
+        residual_ns=steps.residual_ns,
+        marks_per_step={name: count / len(step_ns) for name, count in steps.marks.items()},
+    )
+    check_sums(kind, samples)
+    repeated = _over_calls(steps)
+    estimate, plain = repeated or _means(samples)
+    ledger = close_ledger(
+        kind,
+        samples,
+        estimate=estimate,
+        plain_ns=plain,
+        rounds=_rounds(steps),
+        mark_ns=mark_ns,
+        forwards=steps.forwards,
+    )
+    notes = [*ledger.notes, _how(steps, len(step_ns), repeated=repeated is not None)]
+    if repeated is None:
+        notes += _bursts(step_ns)
+    if ledger.inflation is None:
+        notes.append("Too few steps to tell what the marks cost.")
+    unsure = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and ledger.inflation_ci_low is None
+    return msgspec.structs.replace(ledger, notes=notes, invalid="" if unsure else ledger.invalid)
+
+
+def _means(samples: LedgerSamples) -> tuple[LedgerEstimate, float | None]:
+    """Each step counts once. The sums are exact here, so the residual is its own mean."""
+    parts = {name: float(ns.mean()) for name, ns in samples.parts.items()}
+    estimate = LedgerEstimate(float(samples.step_ns.mean()), parts, float(samples.residual_ns.mean()))
+    return estimate, float(samples.plain_ns.mean()) if len(samples.plain_ns) else None
+
+
+def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | None:
+    """Law 9 over pairs of calls, in which each position is marked once and plain once; None if it cannot be.
+
+    A call without a partner is in the totals and not in the estimate.
+    """
+    pairs = len(steps.calls) // 2
+    if not steps.alike or pairs < LOOKS or len(set(steps.calls)) != 1:
+        return None
+    shape = (len(steps.calls), steps.calls[0])
+    marked = steps.marked.reshape(shape)
+    first, second = marked[: 2 * pairs : 2], marked[1 : 2 * pairs : 2]
+    if not (first ^ second).all():  # a step was dropped, or every step was marked
+        return None
+
+    def seen(ns: NDArray[np.int64], in_first: NDArray[np.bool_]) -> NDArray[np.int64]:
+        by_call = ns.reshape(shape)
+        return np.where(in_first, by_call[: 2 * pairs : 2], by_call[1 : 2 * pairs : 2])
+
+    parts = {name: seen(_spread(ns, steps.marked), first) for name, ns in steps.parts.items()}
+    estimate = ledger_estimate(seen(steps.step_ns, first), parts)
+    if estimate.residual_ns < 0:  # medians do not add, and over few calls they may add up to more than the step
+        return None
+    return estimate, step_estimate(seen(steps.step_ns, ~first))
+
+
+def _rounds(steps: WatchedSteps) -> RoundTotals:
+    begins, end = _cut(steps.marked)
+
+    def totals(ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        if not begins:
+            return np.zeros(0)
+        return np.asarray(np.add.reduceat(ns[:end], begins), dtype=np.float64)
+
+    return RoundTotals(
+        plain_ns=totals(np.where(steps.marked, 0, steps.step_ns)),
+        step_ns=totals(np.where(steps.marked, steps.step_ns, 0)),
+        parts_ns={name: totals(_spread(ns, steps.marked)) for name, ns in steps.parts.items()},
+    )
+
+
+def _cut(marked: NDArray[np.bool_]) -> tuple[list[int], int]:
+    """Where each round begins, and where the last one ends.
+
+    >>> _cut(np.array([1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1], bool))
+    ([0, 4], 10)
+    """
+    begins: list[int] = []
+    begin = balance = 0
+    for index, is_marked in enumerate(marked.tolist(), start=1):
+        balance += 1 if is_marked else -1
+        if balance == 0 and index - begin >= 2 * IN_A_ROUND:
+            begins.append(begin)
+            begin = index
+    return begins, begin
+
+
+def _spread(ns: NDArray[np.int64], marked: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A column of marked steps as one of all steps, 0 in the plain ones."""
+    column = np.zeros(len(marked), np.int64)
+    column[marked] = ns
+    return column
+
+
+def _how(steps: WatchedSteps, marked: int, *, repeated: bool) -> str:
+    if repeated:
+        positions, calls = f"{steps.calls[0]:,} positions", f"{len(steps.calls):,} calls"
+        return f"Per step: at each of {positions} the median over {calls} of one shape, then the mean of these."
+    return f"Per step: the mean of {marked:,} marked steps, each of which ran once; bursts are in it."
+
+
+def _bursts(step_ns: NDArray[np.int64]) -> list[str]:
+    above = step_ns > BURST * np.median(step_ns)
+    share = float(step_ns[above].sum() / step_ns.sum())
+    if share < BURSTS_SAID:
+        return []
+    count = f"{int(above.sum()):,} of {len(step_ns):,} marked steps"
+    return [f"{count} took more than {BURST:.0f} times the median one and hold {share:.0%} of the time."]

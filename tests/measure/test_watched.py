@@ -1,0 +1,138 @@
+"""Ledgers of calls that ran once: known answers."""
+
+import numpy as np
+import pytest
+
+from perstep.errors import InvalidMeasurement
+from perstep.measure import Ledger, WatchedSteps, build_watched_ledger
+
+BLOCK = (True, False, False, True)
+
+
+def steps(
+    step_ns: list[int], marked: list[bool], part_ns: list[int], *, calls: list[int] | None = None, alike: bool = False
+) -> WatchedSteps:
+    """Steps with one part, given for each marked step."""
+    step, mask = np.array(step_ns, np.int64), np.array(marked, bool)
+    part = np.array(part_ns, np.int64)
+    return WatchedSteps(
+        step_ns=step,
+        marked=mask,
+        parts={"sample": part},
+        residual_ns=step[mask] - part,
+        marks={"sample": len(part)},
+        calls=calls or [len(step)],
+        alike=alike,
+        forwards=len(step),
+    )
+
+
+def built(made: WatchedSteps) -> Ledger:
+    """The ledger, whose totals add up."""
+    ledger = build_watched_ledger("decode", made, mark_ns=0.0)
+    assert sum(p.ns_total for p in ledger.parts.values()) + ledger.residual_ns_total == ledger.step_ns_total
+    shown = sum(p.ns for p in ledger.parts.values()) + ledger.residual_ns
+    assert shown == pytest.approx(ledger.step_ns, abs=1e-3)
+    return ledger
+
+
+def test_one_call_has_means_so_that_a_rare_expensive_step_counts() -> None:
+    """Sixteen steps, one of the marked ones ten times as long."""
+    ledger = built(steps([100] * 15 + [1_000], [*BLOCK] * 4, [40] * 7 + [940]))
+    assert ledger.step_ns == (7 * 100 + 1_000) / 8
+    assert ledger.parts["sample"].ns == (7 * 40 + 940) / 8
+    assert ledger.parts["sample"].p50_ns == 40
+    assert ledger.plain_step_ns == 100
+    assert ledger.rounds == 4
+    assert ledger.inflation == 1  # the median over rounds
+    assert any("1 of 8 marked steps took more than 3 times the median" in note for note in ledger.notes)
+
+
+def test_a_cost_that_grows_with_the_position_does_not_look_like_inflation() -> None:
+    """M P P M: a straight line weighs on both kinds alike."""
+    ledger = built(steps(list(range(1_000, 1_000 + 48)), [*BLOCK] * 12, [7] * 24))
+    assert ledger.inflation == 1
+    assert ledger.plain_step_ns == ledger.step_ns
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_calls_that_repeat_each_other_have_medians_over_calls(alike: bool) -> None:
+    """A burst in one of six calls is in no median; where the calls are of different shapes it is in the mean."""
+    one, other = list(BLOCK), [not mark for mark in BLOCK]
+    marked = (one + other) * 3
+    step = [ns + 10 * mark for ns, mark in zip([100, 200, 300, 400] * 6, marked, strict=True)]
+    step[0] = 10_000  # marked, in the first call
+    part = [ns - 10 for ns, mark in zip(step, marked, strict=True) if mark]
+    ledger = built(steps(step, marked, part, calls=[4] * 6, alike=alike))
+    if alike:
+        assert ledger.step_ns == pytest.approx(260, rel=0.02)  # the rounds are brought to one pace
+        assert ledger.parts["sample"].ns == pytest.approx(250, rel=0.02)
+        assert "at each of 4 positions the median over 6 calls" in ledger.notes[0]
+    else:
+        assert ledger.step_ns == pytest.approx(260 + 9_890 / 12)
+        assert "the mean of 12 marked steps" in ledger.notes[0]
+    assert ledger.plain_step_ns == 250
+    assert ledger.step_ns_total == sum(ns for ns, mark in zip(step, marked, strict=True) if mark)
+
+
+def test_a_seventh_call_is_in_the_totals_alone() -> None:
+    """It has no partner that saw its positions the other way."""
+    one, other = list(BLOCK), [not mark for mark in BLOCK]
+    marked = (one + other) * 3 + one
+    step = [100] * 24 + [500] * 4
+    part = [ns // 2 for ns, mark in zip(step, marked, strict=True) if mark]
+    ledger = built(steps(step, marked, part, calls=[4] * 7, alike=True))
+    assert ledger.step_ns == 100
+    assert ledger.steps == 14
+    assert ledger.step_ns_total == 12 * 100 + 2 * 500
+
+
+def test_medians_that_add_up_to_more_than_the_step_give_way_to_means() -> None:
+    """Three parts, each short in another call: each one's median is the long one."""
+    shape = [True, False] * 3
+    step = np.full(6, 100, np.int64)
+    columns = {
+        name: np.array(ns, np.int64) for name, ns in {"a": [0, 50, 50], "b": [50, 0, 50], "c": [50, 50, 0]}.items()
+    }
+    watched = WatchedSteps(
+        step, np.array(shape), columns, np.zeros(3, np.int64), dict.fromkeys(columns, 3), [1] * 6, True, 6
+    )
+    ledger = built(watched)
+    assert ledger.residual_ns == 0
+    assert ledger.parts["a"].ns == pytest.approx(100 / 3)
+    assert ledger.invalid == ""
+
+
+def test_rounds_reach_over_short_calls() -> None:
+    """Calls of three steps: M P P, then P M M, make a round of six."""
+    marked = [True, False, False, False, True, True] * 2
+    ledger = built(steps([110 if mark else 100 for mark in marked], marked, [50] * 6, calls=[3] * 4))
+    assert ledger.rounds == 2
+    assert ledger.inflation == pytest.approx(1.1)
+    assert ledger.inflation_ci_low is None
+
+
+def test_too_few_steps_give_neither_inflation_nor_headline() -> None:
+    """One marked step alone."""
+    ledger = built(steps([100], [True], [60]))
+    assert ledger.plain_step_ns is ledger.inflation is ledger.parts["sample"].ci_low is None
+    assert ledger.rounds == ledger.merged_rounds == 0
+    assert "Too few steps to tell what the marks cost." in ledger.notes
+
+
+def test_a_large_inflation_is_invalid_only_where_it_is_sure() -> None:
+    """Two rounds may be noise, forty are not."""
+    for rounds, invalid in ((2, False), (40, True)):
+        marked = [*BLOCK] * rounds
+        ledger = built(steps([200 if mark else 100 for mark in marked], marked, [50] * (2 * rounds)))
+        assert ledger.inflation == 2
+        assert bool(ledger.invalid) is invalid
+        assert any("2.000 times as long" in note for note in ledger.notes)
+
+
+def test_parts_that_do_not_add_up_are_refused() -> None:
+    """As in every ledger."""
+    made = steps([100] * 4, [*BLOCK], [60, 60])
+    made.residual_ns[0] += 1
+    with pytest.raises(InvalidMeasurement, match="do not add up"):
+        build_watched_ledger("decode", made, mark_ns=0.0)
