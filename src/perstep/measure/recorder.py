@@ -7,10 +7,11 @@ runs only stamps and names are kept; everything is summed up after the run.
 """
 
 from array import array
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,7 @@ class Recorder:
     def __init__(self, clock: Clock | None = None) -> None:
         self.dropped = 0
         self._now = (clock or HostClock()).now
-        self._stamps: list[int] = []
-        self._names: list[str] = []
+        self._log: deque[Any] = deque()  # stamp, name, stamp, name, ... of the open step
         self._begun_ns: int | None = None
         self._kind = ""
         self._laps: dict[str, dict[tuple[str, ...], _Laps]] = {}
@@ -81,13 +81,15 @@ class Recorder:
         self.mark = self._make_mark()
 
     def _make_mark(self) -> Callable[[str], None]:
-        # A closure over bound methods: 105 ns a mark against 160 ns for a method with attribute look-ups.
-        now, add_stamp, add_name = self._now, self._stamps.append, self._names.append
+        # A closure over bound methods: 105 ns a mark against 160 ns for a method with attribute look-ups. One deque,
+        # because it keeps its blocks when it is emptied, where a list gives its memory back and grows anew: with two
+        # lists the 45 marks of a step of `mini` made it 1.039 times as long, with the deque 1.027 times.
+        now, add = self._now, self._log.append
 
         def mark(part: str) -> None:
             """End the part before and begin `part`; a part entered twice in a step is summed."""
-            add_stamp(now())
-            add_name(part)
+            add(now())
+            add(part)
 
         return mark
 
@@ -111,8 +113,8 @@ class Recorder:
         """
         if self._begun_ns is not None:
             raise InvalidMeasurement(f"a {self._kind} step is still open; end it before the next one begins")
-        if self._names:
-            stray = self._names[0]
+        if self._log:
+            stray = self._log[1]
             self._forget()
             raise InvalidMeasurement(f"mark({stray!r}) was set outside of a step; set marks between begin and end")
         self._kind = kind
@@ -127,14 +129,15 @@ class Recorder:
         ended_ns = self._now()
         if self._begun_ns is None:
             raise InvalidMeasurement("no step is open; begin one first")
-        names = tuple(self._names)
+        log = list(self._log)
+        names = tuple(log[1::2])
         by_names = self._laps.setdefault(self._kind, {})
         laps = by_names.get(names)
         if laps is None:
             laps = by_names[names] = _Laps(names)
         row = laps.stamps
         row.append(self._begun_ns)
-        row.extend(self._stamps)
+        row.extend(log[0::2])
         row.append(ended_ns)
         count = self._counts.get(self._kind, 0)
         laps.order.append(count)
@@ -153,7 +156,7 @@ class Recorder:
     @property
     def part(self) -> str | None:
         """The part that the open step is in, or None before its first mark: what to go back to after a detour."""
-        return self._names[-1] if self._names else None
+        return str(self._log[-1]) if self._log else None
 
     @property
     def kinds(self) -> list[str]:
@@ -197,8 +200,7 @@ class Recorder:
 
     def _forget(self) -> None:
         self._begun_ns = None
-        self._stamps.clear()
-        self._names.clear()
+        self._log.clear()
 
 
 class _OpenStep:

@@ -57,7 +57,8 @@ def share_interval(
     The factor is the longer arm, in logarithms, of the exact interval of part / step about its
     median, so that neither end is ever negative. The longer one, because the estimate of law 9 and
     the median of the ratios err in different directions (docs/statistics.md has the coverage).
-    Where the median is 0 (a part that most rounds do not hold) the interval of the ratios is widened to hold the estimate.
+    Where the median is 0 (a part that most rounds do not hold) the interval of the ratios is widened
+    to hold the estimate.
 
     Args:
         part_totals: [rounds] the part's time in each round.
