@@ -194,6 +194,16 @@ def detection(workload: str, iterations: int, tries: int, budget_s: float) -> di
     }
 
 
+SECTIONS: dict[str, Callable[[bool], Any]] = {
+    "identical": lambda quick: identical(4 if quick else 200, 0.4),
+    "side_by_side": lambda quick: side_by_side(1 if quick else 20, 0.8),
+    "detection": lambda quick: [
+        detection("50 µs", ITERATIONS_50_US, 2 if quick else 20, 30.0),
+        detection("5 ms", 100 * ITERATIONS_50_US, 2 if quick else 20, 30.0),
+    ],
+}
+
+
 def progress(what: str, done: int, tries: int) -> None:
     """A line on stderr now and then."""
     if done == tries or done % 10 == 0:
@@ -213,14 +223,10 @@ def main() -> None:
         "date": options.date,
         "quick": quick,
         "machine": {"cpu": machine.cpu.model, "cores": machine.cpu.cores_logical, "identity": identity(machine)},
-        "identical": identical(4 if quick else 200, 0.5),
-        "detection": [
-            detection("50 µs", ITERATIONS_50_US, 2 if quick else 20, 30.0),
-            detection("5 ms", 100 * ITERATIONS_50_US, 2 if quick else 20, 30.0),
-        ],
-        "side_by_side": side_by_side(1 if quick else 30, 1.0),
     }
-    options.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, section in SECTIONS.items():
+        found[name] = section(quick)
+        options.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for row in found["side_by_side"]:
         print(
             f"{row['tool']:24} false alarms {row['false_alarms']} of {row['tries']},"

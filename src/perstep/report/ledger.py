@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVEL_FROM = 0.075
+LEVEL_FROM = 0.085
 """From this share of the step on, a part has room for its name inside the bar."""
 UPRIGHT_FROM = 0.014
 """From this share on, its name fits upright."""
