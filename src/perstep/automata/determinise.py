@@ -1,0 +1,196 @@
+"""From a block to the minimal byte automaton: the subset construction, mostly in bulk.
+
+In automata made from regexes and schemas nearly every state has one target for each byte;
+those rows are made for all states at once. Only sets of several states are followed one by
+one in Python, and counted: an automaton that explodes is stopped at the limit, by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.automata import dfa as dfas
+from perstep.automata.grouping import expand_runs
+from perstep.automata.nfa import ENTRY, EXIT, Block
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SEVERAL = -1
+
+
+def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
+    """The minimal byte automaton of a block's language.
+
+    Args:
+        block: the nondeterministic automaton.
+        limit: most states that the automaton, or the construction on its way there, may have.
+        source: what it was made from, for messages and for `Dfa.source`.
+
+    Raises:
+        InputError: if more than `limit` states are needed.
+
+    Source: Rabin and Scott, Finite automata and their decision problems (1959).
+    """
+    byte_class, lowest = _byte_classes(block.edges)
+    num_classes = len(lowest)
+    origins, members = _closure(block)
+    cells, targets = _moves(block, origins, members, byte_class, num_classes)
+    table = np.zeros(block.size * num_classes, dtype=np.int32)
+    table[cells] = targets + 1  # state q is named q + 1; 0 is dead
+    several = _cells_with_several(table, cells, targets)
+    table[list(several)] = _SEVERAL
+    rows = table.reshape(block.size, num_classes)
+    accepting = np.zeros(block.size + 1, dtype=np.bool_)
+    accepting[1 + origins[members == EXIT]] = True
+    sets = _Sets(rows, several, accepting, limit, source)
+    set_rows, set_accepting = sets.follow()
+    singles = rows.copy()
+    for cell, found in several.items():
+        singles[divmod(cell, num_classes)] = sets.name(found)
+    complete = np.concatenate([np.zeros((1, num_classes), np.int32), singles, *(row[None] for row in set_rows)])
+    result = dfas.minimal(
+        complete, byte_class, np.concatenate([accepting, np.array(set_accepting, dtype=np.bool_)]), ENTRY + 1, source
+    )
+    if result.num_states > limit:
+        raise too_many_states(source, limit)
+    return result
+
+
+def too_many_states(source: str, limit: int) -> InputError:
+    """The error of an automaton that outgrows its limit."""
+    return InputError(
+        f"{source} needs an automaton of more than {limit:,} states: simplify it, raise state_limit, "
+        "or use an engine that works without a finite automaton (llguidance)"
+    )
+
+
+def _byte_classes(edges: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The class of each byte, uint8 [256], and the lowest byte of each class, int64 [classes]."""
+    bounds = np.zeros(257, dtype=np.bool_)
+    bounds[0] = True
+    bounds[edges[:, 1]] = True
+    bounds[edges[:, 2] + 1] = True
+    return (np.cumsum(bounds[:256]) - 1).astype(np.uint8), np.flatnonzero(bounds[:256])
+
+
+def _by_source(sources: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """An order that groups rows by source, and where each source's group begins, [size + 1]."""
+    order = np.argsort(sources, kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=size))])
+
+
+def _closure(block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Every pair (state, state it reaches without reading), each state with itself among them."""
+    order, first = _by_source(block.hops[:, 0], block.size)
+    hop_targets = block.hops[order, 1].astype(np.int64)
+    seen = np.arange(block.size, dtype=np.int64) * (block.size + 1)  # key: state * size + reached
+    frontier = seen
+    while len(frontier):
+        origins, reached = np.divmod(frontier, block.size)
+        run, index = expand_runs(first[reached], first[reached + 1] - first[reached])
+        keys = np.unique(origins[run] * block.size + hop_targets[index])
+        places = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
+        frontier = keys[seen[places] != keys]
+        seen = np.sort(np.concatenate([seen, frontier]), kind="stable")
+    origins, reached = np.divmod(seen, block.size)
+    return origins, reached
+
+
+def _moves(
+    block: Block,
+    origins: NDArray[np.int64],
+    members: NDArray[np.int64],
+    byte_class: NDArray[np.uint8],
+    num_classes: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Every move as a cell (state * classes + class) and its target."""
+    order, first = _by_source(block.edges[:, 0], block.size)
+    edges = block.edges[order]
+    low, high = byte_class[edges[:, 1]].astype(np.int64), byte_class[edges[:, 2]].astype(np.int64)
+    pair, edge = expand_runs(first[members], first[members + 1] - first[members])
+    run, classes = expand_runs(low[edge], high[edge] - low[edge] + 1)
+    return origins[pair][run] * num_classes + classes, edges[edge[run], 3]
+
+
+def _cells_with_several(
+    table: NDArray[np.int32], cells: NDArray[np.int64], targets: NDArray[np.int32]
+) -> dict[int, tuple[int, ...]]:
+    """The cells that were given more than one target, with all of them, ascending."""
+    lost = np.unique(cells[table[cells] != targets + 1])
+    if not len(lost):
+        return {}
+    is_lost = np.zeros(len(table), dtype=np.bool_)
+    is_lost[lost] = True
+    chosen = is_lost[cells]
+    found: dict[int, set[int]] = {int(cell): set() for cell in lost}
+    for cell, target in zip(cells[chosen].tolist(), targets[chosen].tolist(), strict=True):
+        found[cell].add(target)
+    return {cell: tuple(sorted(group)) for cell, group in found.items()}
+
+
+class _Sets:
+    """The sets of two or more states that some byte leads to, numbered as they are found."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.int32],
+        several: dict[int, tuple[int, ...]],
+        accepting: NDArray[np.bool_],
+        limit: int,
+        source: str,
+    ) -> None:
+        self._rows = rows
+        self._several = several
+        self._accepting = accepting
+        self._limit = limit
+        self._source = source
+        self._names: dict[tuple[int, ...], int] = {}
+        self._queue: list[tuple[int, ...]] = []
+        for group in several.values():
+            self.name(group)
+
+    def name(self, members: tuple[int, ...]) -> int:
+        """The number of a set; one state keeps its own."""
+        if len(members) == 1:
+            return members[0] + 1
+        number = self._names.get(members)
+        if number is None:
+            if len(self._names) >= self._limit:
+                raise too_many_states(self._source, self._limit)
+            number = self._names[members] = len(self._rows) + 1 + len(self._names)
+            self._queue.append(members)
+        return number
+
+    def follow(self) -> tuple[list[NDArray[np.int32]], list[bool]]:
+        """The rows [classes] and acceptance of every set, in the order of their numbers."""
+        rows, accepting = [], []
+        at = 0
+        while at < len(self._queue):
+            members = self._queue[at]
+            rows.append(self._row(members))
+            accepting.append(bool(self._accepting[1 + np.array(members)].any()))
+            at += 1
+        return rows, accepting
+
+    def _row(self, members: tuple[int, ...]) -> NDArray[np.int32]:
+        together = self._rows[list(members)]
+        highest = together.max(axis=0)
+        lowest = np.where(together == 0, highest, together).min(axis=0)
+        row: NDArray[np.int32] = highest.copy()
+        names: dict[tuple[tuple[int, ...], ...], int] = {}
+        for column in np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist():
+            parts = tuple(self._targets(member, column) for member in members)
+            if parts not in names:
+                names[parts] = self.name(tuple(sorted(set().union(*parts))))
+            row[column] = names[parts]
+        return row
+
+    def _targets(self, member: int, column: int) -> tuple[int, ...]:
+        value = int(self._rows[member, column])
+        if value == _SEVERAL:
+            return self._several[member * self._rows.shape[1] + column]
+        return (value - 1,) if value else ()

@@ -1,0 +1,111 @@
+"""Mask engines by name: how each is prepared for a vocabulary and built for a grammar, both timed.
+
+Example:
+    >>> engine = prepare("table", vocabulary).build(Grammar(schema))  # doctest: +SKIP
+    >>> row = engine.fill(); engine.accept(token)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from perstep.automata.engines.protocol import Engine, Grammar
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perstep.automata.vocabulary import Vocabulary
+
+__all__ = ["ENGINES", "Engine", "EngineKind", "Grammar", "Prepared", "available", "prepare"]
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """Where an engine's functions are and what it needs.
+
+    Attributes:
+        module: the module in this package; it has `prepare` and the function named `build`.
+        build: the name of that function.
+        needs: the module that must be importable, or None.
+        install: the command that installs it, or None.
+    """
+
+    module: str
+    build: str = "build"
+    needs: str | None = None
+    install: str | None = None
+
+
+ENGINES = {
+    "naive": EngineKind("naive"),
+    "naive-memo": EngineKind("naive", "build_memo"),
+    "table": EngineKind("tables"),
+    "table-lazy": EngineKind("tables", "build_lazy"),
+    "llguidance": EngineKind("llguidance", needs="llguidance", install="pip install 'perstep[grammar]'"),
+    "outlines": EngineKind("outlines", needs="outlines_core", install="pip install outlines-core"),
+    "xgrammar": EngineKind("xgrammar", needs="xgrammar", install="pip install 'perstep[xgrammar]'"),
+}
+"""Every engine by the name it has on the command line."""
+
+
+def available() -> list[str]:
+    """The engines whose libraries are installed."""
+    return [name for name, kind in ENGINES.items() if kind.needs is None or find_spec(kind.needs)]
+
+
+class Prepared:
+    """An engine kind with what it builds once for a vocabulary.
+
+    Attributes:
+        name: the engine.
+        setup_ns: how long that took.
+    """
+
+    def __init__(self, name: str, vocabulary: Vocabulary, now_ns: Callable[[], int]) -> None:
+        kind = ENGINES[name]
+        module: Any = import_module(f"{__name__}.{kind.module}")
+        self.name = name
+        self._vocabulary = vocabulary
+        self._now_ns = now_ns
+        self._build = getattr(module, kind.build)
+        if kind.needs:
+            import_module(kind.needs)  # not part of the setup that is timed
+        began = now_ns()
+        self._shared = module.prepare(vocabulary)
+        self.setup_ns = now_ns() - began
+
+    def build(self, grammar: Grammar) -> Engine:
+        """The engine of a grammar, at the beginning of a text; its `build_ns` says how long that took.
+
+        Raises:
+            InputError: if the engine cannot hold a text to this grammar.
+        """
+        began = self._now_ns()
+        engine: Engine = self._build(self._shared, self._vocabulary, grammar)
+        engine.build_ns = self._now_ns() - began
+        engine.setup_ns = self.setup_ns
+        return engine
+
+
+def prepare(name: str, vocabulary: Vocabulary, now_ns: Callable[[], int] = time.perf_counter_ns) -> Prepared:
+    """Prepare an engine for a vocabulary.
+
+    Args:
+        name: one of `ENGINES`.
+        vocabulary: the tokens.
+        now_ns: a clock in nanoseconds.
+
+    Raises:
+        InputError: if there is no such engine, it is not installed, or it cannot use the vocabulary.
+    """
+    kind = ENGINES.get(name)
+    if kind is None:
+        raise InputError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
+    if kind.needs and not find_spec(kind.needs):
+        raise InputError(f"the engine {name} is not installed: {kind.install}")
+    return Prepared(name, vocabulary, now_ns)

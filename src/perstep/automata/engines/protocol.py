@@ -1,0 +1,70 @@
+"""What computes token masks, behind one protocol, so that each can be compared with the others.
+
+An engine serves one text: `fill` says which tokens may come next, `accept` takes the one that
+came. What is built once a vocabulary (a trie, a tokenizer object) and once a schema (a table, a
+compiled grammar) is timed apart from the steps. Applying a mask to logits is no part of an engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What an engine is asked to hold a text to.
+
+    Attributes:
+        schema: a JSON schema, parsed.
+        whitespace: `fixed`, `flexible`, or a regex (as `json_schema`); not every engine knows every policy.
+        max_depth: how deep recursion may nest, for engines that work by finite automata.
+    """
+
+    schema: Mapping[str, Any]
+    whitespace: str = "fixed"
+    max_depth: int | None = None
+
+
+class Engine(ABC):
+    """The mask of one growing text.
+
+    Attributes:
+        name: what the engine is called on the command line.
+        setup_ns: what was built for the vocabulary took this long; it serves every grammar.
+        build_ns: what was built for the grammar took this long; it serves every text.
+    """
+
+    name: str
+    setup_ns: int = 0
+    build_ns: int = 0
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Begin a new text."""
+
+    @abstractmethod
+    def fill(self) -> NDArray[np.int32]:
+        """The mask of the next token as packed bits, int32 [ceil(tokens / 32)], valid until the next call.
+
+        Token t is bit t & 31 of word t >> 5. Bits beyond the vocabulary mean nothing.
+        """
+
+    @abstractmethod
+    def accept(self, token: int) -> bool:
+        """Take the token that came; False if it was not allowed, after which only `reset` helps."""
+
+    @abstractmethod
+    def is_terminated(self) -> bool:
+        """Whether the text has been ended by an end-of-sequence id."""
+
+    @abstractmethod
+    def fork(self) -> Engine:
+        """An engine for another text of the same grammar, at its beginning, sharing what was built."""

@@ -1,0 +1,216 @@
+"""Blocks: nondeterministic automata with one entry and one exit, joined as arrays.
+
+A block's state 0 is its entry, which nothing leads into, and state 1 its exit, which nothing
+leaves; so blocks may share those two states without saying anything that neither of them says.
+Repeating a block n times is one tiling of its arrays, whatever n. `determinise` in its own
+module makes the byte automaton.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from perstep.automata.dfa import Dfa
+
+ENTRY, EXIT = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A nondeterministic automaton with one entry (state 0) and one exit (state 1).
+
+    Attributes:
+        size: number of states.
+        edges: int32 [edges, 4]: from, lowest byte, highest byte, to.
+        hops: int32 [hops, 2]: from, to, reading nothing.
+    """
+
+    size: int
+    edges: NDArray[np.int32]
+    hops: NDArray[np.int32]
+
+
+class Graph:
+    """A block under construction: states, hops and other blocks put between two states."""
+
+    def __init__(self) -> None:
+        self._size = 2
+        self._edges: list[NDArray[np.int32]] = []
+        self._hops: list[NDArray[np.int32]] = []
+        self._own_hops: list[tuple[int, int]] = []
+
+    def state(self) -> int:
+        """A new state."""
+        self._size += 1
+        return self._size - 1
+
+    def hop(self, source: int, target: int) -> None:
+        """A way from `source` to `target` that reads nothing."""
+        self._own_hops.append((source, target))
+
+    def put(self, block: Block, source: int, target: int) -> None:
+        """Place a copy of `block` with its entry at `source` and its exit at `target`."""
+        place = np.arange(self._size - 2, self._size - 2 + block.size, dtype=np.int32)
+        place[:2] = source, target
+        self._size += block.size - 2
+        if len(block.edges):
+            edges = block.edges.copy()
+            edges[:, 0] = place[edges[:, 0]]
+            edges[:, 3] = place[edges[:, 3]]
+            self._edges.append(edges)
+        if len(block.hops):
+            self._hops.append(place[block.hops])
+
+    def build(self) -> Block:
+        """The block."""
+        own = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
+        return Block(
+            size=self._size,
+            edges=np.concatenate([np.zeros((0, 4), np.int32), *self._edges]),
+            hops=np.concatenate([own, *self._hops]),
+        )
+
+
+NEVER = Graph().build()
+"""Accepts nothing."""
+
+EMPTY = Block(2, NEVER.edges, np.array([[ENTRY, EXIT]], dtype=np.int32))
+"""Accepts the empty string only."""
+
+
+def literal(data: bytes) -> Block:
+    """Exactly `data`."""
+    if not data:
+        return EMPTY
+    path = np.arange(1, len(data) + 2, dtype=np.int32)
+    path[0], path[-1] = ENTRY, EXIT
+    path[1:-1] = np.arange(2, len(data) + 1)
+    values = np.frombuffer(data, dtype=np.uint8).astype(np.int32)
+    return Block(len(data) + 1, np.stack([path[:-1], values, values, path[1:]], axis=1), NEVER.hops)
+
+
+def byte_ranges(ranges: Sequence[tuple[int, int]]) -> Block:
+    """One byte within one of the ranges, ends included."""
+    edges = np.array([(ENTRY, low, high, EXIT) for low, high in ranges], dtype=np.int32).reshape(-1, 4)
+    return Block(2, edges, NEVER.hops)
+
+
+def sequence(*blocks: Block) -> Block:
+    """One block after the other."""
+    if not blocks:
+        return EMPTY
+    graph = Graph()
+    at = ENTRY
+    for number, block in enumerate(blocks):
+        target = EXIT if number == len(blocks) - 1 else graph.state()
+        graph.put(block, at, target)
+        at = target
+    return graph.build()
+
+
+def union(*blocks: Block) -> Block:
+    """Any one of the blocks."""
+    graph = Graph()
+    for block in blocks:
+        graph.put(block, ENTRY, EXIT)
+    return graph.build()
+
+
+def optional(block: Block) -> Block:
+    """The block or nothing."""
+    return union(block, EMPTY)
+
+
+def loop(block: Block, between: Block = EMPTY) -> Block:
+    """The block once or more, with `between` in between."""
+    graph = Graph()
+    before, after = graph.state(), graph.state()
+    graph.hop(ENTRY, before)
+    graph.put(block, before, after)
+    graph.put(between, after, before)
+    graph.hop(after, EXIT)
+    return graph.build()
+
+
+def repeat(block: Block, low: int, high: int | None, limit: int, what: str) -> Block:
+    """The block `low` to `high` times; without an upper bound where `high` is None.
+
+    Args:
+        block: what is repeated.
+        low: fewest times.
+        high: most times, or None.
+        limit: most states of the result.
+        what: how to call the repetition in an error.
+
+    Raises:
+        InputError: if the copies would have more states than `limit`; said before they are made.
+    """
+    if high is None:
+        if low == 0:
+            return optional(loop(block))
+        return sequence(_tile(block, low - 1, low - 1, limit, what), loop(block))
+    return _tile(block, low, high, limit, what)
+
+
+def _tile(block: Block, low: int, high: int, limit: int, what: str) -> Block:
+    if high == 0:
+        return EMPTY
+    inner = block.size - 2
+    size = 2 + high * inner + high - 1
+    if size > limit:
+        raise InputError(
+            f"{what}: {high:,} copies of {inner + 1} states each make an automaton of about {size:,} states, "
+            f"over the limit of {limit:,}: lower the count, raise state_limit, or use an engine that counts "
+            "(llguidance)"
+        )
+    # The states between copies come first, then each copy's inner states.
+    joints = np.arange(1, high + 2, dtype=np.int32)
+    joints[0], joints[-1] = ENTRY, EXIT
+    joints[1:-1] = np.arange(2, high + 1)
+    place = np.empty((high, block.size), dtype=np.int32)
+    place[:, ENTRY], place[:, EXIT] = joints[:-1], joints[1:]
+    place[:, 2:] = high + 1 + np.arange(high * inner, dtype=np.int32).reshape(high, inner)
+    edges = np.tile(block.edges, (high, 1, 1))
+    edges[:, :, 0] = place[:, block.edges[:, 0]]
+    edges[:, :, 3] = place[:, block.edges[:, 3]]
+    leave = np.stack([joints[low:-1], np.full(high - low, EXIT, dtype=np.int32)], axis=1)
+    hops = np.concatenate([place[:, block.hops].reshape(-1, 2), leave])
+    return Block(size, edges.reshape(-1, 4), hops)
+
+
+def of_dfa(dfa: Dfa) -> Block:
+    """The language of a byte automaton as a block."""
+    if dfa.is_empty:
+        return NEVER
+    place = np.arange(1, len(dfa.accepting) + 1, dtype=np.int32)
+    size = len(dfa.accepting) + 1
+    ends = np.flatnonzero(dfa.accepting)
+    hops = []
+    # A start that nothing leads back to is the entry itself; one accepting state that nothing leaves, the exit.
+    if (dfa.transitions == dfa.start).any() or len(ends) != 1 or dfa.transitions[ends[0]].any() or dfa.start == ends[0]:
+        hops = [(ENTRY, place[dfa.start]), *((place[end], EXIT) for end in ends)]
+    else:
+        others = np.setdiff1d(np.arange(1, len(dfa.accepting)), [dfa.start, ends[0]])
+        place[others] = np.arange(2, 2 + len(others))
+        place[dfa.start], place[ends[0]] = ENTRY, EXIT
+        size = 2 + len(others)
+    by_byte = dfa.transitions[:, dfa.byte_class]
+    begins = np.ones_like(by_byte, dtype=np.bool_)
+    begins[:, 1:] = by_byte[:, 1:] != by_byte[:, :-1]
+    states, lows = np.nonzero(begins)
+    highs = np.append(lows[1:], 0) - 1
+    highs[highs < 0] = 255
+    targets = by_byte[states, lows]
+    live = targets != 0
+    edges = np.stack([place[states], lows, highs, place[targets]], axis=1)[live].astype(np.int32)
+    return Block(size, edges, np.array(hops, dtype=np.int32).reshape(-1, 2))

@@ -1,0 +1,86 @@
+"""Stop strings as an automaton: has any of them occurred?
+
+The accepting state is absorbing: once a stop string is complete, every continuation is
+accepted, so `is_accepting` after a token says whether to stop. The complement (`~`) is the
+text in which none has occurred yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perstep.automata.dfa import STATE_LIMIT, Dfa, minimal
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+
+def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT) -> Dfa:
+    """The automaton of all byte strings in which at least one of `strings` occurs.
+
+    Args:
+        strings: texts (taken as UTF-8) or bytes.
+        state_limit: most states; the strings together need about as many as they have bytes.
+
+    Raises:
+        InputError: without strings, if one is empty, or if they are over the limit together.
+
+    Source: Aho and Corasick, Efficient string matching (1975).
+
+    Example:
+        >>> stop_strings(["</s>"]).accepts(b"the end</s> and more")
+        True
+    """
+    if isinstance(strings, (str, bytes)):
+        raise InputError(f"stop strings come as a list; got {strings!r}, which would be read letter by letter")
+    words = [word.encode() if isinstance(word, str) else bytes(word) for word in strings]
+    if not words or not all(words):
+        raise InputError("stop strings must be a list of at least one string, none of them empty")
+    if sum(map(len, words)) > state_limit:
+        raise InputError(
+            f"{len(words):,} stop strings have {sum(map(len, words)):,} bytes together, over the limit of "
+            f"{state_limit:,} states: give fewer, or raise state_limit"
+        )
+    children, complete = _trie(words)
+    return minimal(*_automaton(children, complete), 1, f"one of {len(words)} stop strings has occurred")
+
+
+def _trie(words: list[bytes]) -> tuple[list[dict[int, int]], set[int]]:
+    """The trie of the words: children of each node (the root is 1), and the nodes where a word ends."""
+    children: list[dict[int, int]] = [{}, {}]
+    complete = set()
+    for word in words:
+        node = 1
+        for byte in word:
+            if byte not in children[node]:
+                children[node][byte] = len(children)
+                children.append({})
+            node = children[node][byte]
+        complete.add(node)
+    return children, complete
+
+
+def _automaton(
+    children: list[dict[int, int]], complete: set[int]
+) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Transitions by byte, byte classes and acceptance.
+
+    A node goes on as its longest proper suffix in the trie does, except where it has a child.
+    """
+    rows = np.zeros((len(children), 256), dtype=np.int32)
+    accepting = np.zeros(len(children), dtype=np.bool_)
+    accepting[list(complete)] = True
+    queue = [(1, 0)]  # node, its longest proper suffix; the root has none, and its row starts at itself
+    for node, suffix in queue:
+        rows[node] = rows[suffix] if suffix else 1
+        accepting[node] |= accepting[suffix]
+        for byte, child in children[node].items():
+            queue.append((child, int(rows[node, byte])))
+            rows[node, byte] = child
+    rows[accepting] = np.flatnonzero(accepting)[:, None]  # a stop string that has occurred has occurred
+    return rows, np.arange(256, dtype=np.uint8), accepting

@@ -1,0 +1,128 @@
+"""The raw bytes of a tokenizer's tokens, read off its decoder.
+
+Three kinds write bytes in three ways: byte-level BPE maps every byte to a printable character
+(GPT-2), sentencepiece writes a space as U+2581 and rare bytes as `<0x0A>`, WordPiece marks
+what continues a word with `##`. A decoder's clean-up of the whole text (dropping the very
+first space, spaces before punctuation) belongs to no token and is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+from perstep.errors import InputError
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def token_bytes_of(tokenizer: Any, size: int | None) -> tuple[list[bytes | None], set[int], list[int]]:
+    """The bytes of every id, the special ids (holes in the numbering among them), the end-of-sequence ids.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`, or a transformers tokenizer that is backed by one.
+        size: number of ids the model knows; None for as many as the tokenizer has.
+
+    Raises:
+        InputError: if the tokenizer is of no known kind, or has an id beyond `size`.
+    """
+    backend = _backend(tokenizer)
+    spec = json.loads(backend.to_str())
+    read = _reader(spec)
+    added = {int(token["id"]): token for token in spec["added_tokens"]}
+    ids: dict[int, str] = {number: text for text, number in backend.get_vocab(with_added_tokens=True).items()}
+    length = max(ids) + 1 if size is None else size
+    if max(ids) >= length:
+        raise InputError(f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {length:,} ids")
+    special = {number for number, token in added.items() if token["special"]}
+    special |= set(getattr(tokenizer, "all_special_ids", ())) | (set(range(length)) - set(ids))
+    unknown = spec["model"].get("unk_token")
+    special |= {number for number, text in ids.items() if text == unknown}
+    tokens = [
+        None if number in special else (ids[number].encode() if number in added else read(ids[number]))
+        for number in range(length)
+    ]
+    eos = getattr(tokenizer, "eos_token_id", None)
+    return tokens, special, [] if eos is None else [int(eos)]
+
+
+def _backend(tokenizer: Any) -> Any:
+    for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), getattr(tokenizer, "_tokenizer", None)):
+        if hasattr(candidate, "to_str") and hasattr(candidate, "get_vocab"):
+            return candidate
+    raise InputError(
+        f"{type(tokenizer).__name__} is not backed by a `tokenizers` tokenizer, so its bytes are not known: "
+        "load the fast one, or build Vocabulary(list_of_token_bytes) yourself"
+    )
+
+
+def _parts(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A decoder as the list of its steps."""
+    if decoder is None:
+        return []
+    if decoder["type"] == "Sequence":
+        return [part for inner in decoder["decoders"] for part in _parts(inner)]
+    return [decoder]
+
+
+def _reader(spec: dict[str, Any]) -> Any:
+    """The function from a token's text to its bytes."""
+    parts = _parts(spec.get("decoder"))
+    kinds = {part["type"]: part for part in parts}
+    if "ByteLevel" in kinds:
+        return _byte_level
+    if "WordPiece" in kinds:
+        prefix = kinds["WordPiece"]["prefix"]
+        return lambda text: text[len(prefix) :].encode() if text.startswith(prefix) else b" " + text.encode()
+    replaced = _replacements(parts)
+    if replaced or "ByteFallback" in kinds:
+        return lambda text: _sentencepiece(text, replaced, "ByteFallback" in kinds)
+    names = ", ".join(kinds) or "none"
+    raise InputError(
+        f"the tokenizer's decoder ({names}) is neither byte-level, nor sentencepiece-like, nor WordPiece: "
+        "build Vocabulary(list_of_token_bytes) yourself"
+    )
+
+
+def _replacements(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    found = []
+    for part in parts:
+        if part["type"] == "Metaspace":
+            found.append((part["replacement"], " "))
+        elif part["type"] == "BPEDecoder":
+            found.append((part["suffix"], " "))
+        elif part["type"] == "Replace" and "String" in part["pattern"]:
+            found.append((part["pattern"]["String"], part["content"]))
+    return found
+
+
+def _sentencepiece(text: str, replaced: list[tuple[str, str]], byte_fallback: bool) -> bytes:
+    found = _BYTE.fullmatch(text) if byte_fallback else None
+    if found:
+        return bytes([int(found[1], 16)])
+    for old, new in replaced:
+        text = text.replace(old, new)
+    return text.encode()
+
+
+@lru_cache(maxsize=1)
+def _printable_bytes() -> dict[str, int]:
+    """The byte behind each character of a byte-level token.
+
+    Source: `bytes_to_unicode` of GPT-2: printable Latin-1 stands for itself, the rest follows from U+0100 on.
+    """
+    itself = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [byte for byte in range(256) if byte not in itself]
+    return {chr(byte): byte for byte in itself} | {chr(0x100 + i): byte for i, byte in enumerate(moved)}
+
+
+def _byte_level(text: str) -> bytes:
+    byte_of = _printable_bytes()
+    try:
+        return bytes([byte_of[sign] for sign in text])
+    except KeyError as error:
+        raise InputError(
+            f"the token {text!r} of a byte-level tokenizer holds {error.args[0]!r}, which stands for no byte"
+        ) from error

@@ -1,0 +1,212 @@
+"""Vocabularies: the bytes of every token, whatever the tokenizer calls them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from perstep.automata import Vocabulary, compile, from_regex, json_schema  # noqa: A004
+from perstep.automata.trie import build_trie, merge_bytes
+from perstep.errors import InputError
+
+CORPUS = ['{"verb": "walk", "tense": "past"}', "naïve café 😀 words and words", "the end"] * 3
+TEXT = 'naïve {"verb": 1} 😀\n'
+
+
+def _byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        show_progress=False,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.add_tokens([AddedToken("<tool>", special=False)])
+    return tokenizer
+
+
+def _sentencepiece() -> Tokenizer:
+    """A BPE with byte fallback in the manner of Llama 2."""
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    vocab |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    for piece in ["▁", *sorted({c for line in CORPUS for c in line if c.isascii() and c != " "}), "wa", "▁wa", "ïve"]:
+        vocab.setdefault(piece, len(vocab))
+    tokenizer = Tokenizer(models.BPE(vocab, [("w", "a"), ("▁", "wa")], unk_token="<unk>", byte_fallback=True))  # noqa: S106
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return tokenizer
+
+
+def test_byte_level_tokens_are_bytes() -> None:
+    """Spelling an encoding gives the text's bytes; special ids and the end of sequence are known apart."""
+    tokenizer = _byte_level()
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, eos_ids=[1])
+    assert vocabulary.spell(tokenizer.encode(TEXT).ids) == TEXT.encode()
+    assert vocabulary.special_ids == {0, 1}
+    assert vocabulary.eos_ids == (1,)
+    assert vocabulary.tokens[-1] == b"<tool>"  # added, but text
+    assert len(vocabulary.single_bytes) == 256
+
+
+def test_sentencepiece_tokens_are_bytes() -> None:
+    """U+2581 is a space and `<0x0A>` a byte; the unknown token is special."""
+    tokenizer = _sentencepiece()
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, eos_ids=[2])
+    assert vocabulary.tokens[3 + 10] == b"\n"
+    assert vocabulary.tokens[tokenizer.token_to_id("▁wa")] == b" wa"
+    assert vocabulary.tokens[tokenizer.token_to_id("ïve")] == "ïve".encode()
+    assert vocabulary.special_ids == {0, 1, 2}
+    assert vocabulary.spell(tokenizer.encode("▁wa▁wé").ids) == " wa wé".encode()
+
+
+def test_wordpiece_tokens_are_bytes() -> None:
+    """A word begins with a space, `##` continues it."""
+    vocab = {"[UNK]": 0, "[SEP]": 1, "play": 2, "##ing": 3, "##": 4, "a": 5}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.add_special_tokens(["[SEP]"])
+    vocabulary = Vocabulary.from_tokenizer(
+        Tokenizer.from_str(tokenizer.to_str().replace('"##":4,', "")), size=8, eos_ids=[1]
+    )
+    assert vocabulary.tokens[2:4] == (b" play", b"ing")
+    assert vocabulary.special_ids == {0, 1, 4, 6, 7}  # unknown, separator, a hole, and ids of a wider head
+
+
+@pytest.mark.hf
+def test_a_transformers_tokenizer_brings_its_own_ids() -> None:
+    """A transformers tokenizer says itself which id ends a text."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_byte_level(), eos_token="<eos>", pad_token="<pad>")  # noqa: S106
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=400)
+    assert vocabulary.size == 400
+    assert vocabulary.eos_ids == (1,)
+    assert vocabulary.spell(tokenizer.encode(TEXT)) == TEXT.encode()
+    assert set(range(len(tokenizer), 400)) <= vocabulary.special_ids
+
+
+@pytest.mark.hf
+def test_the_built_in_model_has_a_vocabulary() -> None:
+    """The shipped tokenizer is byte-level and can spell the whole schema language."""
+    from importlib.resources import files
+
+    from transformers import AutoTokenizer
+
+    folder = files("perstep") / "data" / "mini"
+    vocabulary = Vocabulary.from_tokenizer(AutoTokenizer.from_pretrained(str(folder)))
+    assert len(vocabulary.eos_ids) == 1
+    assert (
+        compile(json_schema({"type": "integer"}), vocabulary).num_states == json_schema({"type": "integer"}).num_states
+    )
+
+
+def test_tekken_is_read_whole(tekken: Vocabulary) -> None:
+    """131,072 ids, of which 1,000 are special; every byte is a token; the bytes number 878,258."""
+    assert tekken.size == 131_072
+    assert len(tekken.special_ids) == 1_000
+    assert len(tekken.single_bytes) == 256
+    assert sum(map(len, tekken.tokens)) == 878_258
+    assert tekken.duplicates == []
+
+
+@pytest.mark.parametrize(
+    ("tokens", "special", "eos", "what"),
+    [
+        ([], [], [], "at least one token"),
+        ([b"a", None], [], [], "no bytes and are not special: 1"),
+        ([b"a", b""], [], [], "no bytes"),
+        ([b"a"], [3], [], "special id 3 is outside"),
+        ([b"a"], [], [-1], "special id -1 is outside"),
+        ([None] * 9, [], [], "0, 1, 2, 3, 4, ..."),
+    ],
+)
+def test_a_vocabulary_without_bytes_is_refused(
+    tokens: list[bytes | None], special: list[int], eos: list[int], what: str
+) -> None:
+    """A token that adds nothing would be allowed for ever; an id outside is a mistake."""
+    with pytest.raises(InputError, match=what):
+        Vocabulary(tokens, special, eos)
+
+
+def test_duplicates_are_allowed_and_named() -> None:
+    """Tokens of equal bytes are allowed together."""
+    vocabulary = Vocabulary([b"a", b"b", b"a", b"b", b"a", None], eos_ids=[5])
+    assert vocabulary.duplicates == [(0, 2, 4), (1, 3)]
+    table = compile(from_regex("ab"), vocabulary)
+    assert table.allowed(table.start).tolist() == [0, 2, 4]
+
+
+def test_other_tokenizers_are_refused() -> None:
+    """What is not backed by `tokenizers`, or decodes in an unknown way, is told what to do instead."""
+    with pytest.raises(InputError, match="not backed"):
+        Vocabulary.from_tokenizer(object())
+    with pytest.raises(InputError, match="neither byte-level"):
+        Vocabulary.from_tokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))  # noqa: S106
+    with pytest.raises(InputError, match="was said to have 10"):
+        Vocabulary.from_tokenizer(_byte_level(), size=10)
+
+
+def test_the_hash_names_what_matters() -> None:
+    """Equal vocabularies have equal hashes; other bytes, special ids or end ids have others."""
+    base = Vocabulary([b"a", b"b", None], eos_ids=[2])
+    assert base.hash == Vocabulary([b"a", b"b", b"whatever"], eos_ids=[2]).hash
+    others = [
+        Vocabulary([b"ab", b"b", None], eos_ids=[2]),
+        Vocabulary([b"a", b"b", None], special_ids=[2]),
+        Vocabulary([b"a", b"b", None], special_ids=[1], eos_ids=[2]),
+        Vocabulary([b"a", b"b", None, None], special_ids=[3], eos_ids=[2]),
+        Vocabulary([b"", b"ab", None], special_ids=[0], eos_ids=[2]),
+    ]
+    assert len({base.hash, *(other.hash for other in others)}) == 6
+
+
+def test_a_smaller_vocabulary_still_spells_everything(tekken: Vocabulary) -> None:
+    """The first 4,096 tokens keep every byte and the end of sequence, in their order."""
+    small, old = tekken.first(4096)
+    assert small.size == 4096
+    assert len(small.single_bytes) == 256
+    assert [tekken.tokens[i] for i in old.tolist()] == list(small.tokens)
+    assert (np.diff(old) > 0).all()
+    assert [int(old[i]) for i in small.eos_ids] == list(tekken.eos_ids)
+    for size in (256, 200_000):
+        with pytest.raises(InputError, match="can be cut to between"):
+            tekken.first(size)
+
+
+token_lists = st.lists(st.binary(max_size=5), min_size=1, max_size=40)
+
+
+@given(token_lists)
+@settings(max_examples=200, deadline=None)
+def test_the_trie_holds_every_prefix_once(tokens: list[bytes]) -> None:
+    """Nodes are the distinct prefixes, level by level; walking up from a token's node spells it."""
+    trie = build_trie(tokens)
+    prefixes = {token[:length] for token in tokens for length in range(len(token) + 1)} | {b""}
+    assert trie.num_nodes == len(prefixes)
+    for token, node in zip(tokens, trie.node_of_token.tolist(), strict=True):
+        spelled = b""
+        while node:
+            spelled = bytes([trie.symbol[node]]) + spelled
+            node = int(trie.parent[node])
+        assert spelled == token
+    for node in range(trie.num_nodes):
+        children = np.flatnonzero(trie.parent[1:] == node) + 1
+        assert children.tolist() == list(range(trie.first_child[node], trie.first_child[node + 1]))
+
+
+@given(token_lists, st.binary(min_size=256, max_size=256))
+@settings(max_examples=100, deadline=None)
+def test_merging_bytes_is_the_trie_of_the_classes(tokens: list[bytes], classes: bytes) -> None:
+    """Two tokens share a node after merging exactly when their bytes fall into the same classes."""
+    byte_class = np.frombuffer(bytes(c % 3 for c in classes), dtype=np.uint8)
+    merged = merge_bytes(build_trie(tokens), byte_class)
+    direct = build_trie([byte_class[list(token)].tobytes() if token else b"" for token in tokens])
+    assert merged.num_nodes == direct.num_nodes
+    assert np.array_equal(merged.node_of_token, direct.node_of_token)
+    assert np.array_equal(merged.symbol[1:], direct.symbol[1:])
