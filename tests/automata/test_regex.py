@@ -1,5 +1,6 @@
 """Regular expressions against Python's own and against outlines-core."""
 
+import contextlib
 import random
 import re
 from collections.abc import Callable
@@ -129,6 +130,11 @@ def test_what_it_generates_matches(walk: Callable[[Dfa, random.Random, int], byt
         ("[a", "without its ]"),
         ("[z-a]", "ends below"),
         ("a{3,2}", "ends below"),
+        ("a{,2}", "count without its beginning"),
+        ("a{,}", "count without its beginning"),
+        ("[,--]", "class within a class"),
+        ("[]a]", "at the beginning of a class"),
+        ("[^]a]", "at the beginning of a class"),
         ("a^b", "anchor in the middle"),
         ("(^a)", "anchor inside a group"),
         ("a\\", "backslash at its end"),
@@ -221,3 +227,20 @@ def test_every_way_to_write_a_json_character(text: str, seed: int) -> None:
     assert json.loads(f'"{spelled}"') == text
     assert dfa.accepts(f'"{spelled}"'.encode())
     assert not dfa.accepts(f'"{spelled}x"'.encode())
+
+
+@given(st.text(st.sampled_from(list("ab1(){}[]|*+?^$\\.,-:<P=!dwsxu0\n")), max_size=14))
+@settings(max_examples=600, deadline=None)
+def test_any_string_is_a_pattern_or_an_error(pattern: str) -> None:
+    """Whatever is given as a pattern: an automaton that agrees with Python's, or one line; never another exception."""
+    try:
+        dfa = from_regex(pattern, state_limit=2_000)
+    except InputError as error:
+        message = str(error)
+    else:
+        message = ""
+        with contextlib.suppress(re.error, FutureWarning):
+            theirs = re.compile(pattern, re.ASCII)
+            for text in ("", "a", "ab", "1", "a1b", "\n", "-", "{1}", "a,b", "d", "(", "\\"):
+                assert dfa.accepts(text.encode()) == bool(theirs.fullmatch(text)), (pattern, text)
+    assert "\n" not in message

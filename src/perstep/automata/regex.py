@@ -153,6 +153,8 @@ class _Parser:
                 return bounds
         found = _COUNT.match(self._pattern, self._at)
         if found is None:
+            if re.compile(r"\{,\d*\}").match(self._pattern, self._at):
+                raise self._error("a count without its beginning, which not everybody reads alike (write {0,...})")
             return None
         self._at = found.end()
         low = int(found[1])
@@ -189,8 +191,8 @@ class _Parser:
         at = self._at
         self._at += 1
         self._depth += 1
-        if self._depth > 200:
-            raise self._error("more than 200 nested groups", at)
+        if self._depth > 100:
+            raise self._error("more than 100 nested groups", at)
         if self._take("?"):
             named = re.compile(r"P?<[A-Za-z_]\w*>").match(self._pattern, self._at)
             if named:
@@ -237,6 +239,8 @@ class _Parser:
         at = self._at
         self._at += 1
         negated = self._take("^")
+        if self._peek() == "]":
+            raise self._error("a ] at the beginning of a class, which not everybody reads alike (write \\] for it)")
         ranges: list[tuple[int, int]] = []
         while not self._take("]"):
             if self._at >= len(self._pattern):
@@ -244,6 +248,8 @@ class _Parser:
             if self._pattern[self._at : self._at + 2] in ("[:", "&&", "--", "~~", "||") or self._peek() == "[":
                 raise self._error("a class within a class (write \\[ for the character)")
             low = self._class_item()
+            if self._pattern.startswith("--", self._at):
+                raise self._error("a class within a class (write \\- for the character)")
             if self._peek() == "-" and self._pattern[self._at + 1 : self._at + 2] not in ("]", ""):
                 self._at += 1
                 high = self._class_item()
