@@ -10,6 +10,7 @@ TODAY = datetime.now(UTC).date().isoformat()
 BENCHMARKS = [
     ["reference_vs_transformers.py"],
     ["big_run.py"],
+    ["masks.py"],
     ["statistics.py", "--date", TODAY],
     ["real_clock.py", "--date", TODAY],
 ]

@@ -36,7 +36,12 @@ __all__ = [
 ]
 
 
+_ROOMS = ("automata", "theory")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"perstep.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'perstep' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
