@@ -24,17 +24,5 @@ def compare_live(
     """
     if to.baseline is not None:
         raise InputError("--baseline compares a run with a stored one; with --live all arms run now, so leave it out")
-    plan = Plan(
-        threads=options.threads,
-        seed=options.seed,
-        rounds=options.rounds,
-        budget=options.budget,
-        precision=options.precision,
-        fast=options.fast,
-        rigorous=options.rigorous,
-        arms=arms,
-        pythons=pythons,
-        threshold=threshold,
-        check=check,
-    )
+    plan = Plan(**vars(options), arms=arms, pythons=pythons, threshold=threshold, check=check)
     return run_experiment("compare", plan, to)

@@ -29,8 +29,13 @@ def print_report(report: "Report", output: Output) -> None:
 
 def print_tables(tables: list[Table], output: Output) -> None:
     """Tables on stdout, as text, Markdown or CSV, a blank line between them."""
+    sys.stdout.write(render_tables(tables, output))
+
+
+def render_tables(tables: list[Table], output: Output) -> str:
+    """Tables as text, Markdown or CSV, a blank line between them."""
     render = {"md": to_markdown, "csv": _table_csv}.get(output, to_text)
-    sys.stdout.write("\n".join(render(table) for table in tables))
+    return "\n".join(render(table) for table in tables)
 
 
 def _table_csv(table: Table) -> str:

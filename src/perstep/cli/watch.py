@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from perstep.cli.output import remark
+from perstep.cli.output import remark, render_tables
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.options import at_least
 from perstep.experiments.watch_script import after_import, run_script
 from perstep.experiments.watching import Watch, store
-from perstep.report import Output, Table, to_csv, to_markdown, to_text
+from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
 
@@ -91,12 +91,7 @@ def watch(
 
 def _show(watcher: Watch, output: Output) -> None:
     if output != "json":
-        render = {"md": to_markdown, "csv": _csv}.get(output, to_text)
-        sys.stderr.write("\n".join(render(table) for table in watcher.tables()))
-
-
-def _csv(table: Table) -> str:
-    return to_csv(table.header, [list(row) for row in table.rows])
+        sys.stderr.write(render_tables(watcher.tables(), output))
 
 
 class _Forks:
