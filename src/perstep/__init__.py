@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("automata", "theory")
+_ROOMS = ("automata", "fast", "targets", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -107,7 +107,9 @@ def test_mac_is_asked_through_sysctl(source):
 def test_unknown_is_never_guessed(data, describe_files, files_of):
     """Take any files away: each fact is then what it was, or `unknown`, never another value."""
     files = files_of("laptop")
-    gone = data.draw(st.sets(st.sampled_from(sorted(files)), max_size=12))
+    # A cache of which nothing at all is left is a machine without it: `none`, rightly. One file of each stays.
+    takeable = sorted(path for path in files if not path.endswith("/type"))
+    gone = data.draw(st.sets(st.sampled_from(takeable), max_size=12))
     full = leaves(msgspec.to_builtins(describe_files(files)))
     reduced = leaves(msgspec.to_builtins(describe_files({p: t for p, t in files.items() if p not in gone})))
     assert reduced.keys() == full.keys()

@@ -1,10 +1,12 @@
 """Finding the target that a person named, and what to feed it.
 
-`mini` is the model that ships with perstep; anything else is a folder. Nothing is fetched from a network.
+`mini` is the model that ships with perstep; anything else is a folder, an architecture with random weights, or a hub
+id, which alone is fetched from a network. The NumPy decoder runs `mini`, transformers everything else, unless told.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,94 @@ from perstep.errors import InputError
 from perstep.targets.reference import Reference, load
 
 BUILT_IN = "mini"
+
+Backend = Literal["numpy", "torch"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was found and loaded.
+
+    Attributes:
+        name: as it is shown: `mini`, the folder's name, the hub id, or the architecture's name.
+        backend: `numpy` when `model` is a `Reference`, `torch` when it is a transformers model.
+        model: in evaluation mode, on its device.
+        random_weights: whether the weights are random (law 14).
+        facts: its shapes for a manifest.
+    """
+
+    name: str
+    backend: Backend
+    model: Any
+    random_weights: bool
+    facts: dict[str, Any]
+
+
+def open_model(
+    model: str | None,
+    *,
+    arch: str | None = None,
+    layers: int | None = None,
+    backend: Backend | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Opened:
+    """The model that a person named.
+
+    Args:
+        model: `mini` (also when neither it nor `arch` is given), a folder, or a hub id.
+        arch: a preset's name or a config.json, for random weights.
+        layers: keep so many decoder layers of `arch`.
+        backend: what runs it; by default numpy for `mini` and torch for everything else.
+        dtype: of the weights, as torch spells it.
+        device: of a transformers model, as torch spells it.
+        seed: of random weights.
+
+    Raises:
+        InputError: arguments that exclude each other, or nothing can be loaded from there.
+    """
+    if model is not None and arch is not None:
+        raise InputError("--model and --arch exclude each other; give one of them")
+    if layers is not None and arch is None:
+        raise InputError("--layers goes with --arch: a stored model is measured whole")
+    name = model or BUILT_IN
+    if backend is None:
+        backend = "numpy" if arch is None and name == BUILT_IN else "torch"
+    if backend == "numpy":
+        return _open_reference(name, arch, dtype, device)
+    return _open_transformers(name, arch, layers, dtype, device, seed)
+
+
+def _open_reference(name: str, arch: str | None, dtype: str | None, device: str) -> Opened:
+    if arch is not None:
+        raise InputError("--arch builds a transformers model; leave out --backend numpy")
+    if device != "cpu":
+        raise InputError(f"--device {device}: the NumPy decoder runs on the cpu; give --backend torch")
+    model = open_target(name)
+    if dtype not in {None, model.config.dtype}:
+        raise InputError(f"--dtype {dtype}: the NumPy decoder runs {name} in {model.config.dtype}; leave it out")
+    return Opened(name if name == BUILT_IN else _folder_name(name), "numpy", model, False, describe_target(name, model))
+
+
+def _open_transformers(
+    name: str, arch: str | None, layers: int | None, dtype: str | None, device: str, seed: int
+) -> Opened:
+    from perstep.targets import transformers
+
+    if arch is not None:
+        model = transformers.build(arch, layers=layers, dtype=dtype or "float32", seed=seed)
+        shown = arch if arch in transformers.presets() else _folder_name(arch)
+    else:
+        model = transformers.load(mini_path() if name == BUILT_IN else name, dtype=dtype)
+        shown = _folder_name(name) if Path(name).is_dir() else name
+    model = transformers.to_device(model, device)
+    return Opened(shown, "torch", model, arch is not None, transformers.describe(shown, model))
+
+
+def _folder_name(path: str) -> str:
+    resolved = Path(path).resolve()
+    return resolved.parent.name if resolved.name == "config.json" else resolved.name
 
 
 def open_target(name: str) -> Reference:

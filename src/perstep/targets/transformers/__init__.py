@@ -6,6 +6,7 @@ Importing this package imports neither torch nor transformers; its functions do,
 from perstep.targets.transformers._loop import Call, Marks
 from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event
 from perstep.targets.transformers.every import EveryGenerate
+from perstep.targets.transformers.facts import describe, to_device
 from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
 from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
@@ -28,8 +29,10 @@ __all__ = [
     "SyncRecorder",
     "Syncs",
     "build",
+    "describe",
     "find_model",
     "load",
     "presets",
     "require",
+    "to_device",
 ]

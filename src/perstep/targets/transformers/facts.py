@@ -1,0 +1,59 @@
+"""What a manifest says of a transformers model, and putting one on its device."""
+
+from typing import Any
+
+from perstep.errors import InputError
+
+
+def describe(name: str, model: Any) -> dict[str, Any]:
+    """A transformers model's shapes for a manifest.
+
+    Args:
+        name: as it is shown.
+        model: a transformers model.
+    """
+    config = model.config
+    text = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
+    parameters = list(model.parameters())  # tied ones once
+    heads = getattr(text, "num_attention_heads", None)
+    return {
+        "name": name,
+        "backend": "torch",
+        "class": type(model).__name__,
+        "model_type": config.model_type,
+        "num_layers": getattr(text, "num_hidden_layers", None),
+        "hidden": getattr(text, "hidden_size", None),
+        "heads": heads,
+        "kv_heads": getattr(text, "num_key_value_heads", None) or heads,
+        "head_dim": getattr(text, "head_dim", None),
+        "intermediate": getattr(text, "intermediate_size", None),
+        "vocab": getattr(text, "vocab_size", None),
+        "max_positions": getattr(text, "max_position_embeddings", None),
+        "tied_head": bool(getattr(config, "tie_word_embeddings", False)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "attn_implementation": getattr(text, "_attn_implementation", None),
+        "num_parameters": sum(p.numel() for p in parameters),
+        "weight_bytes": sum(p.numel() * p.element_size() for p in parameters),
+    }
+
+
+def to_device(model: Any, device: str) -> Any:
+    """The model on a device.
+
+    Args:
+        model: a transformers model.
+        device: as torch spells it.
+
+    Raises:
+        InputError: torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if device == "cpu":
+        return model
+    try:
+        torch.empty(1, device=device)
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
