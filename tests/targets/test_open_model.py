@@ -1,0 +1,86 @@
+"""What -m, --arch, --layers, --backend, --dtype and --device open."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perstep.errors import InputError
+from perstep.experiments.models import ModelOptions
+from perstep.targets import open_model
+from perstep.targets.reference import Reference
+
+
+def test_nothing_named_is_mini_on_the_numpy_decoder() -> None:
+    """No extra is needed for it."""
+    opened = open_model(None)
+    assert (opened.name, opened.backend, opened.random_weights) == ("mini", "numpy", False)
+    assert isinstance(opened.model, Reference)
+    assert opened.facts["backend"] == "numpy"
+
+
+def test_a_folder_runs_on_the_numpy_decoder_when_asked(tiny_llama: Path) -> None:
+    """By the folder's name."""
+    opened = open_model(str(tiny_llama), backend="numpy")
+    assert (opened.name, opened.backend) == ("tiny", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "mini", "arch": "gpt2"}, "--model and --arch exclude each other"),
+        ({"model": "mini", "layers": 2}, "--layers goes with --arch"),
+        ({"arch": "gpt2", "layers": 0}, "--layers 0: it must be at least 1"),
+        ({"arch": "gpt2", "backend": "numpy"}, "leave out --backend numpy"),
+        ({"device": "cuda", "backend": "numpy"}, "the NumPy decoder runs on the cpu"),
+        ({"dtype": "bfloat16"}, "the NumPy decoder runs mini in float32"),
+    ],
+)
+def test_options_that_exclude_each_other_are_told(options: dict[str, Any], message: str) -> None:
+    """Before anything is loaded, with what to do."""
+    with pytest.raises(InputError, match=message):
+        ModelOptions(**options).open()
+
+
+def test_without_the_extra_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For everything that transformers would run."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+        open_model(None, arch="gpt2")
+
+
+@pytest.mark.hf
+def test_mini_runs_on_transformers_when_asked() -> None:
+    """The same weights: as many parameters as the NumPy decoder counts."""
+    opened = open_model("mini", backend="torch")
+    assert (opened.name, opened.backend, opened.random_weights) == ("mini", "torch", False)
+    assert opened.facts["num_parameters"] == open_model("mini").facts["num_parameters"]
+    assert opened.facts["weight_bytes"] == open_model("mini").facts["weight_bytes"]
+
+
+@pytest.mark.hf
+def test_an_architecture_has_random_weights_and_as_many_layers_as_asked(tmp_path: Path) -> None:
+    """By a preset's name, or by a config.json, which is named by its folder."""
+    named = open_model(None, arch="smollm2-135m", layers=1)
+    assert (named.name, named.random_weights, named.facts["num_layers"]) == ("smollm2-135m", True, 1)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64}
+    (folder / "config.json").write_text(json.dumps(config | heads))
+    own = open_model(None, arch=str(folder / "config.json"), dtype="bfloat16")
+    assert (own.name, own.facts["kv_heads"], own.facts["dtype"]) == ("own", 2, "bfloat16")
+    assert own.model.training is False
+
+
+@pytest.mark.hf
+def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """In one line; the model is not half moved."""
+    torch = pytest.importorskip("torch")
+    missing = "xpu" if not torch.xpu.is_available() else "cuda"
+    with pytest.raises(InputError, match=f"--device {missing} cannot be used here"):
+        open_model(None, arch="smollm2-135m", layers=1, device=missing)
+    with pytest.raises(InputError, match="--device fpga cannot be used here"):
+        open_model(None, arch="smollm2-135m", layers=1, device="fpga")
