@@ -86,3 +86,13 @@ def test_what_was_told_apart_stays_apart() -> None:
         columns.split_sparse(everywhere)
     assert columns.label.tolist() == [0, 0, 1, 1]
     assert columns.targets()[[1, 2, 3]].tolist() == [[1, 2], [3, 3], [5, 5]]
+
+
+def test_masks_that_differ_in_the_highest_bit_of_two_words_alone_are_told_apart() -> None:
+    """Their plain hash is the same under any odd multipliers, so that trying others would never end."""
+    masks = np.zeros((3, 128), dtype=np.bool_)
+    masks[1, [56, 120]] = True
+    masks[2, [0, 56, 64, 120]] = True
+    first, group = grouping.group_masks(masks)
+    assert first.tolist() == [0, 1, 2]
+    assert group.tolist() == [0, 1, 2]

@@ -16,6 +16,7 @@ from perstep.automata.rows import BUDGET_BYTES, Row, pack_bits, unpack_bits
 from perstep.automata.schema import FORMATS, json_schema
 from perstep.automata.stop import stop_strings
 from perstep.automata.table import TokenAutomaton, TokenTable
+from perstep.automata.trigger import after
 from perstep.automata.utf8 import utf8
 from perstep.automata.vocabulary import Vocabulary
 
@@ -33,6 +34,7 @@ __all__ = [
     "TokenAutomaton",
     "TokenTable",
     "Vocabulary",
+    "after",
     "apply",
     "available",
     "compile",

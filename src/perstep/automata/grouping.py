@@ -50,11 +50,16 @@ def group_rows(rows: NDArray[np.integer] | NDArray[np.bool_]) -> tuple[NDArray[n
 
 
 def group_masks(masks: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`group_rows` of a boolean matrix [rows, width], 64 columns at a time."""
+    """`group_rows` of a boolean matrix [rows, width], 64 columns at a time.
+
+    The upper half of a word is folded into the lower one, which can be undone: rows that differ in the highest bit of
+    two words alone would otherwise have the same sum under any odd multipliers, since 2^63 (a + b) is 0.
+    """
     packed = np.packbits(masks, axis=1)
     words = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), dtype=np.uint8)
     words[:, : packed.shape[1]] = packed
-    return group_rows(words.view(np.uint64))
+    wide = words.view(np.uint64)
+    return group_rows(wide ^ (wide >> np.uint64(32)))
 
 
 def expand_runs(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -38,6 +38,30 @@ def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT)
     """
     if isinstance(strings, (str, bytes)):
         raise InputError(f"stop strings come as a list; got {strings!r}, which would be read letter by letter")
+    words = _words(strings, state_limit)
+    rows, accepting = _automaton(*_trie(words))
+    rows[accepting] = np.flatnonzero(accepting)[:, None]  # a stop string that has occurred has occurred
+    classes = np.arange(256, dtype=np.uint8)
+    return minimal(rows, classes, accepting, 1, f"one of {len(words)} stop strings has occurred")
+
+
+def occurrences(
+    strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """The automaton that goes on after a stop string: where, and not only whether, one ends.
+
+    Returns:
+        Next state by state and byte, int32 [states, 256], begun in state 0; whether a stop string has just ended,
+        bool [states].
+
+    Raises:
+        InputError: as for `stop_strings`.
+    """
+    rows, accepting = _automaton(*_trie(_words(strings, state_limit)))
+    return rows[1:] - 1, accepting[1:]
+
+
+def _words(strings: Iterable[str | bytes], state_limit: int) -> list[bytes]:
     words = [word.encode() if isinstance(word, str) else bytes(word) for word in strings]
     if not words or not all(words):
         raise InputError("stop strings must be a list of at least one string, none of them empty")
@@ -46,8 +70,7 @@ def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT)
             f"{len(words):,} stop strings have {sum(map(len, words)):,} bytes together, over the limit of "
             f"{state_limit:,} states: give fewer, or raise state_limit"
         )
-    children, complete = _trie(words)
-    return minimal(*_automaton(children, complete), 1, f"one of {len(words)} stop strings has occurred")
+    return words
 
 
 def _trie(words: list[bytes]) -> tuple[list[dict[int, int]], set[int]]:
@@ -65,10 +88,8 @@ def _trie(words: list[bytes]) -> tuple[list[dict[int, int]], set[int]]:
     return children, complete
 
 
-def _automaton(
-    children: list[dict[int, int]], complete: set[int]
-) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Transitions by byte, byte classes and acceptance.
+def _automaton(children: list[dict[int, int]], complete: set[int]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Transitions by byte, and the nodes in which a word ends.
 
     A node goes on as its longest proper suffix in the trie does, except where it has a child.
     """
@@ -82,5 +103,4 @@ def _automaton(
         for byte, child in children[node].items():
             queue.append((child, int(rows[node, byte])))
             rows[node, byte] = child
-    rows[accepting] = np.flatnonzero(accepting)[:, None]  # a stop string that has occurred has occurred
-    return rows, np.arange(256, dtype=np.uint8), accepting
+    return rows, accepting

@@ -92,6 +92,13 @@ class Vocabulary:
         return build_trie(self.tokens)
 
     @cached_property
+    def spelled(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All tokens' bytes one after the other, uint8 [bytes], and where each begins, int64 [tokens + 1]."""
+        lengths = np.fromiter(map(len, self.tokens), np.int64, self.size)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return np.frombuffer(b"".join(self.tokens), dtype=np.uint8), starts
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of every token's bytes, the special ids and the end-of-sequence ids."""
         lengths = np.array([len(token) for token in self.tokens], dtype="<i8")
