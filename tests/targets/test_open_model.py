@@ -84,3 +84,32 @@ def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
         open_model(None, arch="smollm2-135m", layers=1, device=missing)
     with pytest.raises(InputError, match="--device fpga cannot be used here"):
         open_model(None, arch="smollm2-135m", layers=1, device="fpga")
+
+
+@pytest.mark.hf
+def test_a_prompt_is_the_same_on_either_backend(tiny_llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A text by the folder's own tokenizer; held-out sentences for mini. Loading writes nothing on the terminal."""
+    capfd.readouterr()
+    numpy, torch = (open_model(str(tiny_llama), backend=backend) for backend in ("numpy", "torch"))
+    mini_numpy, mini_torch = (open_model(None, backend=backend) for backend in ("numpy", "torch"))
+    text = {"text": "größer", "num_tokens": 9, "batch": 2, "seed": 0}
+    assert numpy.prompt(**text).tolist() == torch.prompt(**text).tolist()
+    none = {"text": None, "num_tokens": 9, "batch": 2, "seed": 3}
+    assert mini_numpy.prompt(**none).tolist() == mini_torch.prompt(**none).tolist()
+    drawn = torch.prompt(**none)
+    assert drawn.shape == (2, 9)
+    assert drawn.max() < 259  # which ends a sequence
+    assert drawn.tolist() == torch.prompt(**none).tolist()
+    assert mini_torch.encode("he goes") == mini_numpy.encode("he goes")
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+@pytest.mark.hf
+def test_a_text_needs_a_tokenizer(make_llama: Any, tmp_path: Path) -> None:
+    """Which random weights, and some folders, do not have."""
+    bare = open_model(str(make_llama(tmp_path / "bare", tokenizer=False)))
+    with pytest.raises(InputError, match="has no tokenizer that transformers can load; give --prompt-tokens"):
+        bare.encode("a")
+    with pytest.raises(InputError, match="has random weights and no tokenizer; give --prompt-tokens"):
+        open_model(None, arch=str(tmp_path / "bare" / "config.json")).encode("a")

@@ -74,6 +74,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         ci_high: its upper end.
         marks_per_step: how often the part is entered in a step.
         marks_share: what the marks cost inside the part, as a share of it.
+        syncs_per_step: waits of the host for the device that it caused in a step; None where they were not counted.
     """
 
     ns_total: int
@@ -84,6 +85,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     ci_high: float | None
     marks_per_step: float
     marks_share: float
+    syncs_per_step: float | None = None
 
     @property
     def ns(self) -> float:

@@ -1,7 +1,11 @@
-"""What a cost is called outside of its own ledger: `mlp` of a decode step, `prefill.mlp` of a prefill."""
+"""What a cost is called outside of its own ledger: `mlp` of a decode step, `prefill.mlp`, `S512.mlp` at 512 tokens."""
+
+import re
 
 STEP = "step"
 """The step without instruments: the headline of its kind."""
+
+_KIND = re.compile(r"(prefill|S\d+)\.")
 
 
 def part_name(kind: str, part: str) -> str:
@@ -11,4 +15,14 @@ def part_name(kind: str, part: str) -> str:
 
 def kind_of(name: str) -> str:
     """The kind of step that a name from `part_name` belongs to."""
-    return "prefill" if name.startswith("prefill.") else "decode"
+    found = _KIND.match(name)
+    return found[1] if found else "decode"
+
+
+def is_headline(name: str) -> bool:
+    """Whether it is a whole step without instruments.
+
+    >>> is_headline("step"), is_headline("S512.step"), is_headline("S512.mlp")
+    (True, True, False)
+    """
+    return name == part_name(kind_of(name), STEP)

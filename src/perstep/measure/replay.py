@@ -39,10 +39,12 @@ class Trace:
     Attributes:
         prompt_BT: the prompt, shape [B, T].
         chosen_BN: the tokens generated after it, shape [B, N]: one prefill and N - 1 decode steps (law 5).
+        expected_BN: what is to be chosen at each step, shape [B, N], where that is not what is fed next.
     """
 
     prompt_BT: NDArray[np.int64]
     chosen_BN: NDArray[np.int64]
+    expected_BN: NDArray[np.int64] | None = None
 
 
 def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int) -> Trace:
@@ -55,7 +57,7 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
 
 
 def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) -> int:
-    """Run the loop over the trace once and record every step; the number of choices that differ from the trace.
+    """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
     It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after
     a switch of arms runs in the other arm's caches.
@@ -80,7 +82,7 @@ def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) 
         picked = loop.decode(fed, mark)
         recorder.end()
         chosen[:, position] = picked
-    return int((chosen != tokens).sum())
+    return int((chosen != (tokens if trace.expected_BN is None else trace.expected_BN)).sum())
 
 
 def no_mark(_part: str) -> None:

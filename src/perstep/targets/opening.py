@@ -4,6 +4,7 @@
 id, which alone is fetched from a network. The NumPy decoder runs `mini`, transformers everything else, unless told.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from perstep.data import heldout_path, mini_path
 from perstep.errors import InputError
 from perstep.targets.reference import Reference, load
+from perstep.targets.reference.tokenizer import FolderTokenizer
 
 BUILT_IN = "mini"
 
@@ -30,6 +32,7 @@ class Opened:
         model: in evaluation mode, on its device.
         random_weights: whether the weights are random (law 14).
         facts: its shapes for a manifest.
+        source: the folder or hub id that it was loaded from, or `mini`; None for an architecture with random weights.
     """
 
     name: str
@@ -37,6 +40,46 @@ class Opened:
     model: Any
     random_weights: bool
     facts: dict[str, Any]
+    source: str | None = None
+
+    def prompt(self, *, text: str | None, num_tokens: int, batch: int, seed: int) -> NDArray[np.int64]:
+        """Token ids to begin with, [batch, T], as `make_prompt` makes them.
+
+        Args:
+            text: encoded with the model's own tokenizer and given to every row; ids without one when None.
+            num_tokens: T, where there is no text.
+            batch: rows.
+            seed: of the ids.
+
+        Raises:
+            InputError: the text encodes to no token, or the model has no tokenizer for it.
+        """
+        if self.backend == "numpy":
+            name = self.source or self.name
+            return make_prompt(name, self.model, text=text, num_tokens=num_tokens, batch=batch, seed=seed)
+        if text is not None:
+            return _same_rows(self.encode(text) if text else [], batch)
+        if self.source == BUILT_IN:
+            return _heldout_rows(load(mini_path()), num_tokens, batch, seed)
+        from perstep.targets import transformers
+
+        return _drawn_rows(self.facts["vocab"], num_tokens, batch, seed, transformers.special_ids(self.model))
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text.
+
+        Raises:
+            InputError: the model has no tokenizer.
+        """
+        if self.backend == "numpy":
+            return list(self.model.encode(text))
+        if self.source == BUILT_IN:
+            return list(FolderTokenizer(mini_path()).encode(text))
+        if self.source is None:
+            raise InputError(f"{self.name} has random weights and no tokenizer; give --prompt-tokens in place of text")
+        from perstep.targets import transformers
+
+        return transformers.encode(self.source, text)
 
 
 def open_model(
@@ -67,7 +110,7 @@ def open_model(
         raise InputError("--model and --arch exclude each other; give one of them")
     if layers is not None and arch is None:
         raise InputError("--layers goes with --arch: a stored model is measured whole")
-    name = model or BUILT_IN
+    name = BUILT_IN if model is None else model
     if backend is None:
         backend = "numpy" if arch is None and name == BUILT_IN else "torch"
     if backend == "numpy":
@@ -83,7 +126,8 @@ def _open_reference(name: str, arch: str | None, dtype: str | None, device: str)
     model = open_target(name)
     if dtype not in {None, model.config.dtype}:
         raise InputError(f"--dtype {dtype}: the NumPy decoder runs {name} in {model.config.dtype}; leave it out")
-    return Opened(name if name == BUILT_IN else _folder_name(name), "numpy", model, False, describe_target(name, model))
+    shown = name if name == BUILT_IN else _folder_name(name)
+    return Opened(shown, "numpy", model, False, describe_target(name, model), name)
 
 
 def _open_transformers(
@@ -98,7 +142,8 @@ def _open_transformers(
         model = transformers.load(mini_path() if name == BUILT_IN else name, dtype=dtype)
         shown = _folder_name(name) if Path(name).is_dir() else name
     model = transformers.to_device(model, device)
-    return Opened(shown, "torch", model, arch is not None, transformers.describe(shown, model))
+    source = None if arch is not None else name
+    return Opened(shown, "torch", model, arch is not None, transformers.describe(shown, model), source)
 
 
 def _folder_name(path: str) -> str:
@@ -160,13 +205,24 @@ def make_prompt(
         InputError: the text encodes to no token, or the model has no tokenizer for it.
     """
     if text is not None:
-        ids = model.encode(text) if text else []
-        if not ids:
-            raise InputError("--prompt is empty: give a text of at least one token")
-        return np.tile(np.asarray(ids, np.int64), (batch, 1))
-    rng = np.random.default_rng([seed, 0])
+        return _same_rows(model.encode(text) if text else [], batch)
     if name == BUILT_IN:
-        stream = np.asarray(model.encode(heldout_path().read_text(encoding="utf-8")), np.int64)
-        starts = rng.integers(0, len(stream), batch)
-        return np.stack([np.take(stream, np.arange(start, start + num_tokens), mode="wrap") for start in starts])
-    return rng.integers(0, model.config.vocab, (batch, num_tokens))
+        return _heldout_rows(model, num_tokens, batch, seed)
+    return _drawn_rows(model.config.vocab, num_tokens, batch, seed)
+
+
+def _same_rows(ids: Sequence[int], batch: int) -> NDArray[np.int64]:
+    if not ids:
+        raise InputError("--prompt is empty: give a text of at least one token")
+    return np.tile(np.asarray(ids, np.int64), (batch, 1))
+
+
+def _heldout_rows(model: Reference, num_tokens: int, batch: int, seed: int) -> NDArray[np.int64]:
+    stream = np.asarray(model.encode(heldout_path().read_text(encoding="utf-8")), np.int64)
+    starts = np.random.default_rng([seed, 0]).integers(0, len(stream), batch)
+    return np.stack([np.take(stream, np.arange(start, start + num_tokens), mode="wrap") for start in starts])
+
+
+def _drawn_rows(vocab: int, num_tokens: int, batch: int, seed: int, never: Sequence[int] = ()) -> NDArray[np.int64]:
+    allowed = np.setdiff1d(np.arange(vocab), never)
+    return allowed[np.random.default_rng([seed, 0]).integers(0, len(allowed), (batch, num_tokens))]

@@ -137,7 +137,14 @@ FAMILIES = {**TEXT_FAMILIES, **ENCODER_DECODERS, **VISION_FAMILIES}
 _NO_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
-def _build(family: str, **changes: Any) -> Any:
+def _with_layers(settings: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The settings with so many decoder layers, in the text part where there is one."""
+    if "text_config" in settings:
+        return {**settings, "text_config": _with_layers(settings["text_config"], layers)}
+    return {**settings, "n_layer" if "n_layer" in settings else "num_hidden_layers": layers}
+
+
+def _build(family: str, *, layers: int | None = None, **changes: Any) -> Any:
     torch = pytest.importorskip("torch")
     from transformers import (
         AutoConfig,
@@ -148,6 +155,8 @@ def _build(family: str, **changes: Any) -> Any:
 
     auto_class = AutoModelForCausalLM
     settings = {**FAMILIES[family], **changes}
+    if layers is not None:
+        settings = _with_layers(settings, layers)
     if family in VISION_FAMILIES:
         auto_class = AutoModelForImageTextToText
         settings["text_config"] = {**settings["text_config"], **_NO_SPECIAL}

@@ -229,7 +229,7 @@ def test_a_vision_model_is_loaded_with_its_vision(build_tiny, tmp_path, no_netwo
 
 def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, no_network):
     """And what only looks like a path never goes to the hub."""
-    for name in ("nowhere", "./no/where", str(tmp_path / "no")):
+    for name in ("nowhere", "./no/where", "", str(tmp_path / "no")):
         with pytest.raises(InputError, match=r"no folder .*: give a folder with a config.json, or a hub id"):
             load(name)
     with pytest.raises(InputError, match="cannot load a model from"):

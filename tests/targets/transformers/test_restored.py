@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import perstep
 from perstep.measure import FakeClock, Recorder
 from perstep.targets.transformers import DETAILS, Instrument
 from perstep.targets.transformers._wrap import _LAYERS
@@ -49,6 +50,42 @@ def everything(model: Any) -> dict[str, Any]:
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """The names of what is not as before; modules that were first imported meanwhile do not count."""
     return [name for name, was in before.items() if after.get(name) != was]
+
+
+@pytest.mark.parametrize("family", TRAPS)
+def test_after_a_watch_that_counted_syncs_nothing_is_left(tiny, ids, family, monkeypatch):
+    """Every architecture named as a trap: the tokens are the same, drawn ones too, and syncs are known by part."""
+    monkeypatch.setattr("perstep.targets.transformers.instrument._anything_compiled", lambda: False)
+    model = tiny(family)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 7, "do_sample": True, "top_k": 20}
+    torch.manual_seed(5)
+    expected = model.generate(ids, **options).tolist()
+    before = everything(model)
+    torch.manual_seed(5)
+    with perstep.watch(model, clock=FakeClock(tick_ns=7)) as w:
+        assert model.generate(ids, **options).tolist() == expected
+    assert not differences(before, everything(model))
+    assert not _LAYERS
+    ledger = w.ledger()
+    assert ledger.syncs_per_step is not None
+    assert ledger.parts["sync"].syncs_per_step >= 1
+    assert sum(part.syncs_per_step for part in ledger.parts.values()) <= ledger.syncs_per_step
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "olmoe", "t5", "qwen2_vl", "mamba"])
+def test_a_plain_instrument_takes_the_steps_alone_and_leaves_nothing(tiny, ids, family):
+    """As many steps as a marked one, of the plain kinds, read at their two ends and nowhere else."""
+    model = tiny(family)
+    before = everything(model)
+    plain, marked = Recorder(FakeClock(tick_ns=7)), Recorder(FakeClock(tick_ns=7))
+    for instrument in (Instrument(model, plain, "layers", plain=True), Instrument(model, marked, "layers")):
+        with instrument:
+            model.generate(ids, max_new_tokens=5, do_sample=False)
+        assert not differences(before, everything(model))
+        assert [call.steps for call in instrument.calls] == [5]
+    assert plain.kinds == ["prefill.plain", "decode.plain"]
+    assert set(plain.steps("decode.plain").step_ns.tolist()) == {7}
+    assert len(plain.steps("decode.plain").step_ns) == len(marked.steps("decode").step_ns) == 4
 
 
 @pytest.mark.parametrize("family", TRAPS)

@@ -2,7 +2,7 @@
 
 from perstep.targets.transformers._schedule import Mode, Schedule
 
-LETTER = {Mode.MARKED: "M", Mode.PLAIN: "P", Mode.SKIPPED: "-"}
+LETTER = {Mode.MARKED: "M", Mode.PLAIN: "P", Mode.SKIPPED: "-", Mode.COUNTED: "C"}
 
 
 def plan(schedule: Schedule, call: int, steps: int) -> str:
@@ -35,3 +35,21 @@ def test_of_long_jobs_one_block_in_so_many_is_recorded():
     """Blocks of one step, or of four where marked and plain ones alternate."""
     assert plan(Schedule(every=3), 0, 8) == "M" + "M--M--M"
     assert plan(Schedule(alternate=True, every=2), 0, 13) == "M" + "MPPM" + "----" + "MPPM"
+
+
+def test_syncs_are_counted_in_steps_of_their_own_after_which_one_step_rests():
+    """The fifth decode step, and one in 130 from there; the others alternate as if these were not there."""
+    counted = Schedule(alternate=True, count=True)
+    modes = plan(counted, 0, 1 + 6 + 128 + 2 + 64)
+    assert modes[1:7] == "MPPM" + "C-"
+    assert [index for index, mode in enumerate(modes) if mode == "C"] == [5, 5 + 130]
+    timed = modes.replace("C-", "")
+    assert timed == plan(Schedule(alternate=True), 0, len(timed))
+    sparse = plan(Schedule(alternate=True, every=3, count=True), 1, 1 + 6 + 384 + 2)
+    assert sparse.count("C") == 2
+    assert sparse.replace("C-", "") == plan(Schedule(alternate=True, every=3), 1, len(sparse) - 4)
+
+
+def test_a_plain_schedule_marks_nothing():
+    """Not the prefill either."""
+    assert plan(Schedule(plain=True), 0, 6) == "PPPPPP"

@@ -3,12 +3,25 @@
 Importing this package imports neither torch nor transformers; its functions do, when called.
 """
 
+from perstep.targets.transformers._lists import part_names
 from perstep.targets.transformers._loop import Call, Marks
-from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event
+from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
+from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event, device_of
 from perstep.targets.transformers.every import EveryGenerate
-from perstep.targets.transformers.facts import describe, to_device
+from perstep.targets.transformers.experts import (
+    IMPLEMENTATIONS,
+    ExpertsPerToken,
+    Routers,
+    experts_implementation,
+    find_routers,
+)
+from perstep.targets.transformers.facts import config_hash, describe, special_ids, to_device
+from perstep.targets.transformers.images import ImagePrompt, default_image_size, image_prompt, takes_images
 from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
-from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
+from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, encode, load, presets
+from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
+from perstep.targets.transformers.stages import StageInstrument
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
 from perstep.targets.transformers.version import require
 from perstep.targets.transformers.words import BOUNDARIES
@@ -16,7 +29,9 @@ from perstep.targets.transformers.words import BOUNDARIES
 __all__ = [
     "BOUNDARIES",
     "DETAILS",
+    "IMPLEMENTATIONS",
     "RANDOM_WEIGHTS",
+    "Blocks",
     "Call",
     "CudaDevice",
     "Detail",
@@ -24,15 +39,37 @@ __all__ = [
     "DeviceRecorder",
     "Event",
     "EveryGenerate",
+    "ExpertsPerToken",
+    "GenerateTrace",
+    "ImagePrompt",
     "Instrument",
     "Marks",
+    "Replay",
+    "Replayed",
+    "Routers",
+    "StageInstrument",
     "SyncRecorder",
     "Syncs",
+    "as_arguments",
     "build",
+    "config_hash",
+    "default_image_size",
     "describe",
+    "device_of",
+    "encode",
+    "experts_implementation",
+    "find_blocks",
     "find_model",
+    "find_routers",
+    "image_prompt",
     "load",
+    "part_names",
     "presets",
+    "record",
     "require",
+    "silent",
+    "special_ids",
+    "takes_images",
     "to_device",
+    "truncate",
 ]

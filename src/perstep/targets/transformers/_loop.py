@@ -14,7 +14,12 @@ from typing import Protocol
 
 from perstep.measure import RESIDUAL
 from perstep.targets.transformers import words
-from perstep.targets.transformers._schedule import Mode, Schedule
+from perstep.targets.transformers._schedule import COUNT_AT, COUNT_EVERY, Mode, Schedule
+
+CALLS_BEFORE_COUNTING = 2
+"""So many calls are timed before one is given to counting syncs, if none was long enough to have a step for it."""
+_WITH_PARTS = (Mode.MARKED, Mode.COUNTED)
+_ENDINGS = {Mode.MARKED: "", Mode.PLAIN: words.PLAIN, Mode.COUNTED: words.COUNTED}
 
 
 class Marks(Protocol):
@@ -64,6 +69,7 @@ class Loop:
         part: the part that the open step is in.
         suffix: ends the names of parts at a layer, as `/3`; empty elsewhere.
         compiled: the model's forward is compiled in this call, and left alone.
+        countable: syncs may be counted in this call.
         in_forward: inside the model's forward.
         in_prefill: inside the prefill, which may take several forwards.
         walking: a list of processors or criteria is about to turn to its first element.
@@ -72,7 +78,10 @@ class Loop:
     """
 
     __slots__ = (
-        "_calls_begun",
+        "_calls_timed",
+        "_counted",
+        "_counting",
+        "_counting_call",
         "_forwarded",
         "_guided",
         "_lock",
@@ -80,11 +89,13 @@ class Loop:
         "_marks",
         "_recording",
         "_schedule",
+        "_since_counted",
         "_stepping",
         "after_forward",
         "call",
         "calls",
         "compiled",
+        "countable",
         "in_forward",
         "in_prefill",
         "live",
@@ -102,14 +113,16 @@ class Loop:
         self.mark = marks.mark
         self._schedule = schedule
         self._lock = threading.Lock()
-        self._calls_begun = 0
+        self._calls_timed = 0
+        self._counted = False
+        self._since_counted = 0
         self.calls: list[Call] = []
         self.thread: int | None = None
         self._clear()
 
     def _clear(self) -> None:
         self.live = self.quiet = self.compiled = self.in_forward = self.in_prefill = self.prefilled = False
-        self.walking = False
+        self.walking = self.countable = self._counting = self._counting_call = False
         self._stepping = self._recording = self._marking = self._forwarded = self._guided = False
         self.part = RESIDUAL
         self.suffix = ""
@@ -127,7 +140,13 @@ class Loop:
             return True
 
     def begin_call(self) -> None:
-        """Begin the recorded call with its prefill."""
+        """Begin the recorded call with its prefill.
+
+        Where two calls were too short for the schedule to count syncs, the third is given to counting.
+        """
+        self._counting_call = (
+            self._schedule.count and self.countable and not self._counted and self._calls_timed >= CALLS_BEFORE_COUNTING
+        )
         self._begin_step(words.PREFILL)
         self.enter(words.SETUP)
 
@@ -147,8 +166,9 @@ class Loop:
 
     def release(self) -> None:
         """Let the next call be recorded."""
+        if not self._counting_call:
+            self._calls_timed += 1
         self._clear()
-        self._calls_begun += 1
         self.thread = None
 
     def elsewhere(self) -> bool:
@@ -195,19 +215,30 @@ class Loop:
             self._begin_step(words.DECODE)
         return True
 
+    def _mode(self) -> Mode:
+        mode = self._schedule.mode(self._calls_timed, self.call.steps)
+        if self._counting_call:
+            mode = Mode.COUNTED if self.call.steps <= COUNT_AT else Mode.SKIPPED
+        elif mode is Mode.COUNTED and self._counted and self._since_counted < COUNT_EVERY:
+            mode = Mode.SKIPPED  # many short calls: each leaves the step out, few of them count in it
+        return Mode.SKIPPED if mode is Mode.COUNTED and (self.compiled or not self.countable) else mode
+
     def _begin_step(self, kind: str) -> None:
-        mode = self._schedule.mode(self._calls_begun, self.call.steps)
+        mode = self._mode()
         self._stepping = True
         self._forwarded = False
         self._recording = mode is not Mode.SKIPPED
-        self._marking = self.live = mode is Mode.MARKED
+        self._marking = self.live = mode in _WITH_PARTS
+        self._counting = mode is Mode.COUNTED
         self.part = RESIDUAL
         if self._recording:
-            self._marks.begin(kind if self._marking else kind + words.PLAIN)
+            self._marks.begin(kind + _ENDINGS[mode])
 
     def _end_step(self) -> None:
         if self._recording:
             self._marks.end()
+            self._counted = self._counted or self._counting
+        self._since_counted = 0 if self._counting else self._since_counted + 1
         self._no_step()
         self.call.steps += 1
 

@@ -34,32 +34,53 @@ class Around:
     on_cache: Callable[[Any], None]
 
 
-def wrap_loop(wraps: Wraps, model: Any, around: Around) -> None:
-    """Wrap the generate loop of a model, apart from `generate` and `forward` themselves."""
-    from transformers.generation import utils
+def wrap_loop(wraps: Wraps, model: Any, around: Around, *, steps_alone: bool = False) -> None:
+    """Wrap the generate loop of a model, apart from `generate` and `forward` themselves.
 
+    Args:
+        wraps: takes the wrappers.
+        model: the model.
+        around: what the wrappers need.
+        steps_alone: only what tells where steps begin and end, and whether the forward is compiled.
+    """
     loop = around.loop
     methods: dict[str, Make] = {
         "prepare_inputs_for_generation": lambda original: _inputs(original, loop),
-        "_update_model_kwargs_for_generation": lambda original: _update(original, loop),
         "_has_unfinished_sequences": lambda original: _has_unfinished(original, loop),
+        "_prefill": lambda original: _prefill(original, loop, whole=True),
+        "_prefill_chunking": lambda original: _prefill(original, loop, whole=False),
+        "_valid_auto_compile_criteria": lambda original: _auto_compile(original, around),
+    }
+    if not steps_alone:
+        methods.update(_parts(model, around))
+        _wrap_stop_checks(wraps, loop)
+    for name, make in methods.items():
+        if hasattr(model, name):  # which of them exist depends on the version (HOOK_POINTS in version.py)
+            wraps.method(model, name, make)
+
+
+def _parts(model: Any, around: Around) -> dict[str, Make]:
+    """The wrappers that mark parts."""
+    loop = around.loop
+    methods: dict[str, Make] = {
+        "_update_model_kwargs_for_generation": lambda original: _update(original, loop),
         "_beam_search_has_unfinished_sequences": lambda original: _beams_unfinished(original, loop),
         "_get_logits_processor": lambda original: _processors(original, loop),
         "_get_stopping_criteria": lambda original: _criteria(original, loop),
-        "_prefill": lambda original: _prefill(original, loop, whole=True),
-        "_prefill_chunking": lambda original: _prefill(original, loop, whole=False),
         "_reorder_cache": opaque(loop, words.KV_REORDER),
         "_prepare_cache_for_generation": lambda original: _cache(original, around),
         "_get_candidate_generator": lambda original: _candidates(original, around),
-        "_valid_auto_compile_criteria": lambda original: _auto_compile(original, around),
     }
     if _has_encoder(model):
         encoder = opaque(loop, words.ENCODER if model.config.is_encoder_decoder else words.VISION)
         methods["_maybe_prepare_encoder_kwargs_for_generation"] = encoder
         methods["_prepare_encoder_decoder_kwargs_for_generation"] = encoder
-    for name, make in methods.items():
-        if hasattr(model, name):  # which of them exist depends on the version (HOOK_POINTS in version.py)
-            wraps.method(model, name, make)
+    return methods
+
+
+def _wrap_stop_checks(wraps: Wraps, loop: Loop) -> None:
+    from transformers.generation import utils
+
     for name in ("StopCheck", "DeferredStopCheck"):
         if hasattr(utils, name):
             wraps.function(getattr(utils, name), "__call__", span(loop, words.SYNC))

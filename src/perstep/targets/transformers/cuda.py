@@ -67,6 +67,11 @@ class CudaDevice:
         self._cuda.synchronize()
 
 
+def device_of(model: Any) -> Device | None:
+    """The device whose time is worth a ledger of its own; None where the host does all the work."""
+    return CudaDevice() if model.device.type == "cuda" else None
+
+
 @dataclass
 class _Row:
     """One recorded step: its readings, at begin, at each mark and at the end."""
@@ -157,6 +162,15 @@ class DeviceRecorder:
         """Forget the open step."""
         self.host.drop()
         self._forget()
+
+    def clear(self) -> None:
+        """Forget all recorded steps, on both ledgers."""
+        self.host.clear()
+        self._forget()
+        self._spare.extend(event for row in self._rows for event in row.events)
+        self._rows.clear()
+        self._kept = 0
+        self._device_ledger, self._idle_ledger = _Resolved(), _Resolved()
 
     def device(self, kind: str = "decode") -> Steps:
         """The device ledger: the time on the device's clock between the marks. Waits for the device."""

@@ -1,5 +1,7 @@
 """What a manifest says of a transformers model, and putting one on its device."""
 
+import hashlib
+import json
 from typing import Any
 
 from perstep.errors import InputError
@@ -36,6 +38,26 @@ def describe(name: str, model: Any) -> dict[str, Any]:
         "num_parameters": sum(p.numel() for p in parameters),
         "weight_bytes": sum(p.numel() * p.element_size() for p in parameters),
     }
+
+
+def config_hash(model: Any) -> str:
+    """SHA-256 of a model's configuration, apart from where it was loaded from and what wrote it."""
+    settings = model.config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        settings.pop(name, None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def special_ids(model: Any) -> list[int]:
+    """The token ids that a configuration gives a meaning: ends, padding, placeholders of pictures ..."""
+    configs = [model.config, model.config.get_text_config(decoder=True)]
+    found = {
+        value
+        for config in configs
+        for name, value in config.to_dict().items()
+        if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    return sorted(found)
 
 
 def to_device(model: Any, device: str) -> Any:

@@ -7,6 +7,7 @@ timed, and a note says so.
 """
 
 import inspect
+import sys
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -48,6 +49,10 @@ class Instrument:
         alternate: take only the duration of every other step, without looking inside, so that what the
             marks cost can be seen; blocks of four steps, M P P M (law 8).
         every: record one block of decode steps in so many (blocks of one step, or of four with `alternate`).
+        plain: take only the duration of every step; then only what tells steps apart is wrapped.
+        count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
+            step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The
+            recorder counts in them; where something is compiled there are none.
 
     Attributes:
         model: the model that was found in what was given.
@@ -65,6 +70,8 @@ class Instrument:
         *,
         alternate: bool = False,
         every: int = 1,
+        plain: bool = False,
+        count: bool = False,
     ) -> None:
         version.require()
         if detail not in DETAILS:
@@ -74,7 +81,8 @@ class Instrument:
         self.model = find_model(model)
         self.notes: list[str] = []
         self._detail = detail
-        self._loop = Loop(recorder, Schedule(alternate, every))
+        self._loop = Loop(recorder, Schedule(alternate, every, plain, count))
+        self._plain, self._count = plain, count
         self._outer = Wraps()
         self._inner = Wraps()
         self._of_call = Wraps()
@@ -94,7 +102,7 @@ class Instrument:
             raise InputError("this Instrument is active already; make a second one to nest them")
         try:
             around = Around(self._loop, self._of_call, self._leave_to_compiler, self._wrap_cache)
-            wrap_loop(self._outer, self.model, around)
+            wrap_loop(self._outer, self.model, around, steps_alone=self._plain)
             self._outer.method(self.model, "generate", lambda generate: partial(self.call, generate))
             self._wrap_inside()
         except BaseException:
@@ -129,8 +137,9 @@ class Instrument:
             return self._unwatched(generate, *args, **kwargs)
         try:
             streamer = _streamer(generate, args, kwargs)
-            if streamer is not None:
+            if streamer is not None and not self._plain:
                 wrap_streamer(self._of_call, streamer, loop)
+            loop.countable = self._countable()
             loop.begin_call()
             result = generate(*args, **kwargs)
             self._end_call(result)
@@ -173,7 +182,7 @@ class Instrument:
         """Wrap the forward and, by the level of detail, what is inside it."""
         inner, model, loop = self._inner, self.model, self._loop
         compiled = _compiled(model)
-        self._looks_inside = self._detail != "phases" and not compiled
+        self._looks_inside = self._detail != "phases" and not compiled and not self._plain
         if compiled:
             self._note(f"{compiled} is compiled: of its forward only the whole is timed, from outside")
             attribute = "forward" if model._compiled_call_impl is None else "_compiled_call_impl"
@@ -184,6 +193,15 @@ class Instrument:
             wrap_forward(inner, model, loop, words.FORWARD_OTHER)
             wrap_modules(inner, model, loop, layers=self._detail == "layers")
             wrap_functions(inner, model, loop)
+
+    def _countable(self) -> bool:
+        """Whether syncs can be counted: the modes that see them would make a compiler compile again."""
+        if not self._count:
+            return False
+        if _compiled(self.model) or _anything_compiled():
+            self._note("something in this process is compiled, so syncs were not counted: that would compile it again")
+            return False
+        return True
 
     def _wrap_cache(self, cache: Any) -> None:
         if self._looks_inside:
@@ -233,6 +251,12 @@ def _compiled(model: Any) -> str:
         if module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
     )
     return next(names, "")
+
+
+def _anything_compiled() -> bool:
+    """Whether `torch.compile` has compiled anything in this process so far."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
 
 
 def _streamer(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from perstep.errors import InputError
 from perstep.targets.transformers import version
+from perstep.targets.transformers._silence import silent
 
 RANDOM_WEIGHTS: Final = (
     "The weights are random: matrix work costs what it costs with trained ones, but top-p nuclei, expert routing, mask "
@@ -99,19 +100,46 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
     from transformers import AutoConfig
 
     name = str(path_or_id)
-    local = Path(path_or_id).is_dir()
+    local = bool(name) and Path(path_or_id).is_dir()
     if not local and not (isinstance(path_or_id, str) and _HUB_ID.fullmatch(name)):
-        raise InputError(f"no folder {name}: give a folder with a config.json, or a hub id such as org/name")
+        shown = name or repr(name)
+        raise InputError(f"no folder {shown}: give a folder with a config.json, or a hub id such as org/name")
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     torch_dtype = "auto" if dtype is None else _dtype(dtype)
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-        model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
+        with silent():
+            config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
     return model.eval()
+
+
+def encode(path_or_id: str | Path, text: str) -> list[int]:
+    """The token ids of a text, special tokens included, by the tokenizer stored with a model.
+
+    Args:
+        path_or_id: the model's folder, or its hub id.
+        text: to encode.
+
+    Raises:
+        InputError: there is no tokenizer.
+    """
+    version.require()
+    from transformers import AutoTokenizer
+
+    local = Path(path_or_id).is_dir()
+    try:
+        with silent():
+            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id), local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(
+            f"{path_or_id} has no tokenizer that transformers can load; give --prompt-tokens in place of text"
+            f" ({_first_line(error)})"
+        ) from error
+    return [int(token) for token in tokenizer(text)["input_ids"]] if text else []
 
 
 def _config(arch: str | Path) -> Any:

@@ -83,16 +83,18 @@ class SyncRecorder:
     Args:
         device_type: of the tensors whose reads count: the model's.
         cuda: stands in for `torch.cuda` in tests.
+        part: asked for the part that a sync lies in, where somebody else takes the marks.
     """
 
     mark: Callable[[str], None]
 
-    def __init__(self, device_type: str = "cpu", cuda: Any = None) -> None:
+    def __init__(self, device_type: str = "cpu", cuda: Any = None, *, part: Callable[[], str] | None = None) -> None:
         require()
         self._device_type = device_type
         self._cuda = cuda
         self._kind: str | None = None
         self._part = RESIDUAL
+        self._part_now = part or (lambda: self._part)
         self._seen: list[tuple[str, str, str]] = []
         self._by_kind: dict[str, Syncs] = {}
         self._steps: Counter[str] = Counter()
@@ -151,11 +153,11 @@ class SyncRecorder:
     def saw(self, what: str, tensor: Any) -> None:
         """Count a sync of a kind that reads a tensor."""
         if self._kind is not None and tensor.device.type == self._device_type:
-            self._seen.append((self._part, what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
+            self._seen.append((self._part_now(), what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
     def _driver_sync(self) -> None:
         if self._kind is not None:
-            self._seen.append((self._part, DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
+            self._seen.append((self._part_now(), DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
 
 def _torch_cuda() -> Any:

@@ -28,6 +28,7 @@ LM_HEAD: Final = "lm_head"
 LOGITS: Final = "logits"
 SAMPLE: Final = "sample"
 STOP: Final = "stop"
+REPLAY: Final = "stop/Replay"
 STREAM: Final = "stream"
 SYNC: Final = "sync"
 DRAFT: Final = "draft"
@@ -37,6 +38,8 @@ PREFILL: Final = "prefill"
 DECODE: Final = "decode"
 PLAIN: Final = ".plain"
 """Ends the kind of a step of which only the duration was taken, as in `decode.plain`."""
+COUNTED: Final = ".counted"
+"""Ends the kind of a step in which syncs were counted, and whose duration means nothing."""
 
 BOUNDARIES: Final[dict[str, str]] = {
     SETUP: "from the call of generate to the first preparation of inputs: configuration, cache, processors, criteria",
@@ -61,6 +64,8 @@ BOUNDARIES: Final[dict[str, str]] = {
     SAMPLE: "from the last processor to the first criterion: the choice of tokens, padding of finished rows and "
     "appending; with beams the choice of continuations",
     STOP: "stop/X: one stopping criterion, and the merge of its answer",
+    REPLAY: "where a trace is replayed: keeping the chosen token and writing that of the trace in its place; with it "
+    "the list's own beginning, which without a replay is in the first criterion",
     STREAM: "stream/X: the streamer's put",
     SYNC: "the wait for the answer whether all rows have stopped",
     DRAFT: "the candidates of assisted decoding",

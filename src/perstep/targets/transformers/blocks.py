@@ -1,0 +1,282 @@
+"""The decoder blocks of a transformers model: finding them, skipping some in place, and cutting them out of a copy.
+
+A skipped block's forward is the identity. That alone is silently wrong wherever the cache's length is read off a
+skipped layer (22 of 24 families, padded batches and static caches), so its place in every cache is a `DummyLayer`,
+which holds nothing and is passed over when a length is asked for. Blocks are found by structure, not by a table of
+architectures. Toggling blocks in the middle of a generation is not supported: the cache would miss positions.
+"""
+
+import ast
+import copy
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perstep.errors import InputError
+from perstep.targets.transformers import version
+from perstep.targets.transformers._wrap import Function, Make, Wraps
+from perstep.targets.transformers.instrument import _compiled, find_model
+
+_SHARING = "kv_sharing_modes"
+"""Of a configuration, by layer: "reuse" gives the layer a DummyLayer in every cache made from the configuration."""
+_CACHES = ("past_key_values", "cache_params")
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The decoder blocks of a model.
+
+    Attributes:
+        model: the model that generates.
+        path: the modules a forward passes on its way to the blocks: the model first, their owner last.
+        name: of the list, in its owner.
+        blocks: the list itself, a ModuleList.
+        config: of the text part.
+    """
+
+    model: Any
+    path: tuple[Any, ...]
+    name: str
+    blocks: Any
+    config: Any
+
+
+def find_blocks(given: Any) -> Blocks:
+    """The decoder blocks of a text or vision-language model.
+
+    They are the outermost list of modules in the decoder that is as long as its configuration says.
+
+    Raises:
+        InputError: not a model that generates, an encoder-decoder model, one whose blocks share keys and values, or
+            one in which no such list is found.
+    """
+    from torch.nn import ModuleList
+
+    version.require()
+    model = find_model(given)
+    kind = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{kind} is an encoder-decoder model: blocks can be skipped in decoder-only models")
+    config = model.config.get_text_config(decoder=True)
+    if hasattr(type(config), _SHARING):
+        raise InputError(f"the blocks of {kind} share keys and values, so that none of them can be left out by itself")
+    count = getattr(config, "num_hidden_layers", None)
+    decoder = model.get_decoder()
+    for name, module in model.named_modules():
+        inside = any(module is part for part in decoder.modules())
+        if inside and isinstance(module, ModuleList) and len(module) == count:
+            names = name.split(".")
+            path = [model]
+            for part in names[:-1]:
+                path.append(getattr(path[-1], part))
+            return Blocks(model, tuple(path), names[-1], module, config)
+    raise InputError(f"no list of {count} decoder blocks is found in {kind}")
+
+
+class SkippedBlocks:
+    """Some blocks of a transformers model, skipped between `apply` and `remove`.
+
+    Attributes:
+        calls: how often each block ran meanwhile, [blocks]; those inside a compiled forward are not seen.
+
+    Raises:
+        InputError: as `find_blocks`, a compiled model, or a transformers without dummy cache layers.
+    """
+
+    def __init__(self, model: Any, skipped: tuple[int, ...]) -> None:
+        self._found = find_blocks(model)
+        self._dummy = _dummy_layer()
+        self._skipped = skipped
+        self._wraps = Wraps()
+        self._sharing: list[tuple[Any, Any]] = []
+        self.calls = [0] * len(self._found.blocks)
+
+    def apply(self) -> None:
+        """Put identities in place of the blocks, and dummies in the place of their cache layers.
+
+        Raises:
+            InputError: the model is compiled, or another mask is on it.
+        """
+        found = self._found
+        compiled = _compiled(found.model)
+        if compiled:
+            raise InputError(
+                f"{compiled} is compiled: put the BlockMask on a model before torch.compile, or without it"
+            )
+        configs = {id(config): config for config in (found.config, found.path[-1].config)}
+        if any(_SHARING in vars(config) for config in configs.values()):
+            raise InputError("another BlockMask is on this model; take it off first")
+        try:
+            self._wrap_blocks()
+            if self._skipped:
+                self._wrap_caches()
+                modes = ["reuse" if index in self._skipped else None for index in range(len(found.blocks))]
+                for config in configs.values():
+                    self._sharing.append((config, vars(config).get(_SHARING, _ABSENT)))
+                    setattr(config, _SHARING, modes)
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Put the blocks back. Caches made meanwhile keep their dummies, and refuse to be filled without the mask."""
+        self._wraps.restore()
+        while self._sharing:
+            config, before = self._sharing.pop()
+            if before is _ABSENT:
+                delattr(config, _SHARING)
+            else:
+                setattr(config, _SHARING, before)
+
+    def _wrap_blocks(self) -> None:
+        for index, block in enumerate(self._found.blocks):
+            if index not in self._skipped:
+                self._wraps.method(block, "forward", _counted(self.calls, index))
+                continue
+            outputs = _num_outputs(block)
+            self._wraps.method(block, "forward", _identity(outputs))
+            for child in block.children():  # should anything get round the identity, it is seen here
+                self._wraps.method(child, "forward", _counted(self.calls, index))
+
+    def _wrap_caches(self) -> None:
+        """See every cache that comes from outside before anything reads its length."""
+        for module in self._found.path:
+            self._wraps.method(module, "forward", self._with_dummies)
+        self._wraps.method(self._found.model, "_prepare_cache_for_generation", self._prepared_with_dummies)
+
+    def _with_dummies(self, original: Function) -> Function:
+        parameters = list(inspect.signature(original).parameters)
+        places = {name: parameters.index(name) for name in _CACHES if name in parameters}
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            for name in _CACHES:
+                place = places.get(name, len(args))
+                cache = kwargs.get(name) if place >= len(args) else args[place]
+                if cache is not None:
+                    self._put_dummies(cache)
+            return original(*args, **kwargs)
+
+        return forward
+
+    def _prepared_with_dummies(self, original: Function) -> Function:
+        def _prepare_cache_for_generation(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            model_kwargs = kwargs["model_kwargs"] if "model_kwargs" in kwargs else args[2]
+            for name in _CACHES:
+                if model_kwargs.get(name) is not None:
+                    self._put_dummies(model_kwargs[name])
+            return result
+
+        return _prepare_cache_for_generation
+
+    def _put_dummies(self, cache: Any) -> None:
+        layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
+        if layers is None:
+            raise InputError(f"a {type(cache).__name__} has no layers of its own: blocks cannot be skipped with it")
+        while len(layers) <= self._skipped[-1]:  # one that makes its layers when they are first filled
+            layers.append(cache.layer_class_to_replicate())
+        for index in self._skipped:
+            layer = layers[index]
+            if type(layer) is self._dummy:
+                continue
+            if layer.is_initialized and _holds_positions(layer):
+                raise InputError(
+                    f"the cache holds positions of block {index}, which is skipped now: begin with an empty cache"
+                )
+            layers[index] = self._dummy()
+
+
+def truncate(given: Any, active: tuple[int, ...]) -> Any:
+    """A copy of a model with some blocks cut out and the rest renumbered: what a `BlockMask` must be equal to.
+
+    It takes the memory of the whole model once more.
+
+    Args:
+        given: a transformers model.
+        active: indices of the blocks to keep, ascending.
+
+    Raises:
+        InputError: as `find_blocks`.
+    """
+    from torch.nn import ModuleList
+
+    model = copy.deepcopy(find_model(given))
+    found = find_blocks(model)
+    kept = [found.blocks[index] for index in active]
+    for place, block in enumerate(kept):
+        for module in block.modules():
+            if isinstance(vars(module).get("layer_idx"), int):
+                module.layer_idx = place
+    setattr(found.path[-1], found.name, ModuleList(kept))
+    for config in {id(config): config for config in (found.config, found.path[-1].config)}.values():
+        types = vars(config).get("layer_types")
+        config.num_hidden_layers = len(kept)
+        if types is not None:
+            config.layer_types = [types[index] for index in active]
+    return model
+
+
+def _dummy_layer() -> Any:
+    from transformers import cache_utils
+
+    if not hasattr(cache_utils, "DummyLayer"):
+        raise InputError(
+            "this transformers has no cache layer that holds nothing, without which skipped blocks give wrong results; "
+            "5.23 was tested: pip install -U 'perstep[hf]'"
+        )
+    return cache_utils.DummyLayer
+
+
+def _identity(num_outputs: int) -> Make:
+    def make(_original: Function) -> Function:
+        def forward(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+            return hidden_states if num_outputs == 0 else (hidden_states, *[None] * (num_outputs - 1))
+
+        return forward
+
+    return make
+
+
+def _counted(calls: list[int], index: int) -> Make:
+    from torch.compiler import is_compiling
+
+    def make(original: Function) -> Function:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not is_compiling():  # a compiler would take the count for a constant
+                calls[index] += 1
+            return original(*args, **kwargs)
+
+        return forward
+
+    return make
+
+
+def _num_outputs(block: Any) -> int:
+    """How long the tuple is that a block's forward returns; 0 for a tensor. Read off its source.
+
+    Raises:
+        InputError: there is no source to read.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(type(block).forward))
+    except (OSError, TypeError) as error:
+        raise InputError(f"the source of {type(block).__name__}.forward is not there to be read: {error}") from error
+    function = ast.parse(source).body[0]
+    returned = max(_returns(function), key=lambda node: node.lineno, default=None)
+    return len(returned.value.elts) if returned is not None and isinstance(returned.value, ast.Tuple) else 0
+
+
+def _returns(node: ast.AST) -> Iterator[ast.Return]:
+    """The return statements of a function, those of functions inside it left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Return):
+            yield child
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield from _returns(child)
+
+
+def _holds_positions(layer: Any) -> bool:
+    return not hasattr(layer, "get_seq_length") or int(layer.get_seq_length()) > 0

@@ -1,0 +1,125 @@
+"""Experts a token: changing a mixture-of-experts model's top-k and experts implementation in place, and back.
+
+What decides at run time is `top_k` of the routers; `config.num_experts_per_tok` changed after construction does
+nothing (7 of 7 families). Equal to a model built with that k, bit for bit (tested). A family on which the attribute
+does nothing is refused by name: its forward is run with two values, and must differ.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from perstep.errors import InputError
+from perstep.targets.transformers.blocks import find_blocks
+from perstep.targets.transformers.instrument import find_model
+
+IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
+"""Those of transformers that need nothing but torch."""
+
+
+@dataclass(frozen=True)
+class Routers:
+    """Where a model keeps how many experts each token gets.
+
+    Attributes:
+        model: the model that generates.
+        modules: what has a `top_k`: routers, and in some families the blocks around them.
+        top_k: as the model was built.
+        num_experts: among which the routers choose, at least; group-limited ones from their groups.
+    """
+
+    model: Any
+    modules: tuple[Any, ...]
+    top_k: int
+    num_experts: int
+
+
+def find_routers(given: Any) -> Routers:
+    """The routers of a mixture-of-experts model.
+
+    Raises:
+        InputError: a dense model, or one whose routers ignore `top_k`; the message names it.
+    """
+    found = find_blocks(given)
+    modules = tuple(
+        module for block in found.blocks for module in block.modules() if isinstance(vars(module).get("top_k"), int)
+    )
+    routers = [module for module in modules if isinstance(vars(module).get("num_experts"), int)]
+    kind, family = type(found.model).__name__, found.model.config.model_type
+    if not routers:
+        raise InputError(f"{kind} ({family}) is a dense model: it has no routers with a top_k to change")
+    values = {module.top_k for module in modules}
+    if len(values) > 1:
+        raise InputError(f"the routers of {kind} ({family}) have different top_k ({sorted(values)}): none to change")
+    made = Routers(found.model, modules, values.pop(), min(_reach(router) for router in routers))
+    if made.num_experts < 2:
+        raise InputError(f"the routers of {kind} ({family}) have one expert to choose from: no top_k to change")
+    if not _has_effect(made):
+        raise InputError(f"top_k has no effect on {kind} ({family}): its routers do not ask for it")
+    return made
+
+
+class ExpertsPerToken:
+    """A context manager in which a model's routers choose another number of experts.
+
+    Args:
+        routers: of the model.
+        top_k: experts a token.
+        implementation: of the experts, as transformers names it; the model's own if None.
+
+    Raises:
+        InputError: top_k is out of range, or the model cannot take the implementation.
+    """
+
+    def __init__(self, routers: Routers, top_k: int, implementation: str | None = None) -> None:
+        if not 1 <= top_k <= routers.num_experts:
+            raise InputError(f"top-k {top_k}: the routers choose among {routers.num_experts} experts, 1 at least")
+        self._routers, self._top_k, self._implementation = routers, top_k, implementation
+        self._before = ""
+
+    def __enter__(self) -> Self:
+        model = self._routers.model
+        self._before = str(model.config._experts_implementation)
+        if self._implementation is not None:
+            try:
+                model.set_experts_implementation(self._implementation)
+            except (ValueError, ImportError, NotImplementedError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"{type(model).__name__} cannot run {self._implementation}: {reason}") from error
+        for module in self._routers.modules:
+            module.top_k = self._top_k
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for module in self._routers.modules:
+            module.top_k = self._routers.top_k
+        if self._implementation is not None:
+            self._routers.model.set_experts_implementation(self._before)
+
+
+def experts_implementation(model: Any) -> str:
+    """The implementation that a model's experts run with."""
+    return str(find_model(model).config._experts_implementation)
+
+
+def _reach(router: Any) -> int:
+    """The experts that can be chosen at all: those of the chosen groups, where routers choose groups first."""
+    groups, chosen = vars(router).get("num_group"), vars(router).get("topk_group")
+    if isinstance(groups, int) and isinstance(chosen, int) and groups > 0:
+        return int(router.num_experts) // groups * chosen
+    return int(router.num_experts)
+
+
+def _has_effect(routers: Routers) -> bool:
+    import torch
+
+    model = routers.model
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(8, device=model.device) * 7 % vocabulary)[None]
+    seen = []
+    for top_k in (1, 2):
+        with ExpertsPerToken(routers, top_k), torch.inference_mode():
+            seen.append(model(input_ids=ids, use_cache=False).logits)
+    return not torch.equal(*seen)
