@@ -6,7 +6,22 @@ Names are handed on when they are first used; torch is imported by the modules t
 from importlib import import_module
 from typing import Any
 
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "CausalMaskCache": "perstep.fast.causal_mask",
+    "Decode": "perstep.fast.decode_call",
+    "MaskedText": "perstep.fast.masked_reference",
+    "MinP": "perstep.fast.sampling",
+    "RepetitionPenalty": "perstep.fast.penalties",
+    "StopStrings": "perstep.fast.stop",
+    "SuppressTokens": "perstep.fast.penalties",
+    "TokenMask": "perstep.fast.token_mask",
+    "TopK": "perstep.fast.sampling",
+    "TopP": "perstep.fast.sampling",
+    "Utf8": "perstep.fast.utf8",
+    "WordStop": "perstep.fast.stop",
+    "decode": "perstep.fast.decode_call",
+    "generate_masked": "perstep.fast.masked_reference",
+}
 
 __all__ = sorted(_HOMES)
 

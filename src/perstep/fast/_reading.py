@@ -1,0 +1,172 @@
+"""What the last tokens say: automata whose state is settled by a few tokens, whatever came before.
+
+Every token is a function from state to state; tokens with the same function are one class. The state after a text is
+the composition of the functions of its last tokens, so it is computed anew at every step from `input_ids` alone:
+nothing is remembered between calls that another call, another batch or a reordered beam could make wrong. On the CPU
+the last token nearly always settles it by itself; on a device the functions are composed pair by pair, without a sync.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from perstep.automata import Vocabulary
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+Call = TypeVar("Call", bound=Callable[..., torch.Tensor])
+
+_FEW_ROWS = 8  # up to so many are read one by one
+_MOST_CODES = 20_000  # sequences of classes for which the state is tabled
+
+
+def vocabulary_of(vocab: Any) -> Vocabulary:
+    """A `Vocabulary`, from one, from the bytes of every token, or from a tokenizer.
+
+    Raises:
+        InputError: if it is none of these, or a tokenizer of an unknown kind.
+    """
+    if isinstance(vocab, Vocabulary):
+        return vocab
+    if isinstance(vocab, Sequence) and not isinstance(vocab, (str, bytes)):
+        return Vocabulary(vocab)
+    if hasattr(vocab, "decode"):
+        return Vocabulary.from_tokenizer(vocab)
+    raise InputError(
+        f"a {type(vocab).__name__} is no vocabulary: give a perstep.automata.Vocabulary, a tokenizer, or the bytes of "
+        "every token in a list"
+    )
+
+
+def signed(call: Call) -> Call:
+    """A processor's `__call__` with its signature at hand: transformers asks for it at every step (12 µs, so 5)."""
+    call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    return call
+
+
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether reading values costs no wait: the tensor is in the host's memory, and nothing is being traced."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@dataclass(eq=False, repr=False)
+class Reading:
+    """The functions of all tokens.
+
+    Args:
+        class_of_token: the class of each token, int [tokens]; ids from `tokens` on have the class of `unknown`.
+        maps: next state by class and state, int [classes, states]; state 0 is the start.
+        window: so many last tokens settle the state.
+        unknown: the class of ids that are no tokens.
+    """
+
+    class_of_token: NDArray[np.integer[Any]]
+    maps: NDArray[np.integer[Any]]
+    window: int
+    unknown: int = 0
+
+    def __post_init__(self) -> None:
+        self.class_of_token = np.append(self.class_of_token, self.unknown).astype(np.int64)
+        constant = (self.maps == self.maps[:, :1]).all(axis=1)
+        settled = np.where(constant, self.maps[:, 0], -1)
+        self._settled: list[int] = settled[self.class_of_token].tolist()
+        self._classes: list[int] = self.class_of_token.tolist()
+        self._maps: list[list[int]] = self.maps.tolist()
+        self._identity = len(self.maps)
+        whole = np.concatenate([self.maps, np.arange(self.maps.shape[1])[None]])
+        self._tensors = {
+            torch.device("cpu"): (
+                torch.from_numpy(self.class_of_token.astype(np.int64)),
+                torch.from_numpy(whole.astype(np.int64)),
+            )
+        }
+        self._powers = (len(self.maps) ** np.arange(self.window)[::-1]).astype(np.int64)
+        self._by_code = self._every_code() if len(self.maps) ** self.window <= _MOST_CODES else None
+        # A power of two, so that pairs come out even.
+        self._width = 1 << max(self.window - 1, 0).bit_length()
+
+    def _every_code(self) -> NDArray[np.int64]:
+        """The state after each sequence of `window` classes, a code in base of their number; int64 [codes]."""
+        codes = np.arange(len(self.maps) ** self.window)
+        states = np.zeros(len(codes), dtype=np.int64)
+        for power in self._powers:
+            states = self.maps[codes // power % len(self.maps), states].astype(np.int64)
+        return states
+
+    def __deepcopy__(self, _memo: object) -> Reading:
+        return self  # nothing of it changes from step to step
+
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        return len(self._classes) - 1
+
+    def class_list(self, tokens: Sequence[int]) -> list[int]:
+        """The classes of token ids, on the host."""
+        size, classes = self.size, self._classes
+        return [classes[token if token < size else size] for token in tokens]
+
+    def states_on_host(self, ids: torch.Tensor) -> list[int]:
+        """The state of each row of `ids` [rows, length], which lies in the host's memory."""
+        # NumPy's views: behind a forward, which empties the cache, an operation of torch takes 10 µs.
+        rows = ids.numpy()
+        if self._by_code is not None and len(rows) > _FEW_ROWS and rows.shape[1] >= self.window > 0:
+            classes_BW = self.class_of_token.take(rows[:, -self.window :], mode="clip")
+            states: list[int] = self._by_code.take(classes_BW @ self._powers).tolist()
+            return states
+        if not rows.shape[1] or not self.window:
+            return [0] * len(rows)
+        return [self._read(tokens) for tokens in rows[:, -self.window :].tolist()]
+
+    def _read(self, tokens: list[int]) -> int:
+        """The state after a row's last tokens, begun behind the last of them that settles it by itself."""
+        size, settled = self.size, self._settled
+        for index in range(len(tokens) - 1, -1, -1):
+            found = settled[min(tokens[index], size)]
+            if found >= 0:
+                return self.state_after(tokens[index + 1 :], found)
+        return self.state_after(tokens, 0)
+
+    def state_after(self, tokens: list[int], state: int) -> int:
+        """The state after tokens that are read in `state`."""
+        size, classes, maps = self.size, self._classes, self._maps
+        for token in tokens:
+            state = maps[classes[min(token, size)]][state]
+        return state
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """The classes int64 [tokens + 1] and the maps int64 [classes + 1, states], the last of them the identity."""
+        found = self._tensors.get(device)
+        if found is None:
+            class_of, maps = self._tensors[torch.device("cpu")]
+            found = self._tensors[device] = class_of.to(device), maps.to(device)
+        return found
+
+    def classes(self, ids: torch.Tensor) -> torch.Tensor:
+        """The class of every id, int64, of the shape of `ids`."""
+        class_of, _ = self.tensors(ids.device)
+        return class_of[ids.clamp(max=self.size)]
+
+    def states(self, ids: torch.Tensor) -> torch.Tensor:
+        """The state of each row of `ids` [rows, length], int64 [rows], by tensors alone."""
+        _, maps = self.tensors(ids.device)
+        classes_BW = self.classes(ids[:, -self.window :] if self.window else ids[:, :0])
+        classes_BW = torch.nn.functional.pad(classes_BW, (self._width - classes_BW.shape[1], 0), value=self._identity)
+        f_BWS = maps[classes_BW]
+        while f_BWS.shape[1] > 1:
+            f_BWS = f_BWS[:, 1::2].gather(2, f_BWS[:, 0::2])  # the later token after the earlier one
+        return f_BWS[:, 0, 0]
+
+    def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The states [rows] after one more token each [rows], by tensors alone."""
+        _, maps = self.tensors(tokens.device)
+        return maps[self.classes(tokens), states]

@@ -1,0 +1,162 @@
+"""`fast.decode`: a decode loop for transformers' `generate`, handed over as `custom_generate`.
+
+It gives `generate`'s greedy tokens, and draws from the same distribution (law 12: by noise keyed by seed, row,
+position and token id, so that the draws are not those of `torch.multinomial`). What it cannot honour it refuses by
+name. Needs transformers 5 with its separate prefill.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationMixin
+from transformers.generation import GenerationMode
+
+from perstep.errors import InputError
+from perstep.fast.decode_choose import Chooser, works_over_allowed
+from perstep.fast.decode_loop import Call, Report, run_deferred, run_on_host
+from perstep.fast.token_mask import TokenMask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Decode", "decode"]
+
+
+class Decode:
+    """A decode loop: `model.generate(..., custom_generate=perstep.fast.decode)`.
+
+    Args:
+        on_host: whether tokens are read on the host at every step, which a mask's allowed ids, restricted head and
+            chunks need. None: on the CPU, where reading is free; elsewhere the loop never waits for the device.
+        chunks: whether runs of forced tokens go through the model at once. Keys and values then differ by rounding
+            from those of single steps. None: in float32, where this moves a choice only between near-equals; in half
+            precision it would move one in a few hundred.
+
+    Attributes:
+        last: what the last call did.
+    """
+
+    def __init__(self, *, on_host: bool | None = None, chunks: bool | None = None) -> None:
+        self._on_host = on_host
+        self._chunks = chunks
+        self.last = Report()
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: Sequence[Any] = (),
+        stopping_criteria: Sequence[Any] = (),
+        generation_config: Any = None,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        seed: int | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """The loop itself; called by `generate` with what it has prepared.
+
+        Args:
+            seed: of the draws, from 0 to 2**64 - 1; may be given to `generate`. None takes one from torch's
+                generator, so that `torch.manual_seed` decides.
+
+        Returns:
+            What `generate` returns: ids [B, T], or a `GenerateDecoderOnlyOutput`.
+
+        Raises:
+            InputError: if the call asks for something that this loop does not do.
+        """
+        given = _given_to_generate(model)
+        streamer = given.get("streamer") if streamer is None else streamer
+        _refuse(model, generation_config, given, synced_gpus)
+        processors = list(logits_processor)
+        _check_signatures(processors)
+        for processor in processors:
+            if isinstance(processor, TokenMask):
+                processor.reset()
+        self.last = report = Report()
+        chooser = Chooser(_seed(seed) if generation_config.do_sample else None, input_ids.shape[0])
+        call = Call(
+            model, input_ids, processors, stopping_criteria, generation_config, streamer, model_kwargs, chooser, report
+        )
+        on_host = input_ids.device.type == "cpu" if self._on_host is None else self._on_host
+        if not on_host and _may_defer(call):
+            return run_deferred(call)
+        mask = _mask_to_take_over(call)
+        if mask is not None and on_host:
+            mask.check(call.batch, model.config.get_text_config().vocab_size)
+            call.tables = [mask.table_of_row(row, call.batch) for row in range(call.batch)]
+            call.processors = processors[1:]
+            call.chunks = model.dtype.itemsize >= 4 if self._chunks is None else self._chunks
+        return run_on_host(call)
+
+
+decode = Decode()
+
+
+def _mask_to_take_over(call: Call) -> TokenMask | None:
+    """The mask, if it comes first, what is behind it works over the allowed ids, and nobody asks for all scores."""
+    first, *others = call.processors or [None]
+    if not isinstance(first, TokenMask) or call.records:
+        return None
+    return first if all(works_over_allowed(other) for other in others) else None
+
+
+def _may_defer(call: Call) -> bool:
+    """Whether an extra forward can be undone."""
+    return not call.cache_is_returned() or call.forwards.can_undo()
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return int(torch.randint(2**63 - 1, ()))
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed must be an integer from 0 to 2**64 - 1, found {seed}")
+    return seed
+
+
+def _check_signatures(processors: Sequence[Any]) -> None:
+    for processor in processors:
+        names = list(inspect.signature(processor.__call__).parameters)
+        if len(names) > 2:
+            raise InputError(
+                f"{type(processor).__name__} wants {', '.join(names[2:])} beside ids and scores, which generate "
+                "does not give: leave it out"
+            )
+
+
+def _given_to_generate(model: Any) -> dict[str, Any]:
+    """The arguments of the `generate` call we are in.
+
+    transformers 5 hands a callable neither streamer nor assistant, without a word (`_extract_generation_mode_kwargs`),
+    so they are read from the caller's frame: a streamer has to be fed, an assistant to be refused.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is model:
+            names = ("streamer", "assistant_model", "synced_gpus")
+            return {name: frame.f_locals.get(name) for name in names}
+        frame = frame.f_back
+    return {}
+
+
+def _refuse(model: Any, config: Any, given: dict[str, Any], synced_gpus: bool) -> None:
+    usual = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    if "next_sequence_length" not in usual or not hasattr(model, "_prefill"):
+        raise InputError(
+            "fast.decode needs transformers 5, whose generate prefills apart from its loop; with this version use "
+            "fast.TokenMask in generate itself"
+        )
+    if config is None:
+        raise InputError("fast.decode is called by generate: model.generate(..., custom_generate=fast.decode)")
+    mode = config.get_generation_mode(given.get("assistant_model"))
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise InputError(f"fast.decode does greedy search and sampling, not {mode.value}: leave custom_generate out")
+    if model.config.is_encoder_decoder:
+        raise InputError("fast.decode is for decoder-only models: leave custom_generate out")
+    if synced_gpus or given.get("synced_gpus"):
+        raise InputError("fast.decode does not keep several GPUs in step: leave synced_gpus out")

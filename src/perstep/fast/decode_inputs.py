@@ -1,0 +1,207 @@
+"""The forwards of one call: the prefill, then chunks of one token or more, with inputs prepared by transformers.
+
+Where a model leaves the preparation to transformers and has a growing cache, the inputs of one decode step differ
+from those of the last in ids, positions and attention mask alone; from the second step on only these are made
+(transformers takes 130 µs for all of them). Anything else is asked of the model at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Cache, GenerationMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+# B batch, n new tokens
+
+_AT_ONCE = 128
+
+_CHANGING = ("input_ids", "position_ids", "attention_mask")
+
+
+class Forwards:
+    """Executes and counts the forwards of one call of `generate`.
+
+    Attributes:
+        count: forwards executed, the prefill among them.
+        outputs: of the last one.
+        model_kwargs: what `generate` prepared, brought up to date.
+    """
+
+    def __init__(self, model: Any, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
+        self.model = model
+        self.count = 0
+        self.outputs: Any = None
+        self.model_kwargs = model_kwargs
+        self._config = generation_config
+        compiled = model._valid_auto_compile_criteria(model_kwargs, generation_config)
+        self._forward = model.get_compiled_call(generation_config.compile_config) if compiled else model.__call__
+        self.is_compiled = bool(compiled)
+        self._fixed: dict[str, Any] | None = None
+        self._positions: Columns | None = None
+        self._steps = 0
+        self._mask: torch.Tensor | None = None
+        self._attended = 0
+
+    @property
+    def cache(self) -> Any:
+        """The KV cache; None before the prefill of a model that makes its own, or without one."""
+        return self.model_kwargs.get("past_key_values")
+
+    def prefill(self, input_ids: torch.Tensor) -> Any:
+        """The forward over the prompt."""
+        self.count += 1
+        self.outputs = self.model._prefill(input_ids, self._config, self.model_kwargs, is_first_iteration=True)
+        # As generate does, once behind the prefill and then at every step: a ledger reads its steps off these calls.
+        self.model._has_unfinished_sequences(False, synced_gpus=False, device=input_ids.device)
+        return self.outputs
+
+    def decode(self, new_ids_Bn: torch.Tensor, input_ids: Callable[[], torch.Tensor]) -> Any:
+        """The forward over the tokens chosen since the last one.
+
+        Args:
+            new_ids_Bn: these tokens.
+            input_ids: gives the whole text, with them.
+        """
+        self.count += 1
+        if self._fixed is not None:
+            inputs = self._next_inputs(new_ids_Bn)
+        else:
+            inputs = self._prepared(new_ids_Bn.shape[1], input_ids())
+        self.outputs = self._forward(**inputs, return_dict=True)
+        return self.outputs
+
+    def _prepared(self, num_new: int, input_ids: torch.Tensor) -> dict[str, Any]:
+        model = self.model
+        self.model_kwargs = model._update_model_kwargs_for_generation(
+            self.outputs, self.model_kwargs, is_encoder_decoder=False, num_new_tokens=num_new
+        )
+        inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=num_new if self.model_kwargs["use_cache"] else None, **self.model_kwargs
+        )
+        if self._is_regular(inputs, num_new):
+            self._fixed = {name: value for name, value in inputs.items() if name not in _CHANGING}
+            positions = inputs.get("position_ids")
+            if positions is not None:
+                self._positions = _positions_after(positions[:, -1:])
+                self._steps = 0
+            self._mask = inputs.get("attention_mask")
+            self._attended = 0 if self._mask is None else self._mask.shape[1]
+        return inputs
+
+    def _is_regular(self, inputs: dict[str, Any], num_new: int) -> bool:
+        """Whether the next step's inputs follow from these."""
+        if not prepares_as_usual(self.model) or self.model.is_remote_code():
+            return False
+        cache = inputs.get("past_key_values")
+        if not isinstance(cache, Cache) or cache.is_compileable or not self.model_kwargs["use_cache"]:
+            return False
+        if self.outputs.past_key_values is not cache:
+            return False
+        if any(isinstance(value, torch.Tensor) for name, value in inputs.items() if name not in _CHANGING):
+            return False
+        positions, mask = inputs.get("position_ids"), inputs.get("attention_mask")
+        return (positions is None or (positions.ndim == 2 and positions.shape[1] == num_new)) and (
+            mask is None or mask.ndim == 2
+        )
+
+    def _next_inputs(self, new_ids_Bn: torch.Tensor) -> dict[str, Any]:
+        num_new = new_ids_Bn.shape[1]
+        inputs = {"input_ids": new_ids_Bn, **(self._fixed or {})}
+        if self._positions is not None:
+            columns = [self._positions[number] for number in range(self._steps, self._steps + num_new)]
+            inputs["position_ids"] = columns[0] if num_new == 1 else torch.cat(columns, dim=1)
+            self._steps += num_new
+        if self._mask is not None:
+            self._attended += num_new
+            if self._attended > self._mask.shape[1]:
+                ones = self._mask.new_ones((len(self._mask), _AT_ONCE + num_new))
+                self._mask = torch.cat([self._mask, ones], dim=-1)
+            inputs["attention_mask"] = self._mask[:, : self._attended]
+        return inputs
+
+    def takes_chunks(self) -> bool:
+        """Whether several tokens may go through at once: a cache of keys and values that grows, and nothing else."""
+        layers = getattr(self.cache, "layers", ())
+        return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+    def can_undo(self) -> bool:
+        """Whether the last tokens can be taken out of the cache again."""
+        layers = getattr(self.cache, "layers", None)
+        return layers is not None and all(type(layer) is DynamicLayer for layer in layers)
+
+    def undo(self, num_tokens: int) -> None:
+        """Take the last tokens out of the cache again."""
+        if num_tokens and self.cache is not None:
+            self.cache.crop(-num_tokens)
+
+
+class InputIds:
+    """The text so far, put together when somebody asks for it."""
+
+    def __init__(self, prompt_BT: torch.Tensor) -> None:
+        self._joined = prompt_BT
+        self._columns: list[torch.Tensor] = []
+        self.length = prompt_BT.shape[1]
+
+    def append(self, tokens_B1: torch.Tensor) -> None:
+        """One more token a row."""
+        self._columns.append(tokens_B1)
+        self.length += 1
+
+    def last(self, num_new: int) -> torch.Tensor:
+        """The last tokens of each row, [B, n]."""
+        if len(self._columns) < num_new:
+            return self()[:, -num_new:].contiguous()
+        columns = self._columns[-num_new:]
+        return columns[0] if num_new == 1 else torch.cat(columns, dim=-1)
+
+    def without_last(self) -> torch.Tensor:
+        """All of it but the last token, int64 [B, T - 1]."""
+        return self()[:, :-1]
+
+    def __call__(self) -> torch.Tensor:
+        """All of it, int64 [B, T]."""
+        if self._columns:
+            self._joined = torch.cat([self._joined, *self._columns], dim=-1)
+            self._columns = []
+        return self._joined
+
+
+class Columns:
+    """Columns of integers cut beforehand, a view each.
+
+    After a forward, whose weights have emptied the processor's cache, a torch operation takes 10 µs, and reading a
+    list next to nothing.
+    """
+
+    def __init__(self, make: Callable[[int, int], torch.Tensor]) -> None:
+        self._make = make
+        self._views: list[torch.Tensor] = []
+        self._begin = 0
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        """Column `number`, [B, 1], of what `make(begin, end)` gives; numbers only grow."""
+        while number - self._begin >= len(self._views):
+            self._begin += len(self._views)
+            self._views = list(self._make(self._begin, self._begin + _AT_ONCE).split(1, dim=1))
+        return self._views[number - self._begin]
+
+
+def _positions_after(last_B1: torch.Tensor) -> Columns:
+    """The positions behind the given ones."""
+    return Columns(lambda begin, end: last_B1 + torch.arange(begin + 1, end + 1, device=last_B1.device)[None])
+
+
+def prepares_as_usual(model: Any) -> bool:
+    """Whether model and instance leave the preparation of inputs to transformers; a ledger's marks do not count."""
+    for name in ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation"):
+        found = getattr(model, name)
+        function = getattr(found, "__func__", found)
+        while getattr(function, "__globals__", {}).get("__name__", "").startswith("perstep."):
+            function = getattr(function, "__wrapped__", None)
+        if function is not getattr(GenerationMixin, name):
+            return False
+    return True

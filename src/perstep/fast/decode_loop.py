@@ -1,0 +1,337 @@
+"""The decode loops behind `fast.decode`: one that reads every token on the host, one that never waits for it.
+
+Both do what `generate`'s own loop does, token for token where choices are greedy. The first chooses among allowed
+ids, restricts the head and sends runs of forced tokens through the model as one chunk. The second looks at the
+stop flag one step late: one forward more, declared in its report, and undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from perstep.fast.decode_choose import Chooser, MaskedChooser
+from perstep.fast.decode_head import PutOff
+from perstep.fast.decode_inputs import Columns, Forwards, InputIds
+
+# B batch, T length of the text, V logits
+
+_RECORDS = {"output_scores": "scores", "output_logits": "logits"}
+_FROM_FORWARD = {"output_attentions": "attentions", "output_hidden_states": "hidden_states"}
+
+
+@dataclass
+class Report:
+    """What one call did.
+
+    Attributes:
+        forwards: of the model, the prefill among them.
+        new_tokens: columns generated.
+        forced_tokens: of them, those that went through the model in a chunk behind another.
+        undone: forwards that were executed and undone, because the stop was seen a step late.
+        restricted_heads: choices, of one row each, for which only the allowed rows of the head were used.
+        near_ties: choices that these rows could not decide within rounding, decided by the whole head.
+        way: `masked` (allowed ids on the host), `host` or `deferred`.
+    """
+
+    forwards: int = 0
+    new_tokens: int = 0
+    forced_tokens: int = 0
+    undone: int = 0
+    restricted_heads: int = 0
+    near_ties: int = 0
+    way: str = "host"
+
+
+class Stops:
+    """The stopping criteria of a call, those that need no tensor apart from the others.
+
+    Attributes:
+        max_length: of the text; None without a limit.
+        end_ids: ids that end a text, as a set; empty without an end criterion.
+        has_end: whether finished texts are padded.
+    """
+
+    def __init__(self, criteria: Sequence[Any]) -> None:
+        self.max_length: int | None = None
+        self.end_ids: frozenset[int] = frozenset()
+        self.end_ids_E: torch.Tensor | None = None
+        self.others: list[Any] = []
+        self.has_end = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        for criterion in criteria:
+            if type(criterion) is MaxLengthCriteria and self.max_length is None:
+                self.max_length = criterion.max_length
+            elif type(criterion) is EosTokenCriteria and self.end_ids_E is None:
+                self.end_ids_E = criterion.eos_token_id
+            else:
+                self.others.append(criterion)
+
+    def read_end_ids(self) -> None:
+        """Bring the end ids to the host, once a call."""
+        if self.end_ids_E is not None:
+            self.end_ids = frozenset(self.end_ids_E.flatten().tolist())
+
+    def full(self, length: int) -> bool:
+        """Whether a text of this length is at the limit."""
+        return self.max_length is not None and length >= self.max_length
+
+
+@dataclass
+class Call:
+    """What `generate` handed over, and how it is to be done."""
+
+    model: Any
+    prompt_BT: torch.Tensor
+    processors: Sequence[Any]
+    criteria: Sequence[Any]
+    config: Any
+    streamer: Any
+    model_kwargs: dict[str, Any]
+    chooser: Chooser
+    report: Report
+    tables: Sequence[Any] | None = None
+    chunks: bool = False
+    records: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ids = InputIds(self.prompt_BT)
+        self.forwards = Forwards(self.model, self.config, self.model_kwargs)
+        self.stops = Stops(self.criteria)
+        wanted = {**_RECORDS, **_FROM_FORWARD} if self.config.return_dict_in_generate else {}
+        self.records = {name: [] for option, name in wanted.items() if getattr(self.config, option)}
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return int(self.prompt_BT.shape[0])
+
+    @property
+    def pad_id(self) -> torch.Tensor | None:
+        """What finished rows are padded with, as a tensor on the device of the ids."""
+        pad = self.config._pad_token_tensor
+        return None if pad is None else pad.to(self.prompt_BT.device)
+
+    def cache_is_returned(self) -> bool:
+        """Whether somebody sees the cache after the call."""
+        return bool(self.config.return_dict_in_generate or getattr(self.forwards.cache, "_is_user_defined", False))
+
+    def scores(self, outputs: Any) -> torch.Tensor:
+        """The scores of the next token [B, V] in float32, processed; recorded where that was asked for."""
+        scores = raw = outputs.logits[:, -1]
+        if self.processors or self.records:
+            scores = raw = raw.to(copy=True, dtype=torch.float32, device=self.prompt_BT.device)
+            for processor in self.processors:
+                scores = processor(self.ids(), scores)
+        for name, record in self.records.items():
+            record.append({"scores": scores, "logits": raw}[name] if name in ("scores", "logits") else outputs[name])
+        return scores
+
+    def stopped_by_others(self, done: torch.Tensor) -> torch.Tensor:
+        """Which rows the criteria that need tensors have stopped, bool [B], added to those `done`."""
+        scores = tuple(self.records["scores"]) if "scores" in self.records else None
+        for criterion in self.stops.others:
+            done = done | criterion(self.ids(), scores)
+        return done
+
+    def result(self, undone: int) -> Any:
+        """What `generate` returns."""
+        ids = self.ids()
+        sequences = ids[:, : ids.shape[1] - undone]
+        self.report.forwards = self.forwards.count
+        self.report.undone = undone
+        self.report.new_tokens = sequences.shape[1] - self.prompt_BT.shape[1]
+        if self.streamer is not None:
+            self.streamer.end()
+        if not self.config.return_dict_in_generate:
+            return sequences
+        kept = {name: tuple(record[: len(record) - undone]) for name, record in self.records.items()}
+        return GenerateDecoderOnlyOutput(sequences=sequences, past_key_values=self.forwards.cache, **kept)
+
+
+def run_on_host(call: Call) -> Any:
+    """The loop that reads every token."""
+    call.stops.read_end_ids()
+    head = None
+    if call.tables is not None and not call.forwards.is_compiled:
+        head = PutOff.of(call.model)
+    with head or nullcontext():
+        _HostLoop(call, head).run()
+    return call.result(0)
+
+
+class _HostLoop:
+    def __init__(self, call: Call, head: PutOff | None) -> None:
+        self.call = call
+        self.head = head
+        self.finished = [False] * call.batch
+        self.device = call.prompt_BT.device
+        self._columns = Columns(self._new_page)
+        self._emitted = 0
+        self.pad = 0 if call.pad_id is None else int(call.pad_id)
+        self.masked = None
+        if call.tables is not None:
+            call.report.way = "masked"
+            self.masked = MaskedChooser(call.tables, call.processors, call.chooser, head)
+
+    def run(self) -> None:
+        """Prefill, then chunks until every row is finished."""
+        call = self.call
+        outputs = call.forwards.prefill(call.prompt_BT)
+        if self.head is not None and not self.head.learn(outputs.logits):
+            self.head.put_back()
+            self.head = None
+        put_off = False
+        with call.model._optimize_model_for_decode():
+            while True:
+                logits = None if put_off else outputs.logits
+                done = self._emit(self._choose(outputs, logits))
+                num_new = 1
+                while not done and (forced := self._forced()) is not None:
+                    done = self._emit(forced)
+                    num_new += 1
+                call.report.forced_tokens += num_new - 1
+                if not call.model._has_unfinished_sequences(done, synced_gpus=False, device=self.device):
+                    if num_new > 1 and call.cache_is_returned():  # as generate leaves it: without the last token
+                        call.forwards.decode(call.ids.last(num_new)[:, :-1], call.ids.without_last)
+                    break
+                outputs = call.forwards.decode(call.ids.last(num_new), call.ids)
+                put_off = self.head is not None
+        if self.masked is not None:
+            call.report.near_ties, call.report.restricted_heads = self.masked.near_ties, self.masked.restricted
+
+    def _choose(self, outputs: Any, logits: torch.Tensor | None) -> list[int]:
+        call, position = self.call, self.call.ids.length
+        if self.masked is None:
+            plain = not call.processors and not call.records
+            return call.chooser.on_host(outputs.logits if plain else call.scores(outputs)[:, None], position)
+        going = [row for row in range(call.batch) if not self._is_padded(row)]
+        chosen = self.masked.choose(None if logits is None else logits[:, -1], going, position)
+        return [chosen.get(row, self.pad) for row in range(call.batch)]
+
+    def _forced(self) -> list[int] | None:
+        """The next token of every row, if each row that goes on has only one."""
+        if self.masked is None or not self.call.chunks or not self.call.forwards.takes_chunks():
+            return None
+        tokens = []
+        for row in range(self.call.batch):
+            token = self.pad if self._is_padded(row) else self.masked.forced(row)
+            if token is None:
+                return None
+            tokens.append(token)
+        return tokens
+
+    def _column(self, tokens: list[int]) -> torch.Tensor:
+        """The tokens as a tensor [B, 1] where the model wants them."""
+        if self.device.type != "cpu":
+            return torch.tensor([[token] for token in tokens], device=self.device)
+        column_B1 = self._columns[self._emitted]
+        self._page[:, self._emitted % len(self._page[0])] = tokens
+        self._emitted += 1
+        return column_B1
+
+    def _new_page(self, begin: int, end: int) -> torch.Tensor:
+        page = torch.empty(self.call.batch, end - begin, dtype=torch.long)
+        self._page = page.numpy()
+        return page
+
+    def _is_padded(self, row: int) -> bool:
+        """Whether a row has ended; without an end id, generate goes on with finished rows while others do."""
+        return self.finished[row] and self.call.stops.has_end
+
+    def _emit(self, tokens: list[int]) -> bool:
+        """One more token a row; whether every row is finished now."""
+        call, stops = self.call, self.call.stops
+        tokens = [self.pad if self._is_padded(row) else token for row, token in enumerate(tokens)]
+        tokens_B1 = self._column(tokens)
+        call.ids.append(tokens_B1)
+        if call.streamer is not None:
+            call.streamer.put(tokens_B1[:, 0].cpu())
+        if self.masked is not None:
+            for row, token in enumerate(tokens):
+                if not self._is_padded(row):
+                    self.masked.accept(row, token)
+        self.finished = [done or token in stops.end_ids for token, done in zip(tokens, self.finished, strict=True)]
+        if stops.others:
+            self.finished = call.stopped_by_others(torch.tensor(self.finished, device=self.device)).tolist()
+        return stops.full(call.ids.length) or all(self.finished)
+
+
+def run_deferred(call: Call) -> Any:
+    """The loop that does not wait for the device."""
+    call.report.way = "deferred"
+    outputs = call.forwards.prefill(call.prompt_BT)
+    returned = call.cache_is_returned()
+    flag = _LateFlag(call.prompt_BT.device, call.streamer)
+    going_B = torch.ones(call.batch, dtype=torch.bool, device=call.prompt_BT.device)
+    ends_E = None if call.stops.end_ids_E is None else call.stops.end_ids_E.to(going_B.device)
+    with call.model._optimize_model_for_decode():
+        while True:
+            tokens_B = call.chooser.on_device(call.scores(outputs), call.ids.length)
+            if call.stops.has_end and call.pad_id is not None:
+                tokens_B = torch.where(going_B, tokens_B, call.pad_id)
+            call.ids.append(tokens_B[:, None])
+            if ends_E is not None:
+                going_B = going_B & ~torch.isin(tokens_B, ends_E)
+            if call.stops.others:
+                going_B = ~call.stopped_by_others(~going_B)
+            stop = flag.put(going_B, tokens_B) or call.stops.full(call.ids.length)
+            if not call.model._has_unfinished_sequences(stop, synced_gpus=False, device=going_B.device):
+                break
+            outputs = call.forwards.decode(call.ids.last(1), call.ids)
+    undone = flag.finish()
+    if returned:
+        call.forwards.undo(undone)
+    return call.result(undone)
+
+
+class _LateFlag:
+    """Copies "is any row unfinished?" to the host and reads it a step later; tokens to stream as well."""
+
+    def __init__(self, device: torch.device, streamer: Any) -> None:
+        self._device = device
+        self._streamer = streamer
+        self._waiting: tuple[torch.Tensor, torch.Tensor, Any] | None = None
+        self._reported = False
+
+    def put(self, going_B: torch.Tensor, tokens_B: torch.Tensor) -> bool:
+        """Hand over this step's flag and tokens; True if all rows were finished a step ago."""
+        before, self._waiting = self._waiting, self._copied(going_B.any(), tokens_B)
+        if before is not None:
+            self._reported = not self._read(before)
+        return self._reported
+
+    def _copied(self, going: torch.Tensor, tokens_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        if self._device.type == "cpu":
+            return going, tokens_B, None
+        pinned = self._device.type == "cuda"
+        flag = torch.empty((), dtype=torch.bool, pin_memory=pinned)
+        flag.copy_(going, non_blocking=True)
+        tokens = tokens_B
+        if self._streamer is not None:
+            tokens = torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=pinned)
+            tokens.copy_(tokens_B, non_blocking=True)
+        event = torch.Event(device=self._device)
+        event.record()
+        return flag, tokens, event
+
+    def _read(self, copied: tuple[torch.Tensor, torch.Tensor, Any]) -> bool:
+        flag, tokens, event = copied
+        if event is not None:
+            event.synchronize()
+        if self._streamer is not None:
+            self._streamer.put(tokens)
+        return bool(flag)
+
+    def finish(self) -> int:
+        """How many steps were one too many; streams what was held back."""
+        if self._reported:
+            return 1
+        if self._waiting is not None:
+            self._read(self._waiting)
+        return 0

@@ -1,0 +1,91 @@
+"""Suppressed tokens and the repetition penalty: the same logits as transformers', with one copy and no search.
+
+transformers asks at every step of every column whether it is suppressed, and copies the logits twice for the penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from transformers import LogitsProcessor
+
+from perstep.errors import InputError
+from perstep.fast._reading import signed
+
+__all__ = ["RepetitionPenalty", "SuppressTokens"]
+
+
+class SuppressTokens(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+    """Sets the logits of given ids to -inf, as transformers' `SuppressTokensLogitsProcessor` does, bit for bit.
+
+    Args:
+        suppress_tokens: the ids; those beyond the logits are passed over.
+
+    Raises:
+        InputError: no ids, or a negative one.
+    """
+
+    def __init__(self, suppress_tokens: Iterable[int]) -> None:
+        self.suppress_tokens = tuple(sorted(set(map(int, suppress_tokens))))
+        if not self.suppress_tokens or self.suppress_tokens[0] < 0:
+            raise InputError("suppress_tokens are the ids to suppress: at least one, none of them negative")
+        self._indices: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+    @signed
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """The scores [rows, columns] with -inf at these ids; `scores` itself is left as it is."""
+        key = (scores.device, scores.shape[-1])
+        indices = self._indices.get(key)
+        if indices is None:
+            inside = [token for token in self.suppress_tokens if token < scores.shape[-1]]
+            indices = self._indices[key] = torch.tensor(inside, dtype=torch.int64, device=scores.device)
+        return scores.index_fill(-1, indices, -torch.inf)
+
+
+class RepetitionPenalty(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+    """Makes tokens that occur in the text less likely, as transformers' `RepetitionPenaltyLogitsProcessor` does.
+
+    Bit for bit the same logits: those of tokens in `input_ids` are divided by the penalty, or multiplied if negative.
+
+    Args:
+        penalty: above 0; 1 changes nothing.
+        prompt_ignore_length: so many first tokens do not count; a list has a number for each row. generate itself
+            gives the padding on the left of every row.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    def __init__(self, penalty: float, prompt_ignore_length: int | Sequence[int] = 0) -> None:
+        if not penalty > 0:
+            raise InputError(f"penalty {penalty}: it is a factor above 0, such as 1.1")
+        alike = isinstance(prompt_ignore_length, int)
+        ignored = [prompt_ignore_length] if alike else list(prompt_ignore_length)  # type: ignore[arg-type]
+        if not all(isinstance(length, int) and length >= 0 for length in ignored):
+            raise InputError(f"prompt_ignore_length {prompt_ignore_length!r}: a number of tokens, 0 or more")
+        self.penalty = float(penalty)
+        self.prompt_ignore_length = prompt_ignore_length
+        self._ignored = torch.tensor(ignored, dtype=torch.int64)[:, None]
+        self._any_ignored = any(ignored)
+
+    @signed
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores [rows, columns] with the penalty; `scores` itself is left as it is."""
+        if not input_ids.shape[1]:
+            return scores
+        ids = input_ids
+        if self._any_ignored:
+            if len(self._ignored) not in (1, ids.shape[0]):
+                raise InputError(
+                    f"prompt_ignore_length has {len(self._ignored)} numbers, the batch {ids.shape[0]} rows"
+                )
+            self._ignored = self._ignored.to(ids.device)
+            positions = torch.arange(ids.shape[1], device=ids.device)
+            ids = ids.masked_fill(positions < self._ignored, scores.shape[-1])  # an id beyond the logits
+        last = scores.shape[-1] - 1
+        found = scores.gather(1, ids.clamp(max=last))
+        penalised = torch.where(found < 0, found * self.penalty, found / self.penalty)
+        # Ids beyond the logits write to the last column what it is anyway: penalised if that token occurs itself.
+        unchanged = (ids > last) & ~(ids == last).any(dim=1, keepdim=True)
+        return scores.scatter(1, ids.clamp(max=last), torch.where(unchanged, found, penalised))

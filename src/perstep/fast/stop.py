@@ -1,0 +1,243 @@
+"""Stopping criteria that decode nothing: stop strings, and the end of a word.
+
+A stop string that ends inside the last token is found wherever it begins, in the token, across tokens, or in the
+prompt. A word ends where what was generated first matches a regular expression. Both read bytes, by tables made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import StoppingCriteria
+
+from perstep.automata import compile, from_regex  # noqa: A004 - the word of the glossary
+from perstep.automata.dfa import minimal
+from perstep.errors import InputError
+from perstep.fast._reading import Reading, on_host, vocabulary_of
+from perstep.fast._stops import compile_stops
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from perstep.automata import Vocabulary
+
+__all__ = ["WORD", "StopStrings", "WordStop"]
+
+_CONTROL = r"\x01-\x08\x0e-\x1f\x7f"
+_SPACE = r"\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+WORD = rf"[{_CONTROL}]|[^{_CONTROL}{_SPACE}]+[{_SPACE}]"
+"""One control character; or characters that are neither white space (as `str.isspace`) nor control, and then one."""
+
+_POSITIONS = 1024  # new tokens for which there are weights from the beginning
+_ODD = 0x2545F4914F6CDD1D  # a 62-bit odd factor that makes the weights of later positions
+_LONGEST_GAP = 64  # more new tokens since the last call mean another generate call
+
+
+class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
+    """Says of each row whether a stop string ends inside its last token.
+
+    The verdicts are those of decoding everything: the text has an occurrence that ends in the last token. It may begin
+    in the prompt. Ids without text (special ones) break a stop string; their names are no text. Nothing is remembered
+    between steps, so reordered beams and any number of calls are safe; on a device no step waits for the host.
+
+    Args:
+        strings: texts (taken as UTF-8) or bytes, or a single one.
+        vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.
+
+    Raises:
+        InputError: no strings, an empty one, or one that the vocabulary cannot spell.
+
+    Example:
+        >>> import torch
+        >>> stop = StopStrings(["ab"], [b"a", b"b", b"xab!"])
+        >>> stop(torch.tensor([[0, 1], [1, 0], [1, 2]]), None).tolist()
+        [True, False, True]
+    """
+
+    def __init__(self, strings: str | bytes | Sequence[str | bytes], vocab: Any) -> None:
+        self.strings = (strings,) if isinstance(strings, (str, bytes)) else tuple(strings)
+        self.vocabulary = vocabulary_of(vocab)
+        self._stops = compile_stops(self.strings, self.vocabulary)
+        self._by_class: list[list[bool]] = self._stops.completes.tolist()
+        self._completes = {torch.device("cpu"): torch.from_numpy(self._stops.completes)}
+
+    def __deepcopy__(self, _memo: object) -> StopStrings:
+        return self  # nothing changes from step to step
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any = None, **_kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+        """Whether each row of `input_ids` [rows, length] has just completed a stop string, bool [rows]."""
+        if on_host(input_ids):
+            return self._on_host(input_ids)
+        if not input_ids.shape[1]:
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        return self.completes(self._stops.reading.states(input_ids[:, :-1]), input_ids[:, -1])
+
+    @property
+    def ending(self) -> frozenset[int]:
+        """The ids of the tokens that can complete a stop string."""
+        return self._stops.ending
+
+    def state(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The state of each row after `input_ids` [rows, length], int64 [rows]: for loops of your own."""
+        return self._stops.reading.states(input_ids)
+
+    def advance(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The state [rows] after one more token each [rows]; fixed shapes, no sync: it may be captured in a graph."""
+        return self._stops.reading.advance(state, tokens)
+
+    def completes(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Whether one more token each [rows], read in `state` [rows], completes a stop string, bool [rows]."""
+        table = self._completes.get(tokens.device)
+        if table is None:
+            table = self._completes[tokens.device] = self._completes[torch.device("cpu")].to(tokens.device)
+        return table[self._stops.reading.classes(tokens), state]
+
+    def _on_host(self, ids: torch.Tensor) -> torch.Tensor:
+        done = torch.zeros(ids.shape[0], dtype=torch.bool)
+        if not ids.shape[1]:
+            return done
+        last = ids[:, -1].tolist()
+        if self._stops.ending.isdisjoint(last):
+            return done
+        reading = self._stops.reading
+        states = reading.states_on_host(ids[:, :-1])
+        classes = reading.class_list(last)
+        return torch.tensor([self._by_class[one][state] for one, state in zip(classes, states, strict=True)])
+
+
+class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
+    """Says of each row whether its last token completed the word that is being generated.
+
+    A word is complete as soon as what was generated, or a beginning of it that ends inside the last token, matches
+    `pattern` from end to end. The prompt is no part of it. After a complete word the next one begins, so a call that
+    goes on where another ended is right too. Ids without text (special ones) add nothing. Bytes that are not valid
+    UTF-8 complete nothing.
+
+    The state follows the text of each row (on a device by a 64-bit fingerprint of its tokens), so beams may be
+    reordered, and one object may serve any number of calls, one after the other; on a device no step waits for the
+    host. It is made for one new token a call: assisted decoding, which brings several with the first, is not for it.
+
+    Args:
+        vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.
+        pattern: a regular expression (docs/automata.md) for a complete word. By default one control character
+            (U+0001 to U+0008, U+000E to U+001F, U+007F), or one or more characters that are neither white space nor
+            control, followed by one of white space.
+
+    Raises:
+        InputError: an expression that is malformed, matches the empty text, or cannot be spelled.
+
+    Example:
+        >>> import torch
+        >>> stop = WordStop([bytes([b]) for b in range(256)])
+        >>> [stop(torch.tensor([list(b"prompt one "[:end])]), None).item() for end in (8, 9, 10, 11)]
+        [False, False, False, True]
+    """
+
+    def __init__(self, vocab: Any, pattern: str = WORD) -> None:
+        self.vocabulary = vocabulary_of(vocab)
+        self.pattern = pattern
+        self._reading, self._accept = _word_reading(pattern, self.vocabulary)
+        self._length = 0
+        self._begin = 0
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # fingerprints and states, both [rows]
+        self._texts: dict[bytes, int] | None = None  # on the host: what was generated, and its state
+        odd = np.random.default_rng(0).integers(-(2**62), 2**62, size=_POSITIONS, dtype=np.int64) * 2 + 1
+        self._weights = {torch.device("cpu"): torch.from_numpy(odd)}
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any = None, **_kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+        """Whether each row of `input_ids` [rows, length] has just completed a word, bool [rows]."""
+        if on_host(input_ids):
+            return self._on_host(input_ids.numpy())
+        length, last = input_ids.shape[1], self._last
+        self._texts = None
+        gap = length - self._length
+        if last is None or not 0 < gap <= _LONGEST_GAP or last[0].device != input_ids.device:
+            gap = min(length, 1)
+            self._begin = length - gap
+            keys = states = torch.zeros(input_ids.shape[0], dtype=torch.int64, device=input_ids.device)
+        else:
+            keys, states, known = self._followed(input_ids, last)
+            fresh = self._reading.advance(torch.zeros_like(states), input_ids[:, -1])
+        self._length = length
+        for index in range(length - gap, length):
+            keys = keys + input_ids[:, index] * self._weights_for(input_ids)[index - self._begin]
+            states = self._reading.advance(states, input_ids[:, index])
+        if gap > 1:  # a row that is not known is in its first token, however many there are
+            states = torch.where(known, states, fresh)
+        self._last = keys, states
+        return states == self._accept
+
+    def advance(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The state [rows] after one more token each [rows], begun at 0; no sync: it may be captured in a graph."""
+        return self._reading.advance(state, tokens)
+
+    def is_complete(self, state: torch.Tensor) -> torch.Tensor:
+        """Whether a word has just been completed in `state` [rows], bool [rows]."""
+        return state == self._accept
+
+    def _on_host(self, ids: NDArray[np.int64]) -> torch.Tensor:
+        length, texts = ids.shape[1], self._texts
+        gap = length - self._length
+        if texts is None or not 0 < gap <= _LONGEST_GAP:
+            gap, texts = min(length, 1), {}
+            self._begin = length - gap
+        reached, done = {}, []
+        for row in ids[:, self._begin :]:
+            tokens, text = row[len(row) - gap :].tolist(), row.tobytes()
+            state = texts.get(text[: len(text) - gap * row.itemsize])
+            if state is None:  # a row that is not known is in its first token
+                state, tokens = 0, tokens[-1:]
+            reached[text] = state = self._reading.state_after(tokens, state)
+            done.append(state == self._accept)
+        self._length, self._texts, self._last = length, reached, None
+        return torch.tensor(done, dtype=torch.bool)
+
+    def _followed(
+        self, ids: torch.Tensor, last: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Fingerprints of what was generated before, the states it led to (0 where it is new), and where it is known.
+
+        All int64 or bool [rows].
+        """
+        before = ids[:, self._begin : self._length]
+        keys = (before * self._weights_for(ids)[: before.shape[1]]).sum(dim=1)
+        same = keys[:, None] == last[0][None, :]
+        known = same.any(dim=1)
+        states = torch.where(known, last[1][same.to(torch.uint8).argmax(dim=1)], 0)
+        return keys, states, known
+
+    def _weights_for(self, ids: torch.Tensor) -> torch.Tensor:
+        """Random odd numbers, one a position, int64: sums of tokens times these tell texts apart."""
+        found = self._weights.get(ids.device)
+        if found is None:
+            found = self._weights[ids.device] = self._weights[torch.device("cpu")].to(ids.device)
+        while len(found) < ids.shape[1] - self._begin:
+            found = self._weights[ids.device] = torch.cat([found, found * _ODD])
+        return found
+
+
+def _word_reading(pattern: str, vocabulary: Vocabulary) -> tuple[Reading, int]:
+    """The functions of all tokens on how much of a word there is, and the state in which it is complete.
+
+    States are the automaton's from 0, and one in which no word can be completed any more.
+    """
+    dfa = from_regex(pattern)
+    if dfa.accepting[dfa.start]:
+        raise InputError(f"the pattern {pattern!r} matches the empty text, so every word is complete before it begins")
+    absorbing = np.where(dfa.accepting[:, None], np.arange(len(dfa.accepting))[:, None], dfa.transitions)
+    whole = minimal(absorbing.astype(np.int32), dfa.byte_class, dfa.accepting, dfa.start, dfa.source)
+    table = compile(whole, vocabulary)
+    dead = table.num_states
+    maps = table.transitions[1 : table.num_states + 1].T.astype(np.int64) - 1  # [classes, states]
+    maps[maps < 0] = dead
+    accept = int(np.flatnonzero(whole.accepting)[0]) - 1
+    maps = np.concatenate([maps, np.full((len(maps), 1), dead)], axis=1)
+    nothing = len(maps)  # the class of ids without text
+    maps = np.concatenate([maps, np.arange(dead + 1)[None]])
+    maps[:, accept] = maps[:, 0]  # the next word begins
+    class_of_token = table.class_of_token.astype(np.int64)
+    class_of_token[sorted(vocabulary.special_ids)] = nothing
+    return Reading(class_of_token, maps, 0, unknown=nothing), accept

@@ -1,0 +1,205 @@
+"""Token tables as a logits processor: what the grammar forbids becomes -inf, with no wait for the host.
+
+The mask begins after the prompt. Which row of the batch goes on from which row of the step before is read from a
+hash of the ids, on the device: a new call of `generate`, and rows that beam search has reordered, are recognised
+without being told. A text that was made to leave its grammar (by another processor) may only end; it never
+becomes a row of -inf alone. Does not choose tokens: that is `fast.decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from perstep.automata import Row, TokenAutomaton, TokenTable, apply
+from perstep.automata.rows import RowStore
+from perstep.errors import InputError
+from perstep.fast.token_tables import DEAD, DeviceTables, check_tables, to_device
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# B batch, T length of the text, L width of the logits
+
+__all__ = ["TokenMask"]
+
+BUDGET_BYTES = 64 * 2**20
+"""What mask rows may take as booleans; beyond it they are packed, and unpacked in every step."""
+
+_BASE = 6364136223846793005  # of the hash, a polynomial in an odd number modulo 2**64 (Knuth's multiplier)
+
+
+class TokenMask(LogitsProcessor):  # type: ignore[misc]
+    """A logits processor that allows what a token table allows.
+
+    Args:
+        tables: one table, or one for each row of the batch (a schema a row); with several beams or return
+            sequences, one for each prompt. Tables that are known whole live on the device of the logits; a
+            `LazyTable` reads the ids on the host, once a step.
+        budget_bytes: what mask rows may take as booleans on the device.
+
+    Raises:
+        InputError: if the tables are over different vocabularies, or have no end-of-sequence id.
+
+    Example:
+        >>> model.generate(**inputs, logits_processor=[TokenMask(table)])  # doctest: +SKIP
+    """
+
+    def __init__(self, tables: TokenAutomaton | Sequence[TokenAutomaton], *, budget_bytes: int = BUDGET_BYTES) -> None:
+        self.tables: tuple[TokenAutomaton, ...] = (tables,) if isinstance(tables, TokenAutomaton) else tuple(tables)
+        if not self.tables:
+            raise InputError("a mask needs at least one table")
+        check_tables(self.tables)
+        self.vocabulary = self.tables[0].vocabulary
+        self._budget_bytes = budget_bytes
+        self._distinct = tuple(dict.fromkeys(self.tables))
+        self._is_lazy = any(not isinstance(table, TokenTable) for table in self._distinct)
+        self._on_device: DeviceTables | None = None
+        self._end_row: Row | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: the next call is the first after a prompt.
+
+        Needed only where a prompt is exactly what an earlier call was given and generated, cut by the token limit:
+        the mask then goes on in the state where that text stopped.
+        """
+        self._length = -1
+        self._hash_B: torch.Tensor | None = None
+        self._states_B: torch.Tensor | None = None
+        self._tables_B: torch.Tensor | None = None
+        self._starts_B: torch.Tensor | None = None
+        self._host_states: list[int] = []
+
+    @property
+    def left_grammar(self) -> torch.Tensor:
+        """Which rows another processor made leave the grammar, bool [B], as of the last step."""
+        if self._states_B is not None:
+            return self._states_B == DEAD
+        return torch.tensor([state == DEAD for state in self._host_states], dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """The scores [B, L] with -inf where the grammar forbids a token, in a tensor of their own.
+
+        Raises:
+            InputError: if the vocabulary is wider than the logits, or the batch does not fit the tables.
+        """
+        self.check(scores.shape[0], scores.shape[1])
+        parent_B, known_B = self._parents(input_ids)
+        if self._is_lazy:
+            return self._on_host(input_ids, scores, parent_B, known_B)
+        tables = self._tables_for(scores)
+        if self._starts_B is None:
+            starts = torch.tensor(tables.starts, device=scores.device)
+            self._starts_B = starts[self._tables_B]
+        if parent_B is None or self._states_B is None:
+            self._states_B = self._starts_B
+        else:
+            moved_B = tables.step(self._states_B[parent_B], self._tables_B, input_ids[:, -1])
+            self._states_B = torch.where(known_B, moved_B, self._starts_B)
+        return tables.mask(self._states_B, scores)
+
+    def check(self, batch: int, width: int) -> None:
+        """See that the mask fits logits [batch, width].
+
+        Raises:
+            InputError: if it does not.
+        """
+        if width < self.vocabulary.size:
+            raise InputError(
+                f"the mask is over {self.vocabulary.size:,} tokens, but the model gives {width:,} logits: "
+                "make the vocabulary from this model's tokenizer"
+            )
+        if batch % len(self.tables):
+            raise InputError(f"{len(self.tables)} tables do not fit a batch of {batch}: give one, or one for each row")
+
+    def table_of_row(self, row: int, batch: int) -> TokenAutomaton:
+        """The table of a row of a batch."""
+        return self.tables[row * len(self.tables) // batch]
+
+    def prepare(self, width: int, device: torch.device | str = "cpu") -> TokenMask:
+        """Put the tables onto a device for logits of `width`, which the first step does otherwise.
+
+        Before `torch.compile(fullgraph=True)` and CUDA graphs, which cannot make tables. Returns the mask.
+
+        Raises:
+            InputError: if the vocabulary is wider than that.
+        """
+        self.check(len(self.tables), width)
+        whole = [table for table in self._distinct if isinstance(table, TokenTable)]
+        if not self._is_lazy:
+            self._on_device = to_device(whole, width, torch.device(device), self._budget_bytes)
+        return self
+
+    def _tables_for(self, scores_BL: torch.Tensor) -> DeviceTables:
+        found = self._on_device
+        if found is None or found.width != scores_BL.shape[1] or found.next_SC.device != scores_BL.device:
+            found = self.prepare(scores_BL.shape[1], scores_BL.device)._on_device
+        assert found is not None  # noqa: S101 - only whole tables come here
+        return found
+
+    def _parents(self, ids_BT: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Which row of the last step each row goes on from, int64 [B], and whether there is one, bool [B].
+
+        None and None where no row can: the text is not one token longer, or the batch is another.
+        """
+        batch, length = ids_BT.shape
+        weights_T = torch.full((length,), _BASE, device=ids_BT.device).cumprod(0)
+        terms_BT = (ids_BT + 1) * weights_T
+        prefix_B = terms_BT[:, :-1].sum(1)
+        before, followed = self._hash_B, length == self._length + 1
+        self._length, self._hash_B = length, prefix_B + terms_BT[:, -1] if length else prefix_B
+        if self._tables_B is None or len(self._tables_B) != batch or self._tables_B.device != ids_BT.device:
+            numbers = [self._distinct.index(self.table_of_row(row, batch)) for row in range(batch)]
+            self._tables_B = torch.tensor(numbers, device=ids_BT.device)
+            self._starts_B = None
+        elif followed and before is not None:
+            same_BB = (prefix_B[:, None] == before) & (self._tables_B[:, None] == self._tables_B)
+            return same_BB.int().argmax(1), same_BB.any(1)
+        return None, None
+
+    # Lazy tables: rows are made on the host, so the ids are read there
+
+    def _on_host(
+        self,
+        ids_BT: torch.Tensor,
+        scores_BL: torch.Tensor,
+        parent_B: torch.Tensor | None,
+        known_B: torch.Tensor | None,
+    ) -> torch.Tensor:
+        batch = len(ids_BT)
+        tables = [self.table_of_row(row, batch) for row in range(batch)]
+        states = [table.start for table in tables]
+        if parent_B is not None and known_B is not None:
+            rows = zip(parent_B.tolist(), known_B.tolist(), ids_BT[:, -1].tolist(), strict=True)
+            for row, (parent, known, token) in enumerate(rows):
+                if known:
+                    states[row] = follow(tables[row], self._host_states[parent], token)
+        self._host_states = states
+        masked = scores_BL.clone()
+        apply(masked, [self._row(table, state) for table, state in zip(tables, states, strict=True)])
+        return masked
+
+    def _row(self, table: TokenAutomaton, state: int) -> Row:
+        if state != DEAD:
+            return table.row(state)
+        if self._end_row is None:
+            ends = np.zeros(self.vocabulary.size, np.bool_)
+            ends[list(self.vocabulary.eos_ids)] = True
+            self._end_row = _row_of(ends)
+        return self._end_row
+
+
+def _row_of(allowed: NDArray[np.bool_]) -> Row:
+    return Row(len(allowed), int(allowed.sum()), lambda: allowed, RowStore())
+
+
+def follow(table: TokenAutomaton, state: int, token: int) -> int:
+    """The state after any id a model may emit: a finished text stays finished, whatever pads it."""
+    if state in (DEAD, table.ended):
+        return state
+    return table.next(state, token) if 0 <= token < table.vocabulary.size else DEAD

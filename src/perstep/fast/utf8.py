@@ -1,0 +1,231 @@
+"""Valid UTF-8, token by token, for byte vocabularies and byte-level BPE alike: a logits processor.
+
+Strict: what is generated after a valid prompt is valid, orphan bytes and all that `bytes.decode` refuses included, and
+it ends only between characters. The state is settled by the last three tokens (`_reading`); the mask is one
+`minimum` with a row of a table, which costs a tenth of `masked_fill`. It does not repair a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
+from perstep.errors import InputError
+from perstep.fast._reading import Reading, on_host, signed, vocabulary_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from perstep.automata import Dfa
+
+__all__ = ["Utf8"]
+
+_BYTES = 3  # of one character, before its last: what an unfinished one can have
+_SPARSE_ABOVE = 4096  # logits so wide that reading a whole row of a mask costs more than listing its exceptions
+
+
+class Utf8(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+    """Allows exactly the tokens after which the text can still become valid UTF-8.
+
+    The prompt is read too: it may end inside a character. Bytes of it that are not valid are passed over as
+    `errors="replace"` would, and so is a token that something else has forced: after it the text goes on at a
+    character boundary, and a row is never without an allowed token. Ids without text (special ones, padding) end the
+    character before them. End-of-sequence ids are allowed between characters only. Allowed logits keep their value,
+    all others become -inf, those of columns beyond the vocabulary included.
+
+    Nothing is remembered between steps, so one object serves any number of calls, beams that are reordered and
+    batches of any size. On a device no step waits for the host.
+
+    Args:
+        vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.
+        max_length: the length of `input_ids` at which generation ends (prompt and new tokens; with `inputs_embeds`
+            the new tokens alone): near it no character is begun that could not be finished. None leaves the limit
+            to cut a character.
+        special_ids: special ids that are allowed between characters, as end-of-sequence ids are.
+
+    Raises:
+        InputError: no vocabulary, one that spells nothing valid, or special ids that are none of its.
+
+    Example:
+        >>> import torch
+        >>> mask = Utf8([bytes([b]) for b in range(256)])
+        >>> allowed = mask(torch.tensor([[0xC3]]), torch.zeros(1, 256))[0] == 0
+        >>> allowed.sum().item(), allowed[0x80:0xC0].all().item()
+        (64, True)
+    """
+
+    def __init__(self, vocab: Any, *, max_length: int | None = None, special_ids: Iterable[int] = ()) -> None:
+        if max_length is not None and max_length < 1:
+            raise InputError(f"max_length {max_length}: it is the length at which generation ends, 1 or more")
+        self.vocabulary = vocabulary_of(vocab)
+        self.max_length = max_length
+        special = sorted(set(map(int, special_ids)))
+        if not set(special) <= self.vocabulary.special_ids:
+            odd = sorted(set(special) - self.vocabulary.special_ids)[0]
+            raise InputError(f"special_ids names {odd}, which is no special id of the vocabulary")
+        self._rows = _Rows(self.vocabulary, special, limited=max_length is not None)
+        self._reading = _reading(self.vocabulary, utf8())
+
+    def __deepcopy__(self, _memo: object) -> Utf8:
+        return self  # nothing changes from step to step
+
+    @signed
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores [rows, columns] with -inf at what is not allowed; `scores` itself is left as it is."""
+        left = self._left(input_ids.shape[1])
+        if on_host(input_ids):
+            return self._on_host(self._reading.states_on_host(input_ids), scores, left)
+        return torch.minimum(scores, self._rows.caps(scores, left)[self._reading.states(input_ids)])
+
+    def state(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The state of each row after `input_ids` [rows, length], int64 [rows]: for loops of your own."""
+        return self._reading.states(input_ids)
+
+    def advance(self, state: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The state [rows] after one more token each [rows]; fixed shapes, no sync: it may be captured in a graph."""
+        return self._reading.advance(state, tokens)
+
+    def mask(self, scores: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """The scores [rows, columns] with -inf at what `state` [rows] does not allow, without regard to a limit."""
+        return torch.minimum(scores, self._rows.caps(scores, self._rows.reach)[state])
+
+    def allowed(self, input_ids: torch.Tensor) -> list[NDArray[np.int64]]:
+        """The allowed ids of each row, ascending: for people and tests; it waits for the host."""
+        rows = self._rows.allowed[self._left(input_ids.shape[1])]
+        return [np.flatnonzero(rows[state].numpy()) for state in self._reading.states_on_host(input_ids.cpu())]
+
+    def _left(self, length: int) -> int:
+        """How many tokens there can be after the one now chosen, as far as it matters."""
+        left = -1 if self.max_length is None else self.max_length - length - 1
+        return min(left, self._rows.reach) if left >= 0 else self._rows.reach
+
+    def _on_host(self, states: list[int], scores: torch.Tensor, left: int) -> torch.Tensor:
+        alike = len(set(states)) == 1
+        if scores.shape[1] > _SPARSE_ABOVE:
+            if alike:
+                return self._rows.sparsely(scores, states[0], left)
+            rows = [self._rows.sparsely(scores[row : row + 1], state, left) for row, state in enumerate(states)]
+            return torch.cat(rows)
+        caps = self._rows.caps(scores, left)
+        if alike:
+            return torch.minimum(scores, caps[states[0]])
+        return torch.minimum(scores, caps.index_select(0, torch.from_numpy(np.array(states))))
+
+
+class _Rows:
+    """What each state allows, and how many tokens it is from the end of its character.
+
+    State 0 is between characters; the automaton's own numbers begin at 1.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, special: list[int], *, limited: bool) -> None:
+        self.size = vocabulary.size
+        table = compile(utf8(), vocabulary)
+        self._targets = table.transitions[1 : table.num_states + 1].astype(np.int64)  # [states, classes]
+        self._class_of_token, self._special = table.class_of_token, special
+        self._targets[:, np.bincount(table.class_of_token, minlength=self._targets.shape[1]) == 0] = 0
+        if not self._targets[0].any():
+            raise InputError("no token of this vocabulary can begin valid UTF-8, so there is nothing to allow")
+        distance = np.full(table.ended + 1, np.inf)  # of the dead state, which is never reached, above all
+        distance[[table.start, table.ended]] = 0
+        for _ in range(table.num_states):
+            nearest = np.where(self._targets > 0, distance[self._targets], np.inf).min(axis=1)
+            distance[1 : table.num_states + 1] = np.minimum(distance[1 : table.num_states + 1], 1 + nearest)
+        self._distance = distance
+        finite = distance[np.isfinite(distance)]
+        self.reach = int(finite.max())
+        """So many tokens finish any character that can be finished."""
+        # Made now, since under tracing there are only tensors.
+        self.allowed = {
+            left: torch.from_numpy(self._allowed(left)) for left in range(0 if limited else self.reach, self.reach + 1)
+        }
+        """Which tokens are allowed where so many more can follow, bool [states, tokens]."""
+        self._caps: dict[Any, torch.Tensor] = {}
+        self._lists: dict[tuple[int, int, int], tuple[bool, torch.Tensor]] = {}
+
+    def _allowed(self, left: int) -> NDArray[np.bool_]:
+        """Which tokens are allowed where `left` more can follow them, bool [states, tokens].
+
+        A state that has none (its character cannot be finished with these tokens, or not in time) has what it
+        would have without the limit, and if that is nothing, what is allowed between characters.
+        """
+        free = self._targets > 0
+        by_class = free & (self._distance[self._targets] <= left)
+        by_class = np.where(by_class.any(axis=1, keepdims=True), by_class, free)
+        by_class = np.where(by_class.any(axis=1, keepdims=True), by_class, by_class[:1])
+        rows: NDArray[np.bool_] = by_class[:, self._class_of_token]
+        rows[0, self._special] = True
+        return rows
+
+    def caps(self, scores: torch.Tensor, left: int) -> torch.Tensor:
+        """What logits may be at most: +inf where allowed, -inf elsewhere; [states, columns] as `scores`."""
+        columns = scores.shape[1]
+        key = (columns, scores.dtype, scores.device, left)
+        found = self._caps.get(key)
+        if found is None:
+            if columns < self.size:
+                raise InputError(
+                    f"the vocabulary has {self.size:,} tokens, the logits {columns:,} columns: they are of different "
+                    "models"
+                )
+            caps = torch.where(self.allowed[left], torch.inf, -torch.inf)
+            caps = torch.nn.functional.pad(caps, (0, columns - self.size), value=-torch.inf)
+            found = self._caps[key] = caps.to(device=scores.device, dtype=scores.dtype)
+        return found
+
+    def sparsely(self, scores: torch.Tensor, state: int, left: int) -> torch.Tensor:
+        """The scores [rows, columns] in the host's memory with -inf at what `state` does not allow.
+
+        Between characters nearly all tokens are allowed, inside one nearly none: the shorter list is worked through.
+        """
+        key = (scores.shape[1], state, left)
+        found = self._lists.get(key)
+        if found is None:
+            allowed = torch.isposinf(self.caps(scores[:1].float(), left)[state])
+            few = int(allowed.sum()) * 2 < len(allowed)
+            found = self._lists[key] = few, torch.nonzero(allowed if few else ~allowed).ravel()
+        few_allowed, ids = found
+        if not few_allowed:
+            return scores.index_fill(1, ids, -torch.inf)
+        return torch.full_like(scores, -torch.inf).index_copy_(1, ids, scores.index_select(1, ids))
+
+
+def _reading(vocabulary: Vocabulary, dfa: Dfa) -> Reading:
+    """The functions of all tokens: the strict automaton, which starts again where it would die.
+
+    A token's function is that of its last three bytes, since three bytes settle the state.
+    """
+    data, starts = vocabulary.spelled
+    none = dfa.num_byte_classes
+    base = none + 1
+    ends, lengths = starts[1:], np.diff(starts)
+    symbols = dfa.byte_class[data].astype(np.int64)
+    code = np.zeros(vocabulary.size, dtype=np.int64)
+    for back in range(_BYTES, 0, -1):
+        has = lengths >= back
+        code = code * base + np.where(has, symbols[np.where(has, ends - back, 0)] if len(symbols) else none, none)
+    found, class_of_token = np.unique(code, return_inverse=True)
+    maps = np.stack([_function(int(one), base, dfa) for one in found])
+    maps, group = np.unique(maps, axis=0, return_inverse=True)
+    reset = np.flatnonzero((maps == 0).all(axis=1))
+    if not len(reset):  # no token ends a character: ids that are no tokens do
+        maps, reset = np.concatenate([maps, np.zeros_like(maps[:1])]), np.array([len(maps)])
+    return Reading(group.reshape(-1)[class_of_token.reshape(-1)], maps, _BYTES, unknown=int(reset[0]))
+
+
+def _function(code: int, base: int, dfa: Dfa) -> NDArray[np.int64]:
+    """Where the bytes that `code` names lead from each state; states are numbered from 0."""
+    symbols = [code // base**back % base for back in range(_BYTES - 1, -1, -1)]
+    states = np.arange(1, dfa.num_states + 1)
+    read = [symbol for symbol in symbols if symbol != base - 1]
+    if not read:  # an id without text
+        return np.zeros(dfa.num_states, dtype=np.int64)
+    for symbol in read:
+        onward, again = dfa.transitions[states, symbol], dfa.transitions[dfa.start, symbol]
+        states = np.where(onward > 0, onward, again if again > 0 else dfa.start)
+    return states - 1
