@@ -65,14 +65,17 @@ def test_calls_bind_what_is_tiny() -> None:
     assert (bound.binds, bound.dispatch_ns) == ("dispatch", 1500)
 
 
-def test_a_part_begins_cold_where_the_step_lies_far() -> None:
-    """Once for each time it begins, whatever the number of its calls; hot steps pay nothing."""
-    cost = Cost(calls=12, starts=3)
+def test_calls_are_cold_where_a_layer_lies_far() -> None:
+    """What came since the last call like it is a layer, not the step; where that is near, calls are hot."""
+    cost = Cost(calls=12)
     assert part_bound(cost, RATES, "float32", MEMORY).dispatch_ns == 6000
-    assert part_bound(cost, RATES, "float32", replace(MEMORY, cold_start_ns=4000)).dispatch_ns == 18_000
-    far = replace(RATES, levels=(L2, L3, replace(MEMORY, cold_start_ns=4000)))
-    hot = step_cost(TINY, decode(8), backend=REFERENCE)
-    assert step_bound(hot, far) == step_bound(hot, RATES)
+    assert part_bound(cost, RATES, "float32", MEMORY, 1500).dispatch_ns == 18_000
+    cold = replace(RATES, levels=(L2, replace(L3, call_ns=4000), MEMORY))
+    hot, many = step_cost(TINY, decode(1024), backend=REFERENCE), step_cost(TINY, decode(4096), backend=REFERENCE)
+    assert (step_bound(hot, cold).level, hot.resident_bytes / 2 < 1 << 20) == ("l3", True)
+    assert step_bound(hot, cold) == step_bound(hot, RATES)
+    assert many.resident_bytes / 2 > 1 << 20
+    assert step_bound(many, cold).parts["norm"].dispatch_ns == 8 * step_bound(many, RATES).parts["norm"].dispatch_ns
 
 
 def test_vectors_and_special_functions_have_rates_of_their_own() -> None:
@@ -98,6 +101,7 @@ def test_the_footprint_counts_what_a_step_touches() -> None:
     assert cost.resident_bytes == weights + 10 * 2 * 2 * 64 * 4 + max(
         part.working_set_bytes for part in cost.parts.values()
     )
+    assert cost.layer_bytes == (cost.resident_bytes - 4 * 500 * 64) / 2
     tied = step_cost(replace(TINY, tied=True), decode(9))
     assert tied.resident_bytes == cost.resident_bytes - 4 * 64
     layer = TINY.layers[0]

@@ -9,16 +9,20 @@ from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise
 from perstep.machine.busy import BusyProcess, busy_processes
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
 from perstep.machine.describe import Machine, describe, identity
+from perstep.machine.ladder import NEAREST_BYTES, Ladder, LadderFigures, ladder_figures
 from perstep.machine.noise import Noise, NoiseLimits, NoiseProbe, NoiseSummary, is_hit, summarise_noise
 from perstep.machine.store import LoadedCeilings, SavedCeilings, load_ceilings, save_ceilings
 from perstep.machine.warnings import warnings_for
 
 __all__ = [
+    "NEAREST_BYTES",
     "BetweenRunNoise",
     "BusyProcess",
     "Ceiling",
     "CeilingArm",
     "Ceilings",
+    "Ladder",
+    "LadderFigures",
     "LoadedCeilings",
     "Machine",
     "Noise",
@@ -31,6 +35,7 @@ __all__ = [
     "describe",
     "identity",
     "is_hit",
+    "ladder_figures",
     "load_between_run_noise",
     "load_ceilings",
     "measure_ceilings",

@@ -29,6 +29,7 @@ PATTERN_LOW, PATTERN_HIGH = (
     0x3F00,
     0x4000,
 )  # float16 1.75..2, bfloat16 0.5..2, float32 0.5..2, float64 3e-5..2
+LINE_BYTES = 64
 BLOCK_BYTES = 8 << 20  # memory is touched for the first time in blocks, so that a deadline can be kept
 TORCH_DTYPES = ("float32", "float64", "bfloat16", "float16")
 NUMPY_DTYPES = ("float32", "float64")
@@ -50,6 +51,7 @@ class CeilingArm:
         working_set_bytes: what one call goes over, or None.
         bytes_read: for a matrix-vector product, the bytes of the matrix: its
             time is also a reading speed.
+        before: run before each call and not timed, or None.
     """
 
     figure: str
@@ -62,6 +64,7 @@ class CeilingArm:
     dtype: str | None = None
     working_set_bytes: int | None = None
     bytes_read: int | None = None
+    before: Callable[[], object] | None = None
 
     @property
     def key(self) -> str:

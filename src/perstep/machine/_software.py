@@ -17,7 +17,8 @@ from perstep.machine._sources import UNKNOWN, MaybeInt, Source, Unknown
 
 PACKAGES = (
     "numpy", "scipy", "torch", "transformers", "tokenizers", "safetensors", "accelerate", "triton", "msgspec",
-    "outlines-core", "llguidance", "xgrammar", "mistral-common", "psutil", "threadpoolctl", "ray",
+    "outlines-core", "llguidance", "xgrammar", "mistral-common", "matplotlib", "psutil", "threadpoolctl",
+    "ray",
 )  # fmt: skip
 NOT_INSTALLED = "not installed"
 # What decides how many threads a library starts and where they run.

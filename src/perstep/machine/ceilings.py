@@ -17,6 +17,7 @@ import msgspec
 from perstep._version import __version__
 from perstep.errors import InputError
 from perstep.machine._arms import (
+    LINE_BYTES,
     CeilingArm,
     Unit,
     bandwidth_arms,
@@ -43,7 +44,6 @@ TRY_SHARE = 0.6  # of the budget may be over before arms are no longer tried
 MEMORY_SHARE = 0.25  # of the memory that is free may be taken
 MEMORY_SET_BYTES, QUICK_MEMORY_SET_BYTES = 1 << 30, 256 << 20
 LEAST_L3_SET_BYTES = 8 << 20
-LINE_BYTES = 64
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,6 @@ class Cost:
         activation_read_bytes: everything else that is read; it was written moments before.
         activation_write_bytes: everything else that is written.
         calls: library calls.
-        starts: how often the part begins; 0 where calls are not counted.
         working_set_bytes: activations that one occurrence touches; of two costs together the larger.
     """
 
@@ -39,7 +38,6 @@ class Cost:
     activation_read_bytes: int = 0
     activation_write_bytes: int = 0
     calls: int = 0
-    starts: int = 0
     working_set_bytes: int = 0
 
     @property
@@ -73,7 +71,6 @@ class Cost:
             self.activation_read_bytes + other.activation_read_bytes,
             self.activation_write_bytes + other.activation_write_bytes,
             self.calls + other.calls,
-            self.starts + other.starts,
             max(self.working_set_bytes, other.working_set_bytes),
         )
 
@@ -89,7 +86,6 @@ class Cost:
             self.activation_read_bytes * times,
             self.activation_write_bytes * times,
             self.calls * times,
-            self.starts * times,
             self.working_set_bytes,
         )
 
@@ -108,6 +104,11 @@ class StepCost:
     backend: Backend
     parts: Mapping[str, Cost]
     resident_bytes: int
+
+    @property
+    def layer_bytes(self) -> float:
+        """What a step touches between a call and the next one like it: the footprint but the head's table, a layer."""
+        return (self.resident_bytes - self.parts["lm_head"].weight_bytes) / self.shape.num_layers
 
     @property
     def total(self) -> Cost:

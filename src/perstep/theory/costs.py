@@ -334,7 +334,6 @@ class _Formulas:
             activation_read_bytes=read * self.number,
             activation_write_bytes=write * self.number,
             calls=calls,
-            starts=int(calls > 0),
             working_set_bytes=(read + write) * self.number,
         )
 

@@ -3,7 +3,7 @@
 The roofline of Williams et al. 2009, with the level of a byte given by its reuse distance (Mattson et al. 1970):
 weights and cache are touched once a step, so they come from the nearest level that holds the whole step's
 footprint; activations from the nearest that holds those of one occurrence. The code and data of a library call
-are evicted likewise, so that a part's first call may cost more. Rates are passed in; measures nothing.
+are touched once a layer, so a call costs what it does at the level that holds a layer. Rates are passed in.
 """
 
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ from perstep.theory.cost import Cost, StepCost
 class Level:
     """One level of memory: how fast it is read, and how much it holds (None: everything).
 
-    `cold_start_ns` is what the first call of a part costs more where the step's footprint lies at this level,
-    because all that came since its last occurrence has evicted it from the nearer ones: the time of a small
-    call right after reading a set of this level, less its time when hot.
+    `call_ns` is what a library call costs where what came since the last one like it fills this level and has
+    evicted its code and data from the nearer ones: the time of a small call right after reading a set of this
+    level. None: what a hot one costs.
     """
 
     name: str
     bytes_per_s: float
     size_bytes: int | None = None
-    cold_start_ns: float = 0.0
+    call_ns: float | None = None
 
     def __post_init__(self) -> None:
-        if self.bytes_per_s <= 0 or self.cold_start_ns < 0 or (self.size_bytes is not None and self.size_bytes < 0):
+        if self.bytes_per_s <= 0 or (self.call_ns or 0) < 0 or (self.size_bytes is not None and self.size_bytes < 0):
             raise InputError(
-                f"level {self.name} needs a bandwidth above 0, and a size and a cold start of 0 or more, found "
-                f"{self.bytes_per_s} B/s, {self.size_bytes} B and {self.cold_start_ns} ns"
+                f"level {self.name} needs a bandwidth above 0, and a size and a cost of a call of 0 or more, found "
+                f"{self.bytes_per_s} B/s, {self.size_bytes} B and {self.call_ns} ns"
             )
 
 
@@ -106,14 +106,16 @@ def step_bound(cost: StepCost, rates: Rates) -> StepBound:
     if dtype not in rates.peak_flops:
         raise InputError(f"no peak FLOP/s for {dtype}, only for {', '.join(rates.peak_flops) or 'none'}")
     level = rates.level_for(cost.resident_bytes)
-    parts = {part: part_bound(each, rates, dtype, level) for part, each in cost.parts.items()}
+    called = rates.level_for(cost.layer_bytes)
+    call_ns = rates.dispatch_ns if called.call_ns is None else called.call_ns
+    parts = {part: part_bound(each, rates, dtype, level, call_ns) for part, each in cost.parts.items()}
     return StepBound(parts, sum(bound.bound_ns for bound in parts.values()), cost.resident_bytes, level.name)
 
 
-def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level) -> Bound:
-    """The bound of one part whose weights and cache come from a given level.
+def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level, call_ns: float | None = None) -> Bound:
+    """The bound of one part whose weights and cache come from a given level, and whose calls cost `call_ns`.
 
-    Kinds of arithmetic add up, because library calls run one after another.
+    Kinds of arithmetic add up, because library calls run one after another. Calls are hot by default.
     """
     near = rates.level_for(cost.working_set_bytes)
     compute_s = (
@@ -123,7 +125,7 @@ def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level) -> Bo
     )
     streamed_s, near_s = cost.streamed_bytes / streamed_from.bytes_per_s, cost.activation_bytes / near.bytes_per_s
     compute_ns, bandwidth_ns = compute_s * 1e9, (streamed_s + near_s) * 1e9
-    dispatch_ns = cost.calls * rates.dispatch_ns + cost.starts * streamed_from.cold_start_ns
+    dispatch_ns = cost.calls * (rates.dispatch_ns if call_ns is None else call_ns)
     terms = {
         "compute": compute_ns,
         f"bandwidth@{(streamed_from if streamed_s >= near_s else near).name}": bandwidth_ns,

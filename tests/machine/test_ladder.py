@@ -1,0 +1,97 @@
+"""The ladder of ceilings: what a round holds, what rounds say, and which sizes are gone over."""
+
+import sys
+
+import pytest
+
+from perstep.errors import InputError
+from perstep.machine import NEAREST_BYTES, Ladder, ladder_figures
+from perstep.machine._arms import CeilingArm
+from perstep.machine._rounds import time_calls
+
+ROUND = {
+    "read.262144@1 np.matmul": 60.0,
+    "read.1000000@1 np.matmul": 20.0,
+    "call.0@1 four small calls": 500.0,
+    "call.1000000@1 four small calls": 2500.0,
+    "gemm@1 np.matmul n=512": 130.0,
+    "vector@1 np.multiply": 6.0,
+    "special@1 np.exp": 2.5,
+}
+
+
+@pytest.fixture(scope="module")
+def ladder() -> Ladder:
+    """Three sizes, the first below the nearest."""
+    return Ladder([1000, 400_000, 1_000_000], call_up_to=300_000, row=64)
+
+
+def test_sizes_are_whole_lines_from_the_nearest_on(ladder: Ladder) -> None:
+    """Reading less than 256 KiB takes about as long as the call."""
+    assert ladder.sizes == (NEAREST_BYTES, 400_000, 1_000_000 // 64 * 64)
+
+
+def test_a_round_times_every_ceiling_once(ladder: Ladder) -> None:
+    """Calls are timed hot and after the sets up to the size asked for, and the next."""
+    found = ladder.measure()
+    figures = {name.split("@")[0] for name in found}
+    assert figures == {
+        "read.262144", "read.400000", "read.1000000", "call.0", "call.262144", "call.400000",
+        "gemm", "vector", "special",
+    }  # fmt: skip
+    assert min(found.values()) > 0
+    assert set(ladder.measure()) == set(found)
+
+
+def test_rounds_become_medians_in_the_order_of_sizes() -> None:
+    """A disturbed round does not move them."""
+    slow = {name: value * (0.1 if "call" not in name else 10) for name, value in ROUND.items()}
+    figures = ladder_figures([ROUND, slow, ROUND])
+    assert figures is not None
+    assert list(figures.read_gb_s.items()) == [(262144, 60.0), (1_000_000, 20.0)]
+    assert figures.call_ns == {0: 500.0, 1_000_000: 2500.0}
+    assert (figures.gemm_gflop_s, figures.vector_g_s, figures.special_g_s, figures.rounds) == (130.0, 6.0, 2.5, 3)
+
+
+@pytest.mark.parametrize("missing", ["read.", "call.0", "gemm", "vector", "special"])
+def test_without_a_figure_there_are_none(missing: str) -> None:
+    """A bound from half of the ceilings would be another bound."""
+    assert ladder_figures([{name: value for name, value in ROUND.items() if not name.startswith(missing)}]) is None
+    assert ladder_figures([]) is None
+
+
+def test_what_comes_before_a_call_is_not_timed() -> None:
+    """The set is gone over before each call; the clock runs during the call alone."""
+    now = [0]
+
+    def passing(ns: int) -> None:
+        now[0] += ns
+
+    arm = CeilingArm("call.1", "m", lambda: passing(5), 1, "ns", before=lambda: passing(1000))
+    assert time_calls(arm, 3, lambda: now[0]) == 15
+    assert now[0] == 3015
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [-1, 5]])
+def test_sizes_are_above_nothing(sizes: list[int]) -> None:
+    """A set of no bytes cannot be gone over."""
+    with pytest.raises(InputError, match="above 0 bytes"):
+        Ladder(sizes)
+
+
+def test_numpy_has_no_half_precision() -> None:
+    """Its products of float16 are loops, no ceilings."""
+    with pytest.raises(InputError, match="not bfloat16"):
+        Ladder([1000], dtype="bfloat16")
+
+
+@pytest.mark.hf
+def test_torch_times_its_own_calls_in_its_own_dtypes() -> None:
+    """A call of torch costs several of NumPy."""
+    import torch
+
+    assert sys.modules["torch"] is torch
+    found = Ladder([500_000], library="torch", dtype="bfloat16", row=64).measure()
+    assert {name.split(" ", 1)[1] for name in found} == {
+        "torch linear", "four small calls", "torch.mm n=512", "torch.mul", "torch.exp",
+    }  # fmt: skip
