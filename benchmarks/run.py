@@ -10,7 +10,17 @@ TODAY = datetime.now(UTC).date().isoformat()
 BENCHMARKS = [
     ["reference_vs_transformers.py"],
     ["big_run.py"],
+    ["flops_vs_torch.py"],
     ["masks.py"],
+    ["observer.py", "--date", TODAY],
+    ["ablation.py", "--date", TODAY],
+    ["constrained.py", "--date", TODAY],
+    ["dropins.py", "--date", TODAY],
+    ["theory_vs_measured.py", "--date", TODAY],
+    ["cache_fits.py", "--date", TODAY],
+    ["mask_cache.py", "--date", TODAY],
+    ["depth.py", "--date", TODAY],
+    ["validity.py", "--date", TODAY],
     ["statistics.py", "--date", TODAY],
     ["real_clock.py", "--date", TODAY],
 ]

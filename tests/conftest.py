@@ -130,6 +130,8 @@ def patch_time(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
     monkeypatch.setattr(pipeline, "HostClock", lambda: clock)
     monkeypatch.setattr(model, "norm", slow_norm)
+    # The ceilings of this machine have a real clock, and no two rounds alike.
+    monkeypatch.setattr("perstep.experiments.ledger_bounds.Ceilings.measure", lambda _self: {})
     return clock
 
 
@@ -148,7 +150,7 @@ def finished_run(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from perstep.experiments import pipeline
     from perstep.experiments.ledger import Plan
 
-    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=3)
+    plan = Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=8, new_tokens=4, rounds=3)
     with pytest.MonkeyPatch.context() as monkeypatch:
         patch_time(monkeypatch)
         out = tmp_path_factory.mktemp("runs") / "run"

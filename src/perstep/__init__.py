@@ -10,20 +10,26 @@ from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 
 if TYPE_CHECKING:
+    from perstep.experiments.ablation import Ablation, ablate
     from perstep.experiments.compare import compare
     from perstep.experiments.comparison import Comparison
+    from perstep.experiments.suggest import suggest
     from perstep.experiments.watching import watch
     from perstep.measure import Ledger, Recorder
 
 _HOMES = {
+    "Ablation": "perstep.experiments.ablation",
     "Comparison": "perstep.experiments.comparison",
     "Ledger": "perstep.measure",
     "Recorder": "perstep.measure",
+    "ablate": "perstep.experiments.ablation",
     "compare": "perstep.experiments.compare",
+    "suggest": "perstep.experiments.suggest",
     "watch": "perstep.experiments.watching",
 }
 
 __all__ = [
+    "Ablation",
     "Comparison",
     "InputError",
     "InvalidMeasurement",
@@ -31,7 +37,9 @@ __all__ = [
     "PerstepError",
     "Recorder",
     "__version__",
+    "ablate",
     "compare",
+    "suggest",
     "watch",
 ]
 

@@ -88,7 +88,7 @@ def tree(place: Path) -> dict[str, bytes | None]:
 def test_options_that_are_wrong(options: list[str], why: str, cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
     """Values out of range, of another kind, unknown, missing, contradictory."""
     enough = [] if {"-n", "-p", "--rounds", "--prompt"} & set(options) else ["-p", "8", "-n", "2", "--rounds", "1"]
-    refused(cli("ledger", "-m", tiny_llama, *enough, *options), why)
+    refused(cli("ledger", "--backend", "numpy", "-m", tiny_llama, *enough, *options), why)
     assert tree(Path.cwd()) == {}
 
 
@@ -121,9 +121,11 @@ def test_a_file_in_place_of_a_folder(cli: Cli, tiny_llama: Path) -> None:
     """For a model, for a run, for a place of runs."""
     file = Path("file.txt")
     file.write_text("mine")
-    refused(cli("ledger", "-m", file), "no model 'file.txt'")
-    refused(cli("ledger", "-m", tiny_llama, "--out", file), "is a file")
-    refused(cli("ledger", "-m", tiny_llama, "--out", file / "run", "-p", "8", "-n", "2"), "file.txt")
+    refused(cli("ledger", "--backend", "numpy", "-m", file), "no model 'file.txt'")
+    refused(cli("ledger", "--backend", "numpy", "-m", tiny_llama, "--out", file), "is a file")
+    refused(
+        cli("ledger", "--backend", "numpy", "-m", tiny_llama, "--out", file / "run", "-p", "8", "-n", "2"), "file.txt"
+    )
     refused(cli("show", file), "no run file.txt")
     refused(cli("list", "--root", file), "is a file")
     assert tree(Path.cwd()) == {"file.txt": b"mine"}
@@ -209,14 +211,19 @@ def test_models_that_cannot_be_run(
     """Missing, unreadable, unsupported, truncated, of the wrong shape, or without numbers in it."""
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     spoil(folder)
-    refused(cli("ledger", "-m", folder, "--prompt", "abc", "-n", "2", "--rounds", "1", "--out", "run"), why)
+    refused(
+        cli(
+            "ledger", "--backend", "numpy", "-m", folder, "--prompt", "abc", "-n", "2", "--rounds", "1", "--out", "run"
+        ),
+        why,
+    )
     assert tree(Path.cwd()) == {}
 
 
 def test_a_name_that_is_no_model(cli: Cli) -> None:
     """Nothing is fetched from a network."""
-    refused(cli("ledger", "-m", "meta-llama/Llama-3.2-1B"), "no model 'meta-llama/Llama-3.2-1B'")
-    refused(cli("ledger", "-m", ""), "config.json")
+    refused(cli("ledger", "--backend", "numpy", "-m", "meta-llama/Llama-3.2-1B"), "no model 'meta-llama/Llama-3.2-1B'")
+    refused(cli("ledger", "--backend", "numpy", "-m", ""), "config.json")
     assert tree(Path.cwd()) == {}
 
 
@@ -234,11 +241,17 @@ def run_folder(cli: Cli, finished_run: Path) -> Path:
 def test_an_out_that_is_not_empty(cli: Cli, tiny_llama: Path, run_folder: Path) -> None:
     """A run or anything else; nothing in it changes."""
     before = tree(run_folder)
-    refused(cli("ledger", "-m", tiny_llama, "--out", run_folder), "is not empty; choose another folder, or --resume")
+    refused(
+        cli("ledger", "--backend", "numpy", "-m", tiny_llama, "--out", run_folder),
+        "is not empty; choose another folder, or --resume",
+    )
     for name in (MANIFEST, SAMPLES):
         (run_folder / name).rename(run_folder / f"other-{name}")
     for force in ([], ["--force"]):
-        refused(cli("ledger", "-m", tiny_llama, "--out", run_folder, *force), "is not empty and holds no run")
+        refused(
+            cli("ledger", "--backend", "numpy", "-m", tiny_llama, "--out", run_folder, *force),
+            "is not empty and holds no run",
+        )
     for name in (MANIFEST, SAMPLES):
         (run_folder / f"other-{name}").rename(run_folder / name)
     assert tree(run_folder) == before
@@ -247,7 +260,20 @@ def test_an_out_that_is_not_empty(cli: Cli, tiny_llama: Path, run_folder: Path) 
 def test_a_resume_with_other_options(cli: Cli, tiny_llama: Path, run_folder: Path) -> None:
     """The option is named; nothing in the run changes."""
     before = tree(run_folder)
-    same = ["ledger", "-m", tiny_llama, "-p", "8", "--rounds", "3", "--resume", "--out", run_folder]
+    same = [
+        "ledger",
+        "--backend",
+        "numpy",
+        "-m",
+        tiny_llama,
+        "-p",
+        "8",
+        "--rounds",
+        "3",
+        "--resume",
+        "--out",
+        run_folder,
+    ]
     refused(cli(*same, "-n", "5"), "was measured with new_tokens=4, not 5")
     refused(cli(*same, "-n", "4", "--seed", "7"), "was measured with seed=0, not 7")
     refused(cli(*same, "-n", "4", "--force"), "--resume and --force exclude each other")
@@ -291,7 +317,7 @@ def test_a_disk_that_fills(
 
     monkeypatch.setattr(os, "fsync", full)
     refused(cli("report", run_folder), "No space left on device; choose another place")
-    command = ["ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", "-q"]
+    command = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", "-q"]
     refused(cli(*command, "--out", run_folder, "--force"), "No space left on device")
     refused(cli(*command, "--out", "new"), "No space left on device")
     assert tree(run_folder) == before
@@ -303,5 +329,8 @@ def test_memory_that_is_not_there(cli: Cli, tiny_llama: Path, monkeypatch: pytes
     def exhausted(*_: object) -> None:
         raise MemoryError("Unable to allocate 7 TiB")
 
-    monkeypatch.setattr("perstep.experiments.ledger.record_trace", exhausted)
-    refused(cli("ledger", "-m", tiny_llama, "-p", "8", "-n", "2"), "not enough memory: Unable to allocate 7 TiB")
+    monkeypatch.setattr("perstep.experiments.ledger_arms.record_trace", exhausted)
+    refused(
+        cli("ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2"),
+        "not enough memory: Unable to allocate 7 TiB",
+    )

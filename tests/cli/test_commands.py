@@ -20,7 +20,9 @@ Cli = Callable[..., Any]
 @pytest.fixture
 def measure(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> Cli:
     """`measure(*options)`: a ledger of three rounds of four tokens."""
-    return lambda *options: cli("ledger", "-m", tiny_llama, "-p", "8", "-n", "4", "--rounds", "3", *options)
+    return lambda *options: cli(
+        "ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "4", "--rounds", "3", *options
+    )
 
 
 def test_a_ledger_is_a_table_on_stdout_and_remarks_on_stderr(measure: Cli) -> None:
@@ -154,7 +156,22 @@ def test_a_run_that_was_killed_is_shown_with_a_note(measure: Cli, cli: Cli) -> N
 def test_an_invalid_run_is_shown_and_exits_with_4(cli: Cli, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When measured, shown and reported; the reason is one line on stderr."""
     monkeypatch.setattr("perstep.experiments.pipeline.HostClock", lambda: FakeClock(tick_ns=1))
-    command = ["ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", "-q", "--out", "run"]
+    command = [
+        "ledger",
+        "--backend",
+        "numpy",
+        "-m",
+        tiny_llama,
+        "-p",
+        "8",
+        "-n",
+        "2",
+        "--rounds",
+        "1",
+        "-q",
+        "--out",
+        "run",
+    ]
     for said in (cli(*command), cli("show", "run")):
         assert said.code == 4
         assert "INVALID: the instruments made the step" in said.out
@@ -169,7 +186,7 @@ def test_strict_exits_with_3_where_the_precision_was_not_reached(measure: Cli, c
     assert said.code == 3
     assert re.fullmatch(r"perstep: not resolved: no interval for embed, .*: 3 rounds are too few, .*\n", said.err)
     assert said.out.startswith("decode: ")
-    assert cli("ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "-q", "--strict").code == 0
+    assert cli("ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2", "-q", "--strict").code == 0
 
 
 def test_options_have_either_spelling_of_dashes_and_long_names(
@@ -177,7 +194,19 @@ def test_options_have_either_spelling_of_dashes_and_long_names(
 ) -> None:
     """As users of other benchmarks know them."""
     said = cli(
-        *("ledger", "--model", tiny_llama, "--prompt_tokens", "8", "--new-tokens=2", "--batch", "2", "--threads", "1"),
+        *(
+            "ledger",
+            "--backend=numpy",
+            "--model",
+            tiny_llama,
+            "--prompt_tokens",
+            "8",
+            "--new-tokens=2",
+            "--batch",
+            "2",
+            "--threads",
+            "1",
+        ),
         *("--rounds", "1", "--seed", "3", "--output", "json", "--quiet", "--budget", "5s", "--precision", "1%"),
     )
     assert said.code == 0
@@ -190,7 +219,22 @@ def test_options_have_either_spelling_of_dashes_and_long_names(
 
 def test_a_text_may_be_the_prompt(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
     """Its tokens are counted by the model's own tokenizer; every row gets it."""
-    said = cli("ledger", "-m", tiny_llama, "--prompt", "größer", "-n", "2", "-b", "2", "--rounds", "1", "-q")
+    said = cli(
+        "ledger",
+        "--backend",
+        "numpy",
+        "-m",
+        tiny_llama,
+        "--prompt",
+        "größer",
+        "-n",
+        "2",
+        "-b",
+        "2",
+        "--rounds",
+        "1",
+        "-q",
+    )
     assert said.out.startswith("decode: tiny, batch 2, prompt 8, 2 new tokens")
 
 
@@ -210,7 +254,7 @@ def test_names_of_any_script_are_shown(
 ) -> None:
     """In the table, in the list, in the picture."""
     folder = make_llama(tmp_path / "größer|模型 $x$ [red]")
-    said = cli("ledger", "-m", folder, "-p", "8", "-n", "2", "--rounds", "1", "-q")
+    said = cli("ledger", "--backend", "numpy", "-m", folder, "-p", "8", "-n", "2", "--rounds", "1", "-q")
     assert said.code == 0
     assert said.err == ""
     assert said.out.startswith("decode: größer|模型 $x$ [red], batch 1")

@@ -196,7 +196,7 @@ def test_gate_refuses_bad_limits_and_parts(runs: Cli) -> None:
 
 def test_a_run_is_saved_and_compared_by_name(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
     """`--save-baseline`, `--baseline`, and the name wherever a run is read."""
-    measure = ["ledger", "-m", tiny_llama, "-p", 8, "-n", 4, "--rounds", 20, "-q"]
+    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "--rounds", 20, "-q"]
     saved = cli(*measure, "--save-baseline", "before")
     assert saved.code == 0
     assert (Path(".perstep/baselines/before") / "samples.jsonl").is_file()
@@ -217,7 +217,7 @@ def test_another_workload_than_the_baselines_is_refused_before_measuring(
     cli: Cli, tiny_llama: Path, fake_time: FakeClock
 ) -> None:
     """No run is made."""
-    measure = ["ledger", "-m", tiny_llama, "-p", 8, "--rounds", 2, "-q"]
+    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "--rounds", 2, "-q"]
     assert cli(*measure, "-n", 4, "--save-baseline", "before").code == 0
     said = cli(*measure, "-n", 5, "--baseline", "before")
     assert (said.code, said.out) == (2, "")
@@ -228,7 +228,7 @@ def test_another_workload_than_the_baselines_is_refused_before_measuring(
 def test_an_invalid_baseline_is_refused_before_measuring(cli: Cli, tiny_llama: Path, ledger_run: LedgerRun) -> None:
     """Exit 4, and no run is made."""
     ledger_run(Path(".perstep/baselines/before"), differing=1)
-    said = cli("ledger", "-m", tiny_llama, "--baseline", "before")
+    said = cli("ledger", "--backend", "numpy", "-m", tiny_llama, "--baseline", "before")
     assert (said.code, said.out) == (4, "")
     assert not RUNS.exists()
 

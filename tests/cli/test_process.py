@@ -23,7 +23,7 @@ def run_folder(tiny_llama: Path, process: Cli, tmp_path_factory: pytest.TempPath
     """A complete run, measured by a process."""
     place = tmp_path_factory.mktemp("place")
     options = ["-p", "8", "-n", "2", "--rounds", "3", "--out", "run", "-q"]
-    said = process("ledger", "-m", tiny_llama, *options, cwd=place)
+    said = process("ledger", "--backend", "numpy", "-m", tiny_llama, *options, cwd=place)
     assert said.code in (0, 4), said  # 4 where the machine was so busy that marks seem to cost half a step
     assert said.out.startswith("decode: tiny")
     return place / "run"
@@ -62,7 +62,7 @@ def test_importing_perstep_imports_nothing_heavy(environment: dict[str, str], tm
 
 def test_bad_input_is_one_line_from_the_process_too(process: Cli, tmp_path: Path) -> None:
     """And exit code 2."""
-    said = process("ledger", "-m", "missing", cwd=tmp_path)
+    said = process("ledger", "--backend", "numpy", "-m", "missing", cwd=tmp_path)
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith("perstep: no model 'missing'")
     assert said.err.count("\n") == 1
@@ -74,7 +74,21 @@ def test_an_interrupted_run_can_be_shown(
     sent: signal.Signals, tiny_llama: Path, environment: dict[str, str], process: Cli, tmp_path: Path
 ) -> None:
     """Ctrl-C exits with 130 and says so; a kill cannot. Either way the run is `interrupted` and `show` reads it."""
-    options = ["-m", str(tiny_llama), "-p", "8", "-n", "8", "--rounds", "1000000", "--out", "run", "-q"]
+    options = [
+        "--backend",
+        "numpy",
+        "-m",
+        str(tiny_llama),
+        "-p",
+        "8",
+        "-n",
+        "8",
+        "--rounds",
+        "1000000",
+        "--out",
+        "run",
+        "-q",
+    ]
     command = [sys.executable, "-m", "perstep", "ledger", *options]
     folder = tmp_path / "run"
     running = subprocess.Popen(
@@ -95,7 +109,21 @@ def test_an_interrupted_run_can_be_shown(
             time.sleep(0.01)
         assert is_being_written(folder)
         assert open_run(folder).status == "running"
-        refused = process("ledger", "-m", tiny_llama, "-p", "8", "-n", "8", "--out", "run", "--force", cwd=tmp_path)
+        refused = process(
+            "ledger",
+            "--backend",
+            "numpy",
+            "-m",
+            tiny_llama,
+            "-p",
+            "8",
+            "-n",
+            "8",
+            "--out",
+            "run",
+            "--force",
+            cwd=tmp_path,
+        )
         assert refused.code == 2
         assert "is being written by another perstep" in refused.err
         running.send_signal(sent)
@@ -165,7 +193,9 @@ def test_a_folder_where_nothing_may_be_written(tiny_llama: Path, process: Cli, t
     """One line; nothing is left behind."""
     tmp_path.chmod(0o500)
     try:
-        said = process("ledger", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", cwd=tmp_path)
+        said = process(
+            "ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2", "--rounds", "1", cwd=tmp_path
+        )
     finally:
         tmp_path.chmod(0o700)
     assert said.code == 2

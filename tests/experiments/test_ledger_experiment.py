@@ -26,7 +26,7 @@ def no_progress(_share: float, _what: str) -> None:
 
 def session(folder: Path, clock: FakeClock, **plan: Any) -> LedgerSession:
     """A session over a folder, with a few tokens unless the plan says otherwise."""
-    options = {"prompt_tokens": 8, "new_tokens": 4, "rounds": 3, **plan}
+    options = {"backend": "numpy", "prompt_tokens": 8, "new_tokens": 4, "rounds": 3, **plan}
     if plan.get("prompt") is not None:
         del options["prompt_tokens"]
     return prepare(Plan(model=str(folder), **options), no_progress, clock)
@@ -126,7 +126,7 @@ def test_the_cache_is_checked_after_measuring(tiny_llama: Path) -> None:
     made = session(tiny_llama, FakeClock(tick_ns=1))
     made.measure_round(0)
     made.finish()
-    made._loop.cache.rollback(1)
+    made._arms._loop.cache.rollback(1)
     with pytest.raises(InvalidMeasurement, match="KV cache holds 10 positions after the last pass, not 11"):
         made.finish()
 
@@ -180,7 +180,7 @@ def test_a_plan_out_of_range_is_refused(plan: dict[str, Any], said: str, tiny_ll
 def test_two_kinds_of_prompt_exclude_each_other(tiny_llama: Path) -> None:
     """A text has a length of its own."""
     with pytest.raises(InputError, match="--prompt and --prompt-tokens exclude each other"):
-        prepare(Plan(model=str(tiny_llama), prompt="a", prompt_tokens=3), no_progress, FakeClock())
+        prepare(Plan(model=str(tiny_llama), backend="numpy", prompt="a", prompt_tokens=3), no_progress, FakeClock())
 
 
 # What samples say
@@ -358,3 +358,31 @@ def test_the_summary_is_the_headline(quiet: Noise) -> None:
     """For `perstep list`."""
     found = analyse(manifest_for(), made_up(quiet))
     assert ledger.summary(found)["headline"] == "2.10 µs per decode step, the largest part mlp"
+
+
+# Bounds
+
+
+def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path) -> None:
+    """Every round holds each ceiling; each part with a formula has a bound, in tables, results and CSV."""
+    made = session(tiny_llama, FakeClock(tick_ns=1000))
+    samples = [made.measure_round(number) for number in range(3)]
+    assert all(sample.ceilings and sample.ceilings.keys() == samples[0].ceilings.keys() for sample in samples)
+    found = analyse(made.manifest, samples)
+    assert {"mlp", "attn.qkv", "lm_head"} <= set(found.bounds["decode"].parts)
+    assert "stop" not in found.bounds["decode"].parts
+    assert tables(made.manifest, found)[0].header[-3:] == ["bound (µs)", "measured/bound", "bound by"]
+    assert b"bound_ns" in files(made.manifest, found)["ledger.csv"]
+    assert b"A bound is the least time" in files(made.manifest, found)["README.md"]
+
+
+def test_a_run_without_ceilings_is_shown_without_bounds(tiny_llama: Path) -> None:
+    """As older versions measured them: no columns, no sentence, and samples that lack the field are read."""
+    made = session(tiny_llama, FakeClock(tick_ns=1000))
+    old = [msgspec.structs.replace(made.measure_round(number), ceilings={}) for number in range(3)]
+    del made.manifest.conditions["bounds"]
+    found = analyse(made.manifest, old)
+    assert (found.bounds, found.ceilings) == ({}, None)
+    assert "measured/bound" not in tables(made.manifest, found)[0].header
+    assert b"bound" not in files(made.manifest, found)["ledger.csv"]
+    assert b"A bound is" not in files(made.manifest, found)["README.md"]

@@ -8,13 +8,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.errors import InputError
-from perstep.experiments.options import RunOptions, at_least, parse_seconds, parse_share
+from perstep.experiments.options import (
+    RunOptions,
+    at_least,
+    format_counts,
+    parse_counts,
+    parse_seconds,
+    parse_share,
+)
 from perstep.measure import Effort
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30s", 30), ("30", 30), ("1.5m", 90), ("2min", 120), ("200ms", 0.2), ("1h", 3600), (" 5 S ", 5), (".5s", 0.5)],
+    [
+        ("30s", 30),
+        ("30", 30),
+        ("1.5m", 90),
+        ("2min", 120),
+        ("200ms", 0.2),
+        ("1h", 3600),
+        (" 5 S ", 5),
+        (".5s", 0.5),
+        ("50us", 5e-5),
+        ("2µs", 2e-6),
+    ],
 )
 def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
     """Capitals and spaces do not matter."""
@@ -41,6 +59,60 @@ def test_what_is_no_share_says_what_would_be(text: str) -> None:
     """It lies between 0 and 1."""
     with pytest.raises(ValueError, match=r"is no share between 0 and 1; write 1% or 0\.01"):
         parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("64", (64,)),
+        ("4,1,2,1", (1, 2, 4)),
+        ("8-1024*2", (8, 16, 32, 64, 128, 256, 512, 1024)),
+        ("8-100x3", (8, 24, 72)),
+        ("8-64+8", (8, 16, 24, 32, 40, 48, 56, 64)),
+        ("0-3", (0, 1, 2, 3)),
+        (" 1, 8 - 32 * 2 ", (1, 8, 16, 32)),
+        ("5-5*2", (5,)),
+    ],
+)
+def test_counts_are_a_list_or_a_range(text: str, counts: tuple[int, ...]) -> None:
+    """Ascending, each once; the last of a range only if a step falls on it."""
+    assert parse_counts(text) == counts
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "write 64, a list"),
+        ("8-", "write 64, a list"),
+        ("8,,9", "write 64, a list"),
+        ("-8", "write 64, a list"),
+        ("8-64**2", "write 64, a list"),
+        ("1.5", "write 64, a list"),
+        ("64-8", "write 8-64"),
+        ("8-64*1", r"write 8-64\*2"),
+        ("0-64*2", r"write 1-64\*2"),
+        ("8-64+0", r"write 8-64\+1"),
+        ("1-1000000000", "more than 10,000 numbers"),
+    ],
+)
+def test_what_is_no_list_of_counts_says_what_would_be(text: str, says: str) -> None:
+    """A range that ends before it begins, or never gets on, too."""
+    with pytest.raises(ValueError, match=says):
+        parse_counts(text)
+
+
+@given(st.sets(st.integers(0, 10**12 - 1), min_size=1, max_size=20))
+def test_written_counts_are_read_again(counts: set[int]) -> None:
+    """What a manifest holds can be given on a command line."""
+    assert parse_counts(format_counts(sorted(counts))) == tuple(sorted(counts))
+
+
+@given(st.text(alphabet="0123456789-*x+, ", max_size=12))
+def test_any_text_is_counts_or_a_value_error(text: str) -> None:
+    """Never an endless loop, never a full memory."""
+    with suppress(ValueError):
+        counts = parse_counts(text)
+        assert list(counts) == sorted(set(counts))
 
 
 @given(st.text(max_size=8))

@@ -26,7 +26,7 @@ def no_progress(_share: float, _what: str) -> None:
 @pytest.fixture
 def plan(tiny_llama: Path) -> Plan:
     """Three rounds of four tokens."""
-    return Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=3)
+    return Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=8, new_tokens=4, rounds=3)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_progress_says_what_is_done(plan: Plan, fake_time: FakeClock, tmp_path: 
 
 def test_it_stops_when_the_precision_is_reached(tiny_llama: Path, fake_time: FakeClock, tmp_path: Path) -> None:
     """Where nothing varies, at the first look."""
-    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=2)
+    plan = Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=8, new_tokens=2)
     report = pipeline.run("ledger", plan, progress=no_progress, out=tmp_path / "run")
     assert report.manifest.conditions["ended_by"] == "precision reached"
     assert len((tmp_path / "run" / SAMPLES).read_text().splitlines()) == 20
@@ -164,7 +164,7 @@ def test_a_bad_out_is_refused_before_anything_is_loaded(
     def loaded(*_: object) -> None:
         raise AssertionError("the target was loaded")
 
-    monkeypatch.setattr("perstep.experiments.ledger.open_target", loaded)
+    monkeypatch.setattr("perstep.experiments.models.open_model", loaded)
     with pytest.raises(InputError, match="is not empty"):
         pipeline.run("ledger", plan, progress=no_progress, out=run_folder)
 
@@ -172,7 +172,7 @@ def test_a_bad_out_is_refused_before_anything_is_loaded(
 def test_an_input_error_leaves_no_folder(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither `--out` nor a number."""
     monkeypatch.chdir(tmp_path)
-    missing = Plan(model="missing")
+    missing = Plan(model="missing", backend="numpy")
     for out in (None, tmp_path / "run"):
         with pytest.raises(InputError, match="no model 'missing'"):
             pipeline.run("ledger", missing, progress=no_progress, out=out)

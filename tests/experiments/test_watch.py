@@ -14,6 +14,7 @@ from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.watching import Watch, store
 from perstep.measure import FakeClock, Ledger
+from perstep.targets.transformers import instrument
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -34,6 +35,12 @@ def build(**changes: Any) -> Any:
 def shared() -> Any:
     """One model for all tests: each leaves it as it was."""
     return build()
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that compile may have run before in this process."""
+    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
 
 
 @pytest.fixture
@@ -101,10 +108,9 @@ def test_planted_costs_are_found_exactly_in_one_long_call(model: Any, ids: Any) 
         model.generate(ids, max_new_tokens=41, **slow(clock))
     ledger = w.ledger()
     assert_found(ledger)
-    assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 20, 10)
+    assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 19, 9)  # in one step syncs were counted, one rested
     assert ledger.inflation == ledger.inflation_ci_low == ledger.inflation_ci_high == 1
     assert ledger.plain_step_ns == 1.5 * MS
-    assert ledger.syncs_per_step is None
     prefill = w.ledger("prefill")
     assert_found(prefill)
     assert (prefill.forwards, prefill.plain_step_ns, prefill.inflation) == (1, None, None)
@@ -136,6 +142,26 @@ def test_tokens_are_those_of_an_unwatched_call(model: Any, ids: Any, detail: Any
         with perstep.watch(model, detail=detail) if watched else torch.no_grad():
             made.append(model.generate(ids, max_new_tokens=12, do_sample=do_sample).tolist())
     assert made[0] == made[1]
+
+
+def test_where_calls_are_short_the_third_is_given_to_counting(model: Any, ids: Any) -> None:
+    """It is not timed at all; it is counted with the prefill. Executed forwards stay executed."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(7):
+            model.generate(ids, max_new_tokens=4, **slow(clock))
+    assert [sorted(sample.kinds) for sample in w.samples] == [["decode", "prefill"]] * 2 + [[]] + [
+        ["decode", "prefill"]
+    ] * 4
+    assert w.samples[2].syncs["decode"].steps == 3
+    begun = [int(sample.kinds["decode"].marked[0]) for sample in w.samples if sample.kinds]
+    assert begun == [1, 0] * 3  # the timed calls take turns as if the counted one were not there
+    ledger = w.ledger()
+    assert_found(ledger)
+    assert ledger.syncs_per_step == 1
+    assert w.ledger("prefill").syncs_per_step is not None
+    assert (ledger.forwards, w.ledger("prefill").forwards) == (21, 7)
+    assert "at each of 3 positions the median over 6 calls" in " ".join(ledger.notes)
 
 
 def test_detail_shows_what_the_forward_is_made_of(model: Any, ids: Any) -> None:
@@ -226,10 +252,13 @@ def test_watching_twice_at_once_sees_the_same(model: Any, ids: Any) -> None:
         return scores
 
     with perstep.watch(model, clock=clock) as outer, perstep.watch(model, clock=clock) as inner:
-        model.generate(ids, max_new_tokens=5, do_sample=False, logits_processor=[asks])
+        model.generate(ids, max_new_tokens=7, do_sample=False, logits_processor=[asks])
     for w in (outer, inner):
         assert len(w.samples) == 1
         assert w.ledger().parts["logits/asks"].ns == w.ledger().step_ns == MS
+    counted = [w.ledger().syncs_per_step for w in (outer, inner)]
+    assert counted.count(None) == 1  # one at a time
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
 def test_no_generate_call_is_said(model: Any, ids: Any) -> None:

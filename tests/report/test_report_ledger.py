@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.report import ledger as report_ledger
-from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
+from perstep.report.ledger import BoundColumns, ledger_csv, ledger_png, ledger_table
 from perstep.report.plot import draw_png, is_dark
 
 
@@ -143,3 +143,30 @@ def test_ink_is_white_on_dark_colours() -> None:
     assert draw_png(1, 1, lambda figure: figure.text(0.5, 0.5, "x") and None) == draw_png(
         1, 1, lambda figure: figure.text(0.5, 0.5, "x") and None
     )
+
+
+def test_bounds_are_columns_of_their_own() -> None:
+    """Beside what was measured, never in it: a part without a formula has none, the step's stands in the headline."""
+    ledger = made("decode", {"mlp": 40_000, "stop/X": 10_000})
+    plain = ledger_table(ledger, title="t")
+    bounds = BoundColumns({"mlp": 20_000.0}, {"mlp": "bandwidth@4 MB"}, 25_000.0)
+    table = ledger_table(ledger, title="t", bounds=bounds)
+    assert table.header == [*plain.header, "bound (µs)", "measured/bound", "bound by"]
+    assert [row[:5] for row in table.rows] == plain.rows
+    assert [row[5:] for row in table.rows] == [
+        ["20.0", "2.00", "bandwidth@4 MB"],
+        ["", "", ""],
+        ["", "", ""],
+        ["", "", ""],
+        ["25.0", "2.00", ""],
+    ]
+    assert len(table.header) - 1 in table.text_columns
+
+
+def test_the_csv_has_bounds_where_there_are_any() -> None:
+    """Runs without ceilings keep the columns that they had."""
+    ledger = made("decode", {"mlp": 40_000, "stop/X": 10_000})
+    bounds = {"decode": BoundColumns({"mlp": 20_000.0}, {"mlp": "dispatch"}, 25_000.0)}
+    rows = list(csv.DictReader(io.StringIO(ledger_csv([ledger], bounds))))
+    assert [row["bound_ns"] for row in rows] == ["20000.0", "", ""]
+    assert "bound_ns" not in ledger_csv([ledger])

@@ -17,15 +17,24 @@ from perstep.errors import InputError, PerstepError
 
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
-    "list": ("perstep.cli.stored:list_", "The runs that are stored here."),
-    "show": ("perstep.cli.stored:show", "What a stored run found."),
+    "watch": ("perstep.cli.watch:watch", "What each part of a step costs in the generate calls of a script."),
+    "fix": ("perstep.cli.fix:fix", "What could replace the slow parts of a script, tried and measured."),
+    "generate": ("perstep.cli.generate:generate", "What logits processors and stopping criteria cost in generate()."),
+    "mask": ("perstep.cli.mask:mask", "What a JSON-schema mask costs a decode step, by engine and vocabulary."),
+    "cache": ("perstep.cli.cache:cache", "What the KV cache costs and saves, against the length of the context."),
+    "ops": ("perstep.cli.ops:ops", "What each operator of a layer costs, and what a cached mask wins."),
+    "depth": ("perstep.cli.knobs:depth", "Latency and quality against the decoder blocks that run."),
+    "experts": ("perstep.cli.knobs:experts", "Latency and quality against the experts a token."),
+    "context": ("perstep.cli.knobs:context", "Latency against input tokens: text and images."),
+    "output": ("perstep.cli.knobs:output", "Latency against generated tokens, per token and per forward."),
     "compare": ("perstep.cli.compare:compare", "Whether a run is faster or slower than another, part by part."),
     "gate": ("perstep.cli.gate:gate", "Fail if a run is confidently slower than another, beyond a limit."),
+    "list": ("perstep.cli.stored:list_", "The runs that are stored here."),
+    "show": ("perstep.cli.stored:show", "What a stored run found."),
+    "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
     "export": ("perstep.cli.export:export", "A run in the format of another tool."),
     "machine": ("perstep.cli.machine:machine", "What this machine is, and how fast it can be at best."),
     "selftest": ("perstep.cli.selftest:selftest", "What this machine can resolve."),
-    "watch": ("perstep.cli.watch:watch", "What each part of a step costs in the generate calls of a script."),
-    "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
 }
 
 INTERRUPTED = 130
@@ -50,7 +59,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         _check_text(tokens)
-        if tokens[:1] == ["watch"]:
+        if tokens[:1] in (["watch"], ["fix"]):
             from perstep.cli.watch import shield
 
             tokens = shield(tokens)

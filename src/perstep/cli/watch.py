@@ -32,6 +32,7 @@ def watch(
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
     detail: Literal["phases", "modules", "layers"] = "phases",
     every: int = 1,
+    syncs: bool = True,
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
@@ -48,6 +49,7 @@ def watch(
         arguments: The script's own.
         detail: How far to look inside the forward: as a whole, by type of module, or by layer.
         every: Record one block of four decode steps in so many, for long jobs.
+        syncs: Count how often the host waits for the device, by part, in a few steps that are not timed.
         output: Form of the ledgers on stderr.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
@@ -60,7 +62,7 @@ def watch(
         raise InputError(f"no script {script!r}: give the path of a Python file")
     check_out("watch", out, force=force, resume=False)
     begun_in, process, forks = Path.cwd(), os.getpid(), _Forks()
-    watcher = Watch(detail=detail, every=every)
+    watcher = Watch(detail=detail, every=every, syncs=syncs)
     with after_import(_GENERATE_LIVES_IN, watcher.__enter__):
         code = run_script(path, arguments)
     watcher.__exit__(None, None, None)
@@ -75,7 +77,7 @@ def watch(
     if not watcher.samples:
         say(f"perstep: {script} made no generate call of a transformers model; there is nothing to show")
         return code
-    plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every}
+    plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     try:
         if not quiet:
             _show(watcher, output)
@@ -111,7 +113,7 @@ def shield(tokens: Sequence[str]) -> list[str]:
     >>> shield(["watch", "--every", "2", "run.py", "--every", "3"])
     ['watch', '--every', '2', '--', 'run.py', '--every', '3']
     """
-    alone = {"-q", "--quiet", "--force", "-h", "--help", "--version"}
+    alone = {"--apply", "-q", "--quiet", "--force", "--syncs", "--no-syncs", "-h", "--help", "--version"}
     index = 1
     while index < len(tokens) and tokens[index].startswith("-") and tokens[index] != "--":
         index += 1 if tokens[index] in alone or "=" in tokens[index] else 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.machine import Machine, identity
 from perstep.measure import RESIDUAL, LedgerSamples
-from perstep.measure.names import STEP, kind_of, part_name
+from perstep.measure.names import STEP, is_headline, kind_of, part_name
 from perstep.runs import Manifest
 from perstep.stats import (
     MIN_ROUNDS_FOR_VERDICT,
@@ -31,9 +31,6 @@ from perstep.stats import (
     step_estimate,
     unpaired_change,
 )
-
-HEADLINES = ("step", "prefill.step")
-"""The parts that are whole steps, without instruments; the first one that there is, is a run's headline."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +207,7 @@ def different_code(ref: Manifest, new: Manifest) -> list[str]:
 
 
 def code_of(manifest: Manifest) -> dict[str, Any]:
-    """The code behind a run: perstep, Python, packages, the commit of the working folder."""
+    """The code behind a run: perstep, Python, packages, the commit of the working folder, the arm it measured."""
     software, git = (manifest.machine.get(name, {}) for name in ("software", "git"))
     return {
         "perstep": manifest.perstep_version,
@@ -218,6 +215,7 @@ def code_of(manifest: Manifest) -> dict[str, Any]:
         **software.get("packages", {}),
         "git_commit": git.get("commit"),
         "uncommitted changes": git.get("dirty"),
+        "arm": manifest.conditions.get("arm"),
     }
 
 
@@ -266,7 +264,7 @@ def compare_runs(
     for name in names:
         family = [n for n in names if parts is not None or kind_of(n) == kind_of(name)]
         rows.append(_row(name, ref, new, spread.of(name), len(family), threshold, confidence))
-    headline = next((row for row in rows if row.part in HEADLINES), rows[0])
+    headline = next((row for row in rows if is_headline(row.part)), rows[0])
     return StoredComparison(
         ref=_facts(ref),
         new=_facts(new),

@@ -1,6 +1,7 @@
 """The conditions that every measurement shares, and how the manifest tells them."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,13 @@ def describe_machine(manifest: Manifest, threads: int) -> None:
     """Write this machine, and what is wrong with it for measuring, into the manifest."""
     machine = describe()
     manifest.machine = msgspec.to_builtins(machine)
+    manifest.versions = {"python": machine.software.python, **dict(machine.software.packages)}
+    manifest.hardware = {
+        "cpu_model": machine.cpu.model,
+        "cores_threads": f"{machine.cpu.cores_physical}/{machine.cpu.cores_logical}",
+        "ram_gib": machine.memory.ram_bytes / 2**30 if isinstance(machine.memory.ram_bytes, int) else None,
+        "cpu_governor_at_run": machine.cpu.governor,
+    }
     manifest.warnings += warnings_for(machine, threads=threads)
 
 
@@ -37,8 +45,17 @@ def warn_of_noise(manifest: Manifest, rounds: Iterable[Noise], threads: int) -> 
 
 @contextmanager
 def threads_limited(threads: int) -> Iterator[None]:
-    """The matrix library runs with so many threads, and with as many as before afterwards."""
+    """The matrix library runs with so many threads, and with as many as before afterwards; torch too, if it is there.
+
+    Where a torch model is opened inside, `ModelOptions.open` sets torch's threads.
+    """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=threads, user_api="blas"):
-        yield
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        with threadpool_limits(limits=threads, user_api="blas"):
+            yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)

@@ -7,52 +7,51 @@ headline, and instrumented ones, whose parts + residual = step. Prefill and deco
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from cyclopts import Parameter
-from numpy.typing import NDArray
 
-from perstep.errors import InputError, InvalidMeasurement
+from perstep.errors import InputError
 from perstep.experiments.conditions import describe_machine, hash_ids
-from perstep.experiments.options import RunOptions, at_least
-from perstep.machine import Noise, NoiseProbe, NoiseSummary, summarise_noise
-from perstep.measure import (
-    Clock,
-    Ledger,
-    LedgerSamples,
-    Progress,
-    Recorder,
-    Resolved,
-    build_ledger,
-    measure_mark_ns,
-    record_trace,
-    replay,
-    warm_up,
-)
+from perstep.experiments.device_ledger import DeviceLedger, device_table
+from perstep.experiments.ledger_arms import Arms, ReferenceArms
+from perstep.experiments.ledger_bounds import Ceilings, LedgerBounds, bounds_of, columns_of
+from perstep.experiments.ledger_steps import ARMS, Columns, Pass, Sample, idle_ns, ledger_samples
+from perstep.experiments.models import ModelOptions
+from perstep.experiments.options import at_least
+from perstep.experiments.sync_counts import SyncCounts, with_syncs
+from perstep.machine import LadderFigures, NoiseProbe, NoiseSummary, summarise_noise
+from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.words import render
-from perstep.runs import Column, Manifest
+from perstep.runs import Manifest
 from perstep.stats import balanced_block
-from perstep.targets import describe_target, make_prompt, open_target
-from perstep.targets.reference import BOUNDARIES, Reference, Sampler
-from perstep.targets.reference.loop import ReferenceLoop
-from perstep.targets.reference.memory import refuse_if_too_large
+from perstep.targets import Opened
+from perstep.targets.reference import Sampler
 
-KINDS = ("decode", "prefill")
-ARMS = ("plain", "marked")
-DEFAULT_PROMPT_TOKENS = 64
+__all__ = [
+    "Columns",
+    "LedgerFindings",
+    "Pass",
+    "Plan",
+    "Sample",
+    "analyse",
+    "csv",
+    "files",
+    "ledger_samples",
+    "prepare",
+    "summary",
+    "tables",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(RunOptions):
+class Plan(ModelOptions):
     """The options of `perstep ledger`."""
-
-    model: Annotated[str, Parameter(name=["-m", "--model"])] = "mini"
-    """`mini`, the built-in model, or a folder with config.json and safetensors of a Llama-family model."""
 
     prompt_tokens: Annotated[int | None, Parameter(name=["-p", "--prompt-tokens"])] = None
     """Length of the prompt in tokens. [default: 64]"""
@@ -75,37 +74,13 @@ class Plan(RunOptions):
     top_p: float = 1.0
     """Draw among the most probable tokens that hold this probability together."""
 
-
-class Columns(msgspec.Struct, omit_defaults=True, eq=False):
-    """Steps of one kind in one pass, a column a part; integers in nanoseconds, one a step.
-
-    Uninstrumented steps have `step_ns` alone.
-    """
-
-    step_ns: Column
-    parts: dict[str, Column] = {}
-    residual_ns: Column | None = None
-    marks: dict[str, int] = {}
-
-
-class Pass(msgspec.Struct):
-    """One replay of the trace by one arm."""
-
-    arm: str
-    differing_choices: int
-    kinds: dict[str, Columns]
-
-
-class Sample(msgspec.Struct):
-    """One round: a balanced block of passes."""
-
-    round: int
-    passes: list[Pass]
-    noise: Noise
+    detail: Literal["phases", "modules", "layers"] | None = None
+    """How far to look inside the forward of a transformers model: as a whole, by type of module, or by layer.
+    [default: modules]"""
 
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`."""
+    """`results.json`. `device` is by kind of step, and empty where the host does all the work."""
 
     decode: Ledger | None
     prefill: Ledger
@@ -114,6 +89,14 @@ class LedgerFindings(msgspec.Struct):
     differing_choices: int
     unresolved: str
     invalid: str
+    device: dict[str, DeviceLedger] = {}
+    bounds: dict[str, LedgerBounds] = {}
+    ceilings: LadderFigures | None = None
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """Those of the host's time, decode first."""
+        return [ledger for ledger in (self.decode, self.prefill) if ledger is not None]
 
 
 class LedgerSession:
@@ -121,56 +104,60 @@ class LedgerSession:
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
-        sampler = _check(plan)
+        self._plan = plan
+        _check(plan)
         progress(0.0, "load")
-        model = open_target(plan.model)
-        prompt_BT = _prompt(plan, model)
-        self._positions = prompt_BT.shape[1] + plan.new_tokens - 1
-        self._loop = ReferenceLoop(model, plan.batch, self._positions, sampler)
-        self._probe = NoiseProbe()
+        opened = plan.open()
         progress(0.0, "warm-up")
-        with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
-            self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
+        self._arms = _arms(plan, opened, clock)
+        self._probe = NoiseProbe()
         warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
+        trace = self._arms.trace
+        self._ceilings = Ceilings(
+            opened,
+            prompt_tokens=trace.prompt_BT.shape[1],
+            new_tokens=plan.new_tokens,
+            batch=plan.batch,
+            threads=plan.threads,
+        )
         self.manifest = Manifest(
             experiment="ledger",
             plan=asdict(plan),
             seed=plan.seed,
             workload={
-                "token_ids_sha256": hash_ids(prompt_BT, self._trace.chosen_BN),
-                "model_config_sha256": model.config_hash,
-                "prompt_tokens": prompt_BT.shape[1],
+                "token_ids_sha256": hash_ids(self._arms.prompt_BT, trace.chosen_BN),
+                "model_config_sha256": self._arms.config_hash,
+                "prompt_tokens": self._arms.prompt_BT.shape[1],
                 "new_tokens": plan.new_tokens,
                 "batch": plan.batch,
-                "dtype": model.config.dtype,
-                "device": "cpu",
+                "dtype": self._arms.dtype,
+                "device": plan.device,
                 "threads": plan.threads,
                 "temperature": plan.temperature,
                 "top_k": plan.top_k,
                 "top_p": plan.top_p,
             },
-            model=describe_target(plan.model, model),
+            model={**opened.facts, "random_weights": opened.random_weights},
             conditions={
                 "arms": list(ARMS),
                 "order": "one balanced block a round (ABBA or BAAB), drawn by seed and round",
-                "discarded": "one prefill and one decode step after each switch of arms",
                 "garbage_collector": "off",
-                "end_tokens": "looked for at each step, but do not end the trace",
                 "mark_ns": measure_mark_ns(clock),
                 "precision": self.effort.precision,
                 "warm_up": asdict(warm),
+                "bounds": self._ceilings.conditions,
+                **self._arms.conditions,
             },
-            boundaries=BOUNDARIES,
+            boundaries=self._arms.boundaries,
         )
         describe_machine(self.manifest, plan.threads)
 
     def measure_round(self, number: int) -> Sample:
-        """One balanced block: each arm replays the trace twice."""
+        """One balanced block: each arm replays the trace twice; then every ceiling once."""
         order = balanced_block(len(ARMS), np.random.default_rng([self._plan.seed, 1, number])).ravel()
         self._probe.start()
-        passes = [self._pass(ARMS[arm]) for arm in order]
-        return Sample(number, passes, self._probe.stop())
+        passes = [self._arms.run(ARMS[arm]) for arm in order]
+        return Sample(number, passes, self._probe.stop(), self._ceilings.measure())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -178,23 +165,16 @@ class LedgerSession:
         return build_ledger(kind, ledger_samples(samples)[kind], mark_ns=0.0).resolved()
 
     def finish(self) -> None:
-        """Check that the cache is where the trace leaves it.
+        """Check that the state is as the trace leaves it.
 
         Raises:
             InvalidMeasurement: it is not.
         """
-        held = self._loop.cache.current_length()
-        if held != self._positions:
-            raise InvalidMeasurement(f"the KV cache holds {held} positions after the last pass, not {self._positions}")
-
-    def _pass(self, arm: str) -> Pass:
-        recorder = Recorder(self._clock)
-        differing = replay(self._loop, self._trace, recorder, marked=arm == "marked")
-        return Pass(arm, differing, {kind: _columns(recorder, kind, arm) for kind in recorder.kinds})
+        self._arms.finish()
 
     def _warm_round(self) -> None:
         for arm in ARMS:
-            self._pass(arm)
+            self._arms.run(arm)
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> LedgerSession:
@@ -206,71 +186,21 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> LedgerSession:
     return LedgerSession(plan, progress, clock)
 
 
-def _check(plan: Plan) -> Sampler:
+def _check(plan: Plan) -> None:
     at_least(1, new_tokens=plan.new_tokens, batch=plan.batch, threads=plan.threads)
     if plan.prompt is not None and plan.prompt_tokens is not None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
     if plan.prompt_tokens is not None:
         at_least(1, prompt_tokens=plan.prompt_tokens)
-    return Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)
+    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range
 
 
-def _prompt(plan: Plan, model: Reference) -> NDArray[np.int64]:
-    """The prompt, once it is known to fit, with what is generated after it, into context and memory."""
-    num_tokens = plan.prompt_tokens or DEFAULT_PROMPT_TOKENS
-    if plan.prompt is not None:
-        num_tokens = len(model.encode(plan.prompt))
-    _check_fits(num_tokens, plan.new_tokens, model.config.max_positions)
-    scores_bytes = 4 * plan.batch * model.config.heads * num_tokens**2
-    refuse_if_too_large(f"a prefill of {plan.batch} x {num_tokens} tokens", scores_bytes)
-    return make_prompt(plan.model, model, text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
+def _arms(plan: Plan, opened: Opened, clock: Clock) -> Arms:
+    if opened.backend == "numpy":
+        return ReferenceArms(plan, opened, clock)
+    from perstep.experiments.ledger_generate import GenerateArms
 
-
-def _check_fits(prompt_tokens: int, new_tokens: int, positions: int) -> None:
-    if prompt_tokens > positions:
-        raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {positions}")
-    if prompt_tokens + new_tokens - 1 > positions:
-        raise InputError(
-            f"a prompt of {prompt_tokens} and --new-tokens {new_tokens} overflow the model's context of {positions};"
-            f" at most {positions - prompt_tokens + 1} new tokens fit"
-        )
-
-
-def _columns(recorder: Recorder, kind: str, arm: str) -> Columns:
-    steps = recorder.steps(kind)
-    return Columns(steps.step_ns) if arm == "plain" else Columns(**vars(steps))
-
-
-def ledger_samples(samples: Sequence[Sample]) -> dict[str, LedgerSamples]:
-    """The samples as arrays, for each kind of step there is, decode first.
-
-    Raises:
-        InputError: there are no samples, or rounds that do not hold the same steps and parts.
-    """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
-    try:
-        return {kind: _stack(samples, kind) for kind in KINDS if kind in samples[0].passes[0].kinds}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same passes, steps and parts ({error}); restore the file, or measure again"
-        ) from error
-
-
-def _stack(samples: Sequence[Sample], kind: str) -> LedgerSamples:
-    """[rounds, passes of the arm in a round, positions]."""
-    plain = [[p.kinds[kind] for p in s.passes if p.arm == "plain"] for s in samples]
-    marked = [[p.kinds[kind] for p in s.passes if p.arm == "marked"] for s in samples]
-    first = marked[0][0]
-    return LedgerSamples(
-        plain_ns=np.array([[c.step_ns for c in passes] for passes in plain], np.int64),
-        step_ns=np.array([[c.step_ns for c in passes] for passes in marked], np.int64),
-        parts={
-            name: np.array([[c.parts[name] for c in passes] for passes in marked], np.int64) for name in first.parts
-        },
-        residual_ns=np.array([[c.residual_ns for c in passes] for passes in marked], np.int64),
-        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
-    )
+    return GenerateArms(plan, opened, clock)
 
 
 def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
@@ -280,13 +210,14 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         InputError: there are no samples, or rounds that do not hold the same steps and parts.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    mark_ns = manifest.conditions["mark_ns"]
-    ledgers = {kind: build_ledger(kind, held, mark_ns=mark_ns) for kind, held in ledger_samples(samples).items()}
+    ledgers = _host_ledgers(manifest, samples)
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
+    parts = {kind: list(ledger.parts) for kind, ledger in ledgers.items()}
+    bounds, ceilings = bounds_of(manifest, [sample.ceilings for sample in samples], parts)
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
@@ -295,7 +226,29 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         differing_choices=differing,
         unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
         invalid="; ".join(reasons),
+        device=_device_ledgers(samples),
+        bounds=bounds,
+        ceilings=ceilings,
     )
+
+
+def _host_ledgers(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Ledger]:
+    conditions, device = manifest.conditions, str(manifest.workload.get("device", "cpu"))
+    counted = msgspec.convert(conditions.get("syncs", {}), dict[str, SyncCounts])
+    made = {}
+    for kind, held in ledger_samples(samples).items():
+        ledger = build_ledger(kind, held, mark_ns=conditions["mark_ns"])
+        made[kind] = with_syncs(ledger, counted.get(kind), device=device)
+    return made
+
+
+def _device_ledgers(samples: Sequence[Sample]) -> dict[str, DeviceLedger]:
+    made = {}
+    for kind, held in ledger_samples(samples, "device").items():
+        idle = idle_ns(samples, kind)
+        ledger = build_ledger(kind, held, mark_ns=0.0)  # what a mark costs the device is not known, only the host's
+        made[kind] = DeviceLedger(ledger=ledger, idle_ns_per_step=sum(idle.values()), idle_parts_ns=idle)
+    return made
 
 
 def _headline_ns(ledger: Ledger) -> float:
@@ -326,28 +279,56 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     w = manifest.workload
     new = plural(w["new_tokens"], "new token")
     subject = f"{manifest.model['name']}, batch {w['batch']}, prompt {w['prompt_tokens']}, {new}"
-    made = []
-    if findings.decode is not None:
-        made.append(ledger_table(findings.decode, title=f"decode: {subject}", tokens_per_s=findings.tokens_per_s))
-    made.append(ledger_table(findings.prefill, title=f"prefill: {subject}"))
+    made, bounds = [], columns_of(findings.bounds)
+    for ledger in findings.ledgers:
+        speed = findings.tokens_per_s if ledger is findings.decode else None
+        beside = findings.device.get(ledger.kind)
+        host = ", host time" if beside else ""
+        title = f"{ledger.kind}{host}: {subject}"
+        made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
+        if beside:
+            made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
     if findings.unresolved:
         made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[0].notes.extend(manifest.conditions.get("notes", []))
     return made
 
 
 def csv(findings: LedgerFindings) -> str:
-    """A row a part of each ledger, in nanoseconds."""
-    return ledger_csv([ledger for ledger in (findings.decode, findings.prefill) if ledger is not None])
+    """A row a part of each ledger of the host's time, in nanoseconds."""
+    return ledger_csv(findings.ledgers, columns_of(findings.bounds))
 
 
 def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
     """`ledger.png` with its CSV, and `README.md`."""
-    ledgers = [ledger for ledger in (findings.decode, findings.prefill) if ledger is not None]
     return {
-        "ledger.png": ledger_png(ledgers, subject=str(manifest.model["name"])),
+        "ledger.png": _png(manifest, findings),
         "ledger.csv": csv(findings).encode(),
-        "README.md": render("ledger.md", manifest=manifest, findings=findings, tables=tables(manifest, findings)),
+        "README.md": render(
+            "ledger.md",
+            manifest=manifest,
+            findings=findings,
+            tables=tables(manifest, findings),
+            boundaries=_boundaries(manifest, findings),
+        ),
     }
+
+
+def _boundaries(manifest: Manifest, findings: LedgerFindings) -> dict[str, str]:
+    """Those of the parts that were seen; a part may be named with its class or layer, as in `stop/X` and `attn/3`."""
+    seen = {name for ledger in findings.ledgers for part in ledger.parts for name in (part, part.split("/")[0])}
+    return {name: boundary for name, boundary in manifest.boundaries.items() if name in seen}
+
+
+def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
+    """A bar a ledger, the device's below the host's."""
+    name, drawn = str(manifest.model["name"]), []
+    for ledger in findings.ledgers:
+        beside = findings.device.get(ledger.kind)
+        drawn.append((ledger, f"{name}, host time" if beside else name))
+        if beside:
+            drawn.append((beside.ledger, f"{name}, device time"))
+    return ledger_png([ledger for ledger, _ in drawn], subject=[subject for _, subject in drawn])
 
 
 def summary(findings: LedgerFindings) -> dict[str, Any]:

@@ -34,14 +34,14 @@ class ModelOptions(RunOptions):
     """Where a transformers model runs: cpu, or cuda."""
 
     def open(self) -> Opened:
-        """The model that the options name.
+        """The model that the options name; torch then runs with as many threads as they say.
 
         Raises:
             InputError: options that exclude each other, or nothing can be loaded from there.
         """
         if self.layers is not None:
             at_least(1, layers=self.layers)
-        return open_model(
+        opened = open_model(
             self.model,
             arch=self.arch,
             layers=self.layers,
@@ -50,3 +50,8 @@ class ModelOptions(RunOptions):
             device=self.device,
             seed=self.seed,
         )
+        if opened.backend == "torch":
+            import torch
+
+            torch.set_num_threads(self.threads)
+        return opened

@@ -11,13 +11,15 @@ from cyclopts import Parameter
 from perstep.errors import InputError
 from perstep.measure import Effort
 
-_SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*")
+_SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-zµ]*)\s*")
 _PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
+_RANGE = re.compile(r"\s*([0-9]{1,12})\s*(?:-\s*([0-9]{1,12})\s*(?:([*x+])\s*([0-9]{1,12})\s*)?)?")
+MAX_COUNTS = 10_000  # a longer list is a slip of the finger: 1-1000000000 would fill the memory
 
 
 def parse_seconds(text: str) -> float:
-    """`30s`, `1.5m`, `200ms` or a bare number of seconds.
+    """`30s`, `1.5m`, `200ms`, `50us` or a bare number of seconds.
 
     Raises:
         ValueError: anything else, with what would be right.
@@ -41,6 +43,53 @@ def parse_share(text: str) -> float:
     return value
 
 
+def parse_counts(text: str) -> tuple[int, ...]:
+    """`1,2,4`, a range such as `8-1024*2` (doubling) or `8-64+8` (`8-10` has all three), or both: `1,8-64*2`.
+
+    `x` may stand for `*`, which some shells (zsh) take for a file name's.
+
+    Returns:
+        The numbers in ascending order, each once. The last of a range is among them only if a step falls on it.
+
+    Raises:
+        ValueError: anything else, with what would be right.
+    """
+    found: set[int] = set()
+    for item in text.split(","):
+        found.update(_parse_range(item, text))
+        if len(found) > MAX_COUNTS:
+            raise ValueError(f"{text!r} has more than {MAX_COUNTS:,} numbers; take larger steps, such as 8-1024*2")
+    return tuple(sorted(found))
+
+
+def _parse_range(item: str, text: str) -> range | list[int]:
+    match = _RANGE.fullmatch(item)
+    if match is None:
+        raise ValueError(f"{text!r} is no list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8")
+    first, last, step = int(match[1]), int(match[2] or match[1]), int(match[4] or 1)
+    if last < first:
+        raise ValueError(f"the range {item.strip()!r} ends before it begins; write {last}-{first}")
+    if match[3] not in ("*", "x"):
+        if step == 0:
+            raise ValueError(f"the range {item.strip()!r} never gets on; write {first}-{last}+1")
+        return range(first, last + 1, step)[: MAX_COUNTS + 1]
+    if step < 2 or first == 0:
+        raise ValueError(f"the range {item.strip()!r} never gets on; write {max(first, 1)}-{last}*2")
+    values = [first]
+    while values[-1] * step <= last:
+        values.append(values[-1] * step)
+    return values
+
+
+def format_counts(counts: Sequence[int]) -> str:
+    """Counts as a list that `parse_counts` reads again: `8,16,32`."""
+    return ",".join(map(str, counts))
+
+
+def _convert_counts(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
+    return parse_counts(",".join(token.value for token in tokens))
+
+
 def _convert_seconds(_type: Any, tokens: Sequence[Any]) -> float:
     return parse_seconds(tokens[0].value)
 
@@ -51,6 +100,8 @@ def _convert_share(_type: Any, tokens: Sequence[Any]) -> float:
 
 Seconds = Annotated[float, Parameter(converter=_convert_seconds)]
 Share = Annotated[float, Parameter(converter=_convert_share)]
+Counts = Annotated[tuple[int, ...], Parameter(converter=_convert_counts, n_tokens=1, accepts_keys=False, negative="")]
+"""Several counts, written as `parse_counts` reads them; ascending, each once. Zero is allowed: see `at_least`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,16 @@ from perstep.errors import InputError
 from perstep.experiments.base import Experiment
 
 EXPERIMENTS = {
+    "cache": "perstep.experiments.cache",
     "compare": "perstep.experiments.compare",
+    "context": "perstep.experiments.context",
+    "depth": "perstep.experiments.depth",
+    "experts": "perstep.experiments.experts",
+    "output": "perstep.experiments.output",
+    "generate": "perstep.experiments.generate",
     "ledger": "perstep.experiments.ledger",
+    "mask": "perstep.experiments.mask",
+    "ops": "perstep.experiments.ops",
     "watch": "perstep.experiments.watch",
 }
 

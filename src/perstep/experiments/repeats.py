@@ -15,7 +15,6 @@ import msgspec
 
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.between import (
-    HEADLINES,
     Run,
     SpreadOfRuns,
     code_of,
@@ -26,6 +25,7 @@ from perstep.experiments.between import (
 )
 from perstep.experiments.pipeline import ledgers_of, load
 from perstep.machine import BetweenRunNoise, load_between_run_noise
+from perstep.measure.names import is_headline
 from perstep.report.format import percent, plural
 from perstep.runs import BASELINES, RUNS, SAMPLES, Manifest, Status, StoredRun, list_runs, open_run
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, MIN_SPREAD_DF, Spread, pooled_spread
@@ -162,7 +162,7 @@ def machine_record(runs: Sequence[Run], *, workload: str, measured_at: str) -> B
 
 
 def _known(runs: int, parts: Mapping[str, Spread]) -> str:
-    part = next((name for name in HEADLINES if name in parts), None)
+    part = next((name for name in parts if is_headline(name)), None)
     if part is None:
         return ""
     return (

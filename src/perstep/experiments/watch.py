@@ -13,13 +13,16 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InputError
+from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.device_ledger import DeviceLedger, device_table
+from perstep.experiments.sync_counts import SyncCounts, merge_counts, with_syncs
 from perstep.machine import Noise, NoiseSummary, summarise_noise
 from perstep.measure import FORWARD, Ledger, WatchedSteps, belongs, build_watched_ledger
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, percent, plural
 from perstep.report.ledger import ledger_png, ledger_table
 from perstep.report.words import render
-from perstep.runs import Column, Manifest
+from perstep.runs import Manifest
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
@@ -27,21 +30,11 @@ MOST_BARS = 6
 """So many ledgers are drawn; those of the longest steps."""
 
 
-class CallSteps(msgspec.Struct, omit_defaults=True, eq=False):
-    """The recorded steps of one kind in one call; integers in nanoseconds, one a step.
-
-    `step_ns` and `marked` (1 or 0) hold all steps in their order, the other columns the marked ones alone.
-    """
-
-    step_ns: Column
-    marked: Column
-    residual_ns: Column
-    parts: dict[str, Column] = {}
-    marks: dict[str, int] = {}
-
-
 class Sample(msgspec.Struct, kw_only=True):
-    """One generate call. `steps` and `forwards` are all it made, or, if it broke off, those that were recorded."""
+    """One generate call. `steps` and `forwards` are all it made, or, if it broke off, those that were recorded.
+
+    `kinds` is the host's time; `device_kinds` and `idle_kinds` are the device's, where there is one.
+    """
 
     site: str
     model: str
@@ -56,6 +49,9 @@ class Sample(msgspec.Struct, kw_only=True):
     kinds: dict[str, CallSteps]
     notes: list[str]
     noise: Noise
+    syncs: dict[str, SyncCounts] = {}
+    device_kinds: dict[str, CallSteps] = {}
+    idle_kinds: dict[str, CallSteps] = {}
 
 
 class SiteFindings(msgspec.Struct, kw_only=True):
@@ -67,6 +63,7 @@ class SiteFindings(msgspec.Struct, kw_only=True):
         calls: watched, those that broke off included.
         broken_off: ended by an exception; their finished steps count.
         rows: of the batches, each number once; likewise `prompt_tokens` and `new_tokens`.
+        device_ledgers: the device's own, by kind of step; empty where the host does all the work.
         costliest: the part outside the forward that takes most of a decode step (of the prefill where there is none).
     """
 
@@ -83,6 +80,7 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     prefill: Ledger | None
     costliest: str
     notes: list[str]
+    device_ledgers: dict[str, DeviceLedger] = {}
 
     @property
     def main(self) -> Ledger | None:
@@ -112,9 +110,31 @@ def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 
 def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger | None:
-    """The ledger of calls, or None where no step of the kind was marked."""
-    held = [sample for sample in samples if kind in sample.kinds]
-    steps = [sample.kinds[kind] for sample in held]
+    """The ledger of the host's time in calls, or None where no step of the kind was marked."""
+    ledger = _build(kind, samples, [s.kinds.get(kind) for s in samples], mark_ns)
+    if ledger is None:
+        return None
+    counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
+    return with_syncs(ledger, counted, device=samples[0].device)
+
+
+def device_ledger(kind: str, samples: Sequence[Sample]) -> DeviceLedger | None:
+    """The ledger of the device's time in calls, or None where there is none."""
+    # What a mark costs the device is not known, only what it costs the host.
+    ledger = _build(kind, samples, [s.device_kinds.get(kind) for s in samples], 0.0)
+    if ledger is None:
+        return None
+    idle = [s.idle_kinds[kind] for s in samples if kind in s.idle_kinds]
+    parts = {
+        name: sum(int(c.parts[name].sum()) for c in idle if name in c.parts) / ledger.steps for name in ledger.parts
+    }
+    parts["residual"] = sum(int(c.residual_ns.sum()) for c in idle) / ledger.steps
+    return DeviceLedger(ledger=ledger, idle_ns_per_step=sum(parts.values()), idle_parts_ns=parts)
+
+
+def _build(kind: str, samples: Sequence[Sample], columns: Sequence[CallSteps | None], mark_ns: float) -> Ledger | None:
+    held = [(sample, steps) for sample, steps in zip(samples, columns, strict=True) if steps is not None]
+    steps = [each for _, each in held]
     if not any(len(s.residual_ns) for s in steps):
         return None
     names = dict.fromkeys(name for s in steps for name in s.parts)
@@ -129,16 +149,15 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
         residual_ns=np.concatenate([s.residual_ns for s in steps]),
         marks={name: sum(s.marks.get(name, 0) for s in steps) for name in names},
         calls=[len(s.step_ns) for s in steps],
-        alike=len({(s.finished, s.rows, s.prompt_tokens, s.steps) for s in held}) == 1,
-        forwards=sum(_forwards(sample, kind) for sample in held),
+        alike=len({(s.finished, s.rows, s.prompt_tokens, s.steps) for s, _ in held}) == 1,
+        forwards=sum(_forwards(sample, kind) for sample in samples),
     )
     return build_watched_ledger(kind, watched, mark_ns=mark_ns)
 
 
 def _forwards(sample: Sample, kind: str) -> int:
-    """Forwards of this kind: a decode step makes one; the prefill made the others."""
-    prefills = len(sample.kinds[PREFILL].step_ns) if PREFILL in sample.kinds else 0
-    decode = sample.steps - prefills
+    """Forwards of this kind: a decode step makes one; the first step, the prefill, made the others."""
+    decode = max(0, sample.steps - 1)
     return decode if kind == DECODE else sample.forwards - decode
 
 
@@ -153,10 +172,11 @@ def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
     notes = list(dict.fromkeys(note for sample in samples for note in sample.notes))
     if broken_off:
         notes.append(f"{plural(broken_off, 'call')} broke off with an exception; the steps finished before it count.")
-    if samples[0].device != "cpu":
+    beside = {kind: found for kind in KINDS if (found := device_ledger(kind, samples)) is not None}
+    if beside:
         notes.append(
-            f"The model is on {samples[0].device}: these are times of the host. Where it waits for the device it waits"
-            " for work queued by earlier parts; syncs were not counted."
+            f"The model is on {samples[0].device}. In the ledger of host time, where the host waits for the device it"
+            " waits for work that earlier parts queued."
         )
     return SiteFindings(
         site=name,
@@ -172,6 +192,7 @@ def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
         prefill=prefill,
         costliest=_costliest(decode or prefill),
         notes=notes,
+        device_ledgers=beside,
     )
 
 
@@ -207,13 +228,22 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
     )
 
 
-def site_table(site: SiteFindings) -> Table:
-    """The ledger of a line as a table."""
+def site_tables(site: SiteFindings) -> list[Table]:
+    """The ledger of a line as a table, and where there is a device its ledger as a second one."""
+    beside = None if site.main is None else site.device_ledgers.get(site.main.kind)
+    if beside is None:
+        return [_host_table(site)]
+    title = f"{beside.ledger.kind}, device time at {site.site}: {_subject(site)}"
+    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {plural(site.calls, 'call')}")]
+
+
+def _host_table(site: SiteFindings) -> Table:
     subject = f"{site.site}: {_subject(site)}"
     if site.main is None:
         return Table(title=subject, header=["part"], rows=[], notes=["No step could be seen.", *site.notes])
     calls = f"in {plural(site.calls, 'call')}"
-    table = ledger_table(site.main, title=f"{site.main.kind} at {subject}", forwards_in=calls)
+    host = ", host time" if site.main.kind in site.device_ledgers else ""
+    table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
     table.notes[:0] = sentences(site)
     table.notes.extend(site.notes)
     return table
@@ -243,7 +273,7 @@ def sentences(site: SiteFindings) -> list[str]:
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
     """One ledger a line that called generate."""
-    return [site_table(site) for site in findings.sites]
+    return [table for site in findings.sites for table in site_tables(site)]
 
 
 def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:

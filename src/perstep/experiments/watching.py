@@ -12,59 +12,44 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from perstep.errors import InputError
 from perstep.experiments import pipeline
+from perstep.experiments.call_recorder import CallRecorder
 from perstep.experiments.conditions import describe_machine
-from perstep.experiments.watch import CallSteps, Sample, by_site, call_ledger, find_sites, site_table
+from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.watch import Sample, by_site, call_ledger, device_ledger, find_sites, site_tables
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
 from perstep.report.format import plural
 from perstep.runs import Manifest, RunWriter, next_folder
-from perstep.targets.transformers import BOUNDARIES, Detail, EveryGenerate, Instrument, find_model
-from perstep.targets.transformers.words import DECODE, PLAIN
+from perstep.targets.transformers import (
+    BOUNDARIES,
+    Detail,
+    Device,
+    EveryGenerate,
+    Instrument,
+    device_of,
+    find_model,
+)
+from perstep.targets.transformers.words import DECODE
 
-
-class _CallRecorder(Recorder):
-    """A recorder that knows in which order marked and plain steps came."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self.order: dict[str, list[bool]] = {}
-        self._open = ""
-
-    def begin(self, kind: str = DECODE) -> None:
-        """Begin a step."""
-        self._open = kind
-        super().begin(kind)
-
-    def end(self) -> None:
-        """End the step."""
-        super().end()  # reads the clock first
-        kind = self._open.removesuffix(PLAIN)
-        self.order.setdefault(kind, []).append(kind == self._open)
-
-    def take(self) -> dict[str, CallSteps]:
-        """The steps of each kind, forgotten afterwards."""
-        taken = {}
-        for kind, order in self.order.items():
-            steps, marked = self.steps(kind), np.array(order, bool)
-            step_ns = np.zeros(len(order), np.int64)
-            step_ns[marked], step_ns[~marked] = steps.step_ns, self.steps(kind + PLAIN).step_ns
-            taken[kind] = CallSteps(step_ns, marked.astype(np.int64), steps.residual_ns, steps.parts, steps.marks)
-        self.clear()
-        self.order = {}
-        return taken
+_HOW_COUNTED = (
+    "counted in one decode step in 130, beginning with the fifth of a call, or in the third call where calls are"
+    " shorter; neither that step nor the next one is timed"
+)
 
 
 class _Site(Instrument):
     """The Instrument of one line. It hands on a call when it is over, and keeps no model alive between calls."""
 
     def __init__(self, model: Any, site: str, watch: "Watch") -> None:
-        self._calls_recorder = _CallRecorder(watch.clock)
-        super().__init__(model, self._calls_recorder, watch.detail, alternate=True, every=watch.every)
+        found = find_model(model)
+        device = watch.device or device_of(found)
+        self._calls_recorder = CallRecorder(watch.clock, device, found.device.type)
+        super().__init__(
+            model, self._calls_recorder, watch.detail, alternate=True, every=watch.every, count=watch.syncs
+        )
         self._site, self._samples = site, watch.samples
         self._turn = threading.Lock()
         self._noted = 0
@@ -93,8 +78,7 @@ class _Site(Instrument):
             self._turn.release()
 
     def _hand_on(self, noise: Noise, *, finished: bool) -> None:
-        kinds, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
-        recorded = sum(len(steps.step_ns) for steps in kinds.values())
+        taken, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
         self._samples.append(
             Sample(
                 site=self._site,
@@ -105,11 +89,14 @@ class _Site(Instrument):
                 rows=call.rows if call else None,
                 prompt_tokens=call.prompt_tokens if call else None,
                 new_tokens=call.new_tokens if call else None,
-                steps=call.steps if call else recorded,
-                forwards=call.forwards if call else recorded,
-                kinds=kinds,
+                steps=call.steps if call else taken.steps,
+                forwards=call.forwards if call else taken.steps,
+                kinds=taken.kinds,
                 notes=self.notes[self._noted :],
                 noise=noise,
+                syncs=taken.syncs,
+                device_kinds=taken.device,
+                idle_kinds=taken.idle,
             )
         )
         self._noted = len(self.notes)
@@ -122,16 +109,25 @@ class Watch:
         model: whose calls; those of every transformers model if None.
         detail: `phases`, `modules` or `layers`.
         every: record one block of four decode steps in so many.
+        syncs: count syncs in a few steps, which are not timed.
         clock: the host's, unless a test passes its own.
+        device: where events come from, unless a test passes its own: the model's, where it is on CUDA.
 
     Attributes:
         samples: one a call, in the order in which they ended.
     """
 
     def __init__(
-        self, model: Any = None, *, detail: Detail = "phases", every: int = 1, clock: Clock | None = None
+        self,
+        model: Any = None,
+        *,
+        detail: Detail = "phases",
+        every: int = 1,
+        syncs: bool = True,
+        clock: Clock | None = None,
+        device: Device | None = None,
     ) -> None:
-        self.detail, self.every = detail, every
+        self.detail, self.every, self.syncs, self.device = detail, every, syncs, device
         self.clock = clock or HostClock()
         self.samples: list[Sample] = []
         self._mark_ns: float | None = None
@@ -181,20 +177,30 @@ class Watch:
             raise InputError(_nothing(self.samples, kind))
         return made
 
+    def device_ledger(self, kind: str = DECODE) -> DeviceLedger | None:
+        """The device's own ledger of all calls together; None where the host does all the work, or saw no such step.
+
+        Args:
+            kind: `decode` or `prefill`.
+        """
+        return device_ledger(kind, self.samples)
+
     def ledgers(self, kind: str = DECODE) -> dict[str, Ledger]:
         """A ledger for each line that called generate and made steps of this kind, in the order of the first calls."""
         made = {name: call_ledger(kind, samples, self.mark_ns) for name, samples in by_site(self.samples).items()}
         return {name: ledger for name, ledger in made.items() if ledger is not None}
 
     def tables(self) -> list[Table]:
-        """A table for each line that called generate."""
-        return [site_table(site) for site in find_sites(self.samples, self.mark_ns)]
+        """A table for each line that called generate, and one of the device's time where there is a device."""
+        return [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
 
     def __str__(self) -> str:
         return "\n".join(to_text(table) for table in self.tables()) or _nothing([], DECODE)
 
 
-def watch(model: Any, detail: Detail = "phases", every: int = 1, *, clock: Clock | None = None) -> Watch:
+def watch(
+    model: Any, detail: Detail = "phases", every: int = 1, *, syncs: bool = True, clock: Clock | None = None
+) -> Watch:
     """Watch the generate calls that a model makes inside a `with` block; nothing else in your code changes.
 
     Example:
@@ -210,6 +216,8 @@ def watch(model: Any, detail: Detail = "phases", every: int = 1, *, clock: Clock
         model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
         every: record one block of four decode steps in so many, for long jobs.
+        syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
+            fifth of a call, or in the third call where calls are shorter. Those steps are not timed.
         clock: the host's, unless a test passes its own.
 
     Raises:
@@ -217,7 +225,7 @@ def watch(model: Any, detail: Detail = "phases", every: int = 1, *, clock: Clock
     """
     if model is None:
         raise InputError("None is not a transformers model that generates; give the model whose generate is called")
-    return Watch(model, detail=detail, every=every, clock=clock)
+    return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
 
 
 def _name(model: Any) -> str:
@@ -263,6 +271,7 @@ def store(watch: Watch, plan: dict[str, Any], *, out: Path | None, force: bool) 
             "order": "marked and plain steps take turns inside a call, M P P M; every other call the other way round",
             "every": watch.every,
             "detail": watch.detail,
+            "syncs": _HOW_COUNTED if watch.syncs else "not counted",
             "garbage_collector": "as the watched program has it",
             "warm_up": "none: the calls run once",
             "mark_ns": watch.mark_ns,

@@ -1,5 +1,7 @@
 """A ledger as a table, a bar and a CSV; used by every experiment that has one."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,28 @@ UPRIGHT_FROM = 0.014
 """From this share on, its name fits upright."""
 
 
+@dataclass(frozen=True)
+class BoundColumns:
+    """What theory says of a ledger's parts, for its columns; parts without a formula are missing.
+
+    Attributes:
+        parts_ns: the least time of each part in a step.
+        binds: what it is bound by.
+        step_ns: of the whole step.
+    """
+
+    parts_ns: Mapping[str, float]
+    binds: Mapping[str, str]
+    step_ns: float
+
+
 def ledger_table(
-    ledger: Ledger, *, title: str, tokens_per_s: float | None = None, forwards_in: str = "a pass"
+    ledger: Ledger,
+    *,
+    title: str,
+    tokens_per_s: float | None = None,
+    forwards_in: str = "a pass",
+    bounds: BoundColumns | None = None,
 ) -> Table:
     """One row a part, the residual, the sum; then what qualifies the numbers.
 
@@ -28,37 +50,30 @@ def ledger_table(
         title: what was measured, in words.
         tokens_per_s: throughput of uninstrumented steps, where it means something.
         forwards_in: what the ledger's forwards were counted in.
+        bounds: columns of bounds, if there are any.
     """
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
+    counted = ledger.syncs_per_step is not None
     rows = [
-        [
-            name,
-            significant(part.ns / size),
-            percent(part.share),
-            bar(part.share),
-            interval(part.ci_low, part.ci_high, size),
-        ]
+        [*_row(name, part.ns, part.share, size), interval(part.ci_low, part.ci_high, size)]
         for name, part in ledger.parts.items()
     ]
-    rows.append(
-        [
-            "residual",
-            significant(ledger.residual_ns / size),
-            percent(ledger.residual_share),
-            bar(ledger.residual_share),
-            "",
-        ]
-    )
+    rows.append([*_row("residual", ledger.residual_ns, ledger.residual_share, size), ""])
     rows.append([f"step ({ledger.kind}, instrumented)", significant(ledger.step_ns / size), "100.0 %", "", ""])
     if ledger.plain_step_ns is not None:
         headline = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
         rows.append([f"step ({ledger.kind}), the headline", significant(ledger.plain_step_ns / size), "", "", headline])
+    if counted:
+        rows = [[*row, cell] for row, cell in zip(rows, _syncs(ledger, len(rows)), strict=True)]
+    if bounds is not None:
+        rows = [[*row, *cells] for row, cells in zip(rows, _bounds(ledger, bounds, size, len(rows)), strict=True)]
+    header = ["part", f"{unit}/step", "share", "", f"95 % interval ({unit})", *(["syncs/step"] if counted else [])]
     return Table(
         title=title,
-        header=["part", f"{unit}/step", "share", "", f"95 % interval ({unit})"],
+        header=[*header, f"bound ({unit})", "measured/bound", "bound by"] if bounds else header,
         rows=rows,
-        text_columns=frozenset({0, 3}),
+        text_columns=frozenset({0, 3, len(header) + 2}),
         notes=[
             _footer(ledger, tokens_per_s, forwards_in),
             *ledger.notes,
@@ -66,6 +81,33 @@ def ledger_table(
         ],
         rule_before=frozenset({len(ledger.parts), len(ledger.parts) + 1}),
     )
+
+
+def _row(name: str, ns: float, share: float, size: float) -> list[str]:
+    return [name, significant(ns / size), percent(share), bar(share)]
+
+
+def _syncs(ledger: Ledger, num_rows: int) -> list[str]:
+    """The syncs of each row: of parts, of what is in no part, of the whole step; nothing for the headline."""
+    total = ledger.syncs_per_step or 0.0
+    parts = [part.syncs_per_step or 0.0 for part in ledger.parts.values()]
+    shown = [*parts, round(total - sum(parts), 9), total]
+    return [significant(count) if count else "" for count in shown] + [""] * (num_rows - len(shown))
+
+
+def _bounds(ledger: Ledger, bounds: BoundColumns, size: float, num_rows: int) -> list[list[str]]:
+    """Bound, measured over bound, and what binds: of the parts that have one, and of the step without instruments."""
+    cells = []
+    for name, part in ledger.parts.items():
+        bound = bounds.parts_ns.get(name)
+        if bound is None:
+            cells.append(["", "", ""])
+        else:
+            cells.append([significant(bound / size), significant(part.ns / bound), bounds.binds[name]])
+    cells += [["", "", ""]] * (num_rows - len(cells))
+    if ledger.plain_step_ns is not None:
+        cells[-1] = [significant(bounds.step_ns / size), significant(ledger.plain_step_ns / bounds.step_ns), ""]
+    return cells
 
 
 def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
@@ -81,14 +123,17 @@ def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str
     return " · ".join(facts)
 
 
-def ledger_csv(ledgers: list[Ledger]) -> str:
-    """The numbers of the picture: kind, part, ns per step, share, interval."""
+def ledger_csv(ledgers: list[Ledger], bounds: Mapping[str, BoundColumns] | None = None) -> str:
+    """The numbers of the picture: kind, part, ns per step, share, interval; and bounds, by kind, if there are any."""
     rows: list[list[object]] = []
     for ledger in ledgers:
+        held = (bounds or {}).get(ledger.kind)
         for name, part in ledger.parts.items():
-            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high])
-        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None])
-    return to_csv(["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
+            bound = None if held is None else held.parts_ns.get(name)
+            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound])
+        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None])
+    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns"]
+    return to_csv(header, rows) if bounds else to_csv(header[:-1], [row[:-1] for row in rows])
 
 
 def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:

@@ -41,6 +41,10 @@ class Manifest(msgspec.Struct, kw_only=True):
         workload: what makes two runs comparable: hashes of token ids and model config, shapes, dtype, threads.
         model: what was measured, in words and shapes.
         machine: `perstep.machine.describe()`.
+        date: of the beginning, UTC, ISO 8601.
+        versions: of Python and the libraries that matter.
+        hardware: the machine in four facts: processor, cores and threads, memory, governor.
+        config: the sizes and repetitions of an experiment that sweeps.
         conditions: how it was measured: GC, warm-up, order, clock.
         boundaries: part -> what lies inside it (law 6).
         noise: what disturbed it, summed over rounds.
@@ -62,6 +66,10 @@ class Manifest(msgspec.Struct, kw_only=True):
     workload: dict[str, Any] = {}
     model: dict[str, Any] = {}
     machine: dict[str, Any] = {}
+    date: str = ""
+    versions: dict[str, str] = {}
+    hardware: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     conditions: dict[str, Any] = {}
     boundaries: dict[str, str] = {}
     noise: dict[str, Any] = {}

@@ -100,6 +100,7 @@ class RunWriter:
         self.manifest = manifest
         manifest.perstep_version = __version__
         manifest.started_at = _utc_now()
+        manifest.date = manifest.started_at[:10]
         manifest.argv = list(sys.argv)
         self._lock = _take_lock(folder)
         try:
@@ -139,7 +140,9 @@ class RunWriter:
 
     def _check_same(self, old: Manifest) -> None:
         for name in ("plan", "workload"):
-            new_values, old_values = msgspec.to_builtins(getattr(self.manifest, name)), getattr(old, name)
+            # as it would be read again: a tuple becomes a list
+            new_values = msgspec.json.decode(msgspec.json.encode(getattr(self.manifest, name)))
+            old_values = getattr(old, name)
             for key in {**old_values, **new_values}.keys() - EFFORT:
                 if new_values.get(key) != old_values.get(key):
                     raise InputError(
@@ -147,6 +150,7 @@ class RunWriter:
                         " a run is resumed with the options it was begun with"
                     )
         self.manifest.started_at = old.started_at
+        self.manifest.date = old.date
 
     def append(self, round_sample: Any) -> None:
         """Add one round to `samples.jsonl` and flush it.

@@ -1,0 +1,136 @@
+"""`perstep.ablate`: what comes back if a logits processor or a stopping criterion is taken away."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.ablation.factories import Factory, components
+from perstep.experiments.ablation.findings import AblationFindings, analyse
+from perstep.experiments.ablation.samples import Sample
+from perstep.experiments.ablation.session import AblationSession, Call, Work
+from perstep.experiments.ablation.show import tables
+from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
+from perstep.report import to_text
+from perstep.runs import Manifest
+from perstep.stats import Effect
+from perstep.targets.transformers import as_arguments, find_model, record, require
+
+
+class Ablation:
+    """What `ablate` found; its text is the tables. Times are nanoseconds a step.
+
+    Attributes:
+        findings: everything, as it would stand in a run's `results.json`.
+    """
+
+    def __init__(self, manifest: Manifest, findings: AblationFindings) -> None:
+        self.findings = findings
+        self._manifest = manifest
+
+    @property
+    def effect(self) -> dict[str, Effect]:
+        """By part: the mean change when it is added, over all combinations of the others (up to four parts)."""
+        return {name: part.effect for name, part in self.findings.effects.parts.items() if part.effect is not None}
+
+    @property
+    def interaction(self) -> dict[tuple[str, ...], Effect]:
+        """By parts, in their order: what they cost together beyond the sum of their single costs."""
+        return {tuple(names.split("*")): effect for names, effect in self.findings.effects.interaction.items()}
+
+    @property
+    def shapley(self) -> dict[str, Effect | None]:
+        """By part: its share of the total, of which they are all; above four parts None where there is none."""
+        return {name: part.shapley for name, part in self.findings.effects.parts.items()}
+
+    @property
+    def in_place(self) -> dict[str, Effect]:
+        """By part: the time spent in it, all parts present."""
+        return {name: part.in_place for name, part in self.findings.parts.items()}
+
+    @property
+    def total(self) -> Effect:
+        """All parts together."""
+        return self.findings.effects.total
+
+    def __str__(self) -> str:
+        return "\n".join(to_text(table) for table in tables(self._manifest, self.findings))
+
+
+def ablate(
+    model: Any,
+    inputs: Any,
+    *,
+    max_new_tokens: int,
+    logits_processor: Mapping[str, Factory] | None = None,
+    stopping_criteria: Mapping[str, Factory] | None = None,
+    budget_s: float = 30.0,
+    precision: float = 0.005,
+    rounds: int | None = None,
+    seed: int = 0,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+    **generate_kwargs: Any,
+) -> Ablation:
+    """Take logits processors and stopping criteria away from a generate call, and see what comes back.
+
+    The tokens are recorded once, with all parts, and every combination replays them, so that all do the same
+    work; with up to four parts all 2^k combinations are measured, above that each part is left out and added alone.
+
+    Args:
+        model: a transformers model that generates, or a pipeline.
+        inputs: token ids [B, T], or a mapping with what generate takes (`input_ids`, `inputs_embeds` ...).
+        max_new_tokens: N: one prefill and N - 1 decode forwards in every combination.
+        logits_processor: name -> a function without arguments that makes a new processor.
+        stopping_criteria: name -> the same for criteria; they are asked, but end nothing.
+        budget_s: seconds after which no new round begins.
+        precision: stop earlier when the widest interval's half-width is this share of the step.
+        rounds: measure just so many rounds, whatever budget and precision.
+        seed: of draws and of the order of turns.
+        clock: the host's, unless a test passes its own.
+        progress: told after each round.
+        generate_kwargs: for generate, in every combination.
+
+    Returns:
+        Effects, interactions, shares and the parts timed in place.
+
+    Raises:
+        InputError: a factory that does not make a new part each time, a call that cannot be replayed, or an option
+            out of its range.
+        InvalidMeasurement: the combinations do not execute the same number of forwards, or a part keeps state
+            between calls.
+    """
+    require()
+    found = find_model(model)
+    for name in ("max_length", "logits_processor", "stopping_criteria"):
+        if name in generate_kwargs:
+            raise InputError(f"{name} is not an argument of generate here; see the arguments of ablate")
+    parts = components(logits_processor or {}, stopping_criteria or {})
+    effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
+    clock, progress = clock or HostClock(), progress or (lambda _share, _what: None)
+    trace = record(
+        found,
+        inputs,
+        max_new_tokens,
+        seed=seed,
+        logits_processor=[part.make() for part in parts if part.kind == "processor"],
+        stopping_criteria=[part.make() for part in parts if part.kind == "criterion"],
+        **generate_kwargs,
+    )
+    work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
+    samples: list[Sample] = []
+    with collector_off():
+        session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
+        session.manifest.model = {"name": type(found).__name__}
+        run_rounds(
+            session.measure_round,
+            samples.append,
+            lambda: session.resolved(samples),
+            effort=effort,
+            clock=clock,
+            progress=progress,
+        )
+    findings = analyse(session.manifest, samples)
+    if findings.invalid:
+        raise InvalidMeasurement(findings.invalid)
+    return Ablation(session.manifest, findings)

@@ -1,0 +1,331 @@
+"""What an ablation found: effects, the same parts timed in place, and where the two disagree.
+
+A pure function of manifest and samples. What taking a part away gives back and what is spent inside it are two
+different questions; they agree unless a part makes others cost more or less. Law 13: measured and derived stand
+in columns of their own.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.errors import InputError
+from perstep.experiments.ablation.cells import ALL, NONE, Design, Effects, design, effects
+from perstep.experiments.ablation.reasons import Elsewhere, Spent, agreement, elsewhere
+from perstep.experiments.ablation.samples import InPlace, Sample
+from perstep.machine import NoiseSummary, summarise_noise
+from perstep.measure import RESIDUAL, Resolved
+from perstep.runs import Manifest
+from perstep.stats import (
+    Effect,
+    fit_cost,
+    merge_until_independent,
+    merged_interval,
+    paired_change,
+    share_interval,
+)
+
+
+class Growth(msgspec.Struct, kw_only=True):
+    """How a part's cost in place depends on the tokens in the context.
+
+    Attributes:
+        context: tokens in the context, ascending, each once.
+        ns: median over rounds at each, where several steps have the same context their mean.
+        ns_per_token: slope of a straight line, the median over rounds with its interval.
+        fit: `linear`, `quadratic`, or empty where there are too few contexts to judge a fit.
+        coefficients: of that fit, constant first, in nanoseconds.
+        held_out_error: its largest relative error at contexts it did not see; None without a fit.
+    """
+
+    context: list[int]
+    ns: list[float]
+    ns_per_token: Effect
+    fit: str
+    coefficients: list[float]
+    held_out_error: float | None
+
+
+class PartFindings(msgspec.Struct, kw_only=True):
+    """A part, taken away and timed in place.
+
+    Attributes:
+        kind: `processor` or `criterion`.
+        in_ledger: its name in a ledger.
+        in_place: nanoseconds a step spent in it, all parts present: its share of the marked step, times that step.
+        in_place_share: of the marked step.
+        agreement: a sentence: whether this is what taking it away gives back, and if not, why.
+        agrees: whether it is; None where the intervals do not tell.
+        syncs_per_step: waits for a device that it causes in a decode step (on a CPU: that it would cause).
+        changed_choices: choices that are others without it, in the same contexts.
+        growth: its cost against the context.
+    """
+
+    kind: str
+    in_ledger: str
+    in_place: Effect
+    in_place_share: float
+    agreement: str
+    agrees: bool | None
+    syncs_per_step: float
+    changed_choices: int
+    growth: Growth
+
+
+class Cold(msgspec.Struct, kw_only=True):
+    """A cell's first pass after the compiler forgot everything; measured once, so without an interval."""
+
+    ns: int
+    graphs: int
+    graph_breaks: int
+    recompilations: int
+
+
+class AblationFindings(msgspec.Struct, kw_only=True):
+    """`results.json`.
+
+    Attributes:
+        effects: what the parts cost by taking them away; nanoseconds a step, a prefill counted as one.
+        parts: each of them in place.
+        elsewhere: other parts whose time in place differs with all and without any of the parts.
+        inflation: marked over unmarked calls with all parts.
+        forwards_per_pass: that every cell makes.
+        pass_ns: cell -> one pass over all calls: derived, nanoseconds a step times forwards.
+        cold: cell -> its first pass; None without a compiler.
+        choices: in one pass.
+    """
+
+    effects: Effects
+    parts: dict[str, PartFindings]
+    elsewhere: list[Elsewhere]
+    inflation: Effect
+    forwards_per_pass: int
+    pass_ns: dict[str, float]
+    cold: dict[str, Cold] | None
+    choices: int
+    noise: NoiseSummary
+    notes: list[str]
+    unresolved: str
+    invalid: str
+
+
+def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
+    """What the samples say.
+
+    Raises:
+        InputError: there are no samples, or they do not hold the same cells and parts.
+    """
+    c = manifest.conditions
+    plan, costs = _costs(manifest, samples)
+    found = effects(plan, costs)
+    spent = _spent(samples)
+    others = elsewhere(spent[ALL], spent[NONE], set(c["in_ledger"].values()))
+    parts = {name: _part(name, manifest, found, spent[ALL], others) for name in plan.names}
+    passes = c["turns_per_round"] / c["calls"]
+    inflation = paired_change(
+        np.array([s.ns[ALL] / passes for s in samples]),
+        np.array([s.in_place[ALL].call_ns for s in samples], np.float64),
+    )
+    return AblationFindings(
+        effects=found,
+        parts=parts,
+        elsewhere=others,
+        inflation=_plus_one(inflation.estimate, inflation.ci_low, inflation.ci_high),
+        forwards_per_pass=c["forwards"][ALL],
+        pass_ns={label: cell.ns_per_step * c["steps_per_pass"] for label, cell in found.cells.items()},
+        cold=None if c["cold"] is None else msgspec.convert(c["cold"], dict[str, Cold]),
+        choices=c["choices"],
+        noise=summarise_noise(s.noise for s in samples),
+        notes=_notes(manifest, found, others),
+        unresolved=_unresolved(manifest, found),
+        invalid=_invalid(samples),
+    )
+
+
+def resolved(manifest: Manifest, samples: Sequence[Sample]) -> Resolved:
+    """The widest interval of what a part gives back, as a share of the step with all parts."""
+    plan, costs = _costs(manifest, samples)
+    found = effects(plan, costs)
+    return Resolved(_half_width(found), found.rounds // found.merged_by)
+
+
+def _half_width(found: Effects) -> float:
+    step_ns = found.cells[ALL].ns_per_step
+    widths = [_width(part.leave_one_out) for part in found.parts.values()]
+    return max(widths) / 2 / step_ns
+
+
+def _width(effect: Effect) -> float:
+    return inf if effect.ci_low is None or effect.ci_high is None else effect.ci_high - effect.ci_low
+
+
+def _plus_one(estimate: float | None, low: float | None, high: float | None) -> Effect:
+    return Effect(1 + (estimate or 0.0), None if low is None else 1 + low, None if high is None else 1 + high)
+
+
+def _costs(manifest: Manifest, samples: Sequence[Sample]) -> tuple[Design, dict[str, NDArray[np.float64]]]:
+    """By cell, [rounds] nanoseconds a step."""
+    if not samples:
+        raise InputError("the ablation has no finished round; give it a larger budget")
+    c = manifest.conditions
+    plan = design(list(c["parts"]))
+    steps = c["turns_per_round"] / c["calls"] * c["steps_per_pass"]
+    try:
+        return plan, {cell: np.array([s.ns[cell] for s in samples], np.float64) / steps for cell in plan.cells}
+    except KeyError as error:
+        raise InputError(f"a round lacks the cell {error}; restore the file, or measure again") from error
+
+
+def _spent(samples: Sequence[Sample]) -> dict[str, Spent]:
+    """By marked cell, the time spent in each part: [rounds, steps]."""
+    try:
+        return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"the rounds do not all hold the same parts and steps ({error}); restore the file, or measure again"
+        ) from error
+
+
+def _stack(passes: Sequence[InPlace]) -> Spent:
+    step_ns = np.stack([p.step_ns for p in passes])
+    parts = {name: np.stack([p.parts[name] for p in passes]) for name in passes[0].parts}
+    return Spent(step_ns, {**parts, RESIDUAL: step_ns - sum(parts.values(), start=np.zeros_like(step_ns))})
+
+
+def _part(
+    name: str,
+    manifest: Manifest,
+    found: Effects,
+    spent: Spent,
+    others: list[Elsewhere],
+) -> PartFindings:
+    c = manifest.conditions
+    part = c["in_ledger"][name]
+    if part not in spent.parts:
+        raise InputError(f"no marked call entered {part}, which is where {name} should be; measure again")
+    # Whole rounds, as the cells are: a disturbed step counts here as it does there, so that the two can be compared.
+    part_ns, steps_ns = spent.parts[part].mean(axis=1), spent.step_ns.mean(axis=1)
+    share, step_ns = float(np.median(part_ns / steps_ns)), float(np.median(steps_ns))
+    interval = share_interval(part_ns, steps_ns, estimate=share, comparisons=len(c["parts"]))
+    in_place = Effect(
+        share * step_ns,
+        None if interval is None else interval.low * step_ns,
+        None if interval is None else interval.high * step_ns,
+    )
+    syncs = c["syncs_per_step"].get(part, 0.0)
+    without = design(list(c["parts"])).without(name)
+    agrees, sentence = agreement(
+        name,
+        found.parts[name].leave_one_out,
+        in_place,
+        step_ns=found.cells[ALL].ns_per_step,
+        syncs=syncs if c["device"] != "cpu" else 0.0,
+        cold=c["cold"],
+        without=without,
+        others=others,
+    )
+    return PartFindings(
+        kind=c["parts"][name],
+        in_ledger=part,
+        in_place=in_place,
+        in_place_share=share,
+        agreement=sentence,
+        agrees=agrees,
+        syncs_per_step=syncs,
+        changed_choices=c["changed_choices"][without],
+        growth=_growth(np.asarray(c["context"]), spent.parts[part].astype(np.float64)),
+    )
+
+
+def _growth(context: NDArray[np.int64], x: NDArray[np.float64]) -> Growth:
+    """A part's cost against the context, from [rounds, steps]."""
+    sizes, index = np.unique(context, return_inverse=True)
+    by_size = np.stack([x[:, index == i].mean(axis=1) for i in range(len(sizes))], axis=1)
+    middle = np.median(by_size, axis=0)
+    slope = Effect(0.0, None, None)
+    if len(sizes) > 1:
+        merged = merge_until_independent(by_size, lambda costs: _slopes(sizes, costs))
+        interval = merged_interval(merged)
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        slope = Effect(float(np.median(_slopes(sizes, by_size))), low, high)
+    try:
+        fit = fit_cost(sizes, middle)
+    except InputError:  # too few contexts below half the largest
+        return Growth(
+            context=sizes.tolist(),
+            ns=middle.tolist(),
+            ns_per_token=slope,
+            fit="",
+            coefficients=[],
+            held_out_error=None,
+        )
+    chosen = fit.chosen
+    return Growth(
+        context=sizes.tolist(),
+        ns=middle.tolist(),
+        ns_per_token=slope,
+        fit="quadratic" if len(chosen.coefficients) == 3 else "linear",
+        coefficients=list(chosen.coefficients),
+        held_out_error=max(chosen.interleaved_error, chosen.beyond_error),
+    )
+
+
+def _slopes(sizes: NDArray[np.int64], costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The slope of each row of costs [rounds, sizes]: the median over pairs half of the sizes apart.
+
+    One disturbed step does not turn it, as it would a line of least squares.
+
+    Source: Theil, A rank-invariant method of linear and polynomial regression analysis (1950), the incomplete method.
+    """
+    apart = (len(sizes) + 1) // 2
+    rise: NDArray[np.float64] = costs[:, apart:] - costs[:, :-apart]
+    return np.asarray(np.median(rise / (sizes[apart:] - sizes[:-apart]), axis=1), dtype=np.float64)
+
+
+def _notes(manifest: Manifest, found: Effects, others: list[Elsewhere]) -> list[str]:
+    c = manifest.conditions
+    notes = []
+    changed = {cell: count for cell, count in c["changed_choices"].items() if count}
+    if changed:
+        worst = max(changed, key=changed.__getitem__)
+        notes.append(
+            f"In the same contexts `{worst}` would have chosen {changed[worst]} of {c['choices']} tokens otherwise "
+            "than with all parts; the trace was forced on every cell, so all made the same forwards. What depends on "
+            "the values of the scores alone (a nucleus) may cost otherwise in a run of its own."
+        )
+    notes += [f"{other.sentence()}." for other in others]
+    if not found.interaction and len(c["parts"]) > 1:
+        notes.append("Above four parts each was left out and added alone; a share stands only where both agree.")
+    if c.get("compiled_again_when_warm"):
+        notes.append(f"During the warm rounds {c['compiled_again_when_warm']} frames were compiled again.")
+    if not c["warm_up"]["steady"]:
+        notes.append(f"The warm-up ended without reaching a steady state: {c['warm_up']['reason']}.")
+    return [*notes, *c["notes"]]
+
+
+def _unresolved(manifest: Manifest, found: Effects) -> str:
+    half = _half_width(found)
+    asked: Any = manifest.conditions["precision"]
+    if half == inf:
+        return f"no intervals: {found.reason}; give a longer --budget, or more --rounds"
+    if asked is not None and half > asked:
+        return (
+            f"the widest interval is ±{half:.2%} of the step, ±{asked:.2%} was asked for;"
+            " give a longer --budget, or more --rounds"
+        )
+    return ""
+
+
+def _invalid(samples: Sequence[Sample]) -> str:
+    cells = [cell for cell in samples[0].unsteady if any(s.unsteady[cell] for s in samples)]
+    if not cells:
+        return ""
+    count = sum(s.unsteady[cells[0]] for s in samples)
+    return (
+        f"{count} choices of `{cells[0]}` were not those it made before in the same contexts: a part keeps state "
+        "between calls, or the model is not deterministic"
+    )

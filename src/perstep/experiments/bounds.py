@@ -1,0 +1,114 @@
+"""Bounds from ceilings that were measured in the same rounds: what `perstep.theory` says of this machine, now.
+
+A part's bound is max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call, with no constant fitted to what it
+judges. The sizes at which bandwidth is measured are the footprints themselves. Knows shapes and ceilings, no samples.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from perstep.errors import InputError
+from perstep.machine import NEAREST_BYTES, Ladder, LadderFigures
+from perstep.targets import Opened
+from perstep.theory import (
+    REFERENCE,
+    TRANSFORMERS,
+    TRANSFORMERS_EAGER,
+    TRANSFORMERS_STATIC,
+    Backend,
+    Level,
+    ModelShape,
+    Rates,
+    StepCost,
+)
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)
+}
+"""How a target carries out its steps, by the name that a manifest holds."""
+
+
+def config_of(opened: Opened) -> dict[str, Any]:
+    """A target's config.json as a dictionary, for a manifest and `ModelShape.from_config`."""
+    if opened.backend == "torch":
+        return dict(json.loads(opened.model.config.to_json_string(use_diff=False)))
+    c = opened.model.config
+    return {
+        "model_type": c.model_type,
+        "vocab_size": c.vocab,
+        "hidden_size": c.hidden,
+        "intermediate_size": c.intermediate,
+        "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "max_position_embeddings": c.max_positions,
+        "attention_bias": c.out_bias,
+        "mlp_bias": c.mlp_bias,
+        "tie_word_embeddings": c.tied,
+    }
+
+
+def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a config describes, or None where `perstep.theory` has no formula for it."""
+    try:
+        return ModelShape.from_config(config)
+    except InputError:
+        return None
+
+
+def backend_for(backend: Backend, shape: ModelShape) -> Backend:
+    """The backend, without its calls for a mixture of experts, in which nobody has counted them."""
+    if not shape.is_mixture:
+        return backend
+    return replace(backend, name=f"{backend.name}, calls not counted", calls={}, calls_many_rows={})
+
+
+def ladder_for(costs: Sequence[StepCost], *, library: str, threads: int) -> Ladder:
+    """The ceilings that judge these steps: at their footprints and layers, and at every octave below.
+
+    Args:
+        costs: of the steps, all of one shape and precision.
+        library: `numpy` or `torch`.
+        threads: in force.
+    """
+    shape, dtype = costs[0].shape, costs[0].precision.activations
+    decoding = [cost for cost in costs if cost.step.new == 1]
+    footprints, layers = ([size(cost) for cost in costs] for size in (_footprint, _layer))
+    octaves = {NEAREST_BYTES << n for n in range(64) if NEAREST_BYTES << n < max(footprints)}
+    ends = {end(map(size, of)) for of in (costs, decoding) if of for size in (_footprint, _layer) for end in (min, max)}
+    return Ladder(
+        sorted(octaves | ends), call_up_to=max(layers), library=library, dtype=dtype, row=shape.hidden, threads=threads
+    )
+
+
+def _footprint(cost: StepCost) -> int:
+    return cost.resident_bytes
+
+
+def _layer(cost: StepCost) -> int:
+    return ceil(cost.layer_bytes)
+
+
+def rates_from(figures: LadderFigures, dtype: str) -> Rates:
+    """What a ladder found as the rates of a machine: a level for each set size, the largest without an end."""
+    sizes = list(figures.read_gb_s)
+    levels = tuple(
+        Level(
+            name=f"{size / 1e6:.3g} MB",
+            bytes_per_s=figures.read_gb_s[size] * 1e9,
+            size_bytes=None if size == sizes[-1] else size,
+            call_ns=figures.call_ns.get(size),
+        )
+        for size in sizes
+    )
+    return Rates(
+        levels,
+        {dtype: figures.gemm_gflop_s * 1e9},
+        dispatch_ns=figures.call_ns[0],
+        vector_flops=figures.vector_g_s * 1e9,
+        special_functions=figures.special_g_s * 1e9,
+    )

@@ -1,0 +1,246 @@
+"""The findings of `cache` as tables, files, pictures and a headline."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from perstep.experiments.cache_findings import WITH, WITHOUT, CacheFindings, Fit, Point, times_of
+from perstep.report import Table, to_csv
+from perstep.report.cache import LatencyCurve, MemoryCurves, latency_png, memory_png
+from perstep.report.format import interval, percent, plural, significant
+from perstep.report.words import render
+from perstep.runs import Manifest, encode_json
+
+
+def tables(manifest: Manifest, findings: CacheFindings) -> list[Table]:
+    """Latency, memory, and the fits with their errors at held-out points."""
+    return [_latency(manifest, findings), _memory(manifest, findings), _fits(findings)]
+
+
+def csv(findings: CacheFindings) -> str:
+    """A row a context: every field of a point."""
+    return _csv(findings, list(Point.__struct_fields__))
+
+
+def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
+    """Both curves as JSON, CSV and picture, and `README.md`."""
+    memory = [name for name in Point.__struct_fields__ if name == "S" or "bytes" in name]
+    latency = [name for name in Point.__struct_fields__ if name == "S" or name == "cache_bytes" or "bytes" not in name]
+    facts = {"model": name_of(manifest), "cache": manifest.workload["cache"], "batch": manifest.workload["batch"]}
+    regime = change_of_regime(findings)
+    return {
+        "memory.json": encode_json({**facts, "points": _rows(findings, memory)}),
+        "latency.json": encode_json(
+            {
+                **facts,
+                "points": _rows(findings, latency),
+                "fits": {"with_cache": findings.with_cache, "without_cache": findings.without_cache},
+                "gamma_S2": findings.square,
+                "crossover": findings.crossover,
+                "left_out": findings.left_out,
+            }
+        ),
+        "memory.csv": _csv(findings, memory).encode(),
+        "latency.csv": _csv(findings, latency).encode(),
+        "memory.png": _memory_png(manifest, findings),
+        "latency.png": _latency_png(manifest, findings, regime),
+        "README.md": render(
+            "cache.md",
+            manifest=manifest,
+            findings=findings,
+            tables=tables(manifest, findings),
+            regime=regime,
+            name=name_of(manifest),
+        ),
+    }
+
+
+def summary(findings: CacheFindings) -> dict[str, Any]:
+    """The headline, and the four figures that a reader of cost curves looks for."""
+    S, ms = times_of(findings.points, WITH)
+    grown = f"{significant(ms[-1] / ms[0])} times as long at S = {S[-1]} as at {S[0]}"
+    return {
+        "headline": f"with a cache a step takes {grown}; crossover: {findings.crossover}",
+        "memory_max_relative_error_to_theory": findings.memory_max_relative_error_to_theory,
+        "latency_with_cache_R2": findings.with_cache.r_squared,
+        "latency_without_cache_R2": findings.without_cache.r_squared,
+        "crossover_S": findings.crossover_S,
+    }
+
+
+def name_of(manifest: Manifest) -> str:
+    """The model's name, with the layers that were kept of it."""
+    layers = manifest.plan.get("layers")
+    return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
+
+
+def change_of_regime(findings: CacheFindings) -> tuple[float, str] | None:
+    """Where the fitted curve without a cache changes its power within the measured range, and what changes there.
+
+    Below b/c the linear term of a + b S + c S^2 (every weight, for every position) is larger than the quadratic one
+    (every position with every other); below a/b the constant is.
+    """
+    fit = findings.without_cache
+    S, _ = times_of(findings.points, WITHOUT)
+    if len(fit.coefficients_ms) != 3 or not S:
+        return None
+    a, b, c = fit.coefficients_ms
+    if b > 0 and c > 0 and S[0] < b / c < S[-1]:
+        return b / c, f"without a cache: c·S² overtakes b·S\nat S = {significant(b / c)}"
+    if a > 0 and b > 0 and S[0] < a / b < S[-1]:
+        return a / b, f"without a cache: b·S overtakes the constant\nat S = {significant(a / b)}"
+    return None
+
+
+def _rows(findings: CacheFindings, names: list[str]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in names} for row in map(msgspec.to_builtins, findings.points)]
+
+
+def _csv(findings: CacheFindings, names: list[str]) -> str:
+    return to_csv(names, [[row[name] for name in names] for row in _rows(findings, names)])
+
+
+def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
+    rows = [
+        [
+            f"{p.S:,}",
+            _ms(p.per_token_ms_with_cache),
+            interval(p.with_cache_low_ms, p.with_cache_high_ms),
+            _ms(p.theory_ms_with_cache),
+            _ms(p.per_token_ms_without_cache),
+            interval(p.without_cache_low_ms, p.without_cache_high_ms),
+            _ms(p.theory_ms_without_cache),
+            _ratio(p.per_token_ms_without_cache, p.per_token_ms_with_cache),
+        ]
+        for p in findings.points
+    ]
+    w = manifest.workload
+    notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
+    if findings.unresolved:
+        notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    return Table(
+        title=f"one decode step, ms: {name_of(manifest)}, {w['cache']} cache, batch {w['batch']}",
+        header=["S", "with", "95 %", "theory", "without", "95 %", "theory", "without/with"],
+        rows=rows,
+        text_columns=frozenset(),
+        notes=notes,
+    )
+
+
+def _memory(manifest: Manifest, findings: CacheFindings) -> Table:
+    rows = [
+        [
+            f"{p.S:,}",
+            f"{p.cache_bytes:,}",
+            _count(p.theory_bytes),
+            f"{p.cache_bytes_allocated:,}",
+            _count(p.theory_bytes_allocated),
+            _count(p.rss_growth_bytes),
+            _count(p.rss_page_bound_bytes),
+        ]
+        for p in findings.points
+    ]
+    error = findings.memory_max_relative_error_to_theory
+    return Table(
+        title=f"bytes of the cache: {name_of(manifest)}, {manifest.workload['cache']} cache",
+        header=["S", "used", "theory", "allocated", "theory", "resident", "whole pages of the used"],
+        rows=rows,
+        text_columns=frozenset(),
+        notes=[
+            "No formula for this architecture." if error is None else f"Largest error to theory: {percent(error, 2)}."
+        ],
+    )
+
+
+def _fits(findings: CacheFindings) -> Table:
+    rows = []
+    for name, fit in (("with a cache", findings.with_cache), ("without", findings.without_cache)):
+        if fit.reason:
+            rows.append([name, fit.form, "–", "–", "–", "–"])
+            continue
+        rows.append(
+            [
+                name,
+                fit.form,
+                " ".join(f"{c:.3g}" for c in fit.coefficients_ms),
+                percent(fit.interleaved_error or 0.0),
+                percent(fit.beyond_error or 0.0),
+                f"{fit.r_squared:.4f}",
+            ]
+        )
+    notes = [
+        f"No fit {name}: {fit.reason}."
+        for name, fit in (("with a cache", findings.with_cache), ("without one", findings.without_cache))
+        if fit.reason
+    ]
+    return Table(
+        title="fits, judged on points they have not seen (coefficients in ms)",
+        header=["steps", "form", "coefficients", "error between", "error one octave beyond", "R²"],
+        rows=rows,
+        text_columns=frozenset({0, 1, 2}),
+        notes=notes,
+    )
+
+
+def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
+    points = findings.points
+    curves = MemoryCurves(
+        contexts=[p.S for p in points],
+        allocated=[p.cache_bytes_allocated for p in points],
+        used=[p.cache_bytes for p in points],
+        theory=[p.theory_bytes for p in points],
+        resident=[p.rss_growth_bytes for p in points],
+        page_bound=[p.rss_page_bound_bytes for p in points],
+    )
+    error = findings.memory_max_relative_error_to_theory
+    found = (
+        "grows linearly"
+        if error is None
+        else "is what shapes say, to the byte"
+        if error == 0
+        else f"is within {percent(error, 2)} of theory"
+    )
+    title = f"{name_of(manifest)}, {manifest.workload['cache']} cache: what it uses {found}"
+    return memory_png(curves, title=title, preallocated=manifest.workload["capacity"] is not None)
+
+
+def _latency_png(manifest: Manifest, findings: CacheFindings, regime: tuple[float, str] | None) -> bytes:
+    curves = [
+        _curve(findings, WITH, "with a cache", findings.with_cache),
+        _curve(findings, WITHOUT, "without", findings.without_cache),
+    ]
+    S, ms = times_of(findings.points, WITH)
+    grown = significant(ms[-1] / ms[0])
+    title = f"{name_of(manifest)}: with a cache the step grows {grown}× from S = {S[0]:,} to {S[-1]:,}"
+    alone, alone_ms = times_of(findings.points, WITHOUT)
+    if alone:
+        longer = significant(alone_ms[-1] / dict(zip(S, ms, strict=True))[alone[-1]])
+        title += f"; without one it is {longer}× as long at {alone[-1]:,}"
+    return latency_png(curves, title=title, crossover=findings.crossover_S, change_of_regime=regime)
+
+
+def _curve(findings: CacheFindings, arm: str, label: str, fit: Fit) -> LatencyCurve:
+    S, ms = times_of(findings.points, arm)
+    theory = [p.theory_ms_with_cache if arm == WITH else p.theory_ms_without_cache for p in findings.points if p.S in S]
+    return LatencyCurve(
+        label=label,
+        contexts=S,
+        measured_ms=ms,
+        fitted=fit.fitted_S,
+        fit_ms=[fit.predicted_ms[str(x)] for x in S] if fit.predicted_ms else [],
+        theory_ms=[x for x in theory if x is not None] if None not in theory else [],
+        form=fit.form,
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else significant(value)
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _ratio(above: float | None, below: float | None) -> str:
+    return "–" if above is None or not below else f"{significant(above / below)}×"

@@ -1,0 +1,39 @@
+"""The device's own ledger beside the host's (law 1): two clocks, each adding up to itself, never mixed."""
+
+import msgspec
+
+from perstep.measure import Ledger
+from perstep.report import Table
+from perstep.report.format import duration, percent
+from perstep.report.ledger import ledger_table
+
+
+class DeviceLedger(msgspec.Struct, kw_only=True):
+    """The device's time for one kind of step.
+
+    Attributes:
+        ledger: parts + residual = step on the device's clock.
+        idle_ns_per_step: at most how long the device waited for the host in a step.
+        idle_parts_ns: the same by part; `residual` is what lies in no part.
+    """
+
+    ledger: Ledger
+    idle_ns_per_step: float
+    idle_parts_ns: dict[str, float]
+
+
+def device_table(found: DeviceLedger, *, title: str, forwards_in: str = "a pass") -> Table:
+    """The device's ledger, and below it how long the device may have waited for the host."""
+    table = ledger_table(found.ledger, title=title, forwards_in=forwards_in)
+    table.notes.insert(0, idle_sentence(found))
+    return table
+
+
+def idle_sentence(found: DeviceLedger) -> str:
+    """How long the device waited, in all and where most: a bound."""
+    share = found.idle_ns_per_step / found.ledger.step_ns
+    said = f"The device waited for the host at most {duration(found.idle_ns_per_step)} of a step, {percent(share)}"
+    most = max(found.idle_parts_ns, key=found.idle_parts_ns.__getitem__, default="")
+    if most and found.idle_parts_ns[most] > 0:
+        said += f"; most of it in {most} ({duration(found.idle_parts_ns[most])})"
+    return f"{said}."

@@ -1,0 +1,40 @@
+"""The figures that were published for such a pair, beside this run's (law 13: expected is a column of its own).
+
+They are of another model, machine and compiler, and each of their cells generated freely, so with other tokens; they
+say what shape to expect, not what number.
+"""
+
+from perstep.experiments.ablation.findings import AblationFindings
+from perstep.report import Table
+from perstep.report.format import percent, signed_percent
+from perstep.runs import Manifest
+
+SOURCE = "NVIDIA GB10, batch 3, 32 words, after and before torch.compile; one run a cell"
+WARM_S = {"all": 3.1276, "without utf8": 2.1392, "without word": 2.2548, "none": 1.1408}
+COLD_S = {"all": 20.1456, "without utf8": 17.2984, "without word": 18.4905, "none": 16.9498}
+
+
+def expected_table(manifest: Manifest, findings: AblationFindings) -> Table | None:
+    """Measured and published shares side by side; None where the parts are not the published pair."""
+    cells = findings.effects.cells
+    if set(cells) != set(WARM_S) or manifest.workload.get("preset") != "words":
+        return None
+    header = ["cell", "measured, of all", "expected, of all"]
+    if findings.cold is not None:
+        header += ["measured cold, of all", "expected cold, of all"]
+    rows = []
+    for label, cell in cells.items():
+        row = [label, percent(cell.ns_per_step / cells["all"].ns_per_step), percent(WARM_S[label] / WARM_S["all"])]
+        if findings.cold is not None:
+            cold = findings.cold[label].ns / findings.cold["all"].ns
+            row += [percent(cold), percent(COLD_S[label] / COLD_S["all"])]
+        rows.append(row)
+    saved = WARM_S["all"] - WARM_S["none"]
+    interaction = WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"] + WARM_S["none"]
+    sum_of_two = 2 * WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"]
+    note = (
+        f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])} where both "
+        f"together save {percent(saved / WARM_S['all'])}: an interaction of {interaction:+.3f} s "
+        f"({signed_percent(interaction / WARM_S['all'])}) that no table of one part at a time shows."
+    )
+    return Table("measured here and published", header, rows, notes=[note])

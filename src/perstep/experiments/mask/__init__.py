@@ -1,0 +1,24 @@
+"""`mask`: what a JSON-schema mask costs a decode step, by engine, vocabulary, batch and complexity of the schema.
+
+Arms replay one trace of valid texts through the reference decoder with a head as wide as the vocabulary: no mask,
+the naive walk, token tables, and the engines people use. Finding a mask and applying it are different parts (law 4).
+"""
+
+from perstep.experiments.mask.findings import MaskFindings, analyse
+from perstep.experiments.mask.plan import Plan
+from perstep.experiments.mask.samples import Sample
+from perstep.experiments.mask.session import MaskSession, prepare
+from perstep.experiments.mask.show import csv, files, summary, tables
+
+__all__ = [
+    "MaskFindings",
+    "MaskSession",
+    "Plan",
+    "Sample",
+    "analyse",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

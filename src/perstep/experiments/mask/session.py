@@ -1,0 +1,377 @@
+"""The measurement: cells are made, engines built, arms chosen by the budget, everything warmed; then rounds.
+
+In a round every arm of every cell runs twice over the cell's trace, once with marks and once without, in an order
+that is then reversed; from round to round the order follows a Williams square. Each pass begins with an unrecorded
+prefill and step. After its passes an engine's own work is run hot, and the curve of fills against size is measured.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from perstep.automata import Engine, Grammar
+from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, MaskedLoop
+from perstep.experiments.mask.building import Workshop, parse_engines
+from perstep.experiments.mask.cells import (
+    Cell,
+    Language,
+    first_refused,
+    language,
+    make_cell,
+    masked_loop,
+    record_choices,
+)
+from perstep.experiments.mask.curves import Point, describe_points, make_points, predict
+from perstep.experiments.mask.findings import resolved_by
+from perstep.experiments.mask.plan import Plan
+from perstep.experiments.mask.planning import left_out
+from perstep.experiments.mask.roofline import ceilings_for
+from perstep.experiments.mask.samples import ArmRound, Sample
+from perstep.experiments.mask.schema import complicate, read_schema
+from perstep.experiments.mask.trying import SLOW_HOT_NS, try_arms
+from perstep.experiments.mask.vocabularies import (
+    Named,
+    Vocabularies,
+    describe_vocabulary,
+    has_real,
+    own_name,
+    parse_vocab,
+    widened,
+)
+from perstep.machine import NoiseProbe, describe
+from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
+from perstep.report.format import duration
+from perstep.runs import Column, Manifest
+from perstep.stats import williams_square
+from perstep.targets import describe_target, make_prompt, open_target
+from perstep.targets.reference import Reference
+from perstep.targets.reference.memory import refuse_if_too_large
+
+PROMPT_TOKENS = 16
+_NO_HOT: Column = np.zeros(0, np.int64)
+
+Item = TypeVar("Item")
+
+
+class MaskSession:
+    """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`."""
+
+    def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
+        plan.check()
+        self.effort = plan.effort()
+        self._plan, self._clock = plan, clock
+        self._probe = NoiseProbe()
+        engines, named = parse_engines(plan.engine)
+        progress(0.0, "load")
+        model = open_target(plan.model)
+        _check_fits(plan, model)
+        own = own_name(plan.model)
+        vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
+        schema = read_schema(plan.schema)
+        grammar = Grammar(schema, plan.whitespace, plan.max_depth)
+        progress(0.0, "schemas")
+        languages = [language(complicate(schema, factor), factor, grammar, engines) for factor in plan.complexity]
+        self._vocabularies = Vocabularies(model, own)
+        self._workshop = Workshop(clock, named=named)
+        self._left_out: list[dict[str, Any]] = []
+        self.cells: list[Cell] = []
+        self.points: list[Point] = []
+        built: dict[str, dict[str, Engine]] = {}
+        for name in vocabs:
+            vocab = self._vocabularies.named(name)
+            progress(0.0, f"engines for {vocab.vocabulary.size:,} tokens")
+            built |= self._make_cells(vocab, languages, model, engines, named=named)
+        # Of all cells: which of them there is time for may differ when a run is resumed.
+        self._tokens_hash = hash_ids(*(cell.trace.chosen_BN for cell in self.cells))
+        progress(0.0, "plan")
+        sized = any(name != own for name in vocabs)
+        self._curves(languages, engines if sized else ())
+        predictions = predict(self.points, clock)
+        self._choose(built)
+        progress(0.0, "warm-up")
+        for cell in self.cells:
+            for arm in cell.loops:
+                self._arm_round(cell, arm)
+        self.manifest = self._manifest(model, languages, schema)
+        self.manifest.conditions["predictions"] = msgspec.to_builtins(predictions)
+        describe_machine(self.manifest, plan.threads)
+
+    def _make_cells(
+        self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...], *, named: bool
+    ) -> dict[str, dict[str, Engine]]:
+        """The cells of a vocabulary, yet without arms; the engines of each, by its key."""
+        wide = widened(model, vocab, self._plan.seed)
+        built = {}
+        for spoken in languages:
+            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity)
+            for batch in self._plan.batch:
+                cell = self._cell(vocab, batch, spoken, wide, _first(made))
+                self.cells.append(cell)
+                built[cell.key] = self._usable(made, cell, named=named)
+        return built
+
+    def _cell(self, vocab: Named, batch: int, spoken: Language, model: Reference, guide: Engine) -> Cell:
+        plan = self._plan
+        rows = batch * vocab.vocabulary.size
+        refuse_if_too_large(f"logits and masks of {batch} x {vocab.vocabulary.size:,}", 12 * rows)
+        prompt_BT = make_prompt(
+            plan.model if vocab.own else "", model, text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed
+        )
+        return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guide)
+
+    def _usable(self, made: dict[str, Engine], cell: Cell, *, named: bool) -> dict[str, Engine]:
+        """The engines that can replay the cell's texts.
+
+        Raises:
+            InputError: one that was named cannot, or none can.
+        """
+        usable = {}
+        for name, engine in made.items():
+            why = first_refused(engine, cell)
+            if not why:
+                usable[name] = engine
+            elif named:
+                raise InputError(f"--engine {name} cannot be measured on this schema: {why}")
+            else:
+                self._leave_out(cell, name, why)
+        if not usable:
+            raise InputError("no engine that is installed can be measured on this schema; see --engine")
+        return usable
+
+    def _leave_out(self, cell: Cell, arm: str, why: str) -> None:
+        about = {"vocab": cell.vocab.name, "batch": cell.batch, "complexity": cell.language.complexity}
+        self._left_out.append({**about, "engine": arm, "why": why})
+
+    def _curves(self, languages: Sequence[Language], engines: tuple[str, ...]) -> None:
+        for spoken in languages if engines else ():
+            self.points += make_points(engines, spoken, self._plan.seed, self._vocabularies, self._clock)
+
+    def _choose(self, built: dict[str, dict[str, Engine]]) -> None:
+        """Estimate every arm, leave out what the budget does not pay for, and give the others their loops."""
+        plan = self._plan
+        for cell in self.cells:
+            cell.loops[NO_MASK] = self._loop(cell, [])
+        costs = [cost for cell in self.cells for cost in try_arms(cell, built[cell.key], self._clock)]
+        fixed_ns = float(sum(int(point.fill_ns(self._clock).sum()) for point in self.points))
+        rounds = plan.rounds_wanted()
+        gone = left_out(costs, fixed_ns, self.effort.budget_s, rounds)
+        for cost in gone:
+            if not cost.reference:
+                cell = next(cell for cell in self.cells if cell.key == cost.cell)
+                takes = duration(cost.ns * rounds, 2)
+                self._leave_out(cell, cost.arm, f"no time: {rounds} rounds take about {takes}; give a longer --budget")
+        missing = {(cost.cell, cost.arm) for cost in gone}
+        self.cells = [cell for cell in self.cells if (cell.key, NO_MASK) not in missing]
+        for cell in self.cells:
+            for name, engine in built[cell.key].items():
+                if (cell.key, name) not in missing:
+                    rows = [engine, *(engine.fork() for _ in range(cell.batch - 1))]
+                    cell.loops[name] = self._loop(cell, rows)
+            self._expect(cell)
+
+    def _loop(self, cell: Cell, engines: Sequence[Engine]) -> MaskedLoop:
+        first = next(iter(cell.loops.values()), None)
+        positions = PROMPT_TOKENS + self._plan.new_tokens - 1
+        cache = first.cache if first else cell.model.new_cache(cell.batch, positions)
+        return MaskedLoop(cell.model, cache, engines, cell.vocab.vocabulary.eos_ids)
+
+    def _expect(self, cell: Cell) -> None:
+        """What each arm is to choose: under a mask by its definition, or by the first engine where there is none."""
+        cell.free = record_choices(cell.loops[NO_MASK], cell.trace)
+        masked = masked_loop(cell) or next(loop for arm, loop in cell.loops.items() if arm != NO_MASK)
+        expected = record_choices(masked, cell.trace)
+        cell.trace = replace(cell.trace, expected_BN=expected)
+
+    def measure_round(self, number: int) -> Sample:
+        """One round over all cells and the curve."""
+        self._probe.start()
+        cells = {}
+        for cell in _turned(self.cells, number):
+            cells[cell.key] = self._cell_round(cell, number)
+        curves = {point.key: point.fill_ns(self._clock) for point in _turned(self.points, number)}
+        return Sample(number, cells, curves, self._probe.stop())
+
+    def _cell_round(self, cell: Cell, number: int) -> dict[str, ArmRound]:
+        arms = list(cell.loops)
+        square = williams_square(len(arms))
+        order = [arms[index] for index in square[number % len(square)]]
+        held: dict[str, dict[str, Any]] = {arm: {"differing": 0} for arm in arms}
+        for half, names in enumerate((order, order[::-1])):
+            for place, arm in enumerate(names):
+                index = place if half == 0 else len(order) - 1 - place
+                marked = (index + number + half) % 2 == 0
+                self._pass(cell, arm, held[arm], marked=marked)
+        for arm in order:
+            held[arm]["hot_fill_ns"] = self._hot(cell, arm, held[arm])
+        return {arm: ArmRound(**held[arm]) for arm in arms}
+
+    def _arm_round(self, cell: Cell, arm: str) -> None:
+        """Both kinds of pass and the hot one, unrecorded: every path is run before it is measured (law 7)."""
+        held: dict[str, Any] = {"differing": 0}
+        for marked in (True, False):
+            self._pass(cell, arm, held, marked=marked)
+        self._hot(cell, arm, held)
+
+    def _pass(self, cell: Cell, arm: str, held: dict[str, Any], *, marked: bool) -> None:
+        recorder = Recorder(self._clock)
+        held["differing"] += cell.pass_over(arm, recorder, marked=marked)
+        steps = recorder.steps()
+        if marked:
+            held.update(vars(steps))
+        else:
+            held["plain_ns"] = steps.step_ns
+
+    def _hot(self, cell: Cell, arm: str, held: dict[str, Any]) -> Column:
+        if arm == NO_MASK:
+            return _NO_HOT
+        if held["parts"]["mask.fill"].sum() < SLOW_HOT_NS:
+            cell.hot_pass(arm, Recorder(self._clock))
+        recorder = Recorder(self._clock)
+        cell.hot_pass(arm, recorder)
+        return recorder.steps("hot").parts["mask.fill"]
+
+    def resolved(self, samples: Sequence[Sample]) -> Resolved:
+        """How narrow the intervals of the steps with a mask against those without are."""
+        return resolved_by(samples)
+
+    def finish(self) -> None:
+        """Check that the caches are where the trace leaves them.
+
+        Raises:
+            InvalidMeasurement: one is not.
+        """
+        for cell in self.cells:
+            loop = cell.loops[NO_MASK]
+            loop.reset()
+            cell.pass_over(NO_MASK, Recorder(self._clock), marked=False)
+            held, expected = loop.cache.current_length(), PROMPT_TOKENS + self._plan.new_tokens - 1
+            if held != expected:
+                raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
+
+    def _manifest(self, model: Reference, languages: Sequence[Language], schema: dict[str, Any]) -> Manifest:
+        plan = self._plan
+        machine = describe()
+        return Manifest(
+            experiment="mask",
+            plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
+            seed=plan.seed,
+            workload={
+                "token_ids_sha256": self._tokens_hash,
+                "model_config_sha256": model.config_hash,
+                "schema_sha256": hashlib.sha256(json.dumps(schema).encode()).hexdigest(),
+                "schema": schema.get("title") or (plan.schema.name if plan.schema else "schema"),
+                "whitespace": plan.whitespace,
+                "max_depth": plan.max_depth,
+                "prompt_tokens": PROMPT_TOKENS,
+                "new_tokens": plan.new_tokens,
+                "forwards": plan.new_tokens - 1,
+                "dtype": model.config.dtype,
+                "device": "cpu",
+                "threads": plan.threads,
+                "temperature": 0.0,
+            },
+            model=describe_target(plan.model, model),
+            conditions={
+                "cells": {cell.key: self._describe(cell) for cell in self.cells},
+                "arms": {cell.key: list(cell.loops) for cell in self.cells},
+                "languages": [_describe_language(spoken) for spoken in languages],
+                "builds": msgspec.to_builtins(self._workshop.builds),
+                "curves": describe_points(self.points),
+                "left_out": [*self._refused(), *self._left_out],
+                "vocabularies": [describe_vocabulary(vocab) for vocab in self._used()],
+                "only_own": not has_real() and plan.vocab is None,
+                "ceilings": ceilings_for(machine),
+                "order": "each arm twice in a round, the order then reversed; orders follow a Williams square; "
+                "with marks and without in turn",
+                "discarded": "one prefill and one decode step at the beginning of each pass; the prefill of each pass",
+                "garbage_collector": "off",
+                "mark_ns": measure_mark_ns(self._clock),
+                "precision": self.effort.precision,
+                "rounds_wanted": plan.rounds_wanted(),
+            },
+            boundaries=BOUNDARIES,
+        )
+
+    def _used(self) -> list[Named]:
+        return list({cell.vocab.name: cell.vocab for cell in self.cells}.values())
+
+    def _refused(self) -> list[dict[str, Any]]:
+        return [
+            {"vocab": vocab, "batch": None, "complexity": complexity, "engine": name, "why": why}
+            for name, vocab, complexity, why in self._workshop.refusals
+        ]
+
+    def _describe(self, cell: Cell) -> dict[str, Any]:
+        """What analysis needs of a cell: counted, not timed."""
+        allowed = cell.allowed()
+        lookups = cell.lookups() if "naive" in cell.loops else []
+        return {
+            "vocab": cell.vocab.name,
+            "own": cell.vocab.own,
+            "vocab_size": cell.vocab.vocabulary.size,
+            "batch": cell.batch,
+            "complexity": cell.language.complexity,
+            "states": cell.language.dfa.num_states if cell.language.dfa else None,
+            "hidden": cell.model.config.hidden,
+            "allowed_mean": float(np.mean(allowed)) if allowed else None,
+            "allowed_median": float(np.median(allowed)) if allowed else None,
+            "lookups_per_fill": float(np.mean(lookups)) if lookups else None,
+            "texts_end": int(np.isin(cell.trace.chosen_BN, cell.vocab.vocabulary.eos_ids).sum()),
+        }
+
+
+def _first(engines: dict[str, Engine]) -> Engine:
+    """The engine that writes texts where nothing else can.
+
+    Raises:
+        InputError: all refuse the schema.
+    """
+    for engine in engines.values():
+        return engine
+    raise InputError("no engine that is installed takes this schema under this --whitespace; see --engine")
+
+
+def _default_vocab(own: str, *, fast: bool) -> str:
+    if not has_real():
+        return own
+    return f"{own},4096" if fast else f"{own},4096,32768,131072"
+
+
+def _check_fits(plan: Plan, model: Reference) -> None:
+    positions = model.config.max_positions
+    if PROMPT_TOKENS + plan.new_tokens - 1 > positions:
+        raise InputError(
+            f"--new-tokens {plan.new_tokens} after a prompt of {PROMPT_TOKENS} overflow the model's context of "
+            f"{positions}; at most {positions - PROMPT_TOKENS + 1} fit"
+        )
+
+
+def _turned(items: Sequence[Item], number: int) -> list[Item]:
+    """The items, beginning with another one each round."""
+    start = number % len(items) if items else 0
+    return [*items[start:], *items[:start]]
+
+
+def _describe_language(spoken: Language) -> dict[str, Any]:
+    return {
+        "complexity": spoken.complexity,
+        "automaton": spoken.dfa.source if spoken.dfa else "none: the texts are written along an engine's masks",
+        "states": spoken.dfa.num_states if spoken.dfa else None,
+        "fields": len(spoken.grammar.schema.get("properties", ())),
+    }
+
+
+def prepare(plan: Plan, progress: Progress, clock: Clock) -> MaskSession:
+    """Check the plan, build every engine, choose the arms, warm them.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
+    return MaskSession(plan, progress, clock)

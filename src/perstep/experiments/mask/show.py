@@ -1,0 +1,263 @@
+"""The findings of `mask` as tables, CSV, pictures and words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perstep.experiments.mask.building import Build
+from perstep.experiments.mask.curve_findings import Curve
+from perstep.experiments.mask.findings import Arm, CellFinding, MaskFindings
+from perstep.experiments.mask.plots import overhead_png, scaling_png
+from perstep.experiments.mask.roofline import Place
+from perstep.report import Table, to_csv
+from perstep.report.format import duration, interval, percent, plural, significant
+from perstep.report.words import render
+from perstep.runs import Manifest
+
+MASK_PARTS = ("mask.fill", "mask.accept", "mask.apply")
+_DASH = "–"
+
+
+def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
+    """Steps by cell; then what is built before them, fills against size, the roofline, what was left out."""
+    made = [_cell_table(cell, manifest) for cell in findings.cells]
+    made[-1].notes.extend(findings.notes)
+    if findings.unresolved:
+        made[-1].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.invalid:
+        made[0].notes.append(f"INVALID: {findings.invalid}")
+    made.append(_build_table(findings.builds))
+    if findings.curves:
+        made.append(_curve_table(findings.curves))
+    if findings.roofline:
+        made.append(_roofline_table(findings.roofline, manifest))
+    if findings.left_out:
+        made.append(_left_out_table(findings.left_out))
+    return made
+
+
+def subject(cell: CellFinding) -> str:
+    """A cell in words."""
+    words = f"{cell.vocab_size:,} tokens" if cell.vocab.isdigit() else f"its own {cell.vocab_size:,} tokens"
+    complexity = f", {cell.complexity} x the schema" if cell.complexity > 1 else ""
+    return f"{words}, batch {cell.batch}{complexity}"
+
+
+def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
+    w = manifest.workload
+    rows = [
+        [
+            arm.engine,
+            significant(arm.per_step_ms),
+            _DASH if arm.ratio is None else significant(arm.ratio),
+            interval(arm.ratio_low, arm.ratio_high) if arm.ratio is not None else "",
+            *(_micros(arm, part) for part in MASK_PARTS),
+            significant(arm.fill.hot_us) if arm.fill else "",
+            percent(arm.mask_share) if arm.fill else "",
+            significant(arm.tokens_per_s),
+        ]
+        for arm in cell.arms
+    ]
+    return Table(
+        title=f"{manifest.model['name']}, {subject(cell)}: a decode step under the mask of {w['schema']}",
+        header=[
+            "engine", "ms/step", "ratio", "95 % interval", "fill µs", "accept µs", "apply µs", "fill µs, hot",
+            "mask", "tokens/s",
+        ],
+        rows=rows,
+        notes=[_cell_note(cell, manifest)],
+        rule_before=frozenset({1}),
+    )  # fmt: skip
+
+
+def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
+    w = manifest.workload
+    allowed = "" if cell.allowed_mean is None else f", {significant(cell.allowed_mean)} tokens allowed on average"
+    states = "no automaton" if cell.states is None else f"{cell.states:,} states"
+    inflation = max(arm.ledger.inflation or 0.0 for arm in cell.arms)
+    return (
+        f"{plural(w['forwards'], 'decode forward')} a pass of valid texts, whitespace {w['whitespace']}, "
+        f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')} · "
+        f"inflation by marks at most {significant(inflation, 4)}"
+    )
+
+
+def _micros(arm: Arm, part: str) -> str:
+    return significant(arm.part_ns(part) / 1e3) if part in arm.ledger.parts else ""
+
+
+def _build_table(builds: Sequence[Build]) -> Table:
+    rows = [
+        [
+            build.engine,
+            build.vocab,
+            str(build.complexity),
+            _millis(build.setup_ns),
+            _millis(build.build_ns),
+            _millis(build.first_mask_ns),
+            _DASH if build.from_disk_ns is None else _millis(build.from_disk_ns),
+        ]
+        for build in builds
+    ]
+    return Table(
+        title="before the first step, ms",
+        header=[
+            "engine", "vocabulary", "complexity", "once a vocabulary", "once a schema", "to the first mask",
+            "from the disk cache",
+        ],
+        rows=rows,
+        text_columns=frozenset({0, 1}),
+        notes=["To the first mask: from the schema, with everything for the vocabulary there; nothing cached."],
+    )  # fmt: skip
+
+
+def _millis(ns: float) -> str:
+    return significant(ns / 1e6)
+
+
+def _curve_table(curves: Sequence[Curve]) -> Table:
+    rows = [
+        [
+            curve.engine,
+            str(curve.complexity),
+            significant(curve.slope_ns_per_token),
+            significant(curve.exponent, 2),
+            percent(curve.interleaved_error),
+            percent(curve.beyond_error),
+            _DASH if curve.predicted_us is None else significant(curve.predicted_us),
+            _DASH if curve.measured_us is None else significant(curve.measured_us),
+            _DASH if curve.prediction_error is None else percent(curve.prediction_error),
+        ]
+        for curve in curves
+    ]
+    return Table(
+        title="one fill against the vocabulary's size, hot",
+        header=[
+            "engine", "complexity", "slope, ns/token", "exponent", "error between", "error beyond",
+            "predicted at 50,000, µs", "measured, µs", "off by",
+        ],
+        rows=rows,
+        notes=[
+            "The error is the largest at sizes that the fit did not see. Exponent 1 is linear, 0 flat.",
+            "The prediction was made from sizes up to 32,768, before anything larger was measured.",
+        ],
+    )  # fmt: skip
+
+
+def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
+    ceilings = manifest.conditions["ceilings"]
+    rows = [
+        [
+            spot.cell.split("/")[0],
+            spot.engine,
+            spot.part,
+            duration(spot.ns),
+            significant(spot.operations_per_s / 1e9),
+            significant(spot.bytes_per_s / 1e9),
+            significant(spot.intensity, 2),
+            _DASH if spot.share_of_compute is None else percent(spot.share_of_compute),
+            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} of {spot.level}",
+            spot.bound_by,
+        ]
+        for spot in places
+    ]
+    measured = ", ".join(f"{name} {significant(value)}" for name, value in ceilings["figures"].items())
+    return Table(
+        title="on this machine's roofline",
+        header=[
+            "vocabulary", "engine", "part", "time", "Gop/s", "GB/s", "op/byte", "of compute", "of bandwidth",
+            "bound by",
+        ],
+        rows=rows,
+        text_columns=frozenset({0, 1, 2, 8, 9}),
+        notes=[
+            f"Ceilings, {ceilings['measured']}: {measured} (GB/s read, GFLOP/s of matrix products).",
+            "Counted: an operation and 3 bytes a look-up of the walk, a comparison and 8 bytes a logit, "  # noqa: ISC004
+            "2 V D operations and 4 V D bytes of the head.",
+        ],
+    )  # fmt: skip
+
+
+def _left_out_table(left_out: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            str(entry["engine"]),
+            str(entry["vocab"]),
+            _DASH if entry["batch"] is None else str(entry["batch"]),
+            str(entry["complexity"]),
+            str(entry["why"]),
+        ]
+        for entry in left_out
+    ]
+    return Table(
+        title="not measured",
+        header=["engine", "vocabulary", "batch", "complexity", "why"],
+        rows=rows,
+        text_columns=frozenset({0, 1, 4}),
+    )
+
+
+def csv(findings: MaskFindings) -> str:
+    """A row a part of each arm of each cell, in nanoseconds a step: the numbers of `overhead.png`."""
+    rows: list[list[object]] = []
+    for cell in findings.cells:
+        for arm in cell.arms:
+            head = [cell.vocab, cell.vocab_size, cell.batch, cell.complexity, arm.engine, arm.ratio]
+            parts = [(name, part.ns, part.share) for name, part in arm.ledger.parts.items()]
+            parts.append(("residual", arm.ledger.residual_ns, arm.ledger.residual_share))
+            rows += [[*head, name, ns, share] for name, ns, share in parts]
+    header = ["vocab", "vocab_size", "batch", "complexity", "engine", "ratio", "part", "ns_per_step", "share"]
+    return to_csv(header, rows)
+
+
+def scaling_csv(curves: Sequence[Curve]) -> str:
+    """A row a point of `scaling.png`."""
+    rows: list[list[object]] = [
+        [curve.engine, curve.complexity, size, us, fitted]
+        for curve in curves
+        for size, us, fitted in zip(curve.sizes, curve.fill_us, curve.fitted, strict=True)
+    ]
+    return to_csv(["engine", "complexity", "vocab_size", "fill_us", "fitted"], rows)
+
+
+def files(manifest: Manifest, findings: MaskFindings) -> Mapping[str, bytes]:
+    """`overhead.png` and, where sizes were measured, `scaling.png`, with their CSVs; `README.md`."""
+    made = {
+        "overhead.png": overhead_png(findings.cells, str(manifest.model["name"])),
+        "overhead.csv": csv(findings).encode(),
+    }
+    if findings.curves:
+        made["scaling.png"] = scaling_png(findings.curves, findings.cells)
+        made["scaling.csv"] = scaling_csv(findings.curves).encode()
+    made["README.md"] = readme(manifest, findings)
+    return made
+
+
+def readme(manifest: Manifest, findings: MaskFindings) -> bytes:
+    """The four questions of a mask lab, answered in the run's own numbers."""
+    first = findings.cells[0]
+    return render(
+        "mask.md",
+        manifest=manifest,
+        findings=findings,
+        tables=tables(manifest, findings),
+        subject=subject,
+        first=first,
+        naive=first.arm("naive"),
+        curves={(curve.engine, curve.complexity): curve for curve in findings.curves},
+        walks=[spot for spot in findings.roofline if spot.part == "mask.fill"],
+        others=[spot for spot in findings.roofline if spot.part != "mask.fill"],
+    )
+
+
+def summary(findings: MaskFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    cell = findings.cells[0]
+    arm = cell.arm("naive") or cell.arms[1]
+    ratio = "not resolved" if arm.ratio is None else f"{significant(arm.ratio)} x a step without"
+    return {
+        "headline": f"{arm.engine} mask on {cell.vocab}: {ratio}",
+        "vocab_size": findings.vocab_size,
+        "per_step_ms_no_mask": findings.per_step_ms_no_mask,
+        "per_step_ms_with_mask": findings.per_step_ms_with_mask,
+        "ratio": findings.ratio,
+    }

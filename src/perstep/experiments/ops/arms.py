@@ -1,0 +1,92 @@
+"""The arms of a run: the layer with another mask, or with a part whose result was computed before.
+
+A part made free returns what it returned when the same step ran in full, so that everything after it does the same
+work on the same numbers (law 4): what its removal saves is the most that any improvement of it could save.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+from perstep.experiments.ops.operators import PARTS, Inputs, Operators, Weights, step
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One step in full: what each operator was called with, and what it gave.
+
+    Attributes:
+        operands: operator -> the arguments of its first call.
+        results: operator -> what it returned, call after call, of those that were asked for.
+        logits: what the step gave.
+    """
+
+    operands: dict[str, tuple[Any, ...]]
+    results: dict[str, list[Any]]
+    logits: Any
+
+
+def operators_with(backend: str, mask: str) -> Operators:
+    """The operators of a backend, with the mask rebuilt at each layer, cached, or not there at all."""
+    if backend == "numpy":
+        from perstep.experiments.ops.numpy_operators import OPERATORS
+
+        ops = OPERATORS
+    else:
+        from perstep.experiments.ops.torch_operators import FUSED, OPERATORS
+
+        ops = FUSED if mask == "fused" else OPERATORS
+    return replace(ops, mask_build=_cached_mask(backend)) if mask == "cached" else ops
+
+
+def _cached_mask(backend: str) -> Callable[..., Any]:
+    from perstep.fast import CausalMaskCache
+
+    cache = CausalMaskCache(backend)
+
+    def mask_build(q_len: int, kv_len: int, dtype: Any) -> Any:
+        return cache.get(q_len, kv_len, dtype=dtype)
+
+    return mask_build
+
+
+def capture(ops: Operators, weights: Weights, inputs: Inputs, keep: Collection[str]) -> Captured:
+    """Run a step; keep the operands of its operators, and the results of those in `keep`."""
+    operands: dict[str, tuple[Any, ...]] = {}
+    results: dict[str, list[Any]] = {}
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            operands.setdefault(name, arguments)
+            result = function(*arguments)
+            if name in keep:
+                results.setdefault(name, []).append(result)
+            return result
+
+        return call
+
+    wrapped = {name: watched(name, function) for name, function in vars(ops).items() if function is not None}
+    logits = step(replace(ops, **wrapped), weights, inputs)
+    return Captured(operands, results, logits)
+
+
+def operator_of(part: str) -> str:
+    """The operator that is this part."""
+    return next(name for name, named in PARTS.items() if named == part)
+
+
+def freed(ops: Operators, part: str, results: list[Any]) -> Operators:
+    """The operators with one that only hands out what it gave before.
+
+    Args:
+        ops: what to change.
+        part: that is to be free.
+        results: of all its calls in one run of what the operators are used for, in order.
+    """
+    before = cycle(results)
+
+    def replay(*_arguments: Any) -> Any:
+        return next(before)
+
+    return replace(ops, **{operator_of(part): replay})

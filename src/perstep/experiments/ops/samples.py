@@ -1,0 +1,159 @@
+"""What a round of `ops` leaves on disk, and the same as arrays.
+
+One line a round: at each length the whole steps of every arm lap by lap, the composite `full_attention` of every way
+to mask, and each operator alone. Integers in nanoseconds.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.errors import InputError
+from perstep.experiments.ops.operators import LAYER
+from perstep.machine import Noise
+from perstep.measure import LedgerSamples, Recorder
+from perstep.runs import Column
+
+
+class Laps(msgspec.Struct, eq=False):
+    """The steps of one arm in one round, a column a part."""
+
+    step_ns: Column
+    parts: dict[str, Column]
+    residual_ns: Column
+    marks: dict[str, int]
+
+
+class Composite(msgspec.Struct, eq=False):
+    """`full_attention` in one way in one round: by itself, and, in as many other calls, with its parts marked."""
+
+    plain_ns: Column
+    marked: Laps
+
+
+class Timed(msgspec.Struct):
+    """A block of calls of one operator."""
+
+    calls: int
+    block_ns: int
+
+
+class LengthSample(msgspec.Struct):
+    """One length in one round.
+
+    Attributes:
+        seq: new tokens.
+        plain: whole steps of the reference arm without instruments; only where layers begin and end is marked.
+        arms: arm -> its whole steps, every part marked.
+        attention: way to mask, or part made free -> `full_attention`.
+        alone: operator -> calls in a row; long ones only in every second round.
+    """
+
+    seq: int
+    plain: Laps
+    arms: dict[str, Laps]
+    attention: dict[str, Composite]
+    alone: dict[str, Timed]
+
+
+class Sample(msgspec.Struct):
+    """One round over all lengths."""
+
+    round: int
+    lengths: list[LengthSample]
+    noise: Noise
+
+
+MARKED, PLAIN = "marked", "plain"
+"""Kinds of step in a recorder."""
+
+
+def laps_of(recorder: Recorder, kind: str = MARKED) -> Laps:
+    """What a recorder holds."""
+    return Laps(**vars(recorder.steps(kind)))
+
+
+def composite_of(recorder: Recorder) -> Composite:
+    """What a recorder holds of both kinds."""
+    return Composite(recorder.steps(PLAIN).step_ns, laps_of(recorder))
+
+
+def kind_of_length(seq: int) -> str:
+    """The kind of step, as runs are compared: `S512`."""
+    return f"S{seq}"
+
+
+def at_lengths(samples: Sequence[Sample]) -> dict[int, list[LengthSample]]:
+    """The rounds of each length.
+
+    Raises:
+        InputError: there are no samples, or rounds without one of the lengths.
+    """
+    if not samples:
+        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    found: dict[int, list[LengthSample]] = {}
+    for sample in samples:
+        for length in sample.lengths:
+            found.setdefault(length.seq, []).append(length)
+    if any(len(rounds) != len(samples) for rounds in found.values()):
+        raise InputError("the rounds do not all hold the same lengths; restore the file, or measure again")
+    return dict(sorted(found.items()))
+
+
+def ledger_samples(samples: Sequence[Sample]) -> dict[str, LedgerSamples]:
+    """The reference arm's steps as arrays, for each length.
+
+    Raises:
+        InputError: there are no samples, or rounds that do not hold the same steps and parts.
+    """
+    return {
+        kind_of_length(seq): stack(rounds, next(iter(rounds[0].arms))) for seq, rounds in at_lengths(samples).items()
+    }
+
+
+def stack(rounds: Sequence[LengthSample], arm: str) -> LedgerSamples:
+    """The steps of one arm beside the plain ones, [rounds, steps of the arm in a round, 1].
+
+    Raises:
+        InputError: rounds that do not hold the same steps and parts.
+    """
+    try:
+        marked = [length.arms[arm] for length in rounds]
+        first = marked[0]
+        return LedgerSamples(
+            plain_ns=_column(length.plain.step_ns for length in rounds),
+            step_ns=_column(laps.step_ns for laps in marked),
+            parts={name: _column(laps.parts[name] for laps in marked) for name in first.parts},
+            residual_ns=_column(laps.residual_ns for laps in marked),
+            marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"the rounds do not all hold the same arms, steps and parts ({error}); restore the file, or measure again"
+        ) from error
+
+
+def _column(columns: Iterable[Column]) -> NDArray[np.int64]:
+    return np.array(list(columns), np.int64)[:, :, None]
+
+
+def layer_ns(rounds: Sequence[LengthSample]) -> NDArray[np.int64]:
+    """All layers of each step without instruments, [rounds, steps of the arm in a round, 1]."""
+    return _column(length.plain.parts[LAYER] for length in rounds)
+
+
+def attention_ns(rounds: Sequence[LengthSample], name: str, parts: Iterable[str] | None = None) -> NDArray[np.float64]:
+    """One way of doing `full_attention`, or some of its parts, mean of each round, [rounds]."""
+    if parts is None:
+        return np.array([length.attention[name].plain_ns.mean() for length in rounds])
+    found = [length.attention[name].marked.parts for length in rounds]
+    return np.array([sum(float(laps[part].mean()) for part in parts if part in laps) for laps in found])
+
+
+def alone_ns(rounds: Sequence[LengthSample], name: str) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """One call of an operator alone, [rounds that have it], and which rounds these are."""
+    having = [(index, length.alone[name]) for index, length in enumerate(rounds) if name in length.alone]
+    costs = np.array([timed.block_ns / timed.calls for _, timed in having])
+    return costs, np.array([index for index, _ in having], np.intp)

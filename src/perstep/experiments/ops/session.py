@@ -1,0 +1,362 @@
+"""The measurement: at every length, whole steps of all arms, `full_attention` of all masks, and operators alone.
+
+All of it takes turns inside every round, arms in balanced orders. Where a whole balanced block would last longer than
+`BLOCK_NS`, a round has one row of it and the next round the next. A step that lasts longer than `LONG_NS` reads far
+more memory than any cache holds, so what the arm before it left there is gone, and its first step is kept.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from perstep.errors import InvalidMeasurement
+from perstep.experiments.conditions import describe_machine
+from perstep.experiments.ops.arms import Captured, capture, freed, operator_of, operators_with
+from perstep.experiments.ops.operators import (
+    BOUNDARIES,
+    FULL_ATTENTION,
+    PARTS,
+    Inputs,
+    Operators,
+    Weights,
+    decoder,
+    full_attention,
+    step,
+)
+from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
+from perstep.experiments.ops.samples import (
+    MARKED,
+    PLAIN,
+    LengthSample,
+    Sample,
+    Timed,
+    composite_of,
+    laps_of,
+    ledger_samples,
+)
+from perstep.machine import NoiseProbe
+from perstep.measure import Clock, Progress, Recorder, Resolved, build_ledger, measure_mark_ns, no_mark, warm_up
+from perstep.runs import Manifest
+from perstep.stats import balanced_block, williams_square
+from perstep.targets.reference import Config
+from perstep.targets.reference.config import layer_shapes
+
+LONG_NS = 20_000_000
+BLOCK_NS = 200_000_000
+TURN_NS = 1_000_000
+"""A turn of short steps lasts about so long."""
+MAX_STEPS = 8
+ALONE_NS = 200_000
+"""A block of calls of an operator alone lasts about so long."""
+MAX_CALLS = 64
+FLOPS_PER_NS, BYTES_PER_NS, SCORES_PER_NS, STEP_NS = 100, 10, 0.1, 100_000
+"""What a step is guessed to last by, so that a resumed run makes as many steps as the run before."""
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""How far numbers of two arms may be apart, as a share of the largest: they sum in different orders."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """Everything that is run at one length.
+
+    Attributes:
+        inputs: of the step.
+        hidden_SD: what the reference arm's layers give; logits of the last position would not show a wrong mask.
+        arms: arm -> operators; the reference first, then the other masks, then the parts made free.
+        attention: the same for `full_attention`: every mask that there is, and every part of it made free.
+        qkv: what `full_attention` reads.
+        alone: operator -> a call of it with the operands it has in its place.
+        steps: in a turn.
+        turn_ns: what a turn is guessed to last.
+        is_long: whether a step is guessed to last longer than `LONG_NS`.
+    """
+
+    inputs: Inputs
+    hidden_SD: Any
+    arms: dict[str, Operators]
+    attention: dict[str, Operators]
+    qkv: tuple[Any, Any, Any]
+    alone: dict[str, Callable[[], Any]]
+    steps: int
+    turn_ns: float
+    is_long: bool
+
+
+class OpsSession:
+    """Weights, and at each length the arms, warm."""
+
+    def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
+        self.effort = plan.effort()
+        self._plan, self._clock = plan, clock
+        self._work = check(plan)
+        self._probe = NoiseProbe()
+        progress(0.0, "make weights")
+        self._backend = _backend(plan.backend)
+        self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed)
+        with self._running():
+            self.lengths = {seq: self._length(seq) for seq in plan.seq}
+            progress(0.0, "warm-up")
+            self._calls = {seq: self._calibrated(length) for seq, length in self.lengths.items()}
+            for length in self.lengths.values():
+                self._check_arms(length)
+            warm = warm_up(self._warm_round, clock, limit_s=0.05 * min(self.effort.budget_s, 60.0))
+        self.manifest = _manifest(plan, self._work)
+        self.manifest.conditions |= {
+            "steps_per_turn": {str(seq): length.steps for seq, length in self.lengths.items()},
+            "mark_ns": measure_mark_ns(clock),
+            "precision": self.effort.precision,
+            "warm_up": asdict(warm),
+        }
+        describe_machine(self.manifest, plan.threads)
+
+    def measure_round(self, number: int) -> Sample:
+        """Every length once, in an order of its own."""
+        self._probe.start()
+        with self._running():
+            lengths = self._round(number)
+        return Sample(number, lengths, self._probe.stop())
+
+    def resolved(self, samples: Sequence[Sample]) -> Resolved:
+        """The widest interval of the ledgers of all lengths."""
+        found = [build_ledger(kind, held, mark_ns=0.0).resolved() for kind, held in ledger_samples(samples).items()]
+        return max(found, key=lambda resolved: resolved.half_width)
+
+    def finish(self) -> None:
+        """Check that the layers still give what they gave at first.
+
+        Raises:
+            InvalidMeasurement: it does not, so some arm has changed the state.
+        """
+        with self._running():
+            for seq, length in self.lengths.items():
+                hidden_SD = decoder(next(iter(length.arms.values())), self._weights, length.inputs)
+                if not self._agree(hidden_SD, length.hidden_SD):
+                    raise InvalidMeasurement(f"the layers no longer give at {seq} tokens what they gave at first")
+
+    def _length(self, seq: int) -> Length:
+        plan, work = self._plan, self._work
+        inputs = self._backend.make_inputs(work.config, seq, plan.past, plan.dtype, plan.seed)
+        masks = {
+            f"mask={mask}": operators_with(plan.backend, mask)
+            for mask in MASKS
+            if mask != "fused" or (plan.backend == "torch" and fused_is_possible(seq, plan.past))
+        }
+        reference = masks[f"mask={work.masks[0]}"]
+        keep = {"rope", "append", "mlp", *(operator_of(part) for part in work.what_if)}
+        captured = capture(reference, self._weights, inputs, keep)
+        arms = {f"mask={mask}": masks[f"mask={mask}"] for mask in work.masks}
+        for part in work.what_if:
+            if results := captured.results.get(operator_of(part)):
+                arms[f"{part}=0"] = freed(reference, part, results)
+                if part in FULL_ATTENTION:
+                    masks[f"{part}=0"] = freed(reference, part, results[:1])
+        if seq == 1:  # one query needs no mask, so a cached one is none either
+            masks.pop("mask=cached", None)
+        expected_ns = _expected_ns(work.config, seq, plan.past, BYTES[plan.dtype])
+        steps = min(max(round(TURN_NS / expected_ns), 1), MAX_STEPS)
+        is_long = expected_ns > LONG_NS
+        return Length(
+            inputs=inputs,
+            hidden_SD=captured.results["mlp"][-1],
+            arms=arms,
+            attention=masks,
+            qkv=(captured.results["rope"][0][0], *captured.results["append"][0]),
+            alone=self._alone(reference, captured, seq),
+            steps=steps,
+            turn_ns=expected_ns * (steps if is_long else steps + 1),
+            is_long=is_long,
+        )
+
+    def _alone(self, reference: Operators, captured: Captured, seq: int) -> dict[str, Callable[[], Any]]:
+        calls = {PARTS[name]: _call(getattr(reference, name), operands) for name, operands in captured.operands.items()}
+        rng = np.random.default_rng([self._plan.seed, 2, seq])
+        for own in self._work.own:
+            shapes = own.shapes_at(sizes_at(self._work.config, seq, self._plan.past))
+            arrays = [self._backend.random_array(rng, shape, self._plan.dtype) for shape in shapes]
+            calls[own.name] = _call(own.function, arrays)
+        return calls
+
+    def _calibrated(self, length: Length) -> dict[str, int]:
+        """How many calls make a block of each operator alone; 0 where a single one is long."""
+        calls = {}
+        for name, call in length.alone.items():
+            took_ns = self._took_ns(call)
+            if took_ns <= LONG_NS:  # not what the first call took, which finds nothing in its caches
+                took_ns = self._took_ns(call)
+            calls[name] = 0 if took_ns > LONG_NS else min(ceil(ALONE_NS / took_ns), MAX_CALLS)
+        return calls
+
+    def _took_ns(self, call: Callable[[], Any]) -> int:
+        begun_ns = self._clock.now()
+        call()
+        return max(self._clock.now() - begun_ns, 1)
+
+    def _check_arms(self, length: Length) -> None:
+        for name, ops in length.arms.items():
+            if not self._agree(decoder(ops, self._weights, length.inputs), length.hidden_SD):
+                raise InvalidMeasurement(f"arm {name} does not compute what the reference arm computes")
+        expected_SQ = None
+        for name, ops in length.attention.items():
+            context_SQ = full_attention(ops, *length.qkv)
+            expected_SQ = context_SQ if expected_SQ is None else expected_SQ
+            if not self._agree(context_SQ, expected_SQ):
+                raise InvalidMeasurement(f"full_attention with {name} does not compute what it computes otherwise")
+
+    def _agree(self, found: Any, expected: Any) -> bool:
+        a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().numpy()) for x in (found, expected))
+        return bool(np.abs(a - b).max() <= TOLERANCE[self._plan.dtype] * np.abs(b).max())
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """As torch runs when nobody trains, with as many threads as were asked for."""
+        with np.errstate(over="ignore"):
+            if self._plan.backend == "numpy":
+                yield
+                return
+            import torch
+
+            threads = torch.get_num_threads()
+            torch.set_num_threads(self._plan.threads)
+            try:
+                with torch.inference_mode():
+                    yield
+            finally:
+                torch.set_num_threads(threads)
+
+    def _round(self, number: int) -> list[LengthSample]:
+        order = np.random.default_rng([self._plan.seed, 0, number]).permutation(len(self.lengths))
+        seqs = list(self.lengths)
+        return [self._at_length(seqs[index], number) for index in order]
+
+    def _warm_round(self) -> None:
+        self._round(0)
+
+    def _at_length(self, seq: int, number: int) -> LengthSample:
+        length = self.lengths[seq]
+        names = [PLAIN, *length.arms]
+        recorders = {name: Recorder(self._clock) for name in names}
+        for name in self._turns(names, number, seq, length):
+            self._steps(length, name, recorders[name])
+        attention = {name: Recorder(self._clock) for name in length.attention}
+        for name in self._turns(list(attention), number, seq + 1, length):
+            self._attention(length, name, attention[name])
+        arms = {name: laps_of(recorder) for name, recorder in recorders.items()}
+        return LengthSample(
+            seq=seq,
+            plain=arms.pop(PLAIN),
+            arms=arms,
+            attention={name: composite_of(recorder) for name, recorder in attention.items()},
+            alone=self._timed_alone(length, self._calls[seq], number),
+        )
+
+    def _turns(self, names: list[str], number: int, stream: int, length: Length) -> list[str]:
+        """Who runs when: a whole balanced block, or a row of one, its other rows in the rounds that follow."""
+        rows, arms = williams_square(len(names)).shape
+        whole = length.turn_ns * rows * arms <= BLOCK_NS
+        block_number, row = (number, slice(None)) if whole else divmod(number, rows)
+        block = balanced_block(len(names), np.random.default_rng([self._plan.seed, 1, stream, block_number]))
+        return [names[arm] for arm in np.ravel(block[row])]
+
+    def _steps(self, length: Length, name: str, recorder: Recorder) -> None:
+        plain = name == PLAIN
+        ops = next(iter(length.arms.values())) if plain else length.arms[name]
+        mark, boundary = (no_mark, recorder.mark) if plain else (recorder.mark, no_mark)
+        if not length.is_long:
+            step(ops, self._weights, length.inputs)
+        for _ in range(length.steps):
+            recorder.begin(MARKED)
+            step(ops, self._weights, length.inputs, mark, boundary)
+            recorder.end()
+
+    def _attention(self, length: Length, name: str, recorder: Recorder) -> None:
+        full_attention(length.attention[name], *length.qkv)
+        for _ in range(length.steps):
+            for kind, mark in ((PLAIN, no_mark), (MARKED, recorder.mark)):
+                recorder.begin(kind)
+                full_attention(length.attention[name], *length.qkv, mark)
+                recorder.end()
+
+    def _timed_alone(self, length: Length, calls: Mapping[str, int], number: int) -> dict[str, Timed]:
+        now = self._clock.now
+        timed = {}
+        for name, call in length.alone.items():
+            if not calls[name] and number % 2:
+                continue
+            if calls[name]:
+                call()
+            count = calls[name] or 1
+            begun_ns = now()
+            for _ in range(count):
+                call()
+            timed[name] = Timed(count, now() - begun_ns)
+        return timed
+
+
+def prepare(plan: Plan, progress: Progress, clock: Clock) -> OpsSession:
+    """Check the plan, make weights and inputs, see that all arms compute the same, warm up.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: an arm computes something else than the reference arm.
+    """
+    return OpsSession(plan, progress, clock)
+
+
+def _backend(name: str) -> Any:
+    if name == "numpy":
+        from perstep.experiments.ops import numpy_operators
+
+        return numpy_operators
+    from perstep.experiments.ops import torch_operators
+
+    return torch_operators
+
+
+def _call(function: Callable[..., Any], operands: Sequence[Any]) -> Callable[[], Any]:
+    return lambda: function(*operands)
+
+
+def _expected_ns(config: Config, seq: int, past: int, size: int) -> float:
+    """A guess at a step, from its shapes alone."""
+    weights = config.num_layers * sum(prod(shape) for shape in layer_shapes(config).values())
+    head = config.vocab * config.hidden
+    scores = config.num_layers * seq * (past + seq) * config.heads
+    flops = 2 * seq * weights + 2 * head + 4 * scores * config.head_dim
+    return STEP_NS + max(flops / FLOPS_PER_NS, (weights + head) * size / BYTES_PER_NS) + scores / SCORES_PER_NS
+
+
+def _manifest(plan: Plan, work: Work) -> Manifest:
+    c = work.config
+    sizes = {name: getattr(c, name) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab")}
+    return Manifest(
+        experiment="ops",
+        plan=asdict(plan),
+        seed=plan.seed,
+        workload={
+            "model_config_sha256": work.config_sha256,
+            "layers": plan.layers,
+            "seq": list(plan.seq),
+            "past": plan.past,
+            "backend": plan.backend,
+            "dtype": plan.dtype,
+            "device": "cpu",
+            "threads": plan.threads,
+        },
+        model={"name": work.name, "model_type": c.model_type, "num_layers": c.num_layers, **sizes},
+        conditions={
+            "arm": f"mask={work.masks[0]}",
+            "arms": [f"mask={mask}" for mask in work.masks],
+            "what_if": list(work.what_if),
+            "own": [own.name for own in work.own],
+            "order": "at each length a balanced block drawn by seed; of long ones a row a round",
+            "discarded": f"the first step of a turn, and the first call of a block, unless they exceed"
+            f" {LONG_NS // 1_000_000} ms",
+            "garbage_collector": "off",
+            "weights": "random; the embedding reads the head's table",
+        },
+        boundaries=BOUNDARIES,
+    )

@@ -1,0 +1,361 @@
+"""The findings of `ops` as tables, CSV and sentences."""
+
+from typing import Any
+
+from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
+from perstep.experiments.ops.findings import (
+    AttentionFound,
+    Estimate,
+    Exponent,
+    Found,
+    LengthFound,
+    OperatorFound,
+    OpsFindings,
+)
+from perstep.report import Table, to_csv
+from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.runs import Manifest
+
+_CHANGES_NOTE = (
+    "An exponent above the formula's: a cache is left, the allocator asks for fresh pages, or another kernel is chosen."
+    " One that falls: threads begin, or another kernel is chosen."
+)
+_READABLE = 30
+BUILD, APPLY = "attn.mask.build", "attn.mask.apply"
+
+
+def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
+    """A table for each length, then the masks, what parts made free give back, and the exponents."""
+    made = [_length_table(manifest, length, findings) for length in findings.lengths]
+    made.append(_attention_table(manifest, findings))
+    if any(length.arms for length in findings.lengths):
+        made.append(_arms_table(findings))
+    if any(length.what_if for length in findings.lengths):
+        made.append(_what_if_table(findings))
+    if findings.scaling:
+        made.append(_scaling_table(findings))
+    if findings.unresolved:
+        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.invalid:
+        made[0].notes.append(f"INVALID: {findings.invalid}")
+    return made
+
+
+def subject(manifest: Manifest) -> str:
+    """What was measured, in words."""
+    w = manifest.workload
+    layers = plural(w["layers"], "layer")
+    threads = plural(w["threads"], "thread")
+    return f"{manifest.model['name']}, {layers}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
+
+
+def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
+    # Not by the largest part alone: beside a product of two seconds a mask would take 0.000520 s.
+    unit, size = time_unit([max(part.ns for part in length.ledger.parts.values()) / _READABLE])
+    past = manifest.workload["past"]
+
+    def published(part: str) -> str:
+        found = expected(manifest.model, past, part, length.seq)
+        return "" if found is None else significant(found.ns / size)
+
+    def cells(name: str, found: Estimate, share: str = "", of_layers: str = "") -> list[str]:
+        low, high = found.ci_low_ns, found.ci_high_ns
+        ends = ["–" if end is None else significant(end / size) for end in (low, high)]
+        return [name, ends[0], significant(found.ns / size), ends[1], share, of_layers]
+
+    rows = []
+    for name, found in length.operators.items():
+        of_layers = "" if found.share_of_layer is None else percent(found.share_of_layer)
+        alone = "" if found.alone is None else significant(found.alone.ns / size)
+        rows.append(
+            [
+                *cells(name, found.in_place, percent(found.share_of_step), of_layers),
+                alone,
+                _ratio(found),
+                published(name),
+            ]
+        )
+    ledger = length.ledger
+    residual = [significant(ledger.residual_ns / size), "", percent(ledger.residual_share)]
+    rows.append(["residual", "", *residual, percent(length.residual_share_of_layers), "", "", ""])
+    rows.append(["step, instrumented", "", significant(ledger.step_ns / size), "", "100.0 %", "", "", "", ""])
+    sums = len(rows)
+    plain = Estimate(
+        ns=ledger.plain_step_ns or 0.0, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
+    )
+    rows.append([*cells("step, the headline", plain), "", "", ""])
+    rows.append([*cells("all layers, not instrumented", length.layers), "", "", ""])
+    composite = len(rows)
+    reference = next(iter(length.attention.values()))
+    if reference.mask is not None:
+        rows.append([*cells(MASK, reference.mask), "", "", published(MASK)])
+    rows.append([*cells(FULL, reference.whole), "", "", published(FULL)])
+    rows += [[*cells(f"{name} (alone)", found), "", "", ""] for name, found in length.own.items()]
+    columns = ["part", "low", f"{unit}/step", "high", "of step", "of layers", f"alone, {unit}", "place/alone"]
+    has_published = any(row[-1] for row in rows)
+    return Table(
+        title=f"{_kind(length)}: {subject(manifest)}",
+        header=[*columns, "published"] if has_published else columns,
+        rows=rows if has_published else [row[:-1] for row in rows],
+        notes=_length_notes(length, findings, published=has_published),
+        rule_before=frozenset({len(length.operators), sums, composite}),
+    )
+
+
+def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
+    ledger = length.ledger
+    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
+    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
+    in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
+    notes = [
+        f"inflation {inflation} {ends} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        *ledger.notes,
+    ]
+    if length is findings.lengths[-1]:
+        notes.append(
+            "Below the second rule: composites on the operands of the step, timed by themselves; they are not summed"
+            " with the parts."
+        )
+        if published:
+            notes.append(f"published: {SOURCE}; another machine and language, so compare how they grow.")
+    return notes
+
+
+def _ratio(found: OperatorFound) -> str:
+    if found.in_place_over_alone is None:
+        return ""
+    ends = interval(found.ratio_ci_low, found.ratio_ci_high, digits=2)
+    return f"{significant(found.in_place_over_alone, 3)} {ends}".removesuffix(" –")
+
+
+def _kind(length: LengthFound) -> str:
+    what = "one new token" if length.seq == 1 else f"{length.seq} new tokens"
+    return f"S = {length.seq}: {what}, {plural(length.keys, 'key')}"
+
+
+def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
+    rows: list[list[str]] = []
+    rules = set()
+    sizes = [found.whole.ns for length in findings.lengths for found in length.attention.values()]
+    unit, size = time_unit(sizes)
+    for length in findings.lengths:
+        rules.add(len(rows))
+        for name, found in length.attention.items():
+            build, apply = (found.parts_ns.get(part) for part in (BUILD, APPLY))
+            rows.append(
+                [
+                    str(length.seq),
+                    name,
+                    significant(found.whole.ns / size),
+                    *("" if ns is None else significant(ns / size) for ns in (build, apply)),
+                    *_change_cells(found.against_reference),
+                    *_change_cells(found.mask_against_reference),
+                ]
+            )
+    notes = ["A blank mask cell: no mask exists there (one query, or the fused kernel)."]
+    if manifest.workload["backend"] == "numpy":
+        notes.append("NumPy has no fused attention; --backend torch has.")
+    elif not any("mask=fused" in length.attention for length in findings.lengths):
+        notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")
+    return Table(
+        title="full_attention, every way to mask, on the operands of the step",
+        header=[
+            "S", "way", unit, "build", "apply", "change", "95 % interval", "verdict",
+            "build + apply", "95 % interval", "verdict",
+        ],
+        rows=rows,
+        text_columns=frozenset({1, 7, 10}),
+        notes=notes,
+        rule_before=frozenset(rules - {0}),
+    )  # fmt: skip
+
+
+def _change_cells(found: Found | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    change = "–" if found.change is None else signed_percent(found.change)
+    return [change, change_interval(found), found.verdict]
+
+
+def change_interval(found: Found) -> str:
+    """`[-3.1 %, -2.2 %]`, or a dash."""
+    if found.ci_low is None or found.ci_high is None:
+        return "–"
+    return f"[{signed_percent(found.ci_low)}, {signed_percent(found.ci_high)}]"
+
+
+def _arms_table(findings: OpsFindings) -> Table:
+    rows = []
+    for length in findings.lengths:
+        unit, size = time_unit([length.ledger.step_ns])
+        rows.append(
+            [str(length.seq), findings.reference, f"{significant(length.ledger.step_ns / size, 4)} {unit}", *[""] * 3]
+        )
+        for name, arm in length.arms.items():
+            step = f"{significant(arm.step.ns / size, 4)} {unit}"
+            rows.append([str(length.seq), name, step, *_change_cells(arm.against_reference)])
+    return Table(
+        title="whole steps, arm by arm, all instrumented alike",
+        header=["S", "arm", "step", "change", "95 % interval", "verdict"],
+        rows=rows,
+        text_columns=frozenset({1, 5}),
+    )
+
+
+def _what_if_table(findings: OpsFindings) -> Table:
+    rows = []
+    for length in findings.lengths:
+        for found in length.what_if.values():
+            whole = next(iter(length.attention.values()))
+            own = (duration(found.own.ns), percent(found.share_of_step, 2))
+            inner_ns = whole.parts_ns.get(found.part, 0.0)
+            inner = (duration(inner_ns), percent(inner_ns / whole.whole.ns, 2))
+            for where, gain, (time, share) in (
+                ("step", found.in_step, own),
+                (FULL, found.in_attention, inner),
+            ):
+                if gain is None:
+                    continue
+                low, high = gain.ci_low_ns, gain.ci_high_ns
+                ends = "–" if low is None or high is None else f"[{duration(low)}, {duration(high)}]"
+                rows.append(
+                    [
+                        str(length.seq),
+                        found.part,
+                        f"{time} ({share})",
+                        where,
+                        f"{duration(gain.ns)} ({percent(gain.share, 2)})",
+                        ends,
+                        gain.verdict,
+                    ]
+                )
+    return Table(
+        title="what if a part were free: its result was there before, all else did the same work",
+        header=["S", "part", "its own time", "of the", "gain", "95 % interval", "with it free"],
+        rows=rows,
+        text_columns=frozenset({1, 3, 6}),
+        notes=["Its own time bounds what any improvement can win; the gain is what the arm with it free measured."],
+    )
+
+
+def _scaling_table(findings: OpsFindings) -> Table:
+    rows = []
+    for name, scaled in findings.scaling.items():
+        rows.append(
+            [
+                name,
+                str(scaled.degree),
+                "; ".join(_stretch(exponent) for exponent in scaled.fitted) or "–",
+                "; ".join(f"{_where(change.from_seq, change.to_seq)}: {change.why}" for change in scaled.changes),
+            ]
+        )
+    return Table(
+        title="how each part grows with S: exponents (0 constant, 1 linear, 2 quadratic) with 95 % intervals",
+        header=["part", "formula", "fitted exponent", "change of regime"],
+        rows=rows,
+        text_columns=frozenset({0, 2, 3}),
+        notes=[_CHANGES_NOTE] if any(scaled.changes for scaled in findings.scaling.values()) else [],
+    )
+
+
+def _stretch(found: Exponent) -> str:
+    ends = interval(found.ci_low, found.ci_high, digits=3)
+    return f"S {found.from_seq}–{found.to_seq}: {found.exponent:.2f} {ends}".removesuffix(" –")
+
+
+def _where(low: int, high: int) -> str:
+    return f"at S = {low}" if low == high else f"between S = {low} and {high}"
+
+
+def csv(findings: OpsFindings) -> str:
+    """A row for each operator and length, in nanoseconds."""
+    rows: list[list[object]] = []
+    for length in findings.lengths:
+        for name, f in length.operators.items():
+            alone = f.alone.ns if f.alone else None
+            ends = [f.in_place.ci_low_ns, f.in_place.ns, f.in_place.ci_high_ns]
+            rows.append([length.seq, name, *ends, f.share_of_step, f.share_of_layer, alone, f.in_place_over_alone])
+        rows.append(
+            [length.seq, "residual", None, length.ledger.residual_ns, None, length.ledger.residual_share, *[None] * 3]
+        )
+        for name, whole in _composites(length).items():
+            rows.append([length.seq, name, whole.ci_low_ns, whole.ns, whole.ci_high_ns, *[None] * 4])
+    header = "seq,part,low_ns,estimate_ns,high_ns,share_of_step,share_of_layers,alone_ns,in_place_over_alone"
+    return to_csv(header.split(","), rows)
+
+
+def _composites(length: LengthFound) -> dict[str, Estimate]:
+    ledger = length.ledger
+    plain = ledger.plain_step_ns or 0.0
+    found = {
+        "step (headline)": Estimate(ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high),
+        "layers": length.layers,
+    }
+    for name, attention in length.attention.items():
+        found[f"{FULL} {name}"] = attention.whole
+        if attention.mask is not None:
+            found[f"{MASK} {name}"] = attention.mask
+    return found | length.own
+
+
+def sentences(length: LengthFound) -> list[str]:
+    """What is the bottleneck at one length, and what a cached mask wins there."""
+    largest = length.operators[length.largest]
+    step_ns = length.ledger.plain_step_ns or length.ledger.step_ns
+    share = percent(largest.share_of_step)
+    said = [
+        f"the step takes {duration(step_ns)}, its layers {duration(length.layers.ns)}",
+        f"the bottleneck is `{length.largest}` with {share} of the step",
+    ]
+    build, apply = length.operators.get(BUILD), length.operators.get(APPLY)
+    if build is not None and apply is not None:
+        said.append(_mask_sentence(build, apply))
+        said.append(_bound_sentence(build, length.attention.get("mask=cached")))
+    elif length.seq == 1:
+        said.append("one query attends to everything before it, so there is no mask, and nothing to cache")
+    fused = length.attention.get("mask=fused")
+    if fused is not None and fused.against_reference is not None:
+        said.append(
+            f"the fused kernel, in which no mask exists, makes `{FULL}` {_change_words(fused.against_reference)}"
+        )
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
+
+
+def _mask_sentence(build: OperatorFound, apply: OperatorFound) -> str:
+    costs = (
+        f"the mask takes {duration(build.in_place.ns)} to build ({percent(build.share_of_step, 2)} of the step) and"
+        f" {duration(apply.in_place.ns)} to apply ({percent(apply.share_of_step, 2)})"
+    )
+    if apply.in_place.ns > build.in_place.ns:
+        return f"{costs}: applying it, not building it, is the cost, and no cache takes that away"
+    return f"{costs}: building it is the larger half, which a cache takes away"
+
+
+def _bound_sentence(build: OperatorFound, cached: AttentionFound | None) -> str:
+    said = (
+        f"caching can win at most {duration(build.in_place.ns)}, {percent(build.share_of_step, 2)} of the step, however"
+        " good the cache"
+    )
+    if cached is None or cached.against_reference is None:
+        return said
+    said += f"; measured, `CausalMaskCache` makes `{FULL}` {_change_words(cached.against_reference)}"
+    if cached.mask_against_reference is not None:
+        said += f" and building plus applying {_change_words(cached.mask_against_reference)}"
+    return said
+
+
+def _change_words(found: Found) -> str:
+    change = "–" if found.change is None else signed_percent(found.change)
+    return f"{change} {change_interval(found)} ({found.verdict})"
+
+
+def summary(findings: OpsFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    longest = findings.lengths[-1]
+    share = percent(longest.operators[longest.largest].share_of_step)
+    return {
+        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part"
+        f" {longest.largest} ({share})",
+        "plain_step_ns": {str(length.seq): length.ledger.plain_step_ns for length in findings.lengths},
+        "largest_part": {str(length.seq): length.largest for length in findings.lengths},
+    }

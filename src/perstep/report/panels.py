@@ -1,0 +1,128 @@
+"""Curves and scatters beside one another, with one legend below them that covers no data.
+
+Series differ by marker and dash as well as by shade, so that the picture can be read in grey.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from perstep.report.plot import draw_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Kind = Literal["points", "line", "dashed", "steps"]
+
+_SHADES = ("#1f3b5c", "#b5651d", "#2f5d34", "#7a4b8c", "#777777")
+_MARKERS = ("o", "s", "^", "D", "v")
+_DASHES = ("-", (0, (8, 2)), "-.", ":", (0, (1, 3)))
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of a panel.
+
+    Attributes:
+        name: in the legend.
+        x: [points].
+        y: [points].
+        kind: measured points, a fitted line, an expectation (dashed) or a staircase.
+        low: lower ends of intervals, as long as `y`, or none.
+        high: upper ends.
+        labels: a word beside each point, or none.
+        shade: index of its colour; by its place in the panel if None.
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    kind: Kind = "points"
+    low: list[float | None] = field(default_factory=list)
+    high: list[float | None] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    shade: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: what is to be seen.
+        x_label: with unit.
+        y_label: with unit.
+        series: drawn in this order.
+        log_x: a logarithmic axis, with the values themselves as ticks.
+        from_zero: whether the vertical axis begins at 0.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: list[Series]
+    log_x: bool = False
+    from_zero: bool = True
+
+
+def panels_png(title: str, panels: list[Panel]) -> bytes:
+    """The panels side by side.
+
+    Args:
+        title: the finding, in a sentence.
+        panels: one to three.
+    """
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        named: dict[str, Any] = {}
+        for ax, panel in zip(axes, panels, strict=True):
+            _draw(ax, panel, named)
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.legend(
+            list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), fontsize=8.5
+        )
+
+    return draw_png({1: 7.3, 2: 10.4}.get(len(panels), 13.0), 4.3, draw)
+
+
+def _draw(ax: "Axes", panel: Panel, named: dict[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for place, series in enumerate(panel.series):
+        shade = place if series.shade is None else series.shade
+        handle = _series(ax, series, shade)
+        named.setdefault(series.name, handle)
+        for x, y, label in zip(series.x, series.y, series.labels, strict=False):
+            ax.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7.5)
+    if panel.log_x:
+        ax.set_xscale("log", base=2)
+        ticks = sorted({x for series in panel.series for x in series.x if series.kind == "points"})
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    elif all(x == int(x) for series in panel.series for x in series.x):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.margins(x=0.1 if any(series.labels for series in panel.series) else 0.05, y=0.1)
+    if panel.from_zero:
+        ax.set_ylim(bottom=0)
+    ax.set_title(panel.title, fontsize=9.5, loc="left")
+    ax.set_xlabel(panel.x_label, fontsize=9)
+    ax.set_ylabel(panel.y_label, fontsize=9)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.spines[["right", "top"]].set_visible(False)
+
+
+def _series(ax: "Axes", series: Series, shade: int) -> Any:
+    colour, marker = _SHADES[shade % len(_SHADES)], _MARKERS[shade % len(_MARKERS)]
+    if series.kind == "points":
+        (handle,) = ax.plot(series.x, series.y, marker, color=colour, markersize=4.5, clip_on=False, zorder=3)
+        for x, low, high in zip(series.x, series.low, series.high, strict=False):
+            if low is not None and high is not None:
+                ax.plot([x, x], [low, high], "-", color=colour, linewidth=1.2)
+        return handle
+    if series.kind == "steps":
+        (handle,) = ax.step(series.x, series.y, where="post", color=colour, linewidth=1.2)
+        return handle
+    style = (0, (5, 4)) if series.kind == "dashed" else _DASHES[shade % len(_DASHES)]
+    (handle,) = ax.plot(series.x, series.y, linestyle=style, color=colour, linewidth=1.2)
+    return handle

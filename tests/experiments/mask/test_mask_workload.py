@@ -1,0 +1,203 @@
+"""What is measured: schemas, texts, vocabularies, and which arms a budget pays for."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from perstep.automata import Vocabulary, json_schema
+from perstep.errors import InputError
+from perstep.experiments.mask.planning import Cost, left_out
+from perstep.experiments.mask.roofline import count_lookups, place
+from perstep.experiments.mask.schema import Writer, complicate, read_schema
+from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
+from perstep.targets import open_target
+
+NESTED = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer", "minimum": 0},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "score": {"type": "number"},
+        "kind": {"enum": ["a", "b", None]},
+    },
+    "required": ["id", "tags"],
+}
+
+
+@pytest.mark.parametrize("whitespace", ["fixed", "flexible"])
+@pytest.mark.parametrize("schema", [read_schema(None), NESTED, {"type": "string", "minLength": 200}])
+def test_texts_are_valid_objects_of_the_schema(schema: dict[str, Any], whitespace: str) -> None:
+    """Every text parses, validates, and is what the automaton accepts."""
+    dfa = json_schema(schema, whitespace=whitespace)
+    writer = Writer(dfa, random.Random(1))
+    texts = [writer.text() for _ in range(40)]
+    for text in texts:
+        assert dfa.accepts(text)
+        jsonschema.validate(json.loads(text), schema)
+    assert len(set(texts)) > 20
+
+
+def test_texts_do_not_wander_for_ever() -> None:
+    """After the bytes it may wander a text goes home, even out of an unbounded string."""
+    writer = Writer(json_schema({"type": "array", "items": {"type": "string"}}), random.Random(0))
+    assert max(len(writer.text(wander=50)) for _ in range(100)) < 60
+
+
+def test_complexity_repeats_fields_and_lengthens_enums() -> None:
+    """Ten times the fields, ten times the values of an enum of strings; required where the original is."""
+    schema = read_schema(None)
+    grown = complicate(schema, 10)
+    assert len(grown["properties"]) == 10 * len(schema["properties"])
+    assert len(grown["properties"]["verb_10"]["enum"]) == 10 * len(schema["properties"]["verb"]["enum"])
+    assert grown["required"] == [
+        name for name in grown["properties"] if name.split("_")[0] in ("verb", "tense", "person")
+    ]
+    assert complicate(schema, 1) == schema
+    with pytest.raises(InputError, match="no `properties` at its top"):
+        complicate({"type": "array"}, 2)
+
+
+def test_a_value_is_not_repeated_where_it_is_there_already() -> None:
+    """An enum that holds `a_2` already does not get it twice."""
+    grown = complicate({"properties": {"x": {"enum": ["a", "a_2", 3]}}}, 2)
+    assert grown["properties"]["x"]["enum"] == ["a", "a_2", 3, "a_2_2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{bad", "is not JSON"), (b"[1]", "holds a JSON list"), (b"\xff", "is not JSON"), (None, "No such file")],
+)
+def test_schema_files_that_are_none_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    """One line says what is wrong with the file."""
+    path = tmp_path / "schema.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_schema(path)
+
+
+def test_vocabularies_are_the_models_own_first_then_sizes() -> None:
+    """Sizes come in ascending order, ranges are spelled out, the model's own stays first."""
+    assert parse_vocab("4096,mini,512-2048*2", "mini") == ("mini", "512", "1024", "2048", "4096")
+    assert parse_vocab("own", "own") == ("own",)
+    with pytest.raises(InputError, match="write mini, sizes"):
+        parse_vocab("large", "mini")
+
+
+def test_sizes_need_the_real_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mistral-common only the model's own vocabulary is there, and the message says what to install."""
+    monkeypatch.setattr("perstep.experiments.mask.vocabularies.has_real", lambda: False)
+    assert parse_vocab("mini", "mini") == ("mini",)
+    with pytest.raises(InputError, match=r"pip install 'perstep\[grammar\]'"):
+        parse_vocab("mini,4096", "mini")
+
+
+def test_a_wider_head_has_a_row_a_token_of_the_same_spread() -> None:
+    """Embedding and head share random rows of the model's own spread; layers stay the model's."""
+    model = open_target("mini")
+    vocabulary = Vocabulary([bytes([b % 256]) * (1 + b // 256) for b in range(999)] + [None], eos_ids=[999])
+    wide = widened(model, Named("1000", vocabulary, own=False), seed=3)
+    assert wide.head_DV.shape == (model.config.hidden, 1000)
+    assert np.shares_memory(wide.head_DV, wide.embedding_VD)
+    assert wide.embedding_VD.std() == pytest.approx(model.embedding_VD.std(), rel=0.02)
+    assert wide.layers is model.layers
+    assert wide.config.vocab == 1000
+    assert wide.config.eos_ids == (999,)
+    assert widened(model, Named("mini", vocabulary, own=True), seed=3) is model
+
+
+def test_text_is_cut_into_the_longest_tokens() -> None:
+    """At each place the longest token, of equal ones the first; a byte without a token is named."""
+    cutter = Cutter(Vocabulary([b"a", b"ab", b"b", b"abc", b"ab", None], eos_ids=[5]))
+    assert cutter.cut(b"ababcb") == [1, 3, 2]
+    with pytest.raises(InputError, match="cannot spell the byte 0x7A"):
+        cutter.cut(b"abz")
+
+
+def test_lookups_are_those_of_the_walk_in_python() -> None:
+    """Counted for all tokens at once as for each in turn: a byte after another until the state is dead."""
+    dfa = json_schema(NESTED)
+    rng = random.Random(0)
+    tokens = [bytes(rng.choices(b'abc123{}":, -.', k=rng.randint(1, 6))) for _ in range(300)]
+    vocabulary = Vocabulary([*tokens, None], eos_ids=[300])
+    for state in range(dfa.num_states + 1):
+        expected = 0
+        for token in tokens if state else []:
+            at = state
+            for byte in token:
+                expected += 1
+                at = dfa.rows[at][byte]
+                if not at:
+                    break
+        assert count_lookups(dfa, vocabulary, state) == expected
+
+
+CEILINGS = {
+    "l2_bytes": 1000,
+    "l3_bytes": 5000,
+    "figures": {"read.l2": 100.0, "read.memory": 10.0, "gemm.float32": 50.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("ns", "operations", "moved", "level", "bound_by"),
+    [
+        (10.0, 10, 900, "l2", "bandwidth"),  # 90 of 100 GB/s
+        (1000.0, 10, 9000, "memory", "bandwidth"),  # 9 of 10 GB/s
+        (10.0, 450, 90, "l2", "compute"),  # 45 of 50 Gop/s
+        (1000.0, 100, 900, "l2", "the interpreter"),  # 0.9 % and 0.2 %
+        (30.0, 10, 900, "l2", "no single ceiling"),  # 30 %
+        (1000.0, 10, 4000, "memory", "no single ceiling"),  # L3 has no ceiling: the next one that has
+    ],
+)
+def test_a_part_is_bound_by_the_ceiling_it_comes_near(
+    ns: float, operations: int, moved: int, level: str, bound_by: str
+) -> None:
+    """Half of a ceiling binds; under a tenth of both, it is the interpreter."""
+    found = place("c", "e", "p", ns=ns, operations=operations, moved=moved, ceilings=CEILINGS)
+    assert (found.level, found.bound_by) == (level, bound_by)
+    assert found.bytes_per_s == pytest.approx(moved / ns * 1e9)
+    assert found.intensity == pytest.approx(operations / moved)
+
+
+def test_without_ceilings_nothing_is_said_to_bind() -> None:
+    """No figure, no verdict."""
+    found = place("c", "e", "p", ns=1.0, operations=1, moved=1, ceilings={"figures": {}})
+    assert (found.share_of_bandwidth, found.share_of_compute, found.bound_by) == (None, None, "unknown")
+
+
+def _cell(cell: str, free: float, **arms: float) -> list[Cost]:
+    return [Cost(cell, "no mask", free * 1e9, reference=True), *(Cost(cell, a, ns * 1e9) for a, ns in arms.items())]
+
+
+def _gone(costs: list[Cost], budget_s: float, fixed_s: float = 0.0) -> set[tuple[str, str]]:
+    gone = left_out(costs, fixed_s * 1e9, budget_s, rounds=10)
+    return {(cost.cell, cost.arm) for cost in gone}
+
+
+def test_what_fits_into_the_budget_is_measured() -> None:
+    """Ten rounds of 1.4 s and a margin of 15 % fit into 17 s, not into 16 s; without a limit everything does."""
+    costs = _cell("a", 0.2, naive=1.0, table=0.2)
+    assert _gone(costs, 17.0) == set()
+    assert _gone(costs, 16.0) == {("a", "naive")}
+    assert _gone(costs, float("inf")) == set()
+    assert _gone(costs, 17.0, fixed_s=1.0) == {("a", "naive")}
+
+
+def test_slow_arms_go_before_cells_and_come_back_if_there_is_room() -> None:
+    """The naive arm of the large cell goes, then that cell; the small cell's naive arm is there in the end."""
+    costs = _cell("small", 0.1, naive=0.4, table=0.1) + _cell("large", 1.0, naive=9.0, table=1.0)
+    assert _gone(costs, 40.0) == {("large", "naive")}
+    assert _gone(costs, 10.0) == {("large", "naive"), ("large", "no mask"), ("large", "table")}
+
+
+def test_one_cell_with_two_arms_always_stays() -> None:
+    """However small the budget, something is measured."""
+    costs = _cell("a", 1.0, naive=9.0) + _cell("b", 2.0, naive=9.0, table=2.0)
+    gone = _gone(costs, 0.001)
+    assert {(cost.cell, cost.arm) for cost in costs} - gone == {("b", "no mask"), ("b", "table")}
