@@ -1,0 +1,266 @@
+"""`experts`: latency and quality against the experts a token of a mixture-of-experts model, by implementation.
+
+The routers' own `top_k` is changed and put back; a dense model, and a family on which it does nothing, is refused by
+name. All configurations replay the tokens of the unchanged model. Host syncs are counted in calls of their own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from perstep.errors import InputError
+from perstep.experiments.knobs import (
+    Arm,
+    Configuration,
+    KnobFindings,
+    KnobSession,
+    NewTokens,
+    PromptOptions,
+    Runner,
+    Sample,
+    Work,
+    analyse_knob,
+    open_runner,
+    record_all,
+)
+from perstep.experiments.knobs.quality import DEFAULT_TOKENS, measure_quality, scored_tokens
+from perstep.experiments.knobs.show import (
+    fit_note,
+    has_quality,
+    knob_panel,
+    latency_model_json,
+    number,
+    quality_columns,
+    samples_csv,
+    step_interval,
+    subject,
+    summary_csv,
+    table_of,
+)
+from perstep.experiments.options import Counts, at_least
+from perstep.measure import Clock, Progress
+from perstep.report import Table
+from perstep.report.panels import panels_png
+from perstep.report.words import render
+from perstep.runs import Manifest
+from perstep.targets import Opened
+from perstep.targets.block_mask import num_blocks
+
+__all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(PromptOptions):
+    """The options of `perstep experts`."""
+
+    new_tokens: NewTokens = 32
+    """Tokens that every configuration generates: one prefill and N - 1 decode forwards."""
+
+    top_k: Counts | None = None
+    """Experts a token: a list or a range. [default: 1, 2, 4 ... up to all]"""
+
+    implementations: str | None = None
+    """Of the experts, as transformers names them, separated by commas. [default: those of eager, grouped_mm and
+    batched_mm that run here]"""
+
+    text: Path | None = None
+    """A text file on which quality is measured, as perplexity too. [default: the model's own output]"""
+
+    quality_tokens: Annotated[int, Parameter(name="--quality-tokens")] = DEFAULT_TOKENS
+    """Tokens of the text that are looked at; 0 measures no quality."""
+
+
+def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
+    """Check the plan, load the model, find its routers, record its tokens, count syncs, measure quality, warm up.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
+    prompts = plan.checked_prompts()
+    at_least(1, new_tokens=plan.new_tokens)
+    at_least(0, quality_tokens=plan.quality_tokens)
+    progress(0.0, "load")
+    opened = plan.open()
+    if opened.backend == "numpy":
+        raise InputError(f"{opened.name} is a dense model: give a mixture-of-experts model, such as --arch olmoe-1b-7b")
+    from perstep.targets.transformers import ExpertsPerToken, experts_implementation, find_routers
+
+    routers = find_routers(opened.model)
+    own = experts_implementation(opened.model)
+    top_ks = _top_ks(plan, routers.num_experts)
+    prompts_BT = plan.make_prompts(prompts, opened, plan.new_tokens)
+    runner = open_runner(opened, clock)
+    works = record_all(runner, prompts_BT, plan.new_tokens, progress)
+
+    def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[Any]]:
+        return lambda: ExpertsPerToken(routers, top_k, implementation)
+
+    names, warnings = _implementations(plan, lambda name: setting(top_ks[0], name), runner, works[0])
+    settings = {f"k = {k}, {name}": setting(k, name) for name in names for k in top_ks}
+    quality = {}
+    if plan.quality_tokens:
+        scored = scored_tokens(opened, works, plan.text, plan.quality_tokens)
+        quality = measure_quality(opened, scored, settings, progress)
+    total = num_blocks(opened.model)
+    arms = []
+    for name in names:
+        for k in top_ks:
+            label = f"k = {k}, {name}"
+            progress(0.0, f"syncs of {label}")
+            configuration = Configuration(
+                label=label,
+                knob=float(k),
+                num_active_blocks=total,
+                num_total_blocks=total,
+                active_block_indices=list(range(total)),
+                num_vision_tokens=0,
+                num_output_tokens=plan.new_tokens,
+                top_k=k,
+                experts_implementation=name,
+                quality=quality.get(label),
+                syncs_per_step=_syncs(opened, works[0], settings[label]),
+                **plan.input_tokens(works),
+            )
+            arms.append(Arm(configuration, works, settings[label]))
+    unchanged = [
+        index
+        for index, arm in enumerate(arms)
+        if (arm.configuration.top_k, arm.configuration.experts_implementation) == (routers.top_k, own)
+    ]
+    conditions = {
+        "num_experts": routers.num_experts,
+        "own_top_k": routers.top_k,
+        "own_implementation": own,
+        "quality_of": scored.source if plan.quality_tokens else None,
+    }
+    return KnobSession(
+        "experts", plan, runner, arms, progress, clock, unchanged=unchanged, conditions=conditions, warnings=warnings
+    )
+
+
+def _top_ks(plan: Plan, num_experts: int) -> list[int]:
+    if plan.top_k is None:
+        return [2**power for power in range(num_experts.bit_length()) if 2**power <= num_experts]
+    at_least(1, top_k=min(plan.top_k))
+    if max(plan.top_k) > num_experts:
+        raise InputError(f"--top-k {max(plan.top_k)}: the routers choose among {num_experts} experts")
+    return list(plan.top_k)
+
+
+def _implementations(
+    plan: Plan, setting: Callable[[str], Callable[[], AbstractContextManager[Any]]], runner: Runner, work: Work
+) -> tuple[list[str], list[str]]:
+    """Those that run here, and what was left out: one that was asked for by name must run."""
+    from perstep.targets.transformers import IMPLEMENTATIONS
+
+    asked = None if plan.implementations is None else [name.strip() for name in plan.implementations.split(",")]
+    names, left_out = [], []
+    for name in dict.fromkeys(asked or IMPLEMENTATIONS):
+        try:
+            with setting(name)():
+                runner.run(work.shortened(min(2, work.new_tokens)))
+        except (InputError, RuntimeError, NotImplementedError, ImportError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if asked is not None:
+                raise InputError(f"--implementations {name} does not run here: {reason}") from error
+            left_out.append(f"{name} was left out: {reason}")
+        else:
+            names.append(name)
+    if not names:
+        raise InputError(f"no experts implementation runs here: {'; '.join(left_out)}")
+    return names, left_out
+
+
+def _syncs(opened: Opened, work: Work, setting: Callable[[], AbstractContextManager[Any]]) -> float | None:
+    """Host syncs in a decode step, counted in a short call that is not timed."""
+    import torch
+
+    from perstep.targets.transformers import Instrument, SyncRecorder
+
+    if work.new_tokens < 2:
+        return None
+    ids = torch.as_tensor(work.trace.prompt_BT, device=opened.model.device)
+    recorder = SyncRecorder(opened.model.device.type)
+    with setting(), recorder, Instrument(opened.model, recorder):
+        opened.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(4, work.new_tokens), do_sample=False,
+            pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+    return recorder.syncs("decode").per_step
+
+
+def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
+    """The findings: a pure function.
+
+    Raises:
+        InputError: there are no samples.
+    """
+    return analyse_knob(manifest, samples)
+
+
+def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
+    """A row a configuration."""
+    columns = [
+        ("experts a token", lambda s: s.label),
+        ("prefill (ms)", lambda s: number(s.prefill_ms)),
+        ("decode forward (ms)", lambda s: number(s.decode_ms)),
+        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
+        ("95 % interval (ms)", step_interval),
+        ("syncs a step", lambda s: number(s.syncs_per_step)),
+        *quality_columns(findings),
+    ]
+    notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
+    c = manifest.conditions
+    notes.append(f"The model itself: k = {c['own_top_k']} of {c['num_experts']} experts, {c['own_implementation']}.")
+    return [table_of(f"experts: {subject(manifest, findings)}", findings, columns, notes)]
+
+
+def csv(findings: KnobFindings) -> str:
+    """A row a configuration."""
+    return summary_csv(findings)
+
+
+def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
+    """`experts.png` with its CSV, all samples, the model, `README.md`."""
+    x_label = "experts a token (top-k)"
+    panels = [knob_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)", log_x=True)]
+    if any(s.decode_ms is not None for s in findings.summary):
+        panels.append(
+            knob_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)", log_x=True)
+        )
+    return {
+        "experts.png": panels_png(f"{findings.model}: {_finding(findings)}", panels),
+        "experts.csv": summary_csv(findings).encode(),
+        "samples.csv": samples_csv(findings),
+        "latency_model.json": latency_model_json(findings),
+        "README.md": render(
+            "experts.md",
+            manifest=manifest,
+            findings=findings,
+            finding=_finding(findings),
+            has_quality=has_quality(findings),
+            tables=tables(manifest, findings),
+        ),
+    }
+
+
+def _finding(findings: KnobFindings) -> str:
+    """How much the largest top-k costs over the smallest, in each implementation."""
+    words = []
+    for name in dict.fromkeys(s.experts_implementation for s in findings.summary):
+        rows = [s for s in findings.summary if s.experts_implementation == name and s.decode_ms]
+        if len(rows) > 1 and rows[0].decode_ms and rows[-1].decode_ms:
+            words.append(f"{name} {rows[-1].decode_ms / rows[0].decode_ms:.2f}x")
+    if not words:
+        return "one top-k measured"
+    ks = [s.top_k for s in findings.summary]
+    return f"a decode forward from k = {min(k or 0 for k in ks)} to {max(k or 0 for k in ks)}: {', '.join(words)}"
+
+
+def summary(findings: KnobFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    return {"headline": _finding(findings)}

@@ -1,0 +1,122 @@
+"""The options that depth, experts, context and output share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from numpy import int64
+from numpy.typing import NDArray
+
+from perstep.errors import InputError
+from perstep.experiments.knobs.passes import Work
+from perstep.experiments.knobs.prompts import Prompt, read_prompts
+from perstep.experiments.models import ModelOptions
+from perstep.experiments.options import at_least
+from perstep.targets import Opened
+
+DEFAULT_PROMPT_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnobOptions(ModelOptions):
+    """Which model, and how often each configuration is measured."""
+
+    model: Annotated[str | None, Parameter(name=["-m", "--model", "--model-path"])] = None
+    """`mini`, the built-in model; a folder with a stored model; or a hub id, the only thing fetched from a network.
+    [default: mini]"""
+
+    batch: Annotated[int, Parameter(name=["-b", "--batch"])] = 1
+    """Sequences decoded side by side."""
+
+    rounds: Annotated[int | None, Parameter(name=["--rounds", "--num-samples"])] = None
+    """Samples of each configuration; fewer than 20 give no verdict, fewer than an interval needs no interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(KnobOptions):
+    """The prompt, or the prompts, that all configurations share."""
+
+    prompt_tokens: Annotated[int | None, Parameter(name=["-p", "--prompt-tokens"])] = None
+    """Length of the prompt in tokens. [default: 64]"""
+
+    prompt: str | None = None
+    """A text to begin with, instead of --prompt-tokens of the model's own kind."""
+
+    prompts: Path | None = None
+    """Several prompts in one run, each measured in every configuration: a JSONL file, each line an object with a
+    `prompt` text or a list of token `ids`."""
+
+    def checked_prompts(self) -> list[Prompt]:
+        """Check what can be checked before a model is loaded.
+
+        Returns:
+            The prompts of the file; none where no file is given.
+
+        Raises:
+            InputError: a count is out of its range, options exclude each other, or the file of prompts is wrong.
+        """
+        self.effort()
+        at_least(1, batch=self.batch, threads=self.threads)
+        given = {"--prompt": self.prompt, "--prompt-tokens": self.prompt_tokens, "--prompts": self.prompts}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise InputError(f"{' and '.join(names)} exclude each other; give one of them")
+        if self.prompt_tokens is not None:
+            at_least(1, prompt_tokens=self.prompt_tokens)
+        return [] if self.prompts is None else read_prompts(self.prompts)
+
+    def make_prompts(self, prompts: Sequence[Prompt], opened: Opened, new_tokens: int) -> list[NDArray[int64]]:
+        """The prompts, each [batch, T], once they are known to fit with what is generated after them.
+
+        Args:
+            prompts: of the file, as `checked_prompts` gave them; without any there is one prompt.
+            opened: the model.
+            new_tokens: to generate.
+
+        Raises:
+            InputError: one overflows the model's context, or cannot be encoded.
+        """
+        made = []
+        for prompt in prompts:
+            made.append(prompt.encode(opened, self.batch))
+            try:
+                check_fits(opened, made[-1].shape[1], new_tokens)
+            except InputError as error:
+                raise InputError(f"{prompt.where}: {error}") from error
+        return made or [self._one_prompt(opened, new_tokens)]
+
+    def input_tokens(self, works: Sequence[Work]) -> dict[str, Any]:
+        """What a configuration says of its prompts: their mean length and, where there may be several, each length."""
+        lengths = [work.text_tokens for work in works]
+        mean = lengths[0] if len(set(lengths)) == 1 else sum(lengths) / len(lengths)
+        return {"num_input_text_tokens": mean, "prompt_text_tokens": lengths if self.prompts is not None else []}
+
+    def _one_prompt(self, opened: Opened, new_tokens: int) -> NDArray[int64]:
+        num_tokens = self.prompt_tokens or DEFAULT_PROMPT_TOKENS
+        if self.prompt is None:
+            check_fits(opened, num_tokens, new_tokens)
+        prompt_BT = opened.prompt(text=self.prompt, num_tokens=num_tokens, batch=self.batch, seed=self.seed)
+        check_fits(opened, prompt_BT.shape[1], new_tokens)
+        return prompt_BT
+
+
+def check_fits(opened: Opened, prompt_tokens: int, new_tokens: int) -> None:
+    """See that a prompt and its continuation fit into the model's context.
+
+    Raises:
+        InputError: they do not, with what would.
+    """
+    positions = opened.facts.get("max_positions")
+    if positions is None or prompt_tokens + new_tokens - 1 <= positions:
+        return
+    if prompt_tokens > positions:
+        raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {positions}")
+    raise InputError(
+        f"a prompt of {prompt_tokens} and {new_tokens} new tokens overflow the model's context of {positions};"
+        f" at most {positions - prompt_tokens + 1} new tokens fit"
+    )
+
+
+NewTokens = Annotated[int, Parameter(name=["-n", "--new-tokens"])]
