@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Two threads stall each other on shared cores; measurements and tests use one.
 export OMP_NUM_THREADS ?= 1
+# Test processes side by side: one a core. No test asserts a time, so they may share the machine.
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint types floors docs check-docs unit nightly bench clean
@@ -55,10 +57,10 @@ check-docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not nightly"
+	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist worksteal
 
 nightly: $(VENV)/.dev  ## run the long matrices and torture tests as well
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: $(VENV)/.dev  ## run the benchmarks on a quiet machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/run.py

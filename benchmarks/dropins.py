@@ -3,9 +3,9 @@
 Every round visits every arm once, in turning order; ratios are paired inside rounds (`perstep.stats`). Logits are
 copied anew before each call, outside the clock. Peers: transformers' own classes, and the UTF-8 processor of
 `utf8-tokenizer` where that is installed (without its dependencies); grammar masks meet theirs in `constrained.py`. The
-four cells are those of a published report: logits processor and word criterion, with and without, batch 3, byte vocabulary,
-words generated from embeddings; the naive pair checks every row in Python and decodes everything. Where choices must be
-the same they are compared. From the repository, on a machine that does nothing else:
+four cells are those of a published report: logits processor and word criterion, with and without, batch 3, byte
+vocabulary, words generated from embeddings; the naive pair checks every row in Python and decodes everything. Where
+choices must be the same they are compared. From the repository, on a machine that does nothing else:
 
     python -P benchmarks/dropins.py --date 2026-01-31              # about six minutes
     python -P benchmarks/dropins.py --date 2026-01-31 --quick      # to see that it runs

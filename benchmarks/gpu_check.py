@@ -122,10 +122,142 @@ def watch_inflation(subject: Subject) -> Facts:
     return facts
 
 
+def drop_ins(subject: Subject) -> Facts:
+    """That no drop-in waits for the device in a step, by torch's own alarm; every kind once, and the loop itself."""
+    import torch
+
+    from perstep import fast
+
+    vocab, table = _bytes_and_table()
+    ids = _text(subject, rows=4)
+    scores = torch.randn(4, vocab.size, device=subject.device)
+    processors: dict[str, Any] = {
+        "Utf8": fast.Utf8(vocab), "TokenMask": fast.TokenMask(table).prepare(vocab.size, subject.device),
+        "TopP": fast.TopP(0.9), "TopK": fast.TopK(20), "MinP": fast.MinP(0.05),
+        "SuppressTokens": fast.SuppressTokens(range(8)), "RepetitionPenalty": fast.RepetitionPenalty(1.1),
+    }  # fmt: skip
+    criteria: dict[str, Any] = {
+        "WordStop": fast.WordStop(vocab),
+        "StopStrings": fast.StopStrings(["stop", "end"], vocab),
+    }
+    allowed = torch.tensor(table.allowed(table.start).tolist(), device=subject.device)
+    facts: Facts = {}
+    for name, drop_in in {**processors, **criteria}.items():
+        texts = [torch.cat([ids, allowed[:1].expand(4, step)], dim=1) for step in range(6)]
+        for text in texts[:3]:  # which bring the tables to the device
+            drop_in(text, scores)
+        _alarm(subject, "error")
+        try:
+            for text in texts[3:]:
+                drop_in(text, scores)
+        finally:
+            _alarm(subject, "default")
+        facts[name] = "no sync in 3 steps"
+    return facts
+
+
+def drop_ins_overhead(subject: Subject) -> Facts:
+    """What `Utf8` and `WordStop` add to a step under `fast.decode`, call by call in turns; the tokens of generate."""
+    import torch
+
+    import perstep
+    from perstep import fast
+    from perstep.targets.transformers import build, to_device
+
+    vocab, _ = _bytes_and_table()
+    model = to_device(build(subject.arch, layers=subject.layers, vocab=256, dtype=subject.dtype), subject.device)
+    ids = _text(subject, rows=3)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": subject.new_tokens, "do_sample": False}
+    options |= {"pad_token_id": 0, "eos_token_id": None}
+    utf8, decode = [fast.Utf8(vocab)], fast.Decode()
+
+    def bare() -> Any:
+        return model.generate(ids, custom_generate=decode, **options)
+
+    class Never(fast.WordStop):  # type: ignore[name-defined,misc]
+        """Does the work of the criterion and stops nobody, so that both arms make the same forwards."""
+
+        def __call__(self, input_ids: Any, scores: Any = None, **kwargs: Any) -> Any:
+            return super().__call__(input_ids, scores, **kwargs) & False
+
+    words = [Never(vocab)]
+
+    def guarded() -> Any:
+        return model.generate(ids, custom_generate=decode, logits_processor=utf8, stopping_criteria=words, **options)
+
+    plain = model.generate(ids, logits_processor=utf8, **options)
+    if not torch.equal(guarded(), plain):
+        raise RuntimeError("fast.decode gave other tokens than generate")
+    found = perstep.compare({"bare": bare, "guarded": guarded}, reference="bare", budget_s=subject.budget_s / 2)
+    change = found["guarded"]
+    return {"change": change.change, "interval": [change.ci_low, change.ci_high], "verdict": change.verdict}
+
+
+def drop_ins_captured(subject: Subject) -> Facts:
+    """Utf8 and StopStrings in one captured CUDA graph: its replays equal the calls without one."""
+    import torch
+
+    from perstep import fast
+
+    vocab, _ = _bytes_and_table()
+    utf8, stops = fast.Utf8(vocab), fast.StopStrings(["stop", "end"], vocab)
+    text = _text(subject, rows=4)
+    state, seen, token = utf8.state(text), stops.state(text), text[:, -1].clone()
+    scores = torch.randn(4, vocab.size, device=subject.device)
+
+    def step() -> tuple[Any, ...]:
+        after = utf8.advance(state, token)
+        return utf8.mask(scores, after), stops.completes(seen, token), stops.advance(seen, token), after
+
+    wanted = [kept.clone() for kept in step()]
+    if subject.device == "cpu":
+        return {"captured": "no graphs on the cpu", "outputs": len(wanted)}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for byte in b"stop \xc3\xa9 end":
+        token.fill_(byte)
+        wanted = [kept.clone() for kept in step()]
+        graph.replay()
+        if not all(torch.equal(one, other) for one, other in zip(captured, wanted, strict=True)):
+            raise RuntimeError(f"the graph's replay differs from the calls at byte {byte}")
+    return {"captured": True, "outputs": len(captured)}
+
+
+def _bytes_and_table() -> tuple[Any, Any]:
+    """The 256 single bytes, and what may follow of a small language over them."""
+    from perstep import automata
+
+    vocab = automata.Vocabulary([bytes([byte]) for byte in range(256)], eos_ids=[0])
+    return vocab, automata.compile(automata.from_regex("(stop|end|[a-z ])+"), vocab)
+
+
+def _text(subject: Subject, rows: int) -> Any:
+    import torch
+
+    return torch.tensor([list(b"a text to begin with ")] * rows, device=subject.device)
+
+
+def _alarm(subject: Subject, mode: str) -> None:
+    """Let torch raise at every wait for the device, or no longer."""
+    import torch
+
+    if subject.device != "cpu":
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 CHECKS: dict[str, Callable[[Subject], Facts]] = {
     "ledger_phases": ledger_phases,
     "ledger_modules": ledger_modules,
     "watch_inflation": watch_inflation,
+    "drop_ins": drop_ins,
+    "drop_ins_overhead": drop_ins_overhead,
+    "drop_ins_captured": drop_ins_captured,
 }
 
 

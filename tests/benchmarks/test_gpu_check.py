@@ -84,3 +84,13 @@ def test_every_check_runs_on_a_tiny_model(script: ModuleType, small: Any, monkey
     watched = found["watch_inflation"]["facts"]["phases"]
     assert watched["syncs_by_part"] == {"sync": 1.0}
     assert found["ledger_modules"]["facts"]["decode"]["parts"]["mlp"]["ns_total"] > 0
+
+
+def test_the_drop_ins_are_checked_on_the_host_as_well(script: ModuleType, small: Any) -> None:
+    """Without the alarm and without a graph, which only a GPU has; the tokens are those of generate all the same."""
+    names = ["drop_ins", "drop_ins_overhead", "drop_ins_captured"]
+    found = script.run_checks(names, small)
+    assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]
+    assert set(found["drop_ins"]["facts"]) >= {"Utf8", "TokenMask", "TopP", "WordStop", "StopStrings"}
+    assert found["drop_ins_captured"]["facts"]["outputs"] == 4
+    json.dumps(found)
