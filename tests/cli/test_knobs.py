@@ -74,6 +74,27 @@ def test_a_run_is_shown_and_made_again(cli: Cli, four: Path, fake_time: FakeCloc
         assert cli("show", out, "-o", form).out.startswith(starts)
 
 
+def test_several_models_are_one_run(cli: Cli, four: Path, fake_time: FakeClock, tmp_path: Path) -> None:
+    """A comma between them; the tables, `show` and `list` name both, and what one cannot take names that one."""
+    out = tmp_path / "run"
+    models = f"mini,{four}"
+    said = cli("output", "-m", models, "--backend", "numpy", "-p", "4", "-n", "1,4", "--rounds", "2", "--out", out)
+    assert said.code == 0, said.err
+    for shown in (said.out, cli("show", out).out):
+        assert [line for line in shown.splitlines() if line.startswith("output: ")] == [
+            f"output: {name}, batch 1, float32 on cpu, 2 samples a configuration" for name in ("mini", "four")
+        ]
+    results = json.loads((out / "results.json").read_text())
+    assert [(s["model"], s["num_output_tokens"]) for s in results["summary"]] == [
+        ("mini", 1), ("mini", 4), ("four", 1), ("four", 4),
+    ]  # fmt: skip
+    refused = cli("output", "-m", models, "--backend", "numpy", "-p", "60", "-n", "10")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("perstep: four: a prompt of 60 and 10 new tokens overflow")
+    again = cli("output", "-m", "mini,mini")
+    assert (again.code, again.err) == (2, "perstep: --model mini,mini: mini is given twice; name each model once\n")
+
+
 @pytest.mark.parametrize("command", ["depth", "output"])
 def test_prompts_of_a_file_are_measured_in_one_run(
     command: str, cli: Cli, four: Path, fake_time: FakeClock, tmp_path: Path

@@ -185,17 +185,31 @@ def run_of(
         experiment="cache",
         plan={},
         workload={
-            "contexts": list(DOUBLING), "batch": 1, "cache": "built-in", "capacity": 1025, "dtype": "float32",
-            "threads": 1, "device": "cpu",
+            "contexts": list(DOUBLING),
+            "batch": 1,
+            "cache": "built-in",
+            "capacity": 1025,
+            "dtype": "float32",
+            "threads": 1,
+            "device": "cpu",
         },
         model={"name": "made up"},
         conditions={
-            "config": config, "backend": "reference", "backend_without": "reference", "precision": 0.05,
-            "left_out": [], "prompt": "made up",
+            "config": config,
+            "backend": "reference",
+            "backend_without": "reference",
+            "precision": 0.05,
+            "left_out": [],
+            "prompt": "made up",
             "memory": [
                 {
-                    "S": S, "cache_bytes": size * S, "cache_bytes_allocated": size * 1025, "theory_bytes": size * S,
-                    "theory_bytes_allocated": size * 1025, "rss_growth_bytes": None, "rss_page_bound_bytes": None,
+                    "S": S,
+                    "cache_bytes": size * S,
+                    "cache_bytes_allocated": size * 1025,
+                    "theory_bytes": size * S,
+                    "theory_bytes_allocated": size * 1025,
+                    "rss_growth_bytes": None,
+                    "rss_page_bound_bytes": None,
                 }
                 for S in DOUBLING
             ],

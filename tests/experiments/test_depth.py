@@ -105,7 +105,7 @@ def test_the_names_are_those_that_were_promised(four: Path, clock: FakeClock, tm
         "sample_id": 0, "prompt_id": 0, "num_active_blocks": 2, "num_total_blocks": 4, "active_block_indices": [0, 1],
         "T_LLM_prefill": 0.012, "T_LLM_decode": 0.048, "T_LLM_decode_per_forward": 0.012, "T_vision_total": 0.0,
         "T_total": 0.065, "num_input_text_tokens": 8, "num_vision_tokens": 0, "num_output_tokens": 5, "top_k": None,
-        "experts_implementation": None,
+        "experts_implementation": None, "model": "four",
     }  # fmt: skip
     assert len(stored["all_samples"]) == 4
     made = {"README.md", "depth.csv", "depth.png", "latency_model.json", "quality.csv", "quality.png", "samples.csv"}

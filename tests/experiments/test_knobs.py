@@ -14,6 +14,7 @@ from perstep.experiments.knobs import (
     Configuration,
     KnobSession,
     Pass,
+    Subject,
     Work,
     analyse_knob,
     fit_latency_model,
@@ -69,14 +70,15 @@ def greedy_session(enough_for: int, error: Exception, *sizes: int) -> KnobSessio
     """A session of configurations of so many tokens."""
     arms = [Arm(configuration(str(size), size, num_output_tokens=size), [work(size)], nullcontext) for size in sizes]
     plan = PromptOptions(rounds=3)
-    return KnobSession("output", plan, Greedy(enough_for, error), arms, no_progress, FakeClock(tick_ns=1), unchanged=[])
+    subject = Subject(Greedy(enough_for, error), arms, unchanged=[])
+    return KnobSession("output", plan, [subject], no_progress, FakeClock(tick_ns=1))
 
 
 def test_what_was_measured_before_memory_ran_out_is_kept() -> None:
     """The configuration is not tried again, the others go on, and the reason is told."""
     torch_error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 TB\nmore")
     made = greedy_session(101, torch_error, 2, 5)  # one hundred warm-up rounds at most
-    made._runner._left = 1  # type: ignore[attr-defined]
+    made._of[0].runner._left = 1  # type: ignore[attr-defined]
     samples = [made.measure_round(number) for number in range(3)]
     findings = analyse_knob(made.manifest, samples)
     assert [s.samples for s in findings.summary] == [3, 1]

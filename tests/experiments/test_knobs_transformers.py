@@ -119,12 +119,39 @@ def test_experts_are_measured_and_put_back(tmp_path: Path) -> None:
     assert own.quality is not None
     assert (own.quality.kl, own.quality.top1_agreement) == (0, 1)
     assert made.manifest.conditions["unchanged"] == [findings.summary.index(own)]
-    model = made._runner.opened.model
+    model = made._of[0].runner.opened.model
     assert {m.top_k for m in model.modules() if hasattr(m, "top_k")} == {2}
     assert model.config._experts_implementation == "grouped_mm"
     assert {"decode_per_forward/eager", "prefill/batched_mm"} <= set(findings.fits)
     holds_to_the_schema(findings)
     assert {"experts.png", "experts.csv"} <= set(experts.files(made.manifest, findings))
+
+
+def test_experts_of_two_models_are_counted_apart(tmp_path: Path) -> None:
+    """Each has its own k of its own number of experts; with a dense one among them the run is refused by its name."""
+    moe = {"num_key_value_heads": 4, "num_hidden_layers": 2}
+    folders = [tmp_path / name for name in ("few", "many", "dense")]
+    for folder in folders:
+        folder.mkdir()
+    few = architecture(folders[0], "olmoe", num_experts=4, num_experts_per_tok=2, **moe)
+    many = architecture(folders[1], "olmoe", num_experts=8, num_experts_per_tok=4, **moe)
+    plan = experts.Plan(arch=f"{few},{many}", prompt_tokens=5, implementations="eager", quality_tokens=0, **SMALL)
+    made = experts.prepare(plan, no_progress, FakeClock(tick_ns=1))
+    findings = experts.analyse(made.manifest, [made.measure_round(0), made.measure_round(1)])
+    assert [(s.model, s.top_k) for s in findings.summary] == [
+        *(("few", k) for k in (1, 2, 4)), *(("many", k) for k in (1, 2, 4, 8)),
+    ]  # fmt: skip
+    assert findings.invalid == ""
+    holds_to_the_schema(findings)
+    notes = [table.notes[-2] for table in experts.tables(made.manifest, findings)]
+    assert notes[0].startswith("The model itself: k = 2 of 4 experts")
+    assert notes[1].startswith("The model itself: k = 4 of 8 experts")
+    assert b"takes 4 of 8 experts a token" in experts.files(made.manifest, findings)["README.md"]
+    dense = architecture(folders[2], "llama")
+    with pytest.raises(InputError, match=r"^dense: LlamaForCausalLM \(llama\) is a dense model"):
+        experts.prepare(experts.Plan(arch=f"{few},{dense}", **SMALL), no_progress, FakeClock(tick_ns=1))
+    with pytest.raises(InputError, match=r"^few: --top-k 8: the routers choose among 4 experts"):
+        experts.prepare(experts.Plan(arch=f"{many},{few}", top_k=(8,), **SMALL), no_progress, FakeClock(tick_ns=1))
 
 
 def test_experts_are_measured_with_each_prompt(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from perstep.data import knob_results_schema_path
 from perstep.errors import InputError
 from perstep.experiments import depth, output, pipeline
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Pass, Work, analyse_knob
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Pass, Subject, Work, analyse_knob
 from perstep.experiments.knobs.options import PromptOptions
 from perstep.experiments.knobs.prompts import read_prompts
 from perstep.experiments.knobs.quality import scored_tokens
@@ -149,7 +149,8 @@ def test_a_round_that_lacks_a_prompt_is_in_no_estimate() -> None:
     arms = [Arm(Configuration(label="a", knob=1, **blocks, **tokens), works, nullcontext)]
     runner = Failing()
     plan = PromptOptions(rounds=2)
-    made = KnobSession("output", plan, runner, arms, no_progress, FakeClock(tick_ns=1), unchanged=[])  # type: ignore[arg-type]
+    subject = Subject(runner, arms, unchanged=[])  # type: ignore[arg-type]
+    made = KnobSession("output", plan, [subject], no_progress, FakeClock(tick_ns=1))
     samples = [made.measure_round(0)]
     runner.full = True
     samples += [made.measure_round(1), made.measure_round(2)]

@@ -17,15 +17,22 @@ from perstep.errors import InputError
 from perstep.experiments.knobs import (
     Arm,
     Configuration,
+    Drawing,
     KnobFindings,
     KnobOptions,
     KnobSession,
     NewTokens,
     Runner,
     Sample,
+    Subject,
     Work,
     analyse_knob,
-    open_runner,
+    headlines,
+    parts,
+    picture,
+    prepare_models,
+    readme,
+    tables_of,
 )
 from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, check_fits
 from perstep.experiments.knobs.session import is_out_of_memory, out_of_memory
@@ -34,17 +41,16 @@ from perstep.experiments.knobs.show import (
     knob_panel,
     latency_model_json,
     number,
+    one_table,
     samples_csv,
     step_interval,
     subject,
     summary_csv,
-    table_of,
 )
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
-from perstep.report.panels import Panel, Series, panels_png
-from perstep.report.words import render
+from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.targets.block_mask import num_blocks
@@ -100,13 +106,26 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     for name in ("prompt_tokens", "image_size"):
         if getattr(plan, name) is not None:
             at_least(1, **{name: min(getattr(plan, name))})
-    progress(0.0, "load")
-    opened = plan.open()
-    inputs = _inputs(plan, opened)
-    longest = max(given.text_tokens for given in inputs)
-    check_fits(opened, longest, plan.new_tokens)
-    text_BT = opened.prompt(text=None, num_tokens=longest, batch=plan.batch, seed=plan.seed)
-    runner = open_runner(opened, clock)
+
+    def check(one: Plan, opened: Opened) -> list[_Input]:
+        inputs = _inputs(one, opened)
+        check_fits(opened, _longest(inputs), one.new_tokens)
+        return inputs
+
+    def make(one: Plan, runner: Runner, inputs: list[_Input]) -> Subject:
+        return _subject(one, runner, inputs, progress)
+
+    return prepare_models("context", plan, check, make, progress, clock)
+
+
+def _longest(inputs: Sequence[_Input]) -> int:
+    return max(given.text_tokens for given in inputs)
+
+
+def _subject(plan: Plan, runner: Runner, inputs: Sequence[_Input], progress: Progress) -> Subject:
+    """One model: a call recorded for each input."""
+    opened = runner.opened
+    text_BT = opened.prompt(text=None, num_tokens=_longest(inputs), batch=plan.batch, seed=plan.seed)
     total = num_blocks(opened.model)
     arms = []
     for given in inputs:
@@ -125,7 +144,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
             failed=failed,
         )
         arms.append(Arm(configuration, [] if work is None else [work], nullcontext))
-    return KnobSession("context", plan, runner, arms, progress, clock, unchanged=range(len(arms)))
+    return Subject(runner, arms, range(len(arms)))
 
 
 def _inputs(plan: Plan, opened: Opened) -> list[_Input]:
@@ -189,7 +208,11 @@ def _sees(findings: KnobFindings) -> bool:
 
 
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
-    """A row an input."""
+    """A table a model: a row an input."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     vision = [
         ("vision tokens", lambda s: f"{s.num_vision_tokens:,}"),
         ("vision encoder (ms)", lambda s: number(s.vision_ms)),
@@ -206,7 +229,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
     ]
     of = {"vision": "vision tokens"}
     notes = [fit_note(stage, fit, of.get(stage, "input tokens")) for stage, fit in findings.fits.items()]
-    return [table_of(f"context: {subject(manifest, findings)}", findings, columns, notes)]
+    return one_table(f"context: {subject(manifest, findings)}", findings, columns, notes)
 
 
 def csv(findings: KnobFindings) -> str:
@@ -216,6 +239,21 @@ def csv(findings: KnobFindings) -> str:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`context.png` with its CSV, all samples, the model, `README.md`."""
+    return {
+        "context.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
+        "context.csv": summary_csv(findings).encode(),
+        "samples.csv": samples_csv(findings),
+        "latency_model.json": latency_model_json(findings),
+        "README.md": readme("context.md", manifest, findings, _words, ["context.png"]),
+    }
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {"finding": _finding(findings), "sees": _sees(findings), "tables": [_table(manifest, findings)]}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
     x_label = "input tokens"
     panels = [knob_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)", log_x=True)]
     if any(s.decode_ms is not None for s in findings.summary):
@@ -226,20 +264,7 @@ def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
         rows = [s for s in findings.summary if s.num_vision_tokens and s.vision_ms]
         xs, ys = [float(s.num_vision_tokens) for s in rows], [s.vision_ms or 0.0 for s in rows]
         panels.insert(0, Panel("vision", "vision tokens", "vision encoder (ms)", [Series("measured", xs, ys, shade=0)]))
-    return {
-        "context.png": panels_png(f"{findings.model}: {_finding(findings)}", panels),
-        "context.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": render(
-            "context.md",
-            manifest=manifest,
-            findings=findings,
-            finding=_finding(findings),
-            sees=_sees(findings),
-            tables=tables(manifest, findings),
-        ),
-    }
+    return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
 
 
 def _finding(findings: KnobFindings) -> str:
@@ -262,4 +287,4 @@ def _ratio(last: float | None, first: float | None) -> str:
 
 def summary(findings: KnobFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
-    return {"headline": _finding(findings)}
+    return headlines(findings, lambda found: {"headline": _finding(found)})

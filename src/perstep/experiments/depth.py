@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.knobs import (
@@ -21,33 +22,36 @@ from perstep.experiments.knobs import (
     KnobSession,
     NewTokens,
     PromptOptions,
+    Runner,
     Sample,
+    Subject,
     analyse_knob,
-    open_runner,
+    headlines,
+    parts,
+    picture,
+    prepare_models,
+    readme,
     record_all,
+    tables_of,
 )
+from perstep.experiments.knobs.depth_drawings import depth_drawing, fixed_words, full_of, quality_drawing
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS, Scored, importance, measure_quality, scored_tokens
-from perstep.experiments.knobs.records import Summary
-from perstep.experiments.knobs.results import damage
 from perstep.experiments.knobs.show import (
     fit_note,
     has_quality,
     latency_model_json,
-    line,
     number,
+    one_table,
     quality_columns,
     samples_csv,
     share,
     step_interval,
     subject,
     summary_csv,
-    table_of,
 )
 from perstep.experiments.options import Seconds, at_least, parse_counts
 from perstep.measure import Clock, Progress
 from perstep.report import Table
-from perstep.report.panels import Panel, Series, panels_png
-from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.targets import BlockMask, Opened
 from perstep.targets.block_mask import active_indices, num_blocks
@@ -55,6 +59,9 @@ from perstep.targets.block_mask import active_indices, num_blocks
 __all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
 
 Strategy = Literal["first", "last", "uniform", "random", "importance"]
+
+_Wanted = list[int] | tuple[tuple[int, ...], ...]
+_Prompts = list[NDArray[np.int64]]
 
 
 def _counts(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
@@ -128,12 +135,20 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     at_least(1, new_tokens=plan.new_tokens)
     at_least(0, quality_tokens=plan.quality_tokens)
     _check(plan)
-    progress(0.0, "load")
-    opened = plan.open()
+
+    def check(one: Plan, opened: Opened) -> tuple[_Wanted, _Prompts]:
+        return _wanted(one, num_blocks(opened.model)), one.make_prompts(prompts, opened, one.new_tokens)
+
+    def make(one: Plan, runner: Runner, checked: tuple[_Wanted, _Prompts]) -> Subject:
+        return _subject(one, runner, *checked, progress)
+
+    return prepare_models("depth", plan, check, make, progress, clock)
+
+
+def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, progress: Progress) -> Subject:
+    """One model: its tokens recorded, its blocks chosen, its quality measured."""
+    opened = runner.opened
     total = num_blocks(opened.model)
-    wanted = _wanted(plan, total)
-    prompts_BT = plan.make_prompts(prompts, opened, plan.new_tokens)
-    runner = open_runner(opened, clock)
     works = record_all(runner, prompts_BT, plan.new_tokens, progress)
     scored = scored_tokens(opened, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     ranking = _ranking(plan, opened, scored, total, progress)
@@ -166,7 +181,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         "importance": ranking if plan.strategy == "importance" else None,
     }
     unchanged = [index for index, blocks in enumerate(active) if len(blocks) == total]
-    return KnobSession("depth", plan, runner, arms, progress, clock, unchanged=unchanged, conditions=conditions)
+    return Subject(runner, arms, unchanged, conditions)
 
 
 def _check(plan: Plan) -> None:
@@ -182,7 +197,7 @@ def _check(plan: Plan) -> None:
         raise InputError("--strategy importance ranks blocks by quality: leave out --quality-tokens 0")
 
 
-def _wanted(plan: Plan, total: int) -> list[int] | tuple[tuple[int, ...], ...]:
+def _wanted(plan: Plan, total: int) -> _Wanted:
     """Numbers of blocks, or sets of them."""
     if plan.active_block_indices is not None:
         for given in plan.active_block_indices:
@@ -239,16 +254,15 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
     return analyse_knob(manifest, samples)
 
 
-def _full(findings: KnobFindings) -> Any:
-    """The configuration in which every block runs, if it was measured."""
-    return next((s for s in findings.summary if s.num_active_blocks == s.num_total_blocks and s.samples), None)
-
-
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
-    """A row a configuration, measured beside expected (law 13)."""
-    full = _full(findings)
+    """A table a model: a row a configuration, measured beside expected (law 13)."""
+    return tables_of(manifest, findings, _table)
 
-    def of_full(value: float | None, reference: float | None) -> str:
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
+    full = full_of(findings)
+
+    def offull_of(value: float | None, reference: float | None) -> str:
         return share(None if value is None or not reference else value / reference)
 
     columns = [
@@ -257,7 +271,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
         ("decode forward (ms)", lambda s: number(s.decode_ms)),
         ("decode step (ms)", lambda s: number(s.decode_step_ms)),
         ("95 % interval (ms)", step_interval),
-        ("decode of full, measured", lambda s: of_full(s.decode_ms, full.decode_ms if full else None)),
+        ("decode of full, measured", lambda s: offull_of(s.decode_ms, full.decode_ms if full else None)),
         ("expected", lambda s: share(s.num_active_blocks / s.num_total_blocks)),
         *quality_columns(findings),
     ]
@@ -266,26 +280,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
     if findings.under is not None:
         chosen = findings.under.label or "none"
         notes.append(f"Under {findings.under.budget_ms:.3g} ms: {chosen} ({findings.under.reason}).")
-    return [table_of(f"depth: {subject(manifest, findings)}", findings, columns, notes)]
-
-
-def fixed_words(findings: KnobFindings) -> str:
-    """Amdahl's fixed share in words, as far as the rounds resolve it."""
-    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
-    stage = "a decode forward" if "decode_per_forward" in findings.fits else "the prefill"
-    if fit.fixed_share is None:
-        return f"no fixed share of {stage}: {fit.reason}"
-    if fit.fixed_share <= 0:
-        return (
-            f"no fixed share of {stage}: the line meets depth 0 below nothing ({fit.fixed_share:.1%}), because a block"
-            " costs more the more of them there are, as where their weights no longer fit into a cache"
-        )
-    low, high = fit.fixed_share_ci_low, fit.fixed_share_ci_high
-    if low is None or high is None:
-        return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (too few rounds for an interval)"
-    if low <= 0 <= high:
-        return f"what of {stage} does not shrink with the blocks is not resolved: {low:.1%} to {high:.1%}"
-    return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (95 % interval {low:.1%} to {high:.1%})"
+    return one_table(f"depth: {subject(manifest, findings)}", findings, columns, notes)
 
 
 def csv(findings: KnobFindings) -> str:
@@ -295,80 +290,38 @@ def csv(findings: KnobFindings) -> str:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`depth.png` and, where quality was measured, `quality.png`, their CSV, all samples, the model, `README.md`."""
+    models = [found for _, found in parts(manifest, findings)]
+    drawn = {"depth.png": [depth_drawing(found) for found in models]}
+    if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
+        drawn["quality.png"] = [quality_drawing(found) for found in models]
     made = {
-        "depth.png": _depth_png(findings),
+        **{name: picture(drawings, findings) for name, drawings in drawn.items()},
         "depth.csv": summary_csv(findings).encode(),
         "samples.csv": samples_csv(findings),
         "latency_model.json": latency_model_json(findings),
-        "README.md": render(
-            "depth.md",
-            manifest=manifest,
-            findings=findings,
-            full=_full(findings),
-            fixed=fixed_words(findings),
-            has_quality=has_quality(findings),
-            tables=tables(manifest, findings),
-        ),
+        "README.md": readme("depth.md", manifest, findings, _words, list(drawn)),
     }
-    if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
-        made["quality.png"] = _quality_png(findings)
+    if "quality.png" in drawn:
         made["quality.csv"] = summary_csv(findings).encode()
     return made
 
 
-def _depth_png(findings: KnobFindings) -> bytes:
-    title = f"{findings.model}: {fixed_words(findings).split(':')[0]}"
-    panels = [_panel(findings, "prefill", "prefill_ms", "prefill forward (ms)")]
-    if any(s.decode_ms is not None for s in findings.summary):
-        panels.append(_panel(findings, "decode_per_forward", "decode_ms", "decode forward (ms)"))
-    return panels_png(title, panels)
-
-
-def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> Panel:
-    known = [s for s in findings.summary if getattr(s, attribute) is not None]
-    xs = [s.knob for s in known]
-    series = [Series("measured", xs, [getattr(s, attribute) for s in known], shade=0)]
-    fit, full = findings.fits.get(stage), _full(findings)
-    if fit is not None:
-        series += line(fit, xs)
-    if full is not None and getattr(full, attribute) is not None:
-        cost = getattr(full, attribute)
-        series.append(
-            Series("expected: in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
-        )
-    found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
-    return Panel(stage.replace("_", " ") + found, "active blocks", y_label, series)
-
-
-def _quality_png(findings: KnobFindings) -> bytes:
-    name, lost = damage(findings.summary)
-    known = [
-        (s.decode_step_ms, value, s)
-        for s, value in zip(findings.summary, lost, strict=True)
-        if value is not None and s.decode_step_ms is not None
-    ]
-    kept = sorted((point for point in known if point[2].pareto), key=lambda point: point[:2])
-    y_label = "perplexity (less is better)" if name == "perplexity" else "KL from the full model (nats, less is better)"
-    series = [
-        _scatter("on the Pareto front", kept, 0),
-        Series("Pareto front", [x for x, _, _ in kept], [y for _, y, _ in kept], kind="steps", shade=0),
-    ]
-    beaten = [point for point in known if not point[2].pareto]
-    if beaten:
-        series.append(_scatter("another is faster and better", beaten, 1))
-    title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
-    if findings.under is not None and findings.under.label is not None:
-        title += f"; best under {findings.under.budget_ms:.3g} ms: {findings.under.label}"
-    return panels_png(title, [Panel("", "decode step (ms)", y_label, series, from_zero=name == "kl")])
-
-
-def _scatter(name: str, points: Sequence[tuple[float, float, Summary]], shade: int) -> Series:
-    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    return Series(name, xs, ys, labels=[s.label for _, _, s in points], shade=shade)
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {
+        "full": full_of(findings),
+        "fixed": fixed_words(findings),
+        "has_quality": has_quality(findings),
+        "tables": [_table(manifest, findings)],
+    }
 
 
 def summary(findings: KnobFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
+    return headlines(findings, _headline)
+
+
+def _headline(findings: KnobFindings) -> dict[str, Any]:
     fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
     return {
         "headline": fixed_words(findings),

@@ -8,24 +8,33 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.knobs import (
     Arm,
     Configuration,
+    Drawing,
     KnobFindings,
     KnobSession,
     NewTokens,
     PromptOptions,
     Runner,
     Sample,
+    Subject,
     Work,
     analyse_knob,
-    open_runner,
+    headlines,
+    parts,
+    picture,
+    prepare_models,
+    readme,
     record_all,
+    tables_of,
 )
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS, measure_quality, scored_tokens
 from perstep.experiments.knobs.show import (
@@ -34,23 +43,33 @@ from perstep.experiments.knobs.show import (
     knob_panel,
     latency_model_json,
     number,
+    one_table,
     quality_columns,
     samples_csv,
     step_interval,
     subject,
     summary_csv,
-    table_of,
 )
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
-from perstep.report.panels import panels_png
-from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.targets.block_mask import num_blocks
 
+if TYPE_CHECKING:
+    from perstep.targets.transformers import Routers
+
 __all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What the plan means for a model: its routers, the experts a token, the prompts."""
+
+    routers: "Routers"
+    top_ks: list[int]
+    prompts_BT: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +102,33 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     prompts = plan.checked_prompts()
     at_least(1, new_tokens=plan.new_tokens)
     at_least(0, quality_tokens=plan.quality_tokens)
-    progress(0.0, "load")
-    opened = plan.open()
+
+    def check(one: Plan, opened: Opened) -> _Checked:
+        routers = _routers(opened)
+        top_ks = _top_ks(one, routers.num_experts)
+        return _Checked(routers, top_ks, one.make_prompts(prompts, opened, one.new_tokens))
+
+    def make(one: Plan, runner: Runner, checked: _Checked) -> Subject:
+        return _subject(one, runner, checked, progress)
+
+    return prepare_models("experts", plan, check, make, progress, clock)
+
+
+def _routers(opened: Opened) -> "Routers":
     if opened.backend == "numpy":
         raise InputError(f"{opened.name} is a dense model: give a mixture-of-experts model, such as --arch olmoe-1b-7b")
-    from perstep.targets.transformers import ExpertsPerToken, experts_implementation, find_routers
+    from perstep.targets.transformers import find_routers
 
-    routers = find_routers(opened.model)
+    return find_routers(opened.model)
+
+
+def _subject(plan: Plan, runner: Runner, checked: _Checked, progress: Progress) -> Subject:
+    """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
+    from perstep.targets.transformers import ExpertsPerToken, experts_implementation
+
+    opened, routers, top_ks = runner.opened, checked.routers, checked.top_ks
     own = experts_implementation(opened.model)
-    top_ks = _top_ks(plan, routers.num_experts)
-    prompts_BT = plan.make_prompts(prompts, opened, plan.new_tokens)
-    runner = open_runner(opened, clock)
-    works = record_all(runner, prompts_BT, plan.new_tokens, progress)
+    works = record_all(runner, checked.prompts_BT, plan.new_tokens, progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[Any]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
@@ -137,9 +171,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         "own_implementation": own,
         "quality_of": scored.source if plan.quality_tokens else None,
     }
-    return KnobSession(
-        "experts", plan, runner, arms, progress, clock, unchanged=unchanged, conditions=conditions, warnings=warnings
-    )
+    return Subject(runner, arms, unchanged, conditions, warnings)
 
 
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:
@@ -203,7 +235,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
 
 
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
-    """A row a configuration."""
+    """A table a model: a row a configuration."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     columns = [
         ("experts a token", lambda s: s.label),
         ("prefill (ms)", lambda s: number(s.prefill_ms)),
@@ -216,7 +252,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
     notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
     c = manifest.conditions
     notes.append(f"The model itself: k = {c['own_top_k']} of {c['num_experts']} experts, {c['own_implementation']}.")
-    return [table_of(f"experts: {subject(manifest, findings)}", findings, columns, notes)]
+    return one_table(f"experts: {subject(manifest, findings)}", findings, columns, notes)
 
 
 def csv(findings: KnobFindings) -> str:
@@ -226,26 +262,29 @@ def csv(findings: KnobFindings) -> str:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`experts.png` with its CSV, all samples, the model, `README.md`."""
+    return {
+        "experts.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
+        "experts.csv": summary_csv(findings).encode(),
+        "samples.csv": samples_csv(findings),
+        "latency_model.json": latency_model_json(findings),
+        "README.md": readme("experts.md", manifest, findings, _words, ["experts.png"]),
+    }
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    tables = [_table(manifest, findings)]
+    return {"finding": _finding(findings), "has_quality": has_quality(findings), "tables": tables}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
     x_label = "experts a token (top-k)"
     panels = [knob_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)", log_x=True)]
     if any(s.decode_ms is not None for s in findings.summary):
         panels.append(
             knob_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)", log_x=True)
         )
-    return {
-        "experts.png": panels_png(f"{findings.model}: {_finding(findings)}", panels),
-        "experts.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": render(
-            "experts.md",
-            manifest=manifest,
-            findings=findings,
-            finding=_finding(findings),
-            has_quality=has_quality(findings),
-            tables=tables(manifest, findings),
-        ),
-    }
+    return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
 
 
 def _finding(findings: KnobFindings) -> str:
@@ -263,4 +302,4 @@ def _finding(findings: KnobFindings) -> str:
 
 def summary(findings: KnobFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
-    return {"headline": _finding(findings)}
+    return headlines(findings, lambda found: {"headline": _finding(found)})

@@ -12,17 +12,26 @@ from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
 from perstep.experiments.knobs import (
     Arm,
     Configuration,
+    Drawing,
     KnobFindings,
     KnobSession,
     PromptOptions,
+    Runner,
     Sample,
+    Subject,
     analyse_knob,
-    open_runner,
+    headlines,
+    parts,
+    picture,
+    prepare_models,
+    readme,
     record_all,
+    tables_of,
 )
 from perstep.experiments.knobs.records import Summary
 from perstep.experiments.knobs.results import decode_total_ms
@@ -30,18 +39,18 @@ from perstep.experiments.knobs.show import (
     fit_note,
     latency_model_json,
     number,
+    one_table,
     samples_csv,
     step_interval,
     subject,
     summary_csv,
-    table_of,
 )
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
-from perstep.report.panels import Panel, Series, panels_png
-from perstep.report.words import render
+from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
+from perstep.targets import Opened
 from perstep.targets.block_mask import num_blocks
 
 __all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
@@ -63,12 +72,20 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     """
     prompts = plan.checked_prompts()
     at_least(1, new_tokens=min(plan.new_tokens))
-    progress(0.0, "load")
-    opened = plan.open()
-    prompts_BT = plan.make_prompts(prompts, opened, max(plan.new_tokens))
-    runner = open_runner(opened, clock)
+
+    def check(one: Plan, opened: Opened) -> list[NDArray[np.int64]]:
+        return one.make_prompts(prompts, opened, max(one.new_tokens))
+
+    def make(one: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]]) -> Subject:
+        return _subject(one, runner, prompts_BT, progress)
+
+    return prepare_models("output", plan, check, make, progress, clock)
+
+
+def _subject(plan: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]], progress: Progress) -> Subject:
+    """One model: its longest call recorded."""
     longest = record_all(runner, prompts_BT, max(plan.new_tokens), progress)
-    total = num_blocks(opened.model)
+    total = num_blocks(runner.opened.model)
     arms = [
         Arm(
             Configuration(
@@ -86,7 +103,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         )
         for count in plan.new_tokens
     ]
-    return KnobSession("output", plan, runner, arms, progress, clock, unchanged=range(len(arms)))
+    return Subject(runner, arms, range(len(arms)))
 
 
 def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
@@ -106,7 +123,11 @@ def per_token_ms(s: Summary) -> float | None:
 
 
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
-    """A row a length: the same forwards, divided by tokens and by forwards."""
+    """A table a model, a row a length: the same forwards, divided by tokens and by forwards."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     columns = [
         ("generated tokens", lambda s: s.label),
         ("forwards", lambda s: str(s.num_output_tokens - 1)),
@@ -124,7 +145,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
         fit_note("decode, total", findings.fits["decode"], "tokens") if "decode" in findings.fits else "",
         _growth(findings),
     ]
-    return [table_of(f"output: {subject(manifest, findings)}", findings, columns, [note for note in notes if note])]
+    return one_table(f"output: {subject(manifest, findings)}", findings, columns, [note for note in notes if note])
 
 
 def _growth(findings: KnobFindings) -> str:
@@ -148,27 +169,27 @@ def csv(findings: KnobFindings) -> str:
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`output.png` with its CSV, all samples, the model, `README.md`."""
     return {
-        "output.png": _png(findings),
+        "output.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
         "output.csv": summary_csv(findings).encode(),
         "samples.csv": samples_csv(findings),
         "latency_model.json": latency_model_json(findings),
-        "README.md": render(
-            "output.md",
-            manifest=manifest,
-            findings=findings,
-            growth=_growth(findings),
-            tables=tables(manifest, findings),
-        ),
+        "README.md": readme("output.md", manifest, findings, _words, ["output.png"]),
     }
 
 
-def _png(findings: KnobFindings) -> bytes:
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {"growth": _growth(findings), "tables": [_table(manifest, findings)]}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
     rows = [s for s in findings.summary if s.decode_ms is not None]
     if not rows:
         calls = [(s.knob, s.total_ms) for s in findings.summary if s.total_ms is not None]
         whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
         title = f"{findings.model}: one token is a prefill, without a decode forward"
-        return panels_png(title, [Panel("", "generated tokens N", "whole call (ms)", [whole], log_x=True)])
+        panel = Panel("", "generated tokens N", "whole call (ms)", [whole], log_x=True)
+        return Drawing(findings.model, title, [panel])
     xs = [s.knob for s in rows]
     divided = [
         Series("per forward: decode / (N - 1)", xs, [s.decode_ms or 0.0 for s in rows], shade=0),
@@ -184,9 +205,9 @@ def _png(findings: KnobFindings) -> bytes:
             [Series("median over rounds", positions, findings.positions_ms, shade=2)],
         ),
     ]
-    return panels_png(f"{findings.model}: {_growth(findings)}", panels)
+    return Drawing(findings.model, f"{findings.model}: {_growth(findings)}", panels)
 
 
 def summary(findings: KnobFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
-    return {"headline": _growth(findings)}
+    return headlines(findings, lambda found: {"headline": _growth(found)})

@@ -72,18 +72,32 @@ def panels_png(title: str, panels: list[Panel]) -> bytes:
         title: the finding, in a sentence.
         panels: one to three.
     """
+    return grid_png(title, [panels])
+
+
+def grid_png(title: str, rows: list[list[Panel]]) -> bytes:
+    """Rows of panels under one title, with one legend for all.
+
+    Args:
+        title: the finding, in a sentence or a line a row.
+        rows: each of one to three panels; a shorter row leaves its last places empty.
+    """
+    columns = max(len(row) for row in rows)
 
     def draw(figure: "Figure") -> None:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        axes = figure.subplots(len(rows), columns, squeeze=False)
         named: dict[str, Any] = {}
-        for ax, panel in zip(axes, panels, strict=True):
-            _draw(ax, panel, named)
+        for places, row in zip(axes, rows, strict=True):
+            for ax, panel in zip(places, row, strict=False):
+                _draw(ax, panel, named)
+            for ax in places[len(row) :]:
+                ax.set_axis_off()
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
         figure.legend(
             list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), fontsize=8.5
         )
 
-    return draw_png({1: 7.3, 2: 10.4}.get(len(panels), 13.0), 4.3, draw)
+    return draw_png({1: 7.3, 2: 10.4}.get(columns, 13.0), 4.3 + 3.6 * (len(rows) - 1), draw)
 
 
 def _draw(ax: "Axes", panel: Panel, named: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from perstep.data import heldout_path, mini_path
 from perstep.errors import InputError
 from perstep.targets.reference import Reference, load
+from perstep.targets.reference.load import stored_bytes as reference_bytes
 from perstep.targets.reference.tokenizer import FolderTokenizer
 
 BUILT_IN = "mini"
@@ -111,11 +112,46 @@ def open_model(
     if layers is not None and arch is None:
         raise InputError("--layers goes with --arch: a stored model is measured whole")
     name = BUILT_IN if model is None else model
-    if backend is None:
-        backend = "numpy" if arch is None and name == BUILT_IN else "torch"
-    if backend == "numpy":
+    if _backend(name, arch, backend) == "numpy":
         return _open_reference(name, arch, dtype, device)
     return _open_transformers(name, arch, layers, dtype, device, seed)
+
+
+def weight_bytes(
+    model: str | None,
+    *,
+    arch: str | None = None,
+    layers: int | None = None,
+    backend: Backend | None = None,
+    dtype: str | None = None,
+) -> int:
+    """What the weights take in memory of the model that `open_model` would open, by shapes; nothing is loaded.
+
+    Args:
+        model: as `open_model` takes it, as the others are.
+        arch: a preset's name or a config.json.
+        layers: keep so many decoder layers of `arch`.
+        backend: what runs it.
+        dtype: of the weights.
+
+    Raises:
+        InputError: there is no configuration there.
+    """
+    name = BUILT_IN if model is None else model
+    stored: str | Path = mini_path() if name == BUILT_IN else name
+    if arch is None and _backend(name, arch, backend) == "numpy":
+        return reference_bytes(Path(stored))
+    from perstep.targets import transformers
+
+    if arch is not None:
+        return transformers.arch_bytes(arch, layers=layers, dtype=dtype or "float32")
+    return transformers.stored_bytes(stored, dtype=dtype)
+
+
+def _backend(name: str, arch: str | None, asked: Backend | None) -> Backend:
+    if asked is not None:
+        return asked
+    return "numpy" if arch is None and name == BUILT_IN else "torch"
 
 
 def _open_reference(name: str, arch: str | None, dtype: str | None, device: str) -> Opened:

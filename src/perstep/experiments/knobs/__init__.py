@@ -2,15 +2,18 @@
 
 from perstep.experiments.knobs.combine import latency_model_of_runs
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
+from perstep.experiments.knobs.models import prepare_models
 from perstep.experiments.knobs.options import KnobOptions, NewTokens, PromptOptions
 from perstep.experiments.knobs.passes import Pass, Runner, Sample, Work, open_runner, record_all
 from perstep.experiments.knobs.records import Configuration, KnobFindings
 from perstep.experiments.knobs.results import analyse_knob
-from perstep.experiments.knobs.session import Arm, KnobSession
+from perstep.experiments.knobs.sections import Drawing, headlines, parts, picture, readme, tables_of
+from perstep.experiments.knobs.session import Arm, KnobSession, Subject
 
 __all__ = [
     "Arm",
     "Configuration",
+    "Drawing",
     "KnobFindings",
     "KnobOptions",
     "KnobSession",
@@ -20,10 +23,17 @@ __all__ = [
     "PromptOptions",
     "Runner",
     "Sample",
+    "Subject",
     "Work",
     "analyse_knob",
     "fit_latency_model",
+    "headlines",
     "latency_model_of_runs",
     "open_runner",
+    "parts",
+    "picture",
+    "prepare_models",
+    "readme",
     "record_all",
+    "tables_of",
 ]

@@ -1,9 +1,9 @@
-"""The options that depth, experts, context and output share."""
+"""The options that depth, experts, context and output share; several models are one plan for each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from cyclopts import Parameter
 from numpy import int64
@@ -25,13 +25,30 @@ class KnobOptions(ModelOptions):
 
     model: Annotated[str | None, Parameter(name=["-m", "--model", "--model-path"])] = None
     """`mini`, the built-in model; a folder with a stored model; or a hub id, the only thing fetched from a network.
+    Several, separated by commas, are measured in the same rounds; a path that holds a comma goes alone.
     [default: mini]"""
+
+    arch: str | None = None
+    """A real architecture with random weights instead: a name such as smollm2-135m, or a config.json; or several,
+    separated by commas."""
 
     batch: Annotated[int, Parameter(name=["-b", "--batch"])] = 1
     """Sequences decoded side by side."""
 
     rounds: Annotated[int | None, Parameter(name=["--rounds", "--num-samples"])] = None
     """Samples of each configuration; fewer than 20 give no verdict, fewer than an interval needs no interval."""
+
+    def each(self) -> list[Self]:
+        """The same plan for each of its models alone.
+
+        Raises:
+            InputError: a name is empty, or given twice.
+        """
+        if self.model is not None and self.arch is not None:
+            return [self]  # which opening it refuses
+        models, archs = _names(self.model, "--model"), _names(self.arch, "--arch")
+        several = len(models) > 1 or len(archs) > 1
+        return [replace(self, model=m, arch=a) for m in models for a in archs] if several else [self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +117,26 @@ class PromptOptions(KnobOptions):
         prompt_BT = opened.prompt(text=self.prompt, num_tokens=num_tokens, batch=self.batch, seed=self.seed)
         check_fits(opened, prompt_BT.shape[1], new_tokens)
         return prompt_BT
+
+
+def _names(text: str | None, option: str) -> list[str | None]:
+    """The models that `--model` or `--arch` names; text that is a path as it stands is one."""
+    if text is None or "," not in text or _exists(text):
+        return [text]
+    names: list[str | None] = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{option} {text}: a name is empty; separate several by single commas")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{option} {text}: {twice[0]} is given twice; name each model once")
+    return names
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # too long for a path
+        return False
 
 
 def check_fits(opened: Opened, prompt_tokens: int, new_tokens: int) -> None:

@@ -42,6 +42,7 @@ class Configuration(msgspec.Struct, kw_only=True):
         syncs_per_step: places where the host waits for the device, or would; null where not counted.
         failed: why it could not be measured from some round on, or empty.
         prompt_text_tokens: text tokens of each prompt of `--prompts`, in the file's order; empty without it.
+        model: name of the model; empty only in the manifests of runs that were stored before there could be several.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Configuration(msgspec.Struct, kw_only=True):
     syncs_per_step: float | None = None
     failed: str = ""
     prompt_text_tokens: list[int] = []
+    model: str = ""
 
 
 class Spread(msgspec.Struct):
@@ -98,11 +100,12 @@ class Summary(Configuration, kw_only=True):
         decode_per_forward: T_LLM_decode_per_forward.
         decode_ms: estimate of a decode forward.
         decode_step_ms: estimate of a whole decode step, with sampling, stop checks and the loop's own work.
-        decode_step_ci_low: 95 % interval of the latter over rounds, all configurations together; null with too few.
+        decode_step_ci_low: 95 % interval of the latter over rounds, all configurations of all models together; null
+            with too few rounds.
         prefill_ms: estimate of the prefill forward.
         vision_ms: estimate of the vision tower; without images what it takes to see that there are none.
         total_ms: estimate of the whole call.
-        pareto: no other configuration is both faster in decode and better; null without quality.
+        pareto: no other configuration of the model is both faster in decode and better; null without quality.
         prompts: the estimates of each prompt of `--prompts`; empty without it.
     """
 
@@ -145,6 +148,7 @@ class SampleRow(msgspec.Struct, kw_only=True):
     num_output_tokens: int
     top_k: int | None
     experts_implementation: str | None
+    model: str
 
 
 class Under(msgspec.Struct):
@@ -161,8 +165,24 @@ class Under(msgspec.Struct):
     reason: str
 
 
-class KnobFindings(msgspec.Struct, kw_only=True):
-    """`results.json`."""
+class ModelFindings(msgspec.Struct, kw_only=True):
+    """What a run of several models says of one of them alone; the fields are those of `KnobFindings`."""
+
+    fits: dict[str, StageFit]
+    latency_model: LatencyModel
+    under: Under | None
+    positions_ms: list[float]
+    unresolved: str
+    invalid: str
+
+
+class KnobFindings(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """`results.json`.
+
+    Attributes:
+        models: name -> its own findings, where there are several models: then `fits`, `latency_model`, `under` and
+            `positions_ms` stand there, and are empty here. Without several models it is left out.
+    """
 
     schema_version: int
     experiment: str
@@ -181,6 +201,7 @@ class KnobFindings(msgspec.Struct, kw_only=True):
     noise: NoiseSummary
     unresolved: str
     invalid: str
+    models: dict[str, ModelFindings] = {}
 
 
 def results_schema() -> bytes:

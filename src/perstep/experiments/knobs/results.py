@@ -2,7 +2,7 @@
 
 Names and units are those of `records.py`. Decode time is divided by executed forwards, N - 1 for N tokens (law 5). An
 estimate per forward is the mean over positions of the medians over rounds (law 9); its interval is that of the rounds'
-paces, scaled to it. Nothing is measured here.
+paces, scaled to it. Models share rounds and nothing else: each is judged by itself. Nothing is measured here.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs.latency_model import StageFit, fit_latency_model, fit_stage
+from perstep.experiments.knobs.latency_model import LatencyModel, StageFit, fit_latency_model, fit_stage
 from perstep.experiments.knobs.passes import Pass, Sample
 from perstep.experiments.knobs.records import (
     Configuration,
     KnobFindings,
+    ModelFindings,
     PromptCost,
     SampleRow,
     Spread,
@@ -80,34 +81,69 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
     """
     if not samples:
         raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    name = str(manifest.model["name"])
     configurations = msgspec.convert(manifest.conditions["configurations"], list[Configuration])
+    for c in configurations:
+        c.model = c.model or name
     summary = [_summarise(c, samples, arm, len(configurations)) for arm, c in enumerate(configurations)]
-    _mark_pareto(summary)
-    budget_s = manifest.plan.get("under")
-    measured = [s for s in summary if s.samples]
-    differing = sum(p.differing for arm in manifest.conditions["unchanged"] for p in passes_of(samples, arm))
-    reasons = [invalid] if invalid else []
-    if differing:
-        reasons.append(f"{differing} choices of the unchanged model differ from the replayed trace")
-    if not measured:
-        reasons.append(f"no configuration could be measured: {summary[0].failed}")
-    longest = max(range(len(summary)), key=lambda arm: summary[arm].num_output_tokens if summary[arm].samples else 0)
-    columns = columns_of(samples, longest, "decode_ns")
+    models = list(dict.fromkeys(c.model for c in configurations))
+    found = {model: _of_model(model, manifest, samples, summary, len(models)) for model in models}
+    one = found[models[0]] if len(models) == 1 else _of_all(found)
     return KnobFindings(
         schema_version=1,
         experiment=manifest.experiment,
-        model=str(manifest.model["name"]),
+        model=name,
         unit="ms",
         batch=manifest.workload["batch"],
         summary=summary,
         all_samples=[row for arm, c in enumerate(configurations) for row in _rows(c, samples, arm)],
-        fits=_fits(summary, samples, manifest.experiment),
+        fits=one.fits,
+        latency_model=one.latency_model,
+        under=one.under,
+        positions_ms=one.positions_ms,
+        noise=summarise_noise(s.noise for s in samples),
+        unresolved=one.unresolved,
+        invalid="; ".join(reason for reason in (invalid, one.invalid) if reason),
+        models=found if len(models) > 1 else {},
+    )
+
+
+def _of_model(
+    model: str, manifest: Manifest, samples: Sequence[Sample], everything: Sequence[Summary], num_models: int
+) -> ModelFindings:
+    """What the configurations of one model say; marks those that are not beaten."""
+    arms = [arm for arm, s in enumerate(everything) if s.model == model]
+    summary = [everything[arm] for arm in arms]
+    _mark_pareto(summary)
+    budget_s = manifest.plan.get("under")
+    measured = [s for s in summary if s.samples]
+    unchanged = [arm for arm in manifest.conditions["unchanged"] if arm in arms]
+    differing = sum(p.differing for arm in unchanged for p in passes_of(samples, arm))
+    nothing = "" if measured else f"no configuration could be measured: {summary[0].failed}"
+    reasons = [f"{differing} choices of the unchanged model differ from the replayed trace"] if differing else []
+    if nothing and num_models == 1:  # where others were measured, theirs are to be believed
+        reasons.append(nothing)
+    longest = max(arms, key=lambda arm: everything[arm].num_output_tokens if everything[arm].samples else 0)
+    columns = columns_of(samples, longest, "decode_ns")
+    return ModelFindings(
+        fits=_fits(everything, arms, samples, manifest.experiment),
         latency_model=fit_latency_model(measured),
         under=None if budget_s is None else _under(measured, 1e3 * budget_s),
-        positions_ms=_by_prompt(columns, configurations[longest]).mean(axis=0).tolist() if columns.size else [],
-        noise=summarise_noise(s.noise for s in samples),
-        unresolved=_unresolved(measured, manifest.conditions["precision"]),
+        positions_ms=_by_prompt(columns, everything[longest]).mean(axis=0).tolist() if columns.size else [],
+        unresolved=nothing if num_models > 1 and nothing else _unresolved(measured, manifest.conditions["precision"]),
         invalid="; ".join(reasons),
+    )
+
+
+def _of_all(found: dict[str, ModelFindings]) -> ModelFindings:
+    """What stands above several models: no figure, and what is wrong with whom."""
+    return ModelFindings(
+        fits={},
+        latency_model=LatencyModel(stages={}, knobs=[]),
+        under=None,
+        positions_ms=[],
+        unresolved="; ".join(f"{model}: {made.unresolved}" for model, made in found.items() if made.unresolved),
+        invalid="; ".join(f"{model}: {made.invalid}" for model, made in found.items() if made.invalid),
     )
 
 
@@ -228,11 +264,14 @@ def _row(c: Configuration, sample_id: int, p: Pass) -> SampleRow:
         num_output_tokens=c.num_output_tokens,
         top_k=c.top_k,
         experts_implementation=c.experts_implementation,
+        model=c.model,
     )
 
 
-def _fits(summary: Sequence[Summary], samples: Sequence[Sample], experiment: str) -> dict[str, StageFit]:
-    """Each stage against the knob; where implementations differ, against the knob in each."""
+def _fits(
+    everything: Sequence[Summary], of: Sequence[int], samples: Sequence[Sample], experiment: str
+) -> dict[str, StageFit]:
+    """Each stage of the arms of one model against the knob; where implementations differ, against the knob in each."""
     stages: dict[str, Callable[[Summary], float | None]] = {
         "prefill": lambda s: s.prefill_ms,
         "vision": lambda s: s.vision_ms if s.num_vision_tokens else None,
@@ -240,13 +279,14 @@ def _fits(summary: Sequence[Summary], samples: Sequence[Sample], experiment: str
     }
     if experiment == "output":
         stages["decode"] = decode_total_ms
-    groups = dict.fromkeys(s.experts_implementation for s in summary)
+    groups = dict.fromkeys(everything[arm].experts_implementation for arm in of)
     made = {}
     for group in groups:
         for stage, cost in stages.items():
-            arms = [i for i, s in enumerate(summary) if s.experts_implementation == group and cost(s) is not None]
+            in_group = [arm for arm in of if everything[arm].experts_implementation == group]
+            arms = [arm for arm in in_group if cost(everything[arm]) is not None]
             if arms:
-                rows = [summary[arm] for arm in arms]
+                rows = [everything[arm] for arm in arms]
                 knob = [float(s.num_vision_tokens) if stage == "vision" else s.knob for s in rows]
                 name = stage if len(groups) == 1 else f"{stage}/{group}"
                 made[name] = fit_stage(knob, [cost(s) or 0.0 for s in rows], _rounds(samples, arms, stage))

@@ -1,16 +1,21 @@
 """Balanced rounds over the settings of a knob: every configuration once a round, in the rows of a Williams square.
 
+Several models take part with all their configurations: a row of one square is a round, so that models are compared
+under the same conditions as configurations are.
+
 A configuration that runs out of memory is not tried again; what was measured of it and of the others is kept.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from math import inf
 from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, hash_ids
@@ -44,62 +49,96 @@ class Arm:
     setting: Setting
 
 
+@dataclass(frozen=True)
+class Subject:
+    """One model with the configurations in which it is measured.
+
+    Attributes:
+        runner: makes its passes.
+        arms: its configurations.
+        unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
+        conditions: further facts for the manifest.
+        warnings: sentences for a person.
+    """
+
+    runner: Runner
+    arms: Sequence[Arm]
+    unchanged: Sequence[int]
+    conditions: dict[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.runner.opened.name
+
+    def workload(self) -> dict[str, Any]:
+        """What of a manifest's workload is this model's own."""
+        traces = [work.trace for arm in self.arms for work in arm.works]
+        facts = self.runner.opened.facts
+        return {
+            "token_ids_sha256": hash_ids(*(ids for trace in traces for ids in (trace.prompt_BT, trace.chosen_BN))),
+            "model_config_sha256": self.runner.config_hash,
+            "dtype": facts["dtype"],
+            "device": facts.get("device", "cpu"),
+        }
+
+    def own_conditions(self) -> dict[str, Any]:
+        """What of a manifest's conditions is this model's own."""
+        return {"random_weights": self.runner.opened.random_weights, **self.runner.conditions, **self.conditions}
+
+
 class KnobSession:
-    """The configurations of one knob, warm; `base.Session`.
+    """The configurations of one knob, of one model or of several, warm; `base.Session`.
 
     Args:
         name: of the experiment.
         plan: its options.
-        runner: makes passes.
-        arms: the configurations.
+        subjects: the models, their names all different.
         progress: told how far it is.
         clock: the host's.
-        unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
-        conditions: further facts for the manifest.
-        warnings: sentences for a person.
     """
 
     def __init__(
         self,
         name: str,
         plan: KnobOptions,
-        runner: Runner,
-        arms: Sequence[Arm],
+        subjects: Sequence[Subject],
         progress: Progress,
         clock: Clock,
-        *,
-        unchanged: Sequence[int],
-        conditions: dict[str, Any] | None = None,
-        warnings: Sequence[str] = (),
     ) -> None:
         self.effort = plan.effort()
-        self._plan, self._runner, self._arms = plan, runner, arms
+        self._plan = plan
+        self._arms = arms = [arm for subject in subjects for arm in subject.arms]
+        self._of = [subject for subject in subjects for _ in subject.arms]
         self._failed = {i: arm.configuration.failed for i, arm in enumerate(arms) if arm.configuration.failed}
         self._prompts = max(len(arm.works) for arm in arms)
         self._probe = NoiseProbe()
         progress(0.0, "warm-up")
         limit_s = max(0.1 * min(self.effort.budget_s, 60.0), 0.1)
         warm = warm_up(self._warm_round, clock, limit_s=limit_s)
-        opened = runner.opened
+        several = len(subjects) > 1
+        first_arms = accumulate((len(subject.arms) for subject in subjects), initial=0)
         self.manifest = Manifest(
             experiment=name,
             plan=_plain(asdict(plan)),
             seed=plan.seed,
             workload={
-                "token_ids_sha256": hash_ids(
-                    *(ids for arm in arms for work in arm.works for ids in (work.trace.prompt_BT, work.trace.chosen_BN))
-                ),
-                "model_config_sha256": runner.config_hash,
+                **(_of_several(subjects) if several else subjects[0].workload()),
                 "batch": plan.batch,
-                "dtype": opened.facts["dtype"],
-                "device": opened.facts.get("device", "cpu"),
                 "threads": plan.threads,
             },
-            model=opened.facts,
+            model={"name": ", ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
             conditions={
-                "configurations": [msgspec.to_builtins(arm.configuration) for arm in arms],
-                "unchanged": list(unchanged),
-                "random_weights": opened.random_weights,
+                "configurations": [
+                    {**msgspec.to_builtins(arm.configuration), "model": subject.name}
+                    for arm, subject in zip(arms, self._of, strict=True)
+                ],
+                "unchanged": [
+                    first + arm
+                    for first, subject in zip(first_arms, subjects, strict=False)
+                    for arm in subject.unchanged
+                ],
                 "order": "every configuration once a round; a row of a Williams square a round, drawn by seed, so that"
                 " as many rounds as the square has rows are a balanced block" + (_SEVERAL if self._prompts > 1 else ""),
                 "discarded": "a prefill and a decode step before each recorded call",
@@ -109,11 +148,10 @@ class KnobSession:
                 " transformers model, three in one of the reference",
                 "precision": self.effort.precision,
                 "warm_up": asdict(warm),
-                **runner.conditions,
-                **(conditions or {}),
+                **({"models": _separately(subjects)} if several else subjects[0].own_conditions()),
             },
             boundaries=BOUNDARIES,
-            warnings=list(warnings),
+            warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
         describe_machine(self.manifest, plan.threads)
 
@@ -130,22 +168,28 @@ class KnobSession:
         return Sample(number, passes, self._probe.stop())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
-        """How narrow the intervals of the decode steps' changes against the first configuration are by now."""
-        arms = [arm for arm in range(len(self._arms)) if arm not in self._failed]
+        """How narrow the intervals of the decode steps are by now, as changes against a model's first configuration."""
+        models = [self._levels(samples, subject) for subject in dict.fromkeys(map(id, self._of))]
+        comparisons = max(sum(max(len(levels) - 1, 0) for levels in models), 1)
+        widths, merged_rounds = [], len(samples)
+        for levels in models:
+            for level in levels[1:] or levels:
+                reference = levels[0] if len(levels) > 1 else np.full_like(level, level.mean())
+                pairs = np.stack([level, reference], axis=1)
+                merged = merge_until_independent(pairs, lambda t: np.log(t[:, 0] / t[:, 1]), comparisons=comparisons)
+                interval = merged_interval(merged, comparisons=comparisons)
+                widths.append(inf if interval is None else (interval.high - interval.low) / 2)
+                merged_rounds = min(merged_rounds, len(merged.values))
+        return Resolved(max(widths), merged_rounds)
+
+    def _levels(self, samples: Sequence[Sample], subject: int) -> list[NDArray[np.float64]]:
+        """What each configuration of one model says of its step in each round."""
+        arms = [arm for arm, of in enumerate(self._of) if id(of) == subject and arm not in self._failed]
         columns = [columns_of(samples, arm, "step_ns") for arm in arms]
         levels = [round_levels(column) for column in columns if column.size]
         if not levels:  # one token each: what is left to resolve is the prefill
             levels = [round_levels(columns_of(samples, arm, "prefill_ns")) for arm in arms]
-        comparisons = max(len(levels) - 1, 1)
-        widths, merged_rounds = [], len(samples)
-        for level in levels[1:] or levels:
-            reference = levels[0] if len(levels) > 1 else np.full_like(level, level.mean())
-            pairs = np.stack([level, reference], axis=1)
-            merged = merge_until_independent(pairs, lambda t: np.log(t[:, 0] / t[:, 1]), comparisons=comparisons)
-            interval = merged_interval(merged, comparisons=comparisons)
-            widths.append(inf if interval is None else (interval.high - interval.low) / 2)
-            merged_rounds = min(merged_rounds, len(merged.values))
-        return Resolved(max(widths), merged_rounds)
+        return levels
 
     def finish(self) -> None:
         """See that one configuration at least could be measured.
@@ -165,7 +209,7 @@ class KnobSession:
         arm = self._arms[index]
         try:
             with arm.setting() as set_:
-                made = self._runner.run(arm.works[prompt])
+                made = self._of[index].runner.run(arm.works[prompt])
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -181,6 +225,20 @@ class KnobSession:
             for arm in range(len(self._arms)):
                 if arm not in self._failed:
                     self._pass(arm, prompt)
+
+
+def _of_several(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """The workload of several models together: in the order of the models, what is alike once."""
+    own = [subject.workload() for subject in subjects]
+    return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}
+
+
+def _separately(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """What a manifest says of each of several models; `sections.parts` reads it."""
+    return {
+        s.name: {"model": s.runner.opened.facts, "workload": s.workload(), "conditions": s.own_conditions()}
+        for s in subjects
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -50,7 +50,7 @@ def quality_columns(findings: KnobFindings) -> list[Column]:
     return columns
 
 
-def table_of(title: str, findings: KnobFindings, columns: Sequence[Column], notes: Sequence[str]) -> Table:
+def one_table(title: str, findings: KnobFindings, columns: Sequence[Column], notes: Sequence[str]) -> Table:
     """A row a configuration; what failed and what is not resolved stands below."""
     failed = [f"{s.label}: {s.failed} ({s.samples} samples kept)" for s in findings.summary if s.failed]
     unresolved = [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []
@@ -138,10 +138,11 @@ def summary_csv(findings: KnobFindings) -> str:
     for s in findings.summary:
         scores = [None if s.quality is None else getattr(s.quality, name) for name in quality]
         blocks = " ".join(map(str, s.active_block_indices))
-        rows.append([*(getattr(s, name) for name in plain), blocks, *scores])
-    return to_csv([*plain, "active_block_indices", *quality], rows)
+        rows.append([*(getattr(s, name) for name in plain), blocks, *scores, s.model])
+    return to_csv([*plain, "active_block_indices", *quality, "model"], rows)
 
 
 def latency_model_json(findings: KnobFindings) -> bytes:
-    """The linear model as a file of its own, for predictions later."""
-    return msgspec.json.format(msgspec.json.encode(findings.latency_model), indent=2) + b"\n"
+    """The linear model as a file of its own, for predictions later; of several models one each, by name."""
+    several = {name: own.latency_model for name, own in findings.models.items()}
+    return msgspec.json.format(msgspec.json.encode(several or findings.latency_model), indent=2) + b"\n"

@@ -64,6 +64,15 @@ def load(folder: Path, *, available_bytes: int | None = None) -> Reference:
     )
 
 
+def stored_bytes(folder: Path) -> int:
+    """What a folder's weights take in memory, by the shapes that its configuration gives; they are not read.
+
+    Raises:
+        InputError: there is no configuration, or one that the decoder does not run.
+    """
+    return 4 * parse_config(read_json(Path(folder) / "config.json"), None).num_parameters
+
+
 def laid_out(weight_OI: Floats) -> Floats:
     """A stored weight [out, in] as the [in, out] that `x @ W` takes, in the memory order that is faster."""
     num_out, num_in = weight_OI.shape

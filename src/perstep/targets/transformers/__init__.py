@@ -19,7 +19,15 @@ from perstep.targets.transformers.experts import (
 from perstep.targets.transformers.facts import config_hash, describe, special_ids, to_device
 from perstep.targets.transformers.images import ImagePrompt, default_image_size, image_prompt, takes_images
 from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
-from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, encode, load, presets
+from perstep.targets.transformers.presets import (
+    RANDOM_WEIGHTS,
+    arch_bytes,
+    build,
+    encode,
+    load,
+    presets,
+    stored_bytes,
+)
 from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
 from perstep.targets.transformers.stages import StageInstrument
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
@@ -50,6 +58,7 @@ __all__ = [
     "StageInstrument",
     "SyncRecorder",
     "Syncs",
+    "arch_bytes",
     "as_arguments",
     "build",
     "config_hash",
@@ -69,6 +78,7 @@ __all__ = [
     "require",
     "silent",
     "special_ids",
+    "stored_bytes",
     "takes_images",
     "to_device",
     "truncate",

@@ -117,6 +117,52 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
     return model.eval()
 
 
+def arch_bytes(arch: str | Path, *, layers: int | None = None, dtype: str = "float32") -> int:
+    """What the weights take that `build` would make, by their shapes; nothing is allocated.
+
+    Args:
+        arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
+        layers: keep so many of the decoder's layers.
+        dtype: of the weights, as torch spells it.
+
+    Raises:
+        InputError: an unknown architecture, or a number out of range.
+    """
+    version.require()
+    torch_dtype = _dtype(dtype)
+    config = _config(arch)
+    if layers is not None:
+        _keep_layers(config, layers, arch)
+    return _shape_bytes(config, torch_dtype)
+
+
+def stored_bytes(path_or_id: str | Path, *, dtype: str | None = None) -> int:
+    """What the weights take that `load` would read, by the shapes of its configuration; they are not read.
+
+    Args:
+        path_or_id: the folder, or the hub id.
+        dtype: of the weights, as torch spells it; the one that the configuration names when None.
+
+    Raises:
+        InputError: there is no configuration of a generating model.
+    """
+    version.require()
+    import torch
+    from transformers import AutoConfig
+
+    name = str(path_or_id)
+    local = Path(path_or_id).is_dir()
+    if not local and not _HUB_ID.fullmatch(name):
+        raise InputError(f"no folder {name}: give a folder with a config.json, or a hub id such as org/name")
+    try:
+        with silent():
+            config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
+    named = getattr(config, "dtype", None) if dtype is None else _dtype(dtype)
+    return _shape_bytes(config, named if isinstance(named, torch.dtype) else torch.float32)
+
+
 def encode(path_or_id: str | Path, text: str) -> list[int]:
     """The token ids of a text, special tokens included, by the tokenizer stored with a model.
 
@@ -226,10 +272,22 @@ def _maker(config: Any, dtype: Any, attn_implementation: str | None) -> Any:
     return make
 
 
+def _shape_bytes(config: Any, dtype: Any) -> int:
+    import torch
+
+    with torch.device("meta"), silent():
+        return _bytes(_maker(config, dtype, None)(), dtype)
+
+
+def _bytes(shape: Any, dtype: Any) -> int:
+    """Of a model's weights; tied ones count once."""
+    return int(sum(parameter.numel() for parameter in shape.parameters()) * dtype.itemsize)
+
+
 def _check_memory(shape: Any, dtype: Any, arch: str | Path) -> None:
     import psutil
 
-    needed = sum(parameter.numel() for parameter in shape.parameters()) * dtype.itemsize
+    needed = _bytes(shape, dtype)
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(

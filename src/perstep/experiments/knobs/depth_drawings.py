@@ -1,0 +1,87 @@
+"""The pictures of depth for one model, and Amdahl's fixed share in words."""
+
+from collections.abc import Sequence
+
+from perstep.experiments.knobs.records import KnobFindings, Summary
+from perstep.experiments.knobs.results import damage
+from perstep.experiments.knobs.sections import Drawing
+from perstep.experiments.knobs.show import line
+from perstep.report.panels import Panel, Series
+
+
+def full_of(findings: KnobFindings) -> Summary | None:
+    """The configuration in which every block runs, if it was measured."""
+    return next((s for s in findings.summary if s.num_active_blocks == s.num_total_blocks and s.samples), None)
+
+
+def fixed_words(findings: KnobFindings) -> str:
+    """Amdahl's fixed share in words, as far as the rounds resolve it."""
+    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
+    stage = "a decode forward" if "decode_per_forward" in findings.fits else "the prefill"
+    if fit.fixed_share is None:
+        return f"no fixed share of {stage}: {fit.reason}"
+    if fit.fixed_share <= 0:
+        return (
+            f"no fixed share of {stage}: the line meets depth 0 below nothing ({fit.fixed_share:.1%}), because a block"
+            " costs more the more of them there are, as where their weights no longer fit into a cache"
+        )
+    low, high = fit.fixed_share_ci_low, fit.fixed_share_ci_high
+    if low is None or high is None:
+        return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (too few rounds for an interval)"
+    if low <= 0 <= high:
+        return f"what of {stage} does not shrink with the blocks is not resolved: {low:.1%} to {high:.1%}"
+    return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (95 % interval {low:.1%} to {high:.1%})"
+
+
+def depth_drawing(findings: KnobFindings) -> Drawing:
+    """Prefill and decode against the active blocks, with the fitted line and proportion beside it."""
+    title = f"{findings.model}: {fixed_words(findings).split(':')[0]}"
+    panels = [_panel(findings, "prefill", "prefill_ms", "prefill forward (ms)")]
+    if any(s.decode_ms is not None for s in findings.summary):
+        panels.append(_panel(findings, "decode_per_forward", "decode_ms", "decode forward (ms)"))
+    return Drawing(findings.model, title, panels)
+
+
+def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> Panel:
+    known = [s for s in findings.summary if getattr(s, attribute) is not None]
+    xs = [s.knob for s in known]
+    series = [Series("measured", xs, [getattr(s, attribute) for s in known], shade=0)]
+    fit, full = findings.fits.get(stage), full_of(findings)
+    if fit is not None:
+        series += line(fit, xs)
+    if full is not None and getattr(full, attribute) is not None:
+        cost = getattr(full, attribute)
+        series.append(
+            Series("expected: in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
+        )
+    found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
+    return Panel(stage.replace("_", " ") + found, "active blocks", y_label, series)
+
+
+def quality_drawing(findings: KnobFindings) -> Drawing:
+    """What is lost in quality against the decode step, with those that are not beaten marked."""
+    name, lost = damage(findings.summary)
+    known = [
+        (s.decode_step_ms, value, s)
+        for s, value in zip(findings.summary, lost, strict=True)
+        if value is not None and s.decode_step_ms is not None
+    ]
+    kept = sorted((point for point in known if point[2].pareto), key=lambda point: point[:2])
+    y_label = "perplexity (less is better)" if name == "perplexity" else "KL from the full model (nats, less is better)"
+    series = [
+        _scatter("on the Pareto front", kept, 0),
+        Series("Pareto front", [x for x, _, _ in kept], [y for _, y, _ in kept], kind="steps", shade=0),
+    ]
+    beaten = [point for point in known if not point[2].pareto]
+    if beaten:
+        series.append(_scatter("another is faster and better", beaten, 1))
+    title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
+    if findings.under is not None and findings.under.label is not None:
+        title += f"; best under {findings.under.budget_ms:.3g} ms: {findings.under.label}"
+    panels = [Panel("", "decode step (ms)", y_label, series, from_zero=name == "kl")]
+    return Drawing(findings.model, title, panels)
+
+
+def _scatter(name: str, points: Sequence[tuple[float, float, Summary]], shade: int) -> Series:
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    return Series(name, xs, ys, labels=[s.label for _, _, s in points], shade=shade)
