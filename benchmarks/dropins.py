@@ -4,10 +4,10 @@ Every round visits every arm once, in turning order; ratios are paired inside ro
 copied anew before each call, outside the clock. Peers: transformers' own classes, and the UTF-8 processor of
 `utf8-tokenizer` where that is installed (without its dependencies); grammar masks meet theirs in `constrained.py`. The
 four cells are those of a published report: logits processor and word criterion, with and without, batch 3, byte
-vocabulary, words generated from embeddings; the naive pair checks every row in Python and decodes everything. Where
-choices must be the same they are compared. From the repository, on a machine that does nothing else:
+vocabulary, words generated from embeddings; the naive pair is that of `perstep generate`. Where choices must be the
+same they are compared. From the repository, on a machine that does nothing else:
 
-    python -P benchmarks/dropins.py --date 2026-01-31              # about six minutes
+    python -P benchmarks/dropins.py --date 2026-01-31              # about two minutes
     python -P benchmarks/dropins.py --date 2026-01-31 --quick      # to see that it runs
 """
 
@@ -15,7 +15,6 @@ import argparse
 import gc
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +32,7 @@ from transformers.generation import logits_process as theirs
 
 from perstep import fast, stats
 from perstep.automata import Vocabulary
-from perstep.fast.stop import WORD
+from perstep.experiments.generate.bytes import Utf8InPython, WordInPython
 from perstep.machine import describe, identity
 
 RESULT = Path(__file__).parent / "results" / "dropins.json"
@@ -245,18 +244,6 @@ def stop_strings(rounds: int, vocabulary: Vocabulary) -> list[dict[str, Any]]:
 # The four cells
 
 
-class DecodesAll(transformers.StoppingCriteria):  # type: ignore[misc]
-    """Decodes the whole text of every row at every step and asks a regular expression."""
-
-    def __init__(self) -> None:
-        self.word = re.compile(WORD)
-
-    def __call__(self, input_ids: Any, scores: Any, **_kwargs: Any) -> Any:  # noqa: ARG002
-        """Whether each row is a complete word."""
-        texts = [bytes(row).decode(errors="replace") for row in input_ids.tolist()]
-        return torch.tensor([self.word.fullmatch(text) is not None for text in texts])
-
-
 def four_cells(rounds: int) -> list[dict[str, Any]]:
     """A call of 32 bytes from embeddings, batch 3, without both, with the naive pair, and with the drop-ins.
 
@@ -278,7 +265,7 @@ def four_cells(rounds: int) -> list[dict[str, Any]]:
             """What it says, and then no."""
             return self.criterion(input_ids, scores, **kwargs) & False
 
-    mask, naive, word, decodes = fast.Utf8(BYTES), PerRow(), fast.WordStop(BYTES), DecodesAll()
+    mask, naive, word, decodes = fast.Utf8(BYTES), Utf8InPython(), fast.WordStop(BYTES), WordInPython()
     lists: dict[str, dict[str, Any]] = {
         "without both": {},
         "naive: processor and criterion": {"logits_processor": [naive], "stopping_criteria": [Asks(decodes)]},
