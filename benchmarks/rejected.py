@@ -7,10 +7,10 @@ usual sequential comparison. Each study returns rows for the results.
 from __future__ import annotations
 
 import numpy as np
-from benchmarks import alternatives, simulation
 from benchmarks.simulation import SHAPES, Shape, shape_named, simulate_pairs
 from benchmarks.studies import AT_ONCE, BUDGETS, PRECISION, SIZES, Row, fixed_rounds
 
+from benchmarks import alternatives, simulation
 from perstep import stats
 
 ONE_SIDED = Shape(

@@ -23,8 +23,8 @@ ROOT = HERE.parent
 sys.path[:] = [str(ROOT), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 import numpy as np  # noqa: E402
-from benchmarks import rejected, simulation, studies, tables  # noqa: E402
 
+from benchmarks import rejected, simulation, studies, tables  # noqa: E402
 from perstep import stats  # noqa: E402
 
 SERIES = 5000

@@ -10,9 +10,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-from benchmarks import alternatives, simulation
 from benchmarks.simulation import SHAPES, Shape, shape_named, simulate_pairs
 
+from benchmarks import alternatives, simulation
 from perstep import stats
 
 Row = dict[str, Any]
