@@ -164,6 +164,64 @@ def test_ending_a_step_that_was_not_begun_is_refused() -> None:
         recorder.end()
 
 
+def test_a_turn_ends_a_step_and_begins_the_next_in_one_reading() -> None:
+    """Nothing lies between two steps, so together they are as long as the loop; without an open step it is refused."""
+    clock = FakeClock(tick_ns=3)
+    recorder = Recorder(clock)
+    with pytest.raises(InvalidMeasurement, match="no step is open"):
+        recorder.turn()
+    began_ns = clock.now() + 3
+    recorder.begin("prefill")
+    recorder.mark("embed")
+    clock.advance(100)
+    recorder.turn("decode")
+    clock.advance(10)
+    recorder.mark("mlp")
+    recorder.turn("decode")
+    recorder.end()
+    assert recorder.sequence == ["prefill", "decode", "decode"]
+    prefill, decode = recorder.steps("prefill"), recorder.steps("decode")
+    assert prefill.parts["embed"].tolist() == [103]
+    assert decode.step_ns.tolist() == [16, 3]
+    assert decode.parts["mlp"].tolist() == [3, 0]
+    assert prefill.step_ns.sum() + decode.step_ns.sum() == clock.now() - 3 - began_ns
+
+
+def test_the_sorting_of_the_log_lies_in_no_step() -> None:
+    """A second reading of the clock is taken after it: 4,096 entries are 1,024 steps without marks."""
+    clock = FakeClock(tick_ns=1)
+    recorder = Recorder(clock)
+    recorder.begin()
+    for _ in range(1_100):
+        recorder.turn()
+    recorder.end()
+    assert recorder.steps().step_ns.sum() == clock.now() - 2  # one tick before, one in the only sorting
+
+
+@pytest.mark.parametrize("turns", [True, False])
+def test_steps_are_kept_when_the_log_is_sorted_in_between(turns: bool) -> None:
+    """However many there are, they come back in their order, and a step that is open meanwhile goes on."""
+    clock = FakeClock()
+    recorder = Recorder(clock)
+    recorder.begin("even")
+    for index in range(3_000):
+        recorder.mark(f"part{index % 3}")
+        clock.advance(index)
+        if index == 1_500:
+            assert recorder.kinds == ["even", "odd"]
+            assert recorder.part == "part0"
+        following = "odd" if index % 2 == 0 else "even"
+        if turns:
+            recorder.turn(following)
+        else:
+            recorder.end()
+            recorder.begin(following)
+    recorder.drop()
+    assert recorder.sequence == ["even", "odd"] * 1_500
+    assert recorder.steps("even").step_ns.tolist() == list(range(0, 3_000, 2))
+    assert recorder.steps("odd").parts["part1"].tolist() == [n if n % 3 == 1 else 0 for n in range(1, 3_000, 2)]
+
+
 def test_a_clock_that_goes_back_invalidates_the_steps() -> None:
     """A negative lap is never clamped; other kinds stay readable."""
     clock = FakeClock(start_ns=1_000)

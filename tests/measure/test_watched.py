@@ -130,6 +130,20 @@ def test_a_large_inflation_is_invalid_only_where_it_is_sure() -> None:
         assert any("2.000 times as long" in note for note in ledger.notes)
 
 
+def test_an_inflation_whose_interval_holds_one_is_no_verdict() -> None:
+    """A machine that is busy now in marked steps, now in plain ones: 3 in most rounds, a third in the others."""
+    marked, step = [*BLOCK] * 40, []
+    for slow in np.random.default_rng(0).permutation([True] * 24 + [False] * 16):
+        step += [300 if mark == slow else 100 for mark in BLOCK]
+    ledger = built(steps(step, marked, [50] * 80))
+    assert ledger.inflation is not None
+    assert ledger.inflation > 1.5
+    assert ledger.inflation_ci_low is not None
+    assert ledger.inflation_ci_low < 1
+    assert ledger.invalid == ""
+    assert any(note.startswith("Instrumented steps took") and "which may be chance" in note for note in ledger.notes)
+
+
 def test_parts_that_do_not_add_up_are_refused() -> None:
     """As in every ledger."""
     made = steps([100] * 4, [*BLOCK], [60, 60])

@@ -67,9 +67,11 @@ class CallRecorder:
 
     Attributes:
         mark: the recorder's own, so that a mark costs what it costs there.
+        turn: likewise; no step in which syncs are counted begins or ends by it.
     """
 
     mark: Callable[[str], None]
+    turn: Callable[[str], None]
 
     def __init__(self, clock: Clock, device: Device | None, device_type: str) -> None:
         self._recorder: Recorder | DeviceRecorder
@@ -79,15 +81,13 @@ class CallRecorder:
             self._recorder = DeviceRecorder(device, clock)
             self._host = self._recorder.host
         self.mark = self._recorder.mark
+        self.turn = self._recorder.turn
         self._device_type = device_type
-        self._order: dict[str, list[bool]] = {}
-        self._open = ""
         self._counting = False
         self._syncs = self._new_syncs()
 
     def begin(self, kind: str = DECODE) -> None:
         """Begin a step; in one of a counted kind, begin to count."""
-        self._open = kind
         if kind.endswith(COUNTED) and _TURN.acquire(blocking=False):
             self._counting = True
             self._syncs.__enter__()
@@ -100,9 +100,6 @@ class CallRecorder:
         if self._counting:
             self._syncs.end()
             self._stop_counting()
-        if not self._open.endswith(COUNTED):
-            kind = self._open.removesuffix(PLAIN)
-            self._order.setdefault(kind, []).append(kind == self._open)
 
     def drop(self) -> None:
         """Forget the open step."""
@@ -121,12 +118,16 @@ class CallRecorder:
             taken = Taken(self._in_order(self._host.steps), syncs=counted)
         self._recorder.clear()
         self._syncs = self._new_syncs()
-        self._order = {}
         return taken
 
     def _in_order(self, steps_of: Callable[[str], Steps]) -> dict[str, CallSteps]:
+        orders: dict[str, list[bool]] = {}
+        for recorded in self._host.sequence:
+            if not recorded.endswith(COUNTED):
+                kind = recorded.removesuffix(PLAIN)
+                orders.setdefault(kind, []).append(kind == recorded)
         found = {}
-        for kind, order in self._order.items():
+        for kind, order in orders.items():
             steps, marked = steps_of(kind), np.array(order, bool)
             step_ns = np.zeros(len(order), np.int64)
             step_ns[marked], step_ns[~marked] = steps.step_ns, steps_of(kind + PLAIN).step_ns

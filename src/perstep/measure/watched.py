@@ -13,7 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.measure.ledger import INFLATION_INVALID, Ledger, LedgerSamples, RoundTotals, check_sums, close_ledger
+from perstep.measure.ledger import (
+    INFLATION_INVALID,
+    MEDIANS_MAY_EXCEED,
+    Ledger,
+    LedgerSamples,
+    RoundTotals,
+    check_sums,
+    close_ledger,
+)
 from perstep.stats import LedgerEstimate, ledger_estimate, step_estimate
 
 LOOKS = 3
@@ -56,7 +64,8 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
 
     Per step it holds means over positions: of medians over calls where at least six calls of one shape
     made as many steps, of single values otherwise; `notes` says which. Without a round the inflation is
-    None, with too few the intervals are, and then an inflation above 1.5 is a note and no verdict.
+    None, with too few the intervals are. Then, or where its interval holds 1, an inflation above 1.5 is a note and no
+    verdict.
 
     Args:
         kind: `prefill` or `decode`.
@@ -92,7 +101,8 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
         notes += _bursts(step_ns)
     if ledger.inflation is None:
         notes.append("Too few steps to tell what the marks cost.")
-    unsure = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and ledger.inflation_ci_low is None
+    low = ledger.inflation_ci_low  # a call runs once: on a disturbed machine its few steps tell little of the marks
+    unsure = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and (low is None or low <= 1)
     return msgspec.structs.replace(ledger, notes=notes, invalid="" if unsure else ledger.invalid)
 
 
@@ -123,7 +133,7 @@ def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | No
 
     parts = {name: seen(_spread(ns, steps.marked), first) for name, ns in steps.parts.items()}
     estimate = ledger_estimate(seen(steps.step_ns, first), parts)
-    if estimate.residual_ns < 0:  # medians do not add, and over few calls they may add up to more than the step
+    if estimate.closing < 1 - MEDIANS_MAY_EXCEED:  # medians do not add, and over few calls they may exceed the step's
         return None
     return estimate, step_estimate(seen(steps.step_ns, ~first))
 

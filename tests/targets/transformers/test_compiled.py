@@ -94,6 +94,16 @@ def test_a_forward_compiled_by_hand(build_tiny, ids):
     assert "the model is compiled" in instrument.notes[0]
 
 
+def test_a_forward_that_is_not_compiled_yet_is_not_counted_in(build_tiny, ids, monkeypatch):
+    """Its first call compiles it, in the modes that count syncs too: so they are left out, and that is told."""
+    monkeypatch.setattr("perstep.targets.transformers.instrument._anything_compiled", lambda: False)
+    model = build_tiny("llama")
+    model.forward = torch.compile(model.forward, backend="eager")
+    with Instrument(model, Recorder(FakeClock()), alternate=True, count=True) as instrument:
+        model.generate(ids, max_new_tokens=9, do_sample=False)
+    assert any("syncs were not counted" in note for note in instrument.notes)
+
+
 def test_layers_compiled_one_by_one(build_tiny, ids):
     """One compiled layer is enough to keep all wrappers out of the forward."""
     model = build_tiny("llama")

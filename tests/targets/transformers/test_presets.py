@@ -60,6 +60,8 @@ class _Ignore:
     def begin(self, kind="decode"):
         """Begin a step."""
 
+    turn = begin
+
     def end(self):
         """End it."""
 

@@ -1,5 +1,9 @@
 """Which steps are marked, which only timed, and which left alone."""
 
+from itertools import islice
+
+import pytest
+
 from perstep.targets.transformers._schedule import Mode, Schedule
 
 LETTER = {Mode.MARKED: "M", Mode.PLAIN: "P", Mode.SKIPPED: "-", Mode.COUNTED: "C"}
@@ -53,3 +57,10 @@ def test_syncs_are_counted_in_steps_of_their_own_after_which_one_step_rests():
 def test_a_plain_schedule_marks_nothing():
     """Not the prefill either."""
     assert plan(Schedule(plain=True), 0, 6) == "PPPPPP"
+
+
+@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("schedule", [Schedule(), Schedule(alternate=True, every=3, count=True), Schedule(plain=True)])
+def test_the_modes_in_their_order_are_those_of_the_positions(schedule, call):
+    """Worked out ahead, the prefill first, without an end."""
+    assert list(islice(schedule.modes(call), 300)) == [schedule.mode(call, position) for position in range(300)]

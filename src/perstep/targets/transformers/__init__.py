@@ -17,7 +17,7 @@ from perstep.targets.transformers.experts import (
     find_routers,
 )
 from perstep.targets.transformers.facts import config_hash, describe, special_ids, to_device
-from perstep.targets.transformers.images import ImagePrompt, default_image_size, image_prompt, takes_images
+from perstep.targets.transformers.images import ImagePrompt, image_prompt, takes_images
 from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
 from perstep.targets.transformers.presets import (
     RANDOM_WEIGHTS,
@@ -62,7 +62,6 @@ __all__ = [
     "as_arguments",
     "build",
     "config_hash",
-    "default_image_size",
     "describe",
     "device_of",
     "encode",

@@ -3,12 +3,14 @@
 The list that transformers has built and merged is given a subclass of its own
 class, and its elements stay what they are: class checks, attribute look-ups and
 the passing of keyword arguments are transformers' own code, run on the originals.
-Only the iteration inside `__call__` is ours: turning to an element begins its part.
+The part of the first element begins where the list is called, that of each further one
+where the iteration inside `__call__` turns to it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from threading import get_ident
 from typing import Any
 
 from perstep.targets.transformers._loop import Loop
@@ -38,31 +40,42 @@ class TimedLists:
 
 
 def _timed_class(base: type, loop: Loop, prefix: str, after: str) -> type:
+    call_all, iterate, mark, this_thread = base.__call__, base.__iter__, loop.mark, get_ident  # type: ignore[attr-defined]
+
     class TimedList(base):  # type: ignore[misc]
         """The list as it was, which also tells the loop to which element it turns."""
 
-        _named: tuple[list[Any], list[str]] = ([], [])
+        _known: Sequence[Any] = []
+        _names: Sequence[str] = []
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            if loop.outside():
-                return super().__call__(*args, **kwargs)
-            loop.walking = loop.live
-            loop.hush()
+            watched, live = loop.watched, loop.live
+            if watched != this_thread():
+                return call_all(self, *args, **kwargs)
+            loop.watched = loop.live = 0  # nothing that happens in an element is looked at
+            if live:
+                if list.__ne__(self, self._known):
+                    self._known = list(list.__iter__(self))
+                    self._names = part_names(prefix, self._known)
+                if self._names:
+                    mark(self._names[0])
+                    loop.walking = live
             try:
-                return super().__call__(*args, **kwargs)
+                return call_all(self, *args, **kwargs)
             finally:
-                loop.walking = False
-                loop.unhush(after)
+                loop.walking = 0
+                loop.watched, loop.live = watched, live
+                if live:
+                    loop.part = after
+                    mark(after)
 
         def __iter__(self) -> Iterator[Any]:
-            elements: Iterator[Any] = super().__iter__()
-            if not loop.walking or loop.elsewhere():
+            elements: Iterator[Any] = iterate(self)
+            if loop.walking != this_thread():
                 return elements
-            loop.walking = False
-            known: list[Any] = list(list.__iter__(self))
-            if known != self._named[0]:
-                self._named = (known, part_names(prefix, known))
-            return _turn_to_each(elements, self._named[1], loop.mark)
+            loop.walking = 0
+            names = self._names
+            return _turn_to_each(elements, names, mark) if len(names) > 1 else elements
 
     TimedList.__name__ = base.__name__
     TimedList.__qualname__ = base.__qualname__
@@ -70,11 +83,13 @@ def _timed_class(base: type, loop: Loop, prefix: str, after: str) -> type:
     return TimedList
 
 
-def _turn_to_each(elements: Iterator[Any], names: list[str], mark: Callable[[str], None]) -> Iterator[Any]:
-    # A list that grows while it is walked is walked on, as it would be without us.
-    for name, element in zip(chain(names, repeat(names[-1])) if names else (), elements, strict=False):
+def _turn_to_each(elements: Iterator[Any], names: Sequence[str], mark: Callable[[str], None]) -> Iterator[Any]:
+    # The part of the first one has begun. A list that grows while it is walked is walked on, as it would be without us.
+    yield from islice(elements, 1)
+    for name, element in zip(names[1:], elements, strict=False):  # the names come first, so that no element is lost
         mark(name)
         yield element
+    yield from elements
 
 
 def part_names(prefix: str, elements: list[Any]) -> list[str]:

@@ -7,8 +7,12 @@ counted in steps of their own, because counting costs time: the step is not time
 nor is the one after it, which runs in disturbed caches.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain, count
+
+from perstep.targets.transformers import words
 
 BLOCK = 4
 COUNT_AT = 4
@@ -17,13 +21,34 @@ COUNT_EVERY = 128
 """So many other decode steps (times `every`) lie between two in which syncs are counted and the one after each."""
 
 
-class Mode(Enum):
-    """How a step is recorded."""
+LOOKED_AHEAD = 64
+"""For so many steps the modes are worked out at once: 0.6 µs each, and 3 µs one by one, in cold caches."""
 
-    MARKED = "with its parts"
-    PLAIN = "its duration alone"
-    COUNTED = "its syncs alone"
-    SKIPPED = "not at all"
+
+class Mode(Enum):
+    """How a step is recorded.
+
+    Attributes:
+        prefill: the kind under which a prefill so recorded is filed; empty if it is not.
+        decode: likewise a decode step.
+        timed: its duration is taken.
+        looked_into: marks are taken in it.
+    """
+
+    MARKED = ""
+    """With its parts."""
+    PLAIN = words.PLAIN
+    """Its duration alone."""
+    COUNTED = words.COUNTED
+    """Its syncs alone."""
+    SKIPPED = None
+    """Not at all."""
+
+    def __init__(self, ending: str | None) -> None:
+        self.prefill = "" if ending is None else words.PREFILL + ending
+        self.decode = "" if ending is None else words.DECODE + ending
+        self.timed = ending in ("", words.PLAIN)
+        self.looked_into = ending in ("", words.COUNTED)
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,13 @@ class Schedule:
     every: int = 1
     plain: bool = False
     count: bool = False
+
+    def modes(self, call: int) -> Iterator[Mode]:
+        """The modes of a call's steps in their order, the prefill first, without an end."""
+        return chain.from_iterable(self._ahead(call, begin) for begin in count(0, LOOKED_AHEAD))
+
+    def _ahead(self, call: int, begin: int) -> list[Mode]:
+        return [self.mode(call, position) for position in range(begin, begin + LOOKED_AHEAD)]
 
     def mode(self, call: int, position: int) -> Mode:
         """How the step at a position of a call is recorded; both count from 0, and position 0 is the prefill."""

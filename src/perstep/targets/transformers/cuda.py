@@ -158,6 +158,11 @@ class DeviceRecorder:
         if self._kept > MOST_EVENTS:
             self._resolve()
 
+    def turn(self, kind: str = "decode") -> None:
+        """End the step and begin the next."""
+        self.end()
+        self.begin(kind)
+
     def drop(self) -> None:
         """Forget the open step."""
         self.host.drop()

@@ -16,7 +16,7 @@ from perstep.errors import InputError
 from perstep.targets.transformers import version, words
 from perstep.targets.transformers._loop import Call, Loop, Marks
 from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
-from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer
+from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Wraps
 
@@ -88,7 +88,7 @@ class Instrument:
         self._of_call = Wraps()
         self._of_cache = Wraps()
         self._active = False
-        self._looks_inside = False
+        self._looks_inside = self._is_compiled = False
         for note in version.missing_hooks(self.model):
             self._note(note)
 
@@ -136,9 +136,11 @@ class Instrument:
         if not loop.claim():
             return self._unwatched(generate, *args, **kwargs)
         try:
-            streamer = _streamer(generate, args, kwargs)
-            if streamer is not None and not self._plain:
-                wrap_streamer(self._of_call, streamer, loop)
+            given = _arguments(generate, args, kwargs)
+            if given.get("streamer") is not None and not self._plain:
+                wrap_streamer(self._of_call, given["streamer"], loop)
+            if given.get("custom_generate") is not None:
+                wrap_update(self._of_call, self.model, loop)
             loop.countable = self._countable()
             loop.begin_call()
             result = generate(*args, **kwargs)
@@ -161,6 +163,7 @@ class Instrument:
             return
         call = self._loop.call
         _count_output(call, result)
+        call.forwards = self._loop.forwards
         if not call.forwards:
             self._note("a generate call made no forward that could be seen from here: it has no steps")
         self._loop.end_call()
@@ -171,17 +174,19 @@ class Instrument:
             if loop.elsewhere():
                 self._note("a generate call in another thread, while one was being recorded, was left alone")
             return generate(*args, **kwargs)
-        before = loop.part
-        loop.hush()
+        before, watched, live = loop.part, loop.watched, loop.live
+        loop.watched = loop.live = 0
         try:
             return generate(*args, **kwargs)
         finally:
-            loop.unhush(before)
+            loop.watched, loop.live = watched, live
+            loop.enter(before)
 
     def _wrap_inside(self) -> None:
         """Wrap the forward and, by the level of detail, what is inside it."""
         inner, model, loop = self._inner, self.model, self._loop
         compiled = _compiled(model)
+        self._is_compiled = bool(compiled)
         self._looks_inside = self._detail != "phases" and not compiled and not self._plain
         if compiled:
             self._note(f"{compiled} is compiled: of its forward only the whole is timed, from outside")
@@ -198,7 +203,7 @@ class Instrument:
         """Whether syncs can be counted: the modes that see them would make a compiler compile again."""
         if not self._count:
             return False
-        if _compiled(self.model) or _anything_compiled():
+        if self._is_compiled or _compiled(self.model) or _anything_compiled():
             self._note("something in this process is compiled, so syncs were not counted: that would compile it again")
             return False
         return True
@@ -210,6 +215,7 @@ class Instrument:
     def _leave_to_compiler(self) -> None:
         """Take away, for this call, everything that a compiler would trace."""
         self._loop.compiled = True
+        wrap_update(self._of_call, self.model, self._loop)
         self._inner.restore()
         self._of_cache.restore()
         self._note(
@@ -259,12 +265,12 @@ def _anything_compiled() -> bool:
     return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
 
 
-def _streamer(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The streamer among the arguments of a generate call, or None."""
+def _arguments(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a generate call by name."""
     try:
-        return inspect.signature(generate).bind_partial(*args, **kwargs).arguments.get("streamer")
+        return inspect.signature(generate).bind_partial(*args, **kwargs).arguments
     except TypeError:  # wrong arguments: generate says so itself
-        return None
+        return {}
 
 
 def _count_output(call: Call, result: Any) -> None:

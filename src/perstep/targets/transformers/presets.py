@@ -32,6 +32,10 @@ _LAYER_COUNTS = ("num_hidden_layers", "num_decoder_layers", "num_layers", "encod
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
+_BAD_CONFIG = (ValueError, ImportError, LookupError, AttributeError, TypeError, ArithmeticError, RuntimeError)
+"""What a constructor raises on settings that do not go together: each architecture in its own way."""
+
+
 @cache
 def presets() -> dict[str, dict[str, Any]]:
     """The table of architectures: name -> `source`, `parameters` (as published) and `config`."""
@@ -266,7 +270,7 @@ def _maker(config: Any, dtype: Any, attn_implementation: str | None) -> Any:
     def make() -> Any:
         try:
             return auto_class.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options)
-        except (ValueError, ImportError) as error:
+        except _BAD_CONFIG as error:
             raise InputError(f"transformers cannot build this model: {_first_line(error)}") from error
 
     return make
@@ -343,5 +347,8 @@ def _initialise_small(module: Any, owner: Any) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says, and its kind where that is a name alone, as a missing key's is."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return f"{type(error).__name__} {lines[0]}" if isinstance(error, KeyError) else lines[0]

@@ -135,6 +135,11 @@ class SyncRecorder:
         syncs.sites.update(self._seen)
         self.drop()
 
+    def turn(self, kind: str = "decode") -> None:
+        """End the step and begin the next."""
+        self.end()
+        self.begin(kind)
+
     def drop(self) -> None:
         """Forget the open step."""
         self._kind = None

@@ -63,7 +63,7 @@ BOUNDARIES: Final[dict[str, str]] = {
     LOGITS: "logits/X: one logits processor, with the reflection of its signature by the list that calls it",
     SAMPLE: "from the last processor to the first criterion: the choice of tokens, padding of finished rows and "
     "appending; with beams the choice of continuations",
-    STOP: "stop/X: one stopping criterion, and the merge of its answer",
+    STOP: "stop/X: one stopping criterion, and the merge of its answer; in the first also the beginning of their list",
     REPLAY: "where a trace is replayed: keeping the chosen token and writing that of the trace in its place; with it "
     "the list's own beginning, which without a replay is in the first criterion",
     STREAM: "stream/X: the streamer's put",
