@@ -101,7 +101,7 @@ def test_a_fork_is_said_and_the_child_ends_quietly(script: Callable[[str], Path]
     )
     said = process("watch", script(source), cwd=tmp_path)
     assert (said.code, said.out) == (0, "5\n")
-    assert said.err.count("the script forked 1 times") == said.err.count("made no generate call") == 1
+    assert said.err.count("the script forked once") == said.err.count("made no generate call") == 1
 
 
 def test_each_calling_line_has_a_ledger_even_if_the_script_breaks(

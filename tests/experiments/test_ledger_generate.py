@@ -211,3 +211,13 @@ def test_the_prompt_of_an_encoder_is_what_was_given_to_it() -> None:
     assert made._arms.trace.prompt_BT.shape == (1, 1)
     found = analyse(made.manifest, [made.measure_round(0)])
     assert "encoder" in found.prefill.parts
+
+
+def test_a_decoder_without_a_first_token_begins_with_padding(tmp_path: Path) -> None:
+    """A `config.json` may leave out `decoder_start_token_id`, which generate refuses."""
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(**sizes, pad_token_id=5)
+    config.architectures = ["T5ForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    made = session(Path(), arch=str(tmp_path / "config.json"), prompt_tokens=6, new_tokens=2)
+    assert made._arms.trace.prompt_BT.tolist() == [[5]]

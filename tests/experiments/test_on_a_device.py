@@ -10,34 +10,10 @@ from perstep.experiments import ledger_generate, pipeline
 from perstep.experiments.ledger import Plan
 from perstep.experiments.watching import Watch, store
 from perstep.measure import FakeClock
-from perstep.targets.transformers import instrument
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that compile may have run before in this process."""
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    """A tiny Llama whose calls make as many steps as they are asked for."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        pad_token_id=0, eos_token_id=None,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture
-def ids() -> Any:
-    """Token ids, int64 [rows=2, length=5]."""
-    return torch.arange(3, 13).reshape(2, 5)
 
 
 class Gpu:
@@ -98,12 +74,12 @@ def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, mon
     assert {name: (report.folder / name).read_bytes() for name in report.manifest.files} == before
 
 
-def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(model: Any, ids: Any, tmp_path: Path) -> None:
+def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(tiny_model: Any, ids: Any, tmp_path: Path) -> None:
     """Each adds up to itself; how long the device may have waited is told as a bound."""
     clock = FakeClock(tick_ns=7)
-    with Watch(model, clock=clock, device=Gpu()) as w:
+    with Watch(tiny_model, clock=clock, device=Gpu()) as w:
         for _ in range(2):
-            model.generate(ids, max_new_tokens=9, do_sample=False)
+            tiny_model.generate(ids, max_new_tokens=9, do_sample=False)
     beside = w.device_ledger()
     assert beside is not None
     found = beside.ledger
@@ -124,9 +100,9 @@ def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(model: Any, i
     assert {name: (report.folder / name).read_bytes() for name in report.manifest.files} == before
 
 
-def test_a_host_without_a_device_has_no_ledger_of_one(model: Any, ids: Any) -> None:
+def test_a_host_without_a_device_has_no_ledger_of_one(tiny_model: Any, ids: Any) -> None:
     """Nothing is made up."""
-    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
-        model.generate(ids, max_new_tokens=4, do_sample=False)
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
+        tiny_model.generate(ids, max_new_tokens=4, do_sample=False)
     assert w.device_ledger() is None
     assert len(w.tables()) == 1

@@ -14,9 +14,8 @@ from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.watching import Watch, store
 from perstep.measure import FakeClock, Ledger
-from perstep.targets.transformers import instrument
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -37,24 +36,12 @@ def shared() -> Any:
     return build()
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that compile may have run before in this process."""
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
-
-
 @pytest.fixture
 def model(shared: Any) -> Any:
     """The shared model, which must be as before when the test is over."""
     before = set(vars(shared)), vars(transformers.GenerationMixin)["generate"]
     yield shared
     assert (set(vars(shared)), vars(transformers.GenerationMixin)["generate"]) == before
-
-
-@pytest.fixture
-def ids() -> Any:
-    """Token ids, int64 [rows=2, length=5]."""
-    return torch.arange(3, 13).reshape(2, 5)
 
 
 class Spins(transformers.LogitsProcessor):  # type: ignore[misc]

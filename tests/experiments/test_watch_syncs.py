@@ -8,32 +8,9 @@ import perstep
 from perstep.measure import FakeClock
 from perstep.targets.transformers import instrument
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that compile may have run before in this process."""
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    """A tiny Llama whose calls make as many steps as they are asked for."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        pad_token_id=0, eos_token_id=None,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture
-def ids() -> Any:
-    """Token ids, int64 [rows=2, length=5]."""
-    return torch.arange(3, 13).reshape(2, 5)
 
 
 class Asks(transformers.LogitsProcessor):  # type: ignore[misc]
@@ -46,10 +23,10 @@ class Asks(transformers.LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def test_syncs_are_counted_by_the_part_that_caused_them(model: Any, ids: Any) -> None:
+def test_syncs_are_counted_by_the_part_that_caused_them(tiny_model: Any, ids: Any) -> None:
     """In one step of a long call: two by the processor, one by the question whether all rows have stopped."""
-    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
-        model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Asks()])
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
+        tiny_model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Asks()])
     ledger = w.ledger()
     assert ledger.syncs_per_step == 3
     assert ledger.parts["logits/Asks"].syncs_per_step == 2
@@ -64,43 +41,43 @@ def test_syncs_are_counted_by_the_part_that_caused_them(model: Any, ids: Any) ->
     assert w.ledger("prefill").syncs_per_step is None
 
 
-def test_in_many_calls_few_are_counted_in(model: Any, ids: Any) -> None:
+def test_in_many_calls_few_are_counted_in(tiny_model: Any, ids: Any) -> None:
     """Each leaves its fifth decode step and the next one out of the timing; after 128 steps one is counted again."""
-    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
         for _ in range(20):
-            model.generate(ids, max_new_tokens=7, do_sample=False)
+            tiny_model.generate(ids, max_new_tokens=7, do_sample=False)
     assert [index for index, sample in enumerate(w.samples) if sample.syncs] == [0, 19]
     assert {len(sample.kinds["decode"].step_ns) for sample in w.samples} == {4}
     assert w.ledger().syncs_per_step == 1
 
 
-def test_syncs_may_be_left_uncounted(model: Any, ids: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncs_may_be_left_uncounted(tiny_model: Any, ids: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When asked to, and where something is compiled, which counting would compile again: then it is said."""
-    with perstep.watch(model, syncs=False, clock=FakeClock(tick_ns=1)) as w:
-        model.generate(ids, max_new_tokens=9, do_sample=False)
+    with perstep.watch(tiny_model, syncs=False, clock=FakeClock(tick_ns=1)) as w:
+        tiny_model.generate(ids, max_new_tokens=9, do_sample=False)
     assert w.ledger().syncs_per_step is None
     assert w.ledger().steps == 4
     assert "syncs/step" not in str(w)
     monkeypatch.setattr(instrument, "_anything_compiled", lambda: True)
-    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
         for _ in range(4):
-            model.generate(ids, max_new_tokens=9, do_sample=False)
+            tiny_model.generate(ids, max_new_tokens=9, do_sample=False)
     assert w.ledger().syncs_per_step is None
     assert str(w).count("syncs were not counted") == 1
 
 
-def test_a_call_that_breaks_while_syncs_are_counted_leaves_nothing_behind(model: Any, ids: Any) -> None:
+def test_a_call_that_breaks_while_syncs_are_counted_leaves_nothing_behind(tiny_model: Any, ids: Any) -> None:
     """The modes that see operators are gone, and the next call is watched as if nothing had been."""
     asked = iter(range(9))
 
     def breaks(input_ids: Any, scores: Any) -> Any:
         return scores if next(asked) < 5 else 1 / 0
 
-    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
         with pytest.raises(ZeroDivisionError):
-            model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[breaks])
+            tiny_model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[breaks])
         assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
         assert torch.overrides._get_current_function_mode() is None
-        model.generate(ids, max_new_tokens=9, do_sample=False)
+        tiny_model.generate(ids, max_new_tokens=9, do_sample=False)
     assert [sample.finished for sample in w.samples] == [False, True]
     assert w.ledger().syncs_per_step == 1

@@ -30,25 +30,54 @@ def test_a_rare_expensive_position_counts_and_a_burst_in_one_round_does_not() ->
     assert stats.step_estimate(x) == 17
 
 
-def test_the_residual_takes_up_what_is_left() -> None:
+def test_one_factor_brings_all_rows_to_the_step() -> None:
     """The shown columns add up although medians do not.
 
-    Steps are 8 12, 12 8, 12 12; their medians 12 12, so the rounds' paces are 5/6, 5/6 and 1.
+    Steps are 8 12, 12 8, 12 12; their medians 12 12, so the rounds' paces are 5/6, 5/6 and 1. The rows' own estimates
+    are 6, 1.2 and 2.4, which is 9.6 of 12.
     """
     part = np.array([[5, 1], [1, 5], [9, 9]])
     other = np.array([[1, 9], [9, 1], [1, 1]])
     estimate = stats.ledger_estimate(part + other + 2, {"a": part, "b": other})
-    assert estimate.parts_ns == pytest.approx({"a": 6, "b": 1.2})
+    assert estimate.closing == pytest.approx(1.25)
+    assert estimate.parts_ns == pytest.approx({"a": 7.5, "b": 1.5})
     assert estimate.step_ns == pytest.approx(12)
-    assert estimate.residual_ns == pytest.approx(4.8)
-    assert estimate.share("a") == pytest.approx(0.5)
+    assert estimate.residual_ns == pytest.approx(3)
+    assert estimate.share("a") == pytest.approx(0.625)
+
+
+def test_bursts_that_fall_now_here_now_there_are_no_residual() -> None:
+    """Each step has one burst of 60, in another part: the step's median holds it, those of the parts do not."""
+    parts = {name: np.full((3, 1), 20) for name in "abc"}
+    for round_number, ns in enumerate(parts.values()):
+        ns[round_number] += 60
+    estimate = stats.ledger_estimate(np.full((3, 1), 120), parts)
+    assert estimate.parts_ns == pytest.approx({"a": 40, "b": 40, "c": 40})
+    assert estimate.residual_ns == 0
+    assert estimate.closing == pytest.approx(2)
+
+
+def test_parts_whose_medians_exceed_the_step_leave_no_negative_residual() -> None:
+    """Medians of 10 and 10, and of 0 for the rest, in steps of 20 of which 1 was once in no part."""
+    a, b = np.array([[10], [10], [9]]), np.array([[9], [10], [10]])
+    estimate = stats.ledger_estimate(np.full((3, 1), 20), {"a": a, "b": b})
+    assert estimate.residual_ns >= 0
+    assert sum(estimate.parts_ns.values()) + estimate.residual_ns == pytest.approx(20)
+
+
+def test_where_no_row_has_time_in_most_rounds_the_step_is_in_none() -> None:
+    """Three parts that take turns in having all of the step: nothing could be multiplied."""
+    turns = {name: np.array([[10 * (name == here)] for here in "abc"]) for name in "abc"}
+    estimate = stats.ledger_estimate(np.full((3, 1), 10), turns)
+    assert (estimate.residual_ns, estimate.closing, estimate.step_ns) == (10, 1, 10)
 
 
 @given(durations)
 def test_parts_and_residual_add_up_to_the_step(x: np.ndarray) -> None:
-    """For any whole nanoseconds, up to the rounding of one addition."""
+    """For any whole nanoseconds, up to the rounding of floats; and none is negative."""
     parts = {"a": x[:, :, 0], "b": x[:, :, 1]}
     estimate = stats.ledger_estimate(x.sum(axis=2), parts)
+    assert min(estimate.residual_ns, *estimate.parts_ns.values()) >= 0
     assert sum(estimate.parts_ns.values()) + estimate.residual_ns == pytest.approx(
         estimate.step_ns, rel=1e-12, abs=1e-6
     )

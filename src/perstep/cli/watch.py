@@ -73,7 +73,8 @@ def watch(
             stream.flush()
     say = (lambda _text: None) if quiet else remark
     if forks.count:
-        say(f"perstep: the script forked {forks.count} times; generate calls in child processes were not watched")
+        times = "once" if forks.count == 1 else f"{forks.count} times"
+        say(f"perstep: the script forked {times}; generate calls in child processes were not watched")
     if not watcher.samples:
         say(f"perstep: {script} made no generate call of a transformers model; there is nothing to show")
         return code

@@ -63,6 +63,8 @@ class GenerateArms:
                 self._trace = record(self._model, self._inputs, plan.new_tokens, seed=plan.seed, **self._options)
             except torch.OutOfMemoryError as error:
                 raise InputError(f"the device has too little memory: {str(error).splitlines()[0]}") from error
+            except ValueError as error:
+                raise InputError(f"generate refuses this model: {str(error).splitlines()[0]}") from error
         self._replay = Replay(self._model, self.trace)
         self._recorders = {arm: self._recorder(clock) for arm in ("plain", "marked")}
         self._instruments = {
@@ -163,6 +165,9 @@ def generate_options(model: Any, temperature: float, top_k: int, top_p: float) -
     """
     pad = model.generation_config.pad_token_id
     options: dict[str, Any] = {"use_cache": True, "pad_token_id": 0 if pad is None else pad}
+    given = (model.generation_config.decoder_start_token_id, model.generation_config.bos_token_id)
+    if model.config.is_encoder_decoder and given == (None, None):  # a config.json may leave it out
+        options["decoder_start_token_id"] = options["pad_token_id"]  # as T5 begins
     if temperature == 0:
         return {**options, "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     return {**options, "do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}

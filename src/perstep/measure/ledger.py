@@ -1,8 +1,8 @@
 """The ledger: named parts that add up to the measured step.
 
 Totals are integers over all instrumented steps and add up exactly (law 1). What is shown per
-step follows law 9: each position of the trace has its median over rounds, a part is the mean of
-those over positions, and the residual row takes up what is left. The headline is the step
+step follows law 9: each position of the trace has its median over rounds, a row is the mean of
+those over positions, and one factor brings the rows to the step. The headline is the step
 without instruments, measured in the same rounds; the inflation factor stands between them (law 8).
 """
 
@@ -32,8 +32,10 @@ MARKS_MATTER = 0.05
 INFLATION_SAID = 1.05
 """Above this factor the ledger says that instruments slowed the step down."""
 MEDIANS_MAY_EXCEED = 0.01
-"""Medians do not add: those of the parts may exceed that of the step by this share of it before the ledger is invalid.
-The residual in the totals is never negative, whatever the medians do."""
+"""Medians do not add: those of the rows may exceed that of the step by this share of it before the ledger is invalid.
+The totals add up exactly, whatever the medians do."""
+CLOSING_SAID = 1.05
+"""Above this factor between the step's median and the sum of those of the rows the ledger says so."""
 INFLATION_INVALID = 1.5
 """Above this factor the ledger is invalid."""
 
@@ -121,7 +123,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         plain_step_ci_low: lower end of its interval, or None.
         plain_step_ci_high: upper end of its interval, or None.
         step_ns: the instrumented step (law 9): what the parts are shares of.
-        residual_ns: per step; closes the shown column.
+        residual_ns: per step; what no part covers, estimated as the parts are.
         residual_share: of the instrumented step.
         inflation: instrumented over uninstrumented step, median over rounds; None where there is no round.
         inflation_ci_low: lower end of its interval, or None.
@@ -131,6 +133,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         invalid: why the ledger must not be believed, or empty.
         notes: what a reader must know, in sentences.
         syncs_per_step: waits of the host for the device in a step; None where they were not counted.
+        closing: what all rows were multiplied by, to add up to the step as medians do not.
     """
 
     kind: str
@@ -154,6 +157,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     invalid: str = ""
     notes: list[str] = []
     syncs_per_step: float | None = None
+    closing: float = 1.0
 
     def resolved(self) -> Resolved:
         """Of the widest interval shown, as a share of the step; inf while any interval is missing."""
@@ -226,8 +230,6 @@ def close_ledger(
         mark_ns: the cost of one mark.
         forwards: executed forwards to state.
     """
-    # Whole picoseconds, so that a residual of nothing is 0 and not the rounding error of the floats below it.
-    residual_ns = round(estimate.residual_ns, 3) or 0.0  # never -0.0
     intervals = {
         name: _interval(ns, rounds.step_ns, estimate.share(name), len(samples.parts))
         for name, ns in rounds.parts_ns.items()
@@ -236,6 +238,7 @@ def close_ledger(
     plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
     change = paired_change(rounds.plain_ns, rounds.step_ns) if len(rounds.step_ns) else None
     inflation = None if change is None or change.estimate is None else 1 + change.estimate
+    inflation_low = None if change is None or change.ci_low is None else 1 + change.ci_low
     merged = [0 if change is None else change.merged_rounds]
     merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
@@ -250,15 +253,16 @@ def close_ledger(
         plain_step_ci_low=plain.low if plain else None,
         plain_step_ci_high=plain.high if plain else None,
         step_ns=estimate.step_ns,
-        residual_ns=residual_ns,
-        residual_share=residual_ns / estimate.step_ns,
+        residual_ns=estimate.residual_ns,
+        residual_share=estimate.residual_ns / estimate.step_ns,
         inflation=inflation,
-        inflation_ci_low=None if change is None or change.ci_low is None else 1 + change.ci_low,
+        inflation_ci_low=inflation_low,
         inflation_ci_high=None if change is None or change.ci_high is None else 1 + change.ci_high,
         parts=parts,
         tree=_tree(parts, estimate.step_ns),
-        invalid=_why_invalid(inflation, residual_ns, estimate.step_ns),
-        notes=_notes(inflation, parts),
+        invalid=_why_invalid(inflation, estimate),
+        notes=_notes(inflation, inflation_low, parts, estimate.closing),
+        closing=estimate.closing,
     )
 
 
@@ -358,19 +362,28 @@ def _tree(parts: dict[str, Part], step_ns: float) -> dict[str, Sum]:
     return tree
 
 
-def _why_invalid(inflation: float | None, residual_ns: float, step_ns: float) -> str:
+def _why_invalid(inflation: float | None, estimate: LedgerEstimate) -> str:
     if inflation is not None and inflation > INFLATION_INVALID:
         return f"the instruments made the step {inflation:.2f} times as long; take fewer marks"
-    if residual_ns < -MEDIANS_MAY_EXCEED * step_ns:
-        return f"the medians of the parts exceed that of the step by {-residual_ns:.0f} ns; measure more rounds"
+    excess_ns = estimate.step_ns / estimate.closing - estimate.step_ns
+    if excess_ns > MEDIANS_MAY_EXCEED * estimate.step_ns:
+        return f"the medians of the parts exceed that of the step by {excess_ns:.0f} ns; measure more rounds"
     return ""
 
 
-def _notes(inflation: float | None, parts: dict[str, Part]) -> list[str]:
+def _notes(inflation: float | None, inflation_low: float | None, parts: dict[str, Part], closing: float) -> list[str]:
     notes = []
     if inflation is not None and inflation > INFLATION_SAID:
+        what = (
+            f"The instruments made the step {inflation:.3f} times as long"
+            if inflation_low is not None and inflation_low > 1
+            else f"Instrumented steps took {inflation:.3f} times as long, which may be chance"
+        )
+        notes.append(f"{what}; trust the headline, and shares only roughly.")
+    if closing > CLOSING_SAID:
         notes.append(
-            f"The instruments made the step {inflation:.3f} times as long; trust the headline, and shares only roughly."
+            f"The machine was disturbed in most steps, now in this part, now in that: the rows' medians make up"
+            f" {1 / closing:.0%} of the step's, and every row is shown {closing:.2f} times as long, to add up to it."
         )
     flagged = [name for name, part in parts.items() if part.marks_share > MARKS_MATTER]
     if flagged:

@@ -3,9 +3,9 @@
 Each trace position has its median over the rounds; the step and its parts are the means of those over the
 positions. A rare expensive step therefore counts, and a burst in one round does not. Rounds are brought to one
 pace first: on a machine that drifts, the round that happens to be the median of one part is not that of another.
-The residual takes up what is left, so that the shown columns add up; it is the only one that can come out a
-little negative here, and it is never clamped. Whether the parts of every single step fit into it is checked on the
-raw integers first.
+Then one factor, stated, brings parts and residual to the step: a burst falls on a row in proportion to how long
+the row lasts. So shown columns add up, and no row is negative. Whether the parts of every single step fit into it
+is checked on the raw integers first.
 """
 
 from __future__ import annotations
@@ -30,13 +30,16 @@ class LedgerEstimate:
 
     Attributes:
         step_ns: mean over positions of the medians over rounds, all at one pace.
-        parts_ns: the same for each part.
-        residual_ns: step_ns minus the sum of parts_ns, to rounding of floats.
+        parts_ns: the same for each part, times `closing`.
+        residual_ns: the same for what no part covers, times `closing`.
+        closing: step_ns over the sum of all rows' own estimates: above 1 where bursts fall now on one row, now on
+            another, so that the step's median has more of them than the rows' medians.
     """
 
     step_ns: float
     parts_ns: dict[str, float]
     residual_ns: float
+    closing: float = 1.0
 
     def share(self, part: str) -> float:
         """The part's time over the step's.
@@ -82,7 +85,7 @@ def step_estimate(x_ns: ArrayLike) -> float:
 
 
 def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> LedgerEstimate:
-    """Estimate the step and each of its parts, the residual taking up what is left.
+    """Estimate the step, each of its parts, and what no part covers, so that they add up.
 
     Args:
         step_ns: [rounds, positions] durations of whole steps.
@@ -97,7 +100,8 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
     for name, x in parts.items():
         if x.shape != step.shape:
             raise InputError(f"part {name!r} has shape {x.shape}; the step has {step.shape}")
-    over = sum(parts.values(), start=np.zeros_like(step)) > step
+    residual = step - sum(parts.values(), start=np.zeros_like(step))
+    over = residual < 0
     if over.any():
         r, position = np.argwhere(over)[0]
         raise InvalidMeasurement(
@@ -105,9 +109,17 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
             f"(first: round {r}, position {position}); parts must not overlap"
         )
     pace = round_pace(step)[:, None]
-    step_mean = float(np.median(step / pace, axis=0).mean())
-    means = {name: float(np.median(x / pace, axis=0).mean()) for name, x in parts.items()}
-    return LedgerEstimate(step_mean, means, fsum([step_mean, *(-m for m in means.values())]))
+
+    def mean_of_medians(x: NDArray[np.float64]) -> float:
+        return float(np.median(x / pace, axis=0).mean())
+
+    step_ns, residual_ns = mean_of_medians(step), mean_of_medians(residual)
+    rows = {name: mean_of_medians(x) for name, x in parts.items()}
+    total_ns = fsum([residual_ns, *rows.values()])
+    if total_ns == 0:  # no row has time in most rounds, so none can be said to be where the step's goes
+        return LedgerEstimate(step_ns, rows, step_ns)
+    closing = step_ns / total_ns
+    return LedgerEstimate(step_ns, {name: ns * closing for name, ns in rows.items()}, residual_ns * closing, closing)
 
 
 def round_pace(step_ns: ArrayLike) -> NDArray[np.float64]:

@@ -64,6 +64,11 @@ def test_measured_and_expected_stand_in_columns_of_their_own(words_run):
     assert "cold, s | graphs | breaks | recompiled" in text
 
 
+def test_why_few_rounds_have_no_verdict_is_told(words_run):
+    """Else `not resolved` beside a narrow interval would be a riddle."""
+    assert "A verdict needs 20 rounds; an interval stands without one." in (words_run / "README.md").read_text()
+
+
 def test_a_report_is_made_again_from_the_samples(words_run, tmp_path):
     """Byte for byte."""
     copy = tmp_path / "copy"

@@ -5,7 +5,7 @@ from perstep.experiments.ablation.findings import AblationFindings
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
 from perstep.runs import Manifest
-from perstep.stats import Effect
+from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
 
 NO_GROWTH = 0.1
 """A part that changes by less than this share of itself over the contexts seen does not grow."""
@@ -48,6 +48,8 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
             f"Warm times are those of compiled calls ({manifest.conditions['compiled']}); cold is each cell's first "
             "pass with nothing compiled or stored, once, so without an interval."
         )
+    if found.rounds < MIN_ROUNDS_FOR_VERDICT:
+        notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval stands without one.")
     if findings.unresolved:
         notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     if findings.invalid:
