@@ -45,13 +45,13 @@ def test_what_theory_cannot_count_has_no_shape() -> None:
     assert shape_of({"model_type": "mamba"}) is None
 
 
-def test_a_set_takes_the_figure_of_the_next_larger_size() -> None:
-    """Never one measured on a smaller set; beyond the largest, the largest."""
+def test_a_set_takes_the_figure_of_the_nearest_size() -> None:
+    """By ratio: from 262,144 to 1,000,000 half-way is 512,000. A call costs what it does after at least as much."""
     rates = rates_from(FIGURES, "float32")
-    assert [rates.level_for(size).bytes_per_s for size in (1, 262_144, 262_145, 1_000_001, 10**12)] == [
-        60e9, 60e9, 40e9, 20e9, 20e9,
+    assert [rates.level_for(size).bytes_per_s for size in (1, 512_000, 512_001, 1_000_001, 2_000_001, 10**12)] == [
+        60e9, 60e9, 40e9, 40e9, 20e9, 20e9,
     ]  # fmt: skip
-    assert rates.level_for(262_145).call_ns == 1000.0
+    assert [rates.level_for(size).call_ns for size in (262_144, 262_145, 600_000)] == [600.0, 1000.0, 1000.0]
     assert rates.level_for(10**12).call_ns is None
     assert (rates.dispatch_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
 

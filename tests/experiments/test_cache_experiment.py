@@ -12,8 +12,9 @@ import pytest
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import cache, pipeline
 from perstep.experiments.cache import CacheSession, Plan, analyse, files, prepare, tables
-from perstep.experiments.cache_findings import WITH, WITHOUT, Sample
-from perstep.experiments.cache_show import change_of_regime
+from perstep.experiments.cache_findings import Sample
+from perstep.experiments.cache_fits import WITH, WITHOUT
+from perstep.experiments.cache_show import changes_of_regime
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock
 from perstep.runs import Manifest
@@ -141,6 +142,7 @@ def test_what_the_budget_does_not_hold_is_left_out_and_listed(session: Callable[
     [
         ({"context": (0, 4)}, "--context 0: it must be at least 1"),
         ({"context": (8, 64)}, "--context 64: .* knows 64 positions, and the decoded token takes one; give at most 63"),
+        ({"context": tuple(range(1, 66))}, "--context has 65 contexts.*; give at most 64, such as 1-65"),
         ({"batch": 0}, "--batch 0"),
         ({"cache": "static"}, "--cache static is of transformers models"),
         ({"context": (8,), "batch": 10**9}, r"a batch of 1,000,000,000 needs 1152\.00 GB of memory"),
@@ -243,9 +245,53 @@ def test_fits_find_the_curves_and_are_judged_on_what_they_have_not_seen(quiet: N
     assert alone.local_exponents[-1] == pytest.approx(1.58, abs=0.02)
     assert found.crossover_S is None
     assert found.crossover == "none in range: cached is faster from S = 8"
-    regime = change_of_regime(found)
-    assert regime is not None
-    assert regime[0] == pytest.approx(500, rel=0.05)
+
+
+def test_the_claimed_fit_without_a_cache_is_theory_scaled(quiet: Noise) -> None:
+    """50 µs and 1.3 times theory's own curve: both are found, and foretell held-out contexts as no polynomial does."""
+    theory_ms = [p.theory_ms_without_cache for p in analyse(*run_of(quiet, linear, quadratic)).points]
+    curve = dict(zip(DOUBLING, theory_ms, strict=True))
+    manifest, samples = run_of(quiet, linear, lambda S: 50_000 + 1.3e6 * (curve[S] or 0))
+    found = analyse(manifest, samples)
+    claimed, beside = found.without_cache_by_theory, found.without_cache
+    assert claimed is not None
+    assert (claimed.claimed, beside.claimed, found.with_cache.claimed) == (True, False, True)
+    assert claimed.coefficients_ms[0] / claimed.coefficients_ms[1] == pytest.approx(0.05 / 1.3, rel=0.05)
+    assert claimed.fitted_S == beside.fitted_S == [8, 32, 128, 512]
+    assert max(map(abs, claimed.held_out_errors.values())) < 0.01 < max(map(abs, beside.held_out_errors.values()))
+    text = files(manifest, found)["README.md"].decode()
+    assert "The claimed fit is a + κ·T(S)" in text
+    assert "more than 10 %" not in text
+
+
+def test_a_claimed_fit_that_does_not_foretell_is_named(quiet: Noise) -> None:
+    """A step without a cache that doubles in the last octave beyond theory's curve is missed by half."""
+    manifest, samples = run_of(quiet, linear, lambda S: quadratic(S) * (2 if S == 1024 else 1))
+    notes = tables(manifest, analyse(manifest, samples))[2].notes
+    said = [note for note in notes if note.startswith("a + κ·T(S) (without) misses the held-out S = ")]
+    assert len(said) == 1
+    assert "1024 by more than 10 %" in said[0]
+
+
+def test_without_a_formula_the_polynomial_is_claimed_and_says_where_it_bends(quiet: Noise) -> None:
+    """C S^2 overtakes b S at S = 500."""
+    manifest, samples = run_of(quiet, linear, quadratic)
+    manifest.conditions["config"] = {"model_type": "unheard-of"}
+    found = analyse(manifest, samples)
+    assert found.without_cache_by_theory is None
+    assert found.without_cache.claimed
+    regimes = changes_of_regime(found)
+    assert [round(at / 500, 1) for at, _ in regimes] == [1.0]
+    assert "c·S² overtakes" in regimes[0][1]
+
+
+def test_theory_says_where_a_step_without_a_cache_changes_its_nature(quiet: Noise) -> None:
+    """First calls and weights, then arithmetic, then attention; each where its share passes one half."""
+    found = analyse(*run_of(quiet, linear, quadratic))
+    assert found.arithmetic_from_S is not None
+    assert found.attention_from_S is not None
+    assert 8 < found.arithmetic_from_S < found.attention_from_S < 1024
+    assert [at for at, _ in changes_of_regime(found)] == [found.arithmetic_from_S, found.attention_from_S]
 
 
 def test_a_square_alone_is_shown_as_what_it_is(quiet: Noise) -> None:

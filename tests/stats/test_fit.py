@@ -69,6 +69,51 @@ def test_points_that_cannot_be_fitted_and_judged_are_refused(x: list[float], y: 
         stats.fit_cost(x, y)
 
 
+BENT = 7 + 0.1 * SIZES + np.where(SIZES > 100, 0.4 * (SIZES - 100), 0.0)
+
+
+def test_a_given_curve_is_scaled_and_judged_like_a_polynomial() -> None:
+    """5 + 1.5 x a curve with a bend between held-out points is found exactly, and no polynomial follows it."""
+    fit = stats.fit_scaled(SIZES, 5 + 1.5 * BENT, BENT)
+    assert (fit.offset, fit.scale) == pytest.approx((5, 1.5))
+    assert max(fit.interleaved_error, fit.beyond_error) < 1e-9
+    assert fit.r_squared == pytest.approx(1)
+    same = stats.fit_cost(SIZES, 5 + 1.5 * BENT)
+    assert (fit.fitted_x, fit.interleaved_x, fit.beyond_x) == (same.fitted_x, same.interleaved_x, same.beyond_x)
+    assert same.quadratic.interleaved_error > 0.1
+    assert fit.predict([10, 20]).tolist() == pytest.approx([20, 35])
+
+
+def test_a_scaled_fit_does_not_see_what_is_held_out() -> None:
+    """Ten times the cost at 16 and 2,048 changes the errors there, 90 %, and nothing else."""
+    cost = 5 + 1.5 * BENT
+    fit = stats.fit_scaled(SIZES, np.where(np.isin(SIZES, [16, 2048]), 10 * cost, cost), BENT)
+    assert (fit.offset, fit.scale) == pytest.approx((5, 1.5))
+    assert (fit.interleaved_error, fit.beyond_error) == pytest.approx((0.9, 0.9))
+
+
+def test_a_scaled_fit_does_not_depend_on_the_order_of_the_points() -> None:
+    """Costs and curve are sorted with their sizes."""
+    shuffled = np.random.default_rng(1).permutation(SIZES.size)
+    cost = 5 + BENT**1.1
+    assert stats.fit_scaled(SIZES[shuffled], cost[shuffled], BENT[shuffled]) == stats.fit_scaled(SIZES, cost, BENT)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "curve"),
+    [
+        (SIZES[:4], SIZES[:4], SIZES[:4]),  # two left to fit
+        (SIZES, SIZES, SIZES[:-1]),
+        (SIZES, SIZES, -SIZES),
+        (SIZES, 0 * SIZES, SIZES),
+    ],
+)
+def test_what_cannot_be_scaled_and_judged_is_refused(x: list[float], y: list[float], curve: list[float]) -> None:
+    """Two terms want three points, and a curve above 0."""
+    with pytest.raises(InputError):
+        stats.fit_scaled(x, y, curve)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 1.37])
 def test_local_exponents_of_powers(exponent: float) -> None:
     """D log cost / d log x, between neighbours, in the order of rising sizes."""

@@ -1,6 +1,7 @@
 """Numbers of library calls, counted again where they happen."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +113,79 @@ def test_calls_are_given_for_all_parts_or_for_none() -> None:
     """A part forgotten would look free."""
     with pytest.raises(InputError, match=r"no number of calls for attn\.pv; give all or none"):
         Backend("mine", calls=dict.fromkeys([part for part in PARTS if part != "attn.pv"], 1))
+
+
+MINI: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "most_rows"),
+    [
+        (128, 768, 10),  # 10^6 multiply-adds are 10.2 rows
+        (128, 256, 30),
+        (128, 128, 61),
+        (384, 128, 9),  # stored output by output: 1,200 results are 9.4 rows
+        (512, 1024, 1),  # 2 MiB: likewise, 1.2 rows
+    ],
+)
+def test_openblas_packs_beyond_so_many_rows(inputs: int, outputs: int, most_rows: int) -> None:
+    """The rows that its kernel for small products takes, worked out from its source; one row is always taken."""
+    packing = REFERENCE.packing
+    assert packing is not None
+    found = [rows for rows in range(1, 100) if not packing.packs(rows, inputs, outputs, 4)]
+    assert found == list(range(1, most_rows + 1))
+
+
+def test_a_prefill_packs_its_weights_and_a_decode_step_does_not() -> None:
+    """17 rows of `mini`: gate and up, and down, of four layers, in float32, read once and written once."""
+    shape = ModelShape.from_config(MINI)
+    parts = step_cost(shape, prefill(17), backend=REFERENCE).parts
+    assert {part: cost.packed_bytes for part, cost in parts.items() if cost.packed_bytes} == {
+        "mlp": 4 * 2 * 4 * (128 * 768 + 384 * 128)
+    }
+    assert step_cost(shape, prefill(9), backend=REFERENCE).total.packed_bytes == 0
+    assert step_cost(shape, decode(1000), backend=REFERENCE).total.packed_bytes == 0
+    matrices = 4 * (128 * 256 + 128 * 128 + 128 * 768 + 384 * 128)
+    assert step_cost(shape, prefill(64), backend=REFERENCE).total.packed_bytes == 2 * 4 * matrices
+    assert step_cost(shape, prefill(9), backend=TRANSFORMERS).total.packed_bytes == 2 * 4 * matrices
+    assert step_cost(shape, prefill(9)).total.packed_bytes == 0
+    assert step_cost(shape, prefill(3), backend=TRANSFORMERS).total.packed_bytes == 0
+    head = 2 * 4 * 512 * 128
+    every = step_cost(shape, prefill(9, all_logits=True), backend=TRANSFORMERS)
+    assert every.total.packed_bytes == 2 * 4 * matrices + head
+
+
+def test_of_a_mixture_the_experts_touched_are_packed() -> None:
+    """8 experts of 3 x 32 x 48 weights, 2 a token: all are touched by many tokens, each by one row or more."""
+    mixture = {**TINY, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+    uncounted = replace(TRANSFORMERS, calls={}, calls_many_rows={})
+    shape = ModelShape.from_config(mixture)
+    one = step_cost(shape, decode(3), backend=uncounted).parts["mlp"]
+    many = step_cost(shape, prefill(1000), backend=uncounted).parts["mlp"]
+    assert one.packed_bytes == 0
+    assert many.packed_bytes == pytest.approx(2 * 2 * 4 * 8 * 3 * 32 * 48)
+
+
+def test_the_reference_goes_over_its_scores_four_times_in_place() -> None:
+    """100 positions: 4 heads x 100 x 100 scores a layer, read by four calls and written by two, and nowhere else."""
+    parts = step_cost(ModelShape.from_config(MINI), prefill(100), backend=REFERENCE).parts
+    scores = 4 * 100 * 100 * 4
+    assert parts["attn.softmax"].activation_read_bytes == 4 * 4 * scores
+    assert parts["attn.softmax"].activation_write_bytes == 4 * 2 * scores
+    assert parts["attn.softmax"].working_set_bytes == scores
+    assert parts["attn.mask.apply"].working_set_bytes == scores + 100 * 100 * 4
+    eager = step_cost(ModelShape.from_config(MINI), prefill(100), backend=TRANSFORMERS_EAGER).parts
+    assert eager["attn.softmax"].activation_read_bytes == 4 * scores
+    assert eager["attn.softmax"].working_set_bytes == 2 * scores
 
 
 def test_biases_and_rows_add_calls() -> None:

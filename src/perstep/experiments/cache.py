@@ -17,8 +17,6 @@ from cyclopts import Parameter
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import config_of, ladder_for
 from perstep.experiments.cache_findings import (
-    WITH,
-    WITHOUT,
     CacheFindings,
     Sample,
     analyse,
@@ -28,6 +26,7 @@ from perstep.experiments.cache_findings import (
     theory_bytes,
     widest,
 )
+from perstep.experiments.cache_fits import WITH, WITHOUT
 from perstep.experiments.cache_rss import Resident, ResidentRequest, measure_resident
 from perstep.experiments.cache_show import csv, files, summary, tables
 from perstep.experiments.cache_subjects import subject_of
@@ -46,6 +45,7 @@ from perstep.theory import REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, bytes_e
 __all__ = ["CacheFindings", "Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
 
 DEFAULT_CONTEXTS = "8-1024*2"
+MOST_CONTEXTS = 64
 VISITS = 2
 DISCARDED = 1
 """Steps dropped after every switch to another point: they find other data in the caches."""
@@ -351,6 +351,11 @@ def _contexts(plan: Plan, opened: Opened) -> tuple[int, ...]:
     most = opened.facts["max_positions"]
     if plan.context is None:
         return tuple(S for S in parse_counts(DEFAULT_CONTEXTS) if most is None or most > S) or (most - 1,)
+    if len(plan.context) > MOST_CONTEXTS:
+        raise InputError(
+            f"--context has {len(plan.context):,} contexts, and each is visited in every round; give at most "
+            f"{MOST_CONTEXTS}, such as {plan.context[0]}-{plan.context[-1]}*2"
+        )
     if most is not None and plan.context[-1] >= most:
         raise InputError(
             f"--context {plan.context[-1]}: {opened.name} knows {most} positions, and the decoded token takes one; "

@@ -5,6 +5,7 @@ has seen only some of the points, theory has seen none of them.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -13,21 +14,31 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.bounds import BACKENDS, backend_for, rates_from, shape_of
+from perstep.experiments.cache_fits import (
+    WITH,
+    WITHOUT,
+    Fit,
+    Point,
+    Square,
+    fit_by_theory,
+    fit_polynomial,
+    fit_square,
+    theory_of,
+    times_of,
+)
 from perstep.machine import LadderFigures, Noise, NoiseSummary, ladder_figures, summarise_noise
 from perstep.runs import Column, Manifest
 from perstep.stats import (
-    PolynomialFit,
     find_crossover,
-    fit_cost,
-    local_exponents,
     merge_until_independent,
     merged_interval,
     round_pace,
 )
-from perstep.theory import Precision, decode, kv_bytes, prefill, step_bound, step_cost
+from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, step_bound, step_cost
 
-WITH, WITHOUT = "with", "without"
 CROSSOVER_SEED = 7
+HALF = 0.5
+ATTENTION = ("attn.mask.build", "attn.scores", "attn.mask.apply", "attn.softmax", "attn.pv")
 
 
 class Sample(msgspec.Struct):
@@ -46,84 +57,23 @@ class Sample(msgspec.Struct):
     noise: Noise
 
 
-class Point(msgspec.Struct, kw_only=True):
-    """One context: bytes of the cache, and a decode step with and without it; None where it was not measured.
-
-    Attributes:
-        S: positions held before the step.
-        cache_bytes: of those positions, from the live buffers.
-        cache_bytes_allocated: the live buffers whole.
-        theory_bytes: from the shapes.
-        theory_bytes_allocated: likewise.
-        rss_growth_bytes: pages of the buffers that a fresh process has touched after a prefill of S.
-        rss_page_bound_bytes: what whole pages make of the used bytes.
-        per_token_ms_with_cache: the decode step, median over rounds at one pace.
-        with_cache_low_ms: lower end of its 95 % interval.
-        with_cache_high_ms: upper end.
-        with_cache_repetitions: timed steps behind it.
-        theory_ms_with_cache: predicted from shapes and measured ceilings, nothing fitted.
-    """
-
-    S: int
-    cache_bytes: int
-    cache_bytes_allocated: int
-    theory_bytes: int | None
-    theory_bytes_allocated: int | None
-    rss_growth_bytes: int | None
-    rss_page_bound_bytes: int | None
-    per_token_ms_with_cache: float | None
-    with_cache_low_ms: float | None
-    with_cache_high_ms: float | None
-    with_cache_repetitions: int
-    theory_ms_with_cache: float | None
-    per_token_ms_without_cache: float | None
-    without_cache_low_ms: float | None
-    without_cache_high_ms: float | None
-    without_cache_repetitions: int
-    theory_ms_without_cache: float | None
-
-
-class Fit(msgspec.Struct, kw_only=True):
-    """A curve fitted to some of the points and judged on the others; coefficients in ms, of S^0, S^1 (and S^2).
-
-    Attributes:
-        form: in letters.
-        held_out_errors: context -> relative error of the fit at a point that it has not seen.
-        interleaved_error: the largest between the fitted points.
-        beyond_error: the largest in the octave beyond them.
-        r_squared: of the fitted points; it decides nothing.
-        local_exponents: d log T / d log S between neighbours.
-        predicted_ms: at every context.
-        reason: why there is no fit, or empty.
-    """
-
-    form: str
-    coefficients_ms: list[float]
-    fitted_S: list[int]
-    held_out_errors: dict[str, float]
-    interleaved_error: float | None
-    beyond_error: float | None
-    r_squared: float | None
-    local_exponents: list[float]
-    predicted_ms: dict[str, float]
-    reason: str
-
-
-class Square(msgspec.Struct, kw_only=True):
-    """T = gamma S^2, which textbooks give for decoding without a cache, fitted to the lower half of the contexts."""
-
-    gamma_ms: float
-    fitted_S: list[int]
-    ratio_at_largest: float
-    largest_S: int
-
-
 class CacheFindings(msgspec.Struct, kw_only=True):
-    """`results.json`."""
+    """`results.json`.
+
+    Without a cache two curves are fitted: the polynomial a + b S + c S^2, and a + kappa T(S) with T as theory has it
+    (None where it has none). The second is the claim wherever there is one: T bends where scores leave a cache and
+    where a library turns to another kernel, so only what it leaves out (a) and how near its ceilings a library comes
+    (kappa) are fitted.
+
+    `arithmetic_from_S` and `attention_from_S`: where, by theory, a step without a cache begins to spend more than half
+    of its time on arithmetic (below, on reading weights and on calls), and more than half on attention; None where
+    that does not happen between two contexts, or theory has no curve.
+    """
 
     points: list[Point]
     with_cache: Fit
     without_cache: Fit
+    without_cache_by_theory: Fit | None
     square: Square | None
     crossover_S: float | None
     crossover_low_S: float | None
@@ -132,6 +82,8 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     memory_max_relative_error_to_theory: float | None
     theory_median_error_with_cache: float | None
     theory_median_error_without_cache: float | None
+    arithmetic_from_S: float | None
+    attention_from_S: float | None
     ceilings: LadderFigures | None
     left_out: list[str]
     noise: NoiseSummary
@@ -192,7 +144,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     points = stacked(samples)
     found = estimates(points)
     figures = ladder_figures([each for sample in samples for each in sample.ceilings])
-    theory = _theory(manifest, figures)
+    bounds = _bounds(manifest, figures)
+    theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
+    uncached = {S: bound for (arm, S), bound in bounds.items() if arm == WITHOUT}
     memory = manifest.conditions["memory"]
     repetitions = {key: sum(len(s.step_ns[key[0]][str(key[1])]) for s in samples) for key in points}
     made = [_point(each, found, repetitions, theory) for each in memory]
@@ -204,9 +158,10 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     ]
     return CacheFindings(
         points=made,
-        with_cache=_fit(made, WITH),
-        without_cache=_fit(made, WITHOUT),
-        square=_square(made),
+        with_cache=fit_polynomial(made, WITH),
+        without_cache=fit_polynomial(made, WITHOUT),
+        without_cache_by_theory=fit_by_theory(made),
+        square=fit_square(made),
         crossover_S=crossover,
         crossover_low_S=low,
         crossover_high_S=high,
@@ -216,18 +171,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
         ),
         theory_median_error_with_cache=_theory_error(made, WITH),
         theory_median_error_without_cache=_theory_error(made, WITHOUT),
+        arithmetic_from_S=_half({S: _arithmetic(bound) for S, bound in uncached.items()}),
+        attention_from_S=_half({S: _attention(bound) for S, bound in uncached.items()}),
         ceilings=figures,
         left_out=manifest.conditions["left_out"],
         noise=summarise_noise(sample.noise for sample in samples),
         unresolved=_unresolved(widest(found), manifest.conditions["precision"], len(samples)),
     )
-
-
-def times_of(points: Sequence[Point], arm: str) -> tuple[list[int], list[float]]:
-    """Contexts at which an arm was measured, and its steps in ms."""
-    pairs = [(p.S, p.per_token_ms_with_cache if arm == WITH else p.per_token_ms_without_cache) for p in points]
-    measured = [(S, ms) for S, ms in pairs if ms is not None]
-    return [S for S, _ in measured], [ms for _, ms in measured]
 
 
 def _point(
@@ -281,72 +231,40 @@ def theory_bytes(manifest: Manifest, S: int) -> tuple[int | None, int | None]:
     return both.used, both.allocated
 
 
-def _theory(manifest: Manifest, figures: LadderFigures | None) -> dict[tuple[str, int], float]:
-    """(arm, context) -> ms."""
+def _bounds(manifest: Manifest, figures: LadderFigures | None) -> dict[tuple[str, int], StepBound]:
+    """(arm, context) -> what theory says, part by part."""
     if figures is None:
         return {}
     rates = rates_from(figures, manifest.workload["dtype"])
-    return {key: step_bound(cost, rates).bound_ns / 1e6 for key, cost in step_costs(manifest).items()}
+    return {key: step_bound(cost, rates) for key, cost in step_costs(manifest).items()}
+
+
+def _attention(bound: StepBound) -> float:
+    """The share of a step that grows with the square of its length."""
+    return sum(part.bound_ns for name, part in bound.parts.items() if name in ATTENTION) / bound.bound_ns
+
+
+def _arithmetic(bound: StepBound) -> float:
+    """The share of a step in which arithmetic takes longer than moving its operands."""
+    busy = sum(part.compute_ns for part in bound.parts.values() if part.compute_ns >= part.bandwidth_ns)
+    return busy / bound.bound_ns
+
+
+def _half(shares: Mapping[int, float]) -> float | None:
+    """Where a share first passes one half, straight between neighbours over the logarithm of S; None if nowhere."""
+    for (S, share), (next_S, next_share) in pairwise(sorted(shares.items())):
+        if share < HALF <= next_share:
+            return float(S * (next_S / S) ** ((HALF - share) / (next_share - share)))
+    return None
 
 
 def _theory_error(points: Sequence[Point], arm: str) -> float | None:
-    pairs = [
-        (p.per_token_ms_with_cache, p.theory_ms_with_cache)
-        if arm == WITH
-        else (p.per_token_ms_without_cache, p.theory_ms_without_cache)
-        for p in points
-    ]
-    errors = [abs(theory - measured) / measured for measured, theory in pairs if measured and theory]
-    return float(np.median(errors)) if errors else None
-
-
-def _fit(points: Sequence[Point], arm: str) -> Fit:
-    """With a cache a + b S; without one a + b S + c S^2 (law 10)."""
-    S, ms = times_of(points, arm)
-    form = "α + β·S" if arm == WITH else "a + b·S + c·S²"
-    exponents = local_exponents(S, ms).tolist() if len(S) > 1 else []
-    try:
-        both = fit_cost(S, ms)
-    except InputError as error:
-        return Fit(
-            form=form,
-            coefficients_ms=[],
-            fitted_S=[],
-            held_out_errors={},
-            interleaved_error=None,
-            beyond_error=None,
-            r_squared=None,
-            local_exponents=exponents,
-            predicted_ms={},
-            reason=str(error),
-        )
-    fit: PolynomialFit = both.linear if arm == WITH else both.quadratic
-    predicted = dict(zip(S, fit.predict(S).tolist(), strict=True))
-    held_out = [int(x) for x in (*both.interleaved_x, *both.beyond_x)]
-    measured = dict(zip(S, ms, strict=True))
-    return Fit(
-        form=form,
-        coefficients_ms=list(fit.coefficients),
-        fitted_S=[int(x) for x in both.fitted_x],
-        held_out_errors={str(x): predicted[x] / measured[x] - 1 for x in held_out},
-        interleaved_error=fit.interleaved_error,
-        beyond_error=fit.beyond_error,
-        r_squared=fit.r_squared,
-        local_exponents=exponents,
-        predicted_ms={str(x): y for x, y in predicted.items()},
-        reason="",
-    )
-
-
-def _square(points: Sequence[Point]) -> Square | None:
-    """Least squares of gamma S^2 on the lower half of the contexts, relative as timing noise is."""
-    S, ms = times_of(points, WITHOUT)
-    half = len(S) // 2
-    if half < 2:
+    theory = theory_of(points, arm)
+    if not theory:
         return None
-    x = np.array(S[:half], np.float64) ** 2 / np.array(ms[:half])
-    gamma = float(x.sum() / (x * x).sum())
-    return Square(gamma_ms=gamma, fitted_S=S[:half], ratio_at_largest=gamma * S[-1] ** 2 / ms[-1], largest_S=S[-1])
+    _, measured = times_of(points, arm)
+    errors = [abs(expected - ms) / ms for ms, expected in zip(measured, theory, strict=True)]
+    return float(np.median(errors)) if errors else None
 
 
 def _crossover(

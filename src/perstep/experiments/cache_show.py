@@ -1,16 +1,20 @@
 """The findings of `cache` as tables, files, pictures and a headline."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from perstep.experiments.cache_findings import WITH, WITHOUT, CacheFindings, Fit, Point, times_of
+from perstep.experiments.cache_findings import CacheFindings
+from perstep.experiments.cache_fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.report import Table, to_csv
 from perstep.report.cache import LatencyCurve, MemoryCurves, latency_png, memory_png
 from perstep.report.format import interval, percent, plural, significant
 from perstep.report.words import render
 from perstep.runs import Manifest, encode_json
+
+FORETELLS = 0.10
+"""A claimed fit that misses a held-out point by more is said not to foretell."""
 
 
 def tables(manifest: Manifest, findings: CacheFindings) -> list[Table]:
@@ -28,14 +32,18 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
     memory = [name for name in Point.__struct_fields__ if name == "S" or "bytes" in name]
     latency = [name for name in Point.__struct_fields__ if name == "S" or name == "cache_bytes" or "bytes" not in name]
     facts = {"model": name_of(manifest), "cache": manifest.workload["cache"], "batch": manifest.workload["batch"]}
-    regime = change_of_regime(findings)
+    regimes = changes_of_regime(findings)
     return {
         "memory.json": encode_json({**facts, "points": _rows(findings, memory)}),
         "latency.json": encode_json(
             {
                 **facts,
                 "points": _rows(findings, latency),
-                "fits": {"with_cache": findings.with_cache, "without_cache": findings.without_cache},
+                "fits": {
+                    "with_cache": findings.with_cache,
+                    "without_cache": findings.without_cache,
+                    "without_cache_by_theory": findings.without_cache_by_theory,
+                },
                 "gamma_S2": findings.square,
                 "crossover": findings.crossover,
                 "left_out": findings.left_out,
@@ -44,13 +52,13 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
         "memory.csv": _csv(findings, memory).encode(),
         "latency.csv": _csv(findings, latency).encode(),
         "memory.png": _memory_png(manifest, findings),
-        "latency.png": _latency_png(manifest, findings, regime),
+        "latency.png": _latency_png(manifest, findings, regimes),
         "README.md": render(
             "cache.md",
             manifest=manifest,
             findings=findings,
             tables=tables(manifest, findings),
-            regime=regime,
+            regimes=[words for _, words in regimes],
             name=name_of(manifest),
         ),
     }
@@ -75,22 +83,38 @@ def name_of(manifest: Manifest) -> str:
     return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
 
 
-def change_of_regime(findings: CacheFindings) -> tuple[float, str] | None:
-    """Where the fitted curve without a cache changes its power within the measured range, and what changes there.
+def misses(fit: Fit) -> str:
+    """The held-out contexts that a fit misses by more than `FORETELLS`, as a list; empty where it foretells all."""
+    return ", ".join(S for S, error in fit.held_out_errors.items() if abs(error) > FORETELLS)
 
-    Below b/c the linear term of a + b S + c S^2 (every weight, for every position) is larger than the quadratic one
-    (every position with every other); below a/b the constant is.
+
+def changes_of_regime(findings: CacheFindings) -> list[tuple[float, str]]:
+    """Where a step without a cache changes its power within the measured range, and what changes there.
+
+    By theory, where it has a curve. Otherwise by the polynomial: below b/c its linear term (every weight, for every
+    position) is larger than the quadratic one (every position with every other); below a/b the constant is.
     """
-    fit = findings.without_cache
     S, _ = times_of(findings.points, WITHOUT)
-    if len(fit.coefficients_ms) != 3 or not S:
-        return None
-    a, b, c = fit.coefficients_ms
-    if b > 0 and c > 0 and S[0] < b / c < S[-1]:
-        return b / c, f"without a cache: c·S² overtakes b·S\nat S = {significant(b / c)}"
-    if a > 0 and b > 0 and S[0] < a / b < S[-1]:
-        return a / b, f"without a cache: b·S overtakes the constant\nat S = {significant(a / b)}"
-    return None
+    if not S:
+        return []
+    if findings.without_cache_by_theory is not None:
+        found = [
+            (findings.arithmetic_from_S, "by theory arithmetic takes\nmost of a step from S = {}"),
+            (findings.attention_from_S, "by theory attention takes\nmost of a step from S = {}"),
+        ]
+    elif len(findings.without_cache.coefficients_ms) == 3:
+        a, b, c = findings.without_cache.coefficients_ms
+        found = [
+            (a / b if min(a, b) > 0 else None, "by the fit b·S overtakes\nthe constant at S = {}"),
+            (b / c if min(b, c) > 0 else None, "by the fit c·S² overtakes\nb·S at S = {}"),
+        ]
+    else:
+        return []
+    return [
+        (at, f"without a cache: {words.format(significant(at, 2))}")
+        for at, words in found
+        if at is not None and S[0] < at < S[-1]
+    ]
 
 
 def _rows(findings: CacheFindings, names: list[str]) -> list[dict[str, Any]]:
@@ -154,8 +178,12 @@ def _memory(manifest: Manifest, findings: CacheFindings) -> Table:
 
 
 def _fits(findings: CacheFindings) -> Table:
+    fits = [("with a cache", findings.with_cache), ("without", findings.without_cache)]
+    if findings.without_cache_by_theory is not None:
+        fits.insert(1, ("without", findings.without_cache_by_theory))
     rows = []
-    for name, fit in (("with a cache", findings.with_cache), ("without", findings.without_cache)):
+    for name, fit in fits:
+        name += ", claimed" if fit.claimed else ", beside it"
         if fit.reason:
             rows.append([name, fit.form, "–", "–", "–", "–"])
             continue
@@ -163,24 +191,36 @@ def _fits(findings: CacheFindings) -> Table:
             [
                 name,
                 fit.form,
-                " ".join(f"{c:.3g}" for c in fit.coefficients_ms),
+                _coefficients(fit),
                 percent(fit.interleaved_error or 0.0),
                 percent(fit.beyond_error or 0.0),
                 f"{fit.r_squared:.4f}",
             ]
         )
-    notes = [
-        f"No fit {name}: {fit.reason}."
-        for name, fit in (("with a cache", findings.with_cache), ("without one", findings.without_cache))
-        if fit.reason
+    notes = [f"No fit {name}, {fit.form}: {fit.reason}." for name, fit in fits if fit.reason]
+    notes += [
+        f"{fit.form} ({name}) misses the held-out S = {missed} by more than {percent(FORETELLS, 0)}: "
+        "foretell nothing beyond the measured contexts from it."
+        for name, fit in fits
+        if fit.claimed and (missed := misses(fit))
     ]
+    if findings.without_cache_by_theory is not None:
+        notes.append(
+            "T(S) is theory's own curve, nothing of it fitted. κ: how many times as long as at the measured ceilings a "
+            "step takes to grow. a: what T's constant lacks (below 0: has too much)."
+        )
     return Table(
-        title="fits, judged on points they have not seen (coefficients in ms)",
-        header=["steps", "form", "coefficients", "error between", "error one octave beyond", "R²"],
+        title="fits, judged on contexts they have not seen (coefficients in ms; κ is a number)",
+        header=["steps", "form", "coefficients", "largest error between", "one octave beyond", "R²"],
         rows=rows,
         text_columns=frozenset({0, 1, 2}),
         notes=notes,
     )
+
+
+def _coefficients(fit: Fit) -> str:
+    names = [letter for letter in fit.form if letter in "αβabcκ"]
+    return ", ".join(f"{name} = {significant(c)}" for name, c in zip(names, fit.coefficients_ms, strict=True))
 
 
 def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
@@ -205,10 +245,10 @@ def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
     return memory_png(curves, title=title, preallocated=manifest.workload["capacity"] is not None)
 
 
-def _latency_png(manifest: Manifest, findings: CacheFindings, regime: tuple[float, str] | None) -> bytes:
+def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:
     curves = [
         _curve(findings, WITH, "with a cache", findings.with_cache),
-        _curve(findings, WITHOUT, "without", findings.without_cache),
+        _curve(findings, WITHOUT, "without", findings.without_cache_by_theory or findings.without_cache),
     ]
     S, ms = times_of(findings.points, WITH)
     grown = significant(ms[-1] / ms[0])
@@ -217,7 +257,7 @@ def _latency_png(manifest: Manifest, findings: CacheFindings, regime: tuple[floa
     if alone:
         longer = significant(alone_ms[-1] / dict(zip(S, ms, strict=True))[alone[-1]])
         title += f"; without one it is {longer}× as long at {alone[-1]:,}"
-    return latency_png(curves, title=title, crossover=findings.crossover_S, change_of_regime=regime)
+    return latency_png(curves, title=title, crossover=findings.crossover_S, changes_of_regime=regimes)
 
 
 def _curve(findings: CacheFindings, arm: str, label: str, fit: Fit) -> LatencyCurve:

@@ -2,7 +2,7 @@
 
 A virtual machine may report an L3 of 480 MiB of which it has a sliver, so no level is believed: bandwidth is
 measured at the very sizes that matter (a working set, a layer, a whole step's footprint), and a set takes the figure
-of the next larger size. Likewise the cost of a library call: hot, and right after so many bytes were read.
+of the nearest size. Likewise the cost of a library call: hot, and right after so many bytes were read.
 `measure_ceilings` in `ceilings.py` has the figures of named levels, which are kept between runs.
 """
 

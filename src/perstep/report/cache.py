@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 DARK, LIGHT, WARM = "#1f3b5c", "#5d93b8", "#a8611a"
 TITLE_WIDTH = 88  # characters of a line
-FEW_DECADES = 100.0  # below this span an axis has labels between its powers of ten
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,11 @@ def memory_png(curves: MemoryCurves, *, title: str, preallocated: bool) -> bytes
 
 
 def latency_png(
-    curves: Sequence[LatencyCurve], *, title: str, crossover: float | None, change_of_regime: tuple[float, str] | None
+    curves: Sequence[LatencyCurve],
+    *,
+    title: str,
+    crossover: float | None,
+    changes_of_regime: Sequence[tuple[float, str]],
 ) -> bytes:
     """One decode step against the context, with and without a cache.
 
@@ -106,12 +109,10 @@ def latency_png(
         curves: with a cache, then without.
         title: the finding.
         crossover: the context where the curves cross, if they do.
-        change_of_regime: where a fitted curve changes its power, and what changes there.
+        changes_of_regime: where a curve changes its power, in rising order, and what changes there.
     """
 
     def draw(figure: "Figure") -> None:
-        from matplotlib.ticker import LogLocator
-
         ax = figure.subplots()
         for curve, colour, marker in zip(curves, (DARK, WARM), ("o", "s"), strict=True):
             _curve(ax, curve, colour, marker)
@@ -119,13 +120,12 @@ def latency_png(
         _log_axes(ax, contexts, "ms for one decode step")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         low, high = ax.get_ylim()
-        ax.set_ylim(low / 1.3, high * 1.3)
-        if high / low < FEW_DECADES:
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.set_ylim(low / 1.3, high * (1.3 + len(changes_of_regime)))
+        said = [*changes_of_regime]
         if crossover is not None:
-            _say(ax, crossover, f"crossover at S = {significant(crossover)}")
-        if change_of_regime is not None:
-            _say(ax, *change_of_regime)
+            said.append((crossover, f"crossover at S = {significant(crossover)}"))
+        for line, (at, words) in enumerate(said):
+            _say(ax, at, words, line)
         ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=10.5)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
 
@@ -161,7 +161,7 @@ def _curve(ax: "Axes", curve: LatencyCurve, colour: str, marker: str) -> None:
 
 
 def _log_axes(ax: "Axes", contexts: Sequence[int], unit: str) -> None:
-    from matplotlib.ticker import NullFormatter, NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
@@ -171,19 +171,20 @@ def _log_axes(ax: "Axes", contexts: Sequence[int], unit: str) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("S, positions held in the cache before the step")
     ax.set_ylabel(unit)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     ax.grid(visible=True, color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["right", "top"]].set_visible(False)
 
 
-def _say(ax: "Axes", at: float, words: str) -> None:
+def _say(ax: "Axes", at: float, words: str, line: int) -> None:
     ax.axvline(at, color="#777777", linewidth=0.9, linestyle="--")
     left, right = ax.get_xlim()
     middle = (left * right) ** 0.5
     ax.annotate(
         words,
         (at, ax.get_ylim()[1]),
-        xytext=(-5 if at > middle else 5, -4),
+        xytext=(-5 if at > middle else 5, -4 - 26 * line),
         textcoords="offset points",
         fontsize=8.5,
         va="top",

@@ -87,8 +87,8 @@ def estimate_cells(costs: ArrayLike, reference: int, rng: np.random.Generator, *
     x = merge_rounds(x, merged_by)
     estimate = _cell_costs(x[None], reference)[0]
     if x.shape[0] < MIN_MERGED_ROUNDS or not independent:
-        reason = f"{x.shape[0] if independent else 0} independent rounds; an interval needs {MIN_MERGED_ROUNDS}"
-        return Cells(estimate, None, merged_by, reason)
+        few = f"{x.shape[0]} independent rounds" if independent else "the rounds resemble their neighbours too much"
+        return Cells(estimate, None, merged_by, f"{few}; an interval needs {MIN_MERGED_ROUNDS}")
     block = max(1, _RESAMPLED_AT_ONCE // x.size)
     blocks = []
     for start in range(0, resamples, block):

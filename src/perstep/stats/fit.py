@@ -1,9 +1,10 @@
 """How a cost grows with a size: fits, local exponents, where two curves cross.
 
-Law 10: a fit has a constant, a linear and (if that predicts better) a quadratic term, and is
-judged on points it did not see: interleaved ones and the octave beyond. R^2 stands beside
-and decides nothing. Errors are relative, because timing noise is, and so are the weights of
-the least squares. "None in range" is an answer; curves are never extended to make them cross.
+Law 10: a fit has a constant, a linear and (if that predicts better) a quadratic term, or a
+constant and a multiple of a curve that theory gives, and is judged on points it did not see:
+interleaved ones and the octave beyond. R^2 stands beside and decides nothing. Errors are
+relative, because timing noise is, and so are the weights of the least squares. "None in range"
+is an answer; curves are never extended to make them cross.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # The simpler fit stays unless the quadratic term takes away at least this share of its error.
 _WORTH_A_TERM = 0.1
 _MIN_FITTED = 4  # three terms and one to spare
+_MIN_SCALED = 3  # two and one to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,39 @@ class PolynomialFit:
             x: sizes, of any shape.
         """
         return np.asarray(np.polynomial.polynomial.polyval(np.asarray(x, dtype=np.float64), self.coefficients))
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledFit:
+    """cost = offset + scale x curve, where the curve was given; fitted to some points and judged on others.
+
+    Attributes:
+        offset: in the unit of the cost.
+        scale: costs for each unit of the curve.
+        interleaved_error: largest relative error at held-out points between the fitted ones.
+        beyond_error: largest relative error at held-out points in the octave beyond them.
+        r_squared: of the fitted points, unweighted.
+        fitted_x: sizes the fit saw.
+        interleaved_x: held-out sizes between them.
+        beyond_x: held-out sizes in the octave beyond them.
+    """
+
+    offset: float
+    scale: float
+    interleaved_error: float
+    beyond_error: float
+    r_squared: float
+    fitted_x: tuple[float, ...]
+    interleaved_x: tuple[float, ...]
+    beyond_x: tuple[float, ...]
+
+    def predict(self, curve: ArrayLike) -> NDArray[np.float64]:
+        """The fitted cost.
+
+        Args:
+            curve: what was given for a size, of any shape.
+        """
+        return self.offset + self.scale * np.asarray(curve, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +138,7 @@ def fit_cost(x: ArrayLike, cost: ArrayLike) -> CostFit:
         InputError: if shapes differ, values are out of range, or too few points are left to fit.
     """
     sizes, costs = _curve(x, cost)
-    beyond = sizes > sizes[-1] / 2
-    interleaved = np.zeros_like(beyond)
-    interleaved[1 : beyond.argmax() - 1 : 2] = True
-    fitted = ~beyond & ~interleaved
-    if fitted.sum() < _MIN_FITTED or not interleaved.any():
-        raise InputError(
-            f"sizes {[float(s) for s in sizes]} leave {int(fitted.sum())} to fit beside the held-out ones; "
-            f"{_MIN_FITTED} are needed, so measure more sizes below half the largest"
-        )
+    fitted, interleaved, beyond = _split(sizes, _MIN_FITTED)
     linear, quadratic = (_fit(sizes, costs, degree, fitted, interleaved, beyond) for degree in (1, 2))
     better = _worst(quadratic) < (1 - _WORTH_A_TERM) * _worst(linear)
     return CostFit(
@@ -121,6 +148,39 @@ def fit_cost(x: ArrayLike, cost: ArrayLike) -> CostFit:
         fitted_x=tuple(sizes[fitted].tolist()),
         interleaved_x=tuple(sizes[interleaved].tolist()),
         beyond_x=tuple(sizes[beyond].tolist()),
+    )
+
+
+def fit_scaled(x: ArrayLike, cost: ArrayLike, curve: ArrayLike) -> ScaledFit:
+    """Fit a cost to a constant and a multiple of a given curve; points are held out as by `fit_cost`.
+
+    For a cost whose shape theory gives, with the places where it bends, but neither what theory leaves out nor how
+    near a library comes to it.
+
+    Args:
+        x: [points] different sizes, not negative, at least three of them left to fit: 5 if each
+            is twice the one before.
+        cost: [points] cost at each, above 0.
+        curve: [points] what theory gives for each, above 0, in any unit.
+
+    Raises:
+        InputError: if shapes differ, values are out of range, or too few points are left to fit.
+    """
+    sizes, costs = _curve(x, cost)
+    _, shape = _curve(x, curve)
+    fitted, interleaved, beyond = _split(sizes, _MIN_SCALED)
+    found, interleaved_error, beyond_error, r_squared = _solve(
+        np.stack([np.ones_like(shape), shape / shape.max()], axis=1), costs, fitted, interleaved, beyond
+    )
+    return ScaledFit(
+        float(found[0]),
+        float(found[1] / shape.max()),
+        interleaved_error,
+        beyond_error,
+        r_squared,
+        tuple(sizes[fitted].tolist()),
+        tuple(sizes[interleaved].tolist()),
+        tuple(sizes[beyond].tolist()),
     )
 
 
@@ -222,16 +282,43 @@ def _fit(
 ) -> PolynomialFit:
     scale = x[fitted].max()  # keeps the columns of the least squares of like size
     powers = np.vander(x / scale, degree + 1, increasing=True)
-    scaled = np.linalg.lstsq(powers[fitted] / y[fitted, None], np.ones(int(fitted.sum())), rcond=None)[0]
-    error = np.abs(powers @ scaled - y) / y
-    residuals, deviations = (powers @ scaled - y)[fitted], y[fitted] - y[fitted].mean()
-    spread = float((deviations**2).sum())
+    scaled, interleaved_error, beyond_error, r_squared = _solve(powers, y, fitted, interleaved, beyond)
     return PolynomialFit(
         coefficients=tuple(float(c) for c in scaled / scale ** np.arange(degree + 1)),
-        interleaved_error=float(error[interleaved].max()),
-        beyond_error=float(error[beyond].max()),
-        r_squared=1 - float((residuals**2).sum()) / spread if spread > 0 else 1.0,
+        interleaved_error=interleaved_error,
+        beyond_error=beyond_error,
+        r_squared=r_squared,
     )
+
+
+def _solve(
+    columns: NDArray[np.float64],
+    y: NDArray[np.float64],
+    fitted: NDArray[np.bool_],
+    interleaved: NDArray[np.bool_],
+    beyond: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], float, float, float]:
+    """Least squares of relative errors: a factor for each column, the two held-out errors, and R^2."""
+    factors = np.linalg.lstsq(columns[fitted] / y[fitted, None], np.ones(int(fitted.sum())), rcond=None)[0]
+    error = np.abs(columns @ factors - y) / y
+    residuals, deviations = (columns @ factors - y)[fitted], y[fitted] - y[fitted].mean()
+    spread = float((deviations**2).sum())
+    r_squared = 1 - float((residuals**2).sum()) / spread if spread > 0 else 1.0
+    return np.asarray(factors, dtype=np.float64), float(error[interleaved].max()), float(error[beyond].max()), r_squared
+
+
+def _split(sizes: NDArray[np.float64], least: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of rising sizes are fitted, held out between those, and held out in the octave beyond."""
+    beyond = sizes > sizes[-1] / 2
+    interleaved = np.zeros_like(beyond)
+    interleaved[1 : beyond.argmax() - 1 : 2] = True
+    fitted = ~beyond & ~interleaved
+    if fitted.sum() < least or not interleaved.any():
+        raise InputError(
+            f"sizes {[float(s) for s in sizes]} leave {int(fitted.sum())} to fit beside the held-out ones; "
+            f"{least} are needed, so measure more sizes below half the largest"
+        )
+    return fitted, interleaved, beyond
 
 
 def _worst(fit: PolynomialFit) -> float:

@@ -11,6 +11,7 @@ from perstep.theory.backends import (
     TRANSFORMERS_EAGER,
     TRANSFORMERS_STATIC,
     Backend,
+    Packing,
 )
 from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
 from perstep.theory.cost import Cost, StepCost
@@ -37,6 +38,7 @@ __all__ = [
     "Mlp",
     "ModelShape",
     "Norm",
+    "Packing",
     "Parameters",
     "Precision",
     "QKNorm",

@@ -12,6 +12,30 @@ from perstep.theory.parts import PARTS
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Which products of several rows a library carries out on weights as they lie, without packing them.
+
+    Attributes:
+        most_products: up to so many multiply-adds, where the numbers of one input lie together.
+        most_results: besides, up to so many results, where those of one output do.
+        least_rows: fewer are multiplied as vectors are, without packing.
+        most_bytes: larger weights lie output by output, as they are stored in a file; so do those with fewer outputs
+            than inputs.
+    """
+
+    most_products: int
+    most_results: int
+    most_bytes: int
+    least_rows: int
+
+    def packs(self, rows: float, inputs: int, outputs: int, number: int) -> bool:
+        """Whether `rows` rows times weights [inputs, outputs] of `number` bytes each pack the weights."""
+        by_output = outputs < inputs or inputs * outputs * number > self.most_bytes
+        small = rows * inputs * outputs <= self.most_products and not (by_output and rows * outputs > self.most_results)
+        return rows >= self.least_rows and not small
+
+
+@dataclass(frozen=True)
 class Backend:
     """One way of carrying out a step.
 
@@ -25,6 +49,11 @@ class Backend:
             forbids thrown away; otherwise they are skipped, half of a long prefill (Dao 2023).
         keeps_scores: scores are written to memory and read again; otherwise they stay in the kernel (Dao et
             al. 2022).
+        softmax_reads: how often kept scores are read in `attn.softmax`, once by each call that goes over them.
+        softmax_writes: how often they are written.
+        scores_in_place: mask and softmax write where they read, so that they touch half as many bytes.
+        packing: when a product of several rows first copies its weights into an order of its own (Goto and van de
+            Geijn 2008); None: no such copy is counted.
         copies_cache: appending copies all that is held (a concatenation).
         repeats_kv: keys and values are copied out to every query head before the products.
         masks_decode: a mask is built and applied even for one new position, which needs none.
@@ -37,6 +66,10 @@ class Backend:
     bias_calls: int = 0
     computes_masked: bool = True
     keeps_scores: bool = True
+    softmax_reads: int = 1
+    softmax_writes: int = 1
+    scores_in_place: bool = False
+    packing: Packing | None = None
     copies_cache: bool = False
     repeats_kv: bool = False
     masks_decode: bool = False
@@ -53,6 +86,10 @@ class Backend:
             return self.calls_many_rows[part]
         return self.calls.get(part, 0)
 
+
+_MKL = Packing(most_products=0, most_results=0, most_bytes=0, least_rows=4)
+"""torch's products from four rows on pack their weights, whatever their size, unless that was done beforehand
+(`cblas_gemm_pack` in MKL's reference); the README has the figures."""
 
 IDEAL = Backend("ideal", computes_masked=False, keeps_scores=False)
 """The least that must be done: nothing computed in vain, nothing moved twice, calls free."""
@@ -77,8 +114,13 @@ REFERENCE = Backend(
     },
     calls_many_rows={"norm": 6},
     bias_calls=1,
+    softmax_reads=4,  # maximum, subtraction, exponential, sum
+    softmax_writes=2,
+    scores_in_place=True,
+    packing=Packing(most_products=100**3, most_results=1200, most_bytes=1 << 20, least_rows=2),
 )
-"""The built-in NumPy decoder."""
+"""The built-in NumPy decoder. When its OpenBLAS packs is written in `sgemm_small_kernel_permit_skylakex.c`, for
+processors with AVX-512; how the decoder stores a weight, in `laid_out`."""
 
 _LLAMA_CALLS = {
     "embed": 10,  # positions and their sines and cosines, once a step
@@ -97,7 +139,14 @@ _LLAMA_CALLS = {
     "sample": 1,
 }
 
-TRANSFORMERS = Backend("transformers", calls=_LLAMA_CALLS, computes_masked=False, keeps_scores=False, copies_cache=True)
+TRANSFORMERS = Backend(
+    "transformers",
+    calls=_LLAMA_CALLS,
+    computes_masked=False,
+    keeps_scores=False,
+    copies_cache=True,
+    packing=_MKL,
+)
 """transformers 5 on a CPU with its defaults, fused attention and a dynamic cache; calls counted on Llama."""
 
 TRANSFORMERS_STATIC = Backend(
@@ -106,6 +155,7 @@ TRANSFORMERS_STATIC = Backend(
     keeps_scores=False,
     masks_decode=True,
     attends_capacity=True,
+    packing=_MKL,
 )
 """The same with a static cache: appending in place, attention over all that was allocated."""
 
@@ -116,5 +166,6 @@ TRANSFORMERS_EAGER = Backend(
     copies_cache=True,
     repeats_kv=True,
     masks_decode=True,
+    packing=_MKL,
 )
 """transformers with `attn_implementation="eager"` and a dynamic cache; calls with fewer key/value than query heads."""

@@ -27,6 +27,8 @@ class Cost:
         activation_write_bytes: everything else that is written.
         calls: library calls.
         working_set_bytes: activations that one occurrence touches; of two costs together the larger.
+        packed_bytes: weights that the library copies into an order of its own before a product of several rows, once
+            read and once written; the product begins after it.
     """
 
     matmul_flops: int = 0
@@ -39,6 +41,7 @@ class Cost:
     activation_write_bytes: int = 0
     calls: int = 0
     working_set_bytes: int = 0
+    packed_bytes: float = 0
 
     @property
     def flops(self) -> int:
@@ -58,7 +61,7 @@ class Cost:
     @property
     def total_bytes(self) -> float:
         """All bytes moved."""
-        return self.streamed_bytes + self.activation_bytes
+        return self.streamed_bytes + self.activation_bytes + self.packed_bytes
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -72,6 +75,7 @@ class Cost:
             self.activation_write_bytes + other.activation_write_bytes,
             self.calls + other.calls,
             max(self.working_set_bytes, other.working_set_bytes),
+            self.packed_bytes + other.packed_bytes,
         )
 
     def __mul__(self, times: int) -> "Cost":
@@ -87,6 +91,7 @@ class Cost:
             self.activation_write_bytes * times,
             self.calls * times,
             self.working_set_bytes,
+            self.packed_bytes * times,
         )
 
 

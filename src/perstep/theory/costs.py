@@ -163,6 +163,7 @@ class _Formulas:
             vector=vector,
             special=special,
             weights=qkv_parameters(self.shape),
+            packed=self.packed(self.N, (self.D, width)),
             read=self.N * self.D,
             write=self.N * width,
             biases=self.shape.qkv_bias,
@@ -196,7 +197,10 @@ class _Formulas:
         if not self.has_mask:
             return Cost()
         kept = self.kept(scores)
-        return self.cost("attn.mask.apply", vector=scores, read=kept + self.T * L, write=kept)
+        mask = self.T * L
+        return self.cost(
+            "attn.mask.apply", vector=scores, read=kept + mask, write=kept, working=self.touched(kept) + mask
+        )
 
     def softmax(self, scores: int) -> Cost:
         """Maximum, subtraction, exponential and sum; the division comes after the weighted sum, over fewer numbers."""
@@ -207,8 +211,9 @@ class _Formulas:
             vector=3 * scores + 3 * sinks,
             special=scores + sinks,
             weights=self.H * self.shape.sinks,
-            read=kept,
-            write=kept,
+            read=kept * self.backend.softmax_reads,
+            write=kept * self.backend.softmax_writes,
+            working=self.touched(kept),
         )
 
     def weighted_sum(self, scores: int, L: int) -> Cost:
@@ -239,6 +244,7 @@ class _Formulas:
             matmul=2 * self.N * self.Q * self.D,
             vector=self.N * self.D * (1 + self.shape.out_bias),
             weights=out_parameters(self.shape),
+            packed=self.packed(self.N, (self.Q, self.D)),
             read=self.N * (self.Q + self.D),
             write=self.N * self.D,
             biases=self.shape.out_bias,
@@ -251,11 +257,16 @@ class _Formulas:
         if not mlp.experts:
             return residual + self.expert(mlp, mlp.width, self.N, weights=one)
         touched = expected_experts(mlp.experts, mlp.active, self.N)
-        work = residual + self.router(mlp) + self.expert(mlp, mlp.width, self.N * mlp.active, weights=touched * one)
+        tokens = self.N * mlp.active
+        work = residual + self.router(mlp) + self.expert(mlp, mlp.width, tokens, weights=touched * one, experts=touched)
         return work + self.expert(mlp, mlp.shared_width, self.N) if mlp.shared_width else work
 
-    def expert(self, mlp: Mlp, width: int, tokens: int, weights: float = 0) -> Cost:
-        """[tokens, D] times [D, I], twice if gated (Shazeer 2020), the activation, and back to D."""
+    def expert(self, mlp: Mlp, width: int, tokens: int, weights: float = 0, experts: float = 1) -> Cost:
+        """[tokens, D] times [D, I], twice if gated (Shazeer 2020), the activation, and back to D.
+
+        The tokens are shared out among so many `experts`. Gate and up count as one matrix, as the built-in decoder
+        holds them.
+        """
         inner = 2 if mlp.gated else 1
         vector, special = ACTIVATIONS[mlp.activation]
         numbers = tokens * width
@@ -266,6 +277,7 @@ class _Formulas:
             vector=numbers * (vector + inner - 1) + biases,
             special=numbers * special,
             weights=weights,
+            packed=experts * self.packed(tokens / experts, (self.D, inner * width), (width, self.D)),
             read=tokens * self.D + (inner + 1) * numbers,
             write=tokens * self.D + (inner + 1) * numbers,
         )
@@ -293,6 +305,7 @@ class _Formulas:
             vector=logits * (bias + 2 * self.shape.softcap_logits),
             special=logits * self.shape.softcap_logits,
             weights=self.shape.vocab * (self.D + bias),
+            packed=self.packed(self.R, (self.D, self.shape.vocab)),
             read=self.R * self.D,
             write=logits,
             biases=bias,
@@ -307,6 +320,16 @@ class _Formulas:
         """Scores that pass through memory between parts."""
         return scores * self.backend.keeps_scores
 
+    def touched(self, kept: int) -> int:
+        """Kept scores that one call reads and writes: twice as many where it writes elsewhere."""
+        return kept if self.backend.scores_in_place else 2 * kept
+
+    def packed(self, rows: float, *weights: tuple[int, int]) -> int:
+        """Numbers read and written to pack weights [inputs, outputs] for products of so many rows."""
+        if (packing := self.backend.packing) is None:
+            return 0
+        return sum(2 * k * n for k, n in weights if packing.packs(rows, k, n, self.weight))
+
     def cost(
         self,
         part: str | None,
@@ -319,10 +342,15 @@ class _Formulas:
         cache_write: int = 0,
         read: int = 0,
         write: int = 0,
+        packed: float = 0,
+        working: int | None = None,
         rows: int | None = None,
         biases: int = 0,
     ) -> Cost:
-        """Numbers to bytes, and the calls of a part (None: it belongs to one that is counted elsewhere)."""
+        """Numbers to bytes, and the calls of a part (None: it belongs to one that is counted elsewhere).
+
+        `working`: numbers that are touched together, where they are not all that are read and written.
+        """
         calls = self.backend.calls_of(part, rows or self.N) + biases * self.backend.bias_calls if part else 0
         return Cost(
             matmul_flops=matmul,
@@ -334,7 +362,8 @@ class _Formulas:
             activation_read_bytes=read * self.number,
             activation_write_bytes=write * self.number,
             calls=calls,
-            working_set_bytes=(read + write) * self.number,
+            working_set_bytes=(read + write if working is None else working) * self.number,
+            packed_bytes=packed * self.weight,
         )
 
     def resident_bytes(self, parts: dict[str, Cost]) -> int:

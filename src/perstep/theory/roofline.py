@@ -1,4 +1,4 @@
-"""The least time of a part: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call.
+"""The least time of a part: max(FLOPs / peak, bytes / bandwidth) + packing + calls x cost of a call.
 
 The roofline of Williams et al. 2009, with the level of a byte given by its reuse distance (Mattson et al. 1970):
 weights and cache are touched once a step, so they come from the nearest level that holds the whole step's
@@ -75,13 +75,14 @@ class Rates:
 class Bound:
     """The least time of a part, and what it is made of.
 
-    `binds` names the largest term: `compute`, `bandwidth@LEVEL` or `dispatch`. `bound_ns` is the larger of
-    `compute_ns` and `bandwidth_ns`, plus `dispatch_ns`.
+    `binds` names the largest term: `compute`, `bandwidth@LEVEL`, `packing` or `dispatch`. `bound_ns` is the larger of
+    `compute_ns` and `bandwidth_ns`, plus `packing_ns`, which comes before the products, and `dispatch_ns`.
     """
 
     bound_ns: float
     compute_ns: float
     bandwidth_ns: float
+    packing_ns: float
     dispatch_ns: float
     binds: str
 
@@ -125,11 +126,13 @@ def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level, call_
     )
     streamed_s, near_s = cost.streamed_bytes / streamed_from.bytes_per_s, cost.activation_bytes / near.bytes_per_s
     compute_ns, bandwidth_ns = compute_s * 1e9, (streamed_s + near_s) * 1e9
+    packing_ns = cost.packed_bytes / streamed_from.bytes_per_s * 1e9
     dispatch_ns = cost.calls * (rates.dispatch_ns if call_ns is None else call_ns)
     terms = {
         "compute": compute_ns,
         f"bandwidth@{(streamed_from if streamed_s >= near_s else near).name}": bandwidth_ns,
+        "packing": packing_ns,
         "dispatch": dispatch_ns,
     }
-    bound_ns = max(compute_ns, bandwidth_ns) + dispatch_ns
-    return Bound(bound_ns, compute_ns, bandwidth_ns, dispatch_ns, max(terms, key=terms.__getitem__))
+    bound_ns = max(compute_ns, bandwidth_ns) + packing_ns + dispatch_ns
+    return Bound(bound_ns, compute_ns, bandwidth_ns, packing_ns, dispatch_ns, max(terms, key=terms.__getitem__))
