@@ -1,5 +1,6 @@
 """The `depth` experiment: known delays become known slopes, and what ran is what the mask says."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -15,6 +16,7 @@ from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import depth, pipeline
 from perstep.experiments.depth import Plan
 from perstep.experiments.knobs import KnobFindings, Sample
+from perstep.experiments.knobs.latency_model import fit_stage
 from perstep.experiments.knobs.records import results_schema
 from perstep.measure import FakeClock
 from perstep.targets.reference import model as decoder
@@ -115,6 +117,26 @@ def test_the_names_are_those_that_were_promised(four: Path, clock: FakeClock, tm
     readme = (report.folder / "README.md").read_text()
     assert "| 2 of 4 | 50.0 % | 66.7 % | 66.7 % |" in readme
     assert "33.3% of a decode forward does not shrink with the blocks" in readme
+
+
+def test_a_change_of_slope_is_named_with_its_place(four: Path, clock: FakeClock) -> None:
+    """Table, text and headline say where it is, what a block costs on either side, and the least fixed share."""
+    made = session(four, clock)
+    findings = found(made)
+    knob = [float(n) for n in range(1, 17)]
+    cost_ms = [2 + 0.4 * n + 0.2 * max(n - 6, 0) for n in knob]
+    findings.fits["decode_per_forward"] = fit_stage(knob, cost_ms, may_bend=True)
+    weights = [s.weight_bytes for s in findings.summary]
+    assert all(more - less == weights[1] - weights[0] > 0 for less, more in itertools.pairwise(weights))
+    words = "beyond 6.0 blocks (95 % interval 6.0 to 6.0) a block adds 0.600 instead of 0.400 ms to a decode forward"
+    assert any(words in note for table in depth.tables(made.manifest, findings) for note in table.notes)
+    readme = depth.files(made.manifest, findings)["README.md"].decode()
+    assert "or 0.600 ms for each of them beyond 6.0" in readme
+    assert "at least 19.2 % at the largest depth measured" in readme
+    assert "Depths above 9.00, predicted from those up to it, are off by at most 0.0 %" in readme
+    summary = depth.summary(findings)
+    assert summary["knee"] == 6
+    assert summary["headline"].startswith("at least 19.2% of a decode forward does not shrink")
 
 
 def test_the_published_schema_is_up_to_date() -> None:

@@ -169,25 +169,61 @@ def test_a_bend_is_seen_beyond_the_range() -> None:
     assert fit_stage(x, [1 + v * v for v in x]).curved
     straight = fit_stage(x, [1 + v for v in x])
     assert not straight.curved
+    assert straight.curve is None
     assert straight.beyond_error == pytest.approx(0, abs=1e-9)
 
 
+def test_five_doublings_are_enough_to_see_a_curve() -> None:
+    """Leaving out point after point, where no octave can be spared; the curve stands beside the line."""
+    x = [64.0, 128.0, 256.0, 512.0, 1024.0]
+    fit = fit_stage(x, [2 + 0.02 * n + 6e-5 * n * n for n in x])
+    assert fit.curve is not None
+    assert fit.curve.coefficients_ms == pytest.approx([2, 0.02, 6e-5])
+    assert fit.curve.heldout_error == pytest.approx(0, abs=1e-9)
+    assert fit.heldout_error is not None
+    assert fit.heldout_error > 0.5
+    assert fit_stage(x, [2 + 0.02 * n for n in x]).curved is False
+    assert fit_stage(x, [1.0, 1.01, 0.99, 1.01, 1.0]).curved is False
+    assert fit_stage(x[:4], [2 + 6e-5 * n * n for n in x[:4]]).curved is None
+
+
+def test_one_change_of_slope_is_told_where_it_is_sought() -> None:
+    """Its fit, its least fixed share with an interval from rounds, and its error beyond; a curve is not looked at."""
+    x = [float(n) for n in range(1, 17)]
+    cost = [2 + 0.4 * n + 0.2 * max(n - 6, 0) for n in x]
+    fit = fit_stage(x, cost, np.outer(np.ones(40), cost), may_bend=True)
+    assert fit.knee is not None
+    assert (fit.knee.at, fit.knee.slope_beyond_ms, fit.slope_ms, fit.intercept_ms) == pytest.approx((6, 0.6, 0.4, 2))
+    assert fit.knee.line_heldout_error > 0.03 > 0.001 > fit.knee.line_r_squared - 0.999
+    assert [fit.at(n) for n in x] == pytest.approx(cost)
+    shares = (fit.fixed_share, fit.fixed_share_ci_low, fit.fixed_share_ci_high)
+    assert shares == pytest.approx((2 / cost[-1],) * 3)
+    assert (fit.r_squared, fit.heldout_error, fit.beyond_error) == pytest.approx((1, 0, 0), abs=1e-9)
+    assert (fit.curved, fit.knee.beyond_from) == (None, 9)
+    unasked = fit_stage(x, cost)
+    assert unasked.knee is None
+    assert unasked.heldout_error == pytest.approx(fit.knee.line_heldout_error)
+
+
+def test_the_model_has_a_term_for_blocks_beyond_a_change_of_slope() -> None:
+    """Linear in named terms, among lengths too; below the place the term is nothing."""
+    rows = [row(num_active_blocks=b) for b in range(1, 17)] + [
+        row(num_active_blocks=b, num_input_text_tokens=64) for b in (4, 16)
+    ]
+    for one in rows:
+        one.decode_ms += 0.5 * max(one.num_active_blocks - 6, 0)
+    model = fit_latency_model(rows)
+    decode = model.stages["decode_per_forward"]
+    assert decode.knee == 6
+    assert decode.terms == pytest.approx(
+        {"1": 1, "blocks": 2, "blocks beyond 6": 0.5, "tokens": 0, "blocks x tokens": 0}, abs=1e-9
+    )
+    assert model.predict("decode_per_forward", row(num_active_blocks=12)) == pytest.approx(28)
+    assert model.predict("decode_per_forward", row(num_active_blocks=5)) == pytest.approx(11)
+    assert model.stages["prefill"].knee is None
+
+
 # Output and context
-
-
-@pytest.fixture
-def ticking(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    """A clock on which a forward takes 1 µs for each position that it attends to."""
-    from perstep.targets.reference import model
-
-    clock, mlp = FakeClock(), model.mlp
-
-    def slow(layer: Any, b: Any, mark: Any) -> None:
-        clock.advance(500 * b.scores_BKXRL.shape[-1])
-        mlp(layer, b, mark)
-
-    monkeypatch.setattr(model, "mlp", slow)
-    return clock
 
 
 def test_output_divides_by_forwards_and_shows_what_tokens_would_give(tiny_llama: Path, ticking: FakeClock) -> None:

@@ -225,3 +225,39 @@ def test_output_of_a_transformers_model(tmp_path: Path) -> None:
     assert findings.invalid == ""
     assert len(findings.positions_ms) == 4
     holds_to_the_schema(findings)
+
+
+def test_memory_that_runs_out_before_measuring_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error that torch has for it, of several lines; any other of its errors stays what it is."""
+    arch = architecture(tmp_path, "llama")
+    words = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"
+
+    def exhausted(*_args: Any, **_options: Any) -> None:
+        raise RuntimeError(f"{words}\nmore")
+
+    monkeypatch.setattr("perstep.experiments.knobs.torch_runner.record", exhausted)
+    with pytest.raises(MemoryError) as told:
+        depth.prepare(depth.Plan(arch=arch, **SMALL), no_progress, FakeClock())
+    assert str(told.value) == words
+    words = "another error"
+    with pytest.raises(RuntimeError, match="another error"):
+        depth.prepare(depth.Plan(arch=arch, **SMALL), no_progress, FakeClock())
+
+
+def test_a_text_needs_a_tokenizer(tmp_path: Path) -> None:
+    """Random weights have none."""
+    (tmp_path / "text.txt").write_text("some text")
+    plan = depth.Plan(arch=architecture(tmp_path, "llama"), text=tmp_path / "text.txt", **SMALL)
+    with pytest.raises(
+        InputError, match=r"^--text .*text\.txt: .* has random weights and no tokenizer; leave --text out"
+    ):
+        depth.prepare(plan, no_progress, FakeClock())
+
+
+def test_settings_that_do_not_go_together_are_one_line(tmp_path: Path) -> None:
+    """A constructor's own error, of whichever kind, with its name where it says a name alone."""
+    arch = architecture(tmp_path, "llama", rope_parameters={"rope_type": "nonsense", "rope_theta": 1e4})
+    with pytest.raises(InputError, match=r"^transformers cannot build this model: KeyError 'nonsense'"):
+        context.prepare(context.Plan(arch=arch, **SMALL), no_progress, FakeClock())

@@ -40,21 +40,6 @@ def ids(count: int) -> dict[str, list[int]]:
     return {"ids": [3 + i % 5 for i in range(count)]}
 
 
-@pytest.fixture
-def ticking(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    """A clock on which a forward of the two layers takes 1 µs for each position that it attends to."""
-    from perstep.targets.reference import model
-
-    clock, mlp = FakeClock(), model.mlp
-
-    def slow(layer: Any, b: Any, mark: Any) -> None:
-        clock.advance(500 * b.scores_BKXRL.shape[-1])
-        mlp(layer, b, mark)
-
-    monkeypatch.setattr(model, "mlp", slow)
-    return clock
-
-
 def test_each_prompt_has_its_own_positions(tiny_llama: Path, tmp_path: Path, ticking: FakeClock) -> None:
     """Prompts of 4 and 16 tokens: estimates are the means of theirs, samples are filed under their own length."""
     path = written(tmp_path, ids(4), "", ids(16))

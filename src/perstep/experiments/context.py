@@ -6,7 +6,7 @@ what the model is given, not computed from the size of an image. Text lengths ar
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,27 +26,25 @@ from perstep.experiments.knobs import (
     Sample,
     Subject,
     Work,
-    analyse_knob,
     headlines,
-    parts,
-    picture,
     prepare_models,
-    readme,
     tables_of,
 )
+from perstep.experiments.knobs import analyse_knob as analyse
 from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, check_fits
 from perstep.experiments.knobs.session import is_out_of_memory, out_of_memory
 from perstep.experiments.knobs.show import (
+    doubt,
     fit_note,
-    knob_panel,
-    latency_model_json,
+    knob_files,
+    line,
     number,
     one_table,
-    samples_csv,
+    stage_panels,
     step_interval,
     subject,
-    summary_csv,
 )
+from perstep.experiments.knobs.show import summary_csv as csv
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
@@ -76,7 +74,7 @@ class Plan(KnobOptions):
     given, otherwise none]"""
 
     image_size: Counts | None = None
-    """Pixels a side of each image: a list or a range, for models that take any size."""
+    """Pixels a side of each image: a list or a range, for models that take any size or cut images into tiles."""
 
 
 @dataclass(frozen=True)
@@ -194,15 +192,6 @@ def _record(
     return work, ""
 
 
-def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
-    """The findings: a pure function.
-
-    Raises:
-        InputError: there are no samples.
-    """
-    return analyse_knob(manifest, samples)
-
-
 def _sees(findings: KnobFindings) -> bool:
     return any(s.num_vision_tokens for s in findings.summary)
 
@@ -214,12 +203,12 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     vision = [
+        ("text tokens", lambda s: f"{s.num_input_text_tokens:,}"),
         ("vision tokens", lambda s: f"{s.num_vision_tokens:,}"),
-        ("vision encoder (ms)", lambda s: number(s.vision_ms)),
+        ("vision encoder (ms)", lambda s: number(s.vision_ms if s.num_vision_tokens else None)),
     ]
     columns = [
         ("input", lambda s: s.label),
-        ("text tokens", lambda s: f"{s.num_input_text_tokens:,}"),
         *(vision if _sees(findings) else []),
         ("prefill (ms)", lambda s: number(s.prefill_ms)),
         ("decode forward (ms)", lambda s: number(s.decode_ms)),
@@ -232,20 +221,9 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     return one_table(f"context: {subject(manifest, findings)}", findings, columns, notes)
 
 
-def csv(findings: KnobFindings) -> str:
-    """A row an input."""
-    return summary_csv(findings)
-
-
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`context.png` with its CSV, all samples, the model, `README.md`."""
-    return {
-        "context.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
-        "context.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": readme("context.md", manifest, findings, _words, ["context.png"]),
-    }
+    return knob_files("context", manifest, findings, {"context": _drawing}, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
@@ -254,16 +232,14 @@ def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
 
 
 def _drawing(findings: KnobFindings) -> Drawing:
-    x_label = "input tokens"
-    panels = [knob_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)", log_x=True)]
-    if any(s.decode_ms is not None for s in findings.summary):
-        panels.append(
-            knob_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)", log_x=True)
-        )
+    panels = stage_panels(findings, "input tokens")
     if _sees(findings):
         rows = [s for s in findings.summary if s.num_vision_tokens and s.vision_ms]
         xs, ys = [float(s.num_vision_tokens) for s in rows], [s.vision_ms or 0.0 for s in rows]
-        panels.insert(0, Panel("vision", "vision tokens", "vision encoder (ms)", [Series("measured", xs, ys, shade=0)]))
+        fit = findings.fits.get("vision")
+        fitted = [] if fit is None else [replace(made, name="fit") for made in line(fit, xs, curved=True)]
+        series = [Series("measured", xs, ys, shade=0), *fitted]
+        panels.insert(0, Panel("vision", "vision tokens", "vision encoder (ms)", series))
     return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
 
 
@@ -278,7 +254,7 @@ def _finding(findings: KnobFindings) -> str:
     ]
     if first.decode_ms and last.decode_ms:
         words.append(f"{_ratio(last.decode_ms, first.decode_ms)} the decode forward")
-    return " and ".join(words)
+    return " and ".join(words) + doubt(findings)
 
 
 def _ratio(last: float | None, first: float | None) -> str:

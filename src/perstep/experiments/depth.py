@@ -25,36 +25,32 @@ from perstep.experiments.knobs import (
     Runner,
     Sample,
     Subject,
-    analyse_knob,
     headlines,
-    parts,
-    picture,
     prepare_models,
-    readme,
     record_all,
     tables_of,
 )
-from perstep.experiments.knobs.depth_drawings import depth_drawing, fixed_words, full_of, quality_drawing
+from perstep.experiments.knobs import analyse_knob as analyse
+from perstep.experiments.knobs.depth_drawings import depth_drawing, fixed_words, full_of, knee_words, quality_drawing
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS, Scored, importance, measure_quality, scored_tokens
 from perstep.experiments.knobs.show import (
     fit_note,
     has_quality,
-    latency_model_json,
+    knob_files,
     number,
     one_table,
     quality_columns,
-    samples_csv,
     share,
     step_interval,
     subject,
-    summary_csv,
 )
+from perstep.experiments.knobs.show import summary_csv as csv
 from perstep.experiments.options import Seconds, at_least, parse_counts
 from perstep.measure import Clock, Progress
 from perstep.report import Table
 from perstep.runs import Manifest
 from perstep.targets import BlockMask, Opened
-from perstep.targets.block_mask import active_indices, num_blocks
+from perstep.targets.block_mask import active_indices, forward_weight_bytes, num_blocks
 
 __all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
 
@@ -85,8 +81,10 @@ def _indices(values: Sequence[str]) -> list[int]:
         item = text.strip()
         if item.removeprefix("-").isdigit():
             found.append(int(item))
-        else:
+        elif "-" in item:
             found += parse_counts(item)
+        else:
+            raise InputError(f"{item!r} is no block; write indices such as 0 5 10, or a range such as 0-3")
     return found
 
 
@@ -168,6 +166,7 @@ def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, 
                 num_vision_tokens=0,
                 num_output_tokens=plan.new_tokens,
                 quality=quality.get(label),
+                weight_bytes=forward_weight_bytes(opened.model, blocks),
                 **plan.input_tokens(works),
             ),
             works,
@@ -245,15 +244,6 @@ def _setting(mask: BlockMask) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: mask
 
 
-def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
-    """The findings: a pure function.
-
-    Raises:
-        InputError: there are no samples.
-    """
-    return analyse_knob(manifest, samples)
-
-
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
     """A table a model: a row a configuration, measured beside expected (law 13)."""
     return tables_of(manifest, findings, _table)
@@ -276,34 +266,21 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         *quality_columns(findings),
     ]
     notes = [fit_note(stage, fit, "blocks") for stage, fit in findings.fits.items()]
+    bends = {stage: knee_words(findings, stage) for stage in findings.fits}
+    notes += [f"{stage}: {words}." for stage, words in bends.items() if words]
     notes.append(f"Fixed share (Amdahl): {fixed_words(findings)}.")
     if findings.under is not None:
         chosen = findings.under.label or "none"
-        notes.append(f"Under {findings.under.budget_ms:.3g} ms: {chosen} ({findings.under.reason}).")
+        notes.append(f"Under {findings.under.budget_ms:g} ms: {chosen} ({findings.under.reason}).")
     return one_table(f"depth: {subject(manifest, findings)}", findings, columns, notes)
-
-
-def csv(findings: KnobFindings) -> str:
-    """A row a configuration."""
-    return summary_csv(findings)
 
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`depth.png` and, where quality was measured, `quality.png`, their CSV, all samples, the model, `README.md`."""
-    models = [found for _, found in parts(manifest, findings)]
-    drawn = {"depth.png": [depth_drawing(found) for found in models]}
+    drawings = {"depth": depth_drawing}
     if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
-        drawn["quality.png"] = [quality_drawing(found) for found in models]
-    made = {
-        **{name: picture(drawings, findings) for name, drawings in drawn.items()},
-        "depth.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": readme("depth.md", manifest, findings, _words, list(drawn)),
-    }
-    if "quality.png" in drawn:
-        made["quality.csv"] = summary_csv(findings).encode()
-    return made
+        drawings["quality"] = quality_drawing
+    return knob_files("depth", manifest, findings, drawings, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
@@ -311,6 +288,7 @@ def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
     return {
         "full": full_of(findings),
         "fixed": fixed_words(findings),
+        "knees": {stage: knee_words(findings, stage) for stage in findings.fits},
         "has_quality": has_quality(findings),
         "tables": [_table(manifest, findings)],
     }
@@ -328,5 +306,6 @@ def _headline(findings: KnobFindings) -> dict[str, Any]:
         "fixed_share": fit.fixed_share,
         "r_squared": fit.r_squared,
         "heldout_error": fit.heldout_error,
+        "knee": None if fit.knee is None else fit.knee.at,
         "under": None if findings.under is None else findings.under.label,
     }

@@ -4,7 +4,7 @@ The routers' own `top_k` is changed and put back; a dense model, and a family on
 name. All configurations replay the tokens of the unchanged model. Host syncs are counted in calls of their own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,29 +27,26 @@ from perstep.experiments.knobs import (
     Sample,
     Subject,
     Work,
-    analyse_knob,
     headlines,
-    parts,
-    picture,
     prepare_models,
-    readme,
     record_all,
     tables_of,
 )
+from perstep.experiments.knobs import analyse_knob as analyse
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS, measure_quality, scored_tokens
 from perstep.experiments.knobs.show import (
+    doubt,
     fit_note,
     has_quality,
-    knob_panel,
-    latency_model_json,
+    knob_files,
     number,
     one_table,
     quality_columns,
-    samples_csv,
+    stage_panels,
     step_interval,
     subject,
-    summary_csv,
 )
+from perstep.experiments.knobs.show import summary_csv as csv
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
@@ -225,15 +222,6 @@ def _syncs(opened: Opened, work: Work, setting: Callable[[], AbstractContextMana
     return recorder.syncs("decode").per_step
 
 
-def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
-    """The findings: a pure function.
-
-    Raises:
-        InputError: there are no samples.
-    """
-    return analyse_knob(manifest, samples)
-
-
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
     """A table a model: a row a configuration."""
     return tables_of(manifest, findings, _table)
@@ -255,20 +243,9 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     return one_table(f"experts: {subject(manifest, findings)}", findings, columns, notes)
 
 
-def csv(findings: KnobFindings) -> str:
-    """A row a configuration."""
-    return summary_csv(findings)
-
-
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`experts.png` with its CSV, all samples, the model, `README.md`."""
-    return {
-        "experts.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
-        "experts.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": readme("experts.md", manifest, findings, _words, ["experts.png"]),
-    }
+    return knob_files("experts", manifest, findings, {"experts": _drawing}, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
@@ -278,12 +255,7 @@ def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
 
 
 def _drawing(findings: KnobFindings) -> Drawing:
-    x_label = "experts a token (top-k)"
-    panels = [knob_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)", log_x=True)]
-    if any(s.decode_ms is not None for s in findings.summary):
-        panels.append(
-            knob_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)", log_x=True)
-        )
+    panels = stage_panels(findings, "experts a token (top-k)")
     return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
 
 
@@ -297,7 +269,8 @@ def _finding(findings: KnobFindings) -> str:
     if not words:
         return "one top-k measured"
     ks = [s.top_k for s in findings.summary]
-    return f"a decode forward from k = {min(k or 0 for k in ks)} to {max(k or 0 for k in ks)}: {', '.join(words)}"
+    span = f"from k = {min(k or 0 for k in ks)} to {max(k or 0 for k in ks)}"
+    return f"a decode forward {span}: {', '.join(words)}{doubt(findings)}"
 
 
 def summary(findings: KnobFindings) -> dict[str, Any]:

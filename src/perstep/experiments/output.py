@@ -5,7 +5,7 @@ became dearer with N: the factor (N - 1) / N, nothing else. Both columns stand s
 costs more at later positions is read off the longest call, position by position.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -24,27 +24,23 @@ from perstep.experiments.knobs import (
     Runner,
     Sample,
     Subject,
-    analyse_knob,
     headlines,
-    parts,
-    picture,
     prepare_models,
-    readme,
     record_all,
     tables_of,
 )
+from perstep.experiments.knobs import analyse_knob as analyse
 from perstep.experiments.knobs.records import Summary
 from perstep.experiments.knobs.results import decode_total_ms
 from perstep.experiments.knobs.show import (
     fit_note,
-    latency_model_json,
+    knob_files,
     number,
     one_table,
-    samples_csv,
     step_interval,
     subject,
-    summary_csv,
 )
+from perstep.experiments.knobs.show import summary_csv as csv
 from perstep.experiments.options import Counts, at_least
 from perstep.measure import Clock, Progress
 from perstep.report import Table
@@ -106,15 +102,6 @@ def _subject(plan: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]], pr
     return Subject(runner, arms, range(len(arms)))
 
 
-def analyse(manifest: Manifest, samples: Sequence[Sample]) -> KnobFindings:
-    """The findings: a pure function.
-
-    Raises:
-        InputError: there are no samples.
-    """
-    return analyse_knob(manifest, samples)
-
-
 def per_token_ms(s: Summary) -> float | None:
     """The decode forwards of a call over its tokens: what it is often divided by, one more than there are forwards."""
     if s.decode_ms is None:
@@ -161,20 +148,9 @@ def _growth(findings: KnobFindings) -> str:
     )
 
 
-def csv(findings: KnobFindings) -> str:
-    """A row a length."""
-    return summary_csv(findings)
-
-
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`output.png` with its CSV, all samples, the model, `README.md`."""
-    return {
-        "output.png": picture([_drawing(found) for _, found in parts(manifest, findings)], findings),
-        "output.csv": summary_csv(findings).encode(),
-        "samples.csv": samples_csv(findings),
-        "latency_model.json": latency_model_json(findings),
-        "README.md": readme("output.md", manifest, findings, _words, ["output.png"]),
-    }
+    return knob_files("output", manifest, findings, {"output": _drawing}, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:

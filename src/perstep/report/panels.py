@@ -54,7 +54,8 @@ class Panel:
         y_label: with unit.
         series: drawn in this order.
         log_x: a logarithmic axis, with the values themselves as ticks.
-        from_zero: whether the vertical axis begins at 0.
+        log_y: a logarithmic vertical axis.
+        from_zero: whether the vertical axis begins at 0; a logarithmic one does not.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Panel:
     y_label: str
     series: list[Series]
     log_x: bool = False
+    log_y: bool = False
     from_zero: bool = True
 
 
@@ -114,10 +116,15 @@ def _draw(ax: "Axes", panel: Panel, named: dict[str, Any]) -> None:
         ticks = sorted({x for series in panel.series for x in series.x if series.kind == "points"})
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    elif all(x == int(x) for series in panel.series for x in series.x):
+    elif all(x == int(x) for series in panel.series if series.kind == "points" for x in series.x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.1 if any(series.labels for series in panel.series) else 0.05, y=0.1)
-    if panel.from_zero:
+    if panel.log_y:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")  # text is not parsed: a power would be TeX
+    elif panel.from_zero:
+        ax.update_datalim([(0, 0)], updatex=False)  # so that the margin above is a part of the whole axis
+        ax.autoscale_view()
         ax.set_ylim(bottom=0)
     ax.set_title(panel.title, fontsize=9.5, loc="left")
     ax.set_xlabel(panel.x_label, fontsize=9)

@@ -13,7 +13,16 @@ from perstep.stats.factorial import (
     factorial_effects,
     one_at_a_time,
 )
-from perstep.stats.fit import CostFit, Crossover, PolynomialFit, find_crossover, fit_cost, local_exponents
+from perstep.stats.fit import (
+    CostFit,
+    Crossover,
+    PolynomialFit,
+    ScaledFit,
+    find_crossover,
+    fit_cost,
+    fit_scaled,
+    local_exponents,
+)
 from perstep.stats.merging import (
     Merged,
     guarded_confidence,
@@ -41,6 +50,7 @@ from perstep.stats.paired import (
     paired_changes,
 )
 from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, round_pace, step_estimate
+from perstep.stats.segments import Knee, beyond_knee, find_knee
 from perstep.stats.shares import ShareInterval, share_interval
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
 from perstep.stats.summary import (
@@ -75,6 +85,7 @@ __all__ = [
     "Crossover",
     "Effect",
     "Factorial",
+    "Knee",
     "LedgerEstimate",
     "MedianInterval",
     "Merged",
@@ -84,6 +95,7 @@ __all__ = [
     "PolynomialFit",
     "RunCost",
     "RunInterval",
+    "ScaledFit",
     "ShareInterval",
     "SinglePart",
     "Spread",
@@ -94,11 +106,14 @@ __all__ = [
     "Warmup",
     "achieved_confidence",
     "balanced_block",
+    "beyond_knee",
     "count_outliers",
     "factorial_effects",
     "find_crossover",
+    "find_knee",
     "find_steady_state",
     "fit_cost",
+    "fit_scaled",
     "guarded_confidence",
     "invalid_change",
     "is_balanced",

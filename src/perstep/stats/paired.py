@@ -96,13 +96,19 @@ class Change:
 
 
 def paired_changes(
-    costs: ArrayLike, *, reference: int = 0, confidence: float = 0.95, threshold: float = 0.01
+    costs: ArrayLike,
+    *,
+    reference: int = 0,
+    comparisons: int | None = None,
+    confidence: float = 0.95,
+    threshold: float = 0.01,
 ) -> dict[int, Change]:
     """The change of every arm against the reference arm, Bonferroni over them.
 
     Args:
         costs: [rounds, arms] cost of each arm in each round, in one unit, none negative.
         reference: column of the reference arm.
+        comparisons: how many changes are shown together, if more than these.
         confidence: confidence of all intervals together.
         threshold: T of `same (within +-T)`.
 
@@ -118,7 +124,11 @@ def paired_changes(
     others = [arm for arm in range(x.shape[1]) if arm != reference]
     return {
         arm: paired_change(
-            x[:, reference], x[:, arm], comparisons=len(others), confidence=confidence, threshold=threshold
+            x[:, reference],
+            x[:, arm],
+            comparisons=comparisons or len(others),
+            confidence=confidence,
+            threshold=threshold,
         )
         for arm in others
     }

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.targets.reference import Reference
 from perstep.targets.reference.skipping import SkippedLayers
@@ -123,6 +125,32 @@ def num_blocks(model: Any) -> int:
     from perstep.targets.transformers.blocks import find_blocks
 
     return len(find_blocks(model).blocks)
+
+
+def forward_weight_bytes(model: Any, active: Iterable[int]) -> int | None:
+    """Bytes of the weights that a decode forward goes over: those of the active blocks and of the head.
+
+    Args:
+        model: what `BlockMask` takes.
+        active: indices of the blocks that run.
+
+    Returns:
+        None for a mixture of experts: which of them are gone over is the router's choice.
+
+    Raises:
+        InputError: the blocks cannot be found.
+    """
+    if isinstance(model, Reference):
+        arrays = [value for index in active for value in vars(model.layers[index]).values()]
+        return sum(array.nbytes for array in [*arrays, model.head_DV] if isinstance(array, np.ndarray))
+    from perstep.targets.transformers.blocks import find_blocks
+
+    found = find_blocks(model)
+    blocks = [found.blocks[index] for index in active]
+    if any(name.rpartition(".")[2] == "experts" for block in blocks for name, _ in block.named_modules()):
+        return None
+    parts = [*blocks, found.model.get_output_embeddings()]
+    return sum(int(tensor.nbytes) for part in parts if part is not None for tensor in part.parameters())
 
 
 def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> tuple[int, ...]:

@@ -130,6 +130,8 @@ VISION_FAMILIES: dict[str, dict[str, Any]] = {
             "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8,
             "intermediate_size": 48, "text_hidden_size": 32, "vision_feature_layer": [1, 0],
         },
+        "image_patch_id": 98, "image_start_token_id": 96, "low_res_image_start_token_id": 97,
+        "image_end_token_id": 99,
     },
 }  # fmt: skip
 

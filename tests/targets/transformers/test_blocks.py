@@ -116,14 +116,14 @@ def test_an_image_is_seen_with_blocks_skipped(build_tiny: Build) -> None:
 def test_nothing_is_left_behind(family: str, build_tiny: Build) -> None:
     """Modules, configuration and results are as before, after an exception inside the mask too."""
     model = build_tiny(family, layers=LAYERS)
-    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    before = {name: (type(module), set(vars(module))) for name, module in model.named_modules()}
     config = copy.deepcopy(model.config.to_dict())
     expected = torch.stack(generated(model).logits)
     with BlockMask(model, [1]) as mask:
         assert not torch.equal(torch.stack(generated(model).logits), expected)
     with pytest.raises(ZeroDivisionError), mask:
         raise ZeroDivisionError
-    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+    assert {name: (type(module), set(vars(module))) for name, module in model.named_modules()} == before
     assert model.config.to_dict() == config
     assert torch.equal(torch.stack(generated(model).logits), expected)
 
@@ -140,6 +140,107 @@ def test_a_skipped_block_that_ran_is_noticed(build_tiny: Build) -> None:
         type(block).forward(block, hidden, position_embeddings=positions)
     with pytest.raises(InvalidMeasurement, match="skipped blocks ran: 0"):
         mask.check()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "falcon"])
+def test_names_and_places_of_blocks_stay(family: str, build_tiny: Build) -> None:
+    """Parameters, children, length and single blocks of the list are as before; a skipped one is an identity."""
+    from perstep.targets.transformers import find_blocks
+
+    model = build_tiny(family, layers=LAYERS)
+    found = find_blocks(model)
+    before = ([name for name, _ in model.named_parameters()], list(found.blocks))
+    with BlockMask(model, [1, 2]):
+        assert [name for name, _ in model.named_parameters()] == before[0]
+        assert [found.blocks[index] for index in range(len(found.blocks))] == before[1]
+        assert isinstance(found.blocks, torch.nn.ModuleList)
+        hidden = torch.ones(1, 1, 32)
+        left = found.blocks[0](hidden)
+        assert (left[0] if isinstance(left, tuple) else left) is hidden
+
+
+def test_a_copy_made_under_the_mask_has_blocks_of_its_own(build_tiny: Build) -> None:
+    """It skips as the original does, and never runs the original's blocks."""
+    model, ids = build_tiny("llama", layers=LAYERS), torch.arange(3, 9)[None]
+    with BlockMask(model, [1, 3]), torch.no_grad():
+        expected = model(ids).logits
+        copied = copy.deepcopy(model)
+        torch.testing.assert_close(copied(ids).logits, expected)
+        for parameter in copied.model.layers[1].parameters():
+            parameter.zero_()
+        assert not torch.allclose(copied(ids).logits, expected)
+        torch.testing.assert_close(model(ids).logits, expected)
+
+
+def test_a_truncated_copy_may_share_its_weights(build_tiny: Build) -> None:
+    """Then it computes the same from the same tensors, and the model stays whole."""
+    model, ids = build_tiny("gemma2", layers=LAYERS), torch.arange(3, 9)[None]
+    own, shared = truncate(model, (1, 3)), truncate(model, (1, 3), share_weights=True)
+    tensors = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in shared.parameters()} <= tensors
+    assert not {id(parameter) for parameter in own.parameters()} & tensors
+    with torch.no_grad():
+        torch.testing.assert_close(shared(ids).logits, own(ids).logits)
+    assert len(model.model.layers) == model.config.num_hidden_layers == LAYERS
+
+
+def test_hidden_states_are_those_of_the_truncated_model(build_tiny: Build) -> None:
+    """One after the embedding and one after each block that ran, where the list is gone over in turn."""
+    model, ids = build_tiny("llama", layers=LAYERS), torch.arange(3, 9)[None]
+    expected = truncate(model, (1, 3))(ids, output_hidden_states=True).hidden_states
+    with BlockMask(model, [1, 3]):
+        actual = model(ids, output_hidden_states=True).hidden_states
+    assert len(actual) == len(expected) == 3
+    torch.testing.assert_close(actual, expected)
+
+
+def test_a_masked_model_can_be_compiled(build_tiny: Build) -> None:
+    """The mask first, then torch.compile: the forward is the truncated model's."""
+    model, ids = build_tiny("llama", layers=LAYERS), torch.arange(3, 9)[None]
+    with torch.no_grad():
+        expected = truncate(model, (1, 3))(ids, use_cache=False).logits
+        with BlockMask(model, [1, 3]):
+            actual = torch.compile(model, backend="eager")(ids, use_cache=False).logits
+    torch._dynamo.reset()
+    torch.testing.assert_close(actual, expected)
+
+
+def test_which_forwards_go_over_their_blocks_in_turn() -> None:
+    """Those that ask for a block's place, or do anything else with the list, see all of it."""
+    from perstep.targets.transformers.blocks import _in_turn
+
+    class Plain:
+        def forward(self, x: Any) -> Any:
+            for layer in self.layers[: self.config.num_hidden_layers]:
+                x = layer(x)
+            return x
+
+    class Whole:
+        def forward(self, x: Any) -> Any:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    class Counting:
+        def forward(self, x: Any) -> Any:
+            for i, layer in enumerate(self.layers):
+                x = layer(x, self.masks[i])
+            return x
+
+    class Looking:
+        def forward(self, x: Any) -> Any:
+            for layer in self.layers:
+                x = layer(x) + len(self.layers)
+            return x
+
+    class Half:
+        def forward(self, x: Any) -> Any:
+            for layer in self.layers[2:]:
+                x = layer(x)
+            return x
+
+    assert [_in_turn(kind, "layers") for kind in (Plain, Whole, Counting, Looking, Half)] == [True, True] + [False] * 3
+    assert not _in_turn(Plain, "blocks")
 
 
 def test_a_cache_begun_without_the_mask_is_refused(build_tiny: Build) -> None:
@@ -197,7 +298,7 @@ def test_what_a_block_returns_is_read_off_its_source() -> None:
 
             return inner()[0]
 
-    assert (_num_outputs(Tuple()), _num_outputs(Tensor())) == (3, 0)
+    assert (_num_outputs(Tuple), _num_outputs(Tensor)) == (3, 0)
     sourceless = type("Sourceless", (torch.nn.Module,), {"forward": eval("lambda self, x: x")})  # noqa: S307
     with pytest.raises(InputError, match=r"the source of Sourceless\.forward is not there"):
-        _num_outputs(sourceless())
+        _num_outputs(sourceless)

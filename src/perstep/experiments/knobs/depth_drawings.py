@@ -1,11 +1,14 @@
-"""The pictures of depth for one model, and Amdahl's fixed share in words."""
+"""The pictures of depth for one model; Amdahl's fixed share, and where a block begins to cost more, in words."""
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from perstep.experiments.knobs.records import KnobFindings, Summary
 from perstep.experiments.knobs.results import damage
 from perstep.experiments.knobs.sections import Drawing
-from perstep.experiments.knobs.show import line
+from perstep.experiments.knobs.show import FAR_APART, line
+from perstep.report.format import significant
 from perstep.report.panels import Panel, Series
 
 
@@ -26,16 +29,42 @@ def fixed_words(findings: KnobFindings) -> str:
             " costs more the more of them there are, as where their weights no longer fit into a cache"
         )
     low, high = fit.fixed_share_ci_low, fit.fixed_share_ci_high
+    least = "" if fit.knee is None else "at least "
+    found = f"{least}{fit.fixed_share:.1%} of {stage} does not shrink with the blocks"
     if low is None or high is None:
-        return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (too few rounds for an interval)"
+        return f"{found} (too few rounds for an interval)"
     if low <= 0 <= high:
         return f"what of {stage} does not shrink with the blocks is not resolved: {low:.1%} to {high:.1%}"
-    return f"{fit.fixed_share:.1%} of {stage} does not shrink with the blocks (95 % interval {low:.1%} to {high:.1%})"
+    return f"{found} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def knee_words(findings: KnobFindings, stage: str) -> str:
+    """Where the slope of a stage changes and what that may come from; empty where a line does."""
+    fit = findings.fits.get(stage)
+    if fit is None or fit.knee is None or fit.slope_ms is None:
+        return ""
+    knee = fit.knee
+    before, beyond = significant(fit.slope_ms), significant(knee.slope_beyond_ms)
+    change = (
+        f"beyond {knee.at:.1f} blocks (95 % interval {knee.ci_low:.1f} to {knee.ci_high:.1f}) a block adds"
+        f" {beyond} instead of {before} ms to a {stage.split('_')[0]} forward"
+    )
+    known = [(s.knob, s.weight_bytes) for s in findings.summary if s.weight_bytes is not None]
+    if knee.slope_beyond_ms <= fit.slope_ms or not known:
+        return change
+    known.sort()
+    weights_mb = float(np.interp(knee.at, [knob for knob, _ in known], [size for _, size in known])) / 1e6
+    return (
+        f"{change}, as where the weights that a forward goes over (there {weights_mb:.3g} MB in"
+        f" {fit.at(knee.at):.3g} ms) no longer stay in a cache until the next one"
+    )
 
 
 def depth_drawing(findings: KnobFindings) -> Drawing:
     """Prefill and decode against the active blocks, with the fitted line and proportion beside it."""
     title = f"{findings.model}: {fixed_words(findings).split(':')[0]}"
+    if knee_words(findings, "decode_per_forward"):
+        title += f"\n{knee_words(findings, 'decode_per_forward').split(', as')[0]}"
     panels = [_panel(findings, "prefill", "prefill_ms", "prefill forward (ms)")]
     if any(s.decode_ms is not None for s in findings.summary):
         panels.append(_panel(findings, "decode_per_forward", "decode_ms", "decode forward (ms)"))
@@ -55,6 +84,9 @@ def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> 
             Series("expected: in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
         )
     found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
+    if fit is not None and fit.knee is not None and fit.slope_ms is not None:
+        beyond = significant(fit.knee.slope_beyond_ms)
+        found = f": {significant(fit.slope_ms)} ms a block, {beyond} beyond {fit.knee.at:.1f}, R² {fit.r_squared:.3f}"
     return Panel(stage.replace("_", " ") + found, "active blocks", y_label, series)
 
 
@@ -77,8 +109,10 @@ def quality_drawing(findings: KnobFindings) -> Drawing:
         series.append(_scatter("another is faster and better", beaten, 1))
     title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
     if findings.under is not None and findings.under.label is not None:
-        title += f"; best under {findings.under.budget_ms:.3g} ms: {findings.under.label}"
-    panels = [Panel("", "decode step (ms)", y_label, series, from_zero=name == "kl")]
+        title += f"; best under {findings.under.budget_ms:g} ms: {findings.under.label}"
+    values = [value for _, value, _ in known]
+    apart = name == "perplexity" and max(values) > FAR_APART * min(values)
+    panels = [Panel("", "decode step (ms)", y_label, series, log_y=apart, from_zero=name == "kl")]
     return Drawing(findings.model, title, panels)
 
 

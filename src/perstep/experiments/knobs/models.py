@@ -15,7 +15,7 @@ import psutil
 from perstep.errors import InputError
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.passes import Runner, open_runner
-from perstep.experiments.knobs.session import KnobSession, Subject
+from perstep.experiments.knobs.session import KnobSession, Subject, is_out_of_memory
 from perstep.measure import Clock, Progress
 from perstep.targets import Opened, weight_bytes
 
@@ -43,20 +43,27 @@ def prepare_models(
 
     Raises:
         InputError: the weights do not fit together, or something is wrong with the plan for one of the models.
+        MemoryError: it ran out before anything could be measured, in torch too, which has an error of its own for it.
     """
     progress(0.0, "load")
     plans = plan.each()
-    if len(plans) > 1:
+    several = len(plans) > 1
+    if several:
         refuse_if_too_large_together(plans)
-    models = _told_apart(plans, [_open(one, len(plans) > 1) for one in plans])
-    checked = []
-    for one, opened in zip(plans, models, strict=True):
-        with _naming(opened.name, len(plans) > 1):
-            checked.append(check(one, opened))
-    subjects = []
-    for one, opened, found in zip(plans, models, checked, strict=True):
-        with _naming(opened.name, len(plans) > 1):
-            subjects.append(make(one, open_runner(opened, clock), found))
+    try:
+        models = _told_apart(plans, [_open(one, several) for one in plans])
+        checked = []
+        for one, opened in zip(plans, models, strict=True):
+            with _naming(opened.name, several):
+                checked.append(check(one, opened))
+        subjects = []
+        for one, opened, found in zip(plans, models, checked, strict=True):
+            with _naming(opened.name, several):
+                subjects.append(make(one, open_runner(opened, clock), found))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(str(error).splitlines()[0]) from error
     return KnobSession(name, plan, subjects, progress, clock)
 
 

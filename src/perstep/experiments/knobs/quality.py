@@ -19,6 +19,7 @@ from perstep.errors import InputError
 from perstep.experiments.knobs.passes import Work
 from perstep.experiments.knobs.records import Quality
 from perstep.measure import Progress
+from perstep.report.format import plural
 from perstep.targets import BUILT_IN, BlockMask, Opened
 
 WINDOW = 128
@@ -69,9 +70,11 @@ def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"--text {text}: {reason}; give a text file in UTF-8") from error
+    if opened.random_weights and opened.source is None:
+        raise InputError(f"--text {text}: {opened.name} has random weights and no tokenizer; leave --text out")
     ids = np.asarray(opened.encode(content)[:num_tokens], np.int64)
     if len(ids) < 2:
-        raise InputError(f"--text {text} holds {len(ids)} tokens: at least 2 are needed to predict one")
+        raise InputError(f"--text {text} holds {plural(len(ids), 'token')}: at least 2 are needed to predict one")
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - 1, WINDOW)]
     windows = [window for window in windows if len(window) > 1]
     name = "its held-out set" if text == heldout_path() else text.name

@@ -42,6 +42,8 @@ class Configuration(msgspec.Struct, kw_only=True):
         syncs_per_step: places where the host waits for the device, or would; null where not counted.
         failed: why it could not be measured from some round on, or empty.
         prompt_text_tokens: text tokens of each prompt of `--prompts`, in the file's order; empty without it.
+        weight_bytes: of the weights that a decode forward goes over, those of the active blocks and of the head; null
+            outside `depth`, and where the experts that are taken decide.
         model: name of the model; empty only in the manifests of runs that were stored before there could be several.
     """
 
@@ -59,6 +61,7 @@ class Configuration(msgspec.Struct, kw_only=True):
     syncs_per_step: float | None = None
     failed: str = ""
     prompt_text_tokens: list[int] = []
+    weight_bytes: int | None = None
     model: str = ""
 
 

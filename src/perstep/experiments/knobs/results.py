@@ -289,7 +289,8 @@ def _fits(
                 rows = [everything[arm] for arm in arms]
                 knob = [float(s.num_vision_tokens) if stage == "vision" else s.knob for s in rows]
                 name = stage if len(groups) == 1 else f"{stage}/{group}"
-                made[name] = fit_stage(knob, [cost(s) or 0.0 for s in rows], _rounds(samples, arms, stage))
+                costs_ms, rounds_ms = [cost(s) or 0.0 for s in rows], _rounds(samples, arms, stage)
+                made[name] = fit_stage(knob, costs_ms, rounds_ms, may_bend=experiment == "depth")
     return made
 
 
@@ -337,15 +338,15 @@ def _under(measured: Sequence[Summary], budget_ms: float) -> Under:
     if not within:
         fastest = min(timed, key=lambda pair: _upper(pair[0]), default=None)
         closest = "" if fastest is None else f"; the fastest, {fastest[0].label}, takes {_upper(fastest[0]):.3g} ms"
-        return Under(budget_ms, None, f"no configuration has decode steps within {budget_ms:.3g} ms{closest}")
+        return Under(budget_ms, None, f"no configuration has decode steps within {budget_ms:g} ms{closest}")
     if all(value is None for _, value in within):
         best = max(within, key=lambda pair: pair[0].num_active_blocks)[0]
-        return Under(budget_ms, best.label, f"the deepest within {budget_ms:.3g} ms: {_upper(best):.3g} ms a step")
+        return Under(budget_ms, best.label, f"the deepest within {budget_ms:g} ms: {_upper(best):.3g} ms a step")
     best, value = min(((s, v) for s, v in within if v is not None), key=lambda pair: (pair[1], _upper(pair[0])))
     return Under(
         budget_ms,
         best.label,
-        f"the least {name} ({value:.4g}) within {budget_ms:.3g} ms: {_upper(best):.3g} ms a step at most",
+        f"the least {name} ({value:.4g}) within {budget_ms:g} ms: {_upper(best):.3g} ms a step at most",
     )
 
 

@@ -1,17 +1,25 @@
 """How the findings of a knob are shown: what the four experiments' tables, pictures and CSV files share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
 from perstep.experiments.knobs.latency_model import StageFit
 from perstep.experiments.knobs.records import KnobFindings, SampleRow, Summary
+from perstep.experiments.knobs.sections import Drawing, parts, picture, readme
 from perstep.report import Table
 from perstep.report.format import interval, percent, plural, significant
 from perstep.report.panels import Panel, Series
 from perstep.report.table import to_csv
 from perstep.runs import Manifest
+
+FAR_APART = 20
+"""Costs that differ by more than this factor are drawn on a logarithmic axis, on which the small ones can be read."""
+
+_MORE_THAN_A_LINE = 3
+"""Points from which on a line can fail to go through them."""
 
 Column = tuple[str, Callable[[Summary], str]]
 
@@ -29,6 +37,11 @@ def share(value: float | None) -> str:
 def step_interval(s: Summary) -> str:
     """The interval of the decode step."""
     return interval(s.decode_step_ci_low, s.decode_step_ci_high)
+
+
+def doubt(findings: KnobFindings) -> str:
+    """What a headline adds where the rounds do not resolve what it says."""
+    return " (not resolved)" if findings.unresolved else ""
 
 
 def has_quality(findings: KnobFindings) -> bool:
@@ -67,12 +80,28 @@ def fit_note(stage: str, fit: StageFit, of: str) -> str:
     """A line in words."""
     if fit.intercept_ms is None or fit.slope_ms is None or fit.r_squared is None:
         return f"{stage}: no line: {fit.reason}"
-    heldout = "–" if fit.heldout_error is None else f"{fit.heldout_error:.1%}"
-    curved = "; a quadratic term predicts held-out points clearly better" if fit.curved else ""
-    return (
-        f"{stage} = {fit.intercept_ms:.3g} ms + {fit.slope_ms:.3g} ms x {of} (R² {fit.r_squared:.4f}, held-out error"
-        f" at most {heldout}){curved}"
-    )
+    straight = f"{stage} = {_law(of, fit.intercept_ms, fit.slope_ms)}"
+    if fit.knee is not None:
+        straight += f", or {significant(fit.knee.slope_beyond_ms)} ms for each of them beyond {fit.knee.at:.1f}"
+    if fit.points < _MORE_THAN_A_LINE:
+        return f"{straight}: {plural(fit.points, 'point')} fix a line and cannot judge it"
+    if fit.curve is None:
+        return f"{straight} (R² {fit.r_squared:.4f}, {_heldout(fit.heldout_error)})"
+    curve = f"{stage} = {_law(of, *fit.curve.coefficients_ms)}"
+    return f"{curve} ({_heldout(fit.curve.heldout_error)}; of a line {_heldout(fit.heldout_error)})"
+
+
+def _law(of: str, constant: float, *coefficients: float) -> str:
+    """A polynomial in words, each coefficient with its sign."""
+    terms = [f"{significant(constant)} ms"]
+    for power, coefficient in enumerate(coefficients, start=1):
+        sign, name = "-" if coefficient < 0 else "+", of if power == 1 else f"({of})^{power}"
+        terms.append(f"{sign} {significant(abs(coefficient))} ms x {name}")
+    return " ".join(terms)
+
+
+def _heldout(error: float | None) -> str:
+    return "too few points for a held-out error" if error is None else f"held-out error at most {error:.1%}"
 
 
 def subject(manifest: Manifest, findings: KnobFindings) -> str:
@@ -89,30 +118,70 @@ def subject(manifest: Manifest, findings: KnobFindings) -> str:
 
 
 def line(fit: StageFit, xs: Sequence[float], *, curved: bool = False) -> list[Series]:
-    """The fitted line as a series, if there is one; on a logarithmic axis, where it is curved, at many points."""
+    """The fit as a series, if there is one; on a logarithmic axis, where a line is curved, at many points."""
     if fit.intercept_ms is None or fit.slope_ms is None:
         return []
     low, high = min(xs), max(xs)
     at = [low + (high - low) * (i / 40) ** 2 for i in range(41)] if curved else [low, high]
-    return [Series("fitted line", at, [fit.intercept_ms + fit.slope_ms * x for x in at], kind="line", shade=0)]
+    if fit.curve is not None and curved:
+        constant, linear, square = fit.curve.coefficients_ms
+        return [Series("fitted line", at, [constant + linear * x + square * x * x for x in at], kind="line", shade=0)]
+    if fit.knee is not None:
+        at = sorted({*at, fit.knee.at})
+    return [Series("fitted line", at, [fit.at(x) for x in at], kind="line", shade=0)]
 
 
-def knob_panel(
-    findings: KnobFindings, stage: str, attribute: str, x_label: str, y_label: str, *, log_x: bool = False
-) -> Panel:
-    """A stage against the knob, in each experts implementation, with the fitted line where there is one group."""
+def stage_panels(findings: KnobFindings, x_label: str) -> list[Panel]:
+    """Prefill and, where there is any, decode against a knob of which each value is a multiple of the one before."""
+    panels = [_stage_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)")]
+    if any(s.decode_ms is not None for s in findings.summary):
+        panels.append(_stage_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)"))
+    return panels
+
+
+def _stage_panel(findings: KnobFindings, stage: str, attribute: str, x_label: str, y_label: str) -> Panel:
+    """A stage against the knob, in each experts implementation, with the fitted line of each."""
     groups = list(dict.fromkeys(s.experts_implementation for s in findings.summary))
-    series = []
+    series, known = [], []
     for shade, group in enumerate(groups):
         rows = [s for s in findings.summary if s.experts_implementation == group]
         points = [(s.knob, getattr(s, attribute)) for s in rows if getattr(s, attribute) is not None]
         xs, ys = [x for x, _ in points], [y for _, y in points]
+        known += ys
         series.append(Series("measured" if group is None else group, xs, ys, shade=shade))
         fit = findings.fits.get(stage if len(groups) == 1 else f"{stage}/{group}")
         if fit is not None and points:
-            name = "fitted line" if group is None else f"{group}, fitted line"
-            series += [replace(made, name=name, shade=shade) for made in line(fit, xs, curved=log_x)]
-    return Panel(stage.replace("_", " "), x_label, y_label, series, log_x=log_x)
+            name = "fit" if group is None else f"{group}, fit"
+            series += [replace(made, name=name, shade=shade) for made in line(fit, xs, curved=True)]
+    apart = len(groups) > 1 and max(known, default=0.0) > FAR_APART * min(known, default=0.0) > 0
+    return Panel(stage.replace("_", " "), x_label, y_label, series, log_x=True, log_y=apart)
+
+
+def knob_files(
+    name: str,
+    manifest: Manifest,
+    findings: KnobFindings,
+    drawings: Mapping[str, Callable[[KnobFindings], Drawing]],
+    words: Callable[[Manifest, KnobFindings], Mapping[str, Any]],
+) -> dict[str, bytes]:
+    """The derived files of a run: pictures, each with its CSV, all samples, the linear model, `README.md`.
+
+    Args:
+        name: of the experiment, whose template is the text.
+        manifest: of the run.
+        findings: of all models.
+        drawings: name of a picture -> draws it for one model.
+        words: what the template takes of a model.
+    """
+    models = [found for _, found in parts(manifest, findings)]
+    made: dict[str, bytes] = {}
+    for file, drawing in drawings.items():
+        made[f"{file}.png"] = picture([drawing(found) for found in models], findings)
+        made[f"{file}.csv"] = summary_csv(findings).encode()
+    made["samples.csv"] = samples_csv(findings)
+    made["latency_model.json"] = latency_model_json(findings)
+    made["README.md"] = readme(f"{name}.md", manifest, findings, words, [f"{file}.png" for file in drawings])
+    return made
 
 
 def samples_csv(findings: KnobFindings) -> bytes:

@@ -1,6 +1,7 @@
 """The decoder blocks of a transformers model: finding them, skipping some in place, and cutting them out of a copy.
 
-A skipped block's forward is the identity. That alone is silently wrong wherever the cache's length is read off a
+Skipped blocks are left out of the list that a forward goes over, or, where it asks for the places of blocks, calling
+them is the identity. That alone is silently wrong wherever the cache's length is read off a
 skipped layer (22 of 24 families, padded batches and static caches), so its place in every cache is a `DummyLayer`,
 which holds nothing and is passed over when a length is asked for. Blocks are found by structure, not by a table of
 architectures. Toggling blocks in the middle of a generation is not supported: the cache would miss positions.
@@ -8,9 +9,11 @@ architectures. Toggling blocks in the middle of a generation is not supported: t
 
 import ast
 import copy
+import functools
 import inspect
 import textwrap
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,7 +94,9 @@ class SkippedBlocks:
         self._dummy = _dummy_layer()
         self._skipped = skipped
         self._wraps = Wraps()
+        self._classes: list[tuple[Any, type]] = []
         self._sharing: list[tuple[Any, Any]] = []
+        self._ready: Callable[[], Any] = _nothing
         self.calls = [0] * len(self._found.blocks)
 
     def apply(self) -> None:
@@ -124,6 +129,10 @@ class SkippedBlocks:
     def remove(self) -> None:
         """Put the blocks back. Caches made meanwhile keep their dummies, and refuse to be filled without the mask."""
         self._wraps.restore()
+        self._ready = _nothing
+        while self._classes:
+            block, kind = self._classes.pop()
+            block.__class__ = kind
         while self._sharing:
             config, before = self._sharing.pop()
             if before is _ABSENT:
@@ -136,10 +145,16 @@ class SkippedBlocks:
             if index not in self._skipped:
                 self._wraps.method(block, "forward", _counted(self.calls, index))
                 continue
-            outputs = _num_outputs(block)
-            self._wraps.method(block, "forward", _identity(outputs))
+            kind: Any = type(block)
+            self._classes.append((block, kind))
+            block.__class__ = _identity(kind)  # Module.__call__ would cost several times what an identity does
             for child in block.children():  # should anything get round the identity, it is seen here
                 self._wraps.method(child, "forward", _counted(self.calls, index))
+        found = self._found
+        owner: Any = type(found.path[-1])
+        if self._skipped and _in_turn(owner, found.name):
+            self._classes.append((found.blocks, type(found.blocks)))
+            found.blocks.__class__ = _without(self._skipped)
 
     def _wrap_caches(self) -> None:
         """See every cache that comes from outside before anything reads its length."""
@@ -173,6 +188,8 @@ class SkippedBlocks:
         return _prepare_cache_for_generation
 
     def _put_dummies(self, cache: Any) -> None:
+        if self._ready() is cache:  # as in every step but the first
+            return
         layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
         if layers is None:
             raise InputError(f"a {type(cache).__name__} has no layers of its own: blocks cannot be skipped with it")
@@ -187,23 +204,27 @@ class SkippedBlocks:
                     f"the cache holds positions of block {index}, which is skipped now: begin with an empty cache"
                 )
             layers[index] = self._dummy()
+        self._ready = weakref.ref(cache)
 
 
-def truncate(given: Any, active: tuple[int, ...]) -> Any:
+def truncate(given: Any, active: tuple[int, ...], *, share_weights: bool = False) -> Any:
     """A copy of a model with some blocks cut out and the rest renumbered: what a `BlockMask` must be equal to.
-
-    It takes the memory of the whole model once more.
 
     Args:
         given: a transformers model.
         active: indices of the blocks to keep, ascending.
+        share_weights: the copy has no weights of its own, but those of the model; otherwise it takes the memory of the
+            whole model once more. Only with shared ones are two step times comparable to 1 %: where weights lie decides
+            how much of them a shared cache keeps.
 
     Raises:
         InputError: as `find_blocks`.
     """
     from torch.nn import ModuleList
 
-    model = copy.deepcopy(find_model(given))
+    model = find_model(given)
+    held = (*model.parameters(), *model.buffers()) if share_weights else ()
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
     found = find_blocks(model)
     kept = [found.blocks[index] for index in active]
     for place, block in enumerate(kept):
@@ -219,6 +240,10 @@ def truncate(given: Any, active: tuple[int, ...]) -> Any:
     return model
 
 
+def _nothing() -> None:
+    """A reference to no cache."""
+
+
 def _dummy_layer() -> Any:
     from transformers import cache_utils
 
@@ -230,14 +255,63 @@ def _dummy_layer() -> Any:
     return cache_utils.DummyLayer
 
 
-def _identity(num_outputs: int) -> Make:
-    def make(_original: Function) -> Function:
-        def forward(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
-            return hidden_states if num_outputs == 0 else (hidden_states, *[None] * (num_outputs - 1))
+@functools.cache
+def _identity(kind: Any) -> type:
+    """A class of blocks like `kind`, calling which gives back what comes in."""
+    num_outputs = _num_outputs(kind)
+    others = (None,) * (num_outputs - 1)
 
-        return forward
+    def as_it_is(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+        return hidden_states
 
-    return make
+    def in_a_tuple(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+        return (hidden_states, *others)
+
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind,), {**names, "__call__": in_a_tuple if num_outputs else as_it_is})
+
+
+@functools.cache
+def _without(skipped: tuple[int, ...]) -> type:
+    """A class of ModuleLists over which a forward goes as over that of the truncated model.
+
+    Children, names and length stay, and so do single blocks asked for by their places.
+    """
+    from torch.nn import ModuleList
+
+    def kept(self: Any) -> list[Any]:
+        return [block for index, block in enumerate(self._modules.values()) if index not in skipped]
+
+    def go_over(self: Any) -> Iterator[Any]:
+        return iter(kept(self))
+
+    def get(self: Any, place: Any) -> Any:  # a slice is a new list and costs what it does in the truncated model
+        return ModuleList(kept(self)[place]) if isinstance(place, slice) else ModuleList.__getitem__(self, place)
+
+    return type("ModuleList", (ModuleList,), {"__iter__": go_over, "__getitem__": get})
+
+
+@functools.cache
+def _in_turn(kind: Any, name: str) -> bool:
+    """Whether the forward of a module goes over its list of blocks from the first, and does nothing else with it.
+
+    Then no block's place among them is asked for: some families look up the mask of a block by its place.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward)))
+    except (OSError, TypeError):
+        return False
+    tree = ast.parse(source)
+    loops = {_plain(node.iter) for node in ast.walk(tree) if isinstance(node, ast.For)} & {f"self.{name}"}
+    mentions = sum(isinstance(node, ast.Attribute) and ast.unparse(node) == f"self.{name}" for node in ast.walk(tree))
+    return bool(loops) and mentions == 1
+
+
+def _plain(node: ast.expr) -> str:
+    """What is gone over; of `self.layers[: self.config.num_hidden_layers]` the list."""
+    if isinstance(node, ast.Subscript) and ast.unparse(node.slice) == ":self.config.num_hidden_layers":
+        node = node.value
+    return ast.unparse(node)
 
 
 def _counted(calls: list[int], index: int) -> Make:
@@ -254,16 +328,16 @@ def _counted(calls: list[int], index: int) -> Make:
     return make
 
 
-def _num_outputs(block: Any) -> int:
+def _num_outputs(kind: Any) -> int:
     """How long the tuple is that a block's forward returns; 0 for a tensor. Read off its source.
 
     Raises:
         InputError: there is no source to read.
     """
     try:
-        source = textwrap.dedent(inspect.getsource(type(block).forward))
+        source = textwrap.dedent(inspect.getsource(kind.forward))
     except (OSError, TypeError) as error:
-        raise InputError(f"the source of {type(block).__name__}.forward is not there to be read: {error}") from error
+        raise InputError(f"the source of {kind.__name__}.forward is not there to be read: {error}") from error
     function = ast.parse(source).body[0]
     returned = max(_returns(function), key=lambda node: node.lineno, default=None)
     return len(returned.value.elts) if returned is not None and isinstance(returned.value, ast.Tuple) else 0
