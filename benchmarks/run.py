@@ -16,6 +16,7 @@ BENCHMARKS = [
     ["ablation.py", "--date", TODAY],
     ["constrained.py", "--date", TODAY],
     ["dropins.py", "--date", TODAY],
+    ["decode_loop.py", "--date", TODAY],
     ["theory_vs_measured.py", "--date", TODAY],
     ["cache_fits.py", "--date", TODAY],
     ["mask_cache.py", "--date", TODAY],

@@ -1,6 +1,7 @@
 """The drop-ins in transformers' generate: the same tokens as with what they replace, however they are called."""
 
 import codecs
+import inspect
 from typing import Any
 
 import pytest
@@ -134,6 +135,44 @@ def test_samplers_give_the_tokens_of_transformers(model: Any, rows: int) -> None
         assert torch.equal(generate(model, inputs, plain, logits_processor=ours), expected)
     sparse = generate(model, inputs, {**plain, "min_p": 0.1})
     assert torch.equal(generate(model, inputs, plain, logits_processor=[fast.MinP(0.1)]), sparse)
+
+
+class Remembers(transformers.LogitsProcessor):  # type: ignore[misc]
+    """A processor of somebody's own that keeps the very scores it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores."""
+        self.seen.append(scores)
+        return scores
+
+
+@pytest.mark.parametrize("loop", [{}, {"custom_generate": fast.decode}], ids=["generate", "decode"])
+def test_nobody_elses_scores_are_written_over(model: Any, loop: dict[str, Any]) -> None:
+    """Neither the raw logits that generate hands out nor what an earlier processor kept."""
+    records = {"return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 12}
+    ours = [fast.SuppressTokens(range(0x61, 0x70)), fast.Utf8(VOCAB), fast.RepetitionPenalty(1.3), fast.TopK(9)]
+    found = generate(model, prompts(5), {"do_sample": False, **records}, logits_processor=ours, **loop)
+    ids = found.sequences
+    for number, logits in enumerate(found.logits):
+        with torch.no_grad():
+            expected = model(ids[:, : 6 + number]).logits[:, -1]
+        going = (ids[:, 6 : 6 + number] != 259).all(1)
+        torch.testing.assert_close(logits[going], expected[going], atol=1e-3, rtol=1e-3)
+    keeper = Remembers()
+    generate(model, prompts(5), {"do_sample": False}, logits_processor=[keeper, *ours], **loop)
+    assert all(torch.isfinite(scores).all() for scores in keeper.seen)
+
+
+def test_transformers_finds_two_parameters() -> None:
+    """It asks at every step, and hands more to a processor that names more."""
+    for part in (fast.Utf8(VOCAB), fast.TopP(0.5), fast.SuppressTokens([1]), fast.RepetitionPenalty(1.1)):
+        assert list(inspect.signature(part.__call__).parameters) == ["input_ids", "scores"]
+        whole = inspect.signature(type(part).__call__)
+        assert list(whole.parameters) == ["self", "input_ids", "scores"]
+        assert list(whole.replace(parameters=[]).parameters) == []
 
 
 def test_words_stop_where_the_text_says_with_embeddings_as_prompt(model: Any) -> None:

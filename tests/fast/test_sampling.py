@@ -150,6 +150,10 @@ def test_suppressed_tokens_are_those_of_transformers() -> None:
     assert torch.equal(ours(None, scores), expected(None, scores))
     assert torch.equal(ours(None, scores[:, :20]), expected(None, scores[:, :20]))
     assert torch.equal(scores, before)
+    scratch = scores.clone()
+    written = ours.overwrite(None, scratch)
+    assert torch.equal(written, expected(None, scores))
+    assert written.data_ptr() == scratch.data_ptr()
 
 
 @pytest.mark.parametrize(

@@ -71,22 +71,20 @@ def _tables(
     is_touched = np.zeros(vocabulary.size, dtype=np.bool_)
     is_touched[token] = True
     touched, place = np.flatnonzero(is_touched), np.cumsum(is_touched) - 1
-    # For each touched token the whole column of states, then whether each completes.
-    width = len(rows)
-    columns = np.empty((len(touched), 2 * width), dtype=np.int64)
-    columns[:, :width], columns[:, width:] = state[touched, None], hit[touched, None]
-    columns[place[token], source] = target
-    columns[place[token], width + source] = done
+    # A state and whether a stop string was completed are one number; for each touched token, from every state.
     code = state * 2 + hit
-    plain = np.flatnonzero(np.bincount(code, minlength=1) > 0)
-    plain = plain if plain[0] == 0 else np.append(0, plain)
-    class_of_token = np.searchsorted(plain, code)
+    width = len(rows)
+    columns = np.empty((len(touched), width), dtype=np.min_scalar_type(2 * width))
+    columns[:] = code[touched, None]
+    columns[place[token], source] = target * 2 + done
+    is_plain = np.bincount(code, minlength=2 * width) > 0
+    is_plain[0] = True
+    plain = np.flatnonzero(is_plain)
+    class_of_token = (np.cumsum(is_plain) - 1)[code]
     first, group = group_rows(columns) if len(columns) else (np.zeros(0, np.int64), np.zeros(0, np.int64))
     class_of_token[touched] = len(plain) + group
-    everywhere = np.ones((1, width), dtype=np.int64)
-    maps = np.concatenate([plain[:, None] // 2 * everywhere, columns[first, :width]])
-    completes = np.concatenate([plain[:, None] % 2 * everywhere, columns[first, width:]])
-    return class_of_token, maps, completes.astype(np.bool_)
+    codes = np.concatenate([np.repeat(plain[:, None], width, axis=1), columns[first].astype(np.int64)])
+    return class_of_token, codes // 2, codes % 2 == 1
 
 
 class _Walk:
@@ -108,17 +106,22 @@ class _Walk:
         leaves = self._rows[0] != 0
         places = np.flatnonzero(leaves[self._data])
         token = np.searchsorted(self._starts, places, side="right") - 1
-        token, first = np.unique(token, return_index=True)
+        first = np.flatnonzero(np.diff(token, prepend=-1))  # of each token its first such place
+        token = token[first]
         state[token], hit[token] = self._read(np.zeros(len(token), np.int64), places[first], self._starts[token + 1])
         return state, hit
 
     def from_inside(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """For tokens that may go on with an unfinished stop string: token, state before, after, and completion."""
+        sources, bytes_read = np.nonzero(self._rows != self._rows[0])
+        matters = np.zeros(256, dtype=np.bool_)
+        matters[bytes_read] = True
         tokens = np.flatnonzero(np.diff(self._starts))
         first_byte = self._data[self._starts[tokens]]
+        kept = matters[first_byte]
+        tokens, first_byte = tokens[kept], first_byte[kept]
         order = np.argsort(first_byte, kind="stable")
         bounds = np.searchsorted(first_byte[order], np.arange(257))
-        sources, bytes_read = np.nonzero(self._rows != self._rows[0])
         counts = bounds[bytes_read + 1] - bounds[bytes_read]
         pair = np.repeat(np.arange(len(counts)), counts)
         rank = np.arange(len(pair)) + (bounds[bytes_read] - np.cumsum(counts) + counts)[pair]

@@ -7,16 +7,19 @@ from those of the last in ids, positions and attention mask alone; from the seco
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from transformers import Cache, GenerationMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-# B batch, n new tokens
+# B batch, T text, n new tokens
 
-_AT_ONCE = 128
+Cut = TypeVar("Cut")
+
+_FIRST_PAGE = 16
+_LARGEST_PAGE = 128
 
 _CHANGING = ("input_ids", "position_ids", "attention_mask")
 
@@ -26,7 +29,7 @@ class Forwards:
 
     Attributes:
         count: forwards executed, the prefill among them.
-        outputs: of the last one.
+        outputs: of the last one, as long as the next inputs are made of them.
         model_kwargs: what `generate` prepared, brought up to date.
     """
 
@@ -39,11 +42,9 @@ class Forwards:
         compiled = model._valid_auto_compile_criteria(model_kwargs, generation_config)
         self._forward = model.get_compiled_call(generation_config.compile_config) if compiled else model.__call__
         self.is_compiled = bool(compiled)
-        self._fixed: dict[str, Any] | None = None
-        self._positions: Columns | None = None
-        self._steps = 0
-        self._mask: torch.Tensor | None = None
-        self._attended = 0
+        self._inputs: dict[str, Any] | None = None
+        self._positions: Iterator[torch.Tensor] | None = None
+        self._masks: Iterator[torch.Tensor] | None = None
 
     @property
     def cache(self) -> Any:
@@ -58,20 +59,26 @@ class Forwards:
         self.model._has_unfinished_sequences(False, synced_gpus=False, device=input_ids.device)
         return self.outputs
 
-    def decode(self, new_ids_Bn: torch.Tensor, input_ids: Callable[[], torch.Tensor]) -> Any:
+    def decode(self, new_ids_Bn: torch.Tensor, num_new: int, input_ids: Callable[[], torch.Tensor]) -> Any:
         """The forward over the tokens chosen since the last one.
 
         Args:
             new_ids_Bn: these tokens.
+            num_new: how many columns they are.
             input_ids: gives the whole text, with them.
         """
         self.count += 1
-        if self._fixed is not None:
-            inputs = self._next_inputs(new_ids_Bn)
-        else:
-            inputs = self._prepared(new_ids_Bn.shape[1], input_ids())
-        self.outputs = self._forward(**inputs, return_dict=True)
-        return self.outputs
+        inputs = self._inputs
+        if inputs is None:
+            self.outputs = self._forward(**self._prepared(num_new, input_ids()), return_dict=True)
+            return self.outputs
+        inputs["input_ids"] = new_ids_Bn
+        if self._positions is not None:
+            inputs["position_ids"] = _joined(self._positions, num_new)
+        if self._masks is not None:
+            for _ in range(num_new):
+                inputs["attention_mask"] = next(self._masks)
+        return self._forward(**inputs)
 
     def _prepared(self, num_new: int, input_ids: torch.Tensor) -> dict[str, Any]:
         model = self.model
@@ -82,13 +89,12 @@ class Forwards:
             input_ids, next_sequence_length=num_new if self.model_kwargs["use_cache"] else None, **self.model_kwargs
         )
         if self._is_regular(inputs, num_new):
-            self._fixed = {name: value for name, value in inputs.items() if name not in _CHANGING}
-            positions = inputs.get("position_ids")
-            if positions is not None:
-                self._positions = _positions_after(positions[:, -1:])
-                self._steps = 0
-            self._mask = inputs.get("attention_mask")
-            self._attended = 0 if self._mask is None else self._mask.shape[1]
+            self._inputs = {**inputs, "return_dict": True}
+            if inputs.get("position_ids") is not None:
+                self._positions = _positions_after(inputs["position_ids"][:, -1:])
+            if inputs.get("attention_mask") is not None:
+                self._masks = _masks_after(inputs["attention_mask"])
+            self.outputs = None  # the last logits need not outlive their step
         return inputs
 
     def _is_regular(self, inputs: dict[str, Any], num_new: int) -> bool:
@@ -106,21 +112,6 @@ class Forwards:
         return (positions is None or (positions.ndim == 2 and positions.shape[1] == num_new)) and (
             mask is None or mask.ndim == 2
         )
-
-    def _next_inputs(self, new_ids_Bn: torch.Tensor) -> dict[str, Any]:
-        num_new = new_ids_Bn.shape[1]
-        inputs = {"input_ids": new_ids_Bn, **(self._fixed or {})}
-        if self._positions is not None:
-            columns = [self._positions[number] for number in range(self._steps, self._steps + num_new)]
-            inputs["position_ids"] = columns[0] if num_new == 1 else torch.cat(columns, dim=1)
-            self._steps += num_new
-        if self._mask is not None:
-            self._attended += num_new
-            if self._attended > self._mask.shape[1]:
-                ones = self._mask.new_ones((len(self._mask), _AT_ONCE + num_new))
-                self._mask = torch.cat([self._mask, ones], dim=-1)
-            inputs["attention_mask"] = self._mask[:, : self._attended]
-        return inputs
 
     def takes_chunks(self) -> bool:
         """Whether several tokens may go through at once: a cache of keys and values that grows, and nothing else."""
@@ -144,7 +135,7 @@ class InputIds:
     def __init__(self, prompt_BT: torch.Tensor) -> None:
         self._joined = prompt_BT
         self._columns: list[torch.Tensor] = []
-        self.length = prompt_BT.shape[1]
+        self.length = int(prompt_BT.shape[1])
 
     def append(self, tokens_B1: torch.Tensor) -> None:
         """One more token a row."""
@@ -170,29 +161,42 @@ class InputIds:
         return self._joined
 
 
-class Columns:
-    """Columns of integers cut beforehand, a view each.
+def pages(cut: Callable[[int, int], Iterable[Cut]]) -> Iterator[Cut]:
+    """What `cut(begin, end)` gives for 0, 1, 2 and so on, some of it at a time.
 
-    After a forward, whose weights have emptied the processor's cache, a torch operation takes 10 µs, and reading a
-    list next to nothing.
+    After a forward, whose weights have emptied the processor's cache, a torch operation takes 10 µs, and taking the
+    next of what was cut beforehand next to nothing. Pages grow, so that few tokens cost little.
     """
-
-    def __init__(self, make: Callable[[int, int], torch.Tensor]) -> None:
-        self._make = make
-        self._views: list[torch.Tensor] = []
-        self._begin = 0
-
-    def __getitem__(self, number: int) -> torch.Tensor:
-        """Column `number`, [B, 1], of what `make(begin, end)` gives; numbers only grow."""
-        while number - self._begin >= len(self._views):
-            self._begin += len(self._views)
-            self._views = list(self._make(self._begin, self._begin + _AT_ONCE).split(1, dim=1))
-        return self._views[number - self._begin]
+    begin, size = 0, _FIRST_PAGE
+    while True:
+        yield from cut(begin, begin + size)
+        begin, size = begin + size, min(2 * size, _LARGEST_PAGE)
 
 
-def _positions_after(last_B1: torch.Tensor) -> Columns:
-    """The positions behind the given ones."""
-    return Columns(lambda begin, end: last_B1 + torch.arange(begin + 1, end + 1, device=last_B1.device)[None])
+def _positions_after(last_B1: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The positions behind the given ones, int64 [B, 1] each."""
+
+    def cut(begin: int, end: int) -> Iterable[torch.Tensor]:
+        page_nB1: torch.Tensor = last_B1 + torch.arange(begin + 1, end + 1, device=last_B1.device)[:, None, None]
+        return list(page_nB1.unbind(0))
+
+    return pages(cut)
+
+
+def _masks_after(mask_BT: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The attention mask with one more token, with two more, and so on."""
+    length = mask_BT.shape[1]
+
+    def cut(begin: int, end: int) -> Iterable[torch.Tensor]:
+        whole = torch.cat([mask_BT, mask_BT.new_ones((len(mask_BT), end))], dim=-1)
+        return [whole[:, :stop] for stop in range(length + begin + 1, length + end + 1)]
+
+    return pages(cut)
+
+
+def _joined(columns: Iterator[torch.Tensor], num: int) -> torch.Tensor:
+    """The next so many columns side by side."""
+    return next(columns) if num == 1 else torch.cat([next(columns) for _ in range(num)], dim=1)
 
 
 def prepares_as_usual(model: Any) -> bool:

@@ -7,18 +7,24 @@ stop flag one step late: one forward more, declared in its report, and undone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from perstep.fast._processor import in_turn
 from perstep.fast.decode_choose import Chooser, MaskedChooser
 from perstep.fast.decode_head import PutOff
-from perstep.fast.decode_inputs import Columns, Forwards, InputIds
+from perstep.fast.decode_inputs import Forwards, InputIds, pages
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # B batch, T length of the text, V logits
 
@@ -106,6 +112,10 @@ class Call:
         wanted = {**_RECORDS, **_FROM_FORWARD} if self.config.return_dict_in_generate else {}
         self.records = {name: [] for option, name in wanted.items() if getattr(self.config, option)}
 
+    @cached_property
+    def _in_turn(self) -> Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+        return in_turn(self.processors, private="logits" not in self.records)
+
     @property
     def batch(self) -> int:
         """Rows."""
@@ -126,8 +136,8 @@ class Call:
         scores = raw = outputs.logits[:, -1]
         if self.processors or self.records:
             scores = raw = raw.to(copy=True, dtype=torch.float32, device=self.prompt_BT.device)
-            for processor in self.processors:
-                scores = processor(self.ids(), scores)
+            for process in self._in_turn:
+                scores = process(self.ids(), scores)
         for name, record in self.records.items():
             record.append({"scores": scores, "logits": raw}[name] if name in ("scores", "logits") else outputs[name])
         return scores
@@ -137,6 +147,17 @@ class Call:
         scores = tuple(self.records["scores"]) if "scores" in self.records else None
         for criterion in self.stops.others:
             done = done | criterion(self.ids(), scores)
+        return done
+
+    def stopped_on_host(self, done: list[bool]) -> list[bool]:
+        """The same as a list: behind a forward each operation of torch takes 10 µs."""
+        scores = tuple(self.records["scores"]) if "scores" in self.records else None
+        for criterion in self.stops.others:
+            said = criterion(self.ids(), scores)
+            flags = said.tolist() if isinstance(said, torch.Tensor) and said.shape == (len(done),) else None
+            if flags is None:  # one answer for all rows, as generate would take it
+                flags = (torch.tensor(done) | torch.as_tensor(said, device="cpu")).tolist()
+            done = [before or flag for before, flag in zip(done, flags, strict=True)]
         return done
 
     def result(self, undone: int) -> Any:
@@ -171,8 +192,9 @@ class _HostLoop:
         self.head = head
         self.finished = [False] * call.batch
         self.device = call.prompt_BT.device
-        self._columns = Columns(self._new_page)
-        self._emitted = 0
+        self._limit: float = float("inf") if call.stops.max_length is None else call.stops.max_length
+        self._pads = False  # from the first finished row on, where there is an end id
+        self._columns = pages(self._new_columns)
         self.pad = 0 if call.pad_id is None else int(call.pad_id)
         self.masked = None
         if call.tables is not None:
@@ -181,29 +203,48 @@ class _HostLoop:
 
     def run(self) -> None:
         """Prefill, then chunks until every row is finished."""
-        call = self.call
+        call, masked = self.call, self.masked
         outputs = call.forwards.prefill(call.prompt_BT)
         if self.head is not None and not self.head.learn(outputs.logits):
             self.head.put_back()
             self.head = None
         put_off = False
+        takes_largest = self._takes_largest(outputs.logits)
         with call.model._optimize_model_for_decode():
             while True:
-                logits = None if put_off else outputs.logits
-                done = self._emit(self._choose(outputs, logits))
+                if takes_largest:
+                    done = self._emit(*self._largest(outputs.logits))
+                else:
+                    done = self._emit(self._choose(outputs, None if put_off else outputs.logits))
                 num_new = 1
-                while not done and (forced := self._forced()) is not None:
+                while not done and masked is not None and (forced := self._forced()) is not None:
                     done = self._emit(forced)
                     num_new += 1
                 call.report.forced_tokens += num_new - 1
                 if not call.model._has_unfinished_sequences(done, synced_gpus=False, device=self.device):
                     if num_new > 1 and call.cache_is_returned():  # as generate leaves it: without the last token
-                        call.forwards.decode(call.ids.last(num_new)[:, :-1], call.ids.without_last)
+                        call.forwards.decode(call.ids.last(num_new)[:, :-1], num_new - 1, call.ids.without_last)
                     break
-                outputs = call.forwards.decode(call.ids.last(num_new), call.ids)
+                outputs = call.forwards.decode(call.ids.last(num_new), num_new, call.ids)
                 put_off = self.head is not None
-        if self.masked is not None:
-            call.report.near_ties, call.report.restricted_heads = self.masked.near_ties, self.masked.restricted
+        if masked is not None:
+            call.report.near_ties, call.report.restricted_heads = masked.near_ties, masked.restricted
+
+    def _takes_largest(self, logits: torch.Tensor) -> bool:
+        """Whether the next token is that of the largest logit, and NumPy can read it: asked once a call.
+
+        Behind a forward the device and the type of a tensor take 10 µs to ask.
+        """
+        call = self.call
+        is_plain = self.masked is None and not call.processors and not call.records and call.chooser.seed is None
+        readable = logits.dtype in (torch.float32, torch.float64) and logits.device.type == self.device.type == "cpu"
+        return is_plain and readable
+
+    def _largest(self, logits_BTV: torch.Tensor) -> tuple[list[int], torch.Tensor]:
+        """The token of the largest logit of each row, and all of them as a column."""
+        tokens_B1, array_B1 = next(self._columns)
+        logits_BTV.numpy()[:, -1:].argmax(2, array_B1)
+        return array_B1[:, 0].tolist(), tokens_B1
 
     def _choose(self, outputs: Any, logits: torch.Tensor | None) -> list[int]:
         call, position = self.call, self.call.ids.length
@@ -230,25 +271,26 @@ class _HostLoop:
         """The tokens as a tensor [B, 1] where the model wants them."""
         if self.device.type != "cpu":
             return torch.tensor([[token] for token in tokens], device=self.device)
-        column_B1 = self._columns[self._emitted]
-        self._page[:, self._emitted % len(self._page[0])] = tokens
-        self._emitted += 1
-        return column_B1
+        tokens_B1, array_B1 = next(self._columns)
+        array_B1[:, 0] = tokens
+        return tokens_B1
 
-    def _new_page(self, begin: int, end: int) -> torch.Tensor:
-        page = torch.empty(self.call.batch, end - begin, dtype=torch.long)
-        self._page = page.numpy()
-        return page
+    def _new_columns(self, begin: int, end: int) -> Iterable[tuple[torch.Tensor, NDArray[np.int64]]]:
+        """Columns [B, 1] for tokens, each as a tensor and as an array of the same memory."""
+        page = torch.empty(end - begin, self.call.batch, 1, dtype=torch.long)
+        return zip(page.unbind(0), list(page.numpy()), strict=True)
 
     def _is_padded(self, row: int) -> bool:
         """Whether a row has ended; without an end id, generate goes on with finished rows while others do."""
-        return self.finished[row] and self.call.stops.has_end
+        return self._pads and self.finished[row]
 
-    def _emit(self, tokens: list[int]) -> bool:
-        """One more token a row; whether every row is finished now."""
+    def _emit(self, tokens: list[int], tokens_B1: torch.Tensor | None = None) -> bool:
+        """One more token a row, as a column too where there is one; whether every row is finished now."""
         call, stops = self.call, self.call.stops
-        tokens = [self.pad if self._is_padded(row) else token for row, token in enumerate(tokens)]
-        tokens_B1 = self._column(tokens)
+        if self._pads:
+            tokens, tokens_B1 = [self.pad if self._is_padded(row) else token for row, token in enumerate(tokens)], None
+        if tokens_B1 is None:
+            tokens_B1 = self._column(tokens)
         call.ids.append(tokens_B1)
         if call.streamer is not None:
             call.streamer.put(tokens_B1[:, 0].cpu())
@@ -256,10 +298,15 @@ class _HostLoop:
             for row, token in enumerate(tokens):
                 if not self._is_padded(row):
                     self.masked.accept(row, token)
-        self.finished = [done or token in stops.end_ids for token, done in zip(tokens, self.finished, strict=True)]
+        ended = not stops.end_ids.isdisjoint(tokens)
+        if ended:
+            self.finished = [done or token in stops.end_ids for token, done in zip(tokens, self.finished, strict=True)]
         if stops.others:
-            self.finished = call.stopped_by_others(torch.tensor(self.finished, device=self.device)).tolist()
-        return stops.full(call.ids.length) or all(self.finished)
+            self.finished = call.stopped_on_host(self.finished)
+        if ended or stops.others:
+            self._pads = stops.has_end and any(self.finished)
+            return call.ids.length >= self._limit or all(self.finished)
+        return call.ids.length >= self._limit
 
 
 def run_deferred(call: Call) -> Any:
@@ -283,7 +330,7 @@ def run_deferred(call: Call) -> Any:
             stop = flag.put(going_B, tokens_B) or call.stops.full(call.ids.length)
             if not call.model._has_unfinished_sequences(stop, synced_gpus=False, device=going_B.device):
                 break
-            outputs = call.forwards.decode(call.ids.last(1), call.ids)
+            outputs = call.forwards.decode(call.ids.last(1), 1, call.ids)
     undone = flag.finish()
     if returned:
         call.forwards.undo(undone)

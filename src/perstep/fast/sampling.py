@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
 
 from perstep.errors import InputError
-from perstep.fast._reading import on_host, signed
+from perstep.fast._processor import Processor, signed
+from perstep.fast._reading import on_host
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ _FEW = 1024  # candidates that are worth picking out one by one; beyond them the
 _SOME = 4096
 
 
-class TopP(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+class TopP(Processor):
     """Keeps the most probable tokens that together reach `top_p`, as transformers' `TopPLogitsWarper` does.
 
     A token is kept if those before it, in descending order, have less than `top_p` together; of equal logits the one
@@ -95,7 +95,7 @@ class TopP(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
         return scores.masked_fill(removed.scatter(1, indices, removed), self.filter_value)
 
 
-class TopK(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+class TopK(Processor):
     """Keeps the tokens whose logit is not below the k-th largest, as transformers' `TopKLogitsWarper` does.
 
     Ties with the k-th are all kept. In the host's memory the k-th is looked for among the few values that are not
@@ -131,7 +131,7 @@ class TopK(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
         return scores.masked_fill(scores < torch.topk(scores, self.top_k).values[..., -1:], self.filter_value)
 
 
-class MinP(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+class MinP(Processor):
     """Keeps tokens at least `min_p` times as probable as the most probable, as transformers' `MinPLogitsWarper` does.
 
     No probability is computed: the logits are compared with the largest plus log(min_p). A token whose ratio is within

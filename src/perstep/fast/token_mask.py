@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
 
 from perstep.automata import Row, TokenAutomaton, TokenTable, apply
 from perstep.automata.rows import RowStore
 from perstep.errors import InputError
+from perstep.fast._processor import Processor, signed
 from perstep.fast.token_tables import DEAD, DeviceTables, check_tables, to_device
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ BUDGET_BYTES = 64 * 2**20
 _BASE = 6364136223846793005  # of the hash, a polynomial in an odd number modulo 2**64 (Knuth's multiplier)
 
 
-class TokenMask(LogitsProcessor):  # type: ignore[misc]
+class TokenMask(Processor):
     """A logits processor that allows what a token table allows.
 
     Args:
@@ -82,6 +82,7 @@ class TokenMask(LogitsProcessor):  # type: ignore[misc]
             return self._states_B == DEAD
         return torch.tensor([state == DEAD for state in self._host_states], dtype=torch.bool)
 
+    @signed
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """The scores [B, L] with -inf where the grammar forbids a token, in a tensor of their own.
 

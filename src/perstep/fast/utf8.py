@@ -7,16 +7,17 @@ it ends only between characters. The state is settled by the last three tokens (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
 
 from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
 from perstep.errors import InputError
-from perstep.fast._reading import Reading, on_host, signed, vocabulary_of
+from perstep.fast._processor import Processor, signed
+from perstep.fast._reading import FEW_ROWS, Reading, on_host, vocabulary_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ _BYTES = 3  # of one character, before its last: what an unfinished one can have
 _SPARSE_ABOVE = 4096  # logits so wide that reading a whole row of a mask costs more than listing its exceptions
 
 
-class Utf8(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+class Utf8(Processor):
     """Allows exactly the tokens after which the text can still become valid UTF-8.
 
     The prompt is read too: it may end inside a character. Bytes of it that are not valid are passed over as
@@ -77,9 +78,9 @@ class Utf8(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
     @signed
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores [rows, columns] with -inf at what is not allowed; `scores` itself is left as it is."""
-        left = self._left(input_ids.shape[1])
+        left = self._rows.reach if self.max_length is None else self._left(input_ids.shape[1])
         if on_host(input_ids):
-            return self._on_host(self._reading.states_on_host(input_ids), scores, left)
+            return self._on_host(self._reading.states_on_host(input_ids.numpy()), scores, left)
         return torch.minimum(scores, self._rows.caps(scores, left)[self._reading.states(input_ids)])
 
     def state(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -97,24 +98,31 @@ class Utf8(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
     def allowed(self, input_ids: torch.Tensor) -> list[NDArray[np.int64]]:
         """The allowed ids of each row, ascending: for people and tests; it waits for the host."""
         rows = self._rows.allowed[self._left(input_ids.shape[1])]
-        return [np.flatnonzero(rows[state].numpy()) for state in self._reading.states_on_host(input_ids.cpu())]
+        return [np.flatnonzero(rows[state].numpy()) for state in self._reading.states_on_host(input_ids.cpu().numpy())]
 
     def _left(self, length: int) -> int:
         """How many tokens there can be after the one now chosen, as far as it matters."""
         left = -1 if self.max_length is None else self.max_length - length - 1
         return min(left, self._rows.reach) if left >= 0 else self._rows.reach
 
-    def _on_host(self, states: list[int], scores: torch.Tensor, left: int) -> torch.Tensor:
-        alike = len(set(states)) == 1
-        if scores.shape[1] > _SPARSE_ABOVE:
-            if alike:
-                return self._rows.sparsely(scores, states[0], left)
-            rows = [self._rows.sparsely(scores[row : row + 1], state, left) for row, state in enumerate(states)]
-            return torch.cat(rows)
-        caps = self._rows.caps(scores, left)
-        if alike:
-            return torch.minimum(scores, caps[states[0]])
-        return torch.minimum(scores, caps.index_select(0, torch.from_numpy(np.array(states))))
+    def _on_host(self, states: Sequence[int] | NDArray[np.int64], scores: torch.Tensor, left: int) -> torch.Tensor:
+        rows = self._rows
+        columns = scores.shape[1]
+        if columns > _SPARSE_ABOVE:
+            if len(set(states)) == 1:
+                return rows.sparsely(scores, states[0], left)
+            return torch.cat([rows.sparsely(scores[row : row + 1], state, left) for row, state in enumerate(states)])
+        if scores.dtype is not torch.float32 or scores.requires_grad:
+            return torch.minimum(scores, rows.caps(scores, left)[torch.as_tensor(states)])
+        caps = rows.on_host.get((columns, left)) or rows.caps_on_host(scores, left)
+        if len(states) > FEW_ROWS:
+            capped = caps.whole.take(states, 0)
+            return torch.from_numpy(np.minimum(scores.numpy(), capped, capped))
+        # Behind a forward this takes half of what `torch.minimum` does: generate has just made a copy too.
+        copied = scores.clone()
+        for row, state in zip(copied.numpy(), states, strict=True):
+            np.minimum(row, caps.rows[state], row)
+        return copied
 
 
 class _Rows:
@@ -146,6 +154,7 @@ class _Rows:
         }
         """Which tokens are allowed where so many more can follow, bool [states, tokens]."""
         self._caps: dict[Any, torch.Tensor] = {}
+        self.on_host: dict[tuple[int, int], _CapsOnHost] = {}
         self._lists: dict[tuple[int, int, int], tuple[bool, torch.Tensor]] = {}
 
     def _allowed(self, left: int) -> NDArray[np.bool_]:
@@ -178,6 +187,12 @@ class _Rows:
             found = self._caps[key] = caps.to(device=scores.device, dtype=scores.dtype)
         return found
 
+    def caps_on_host(self, scores: torch.Tensor, left: int) -> _CapsOnHost:
+        """The same for float32 logits in the host's memory."""
+        whole = self.caps(scores, left).numpy()
+        made = self.on_host[scores.shape[1], left] = _CapsOnHost(whole, list(whole))
+        return made
+
     def sparsely(self, scores: torch.Tensor, state: int, left: int) -> torch.Tensor:
         """The scores [rows, columns] in the host's memory with -inf at what `state` does not allow.
 
@@ -193,6 +208,14 @@ class _Rows:
         if not few_allowed:
             return scores.index_fill(1, ids, -torch.inf)
         return torch.full_like(scores, -torch.inf).index_copy_(1, ids, scores.index_select(1, ids))
+
+
+@dataclass(frozen=True, eq=False)
+class _CapsOnHost:
+    """Caps [states, columns], whole and row by row."""
+
+    whole: NDArray[np.float32]
+    rows: list[NDArray[np.float32]]
 
 
 def _reading(vocabulary: Vocabulary, dfa: Dfa) -> Reading:
