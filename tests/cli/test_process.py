@@ -134,7 +134,9 @@ def test_an_interrupted_run_can_be_shown(
     assert out == ""
     if sent is signal.SIGINT:
         assert running.returncode == 130
-        assert err == "perstep: interrupted; what was measured is kept\n"
+        rounds = len((folder / SAMPLES).read_text().splitlines())
+        kept = "1 round" if rounds == 1 else f"{rounds} rounds"
+        assert err == f"perstep: interrupted; {kept} kept in run: go on with --out run --resume\n"
     else:
         assert running.returncode == -signal.SIGKILL
     assert open_run(folder).status == "interrupted"

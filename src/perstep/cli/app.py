@@ -75,8 +75,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), InputError.exit_code)
     except PerstepError as error:
         return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was measured is kept", INTERRUPTED)
+    except KeyboardInterrupt as error:  # says what is kept and where, if anything is
+        return _complain(str(error) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone (`perstep list | head`): say nothing.
         _drop_output()

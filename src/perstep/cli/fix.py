@@ -1,20 +1,22 @@
 """`perstep fix`: run somebody's script once, then try drop-ins on the generate calls it made."""
 
+import os
 import sys
-from contextlib import suppress
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.cli.output import print_tables, progress_shown, remark
-from perstep.errors import InputError, PerstepError
-from perstep.experiments.fix import Captures, Fix, diff, find_fixes, lines, tables
+from perstep.cli.output import progress_shown, remark, render_tables
+from perstep.errors import InputError
+from perstep.experiments import pipeline
+from perstep.experiments.fix import Captures, FixFindings, fix_calls, lines
 from perstep.experiments.options import parse_seconds
-from perstep.experiments.watch_script import after_import, run_script
+from perstep.experiments.watch_script import INTERRUPTED, after_import, run_script
 from perstep.experiments.watching import Watch
 from perstep.report import Output
-from perstep.runs import encode_json
+from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
 
 _GENERATE_LIVES_IN = "transformers.generation.utils"
@@ -27,23 +29,27 @@ def fix(
     apply: Annotated[bool, Parameter(negative="")] = False,
     budget: str = "60s",
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
     """What could replace the slow parts of the generate calls of a script, tried and measured.
 
     The script runs once, watched. Then the first call of each line that called generate is made again with drop-ins in
-    place of its processors and criteria: the tokens must be the same, and the calls take turns until the change is
-    resolved. The script itself is never changed. Options of perstep stand before SCRIPT; what stands after it is the
-    script's.
+    place of its processors, its criteria and the decode loop: the tokens must be the same, and the calls take turns
+    until the budget is spent. No file of yours is changed. Options of perstep stand before SCRIPT; what stands after it
+    is the script's.
 
     Args:
         script: A Python file.
         arguments: The script's own.
-        apply: Print the change to the script as a unified diff on stdout, for `patch` or `git apply`, and the tables on
-            stderr.
+        apply: Print the change to the source as a unified diff on stdout, for `patch -p1` or `git apply`, and the
+            tables on stderr.
         budget: How long to measure for each line that calls generate, such as 30s or 2m.
         output: Form of the tables.
-        quiet: No progress on stderr.
+        out: Folder for the run. [default: the next number under .perstep/runs]
+        force: Replace the run in --out.
+        quiet: No progress, no remarks.
     """
     require()
     path = Path(script)
@@ -53,6 +59,8 @@ def fix(
         budget_s = parse_seconds(budget)
     except ValueError as error:
         raise InputError(f"--budget {budget}: {error}") from error
+    check_out("fix", out, force=force, resume=False)
+    begun_in, process = Path.cwd(), os.getpid()
     captures, watcher = Captures(), Watch()
 
     def begin() -> None:
@@ -63,52 +71,50 @@ def fix(
         code = run_script(path, arguments)
     watcher.__exit__(None, None, None)
     captures.__exit__(None, None, None)
+    if os.getpid() != process or code == INTERRUPTED:
+        return code  # a child that the script forked, or somebody who wants no more
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed by the script, or by who reads it
             stream.flush()
-    if code != 0 and not captures.calls:
-        return code
+    say = (lambda _text: None) if quiet else remark
     if not captures.calls:
-        remark(f"perstep: {script} made no generate call of a transformers model; there is nothing to try")
-        return 0
-    ledgers = watcher.ledgers()
-    fixes = []
-    with progress_shown(quiet=quiet) as progress:
-        for site, call in captures.calls.items():
-            ledger = next((one for name, one in ledgers.items() if name.split(" (")[0] == site), None)
-            fixes.append(find_fixes(call, ledger, budget_s=budget_s, progress=progress))
-    _show(fixes, path, output, apply=apply)
-    return 0
+        say(f"perstep: {script} made no generate call of a transformers model that came to its end; nothing is tried")
+        return code
+    if code != 0:
+        say(f"perstep: {script} ended with exit code {code}; the calls that it made before are tried")
+    plan = {"script": script, "arguments": list(arguments), "budget": budget_s}
+    with chdir(begun_in), progress_shown(quiet=quiet) as progress:
+        report = fix_calls(captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force)
+    _show(report, output, apply=apply)
+    for warning in report.manifest.warnings:
+        say(f"warning: {warning}")
+    say(f"run: {report.folder}")
+    pipeline.check(report)
+    return code
 
 
-def _show(fixes: list[Fix], path: Path, output: Output, *, apply: bool) -> None:
-    patch = _patch(fixes, path)
+def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:
+    """The findings on stdout; with `apply` the diff there, and the findings on stderr."""
+    found: FixFindings = report.findings  # type: ignore[assignment] # an experiment's own findings
     if output == "json":
-        sys.stdout.write(encode_json([one.findings for one in fixes]).decode())
-        return
-    for one in fixes:
-        if apply:
-            from perstep.cli.output import render_tables
-
-            sys.stderr.write(render_tables(tables(one.findings), output))
-        else:
-            print_tables(tables(one.findings), output)
-            if one.chosen:
-                sys.stdout.write(
-                    "\n" + "\n".join(["Write into the call:", *(f"  {line}" for line in lines(one))]) + "\n"
-                )
-    if apply and patch:
-        sys.stdout.write(patch)
-    elif patch is None and any(one.chosen for one in fixes):
-        remark("perstep: the call is put together elsewhere, so there is no diff; write the lines by hand")
+        shown = encode_json(found).decode()
+    elif output == "csv":
+        shown = report.csv
+    else:
+        shown = render_tables(report.tables, output)
+        said = [text for site in found.sites if (text := lines(site))]
+        shown += "".join(f"\n{text}" for text in (_fenced(said) if output == "md" else said))
+    (sys.stderr if apply else sys.stdout).write(shown)
+    if apply:
+        sys.stdout.write(found.diff)
+        if not found.diff:
+            remark("perstep: no diff: nothing is to be written, or the lines have to be written by hand")
 
 
-def _patch(fixes: list[Fix], path: Path) -> str | None:
-    """The diff of the script; empty where nothing changes, None where it cannot be made."""
-    edits = [one.edit for one in fixes if one.chosen and one.call.file.resolve() == path.resolve()]
-    if not edits:
-        return None if any(one.chosen for one in fixes) else ""
-    try:
-        return diff(path, edits)
-    except (OSError, SyntaxError) as error:
-        raise PerstepError(f"{path} cannot be read again for the diff: {error}") from error
+def _fenced(texts: list[str]) -> list[str]:
+    """The lines to write as code blocks of Markdown."""
+    made = []
+    for text in texts:
+        heading, *code = text.strip("\n").split("\n")
+        made.append("\n".join([heading, "", "```python", *(line.strip() for line in code if line.strip()), "```", ""]))
+    return made

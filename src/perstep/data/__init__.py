@@ -6,7 +6,13 @@ were made, and what they are worth, is written beside the training code, in `tra
 
 from pathlib import Path
 
-__all__ = ["conjugation_schema_path", "heldout_path", "knob_results_schema_path", "mini_path"]
+__all__ = [
+    "conjugation_schema_path",
+    "fix_results_schema_path",
+    "heldout_path",
+    "knob_results_schema_path",
+    "mini_path",
+]
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +30,11 @@ def heldout_path() -> Path:
 def conjugation_schema_path() -> Path:
     """The JSON schema of the objects that mini was trained to write."""
     return _HERE / "conjugation_schema.json"
+
+
+def fix_results_schema_path() -> Path:
+    """The JSON schema of `results.json` of fix."""
+    return _HERE / "fix_results.schema.json"
 
 
 def knob_results_schema_path() -> Path:

@@ -58,10 +58,28 @@ class Plan(RunOptions):
 
 
 class CompareSession:
-    """The arms, warm, with blocks of the right length."""
+    """The arms, warm, with blocks of the right length.
+
+    Args:
+        arms: by name, the reference first.
+        effort: when to stop.
+        seed: of the order of turns.
+        clock: the host's, unless a test passes its own.
+        progress: told what is done before the first round.
+        threshold: T of `same (within ±T)`.
+        comparisons: how many changes are shown together, where this session's are not all.
+    """
 
     def __init__(
-        self, arms: Mapping[str, Arm], effort: Effort, *, seed: int, clock: Clock, progress: Progress, threshold: float
+        self,
+        arms: Mapping[str, Arm],
+        effort: Effort,
+        *,
+        seed: int,
+        clock: Clock,
+        progress: Progress,
+        threshold: float,
+        comparisons: int | None = None,
     ) -> None:
         self.effort = effort
         self.manifest = Manifest(experiment="compare", plan={}, seed=seed)
@@ -73,6 +91,7 @@ class CompareSession:
         progress(0.0, "warm-up")
         warm = warm_up(self._warm_round, clock, limit_s=min(effort.budget_s, 30.0) / 10)
         self.manifest.conditions = _conditions(self._names, self._blocks, warm, effort, threshold)
+        self.manifest.conditions["comparisons"] = comparisons or len(arms) - 1
 
     def measure_round(self, number: int) -> Sample:
         """One balanced block of turns."""
@@ -231,7 +250,7 @@ def _changes(manifest: Manifest, samples: Sequence[Sample]) -> dict[int, Change]
         return {
             arm: invalid_change(reason, rounds=len(samples), threshold=threshold) for arm in range(1, costs.shape[1])
         }
-    return paired_changes(costs, threshold=threshold)
+    return paired_changes(costs, comparisons=manifest.conditions.get("comparisons"), threshold=threshold)
 
 
 def analyse(manifest: Manifest, samples: Sequence[Sample]) -> Comparison:

@@ -14,6 +14,7 @@ from perstep.experiments.conditions import threads_limited, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
+from perstep.report.format import plural
 from perstep.runs import (
     MANIFEST,
     Manifest,
@@ -93,7 +94,11 @@ def run(
         folder = next_folder(name) if out is None else out
         resume_after = len(samples) if resume else None
         with RunWriter(folder, session.manifest, resume_after=resume_after, force=force) as writer:
-            return _measure(experiment, session, writer, samples, progress, clock, plan.threads)
+            try:
+                return _measure(experiment, session, writer, samples, progress, clock, plan.threads)
+            except KeyboardInterrupt as error:
+                kept = f"{plural(len(samples), 'round')} kept in {folder}"
+                raise KeyboardInterrupt(f"interrupted; {kept}: go on with --out {folder} --resume") from error
 
 
 def _measure(

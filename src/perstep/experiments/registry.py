@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "depth": "perstep.experiments.depth",
     "experts": "perstep.experiments.experts",
     "output": "perstep.experiments.output",
+    "fix": "perstep.experiments.fix",
     "generate": "perstep.experiments.generate",
     "ledger": "perstep.experiments.ledger",
     "mask": "perstep.experiments.mask",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from perstep.errors import InputError
-from perstep.measure import Ledger
+from perstep.measure import FORWARD, RESIDUAL, Ledger, belongs
 
 EXACT: Final[dict[str, str]] = {
     "logits/TopPLogitsWarper": "perstep.fast.TopP",
@@ -21,31 +21,37 @@ EXACT: Final[dict[str, str]] = {
 }
 """A part that is a class of transformers -> the drop-in with the same tokens."""
 
+LOOP: Final = ("inputs", "sample", "bookkeeping", "sync", "stop/MaxLengthCriteria", "stop/EosTokenCriteria")
+"""The parts that are generate's own loop: `perstep.fast.decode` takes their place, and that of the residual."""
+BETWEEN: Final = "between forwards"
+DECODE: Final = "custom_generate=perstep.fast.decode"
+
 _KEPT: Final = (
-    "MaxLengthCriteria", "EosTokenCriteria", "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization",
-    "TypicalLogitsWarper", "NoRepeatNGramLogitsProcessor", "MinLengthLogitsProcessor",
-    "MinNewTokensLengthLogitsProcessor",
+    "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization", "TypicalLogitsWarper",
+    "NoRepeatNGramLogitsProcessor", "NoBadWordsLogitsProcessor", "SequenceBiasLogitsProcessor",
+    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "EpsilonLogitsWarper", "EtaLogitsWarper",
 )  # fmt: skip
-_LOOP: Final = ("inputs", "bookkeeping", "sync")
 _LEAST = 0.002
 """Parts below this share of the step are not worth a line."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A part that could be replaced.
+    """What could take the place of a part, or of several parts together.
 
     Attributes:
-        part: its name in the ledger.
+        part: its name in the ledger; `between forwards` for what generate's loop does itself.
+        parts: all names in the ledger that it takes away, `residual` among them.
         drop_in: what could take its place.
         certain: whether the part is known by its class to be what the drop-in replaces.
         share: of the step.
-        most_ns: what replacing it can win of each step at most: all of the part.
+        most_ns: what replacing it can win of each step at most: all of it.
         most_speedup: the step before over the step after, at most.
         note: what to know.
     """
 
     part: str
+    parts: tuple[str, ...]
     drop_in: str
     certain: bool
     share: float
@@ -72,29 +78,66 @@ def suggest(ledger: Ledger) -> list[Suggestion]:
     if ledger.invalid:
         raise InputError(f"the ledger is invalid, so nothing follows from it: {ledger.invalid}")
     found = []
-    for name, part in ledger.parts.items():
+    for name in ledger.parts:
         offer = _offer(name)
-        if offer is None or part.share < _LEAST:
-            continue
-        drop_in, certain, note = offer
-        # Shares add up to 1 with the residual; a part that were all of it would leave nothing to divide by.
-        most = 1 / max(1 - part.share, 1e-9)
-        found.append(Suggestion(name, drop_in, certain, part.share, part.ns, most, note))
-    return sorted(found, key=lambda one: -one.most_ns)
+        if offer is not None:
+            found.append(_suggestion(ledger, name, (name,), *offer))
+    loop = loop_parts(ledger)
+    if loop:
+        note = (
+            "the same greedy tokens, sampling equal in distribution; of each processor's own part it takes away"
+            " transformers' look at its signature besides, some 10 µs"
+        )
+        found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
+    return sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns)
+
+
+def loop_parts(ledger: Ledger) -> tuple[str, ...]:
+    """The parts of a ledger that are generate's own loop, the residual among them; none where it has no loop."""
+    parts = tuple(name for name in ledger.parts if name in LOOP)
+    return (*parts, RESIDUAL) if parts else ()
+
+
+def bound(ledger: Ledger, parts: tuple[str, ...]) -> tuple[float, float, float]:
+    """What some parts take together: nanoseconds a step, their share of it, and the step over the step without them."""
+    held = [ledger.parts[name] for name in parts if name in ledger.parts]
+    residual = RESIDUAL in parts
+    ns = sum(part.ns for part in held) + (ledger.residual_ns if residual else 0)
+    share = sum(part.share for part in held) + (ledger.residual_share if residual else 0)
+    # Shares add up to 1 with the residual; parts that were all of it would leave nothing to divide by.
+    return ns, share, 1 / max(1 - share, 1e-9)
+
+
+def why_nothing(part: str) -> str:
+    """Why nothing could take the place of a part for which there is no drop-in."""
+    room, _, known = part.split("#")[0].partition("/")
+    if belongs(part, FORWARD):
+        return "the model itself"
+    if room == "stream":
+        return "the streamer's own work"
+    if known in _KEPT:
+        return "transformers' own; no drop-in"
+    return "no known replacement"
+
+
+def _suggestion(
+    ledger: Ledger, part: str, parts: tuple[str, ...], drop_in: str, certain: bool, note: str
+) -> Suggestion:
+    ns, share, most = bound(ledger, parts)
+    return Suggestion(part, parts, drop_in, certain, share, ns, most, note)
 
 
 def _offer(name: str) -> tuple[str, bool, str] | None:
-    """The drop-in for a part, whether it is certain, and a note; None where there is none."""
+    """The drop-in for a part, whether it is certain, and a note; None where there is none, or it is the loop's."""
     plain = name.split("#")[0]
     if plain in EXACT:
         return EXACT[plain], True, "the same tokens"
     room, _, known = plain.partition("/")
-    if known in _KEPT:
+    if known in _KEPT or plain in LOOP:
         return None
     if room == "logits" and known:
-        return "perstep.fast.Utf8 or SuppressTokens", False, "your own: `perstep fix` tries them on what it did"
+        note = "your own: `perstep fix` tries Utf8 and SuppressTokens on what it did; a grammar is for TokenMask"
+        return "perstep.fast.Utf8, SuppressTokens or TokenMask", False, note
     if room == "stop" and known:
         return "perstep.fast.StopStrings or WordStop", False, "your own: `perstep fix` tries them on what it did"
-    if plain in _LOOP:
-        return "custom_generate=perstep.fast.decode", True, "the same greedy tokens; sampling equal in distribution"
     return None

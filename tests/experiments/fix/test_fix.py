@@ -1,36 +1,43 @@
 """`perstep fix`: drop-ins are offered where they do the same, tried on the captured call, and written as a diff."""
 
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import copy
+import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import perstep
 from perstep.errors import InputError
-from perstep.experiments.fix import Captured, Captures, Edit, diff, find_fixes, lines, tables
+from perstep.experiments.fix import Captured, Captures
 from perstep.experiments.fix.behaviour import find_vocabulary, offers
-from perstep.experiments.fix.capture import REMOVED
+from perstep.experiments.fix.capture import REMOVED, copied
+from perstep.experiments.fix.known import written
 from perstep.experiments.fix.observe import observe
-from perstep.experiments.fix.patch import _with_imports
+from perstep.experiments.suggest import BETWEEN, LOOP
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "slow_generate.py"
 BYTES = [bytes([byte]) for byte in range(256)]
 
 
 class EveryToken(transformers.LogitsProcessor):  # type: ignore[misc]
-    """Forbids bytes that are no ASCII, asking each of them at every step."""
+    """Forbids every third byte, asking each of them at every step."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """-inf at multiples of 3."""
+        return scores.masked_fill(torch.tensor([token % 3 == 0 for token in range(256)]), -torch.inf)
+
+
+class OnlyAscii(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Forbids bytes that are no ASCII."""
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """-inf from 0x80 on."""
-        return scores.masked_fill(torch.tensor([token >= 0x80 for token in range(256)]), -torch.inf)
+        return scores.masked_fill(torch.arange(256) >= 0x80, -torch.inf)
 
 
 class SometimesLouder(transformers.LogitsProcessor):  # type: ignore[misc]
@@ -97,8 +104,8 @@ def captured(vocab: Any = BYTES, **kwargs: Any) -> Captured:
 
 
 def offered(call: Captured) -> dict[str, str]:
-    """What is offered for each part."""
-    return {one.part: one.source for one in offers(call, observe(call), find_vocabulary(call))}
+    """What is offered for each part, or the last of those that go together."""
+    return {one.parts[-1]: one.source for one in offers(call, observe(call), find_vocabulary(call))}
 
 
 def test_a_call_made_again_gives_its_tokens_greedy_or_sampled() -> None:
@@ -127,10 +134,10 @@ def test_a_class_of_ones_own_is_offered_what_agrees_with_all_it_did() -> None:
 
 
 def test_nothing_is_offered_for_a_long_list_an_unknown_rule_or_without_a_vocabulary() -> None:
-    """128 ids are no line to write; a verdict that differs on one probe is another rule."""
+    """86 ids are no line to write, a range is; a verdict that differs on one probe is another rule."""
     assert offered(captured(logits_processor=[EveryToken()], stopping_criteria=[Whim()])) == {}
-    deceived = captured(logits_processor=[EveryToken()], stopping_criteria=[Deceives()])
-    assert offered(deceived) == {}
+    deceived = captured(logits_processor=[OnlyAscii()], stopping_criteria=[Deceives()])
+    assert offered(deceived) == {"logits/OnlyAscii": "perstep.fast.SuppressTokens(range(128, 256))"}
     call = captured(stopping_criteria=[Decodes()])
     call.names = {}
     assert offered(call) == {}
@@ -146,50 +153,15 @@ def test_classes_of_transformers_are_recognised_with_their_settings() -> None:
             "transformers.TemperatureLogitsWarper(0.7), perstep.fast.TopK(20), perstep.fast.TopP(0.9)"
         ),
     }
-    made = find_fixes(call, None, budget_s=0.05)
-    assert all(tried.same_tokens for tried in made.findings.tried)
-    assert made.edit.settings == {
-        "repetition_penalty": 1.0, "suppress_tokens": REMOVED, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-    }  # fmt: skip
-    assert "suppress_tokens: leave it out" in lines(made)
+    made = {one.parts: dict(one.settings) for one in offers(call, observe(call), find_vocabulary(call))}
+    warpers = ("logits/TemperatureLogitsWarper", "logits/TopKLogitsWarper", "logits/TopPLogitsWarper")
+    assert made == {
+        ("logits/RepetitionPenaltyLogitsProcessor",): {"repetition_penalty": 1.0},
+        ("logits/SuppressTokensLogitsProcessor",): {"suppress_tokens": REMOVED},
+        warpers: {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    }
     own = captured(logits_processor=[transformers.TopPLogitsWarper(0.8)], do_sample=True, top_k=0)
     assert offered(own) == {"logits/TopPLogitsWarper": "perstep.fast.TopP(0.8)"}
-
-
-def test_what_is_found_is_measured_and_shown() -> None:
-    """Both drop-ins together and each alone, against the call as it is; the table says why they are the same."""
-    call = captured(logits_processor=[OnlyAbove()], stopping_criteria=[Decodes()])
-    fix = find_fixes(call, None, budget_s=0.2)
-    assert [tried.part for tried in fix.findings.tried] == ["logits/OnlyAbove", "stop/Decodes"]
-    assert all(tried.result is not None and tried.same_tokens for tried in fix.findings.tried)
-    assert fix.findings.together is not None
-    (table,) = tables(fix.findings)
-    assert [row[3] for row in table.rows] == [tried.drop_in for tried in fix.findings.tried]
-    assert any("forbade the same tokens in all 24 recorded rows" in note for note in table.notes)
-    assert lines(fix) == [
-        "logits_processor[0], OnlyAbove: perstep.fast.SuppressTokens([5, 7, 9])",
-        "stopping_criteria[0], Decodes: perstep.fast.StopStrings([b'x'], BYTES)",
-    ]
-
-
-def test_a_call_that_cannot_be_made_again_is_left_alone() -> None:
-    """Its own cache, or tokens that another try does not give."""
-    llama = model()
-    with Captures() as captures:
-        cache = transformers.DynamicCache(config=llama.config)
-        llama.generate(torch.arange(3, 9)[None], max_new_tokens=3, past_key_values=cache, do_sample=False)
-    (call,) = captures.calls.values()
-    assert "past_key_values cannot be used a second time" in find_fixes(call, None, budget_s=0.1).findings.refused
-
-    class Random(transformers.LogitsProcessor):  # type: ignore[misc]
-        generator = torch.Generator().manual_seed(0)  # of the class: not copied
-
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
-            return torch.rand(scores.shape, generator=self.generator)
-
-    found = find_fixes(captured(logits_processor=[Random()]), None, budget_s=0.1).findings
-    assert "it depends on something that was not kept" in found.refused
-    assert "Nothing was tried" in tables(found)[0].notes[0]
 
 
 def test_suggestions_come_from_names_and_are_bounded_by_the_part() -> None:
@@ -202,113 +174,106 @@ def test_suggestions_come_from_names_and_are_bounded_by_the_part() -> None:
         )  # fmt: skip
     ledger = w.ledger()
     found = {one.part: one for one in perstep.suggest(ledger)}
+    between = found.pop(BETWEEN)
+    assert set(between.parts) == {*(name for name in ledger.parts if name in LOOP), "residual"}
+    assert between.most_ns == sum(ledger.parts[name].ns for name in between.parts[:-1]) + ledger.residual_ns
+    assert "perstep.fast.decode" in between.drop_in
     assert found["logits/TopPLogitsWarper"].drop_in == "perstep.fast.TopP"
     assert found["logits/TopPLogitsWarper"].certain
     assert not found["logits/EveryToken"].certain
     for one in found.values():
-        assert one.most_ns == ledger.parts[one.part].ns
+        assert (one.parts, one.most_ns) == ((one.part,), ledger.parts[one.part].ns)
         assert one.most_speedup == pytest.approx(1 / (1 - one.share))
     assert [one.most_ns for one in found.values()] == sorted((one.most_ns for one in found.values()), reverse=True)
     with pytest.raises(InputError, match="invalid"):
         perstep.suggest(msgspec.structs.replace(ledger, invalid="marks"))
 
 
-SOURCE = '''"""A script."""
-from __future__ import annotations
-import torch
-
-def main():
-    # é
-    model.generate(ids, top_p=0.9, logits_processor=P([A(1, "é"), B()]),
-        suppress_tokens=[3],
-        do_sample=True)
-'''
+def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_not() -> None:
+    """Their logits get -inf at every step, whatever came before; for two tokens it depends on that."""
+    assert offered(captured(bad_words_ids=[[7], [9]])) == {
+        "logits/NoBadWordsLogitsProcessor": "perstep.fast.SuppressTokens([7, 9])"
+    }
+    assert offered(captured(bad_words_ids=[[7, 9]])) == {}
 
 
-def test_a_diff_changes_the_call_and_nothing_else(tmp_path: Path) -> None:
-    """Items of a list, new items, settings that change or go, and the imports that are needed."""
-    path = tmp_path / "job.py"
-    path.write_text(SOURCE)
-    edit = Edit(
-        7,
-        {"logits_processor": 2, "stopping_criteria": 0},
-        replaced={"logits_processor": {1: "perstep.fast.Utf8(V)"}},
-        added={"logits_processor": ["transformers.T(0.7)"], "stopping_criteria": ["perstep.fast.WordStop(V)"]},
-        settings={"top_p": 1.0, "suppress_tokens": REMOVED, "top_k": 0, "min_p": REMOVED},
-    )
-    made = diff(path, [edit])
-    assert made is not None
-    (tmp_path / "change.diff").write_text(made.replace(tmp_path.as_posix().lstrip("/") + "/", ""))
-    subprocess.run(["patch", "-p1", "-s", "-i", "change.diff"], cwd=tmp_path, check=True)
-    assert (
-        path.read_text()
-        == '''"""A script."""
-from __future__ import annotations
-import perstep
-import transformers
-import torch
-
-def main():
-    # é
-    model.generate(ids, top_p=1.0, logits_processor=P([A(1, "é"), perstep.fast.Utf8(V), transformers.T(0.7)]),
-        suppress_tokens=None,
-        do_sample=True, stopping_criteria=[perstep.fast.WordStop(V)], top_k=0)
-'''
-    )
+def test_parts_of_one_class_have_the_names_that_the_ledger_gives_them() -> None:
+    """The second of a class is `X#2`, wherever generate puts it."""
+    call = captured(logits_processor=[OnlyAbove(), OnlyAbove()])
+    assert set(offered(call)) == {"logits/OnlyAbove"}  # the second one forbids nothing any more
+    twice = captured(logits_processor=[transformers.SuppressTokensLogitsProcessor([4]),
+                                       transformers.SuppressTokensLogitsProcessor([5])])  # fmt: skip
+    assert set(offered(twice)) == {"logits/SuppressTokensLogitsProcessor", "logits/SuppressTokensLogitsProcessor#2"}
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["model.generate(ids, **kwargs)", "model.generate(ids, logits_processor=mine)", "run(ids)",
-     "model.generate(ids, logits_processor=[*mine])", "model.generate(ids, logits_processor=[A()])"],
-)  # fmt: skip
-def test_a_call_that_is_put_together_elsewhere_has_no_diff(tmp_path: Path, call: str) -> None:
-    """The list is not there, or is not the one that was seen."""
-    path = tmp_path / "job.py"
-    path.write_text(call)
-    assert diff(path, [Edit(1, {"logits_processor": 2}, replaced={"logits_processor": {0: "x"}})]) is None
+def test_a_long_list_of_ids_is_written_by_its_name() -> None:
+    """As the script has it, or as a range; a short one as it is."""
+    ids = list(range(0, 60, 3))
+    assert written(ids, {"OTHER": [1], "RARE": ids}) == "RARE"
+    assert written(list(range(40)), {}) == "range(0, 40)"
+    assert written([3, 5], {"SHORT": [3, 5]}) == "[3, 5]"
+    assert written(ids, {}) == repr(ids)
 
 
-def test_imports_stand_where_they_may() -> None:
-    """Before the first import, after the docstring and after those of __future__; not twice."""
-    assert _with_imports("import perstep\nperstep.x\n") == "import perstep\nperstep.x\n"
-    assert _with_imports("from __future__ import annotations\nperstep.x\n").startswith(
-        "from __future__ import annotations\nimport perstep\n"
-    )
+def test_what_a_processor_only_reads_is_shared_by_its_copies() -> None:
+    """A tokenizer of 131,072 tokens takes a second to copy; a list of what was seen is copied."""
+
+    class Reader:
+        def decode(self, ids: Any) -> str:
+            return ""
+
+        def get_vocab(self) -> dict[str, int]:
+            return {}
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise AssertionError("copied")
+
+    class Mine:
+        def __init__(self) -> None:
+            self.tokenizer, self.seen = Reader(), [1]
+
+    mine = Mine()
+    (copy_of,) = copied([mine])
+    assert copy_of is not mine
+    assert copy_of.tokenizer is mine.tokenizer
+    assert copy_of.seen == [1]
+    assert copy_of.seen is not mine.seen
+    with pytest.raises(AssertionError):
+        copy.deepcopy(mine)
 
 
-def test_the_example_becomes_fast_by_the_lines_it_prints(process: Callable[..., Any], tmp_path: Path) -> None:
-    """In a process of its own: the same text after the diff is applied, and nothing written before."""
-    script = tmp_path / "slow_generate.py"
-    script.write_text(EXAMPLE.read_text())
-    before = script.read_text()
-    said = process("fix", "--apply", "--budget", "2s", "slow_generate.py", cwd=tmp_path)
-    assert said.code == 0, said
-    assert "logits/OnlyUtf8" in said.err
-    assert "perstep.fast.Utf8(VOCABULARY)" in said.err
-    assert script.read_text() == before
-    told, change = said.out.split("--- a/", 1)
-    assert told == "generated 96 tokens for 2 prompts\n"
-    (tmp_path / "change.diff").write_text("--- a/" + change)
-    subprocess.run(["patch", "-p1", "-s", "-i", "change.diff"], cwd=tmp_path, check=True)
-    changed = script.read_text()
-    assert "[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]" in changed
-    assert "[perstep.fast.StopStrings([b'\\n'], VOCABULARY)]" in changed
-    for name, source in (("old", before), ("new", changed)):
-        source = source.replace("    print(", "    print(tokens.tolist())\n    print(")
-        (tmp_path / f"{name}.py").write_text(source)
-    outputs = [
-        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, check=True, capture_output=True).stdout
-        for name in ("old", "new")
-    ]
-    assert outputs[0] == outputs[1]
+def test_random_numbers_of_python_and_numpy_come_again() -> None:
+    """A processor may draw from any of the three generators that scripts use."""
+
+    class Draws(transformers.LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            return scores.roll(random.randrange(9) + int(np.random.rand() * 9), dims=1)  # noqa: NPY002
+
+    call = captured(logits_processor=[Draws()])
+    assert torch.equal(call.again(), call.result)
 
 
-def test_bad_input_is_one_line(cli: Callable[..., Any]) -> None:
-    """No such script, no such budget."""
-    said = cli("fix", "nowhere.py")
-    assert (said.code, said.err.count("\n")) == (2, 1)
-    assert "no script 'nowhere.py'" in said.err
-    said = cli("fix", "--budget", "soon", EXAMPLE)
-    assert said.code == 2
-    assert "--budget soon" in said.err
+def test_arguments_by_position_and_later_calls_of_a_line_are_understood() -> None:
+    """The third argument of generate are processors; a loop calls one line often, and the first call is kept."""
+    llama = model()
+    with Captures() as captures:
+        for _ in range(3):
+            llama.generate(torch.arange(5)[None], None, [OnlyAbove()], max_new_tokens=3, do_sample=False)
+    (call,) = captures.calls.values()
+    assert [type(part).__name__ for part in call.lists["logits_processor"]] == ["OnlyAbove"]
+    assert call.calls == 3
+    assert torch.equal(call.again(), call.result)
+
+
+def test_a_tokenizer_is_found_in_what_the_line_can_see() -> None:
+    """As `tokenizer` of an object, such as a pipeline's."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.tokenizer = BYTES
+
+    call = captured(stopping_criteria=[Decodes()])
+    call.names = {"pipe": Holder()}
+    found = find_vocabulary(call)
+    assert found is not None
+    assert found[1] == "pipe.tokenizer"

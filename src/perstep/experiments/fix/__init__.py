@@ -1,8 +1,26 @@
-"""`perstep fix`: what could replace the slow parts of a script's generate calls, tried and measured."""
+"""`perstep fix`: what could replace the slow parts of a script's generate calls, tried and measured.
+
+The script runs once, watched and captured; then its calls are made again with drop-ins. `fix_calls` does that and keeps
+a run; the names of an experiment are here, so that `show` and `report` work on it. It has no `prepare`: a script cannot
+be run again from its options alone.
+"""
 
 from perstep.experiments.fix.capture import Captured, Captures
-from perstep.experiments.fix.measure import Fix, FixFindings, Tried, find_fixes
-from perstep.experiments.fix.patch import Edit, diff
-from perstep.experiments.fix.show import lines, tables
+from perstep.experiments.fix.findings import FixFindings, analyse, summary
+from perstep.experiments.fix.samples import Sample
+from perstep.experiments.fix.show import csv, files, lines, tables
+from perstep.experiments.fix.store import fix_calls
 
-__all__ = ["Captured", "Captures", "Edit", "Fix", "FixFindings", "Tried", "diff", "find_fixes", "lines", "tables"]
+__all__ = [
+    "Captured",
+    "Captures",
+    "FixFindings",
+    "Sample",
+    "analyse",
+    "csv",
+    "files",
+    "fix_calls",
+    "lines",
+    "summary",
+    "tables",
+]

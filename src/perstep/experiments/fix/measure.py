@@ -1,249 +1,172 @@
-"""Drop-ins tried on a captured call: the same tokens over the whole call, then what they win, taking turns with it.
+"""One captured call: what could replace its parts, whether the tokens stay, and what each drop-in and all together win.
 
-The call is made again as it was and with drop-ins, in balanced rounds (`compare`), seed for seed. Calls that take long
-are timed over their first tokens only, which is said. Both arms copy the original processors, so both bear that cost.
+Offers that give the same tokens are timed alone where their part is large enough to tell, then together: all but those
+that were slower alone. What becomes known is handed on sample by sample; what it says is found in `findings.py`.
 """
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-import numpy as np
-
-from perstep.experiments.compare import compare
-from perstep.experiments.comparison import ArmResult, Comparison
-from perstep.experiments.fix.behaviour import Offer, find_vocabulary, offers
-from perstep.experiments.fix.capture import REMOVED, Captured, Original
+from perstep.experiments.fix.behaviour import find_vocabulary, offers
+from perstep.experiments.fix.capture import Captured, tokens_of
+from perstep.experiments.fix.instead import instead_of, instead_of_unknown
+from perstep.experiments.fix.loop import SEED, dispatch_ns, ended_with, keyed_tokens, loop_offer, refusal, tokens_with
 from perstep.experiments.fix.observe import Seen, observe
-from perstep.experiments.fix.patch import Edit
-from perstep.experiments.suggest import Suggestion, suggest
-from perstep.measure import Clock, Ledger, Progress
-from perstep.measure.blocks import ArmFailed
+from perstep.experiments.fix.offer import LOOP, PROCESSORS, Offer
+from perstep.experiments.fix.patch import Edit, write
+from perstep.experiments.fix.samples import Offered, Sample, Tokens, Tried
+from perstep.experiments.fix.trial import Trials
+from perstep.experiments.suggest import bound, loop_parts
+from perstep.measure import Clock, HostClock, Ledger, Progress
+from perstep.stats import Verdict
 
-_CALL_S = 0.1
-"""A timed call is shortened to about this, so that a budget of seconds holds enough rounds."""
+Keep = Callable[[Sample], None]
 
 _WORTH_MEASURING = 0.01  # of the step; the change of a smaller part alone would be `same (within ±1 %)` at best
-_LEAST_TOKENS = 8
-_LEAST_CALLS = 24  # three rounds; a smaller budget would end before there is anything to see
-AS_IT_IS, FIXED = "as it is", "with the drop-ins"
+_RIGHT = ("the same", "equal in distribution")
+_TOGETHER = 0.6
+"""The share of the budget for all together, where they are timed alone as well."""
 
 
-class Tried(msgspec.Struct, kw_only=True):
-    """One offer and what became of it.
-
-    Attributes:
-        part: the part of the ledger.
-        drop_in: how it is written.
-        share: of the step that the part takes; None where the ledger does not have it.
-        most_speedup: what replacing it can win at most, as the step before over the step after.
-        evidence: why it is the same.
-        same_tokens: whether the whole call gave the same tokens with it.
-        result: against the call as it is, or None where that was not measured.
-        instead: what dropping the check would lose, and what a check at the end costs; empty where it is no check.
-    """
-
-    part: str
-    drop_in: str
-    share: float | None
-    most_speedup: float | None
-    evidence: str
-    same_tokens: bool
-    result: ArmResult | None = None
-    instead: str = ""
-
-
-class FixFindings(msgspec.Struct, kw_only=True):
-    """What could replace the parts of the calls from one line.
-
-    Attributes:
-        site: the line.
-        tried: one each offer, the largest possible gain first.
-        together: all that gave the same tokens, against the call as it is.
-        timed_tokens: new tokens of the timed calls; all of the call's, or its first ones.
-        all_tokens: of the call.
-        others: parts that could be replaced and were not tried, with what to do.
-        refused: why nothing was tried, or empty.
-    """
-
-    site: str
-    tried: list[Tried] = []
-    together: Comparison | None = None
-    timed_tokens: int = 0
-    all_tokens: int = 0
-    others: list[str] = []
-    refused: str = ""
-
-
-class Fix:
-    """The findings of one call, and the edit that follows from them."""
-
-    def __init__(self, findings: FixFindings, call: Captured, chosen: list[Offer]) -> None:
-        self.findings, self.call, self.chosen = findings, call, chosen
-
-    @property
-    def edit(self) -> Edit:
-        """What changes in the script."""
-        edit = Edit(self.call.line, {kind: len(parts) for kind, parts in self.call.lists.items()})
-        for offer in self.chosen:
-            if offer.index is None:
-                edit.added.setdefault(offer.kind, []).append(offer.source)
-            else:
-                edit.replaced.setdefault(offer.kind, {})[offer.index] = offer.source
-            edit.settings.update(offer.settings)
-        return edit
-
-
-def find_fixes(
+def try_call(
     call: Captured,
     ledger: Ledger | None,
     *,
     budget_s: float,
+    keep: Keep,
     clock: Clock | None = None,
     progress: Progress | None = None,
-) -> Fix:
-    """Try the drop-ins on one captured call.
+) -> Edit:
+    """Try the drop-ins on one captured call; what changes in its source.
 
     Args:
         call: the call.
         ledger: of the line it came from; None where no step was seen.
         budget_s: for all measurements of this call.
+        keep: takes what becomes known, in order.
         clock: the host's, unless a test passes its own.
         progress: told what is tried.
     """
-    say = progress or (lambda _share, _what: None)
-    suggestions = [] if ledger is None or ledger.invalid else suggest(ledger)
-    findings = FixFindings(site=call.site)
-    if call.refused:
-        findings.refused = call.refused
-        return Fix(findings, call, [])
-    say(0.0, f"{call.site}: make the call again")
-    expected = _tokens(call.result)
-    if not _equal(call.again(), expected):
-        findings.refused = "made again, seed for seed, it gives other tokens: it depends on something that was not kept"
-        return Fix(findings, call, [])
-    seen, vocabulary = observe(call), find_vocabulary(call)
-    made = offers(call, seen, vocabulary)
-    found = [(offer, _tried(offer, call, seen, suggestions, expected)) for offer in made]
-    found.sort(key=lambda pair: -(pair[1].share or 0))
-    findings.tried = [tried for _, tried in found]
-    chosen = [offer for offer, tried in found if tried.same_tokens]
-    if len(chosen) > 1 and not _equal(_with(call, chosen), expected):
-        chosen = chosen[:1]  # each is right alone, not together; keep the costliest
-    findings.others = _others(suggestions, made)
-    if chosen:
-        findings.all_tokens, findings.timed_tokens, limit, seconds = _limit(call)
-        alone = [offer for offer, tried in found if tried.same_tokens and (tried.share or 1) >= _WORTH_MEASURING]
-        arms = [chosen] if len(chosen) == 1 else [chosen, *([one] for one in alone if one in chosen)]
-        for number, held in enumerate(arms):
-            say(number / len(arms), f"{call.site}: {', '.join(one.part for one in held)}")
-            share = 1.0 if len(arms) == 1 else 0.6 if number == 0 else 0.4 / (len(arms) - 1)
-            comparison = _compared(call, held, limit, max(budget_s * share, _LEAST_CALLS * seconds), clock)
-            if comparison is None:
-                continue
-            if number == 0:
-                findings.together = comparison
-            if len(held) == 1:
-                next(tried for offer, tried in found if offer is held[0]).result = comparison[FIXED]
-    return Fix(findings, call, chosen)
+    say, clock = progress or (lambda _share, _what: None), clock or HostClock()
+    offered = Offered(site=call.site, calls=call.calls, refused=call.refused)
+    if not call.refused:
+        say(0.0, f"{call.site}: make the call again")
+        offered.refused = _changed(call)
+    if offered.refused:
+        keep(offered)
+        return Edit(call)
+    seen = observe(call)
+    made = [(one, _tried(one, call, seen, clock)) for one in offers(call, seen, find_vocabulary(call))]
+    if call.custom_generate is None:
+        _try_loop(call, seen, made)
+    offered.loop_is_fast, offered.sampled = call.custom_generate is not None, seen.sampled
+    made.sort(key=lambda pair: -_share(pair[0], ledger))
+    offered.tried = [tried for _, tried in made]
+    offered.instead = _instead(seen, call, made)
+    offered.dispatch_ns = dispatch_ns([*call.lists[PROCESSORS], *seen.built[PROCESSORS]], clock)
+    trials = Trials(call, clock, keep)
+    offered.all_tokens = trials.all_tokens
+    keep(offered)
+    chosen = _timed(call, ledger, made, trials, budget_s=budget_s, sampled=seen.sampled, say=say)
+    edit = Edit(call, [made[place][0] for place in chosen])
+    keep(write(edit, chosen, sampled=seen.sampled))
+    return edit
 
 
-def _compared(
-    call: Captured, held: list[Offer], limit: Mapping[str, Any], budget_s: float, clock: Clock | None
-) -> Comparison | None:
-    """The call as it is against the call with drop-ins; None where not even a round came to its end."""
-    arms = {AS_IT_IS: lambda: call.again(**limit), FIXED: lambda: _with(call, held, **limit)}
+def _changed(call: Captured) -> str:
+    """Why a call that is made again does not give its tokens, or empty."""
     try:
-        return compare(arms, budget_s=budget_s, clock=clock)
-    except ArmFailed as failed:
-        return failed.partial if isinstance(failed.partial, Comparison) else None
-
-
-def _tokens(result: Any) -> Any:
-    return getattr(result, "sequences", result)
+        same = _equal(call.again(), tokens_of(call.result))
+    except Exception as error:  # the script's own processors, its inputs, its model
+        return f"made again, {ended_with(error).removeprefix('the call with it ')}"
+    return "" if same else "made again, seed for seed, it gives other tokens: it depends on something that was not kept"
 
 
 def _equal(found: Any, expected: Any) -> bool:
     return bool(found.shape == expected.shape and (found == expected).all())
 
 
-def _with(call: Captured, chosen: list[Offer], **changes: Any) -> Any:
-    """The tokens of the call with drop-ins."""
-    lists: dict[str, list[Any]] = {
-        kind: [Original(index) for index in range(len(parts))] for kind, parts in call.lists.items()
-    }
-    settings: dict[str, Any] = {}
-    for offer in chosen:
-        made = [one for one, _ in offer.made]
-        if offer.index is None:
-            lists[offer.kind] += made
-        else:
-            lists[offer.kind][offer.index] = made[0]
-        settings.update(offer.settings)
-    return call.again(lists, **settings, **changes)
+def _tried(offer: Offer, call: Captured, seen: Seen, clock: Clock) -> Tried:
+    expected = tokens_of(call.result)
+    tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", evidence=offer.evidence)
+    try:
+        tried.tokens = "the same" if _equal(tokens_with(call, [offer]), expected) else "differ"
+    except Exception as error:  # the model, or what the call has besides
+        tried.refused = ended_with(error)
+    tried.instead = instead_of(offer, seen, expected, clock)
+    return tried
 
 
-def _tried(offer: Offer, call: Captured, seen: Seen, suggestions: list[Suggestion], expected: Any) -> Tried:
-    bound = next((one for one in suggestions if one.part == offer.part), None)
-    return Tried(
-        part=offer.part,
-        drop_in=offer.source,
-        share=None if bound is None else bound.share,
-        most_speedup=None if bound is None else bound.most_speedup,
-        evidence=offer.evidence,
-        same_tokens=_equal(_with(call, [offer]), expected),
-        instead=_instead(offer, seen, expected),
-    )
+def _try_loop(call: Captured, seen: Seen, made: list[tuple[Offer, Tried]]) -> None:
+    """Add `perstep.fast.decode` to what was tried: by itself, or where that is refused beside what gave the tokens."""
+    offer = loop_offer()
+    tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", refused=refusal(call, [offer]))
+    held = [offer]
+    if tried.refused:
+        held = [*(other for other, beside in made if beside.tokens in _RIGHT), offer]
+        if len(held) > 1 and not refusal(call, held):
+            tried.leans, tried.evidence, tried.refused = True, tried.refused, ""
+    if not tried.refused:
+        tried.tokens = _loop_tokens(call, held, sampled=seen.sampled)
+    made.append((offer, tried))
 
 
-def _instead(offer: Offer, seen: Seen, expected: Any) -> str:
-    """What it would mean to drop a check of the text and look at the text once, after the fact."""
-    from perstep.fast.utf8 import Utf8
-
-    mask = offer.made[0][0]
-    if offer.index is None or not isinstance(mask, Utf8):
-        return ""
-    steps = seen.steps[offer.kind][offer.index]
-    rows = expected.tolist()
-    texts = [b"".join(mask.vocabulary.tokens[token] for token in row if token < mask.vocabulary.size) for row in rows]
-    took = []
-    for _ in range(20):
-        begun = time.perf_counter_ns()
-        for text in texts:
-            text.decode(errors="replace")
-        took.append(time.perf_counter_ns() - begun)
-    return (
-        f"without any check, and bytes.decode once at the end ({np.median(took) / 1e3:.2g} µs a call): in "
-        f"{steps.chosen_forbidden:,} of {steps.rows:,} recorded rows the likeliest token was forbidden; such a text "
-        "would be found invalid only when it is complete, and be generated again"
-    )
+def _loop_tokens(call: Captured, held: list[Offer], *, sampled: bool) -> Tokens:
+    """What becomes of the tokens with `perstep.fast.decode` among the offers."""
+    if sampled:
+        same = _equal(tokens_with(call, held, seed=SEED), keyed_tokens(call))
+        return "equal in distribution" if same else "differ"
+    return "the same" if _equal(tokens_with(call, held), tokens_of(call.result)) else "differ"
 
 
-def _others(suggestions: list[Suggestion], made: list[Offer]) -> list[str]:
-    """Parts that have a drop-in and were not tried."""
-    tried = {offer.part for offer in made}
-    loop = [one for one in suggestions if one.drop_in.startswith("custom_generate")]
-    said = []
-    for one in suggestions:
-        if one.part not in tried and one not in loop and not one.certain:
-            said.append(f"{one.part} ({one.share:.1%} of the step): no drop-in does what it did")
-        elif one.part not in tried and one not in loop:
-            said.append(f"{one.part} ({one.share:.1%} of the step): {one.drop_in}, {one.note}")
-    if loop:
-        share = sum(one.share for one in loop)
-        parts = ", ".join(one.part for one in loop)
-        said.append(f"{parts} (together {share:.1%} of the step): {loop[0].drop_in}, {loop[0].note}; not tried here")
-    return said
+def _share(offer: Offer, ledger: Ledger | None) -> float:
+    """Of the step, what an offer takes the place of."""
+    if ledger is None:
+        return 0.0
+    return bound(ledger, loop_parts(ledger) if offer.kind == LOOP else offer.parts)[1]
 
 
-def _limit(call: Captured) -> tuple[int, int, Mapping[str, Any], float]:
-    """New tokens of the call, of the timed calls, the arguments that limit these, and how long one takes."""
-    begun = time.perf_counter()
-    tokens = call.again()
-    seconds = time.perf_counter() - begun
-    short = {"max_new_tokens": 1, "max_length": REMOVED, "min_new_tokens": REMOVED, "min_length": REMOVED}
-    prompt = call.again(**short).shape[1] - 1
-    made = max(int(tokens.shape[1]) - prompt, 1)
-    timed = min(made, max(_LEAST_TOKENS, int(made * _CALL_S / seconds)))
-    return made, timed, {**short, "max_new_tokens": timed}, seconds * timed / made
+def _instead(seen: Seen, call: Captured, made: list[tuple[Offer, Tried]]) -> dict[str, str]:
+    """For each processor of the call's own that has no offer, what would be lost without it."""
+    answered = {part for offer, _ in made for part in offer.parts}
+    found = {}
+    for part, steps in zip(call.lists[PROCESSORS], seen.steps[PROCESSORS], strict=True):
+        name = seen.name_of(part)
+        if name not in answered and (said := instead_of_unknown(steps)):
+            found[name] = said
+    return found
+
+
+def _timed(
+    call: Captured,
+    ledger: Ledger | None,
+    made: list[tuple[Offer, Tried]],
+    trials: Trials,
+    *,
+    budget_s: float,
+    sampled: bool,
+    say: Progress,
+) -> list[int]:
+    """Time what gave the right tokens, alone and together; the places of what is to be written."""
+    chosen = [place for place, (_, tried) in enumerate(made) if tried.tokens in _RIGHT]
+    if len(chosen) > 1 and not _right_together(call, [made[place][0] for place in chosen], sampled=sampled):
+        chosen = [place for place in chosen if not made[place][1].leans][:1]  # each is right alone: keep the costliest
+    worth = [place for place in chosen if ledger is None or _share(made[place][0], ledger) >= _WORTH_MEASURING]
+    alone = [place for place in worth if not made[place][1].leans] if len(chosen) > 1 else []
+    trials.shown = len(alone) + 1  # all together as well
+    for number, place in enumerate(alone):
+        say((1 - _TOGETHER) * number / len(alone), f"{call.site}: {', '.join(made[place][0].parts)}")
+        verdict = trials.run([made[place][0]], [place], budget_s * (1 - _TOGETHER) / len(alone))
+        if verdict == Verdict.SLOWER and not any(made[other][1].leans for other in chosen):
+            chosen.remove(place)
+    if not chosen or chosen == alone[:1]:  # nothing is left to be timed together
+        return chosen
+    say(1 - _TOGETHER if alone else 0.0, f"{call.site}: all together")
+    verdict = trials.run([made[place][0] for place in chosen], chosen, budget_s * (_TOGETHER if alone else 1))
+    return [] if verdict.startswith((Verdict.SLOWER, Verdict.SAME)) else chosen
+
+
+def _right_together(call: Captured, held: list[Offer], *, sampled: bool) -> bool:
+    if any(offer.kind == LOOP for offer in held):
+        return _loop_tokens(call, held, sampled=sampled) in _RIGHT
+    return _equal(tokens_with(call, held), tokens_of(call.result))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from perstep.experiments.fix.capture import Captured, copied
+from perstep.experiments.fix.offer import CRITERIA
+from perstep.targets.transformers._lists import part_names
 from perstep.targets.transformers._wrap import Wraps
 
 Function = Callable[..., Any]
@@ -33,10 +35,25 @@ class Steps:
 
 @dataclass
 class Seen:
-    """What a call did: its own processors and criteria step by step, and what generate built from its settings."""
+    """What a call did.
+
+    Attributes:
+        steps: its own processors and criteria, step by step, by argument.
+        built: what generate built from settings besides, by argument.
+        names: the part of the ledger that each is, by `id` (of the copy in `built`, of the original in the call).
+        sampled: whether tokens were drawn.
+        limit: of the text in tokens, by which generate stops; None without one.
+    """
 
     steps: dict[str, list[Steps]]
     built: dict[str, list[Any]]
+    names: dict[int, str]
+    sampled: bool
+    limit: int | None
+
+    def name_of(self, part: Any) -> str:
+        """The part of the ledger that a processor or criterion is."""
+        return self.names[id(part)]
 
 
 def observe(call: Captured) -> Seen:
@@ -52,26 +69,38 @@ def observe(call: Captured) -> Seen:
             for part, steps in zip(copied(call.lists["stopping_criteria"]), seen["stopping_criteria"], strict=True)
         ],
     }
-    built: dict[str, list[Any]] = {}
+    lists: dict[str, list[Any]] = {}
+    configs: list[Any] = []
     wraps = Wraps()
     for kind, method in (
         ("logits_processor", "_get_logits_processor"),
         ("stopping_criteria", "_get_stopping_criteria"),
     ):
-        wraps.method(call.model, method, partial(_keeping, built, kind, spies[kind]))
+        wraps.method(call.model, method, partial(_keeping, lists, configs, kind))
     try:
         call.again(spies)
     finally:
         wraps.restore()
-    return Seen(seen, built)
+    built: dict[str, list[Any]] = {}
+    names: dict[int, str] = {}
+    for kind, room in (("logits_processor", "logits"), ("stopping_criteria", "stop")):
+        original = {id(spy): part for spy, part in zip(spies[kind], call.lists[kind], strict=True)}
+        merged = [original.get(id(part), part) for part in lists.get(kind, [])]
+        built[kind] = [part for part in merged if not any(part is own for own in call.lists[kind])]
+        names |= {id(part): name for part, name in zip(merged, part_names(room, merged), strict=True)}
+        for part in call.lists[kind]:  # one that generate left out
+            names.setdefault(id(part), f"{room}/{type(part).__name__}")
+    limits = [part.max_length for part in built[CRITERIA] if type(part).__name__ == "MaxLengthCriteria"]
+    return Seen(seen, built, names, any(config.do_sample for config in configs), min(limits, default=None))
 
 
-def _keeping(built: dict[str, list[Any]], kind: str, spies: list[Any], original: Function) -> Function:
-    """A method that builds a list, which keeps what is in it besides our spies."""
+def _keeping(lists: dict[str, list[Any]], configs: list[Any], kind: str, original: Function) -> Function:
+    """A method that builds a list, which is kept with the configuration that it was built from."""
 
     def method(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
-        built[kind] = [part for part in made if not any(part is spy for spy in spies)]
+        lists[kind] = list(made)
+        configs.extend([kwargs["generation_config"]] if "generation_config" in kwargs else args[:1])
         return made
 
     return method
@@ -87,9 +116,9 @@ def _processor_spy(part: Any, steps: Steps) -> Any:
             made = part(input_ids, scores)
             after = made > -np.inf
             steps.kept_values &= bool((made[after] == kept[after]).all())
-            steps.rows += len(best)
-            steps.chosen_forbidden += int((~after.gather(1, best[:, None])).sum())
             if len(steps.ids) < MOST_STEPS:
+                steps.rows += len(best)
+                steps.chosen_forbidden += int((~after.gather(1, best[:, None])).sum())
                 steps.ids.append(input_ids.clone())
                 steps.before.append(np.packbits(before.cpu().numpy(), axis=1))
                 steps.after.append(np.packbits(after.cpu().numpy(), axis=1))

@@ -1,154 +1,231 @@
-"""The lines of a script that change, as a unified diff. Nothing is ever written to the script.
+"""What changes in a program: the arguments of a call, ready to be copied, and a unified diff. No file is written to.
 
-The generate call is found in the syntax tree by its line; a processor is replaced where the call lists it itself. What
-is put together elsewhere (a variable, a function, `**kwargs`) is left to the person: then there is no diff.
+The call is found in the syntax tree by the place that Python keeps of it. Lists are changed item by item where the call
+writes them itself, by their elements where it names them; what is put together elsewhere is left to the person.
 """
 
 import ast
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from perstep.experiments.fix.capture import REMOVED
+from perstep.experiments.fix.capture import REMOVED, Captured
+from perstep.experiments.fix.offer import LOOP, Code, Offer
+from perstep.experiments.fix.samples import Written
+from perstep.experiments.fix.text import Text, with_imports
+
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The offers that are to be written into one generate call."""
+
+    call: Captured
+    offers: list[Offer] = field(default_factory=list)
+
+    def lists(self) -> dict[str, tuple[dict[int, str], list[str]]]:
+        """Argument -> what stands at a place of its list from now on, and what follows at its end."""
+        made: dict[str, tuple[dict[int, str], list[str]]] = {}
+        for offer in self.offers:
+            if offer.kind != LOOP:
+                replaced, added = made.setdefault(offer.kind, ({}, []))
+                if offer.index is None:
+                    added.append(offer.source)
+                else:
+                    replaced[offer.index] = offer.source
+        return made
+
+    def settings(self) -> dict[str, object]:
+        """Arguments that change, or are REMOVED."""
+        made: dict[str, object] = {}
+        for offer in sorted(self.offers, key=lambda one: one.kind == LOOP):  # the loop last
+            made |= {LOOP: Code(offer.made[0][1])} if offer.kind == LOOP else offer.settings
+        return made
+
+
+def write(edit: Edit, chosen: list[int], *, sampled: bool = False) -> Written:
+    """What to write into the source of one call.
+
+    Args:
+        edit: the call and its offers.
+        chosen: their places among what was tried.
+        sampled: its tokens are drawn, so that another decode loop draws others.
+    """
+    written = Written(site=edit.call.site, chosen=chosen)
+    if not edit.offers:
+        return written
+    found = _found(edit)
+    if isinstance(found, str):
+        written.by_hand, written.lines = found, _in_words(edit)
+    else:
+        written.lines = [f"{source}," for source in found.lines.values()]
+    if sampled:
+        loops = [f"{offer.source}," for offer in edit.offers if offer.kind == LOOP]
+        written.lines = [f"{one}  # other draws, same distribution" if one in loops else one for one in written.lines]
+    needed = " ".join(written.lines)
+    written.imports = [f"import {name}" for name in ("perstep", "transformers") if f"{name}." in needed]
+    return written
+
+
+def diff(edits: Sequence[Edit]) -> str:
+    """The unified diff that makes the edits, of every file that can be changed; empty where none can."""
+    files: dict[Path, list[Edit]] = {}
+    for edit in edits:
+        if edit.offers and not isinstance(_found(edit), str):
+            files.setdefault(edit.call.file.resolve(), []).append(edit)
+    made = []
+    for path, held in files.items():
+        before = after = _read(path)
+        for edit in sorted(held, key=lambda one: -one.call.line):  # from the end: places before stay true
+            change = _found(edit, after)
+            if not isinstance(change, str):
+                after = change.text.result()
+        made.append(_unified(before, with_imports(after), _shown(path)))
+    return "".join(made)
+
+
+def _shown(path: Path) -> str:
+    """A path as `patch -p1` wants it: from where the program was run, or from the root."""
+    inside = path.is_relative_to(Path.cwd())
+    return (path.relative_to(Path.cwd()) if inside else path).as_posix().lstrip("/")
+
+
+def _read(path: Path) -> str:
+    return path.read_bytes().decode()  # line ends stay what they are
+
+
+def _unified(before: str, after: str, name: str) -> str:
+    old, new = (
+        source.splitlines(keepends=True) if "\r" not in source else _lines(source) for source in (before, after)
+    )
+    made = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in made)
+
+
+def _lines(source: str) -> list[str]:
+    return [line + "\n" for line in source.split("\n")[:-1]] + ([source.split("\n")[-1]] if source[-1:] != "\n" else [])
 
 
 @dataclass
-class Edit:
-    """What changes in one generate call.
+class _Change:
+    """A changed source, and the arguments that changed in it as they are written from now on, by name."""
 
-    Attributes:
-        line: of the call.
-        lengths: how many processors and criteria the call had, by argument.
-        replaced: argument -> place in its list -> what stands there from now on.
-        added: argument -> what follows in its list.
-        settings: arguments that change, or are REMOVED.
-    """
-
-    line: int
-    lengths: Mapping[str, int]
-    replaced: dict[str, dict[int, str]] = field(default_factory=dict)
-    added: dict[str, list[str]] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    text: Text
+    lines: dict[str, str] = field(default_factory=dict)
 
 
-def diff(path: Path, edits: Sequence[Edit]) -> str | None:
-    """The unified diff that makes these edits; None where the script is not written so that they can be made."""
-    before = after = path.read_text(encoding="utf-8")
-    for edit in sorted(edits, key=lambda one: -one.line):  # from the end, so that lines before stay where they are
-        edited = _edited(after, edit)
-        if edited is None:
-            return None
-        after = edited
-    old, new = before.splitlines(keepends=True), _with_imports(after).splitlines(keepends=True)
-    name = path.as_posix().lstrip("/")
-    return "".join(difflib.unified_diff(old, new, f"a/{name}", f"b/{name}"))
+def _found(edit: Edit, source: str | None = None) -> "_Change | str":
+    """The change of a source (of the file if None), or why it cannot be made."""
+    call = edit.call
+    if any(name in call.file.parts for name in _INSTALLED):
+        return f"the call is in an installed package, {call.file}"
+    try:
+        source = _read(call.file) if source is None else source
+        tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError):
+        return f"the source of {call.file} cannot be read"
+    node = _node(tree, call)
+    if node is None:
+        return "the call is not written as model.generate(...) at this line"
+    return _changed(edit, node, Text(source))
 
 
-def _edited(source: str, edit: Edit) -> str | None:
-    call = _call_at(ast.parse(source), edit.line)
-    if call is None:
-        return None
-    text = _Text(source)
-    keywords = {one.arg: one for one in call.keywords if one.arg}
-    for argument in sorted({*edit.replaced, *edit.added}):
-        replaced, added = edit.replaced.get(argument, {}), edit.added.get(argument, [])
-        if argument not in keywords:
-            if replaced:
-                return None
-            text.insert(_end_of_arguments(call), f", {argument}=[{', '.join(added)}]")
-            continue
-        items = _items(keywords[argument].value)
-        if items is None or len(items.elts) != edit.lengths[argument]:
-            return None
-        for index, new in replaced.items():
-            text.replace(items.elts[index], new)
-        if added and items.elts:
-            last = items.elts[-1]
-            text.insert((last.end_lineno, last.end_col_offset), f", {', '.join(added)}")
-        elif added:
-            text.replace(items, f"[{', '.join(added)}]")
-    for name, value in edit.settings.items():
+def _node(tree: ast.AST, call: Captured) -> ast.Call | None:
+    """The call in the syntax tree: by its place, else the innermost one of something named generate on its line."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    if call.span is not None:
+        calls = [one for one in calls if (one.lineno, one.end_lineno, one.col_offset, one.end_col_offset) == call.span]
+    calls = [one for one in calls if one.lineno <= call.line <= (one.end_lineno or one.lineno)]
+    named = calls if call.pipeline else [one for one in calls if _name(one.func) == "generate"]
+    return min(named, key=lambda one: (one.end_lineno or 0) - one.lineno, default=None)
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
+    keywords = {one.arg: one for one in node.keywords if one.arg}
+    starred = [one.value for one in node.keywords if one.arg is None]
+    rest = text.of(starred[0]) if len(starred) == 1 and _is_plain(starred[0]) else ""
+    change = _Change(text)
+    inside: dict[str, str] = {}  # what has to change in **kwargs
+    for argument, (replaced, added) in edit.lists().items():
+        count = len(edit.call.lists[argument])
+        if argument in keywords:
+            value = keywords[argument].value
+            items = _items(value)
+            if items is not None and len(items.elts) == count:
+                written = [text.of(one) for one in items.elts]
+                _change_items(text, items, replaced, added)
+            elif _is_plain(value):
+                written = [f"{text.of(value)}[{index}]" for index in range(count)]
+                text.replace(value, _list(written, replaced, added))
+            else:
+                return f"{argument} is put together elsewhere"
+            change.lines[argument] = f"{argument}={_list(written, replaced, added)}"
+        elif not count:
+            change.lines[argument] = f"{argument}={_list([], replaced, added)}"
+            text.add_argument(node, change.lines[argument])
+        elif rest:
+            inside[argument] = _list([f"{rest}[{argument!r}][{index}]" for index in range(count)], replaced, added)
+        else:
+            return f"{argument} is put together elsewhere"
+    for name, setting in edit.settings().items():
+        new = "None" if setting is REMOVED else repr(setting)
         if name in keywords:
-            text.replace(keywords[name].value, "None" if value is REMOVED else repr(value))
-        elif value is not REMOVED:
-            text.insert(_end_of_arguments(call), f", {name}={value!r}")
-    return text.result()
+            text.replace(keywords[name].value, new)
+            change.lines[name] = f"{name}={new}"
+        elif name in edit.call.arguments[1] and not edit.call.pipeline and starred:
+            if not rest:
+                return f"{name} is put together elsewhere"
+            inside[name] = new
+        elif setting is not REMOVED:
+            change.lines[name] = f"{name}={new}"
+            text.add_argument(node, change.lines[name])
+    if inside:
+        new = f"{{**{rest}, {', '.join(f'{name!r}: {value}' for name, value in inside.items())}}}"
+        text.replace(starred[0], new)
+        change.lines["**"] = f"**{new}"
+    return change
 
 
-def _call_at(tree: ast.AST, line: int) -> ast.Call | None:
-    """The innermost call of something named generate, or of anything, that covers the line."""
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and node.lineno <= line <= (node.end_lineno or node.lineno)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "generate"
-    ]
-    return min(found, key=lambda node: (node.end_lineno or 0) - node.lineno, default=None)
+def _list(written: list[str], replaced: dict[int, str], added: list[str]) -> str:
+    items = [replaced.get(index, source) for index, source in enumerate(written)]
+    return f"[{', '.join([*items, *added])}]"
+
+
+def _change_items(text: Text, items: ast.List, replaced: dict[int, str], added: list[str]) -> None:
+    for index, new in replaced.items():
+        text.replace(items.elts[index], new)
+    if added and items.elts:
+        text.after(items.elts[-1], f", {', '.join(added)}")
+    elif added:
+        text.replace(items, f"[{', '.join(added)}]")
 
 
 def _items(value: ast.expr) -> ast.List | None:
     """The list that an argument is written as, in `LogitsProcessorList([...])` too; None if it is not."""
-    if isinstance(value, ast.Call) and len(value.args) == 1:
+    if isinstance(value, ast.Call) and len(value.args) == 1 and not value.keywords:
         value = value.args[0]
     starred = isinstance(value, ast.List) and any(isinstance(one, ast.Starred) for one in value.elts)
     return value if isinstance(value, ast.List) and not starred else None
 
 
-def _end_of_arguments(call: ast.Call) -> tuple[int | None, int | None]:
-    """Where the last argument of a call ends."""
-    ends = [(node.end_lineno, node.end_col_offset) for node in [*call.args, *(one.value for one in call.keywords)]]
-    return max(
-        ends, key=lambda end: (end[0] or 0, end[1] or 0), default=(call.end_lineno, (call.end_col_offset or 1) - 1)
-    )
+def _is_plain(value: ast.expr) -> bool:
+    """Whether an expression may be written twice: a name, or an attribute of one."""
+    return isinstance(value, ast.Name) or (isinstance(value, ast.Attribute) and _is_plain(value.value))
 
 
-class _Text:
-    """A source with replacements, made all at once so that places stay true."""
-
-    def __init__(self, source: str) -> None:
-        self._data = source.encode()  # the syntax tree counts bytes
-        lines = source.encode().splitlines(keepends=True)
-        self._starts = [sum(map(len, lines[:index])) for index in range(len(lines) + 1)]
-        self._changes: list[tuple[int, int, str]] = []
-
-    def _at(self, line: int | None, column: int | None) -> int:
-        return self._starts[(line or 1) - 1] + (column or 0)
-
-    def replace(self, node: ast.expr, new: str) -> None:
-        """Put `new` where an expression stands."""
-        start, end = self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
-        self._changes.append((start, end, new))
-
-    def insert(self, place: tuple[int | None, int | None], new: str) -> None:
-        """Put `new` at a place, which is a line and a column in bytes."""
-        at = self._at(*place)
-        self._changes.append((at, at, new))
-
-    def result(self) -> str:
-        """The source with all changes."""
-        data = self._data
-        for start, end, new in sorted(self._changes, key=lambda change: change[:2])[::-1]:
-            data = data[:start] + new.encode() + data[end:]
-        return data.decode()
-
-
-def _with_imports(source: str) -> str:
-    """The source with `import perstep` and `import transformers` before its first import, where they are needed."""
-    tree = ast.parse(source)
-    imported = {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
-    }
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    missing = [name for name in ("perstep", "transformers") if name in names - imported]
-    imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    plain = [node for node in imports if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
-    if not missing:
-        return source
-    lines = source.splitlines(keepends=True)
-    at = plain[0].lineno - 1 if plain else (imports[-1].end_lineno or 1 if imports else 0)
-    lines[at:at] = [f"import {name}\n" for name in missing]
-    return "".join(lines)
+def _in_words(edit: Edit) -> list[str]:
+    """What to write where the source cannot be changed from here: each drop-in under the name of what it replaces."""
+    said = []
+    for argument, (replaced, added) in edit.lists().items():
+        for index, source in replaced.items():
+            said += [f"# {argument}[{index}], in place of {type(edit.call.lists[argument][index]).__name__}:", source]
+        said += [line for source in added for line in (f"# {argument}, at the end:", source)]
+    return said + [f"{name}={'None' if value is REMOVED else repr(value)}," for name, value in edit.settings().items()]
