@@ -8,13 +8,8 @@ leave a cache and where a library begins to pack weights. The polynomial a + b S
 error, and so do R^2 and gamma S^2. `mini` is run from 8, from 16 and in half octaves. Prints a table and writes
 results/cache_fits.json.
 
-With --keep-memory the models in torch are run with a C library told to keep freed memory, and
-results/cache_fits_memory_kept.json is written: torch else takes its large tensors anew from the system in every step,
-22,166 page faults at S = 1,024 of four layers of SmolLM2-135M, which no size foretells.
-
-    OMP_NUM_THREADS=1 python -P benchmarks/cache_fits.py --date 2026-01-31                  # about seven minutes
-    OMP_NUM_THREADS=1 python -P benchmarks/cache_fits.py --date 2026-01-31 --keep-memory    # about five
-    OMP_NUM_THREADS=1 python -P benchmarks/cache_fits.py --date 2026-01-31 --quick          # to see that it runs
+    OMP_NUM_THREADS=1 python -P benchmarks/cache_fits.py --date 2026-01-31            # about seven minutes
+    OMP_NUM_THREADS=1 python -P benchmarks/cache_fits.py --date 2026-01-31 --quick    # to see that it runs
 """
 
 import argparse
@@ -33,9 +28,8 @@ from perstep.experiments.cache_findings import CacheFindings
 from perstep.experiments.cache_fits import Fit
 from perstep.experiments.options import parse_counts
 
-RESULTS = Path(__file__).parent / "results"
+RESULT = Path(__file__).parent / "results" / "cache_fits.json"
 CLAIM = 0.10
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}  # glibc reads them once
 CLAIMED = ("with_cache", "without_cache")
 HALF_OCTAVES = "8,11,16,23,32,45,64,91,128,181,256,362,512,724,1024"
 TARGETS: dict[str, tuple[float, dict[str, Any]]] = {
@@ -108,14 +102,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--date", required=True, help="of the run, for the result file")
     parser.add_argument("--quick", action="store_true", help="mini alone, five seconds; nothing is written")
-    parser.add_argument("--keep-memory", action="store_true", help="models in torch, freed memory kept")
     options = parser.parse_args()
-    if options.keep_memory and not KEEP_MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, "-P", *sys.argv], {**os.environ, **KEEP_MEMORY})  # noqa: S606 - itself
-    targets = {n: t for n, t in TARGETS.items() if "arch" in t[1]} if options.keep_memory else TARGETS
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (budget_s, target) in targets.items():
+        for name, (budget_s, target) in TARGETS.items():
             rows[name] = measure(
                 target, budget_s=5.0 if options.quick else budget_s, folder=Path(folder) / str(len(rows))
             )
@@ -132,13 +122,11 @@ def main() -> int:
         "schema_version": 1,
         "date": options.date,
         "claim": CLAIM,
-        "environment": KEEP_MEMORY if options.keep_memory else {},
         "claimed_of": list(rows),
         "holds": held,
         "targets": rows,
     }
-    name = "cache_fits_memory_kept" if options.keep_memory else "cache_fits"
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return int(not held)
 
 
