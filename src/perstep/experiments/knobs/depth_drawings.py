@@ -23,12 +23,15 @@ def fixed_words(findings: KnobFindings) -> str:
     stage = "a decode forward" if "decode_per_forward" in findings.fits else "the prefill"
     if fit.fixed_share is None:
         return f"no fixed share of {stage}: {fit.reason}"
-    if fit.fixed_share <= 0:
-        return (
-            f"no fixed share of {stage}: the line meets depth 0 below nothing ({fit.fixed_share:.1%}), because a block"
-            " costs more the more of them there are, as where their weights no longer fit into a cache"
-        )
     low, high = fit.fixed_share_ci_low, fit.fixed_share_ci_high
+    if fit.fixed_share <= 0:
+        below = f"no fixed share of {stage}: the line meets depth 0 below nothing ({fit.fixed_share:.1%})"
+        if high is None or high > 0:
+            return f"{below}, which may be chance"
+        return (
+            f"{below}, because a block costs more the more of them there are, as where their weights no longer fit into"
+            " a cache"
+        )
     least = "" if fit.knee is None else "at least "
     found = f"{least}{fit.fixed_share:.1%} of {stage} does not shrink with the blocks"
     if low is None or high is None:
