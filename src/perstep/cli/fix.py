@@ -82,6 +82,8 @@ def fix(
         return code
     if code != 0:
         say(f"perstep: {script} ended with exit code {code}; the calls that it made before are tried")
+    if "--apply" in arguments and not apply:
+        say(f"perstep: --apply behind {script} went to the script; for the diff: perstep fix --apply {script}")
     plan = {"script": script, "arguments": list(arguments), "budget": budget_s}
     with chdir(begun_in), progress_shown(quiet=quiet) as progress:
         report = fix_calls(captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force)

@@ -230,8 +230,22 @@ def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     (tmp_path / "job.py").write_text("import sys\nfrom helper import run\nrun(int(sys.argv[1]))\nsys.exit(3)\n")
     said = process("fix", "--apply", "--budget", "0.5s", "--out", "run", "job.py", "9", cwd=tmp_path)
     assert said.code == 3, said
+    assert "went to the script" not in said.err
     assert "ended with exit code 3; the calls that it made before are tried" in said.err
     assert "--- a/helper.py" in said.out or "no diff: nothing is to be written" in said.err
+
+
+@pytest.mark.hf
+def test_an_apply_behind_the_script_is_the_scripts_and_that_is_said(
+    process: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Options behind the script's name are its own; somebody who wanted the diff learns where to write the option."""
+    pytest.importorskip("transformers")
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "job.py").write_text("import sys\nfrom helper import run\nrun(8)\nassert sys.argv[1] == '--apply'\n")
+    said = process("fix", "--budget", "0.5s", "--out", "run", "job.py", "--apply", cwd=tmp_path)
+    assert said.code == 0, said
+    assert "for the diff: perstep fix --apply job.py" in said.err
 
 
 def test_bad_input_is_one_line(cli: Callable[..., Any], tmp_path: Path) -> None:
