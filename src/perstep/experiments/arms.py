@@ -1,6 +1,7 @@
 """The arms of a live comparison: found by what was written, checked to do the same work, stopped if they hang."""
 
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,7 +77,7 @@ def _arm(name: str, python: str, spec: str, clock: Clock) -> Arm:
     if python:
         function = _WORKER.fullmatch(spec)
         if function is None:
-            return CommandArm(name, f"{python} {spec}", clock)
+            return CommandArm(name, f"{shlex.quote(python)} {spec}", clock)
         return WorkerArm(name, python, function[1], function[2])
     if _CALLABLE.fullmatch(spec):
         return CallableArm(name, import_callable(spec), clock)

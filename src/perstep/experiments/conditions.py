@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.machine import Machine, Noise, describe, summarise_noise, warnings_for
+from perstep.machine import Machine, Noise, NoiseProbe, QuietProbe, describe, summarise_noise, warnings_for
+from perstep.measure import Clock, HostClock, processor_clock
 from perstep.runs import Manifest
 
 
@@ -41,6 +42,13 @@ def warn_of_noise(manifest: Manifest, rounds: Iterable[Noise], threads: int) -> 
     machine = msgspec.convert(manifest.machine, Machine)
     found = warnings_for(machine, summarise_noise(rounds), threads=threads)
     manifest.warnings += [warning for warning in found if warning not in manifest.warnings]
+
+
+def noise_probe(clock: Clock) -> NoiseProbe | QuietProbe:
+    """What tells how rounds were disturbed: on the host's clock this machine, on a test's nothing but its clock."""
+    if isinstance(clock, HostClock):
+        return NoiseProbe()
+    return QuietProbe(clock.now, processor_clock(clock).now)
 
 
 @contextmanager

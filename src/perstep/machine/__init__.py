@@ -10,7 +10,17 @@ from perstep.machine.busy import BusyProcess, busy_processes
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
 from perstep.machine.describe import Machine, describe, identity
 from perstep.machine.ladder import NEAREST_BYTES, Ladder, LadderFigures, ladder_figures
-from perstep.machine.noise import Noise, NoiseLimits, NoiseProbe, NoiseSummary, is_hit, summarise_noise
+from perstep.machine.noise import (
+    Noise,
+    NoiseLimits,
+    NoiseProbe,
+    NoiseSummary,
+    QuietProbe,
+    busy_reason,
+    is_hit,
+    summarise_noise,
+    waited_share,
+)
 from perstep.machine.store import LoadedCeilings, SavedCeilings, load_ceilings, save_ceilings
 from perstep.machine.warnings import warnings_for
 
@@ -29,8 +39,10 @@ __all__ = [
     "NoiseLimits",
     "NoiseProbe",
     "NoiseSummary",
+    "QuietProbe",
     "SavedCeilings",
     "busy_processes",
+    "busy_reason",
     "ceiling_arms",
     "describe",
     "identity",
@@ -42,5 +54,6 @@ __all__ = [
     "save_between_run_noise",
     "save_ceilings",
     "summarise_noise",
+    "waited_share",
     "warnings_for",
 ]

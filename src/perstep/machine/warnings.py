@@ -82,7 +82,7 @@ def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
         )
     if noise.waited_share is not None and noise.waited_share > WAITED_LIMIT:
         found.append(
-            f"the measuring thread was ready but not running for {noise.waited_share:.1%} of the time. "
+            f"this process was ready but not running for {noise.waited_share:.1%} of the time. "
             "Find who runs instead: top -o %CPU"
         )
     if noise.others_share is not None and noise.others_share > OTHERS_LIMIT:

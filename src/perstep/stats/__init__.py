@@ -48,6 +48,7 @@ from perstep.stats.paired import (
     minimum_detectable_effect,
     paired_change,
     paired_changes,
+    withhold,
 )
 from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, round_pace, step_estimate
 from perstep.stats.segments import Knee, beyond_knee, find_knee
@@ -146,4 +147,5 @@ __all__ = [
     "unpaired_change",
     "values_needed",
     "williams_square",
+    "withhold",
 ]

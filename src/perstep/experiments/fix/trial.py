@@ -11,8 +11,8 @@ from perstep.experiments.compare import CompareSession, analyse
 from perstep.experiments.fix.capture import REMOVED, Captured, tokens_of
 from perstep.experiments.fix.offer import Offer, changes_of
 from perstep.experiments.fix.samples import Round, Sample, Trial
-from perstep.measure import Clock, Effort, collector_off, run_rounds
-from perstep.measure.blocks import ArmFailed
+from perstep.measure import Clock, Effort, collector_off, processor_clock, run_rounds
+from perstep.measure.blocks import ArmFailed, BlockTime
 
 AS_IT_IS, FIXED = "as it is", "with the drop-ins"
 
@@ -39,28 +39,40 @@ class CallArm:
         clock: read before and after each call.
     """
 
+    fresh = False
+    least_calls = 2
+
     def __init__(self, name: str, ready: Ready, clock: Clock) -> None:
         self._name, self._ready, self._now = name, ready, clock.now
+        self._processor_now = processor_clock(clock).now
         self._calls = 0
 
-    def block(self, calls: int) -> int:
-        """Make one call that is not timed, then `calls` that are; the nanoseconds these took together.
+    def renew(self, seed: int, calls: int) -> None:
+        """Nothing: the call keeps its process."""
+
+    def block(self, calls: int) -> BlockTime:
+        """Make one call that is not timed, then `calls` that are; what these took together.
 
         Raises:
             ArmFailed: the call raised; the original exception is its cause.
         """
-        now, taken_ns = self._now, 0
+        now, processor_now = self._now, self._processor_now
+        taken_ns = worked_ns = 0
         for timed in range(calls + 1):
             self._calls += 1
             try:
                 call = self._ready()
+                processor_ns = processor_now()
                 begun_ns = now()
                 call()
                 ended_ns = now()
+                processor_ns = processor_now() - processor_ns
             except (Exception, SystemExit) as error:
                 raise ArmFailed(self._name, self._calls, f"{type(error).__name__}: {error}") from error
-            taken_ns += ended_ns - begun_ns if timed else 0
-        return taken_ns
+            if timed:
+                taken_ns += ended_ns - begun_ns
+                worked_ns += processor_ns
+        return BlockTime(taken_ns, worked_ns)
 
     def close(self) -> None:
         """Nothing to let go of."""
