@@ -14,7 +14,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from perstep.errors import InputError
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.device_ledger import DeviceLedger, device_table
 from perstep.experiments.ledger_arms import Arms, ReferenceArms
 from perstep.experiments.ledger_bounds import Ceilings, LedgerBounds, bounds_of, columns_of
@@ -22,7 +22,7 @@ from perstep.experiments.ledger_steps import ARMS, Columns, Pass, Sample, idle_n
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.experiments.sync_counts import SyncCounts, with_syncs
-from perstep.machine import LadderFigures, NoiseProbe, NoiseSummary, summarise_noise
+from perstep.machine import LadderFigures, NoiseSummary, summarise_noise
 from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
@@ -110,7 +110,7 @@ class LedgerSession:
         opened = plan.open()
         progress(0.0, "warm-up")
         self._arms = _arms(plan, opened, clock)
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
         trace = self._arms.trace
         self._ceilings = Ceilings(

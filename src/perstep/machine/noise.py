@@ -155,7 +155,8 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
 class NoiseSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Noise over all rounds: how many were hit and by what, sums, and shares of the whole.
 
-    A share is None if no round had the counter. `frequency_low_hz` and
+    A share is None if no round had the counter. `busy` says why wall time gives
+    no verdict (`busy_reason`), and is empty where it does. `frequency_low_hz` and
     `frequency_high_hz` are the extremes of the readings at the rounds' ends.
     """
 
@@ -167,6 +168,7 @@ class NoiseSummary(msgspec.Struct, frozen=True, kw_only=True):
     major_faults: int
     gc_full_collections: int
     waited_share: float | None = None
+    busy: str = ""
     steal_share: float | None = None
     others_share: float | None = None
     throttled_periods: int | None = None
@@ -196,6 +198,7 @@ def summarise_noise(rounds: Iterable[Noise], limits: NoiseLimits = DEFAULT_LIMIT
         major_faults=sum(noise.major_faults for noise in noises),
         gc_full_collections=sum(noise.gc_full_collections for noise in noises),
         waited_share=_share(_sum(_waited_wall_ns(n) for n in noises), sum(n.wall_ns for n in noises)),
+        busy=busy_reason(waited_share(noise) for noise in noises),
         steal_share=_share(_sum(n.steal_jiffies for n in noises), total),
         others_share=_share(_sum(others_jiffies(n) for n in noises), total),
         throttled_periods=_sum(n.throttled_periods for n in noises),

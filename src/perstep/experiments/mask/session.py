@@ -16,7 +16,7 @@ import numpy as np
 
 from perstep.automata import Engine, Grammar
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, MaskedLoop
 from perstep.experiments.mask.building import Workshop, parse_engines
 from perstep.experiments.mask.cells import (
@@ -45,7 +45,7 @@ from perstep.experiments.mask.vocabularies import (
     parse_vocab,
     widened,
 )
-from perstep.machine import NoiseProbe, describe
+from perstep.machine import describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
 from perstep.runs import Column, Manifest
@@ -67,7 +67,7 @@ class MaskSession:
         plan.check()
         self.effort = plan.effort()
         self._plan, self._clock = plan, clock
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         engines, named = parse_engines(plan.engine)
         progress(0.0, "load")
         model = open_target(plan.model)
