@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -184,7 +185,7 @@ class Bench:
 
     def processes(self) -> dict[str, Any]:
         """New processes in every round: identical environments, a true +5 %, and what 60 s can detect."""
-        budgets = {("--python", 0): "6s", ("--python", 6): "12s", ("command", 0): "8s", ("command", 6): "30s"}
+        budgets = {("--python", 0): "6s", ("--python", 6): "20s", ("command", 0): "8s", ("command", 6): "30s"}
         identical, power = [], []
         for (form, load), budget in budgets.items():
             made = self.tries(TRIES, *self.form(form, "same"), "--budget", budget)
@@ -192,10 +193,12 @@ class Bench:
             identical.append(row(made, form=form, busy_processes=load, budget=budget))
         for form in ("--python", "command"):
             made = self.tries(20, *self.form(form, "changed"), "--budget", budgets[form, 0])
-            run_all(made, load=0, what=f"+5 %, {form}")
-            above = [one.found for one in made if one.found["mde"] is not None and one.found["mde"] < 0.05]
+            run_all(made, load=0, what=f"+5 % of the function, {form}")
+            # A command also has its interpreter's start: what the function's 5 % are of it is the tries' median.
+            true = median(one.found["change"] or 0.0 for one in made)
+            above = [one.found for one in made if one.found["mde"] is not None and one.found["mde"] < true]
             found = sum(one["verdict"] == "slower" for one in above)
-            power.append(row(made, form=form, true_change=0.05, detectable_below_it=len(above), of_these_found=found))
+            power.append(row(made, form=form, true_change=true, detectable_below_it=len(above), of_these_found=found))
         late = self.tries(3, *self.form("--python", "late"), "--budget", "60s", "--precision", "0.01%")
         run_all(late, load=0, what="detectable in 60 s")
         return {"identical": identical, "power": power, "detectable_in_60_s": [one.found["mde"] for one in late]}
