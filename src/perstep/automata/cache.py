@@ -66,6 +66,7 @@ class DiskCache:
         max_depth: int | None = None,
         state_limit: int = STATE_LIMIT,
         budget_bytes: int = BUDGET_BYTES,
+        check: Callable[[], None] | None = None,
     ) -> TokenTable:
         """`compile(json_schema(schema, ...), vocabulary)`, from disk if it was ever made before."""
         from perstep.automata.schema import json_schema
@@ -73,7 +74,7 @@ class DiskCache:
         def build() -> TokenTable:
             dfa = json_schema(schema, whitespace=whitespace, max_depth=max_depth, state_limit=state_limit)
             self.trie(vocabulary)
-            return compile_table(dfa, vocabulary, budget_bytes=budget_bytes)
+            return compile_table(dfa, vocabulary, budget_bytes=budget_bytes, check=check)
 
         text = schema if isinstance(schema, (str, bytes)) else json.dumps(schema)
         policy = json.dumps([whitespace, max_depth, state_limit]).encode()
