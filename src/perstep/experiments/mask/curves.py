@@ -136,8 +136,8 @@ def make_points(
                 continue
             lookups = _lookups(spoken.dfa, vocab.vocabulary, tokens, places) if name == "naive" else None
             points.append(Point(engine, name, spoken.complexity, size, tokens, places, lookups))
-    whole = [point for point in points if point.name not in refused]
-    return sorted(whole, key=lambda found: (found.size, names.index(found.name))), refused
+    made = [point for point in points if point.name not in refused]
+    return sorted(made, key=lambda point: (point.size, names.index(point.name))), refused
 
 
 def _lookups(dfa: Dfa, vocabulary: Vocabulary, tokens: list[int], places: frozenset[int]) -> float:
