@@ -414,6 +414,52 @@ def test_the_fields_of_the_seed_are_those_of_the_first_engine_where_naive_is_not
     assert found.per_step_ms_no_mask == found.cells[0].free.per_step_ms
 
 
+def _drawn(monkeypatch: pytest.MonkeyPatch, draw_picture: Callable[[], bytes]) -> Any:
+    """The figure that a picture is saved from."""
+    from matplotlib.figure import Figure
+
+    from perstep.experiments.mask import plots
+
+    figure = Figure()
+    monkeypatch.setattr(plots, "draw_png", lambda _width, _height, draw: draw(figure) or b"")
+    draw_picture()
+    return figure
+
+
+def test_a_bar_ends_at_the_number_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts stacked, the words at the bar's end and the table's ms/step are one number."""
+    from perstep.experiments.mask.plots import overhead_png
+
+    cell = analyse(_manifest(), _drifting(24)).cells[0]
+    (ax,) = _drawn(monkeypatch, lambda: overhead_png([cell], "mini")).axes
+    ends: dict[float, float] = {}
+    for bar in ax.patches:
+        row = round(bar.get_y() + bar.get_height() / 2)
+        ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
+    for row, arm in enumerate(cell.arms):
+        assert ends[row] == pytest.approx(arm.per_step_ms)
+        assert ax.texts[row].get_text().split()[0] == f"{arm.per_step_ms:.2f}"
+
+
+def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left panel holds the curves alone, the right one every engine with the table's fill of each cell."""
+    from perstep.experiments.mask.curve_findings import Curve
+    from perstep.experiments.mask.plots import scaling_png
+
+    cell = analyse(_manifest(), _drifting(24)).cells[0]
+    curve = Curve(
+        engine="table", complexity=1, sizes=[512, 1024], fill_us=[0.2, 0.2], fitted=[True, False], lookups=[],
+        terms=[200.0, 0.0], slope_ns_per_token=0.0, interleaved_error=0.0, beyond_error=0.0, exponent=0.0,
+        predicted_us=None, measured_us=None, prediction_error=None,
+    )  # fmt: skip
+    hot, in_place = _drawn(monkeypatch, lambda: scaling_png([curve], [cell])).axes
+    assert [text.get_text() for text in hot.get_legend().get_texts()] == ["table, fitted", "table, held out"]
+    assert hot.get_title(loc="left").startswith("hot, ")
+    assert in_place.get_title(loc="left").startswith("in place, ")
+    shown = {line.get_label(): line.get_ydata()[0] for line in in_place.lines}
+    assert shown == {arm.engine: arm.part_ns("mask.fill") / 1e3 for arm in cell.arms[1:]}
+
+
 def test_too_few_rounds_give_no_interval_and_no_verdict() -> None:
     """Three rounds: no ratio is shown anywhere, `not resolved` stands in its place, and a sentence says what to do."""
     from perstep.experiments.mask.plots import _finding

@@ -14,9 +14,11 @@ from perstep.experiments.between import compare_runs
 from perstep.experiments.ops import Plan
 from perstep.experiments.ops.findings import LengthFound, OpsFindings
 from perstep.experiments.ops.operators import PARTS
+from perstep.experiments.ops.pictures import _bar_label
 from perstep.experiments.ops.session import prepare
 from perstep.experiments.repeats import load_pair
 from perstep.measure import HostClock
+from perstep.report.format import duration
 from perstep.runs import SAMPLES, read_manifest
 
 from .conftest import COSTS_NS, Planted
@@ -154,6 +156,14 @@ def test_arms_and_ways_to_mask_are_shown_as_the_pairs_have_them(planted: Planted
     assert freed is not None
     assert (gain.share, gain.verdict) == (-(freed.change or 0), freed.verdict)
     assert gain.ci_low_ns == pytest.approx(-(freed.ci_high or 0) * whole)
+
+
+def test_a_bar_of_shares_is_labelled_with_the_step_they_are_shares_of(planted: Planted) -> None:
+    """Share times label is the table's time of the part."""
+    report = planted("run", seq=(16,))
+    found = length_of(report, 16)
+    found = msgspec.structs.replace(found, ledger=msgspec.structs.replace(found.ledger, plain_step_ns=1.0))
+    assert _bar_label(found) == f"S = 16\n{duration(found.ledger.step_ns)}"
 
 
 def test_a_part_that_does_not_occur_at_a_length_has_no_what_if_there(planted: Planted) -> None:
