@@ -161,6 +161,18 @@ def test_a_whole_table_stops_building_when_its_time_is_up(monkeypatch: pytest.Mo
     assert why.endswith("table-lazy makes each row when a text first needs it")
 
 
+def test_short_budgets_build_once_and_long_ones_three_times() -> None:
+    """Repeats for a median may take a fiftieth of the time for building; the disk cache needs no build of its own."""
+    vocab = Named("own", _bytes_vocabulary(), own=True)
+    for budget_s, builds in ((1.0, 1), (inf, 3)):
+        workshop = _workshop(FakeClock(tick_ns=10_000_000), budget_s)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("perstep.automata.cache.compile_table", None)
+            workshop.engines(["table"], vocab, Grammar(SCHEMA), 1)
+        assert workshop.builds[0].builds == builds
+        assert workshop.builds[0].from_disk_ns is not None
+
+
 def test_nothing_is_begun_when_building_has_used_up_its_time() -> None:
     """Two builds may take no more than there is for both, and the third is not begun."""
     clock = FakeClock()
