@@ -570,7 +570,7 @@ def test_an_engine_with_a_stack_is_measured_where_no_automaton_is(
     both = _run(tmp_path, "other", engine="naive,llguidance", **options).findings
     assert [arm.engine for arm in both.cells[0].arms] == [NO_MASK, "llguidance"]
     assert [entry["engine"] for entry in both.left_out] == ["naive"]
-    with pytest.raises(InputError, match=r"no engine can be measured on this schema; naive: .*llguidance"):
+    with pytest.raises(InputError, match=r"no engine can be measured on this schema; naive, table: .*llguidance"):
         _run(tmp_path, "none", engine="naive,table", **options)
     assert not (tmp_path / "none").exists()
 

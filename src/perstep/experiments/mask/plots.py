@@ -1,6 +1,7 @@
 """The pictures of `mask`: stacked steps without and with each engine, and fills against the vocabulary's size."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from perstep.experiments.mask.curve_findings import Curve
@@ -17,6 +18,7 @@ _PARTS = ("forward", "lm_head", "mask.fill", "mask.apply", "mask.accept", "sampl
 NOT_RESOLVED = "not resolved"
 """What stands in place of a ratio that has no interval."""
 _COLUMNS = 2
+_TITLE_WIDTH = 72  # characters over a panel
 _CLIPPED_FROM = 3.0
 """A bar more than so many times as long as the others is cut off, with its length written on it."""
 
@@ -25,7 +27,7 @@ def overhead_png(cells: Sequence[CellFinding], model: str) -> bytes:
     """A panel a cell, a bar an arm, stacked by part."""
     columns = min(_COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    height = 1.1 + rows * (0.9 + 0.36 * max(len(cell.arms) for cell in cells))
+    height = 1.4 + rows * (0.9 + 0.36 * max(len(cell.arms) for cell in cells))
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -33,9 +35,10 @@ def overhead_png(cells: Sequence[CellFinding], model: str) -> bytes:
             _draw_cell(ax, cell)
         for ax in axes[len(cells) :]:
             ax.set_visible(False)
-        figure.suptitle(_finding(cells, model), x=0.01, ha="left", fontsize=11)
+        title = "\n".join(fill(line, columns * _TITLE_WIDTH) for line in _finding(cells, model).splitlines())
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncol=8, fontsize=8.5, frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncol=4 * columns, fontsize=8.5, frameon=False)
 
     return draw_png(6.2 * columns, height, draw)
 

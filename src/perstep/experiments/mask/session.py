@@ -157,10 +157,13 @@ class MaskSession:
 
     def _why_none(self) -> str:
         """What each engine lacks, where none can be measured."""
-        reasons: dict[str, str] = {}
+        engines: dict[str, list[str]] = {}
         for entry in [*self._refused(), *self._left_out]:
-            reasons.setdefault(entry["engine"], f"{entry['engine']}: {entry['why']}")
-        return f"no engine can be measured on this schema; {'; '.join(reasons.values())}"
+            named = engines.setdefault(entry["why"], [])
+            if entry["engine"] not in named:
+                named.append(entry["engine"])
+        reasons = (f"{', '.join(named)}: {why}" for why, named in engines.items())
+        return f"no engine can be measured on this schema; {'; '.join(reasons)}"
 
     def _curves(self, languages: Sequence[Language], engines: tuple[str, ...]) -> None:
         for spoken in languages if engines else ():
