@@ -599,7 +599,7 @@ def test_recursion_nests_as_deep_as_is_said() -> None:
     assert language(schema, 1, Grammar(schema)).dfa is None
     workshop = _workshop(FakeClock(tick_ns=10))
     workshop.engines(["naive"], Named("own", _bytes_vocabulary(), own=True), Grammar(schema), 1)
-    assert workshop.refusals[0][3].endswith("; on the command line --max-depth, or --engine llguidance")
+    assert workshop.refusals[0][3].endswith("; on the command line --max-depth 3, or --engine llguidance")
 
 
 def test_engine_is_a_protocol_that_loops_can_share() -> None:

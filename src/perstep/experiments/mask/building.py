@@ -259,4 +259,4 @@ def _other_engine(name: str, error: InputError) -> str:
     """Where to go with a schema that no finite automaton holds."""
     if name not in OURS or "max_depth" not in str(error):
         return ""
-    return "; on the command line --max-depth, or --engine llguidance"
+    return "; on the command line --max-depth 3, or --engine llguidance"
