@@ -570,7 +570,7 @@ def test_an_engine_with_a_stack_is_measured_where_no_automaton_is(
     both = _run(tmp_path, "other", engine="naive,llguidance", **options).findings
     assert [arm.engine for arm in both.cells[0].arms] == [NO_MASK, "llguidance"]
     assert [entry["engine"] for entry in both.left_out] == ["naive"]
-    with pytest.raises(InputError, match=r"no engine can be measured on this schema; naive, table: .*llguidance"):
+    with pytest.raises(InputError, match=r"no engine can be measured on this schema: .*llguidance"):
         _run(tmp_path, "none", engine="naive,table", **options)
     assert not (tmp_path / "none").exists()
 
@@ -596,10 +596,13 @@ def test_recursion_nests_as_deep_as_is_said() -> None:
     node: dict[str, Any] = {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}
     schema: dict[str, Any] = {"$defs": {"n": node}, "$ref": "#/$defs/n"}
     assert language(schema, 1, Grammar(schema, max_depth=1)).dfa is not None
-    assert language(schema, 1, Grammar(schema)).dfa is None
-    workshop = _workshop(FakeClock(tick_ns=10))
-    workshop.engines(["naive"], Named("own", _bytes_vocabulary(), own=True), Grammar(schema), 1)
-    assert workshop.refusals[0][3].endswith("; on the command line --max-depth 3, or --engine llguidance")
+    without = language(schema, 1, Grammar(schema))
+    assert without.dfa is None
+    assert without.no_automaton.endswith("; on the command line --max-depth 3, or --engine llguidance")
+    vocab, workshop = Named("own", _bytes_vocabulary(), own=True), _workshop(FakeClock(tick_ns=10))
+    made = workshop.engines(["naive", "llguidance"], vocab, without.grammar, 1, without.no_automaton)
+    assert list(made) == ["llguidance"]
+    assert workshop.refusals == [("naive", "own", 1, without.no_automaton)]
 
 
 def test_engine_is_a_protocol_that_loops_can_share() -> None:

@@ -172,16 +172,28 @@ class Workshop:
         self.builds: list[Build] = []
         self.refusals: list[tuple[str, str, int, str]] = []
 
-    def engines(self, names: Sequence[str], vocab: Named, grammar: Grammar, complexity: int) -> dict[str, Engine]:
-        """An engine of each name; those that refuse, or are not built in time, are in `refusals`."""
+    def engines(
+        self, names: Sequence[str], vocab: Named, grammar: Grammar, complexity: int, no_automaton: str = ""
+    ) -> dict[str, Engine]:
+        """An engine of each name; those that refuse, or are not built in time, are in `refusals`.
+
+        Args:
+            names: of the engines.
+            vocab: the vocabulary.
+            grammar: what they are asked for.
+            complexity: of the schema.
+            no_automaton: why no finite automaton holds the schema, which our engines need; empty where one does.
+        """
         made = {}
         for name in names:
             hint = "; table-lazy makes each row when a text first needs it" if name == "table" else ""
             try:
+                if no_automaton and name in OURS:
+                    raise InputError(no_automaton)
                 with self.time.one_build(hint):
                     made[name] = self._engine(name, vocab, grammar, complexity)
             except InputError as error:
-                self.refusals.append((name, vocab.name, complexity, f"{error}{_other_engine(name, error)}"))
+                self.refusals.append((name, vocab.name, complexity, str(error)))
         return made
 
     def _engine(self, name: str, vocab: Named, grammar: Grammar, complexity: int) -> Engine:
@@ -253,10 +265,3 @@ def _timed_ns(work: Callable[[], None], now: Callable[[], int]) -> int:
     begun_ns = now()
     work()
     return now() - begun_ns
-
-
-def _other_engine(name: str, error: InputError) -> str:
-    """Where to go with a schema that no finite automaton holds."""
-    if name not in OURS or "max_depth" not in str(error):
-        return ""
-    return "; on the command line --max-depth 3, or --engine llguidance"

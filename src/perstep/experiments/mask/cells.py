@@ -39,20 +39,23 @@ class Language:
         complexity: how many times as complex as what was given.
         grammar: what the engines are asked for.
         dfa: the automaton of the texts; None where no finite one holds the schema.
+        no_automaton: why not, and what helps; empty where there is one.
     """
 
     complexity: int
     grammar: Grammar
     dfa: Dfa | None
+    no_automaton: str = ""
 
 
 def language(schema: Mapping[str, Any], complexity: int, grammar: Grammar) -> Language:
-    """A schema with its automaton, where a finite one holds it; engines that need one say why there is none."""
+    """A schema with its automaton, where a finite one holds it."""
     grammar = replace(grammar, schema=schema)
     try:
         dfa = json_schema(schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
-    except InputError:
-        dfa = None
+    except InputError as error:
+        helps = "; on the command line --max-depth 3, or --engine llguidance" if "max_depth" in str(error) else ""
+        return Language(complexity, grammar, None, f"{error}{helps}")
     return Language(complexity, grammar, dfa)
 
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from perstep.automata import Engine, Grammar
+from perstep.automata import STATE_LIMIT, Engine, Grammar
+from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, hash_ids
-from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, MaskedLoop
+from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
 from perstep.experiments.mask.building import BuildTime, Workshop, parse_engines
 from perstep.experiments.mask.cells import (
     Cell,
@@ -76,9 +77,12 @@ class MaskSession:
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
         schema = read_schema(plan.schema)
+        spacing(plan.whitespace, STATE_LIMIT)  # a bad regex is refused before anything is built
         grammar = Grammar(schema, plan.whitespace, plan.max_depth)
         progress(0.0, "schemas")
         languages = [language(complicate(schema, factor), factor, grammar) for factor in plan.complexity]
+        if set(engines) <= set(OURS) and all(spoken.no_automaton for spoken in languages):
+            raise InputError(f"no engine can be measured on this schema: {languages[0].no_automaton}")
         self._vocabularies = Vocabularies(model, own)
         self._workshop = Workshop(clock, BuildTime(self.effort.budget_s, clock))
         self._left_out: list[dict[str, Any]] = []
@@ -117,7 +121,7 @@ class MaskSession:
         wide = widened(model, vocab, self._plan.seed)
         built = {}
         for spoken in languages:
-            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity)
+            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
             for batch in self._plan.batch if made else ():
                 try:
                     cell = self._cell(vocab, batch, spoken, wide, list(made.values()))
