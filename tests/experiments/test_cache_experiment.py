@@ -14,7 +14,7 @@ from perstep.experiments import cache, pipeline
 from perstep.experiments.cache import CacheSession, Plan, analyse, files, prepare, tables
 from perstep.experiments.cache_findings import Sample
 from perstep.experiments.cache_fits import WITH, WITHOUT
-from perstep.experiments.cache_show import changes_of_regime
+from perstep.experiments.cache_show import changes_of_regime, summary
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock
 from perstep.runs import Manifest
@@ -258,6 +258,9 @@ def test_the_claimed_fit_without_a_cache_is_theory_scaled(quiet: Noise) -> None:
     assert (claimed.claimed, beside.claimed, found.with_cache.claimed) == (True, False, True)
     assert claimed.coefficients_ms[0] / claimed.coefficients_ms[1] == pytest.approx(0.05 / 1.3, rel=0.05)
     assert claimed.fitted_S == beside.fitted_S == [8, 32, 128, 512]
+    headline = summary(found)
+    assert headline["latency_without_cache_R2"] == claimed.r_squared != beside.r_squared
+    assert headline["latency_without_cache_form"] == claimed.form == "a + κ·T(S)"
     assert max(map(abs, claimed.held_out_errors.values())) < 0.01 < max(map(abs, beside.held_out_errors.values()))
     text = files(manifest, found)["README.md"].decode()
     assert "The claimed fit is a + κ·T(S)" in text
@@ -280,6 +283,8 @@ def test_without_a_formula_the_polynomial_is_claimed_and_says_where_it_bends(qui
     found = analyse(manifest, samples)
     assert found.without_cache_by_theory is None
     assert found.without_cache.claimed
+    assert summary(found)["latency_without_cache_R2"] == found.without_cache.r_squared
+    assert summary(found)["latency_without_cache_form"] == "a + b·S + c·S²"
     regimes = changes_of_regime(found)
     assert [round(at / 500, 1) for at, _ in regimes] == [1.0]
     assert "c·S² overtakes" in regimes[0][1]

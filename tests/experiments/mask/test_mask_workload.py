@@ -11,7 +11,7 @@ import pytest
 
 from perstep.automata import Vocabulary, json_schema
 from perstep.errors import InputError
-from perstep.experiments.mask.planning import Cost, left_out
+from perstep.experiments.mask.planning import Cost, left_out, needed_s
 from perstep.experiments.mask.roofline import count_lookups, place
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
 from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
@@ -175,8 +175,8 @@ def _cell(cell: str, free: float, **arms: float) -> list[Cost]:
     return [Cost(cell, "no mask", free * 1e9, reference=True), *(Cost(cell, a, ns * 1e9) for a, ns in arms.items())]
 
 
-def _gone(costs: list[Cost], budget_s: float, fixed_s: float = 0.0) -> set[tuple[str, str]]:
-    gone = left_out(costs, fixed_s * 1e9, budget_s, rounds=10)
+def _gone(costs: list[Cost], budget_s: float) -> set[tuple[str, str]]:
+    gone = left_out(costs, budget_s, rounds=10)
     return {(cost.cell, cost.arm) for cost in gone}
 
 
@@ -186,7 +186,16 @@ def test_what_fits_into_the_budget_is_measured() -> None:
     assert _gone(costs, 17.0) == set()
     assert _gone(costs, 16.0) == {("a", "naive")}
     assert _gone(costs, float("inf")) == set()
-    assert _gone(costs, 17.0, fixed_s=1.0) == {("a", "naive")}
+    assert needed_s(costs, 10) == pytest.approx(16.1)
+
+
+def test_curves_go_before_cells_and_the_cheap_ones_come_back() -> None:
+    """A curve of 1 s a round does not cost a cell of 0.6 s; one of 0.01 s stays beside both cells."""
+    curves = [Cost("naive/x1", "naive", 1e9, curve=True), Cost("table/x1", "table", 1e7, curve=True)]
+    costs = _cell("a", 0.2, table=0.2) + _cell("b", 0.3, table=0.3) + curves
+    assert _gone(costs, 12.0) == {("naive/x1", "naive")}
+    assert _gone(costs, 5.0) == {("naive/x1", "naive"), ("b", "no mask"), ("b", "table")}
+    assert _gone(costs, 24.0) == set()
 
 
 def test_slow_arms_go_before_cells_and_come_back_if_there_is_room() -> None:

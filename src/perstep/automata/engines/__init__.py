@@ -33,19 +33,21 @@ class EngineKind:
         build: the name of that function.
         needs: the module that must be importable, or None.
         install: the command that installs it, or None.
+        stoppable: whether its build calls a `check` on the way.
     """
 
     module: str
     build: str = "build"
     needs: str | None = None
     install: str | None = None
+    stoppable: bool = False
 
 
 ENGINES = {
     "naive": EngineKind("naive"),
     "naive-memo": EngineKind("naive", "build_memo"),
-    "table": EngineKind("tables"),
-    "table-lazy": EngineKind("tables", "build_lazy"),
+    "table": EngineKind("tables", stoppable=True),
+    "table-lazy": EngineKind("tables", "build_lazy", stoppable=True),
     "llguidance": EngineKind("llguidance", needs="llguidance", install="pip install 'perstep[grammar]'"),
     "outlines": EngineKind("outlines", needs="outlines_core", install="pip install outlines-core"),
     "xgrammar": EngineKind("xgrammar", needs="xgrammar", install="pip install 'perstep[xgrammar]'"),
@@ -73,20 +75,26 @@ class Prepared:
         self._vocabulary = vocabulary
         self._now_ns = now_ns
         self._build = getattr(module, kind.build)
+        self._stoppable = kind.stoppable
         if kind.needs:
             import_module(kind.needs)  # not part of the setup that is timed
         began = now_ns()
         self._shared = module.prepare(vocabulary)
         self.setup_ns = now_ns() - began
 
-    def build(self, grammar: Grammar) -> Engine:
+    def build(self, grammar: Grammar, check: Callable[[], None] | None = None) -> Engine:
         """The engine of a grammar, at the beginning of a text; its `build_ns` says how long that took.
+
+        Args:
+            grammar: what its texts are held to.
+            check: called on the way by the engines that are `stoppable`; what it raises ends the build.
 
         Raises:
             InputError: if the engine cannot hold a text to this grammar.
         """
         began = self._now_ns()
-        engine: Engine = self._build(self._shared, self._vocabulary, grammar)
+        stop = {"check": check} if self._stoppable else {}
+        engine: Engine = self._build(self._shared, self._vocabulary, grammar, **stop)
         engine.build_ns = self._now_ns() - began
         engine.setup_ns = self.setup_ns
         return engine

@@ -58,7 +58,7 @@ def ops_png(findings: OpsFindings, subject: str) -> bytes:
         axes.set_yticks(range(len(findings.lengths)), [_bar_label(length) for length in findings.lengths])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("% of the instrumented step at that length")
+        axes.set_xlabel("% of the instrumented step at that length, which stands at its bar")
         axes.set_title(_finding(findings, largest, subject), loc="left", fontsize=10)
         axes.spines[["right", "top"]].set_visible(False)
         figure.legend(loc="outside right center", fontsize=8, frameon=False)
@@ -67,7 +67,8 @@ def ops_png(findings: OpsFindings, subject: str) -> bytes:
 
 
 def _bar_label(length: LengthFound) -> str:
-    return f"S = {length.seq}\n{duration(length.ledger.plain_step_ns or length.ledger.step_ns)}"
+    """The step that the bar is 100 % of."""
+    return f"S = {length.seq}\n{duration(length.ledger.step_ns)}"
 
 
 def _finding(findings: OpsFindings, largest: set[str], subject: str) -> str:
