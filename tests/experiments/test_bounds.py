@@ -1,14 +1,26 @@
 """Bounds from measured ceilings: which level a set takes, and what parts of transformers models hold of theory's."""
 
 import json
+from dataclasses import replace
 from math import ceil
 
+import msgspec
+import numpy as np
 import pytest
 
 from perstep.data import mini_path
-from perstep.experiments.bounds import backend_for, config_of, ladder_for, rates_from, shape_of
-from perstep.experiments.ledger_bounds import FUSED, bounds_of, step_costs
-from perstep.machine import LadderFigures
+from perstep.experiments.bounds import (
+    EXCEEDED,
+    backend_for,
+    config_of,
+    ladder_for,
+    rates_between,
+    rates_from,
+    shape_of,
+)
+from perstep.experiments.ledger_bounds import FUSED, LedgerBounds, bounds_of, columns_of, step_costs
+from perstep.machine import LadderCeilings, LadderFigures
+from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.runs import Manifest
 from perstep.targets import open_model
 from perstep.theory import PARTS, REFERENCE, ModelShape, decode, prefill, step_bound, step_cost
@@ -21,13 +33,7 @@ FIGURES = LadderFigures(
     special_g_s=2.0,
     rounds=3,
 )
-ROUND = {
-    **{f"read.{size}@1 m": value for size, value in FIGURES.read_gb_s.items()},
-    **{f"call.{size}@1 m": value for size, value in FIGURES.call_ns.items()},
-    "gemm@1 m": 100.0,
-    "vector@1 m": 5.0,
-    "special@1 m": 2.0,
-}
+CEILINGS = LadderCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
 
 
 def mini_config() -> dict[str, object]:
@@ -54,6 +60,17 @@ def test_a_set_takes_the_figure_of_the_nearest_size() -> None:
     assert [rates.level_for(size).call_ns for size in (262_144, 262_145, 600_000)] == [600.0, 1000.0, 1000.0]
     assert rates.level_for(10**12).call_ns is None
     assert (rates.dispatch_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
+
+
+def test_however_badly_products_were_timed_a_matrix_vector_product_is_bound_by_bandwidth() -> None:
+    """A machine that reads 60 GB/s in such products does 30 GFLOP/s, whatever a disturbed product of matrices says."""
+    disturbed = replace(FIGURES, gemm_gflop_s=4.0)
+    best, typical = rates_between(replace(CEILINGS, typical=disturbed, best=disturbed), "float32")
+    assert best.peak_flops == typical.peak_flops == {"float32": 30e9}
+    assert rates_between(CEILINGS, "float32")[0].peak_flops == {"float32": 100e9}
+    shape = ModelShape.from_config(mini_config())
+    for head in (step_bound(step_cost(shape, decode(64)), each).parts["lm_head"] for each in (best, typical)):
+        assert head.binds.startswith("bandwidth@")
 
 
 def test_bandwidth_is_measured_at_the_footprints_themselves() -> None:
@@ -83,37 +100,115 @@ def ledger_manifest(backend: str = "reference") -> Manifest:
     )
 
 
+def ledgers(slowness: float = 10.0, **parts: float) -> dict[str, Ledger]:
+    """Decode and prefill of mini, each part so many times as slow as its bound, or as told, in 1,000 ns steps."""
+    rates = rates_from(FIGURES, "float32")
+    costs = step_costs(ledger_manifest().conditions["bounds"], prompt_tokens=20, new_tokens=10, batch=1)
+    made = {}
+    for kind, steps in costs.items():
+        bounds = [step_bound(cost, rates).parts for cost in steps]
+        mean = {name: sum(each[name].bound_ns for each in bounds) / len(bounds) for name in bounds[0]}
+        ns = {name: np.full((6, 2, 3), round(mean.get(name, 500.0) * parts.get(name.replace(".", "_"), slowness)))
+              for name in [*mean, "stop"]}  # fmt: skip
+        residual = np.full((6, 2, 3), 100)
+        step = sum(ns.values(), start=residual)
+        made[kind] = build_ledger(kind, LedgerSamples(step, step, ns, residual, dict.fromkeys(ns, 1.0)), mark_ns=0.0)
+    return made
+
+
 def test_each_part_has_the_bound_of_its_name() -> None:
     """The mean over the contexts of the trace; what has no formula has none, and the step is their sum."""
-    parts = {"decode": [*PARTS, "stop"], "prefill": list(PARTS)}
-    found, figures = bounds_of(ledger_manifest(), [ROUND, {}, ROUND], parts)
-    assert figures is not None
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers())
     assert "stop" not in found["decode"].parts
     assert "attn.mask.build" not in found["decode"].parts
-    assert sum(part.bound_ns for part in found["decode"].parts.values()) == pytest.approx(found["decode"].step_ns)
-    shape, rates = ModelShape.from_config(mini_config()), rates_from(figures, "float32")
+    held = [part.bound_ns or 0.0 for part in found["decode"].parts.values()]
+    assert sum(held) == pytest.approx(found["decode"].step_ns)
+    shape, rates = ModelShape.from_config(mini_config()), rates_from(FIGURES, "float32")
     expected = step_bound(step_cost(shape, prefill(20), backend=REFERENCE), rates)
     assert found["prefill"].parts["mlp"].bound_ns == pytest.approx(expected.parts["mlp"].bound_ns)
     assert found["prefill"].parts["mlp"].binds == expected.parts["mlp"].binds
+    assert found["decode"].withdrawn == []
+
+
+def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> None:
+    """Twice as fast in the best round: half the time, and 100 % more at the medians."""
+    best = LadderFigures(
+        {size: 2 * value for size, value in FIGURES.read_gb_s.items()},
+        {size: value / 2 for size, value in FIGURES.call_ns.items()},
+        200.0, 10.0, 4.0, 3,
+    )  # fmt: skip
+    found = bounds_of(ledger_manifest(), replace(CEILINGS, best=best), ledgers())["decode"]
+    assert found.interval == pytest.approx(1.0)
+    for part in found.parts.values():
+        assert part.bound_ns == pytest.approx((part.typical_ns or 0) / 2)
+    assert columns_of({"decode": found})["decode"].notes == [
+        "Bounds are of the best round of each ceiling; at their medians up to 100.0 % more."
+    ]
+
+
+def withdrawn(found: LedgerBounds) -> set[str]:
+    """Parts whose bound is gone; nothing of it may be left."""
+    gone = {name: part for name, part in found.parts.items() if part.withdrawn}
+    assert all((p.bound_ns, p.typical_ns, p.binds, p.withdrawn) == (None, None, "", EXCEEDED) for p in gone.values())
+    return set(gone)
+
+
+def test_a_part_that_is_faster_than_its_bound_withdraws_the_ceiling_it_rests_on() -> None:
+    """The MLP takes 0.9 of the least time: no part that is bound by the same bandwidth is judged, nor is the step."""
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(mlp=0.9))
+    every = bounds_of(ledger_manifest(), CEILINGS, ledgers())["decode"].parts
+    same = {name for name, part in every.items() if part.binds == every["mlp"].binds}
+    assert same > {"mlp"}
+    assert every["mlp"].binds.startswith("bandwidth@")
+    assert withdrawn(found["decode"]) == same
+    assert found["decode"].step_ns is None
+    columns = columns_of(found)["decode"]
+    assert (columns.parts_ns["mlp"], columns.binds["mlp"]) == (None, "ceiling exceeded; not judged")
+    assert columns.notes[1] == (
+        f"Faster than the best round of its ceiling, so not judged: mlp ({every['mlp'].binds}), and what rests on the"
+        f" same ceilings: {', '.join(sorted(same - {'mlp'}))}."
+    )
+
+
+def test_cheap_calls_withdraw_the_bound_of_their_own_part_alone() -> None:
+    """A call is the mean of four: one that takes less says nothing of others. The step keeps the bounds that hold."""
+    every = bounds_of(ledger_manifest(), CEILINGS, ledgers())["decode"]
+    assert every.parts["attn.rope"].binds == every.parts["norm"].binds == "dispatch"
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(attn_rope=0.5))["decode"]
+    assert withdrawn(found) == {"attn.rope"}
+    assert found.step_ns == pytest.approx((every.step_ns or 0) - (every.parts["attn.rope"].bound_ns or 0))
+
+
+def test_a_step_that_is_faster_than_its_bounds_together_is_not_judged() -> None:
+    """Where the parts that marks slow down are above theirs and the step without marks is not."""
+    slow = ledgers(slowness=1.2)
+    fast = {kind: msgspec.structs.replace(each, plain_step_ns=1000.0) for kind, each in slow.items()}
+    found = bounds_of(ledger_manifest(), CEILINGS, fast)["decode"]
+    assert (found.step_ns, withdrawn(found)) == (None, set())
+    assert found.withdrawn == ["The step is faster than the sum of its bounds: not judged."]
 
 
 def test_parts_of_transformers_models_hold_several_of_theory() -> None:
     """Scores to weighted sum are one part there; together they hold every part of the forward once."""
-    parts = {"decode": ["embed", "norm", "attn", "attn.rope", "kv.append", "attn.core", "mlp", "lm_head", "sample"]}
-    found, _ = bounds_of(ledger_manifest("transformers"), [ROUND], parts)
-    assert sum(part.bound_ns for part in found["decode"].parts.values()) == pytest.approx(found["decode"].step_ns)
-    whole, _ = bounds_of(ledger_manifest("transformers"), [ROUND], {"decode": ["forward", "sample"]})
-    assert sum(part.bound_ns for part in whole["decode"].parts.values()) == pytest.approx(whole["decode"].step_ns)
+    one = ledgers()["decode"]
+
+    def of(*names: str) -> dict[str, Ledger]:
+        return {"decode": msgspec.structs.replace(one, parts=dict.fromkeys(names, one.parts["mlp"]))}
+
+    parts = ("embed", "norm", "attn", "attn.rope", "kv.append", "attn.core", "mlp", "lm_head", "sample")
+    for names in (parts, ("forward", "sample")):
+        found = bounds_of(ledger_manifest("transformers"), CEILINGS, of(*names))["decode"]
+        assert sum(part.bound_ns or 0 for part in found.parts.values()) == pytest.approx(found.step_ns)
     assert set().union(*FUSED.values()) <= set(PARTS)
 
 
-@pytest.mark.parametrize("rounds", [[], [{}], [{"gemm@1 m": 1.0}]])
-def test_a_run_without_ceilings_has_no_bounds(rounds: list[dict[str, float]]) -> None:
-    """As those of older versions."""
-    assert bounds_of(ledger_manifest(), rounds, {"decode": ["mlp"]}) == ({}, None)
+def test_a_run_without_ceilings_has_no_bounds_nor_has_one_whose_ceilings_were_disturbed() -> None:
+    """Runs of older versions, and rounds in which the processor was taken away."""
+    assert bounds_of(ledger_manifest(), None, ledgers()) == {}
+    assert bounds_of(ledger_manifest(), replace(CEILINGS, quiet_rounds=2), ledgers()) == {}
     bare = ledger_manifest()
     del bare.conditions["bounds"]
-    assert bounds_of(bare, [ROUND], {"decode": ["mlp"]}) == ({}, None)
+    assert bounds_of(bare, CEILINGS, ledgers()) == {}
 
 
 def test_a_long_trace_is_judged_at_sixteen_contexts() -> None:

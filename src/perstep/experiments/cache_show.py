@@ -60,6 +60,7 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
             tables=tables(manifest, findings),
             regimes=[words for _, words in regimes],
             name=name_of(manifest),
+            theory_notes=theory_notes(findings),
         ),
     }
 
@@ -81,6 +82,14 @@ def name_of(manifest: Manifest) -> str:
     """The model's name, with the layers that were kept of it."""
     layers = manifest.plan.get("layers")
     return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
+
+
+def theory_notes(findings: CacheFindings) -> list[str]:
+    """Why theory has no curve, where that is the fault of the ceilings; one sentence where both arms share it."""
+    reasons = findings.theory_withdrawn
+    if len(set(reasons.values())) == 1 and len(reasons) > 1:
+        return [f"Theory has no curve: {next(iter(reasons.values()))}."]
+    return [f"Theory has no curve {arm} a cache: {reason}." for arm, reason in reasons.items()]
 
 
 def misses(fit: Fit) -> str:
@@ -141,6 +150,7 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
     ]
     w = manifest.workload
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
+    notes += theory_notes(findings)
     if findings.unresolved:
         notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     return Table(

@@ -2,16 +2,22 @@
 
 A bound belongs to a part by its name; parts of transformers models that hold several of theory's (`attn.core`: scores,
 mask, softmax and weighted sum) get their sum. What has no formula (processors, criteria, bookkeeping) has no bound.
+
+A bound bounds (law 13): it is made of the best round of each ceiling. A part that is faster all the same withdraws its
+bound and the ceiling that it rests on, and nothing is judged by ceilings from which the processor was taken away.
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, backend_for, config_of, ladder_for, rates_from, shape_of
-from perstep.machine import Ladder, LadderFigures, ladder_figures
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
+from perstep.machine import Ladder, LadderCeilings
+from perstep.measure import Ledger
+from perstep.report.format import percent
 from perstep.report.ledger import BoundColumns
 from perstep.runs import Manifest
 from perstep.targets import Opened
@@ -20,9 +26,10 @@ from perstep.theory import (
     REFERENCE,
     TRANSFORMERS,
     TRANSFORMERS_EAGER,
-    Bound,
     Precision,
+    StepBound,
     StepCost,
+    binding_terms,
     decode,
     prefill,
     step_bound,
@@ -40,16 +47,25 @@ MOST_CONTEXTS = 16
 """The bound of a decode step is the mean over so many contexts of the trace: it is all but linear between them."""
 
 
+OR = " or "
+"""Between the terms that may bind."""
+
+
 class PartBound(msgspec.Struct, frozen=True):
     """The least time of a part in a step.
 
     Attributes:
-        bound_ns: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call.
-        binds: the largest of its terms.
+        bound_ns: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call, at the best round of each ceiling; None
+            where it is withdrawn.
+        typical_ns: the same at the medians of their rounds.
+        binds: the largest of its terms, or each that may be the largest within the intervals of the ceilings.
+        withdrawn: why there is no bound, or empty.
     """
 
-    bound_ns: float
+    bound_ns: float | None
+    typical_ns: float | None
     binds: str
+    withdrawn: str = ""
 
 
 class LedgerBounds(msgspec.Struct, frozen=True):
@@ -57,13 +73,22 @@ class LedgerBounds(msgspec.Struct, frozen=True):
 
     Attributes:
         parts: of the ledger's parts that have a formula.
-        step_ns: of the whole step.
+        step_ns: of the whole step, without the parts whose own calls were cheaper than was thought; None where a
+            ceiling is withdrawn, or the step is faster.
         level: the size of the set that weights and cache were taken to come from.
+        withdrawn: what was beaten, in sentences.
     """
 
     parts: dict[str, PartBound]
-    step_ns: float
+    step_ns: float | None
     level: str
+    withdrawn: list[str] = []
+
+    @property
+    def interval(self) -> float:
+        """By how much a bound would be longer at the medians of the ceilings, at most; 0 without a bound."""
+        held = [(p.bound_ns, p.typical_ns) for p in self.parts.values() if p.bound_ns and p.typical_ns]
+        return max((typical / bound - 1 for bound, typical in held), default=0.0)
 
 
 def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
@@ -71,8 +96,12 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
     return {
         kind: BoundColumns(
             {name: part.bound_ns for name, part in each.parts.items()},
-            {name: part.binds for name, part in each.parts.items()},
+            {name: part.withdrawn or part.binds for name, part in each.parts.items()},
             each.step_ns,
+            [
+                f"Bounds are of the best round of each ceiling; at their medians up to {percent(each.interval)} more.",
+                *each.withdrawn,
+            ],
         )
         for kind, each in bounds.items()
     }
@@ -122,42 +151,76 @@ def step_costs(
 
 
 def bounds_of(
-    manifest: Manifest, rounds: Sequence[Mapping[str, float]], parts: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, LedgerBounds], LadderFigures | None]:
-    """The bounds of each kind of step; nothing for a run without ceilings.
+    manifest: Manifest, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
+) -> dict[str, LedgerBounds]:
+    """The bounds of each kind of step; nothing for a run without ceilings, or where they judge nothing.
 
     Args:
         manifest: of a ledger run.
-        rounds: what each round's ladder measured.
-        parts: kind -> the names of the ledger's parts.
+        ceilings: of its rounds.
+        ledgers: by kind of step.
     """
     conditions = manifest.conditions.get("bounds")
-    figures = ladder_figures([each for each in rounds if each])
-    if not conditions or figures is None:
-        return {}, None
-    rates, w = rates_from(figures, conditions["dtype"]), manifest.workload
+    if not conditions or ceilings is None or ceilings.why_no_bounds():
+        return {}
+    rates, w = rates_between(ceilings, conditions["dtype"]), manifest.workload
     costs = step_costs(conditions, prompt_tokens=w["prompt_tokens"], new_tokens=w["new_tokens"], batch=w["batch"])
-    made = {}
-    for kind, steps in costs.items():
-        if kind not in parts:
-            continue
-        bounds = [step_bound(cost, rates) for cost in steps]
-        found = {name: _part(name, [bound.parts for bound in bounds]) for name in parts[kind]}
-        made[kind] = LedgerBounds(
-            {name: bound for name, bound in found.items() if bound is not None},
-            float(np.mean([bound.bound_ns for bound in bounds])),
-            bounds[-1].level,
-        )
-    return made, figures
+    return {
+        kind: _judged(ledgers[kind], *([step_bound(cost, each) for cost in steps] for each in rates))
+        for kind, steps in costs.items()
+        if kind in ledgers
+    }
 
 
-def _part(name: str, steps: Sequence[Mapping[str, Bound]]) -> PartBound | None:
+def _judged(ledger: Ledger, least: Sequence[StepBound], typical: Sequence[StepBound]) -> LedgerBounds:
+    """The bounds of a ledger's parts, without those that its own times prove wrong.
+
+    Args:
+        ledger: what was measured.
+        least: what theory says at the best of the ceilings, at each context.
+        typical: the same at their medians.
+    """
+    found = {name: _part(name, least, typical) for name in ledger.parts}
+    bounds = {name: bound for name, bound in found.items() if bound is not None}
+    beaten = {name: bound.binds for name, bound in bounds.items() if ledger.parts[name].ns < (bound.bound_ns or 0.0)}
+    exceeded = {term for binds in beaten.values() for term in binds.split(OR) if _is_ceiling(term)}
+    gone = {name for name, bound in bounds.items() if name in beaten or exceeded & set(bound.binds.split(OR))}
+    sentences = [_sentence(beaten, sorted(gone - set(beaten)))] if beaten else []
+    left_ns = _mean([bound.bound_ns for bound in least]) - sum(bounds[name].bound_ns or 0.0 for name in gone)
+    slower = (ledger.plain_step_ns or inf) >= left_ns
+    if not exceeded and not slower:
+        sentences.append("The step is faster than the sum of its bounds: not judged.")
+    kept = {name: PartBound(None, None, "", EXCEEDED) if name in gone else bound for name, bound in bounds.items()}
+    return LedgerBounds(kept, left_ns if slower and not exceeded else None, least[-1].level, sentences)
+
+
+def _sentence(beaten: Mapping[str, str], others: Sequence[str]) -> str:
+    """What was beaten, and what is not judged for it."""
+    names = ", ".join(f"{name} ({binds})" for name, binds in beaten.items())
+    more = f", and what rests on the same ceilings: {', '.join(others)}" if others else ""
+    return f"Faster than the best round of its ceiling, so not judged: {names}{more}."
+
+
+def _is_ceiling(term: str) -> bool:
+    """Not so calls and packing: a call is the mean of four, and cheaper ones than it prove nothing about others."""
+    return term not in ("dispatch", "packing")
+
+
+def _part(name: str, least: Sequence[StepBound], typical: Sequence[StepBound]) -> PartBound | None:
     """The mean over steps of the sum of theory's parts that lie in this one."""
-    held = [[step[part] for part in FUSED.get(name, (name,)) if part in step] for step in steps]
-    if not held[-1]:
+    names = [part for part in FUSED.get(name, (name,)) if part in least[-1].parts]
+    if not names:
         return None
-    largest = max(held[-1], key=lambda bound: bound.bound_ns)
-    return PartBound(float(np.mean([sum(bound.bound_ns for bound in step) for step in held])), largest.binds)
+    largest = max(names, key=lambda part: least[-1].parts[part].bound_ns)
+    return PartBound(
+        _mean([sum(step.parts[part].bound_ns for part in names) for step in least]),
+        _mean([sum(step.parts[part].bound_ns for part in names) for step in typical]),
+        OR.join(binding_terms(least[-1].parts[largest], typical[-1].parts[largest])),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _backend_name(opened: Opened) -> str:
