@@ -9,7 +9,7 @@ from perstep.experiments.cache_findings import CacheFindings
 from perstep.experiments.cache_fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.report import Table, to_csv
 from perstep.report.cache import LatencyCurve, MemoryCurves, latency_png, memory_png
-from perstep.report.format import interval, percent, plural, significant
+from perstep.report.format import interval, percent, significant
 from perstep.report.words import render
 from perstep.runs import Manifest, encode_json
 
@@ -80,8 +80,7 @@ def summary(findings: CacheFindings) -> dict[str, Any]:
 
 def name_of(manifest: Manifest) -> str:
     """The model's name, with the layers that were kept of it."""
-    layers = manifest.plan.get("layers")
-    return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
+    return str(manifest.model["name"])
 
 
 def theory_notes(findings: CacheFindings) -> list[str]:
