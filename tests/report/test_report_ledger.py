@@ -186,6 +186,16 @@ def test_a_withdrawn_bound_is_a_reason_and_no_number() -> None:
     ]
 
 
+def test_where_all_bounds_are_withdrawn_a_note_is_left_of_them() -> None:
+    """No empty columns; the CSV keeps the reason."""
+    ledger = made("decode", {"mlp": 40_000})
+    bounds = BoundColumns({"mlp": None}, {"mlp": "not judged"}, None, ["Not judged: so."])
+    table, plain = ledger_table(ledger, title="t", bounds=bounds), ledger_table(ledger, title="t")
+    assert (table.header, table.rows) == (plain.header, plain.rows)
+    assert "Not judged: so." in table.notes
+    assert "not judged" in ledger_csv([ledger], {"decode": bounds})
+
+
 def test_the_csv_has_bounds_where_there_are_any() -> None:
     """Runs without ceilings keep the columns that they had."""
     ledger = made("decode", {"mlp": 40_000, "stop/X": 10_000})

@@ -18,6 +18,7 @@ from perstep.theory import (
     decode,
     part_bound,
     prefill,
+    roofline_ns,
     step_bound,
     step_cost,
 )
@@ -100,6 +101,16 @@ def test_every_term_that_may_be_the_largest_within_the_intervals_is_named() -> N
     assert terms(90, 110) == ("bandwidth@far", "compute")
     assert terms(110, 110) == ("compute", "bandwidth@far")
     assert terms(130, 140) == ("compute",)
+
+
+def test_the_roofline_of_a_part_is_what_nothing_can_be_faster_than() -> None:
+    """0.5 MB of weights from L2, as if alone there: 5 µs; 1,000,000 FLOPs 10. Calls and the rest do not count."""
+    cost = Cost(weight_bytes=500_000, cache_read_bytes=0, calls=9, packed_bytes=9e9, special_functions=10**9)
+    assert roofline_ns(cost, RATES, "float32") == pytest.approx(5_000)
+    assert roofline_ns(replace(cost, matmul_flops=1_000_000), RATES, "float32") == pytest.approx(10_000)
+    assert roofline_ns(replace(cost, cache_read_bytes=500_000, cache_write_bytes=1_000_000), RATES, "float32") == (
+        pytest.approx(2_000_000 / 50)
+    )  # 2 MB from L3
 
 
 def test_packing_comes_before_the_products() -> None:

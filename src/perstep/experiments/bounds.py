@@ -28,8 +28,8 @@ from perstep.theory import (
     bytes_each,
 )
 
-EXCEEDED = "ceiling exceeded; not judged"
-"""In place of what a ceiling would say that something was faster than, at the ceiling's best round."""
+EXCEEDED = "ceilings exceeded; not judged"
+"""In place of what ceilings would say, where something was faster than their best rounds allow."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)
@@ -102,11 +102,17 @@ def _layer(cost: StepCost) -> int:
 def rates_between(ceilings: LadderCeilings, dtype: str) -> tuple[Rates, Rates]:
     """The rates of a machine at both ends of its ceilings' intervals: at their best, and at their medians.
 
+    Calls are hot: what a step has left of a library's code in the caches is not known, and a bound takes the most.
+
     The peak of arithmetic is at least what products of a matrix and a vector were seen to compute: two operations a
     number. However badly the product of matrices was timed, such a product is then never bound by compute alone.
     """
     seen = 2e9 / bytes_each(dtype) * max(ceilings.best.read_gb_s.values())
-    return rates_from(ceilings.best, dtype, seen), rates_from(ceilings.typical, dtype, seen)
+    return _hot(rates_from(ceilings.best, dtype, seen)), _hot(rates_from(ceilings.typical, dtype, seen))
+
+
+def _hot(rates: Rates) -> Rates:
+    return replace(rates, levels=tuple(replace(level, call_ns=None) for level in rates.levels))
 
 
 def rates_from(figures: LadderFigures, dtype: str, least_flops: float = 0.0) -> Rates:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, shape_of
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, rates_from, shape_of
 from perstep.experiments.cache_fits import (
     WITH,
     WITHOUT,
@@ -34,7 +34,7 @@ from perstep.stats import (
     merged_interval,
     round_pace,
 )
-from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, step_bound, step_cost
+from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, step_bound, step_cost
 
 CROSSOVER_SEED = 7
 HALF = 0.5
@@ -252,8 +252,10 @@ def _bounds(
         return {}, {}
     if reason := ceilings.why_no_medians():
         return {}, dict.fromkeys((WITH, WITHOUT), reason)
-    best, typical = rates_between(ceilings, manifest.workload["dtype"])
-    beaten = [key for key, ns in step_ns.items() if ns < step_bound(costs[key], best).bound_ns]
+    dtype = manifest.workload["dtype"]
+    best, typical = rates_between(ceilings, dtype)[0], rates_from(ceilings.typical, dtype)
+    roofs = {key: sum(roofline_ns(part, best, dtype) for part in cost.parts.values()) for key, cost in costs.items()}
+    beaten = [key for key, ns in step_ns.items() if ns < roofs[key]]
     withdrawn = {arm: f"{EXCEEDED}: the step at S = {S:,} is faster than their best rounds allow" for arm, S in beaten}
     return {key: step_bound(cost, typical) for key, cost in costs.items() if key[0] not in withdrawn}, withdrawn
 

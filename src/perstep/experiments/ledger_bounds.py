@@ -3,12 +3,13 @@
 A bound belongs to a part by its name; parts of transformers models that hold several of theory's (`attn.core`: scores,
 mask, softmax and weighted sum) get their sum. What has no formula (processors, criteria, bookkeeping) has no bound.
 
-A bound bounds (law 13): it is made of the best round of each ceiling. A part that is faster all the same withdraws its
-bound and the ceiling that it rests on, and nothing is judged by ceilings from which the processor was taken away.
+A bound bounds (law 13): it is made of the best round of each ceiling. A part that is faster all the same has none: its
+data were nearer than theory takes them to be, or its calls cheaper than the mean. Where that cannot be, because it was
+faster than its bytes or products at the best rounds, or where the whole step was, the ceilings are wrong and judge
+nothing; nor do ceilings from which the processor was taken away.
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ import numpy as np
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
 from perstep.machine import Ladder, LadderCeilings
 from perstep.measure import Ledger
-from perstep.report.format import percent
+from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
 from perstep.runs import Manifest
 from perstep.targets import Opened
@@ -27,11 +28,13 @@ from perstep.theory import (
     TRANSFORMERS,
     TRANSFORMERS_EAGER,
     Precision,
+    Rates,
     StepBound,
     StepCost,
     binding_terms,
     decode,
     prefill,
+    roofline_ns,
     step_bound,
     step_cost,
 )
@@ -49,6 +52,9 @@ MOST_CONTEXTS = 16
 
 OR = " or "
 """Between the terms that may bind."""
+_INTERVAL = "Bounds are of the best round of each ceiling; at their medians up to {} more."
+BEATEN = "faster than its bound; not judged"
+"""In place of the bound of a part that proves nothing about the ceilings."""
 
 
 class PartBound(msgspec.Struct, frozen=True):
@@ -73,10 +79,9 @@ class LedgerBounds(msgspec.Struct, frozen=True):
 
     Attributes:
         parts: of the ledger's parts that have a formula.
-        step_ns: of the whole step, without the parts whose own calls were cheaper than was thought; None where a
-            ceiling is withdrawn, or the step is faster.
+        step_ns: of the whole step, without the parts whose bound is withdrawn; None where all are.
         level: the size of the set that weights and cache were taken to come from.
-        withdrawn: what was beaten, in sentences.
+        withdrawn: what was faster, in sentences.
     """
 
     parts: dict[str, PartBound]
@@ -99,7 +104,7 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
             {name: part.withdrawn or part.binds for name, part in each.parts.items()},
             each.step_ns,
             [
-                f"Bounds are of the best round of each ceiling; at their medians up to {percent(each.interval)} more.",
+                *([_INTERVAL.format(percent(each.interval))] if each.step_ns is not None else []),
                 *each.withdrawn,
             ],
         )
@@ -165,45 +170,51 @@ def bounds_of(
         return {}
     rates, w = rates_between(ceilings, conditions["dtype"]), manifest.workload
     costs = step_costs(conditions, prompt_tokens=w["prompt_tokens"], new_tokens=w["new_tokens"], batch=w["batch"])
-    return {
-        kind: _judged(ledgers[kind], *([step_bound(cost, each) for cost in steps] for each in rates))
-        for kind, steps in costs.items()
-        if kind in ledgers
-    }
+    made = {}
+    for kind, steps in costs.items():
+        if kind in ledgers:
+            least, typical = ([step_bound(cost, each) for cost in steps] for each in rates)
+            bounds = {name: _part(name, least, typical) for name in ledgers[kind].parts}
+            roofs = {name: _roof(name, steps, rates[0], conditions["dtype"]) for name in bounds}
+            step_ns = _mean([bound.bound_ns for bound in least])
+            known = {name: bound for name, bound in bounds.items() if bound is not None}
+            made[kind] = _judged(ledgers[kind], known, roofs, step_ns, least[-1].level)
+    return made
 
 
-def _judged(ledger: Ledger, least: Sequence[StepBound], typical: Sequence[StepBound]) -> LedgerBounds:
+def _judged(
+    ledger: Ledger, bounds: Mapping[str, PartBound], roofs: Mapping[str, float], step_ns: float, level: str
+) -> LedgerBounds:
     """The bounds of a ledger's parts, without those that its own times prove wrong.
 
     Args:
         ledger: what was measured.
-        least: what theory says at the best of the ceilings, at each context.
-        typical: the same at their medians.
+        bounds: of its parts.
+        roofs: what no part can be faster than at the best of the ceilings.
+        step_ns: the bound of the whole step.
+        level: that weights and cache were taken to come from.
     """
-    found = {name: _part(name, least, typical) for name in ledger.parts}
-    bounds = {name: bound for name, bound in found.items() if bound is not None}
-    beaten = {name: bound.binds for name, bound in bounds.items() if ledger.parts[name].ns < (bound.bound_ns or 0.0)}
-    exceeded = {term for binds in beaten.values() for term in binds.split(OR) if _is_ceiling(term)}
-    gone = {name for name, bound in bounds.items() if name in beaten or exceeded & set(bound.binds.split(OR))}
-    sentences = [_sentence(beaten, sorted(gone - set(beaten)))] if beaten else []
-    left_ns = _mean([bound.bound_ns for bound in least]) - sum(bounds[name].bound_ns or 0.0 for name in gone)
-    slower = (ledger.plain_step_ns or inf) >= left_ns
-    if not exceeded and not slower:
-        sentences.append("The step is faster than the sum of its bounds: not judged.")
-    kept = {name: PartBound(None, None, "", EXCEEDED) if name in gone else bound for name, bound in bounds.items()}
-    return LedgerBounds(kept, left_ns if slower and not exceeded else None, least[-1].level, sentences)
+    took = {name: ledger.parts[name].ns for name in bounds}
+    beaten = [name for name, bound in bounds.items() if took[name] < (bound.bound_ns or 0.0)]
+    left_ns = step_ns - sum(bounds[name].bound_ns or 0.0 for name in beaten)
+    faster = [f"{name} took {duration(took[name])} of at least {duration(roofs[name])}" for name in bounds
+              if took[name] < roofs[name]]  # fmt: skip
+    if ledger.plain_step_ns is not None and ledger.plain_step_ns < left_ns:
+        faster.append(f"the step took {duration(ledger.plain_step_ns)} of at least {duration(left_ns)}")
+    if faster:
+        gone = {name: PartBound(None, None, "", EXCEEDED) for name in bounds}
+        return LedgerBounds(gone, None, level, [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."])
+    kept = {name: PartBound(None, None, "", BEATEN) if name in beaten else bound for name, bound in bounds.items()}
+    said = [f"Faster than the bound, with data nearer or calls cheaper than was thought: {', '.join(beaten)}."]
+    return LedgerBounds(kept, left_ns, level, said if beaten else [])
 
 
-def _sentence(beaten: Mapping[str, str], others: Sequence[str]) -> str:
-    """What was beaten, and what is not judged for it."""
-    names = ", ".join(f"{name} ({binds})" for name, binds in beaten.items())
-    more = f", and what rests on the same ceilings: {', '.join(others)}" if others else ""
-    return f"Faster than the best round of its ceiling, so not judged: {names}{more}."
-
-
-def _is_ceiling(term: str) -> bool:
-    """Not so calls and packing: a call is the mean of four, and cheaper ones than it prove nothing about others."""
-    return term not in ("dispatch", "packing")
+def _roof(name: str, steps: Sequence[StepCost], rates: Rates, dtype: str) -> float:
+    """What the pure roofline says of the parts of theory that lie in this one."""
+    names = FUSED.get(name, (name,))
+    return _mean(
+        [sum(roofline_ns(step.parts[part], rates, dtype) for part in names if part in step.parts) for step in steps]
+    )
 
 
 def _part(name: str, least: Sequence[StepBound], typical: Sequence[StepBound]) -> PartBound | None:

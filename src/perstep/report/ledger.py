@@ -57,6 +57,9 @@ def ledger_table(
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
     counted = ledger.syncs_per_step is not None
+    notes = [] if bounds is None else list(bounds.notes)
+    if bounds is not None and not any(bounds.parts_ns.values()):
+        bounds = None  # all are withdrawn, and the notes say why
     rows = [
         [*_row(name, part.ns, part.share, size), interval(part.ci_low, part.ci_high, size)]
         for name, part in ledger.parts.items()
@@ -78,7 +81,7 @@ def ledger_table(
         text_columns=frozenset({0, 3, len(header) + 2}),
         notes=[
             _footer(ledger, tokens_per_s, forwards_in),
-            *(bounds.notes if bounds else ()),
+            *notes,
             *ledger.notes,
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],

@@ -149,6 +149,17 @@ def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level, call_
     return Bound(bound_ns, compute_ns, bandwidth_ns, packing_ns, dispatch_ns, level)
 
 
+def roofline_ns(cost: Cost, rates: Rates, dtype: str) -> float:
+    """What a part takes where all goes as well as it can: its products at the peak, or its weights and cache once.
+
+    The latter come from the nearest level that holds them alone, as if nothing had been touched since. Calls, packing,
+    activations and other arithmetic are left out: they may be fewer, nearer or fused. What is faster than this is
+    faster than the ceilings.
+    """
+    streamed_from = rates.level_for(cost.streamed_bytes)
+    return max(cost.matmul_flops / rates.peak_flops[dtype], cost.streamed_bytes / streamed_from.bytes_per_s) * 1e9
+
+
 def binding_terms(least: Bound, typical: Bound) -> tuple[str, ...]:
     """What may bind, where ceilings have an interval: every term that is the largest for some rates within it.
 
