@@ -363,17 +363,46 @@ def test_the_summary_is_the_headline(quiet: Noise) -> None:
 # Bounds
 
 
-def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path) -> None:
+def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path, calm: Noise) -> None:
     """Every round holds each ceiling; each part with a formula has a bound, in tables, results and CSV."""
-    made = session(tiny_llama, FakeClock(tick_ns=1000))
-    samples = [made.measure_round(number) for number in range(3)]
+    made = session(tiny_llama, FakeClock(tick_ns=10**9))  # slower than any ceiling
+    samples = [msgspec.structs.replace(made.measure_round(number), noise=calm) for number in range(3)]
     assert all(sample.ceilings and sample.ceilings.keys() == samples[0].ceilings.keys() for sample in samples)
     found = analyse(made.manifest, samples)
     assert {"mlp", "attn.qkv", "lm_head"} <= set(found.bounds["decode"].parts)
     assert "stop" not in found.bounds["decode"].parts
-    assert tables(made.manifest, found)[0].header[-3:] == ["bound (µs)", "measured/bound", "bound by"]
+    assert found.bounds_withdrawn == ""
+    table = tables(made.manifest, found)[0]
+    assert table.header[-3:] == ["bound (s)", "measured/bound", "bound by"]
+    assert min(float(row[-2]) for row in table.rows if row[-2]) > 1
     assert b"bound_ns" in files(made.manifest, found)["ledger.csv"]
     assert b"A bound is the least time" in files(made.manifest, found)["README.md"]
+
+
+def test_the_noise_of_a_round_is_that_of_its_ceilings_too(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe stops after them: a processor that was taken away during a ceiling is known."""
+    order: list[str] = []
+    made = session(tiny_llama, FakeClock(tick_ns=1000))
+    monkeypatch.setattr(made._ceilings, "measure", lambda: order.append("ceilings") or {})
+    monkeypatch.setattr(made._probe, "stop", lambda: order.append("stop"))
+    made.measure_round(0)
+    assert order == ["ceilings", "stop"]
+
+
+def test_disturbed_ceilings_are_a_sentence_and_no_bound(tiny_llama: Path, calm: Noise, taken: Noise) -> None:
+    """In the table, the text, the CSV and the results; two rounds in peace of four are too few."""
+    made = session(tiny_llama, FakeClock(tick_ns=1_000_000))
+    noises = (calm, taken, taken, calm)
+    samples = [msgspec.structs.replace(made.measure_round(n), noise=noise) for n, noise in enumerate(noises)]
+    found = analyse(made.manifest, samples)
+    why = "ceilings disturbed; not judged: the processor was taken away in 2 of 4 rounds"
+    assert (found.bounds, found.bounds_withdrawn) == ({}, why)
+    table = tables(made.manifest, found)[0]
+    assert "measured/bound" not in table.header
+    assert f"Bounds: {why}." in table.notes
+    written = files(made.manifest, found)
+    assert f"There are no bounds beside the parts: {why}.".encode() in written["README.md"]
+    assert b"bound" not in written["ledger.csv"]
 
 
 def test_a_run_without_ceilings_is_shown_without_bounds(tiny_llama: Path) -> None:

@@ -163,6 +163,39 @@ def test_bounds_are_columns_of_their_own() -> None:
     assert len(table.header) - 1 in table.text_columns
 
 
+def test_a_withdrawn_bound_is_a_reason_and_no_number() -> None:
+    """In the table and in the CSV, of a part and of the step; what is said of the bounds stands below."""
+    ledger = made("decode", {"mlp": 40_000, "lm_head": 10_000})
+    bounds = BoundColumns(
+        {"mlp": None, "lm_head": 5_000.0}, {"mlp": "not judged", "lm_head": "dispatch"}, None, ["So."]
+    )
+    table = ledger_table(ledger, title="t", bounds=bounds)
+    assert [row[5:] for row in table.rows] == [
+        ["", "", "not judged"],
+        ["5.00", "2.00", "dispatch"],
+        ["", "", ""],
+        ["", "", ""],
+        ["", "", ""],
+    ]
+    assert table.notes[1] == "So."
+    rows = list(csv.DictReader(io.StringIO(ledger_csv([ledger], {"decode": bounds}))))
+    assert [(row["bound_ns"], row["bound_by"]) for row in rows] == [
+        ("", "not judged"),
+        ("5000.0", "dispatch"),
+        ("", ""),
+    ]
+
+
+def test_where_all_bounds_are_withdrawn_a_note_is_left_of_them() -> None:
+    """No empty columns; the CSV keeps the reason."""
+    ledger = made("decode", {"mlp": 40_000})
+    bounds = BoundColumns({"mlp": None}, {"mlp": "not judged"}, None, ["Not judged: so."])
+    table, plain = ledger_table(ledger, title="t", bounds=bounds), ledger_table(ledger, title="t")
+    assert (table.header, table.rows) == (plain.header, plain.rows)
+    assert "Not judged: so." in table.notes
+    assert "not judged" in ledger_csv([ledger], {"decode": bounds})
+
+
 def test_the_csv_has_bounds_where_there_are_any() -> None:
     """Runs without ceilings keep the columns that they had."""
     ledger = made("decode", {"mlp": 40_000, "stop/X": 10_000})

@@ -64,7 +64,9 @@ def test_mini_runs_on_transformers_when_asked() -> None:
 def test_an_architecture_has_random_weights_and_as_many_layers_as_asked(tmp_path: Path) -> None:
     """By a preset's name, or by a config.json, which is named by its folder."""
     named = open_model(None, arch="smollm2-135m", layers=1)
-    assert (named.name, named.random_weights, named.facts["num_layers"]) == ("smollm2-135m", True, 1)
+    assert (named.name, named.random_weights, named.facts["num_layers"]) == ("smollm2-135m, 1 of 30 layers", True, 1)
+    assert named.facts["name"] == named.name
+    assert named.facts["total_layers"] == 30
     folder = tmp_path / "own"
     folder.mkdir()
     config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -73,6 +75,10 @@ def test_an_architecture_has_random_weights_and_as_many_layers_as_asked(tmp_path
     own = open_model(None, arch=str(folder / "config.json"), dtype="bfloat16")
     assert (own.name, own.facts["kv_heads"], own.facts["dtype"]) == ("own", 2, "bfloat16")
     assert own.model.training is False
+    for layers in (None, 2):  # all that it has
+        whole = open_model(None, arch=str(folder / "config.json"), layers=layers)
+        assert whole.name == "own"
+        assert "total_layers" not in whole.facts
 
 
 @pytest.mark.hf

@@ -9,7 +9,7 @@ from perstep.experiments.cache_findings import CacheFindings
 from perstep.experiments.cache_fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.report import Table, to_csv
 from perstep.report.cache import LatencyCurve, MemoryCurves, latency_png, memory_png
-from perstep.report.format import interval, percent, plural, significant
+from perstep.report.format import interval, percent, significant
 from perstep.report.words import render
 from perstep.runs import Manifest, encode_json
 
@@ -60,6 +60,7 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
             tables=tables(manifest, findings),
             regimes=[words for _, words in regimes],
             name=name_of(manifest),
+            theory_notes=theory_notes(findings),
         ),
     }
 
@@ -86,8 +87,15 @@ def claimed_without(findings: CacheFindings) -> Fit:
 
 def name_of(manifest: Manifest) -> str:
     """The model's name, with the layers that were kept of it."""
-    layers = manifest.plan.get("layers")
-    return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
+    return str(manifest.model["name"])
+
+
+def theory_notes(findings: CacheFindings) -> list[str]:
+    """Why theory has no curve, where that is the fault of the ceilings; one sentence where both arms share it."""
+    reasons = findings.theory_withdrawn
+    if len(set(reasons.values())) == 1 and len(reasons) > 1:
+        return [f"Theory has no curve: {next(iter(reasons.values()))}."]
+    return [f"Theory has no curve {arm} a cache: {reason}." for arm, reason in reasons.items()]
 
 
 def misses(fit: Fit) -> str:
@@ -148,6 +156,7 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
     ]
     w = manifest.workload
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
+    notes += theory_notes(findings)
     if findings.unresolved:
         notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     return Table(

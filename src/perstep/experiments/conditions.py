@@ -51,6 +51,17 @@ def noise_probe(clock: Clock) -> NoiseProbe | QuietProbe:
     return QuietProbe(clock.now, processor_clock(clock).now)
 
 
+def left_out_layers(manifest: Manifest) -> list[str]:
+    """A sentence for each model of which only some layers were measured: what was found is not of all of it."""
+    several = manifest.conditions.get("models", {}).values()
+    models = [each["model"] for each in several] or [manifest.model]
+    return [
+        f"{model['name']}: these were measured, with what stands around them. Nothing here is said of the whole model."
+        for model in models
+        if model.get("total_layers", model.get("num_layers")) != model.get("num_layers")
+    ]
+
+
 @contextmanager
 def threads_limited(threads: int) -> Iterator[None]:
     """The matrix library runs with so many threads, and with as many as before afterwards; torch too, if it is there.

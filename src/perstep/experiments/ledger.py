@@ -22,7 +22,7 @@ from perstep.experiments.ledger_steps import ARMS, Columns, Pass, Sample, idle_n
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.experiments.sync_counts import SyncCounts, with_syncs
-from perstep.machine import LadderFigures, NoiseSummary, summarise_noise
+from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
@@ -80,7 +80,10 @@ class Plan(ModelOptions):
 
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`. `device` is by kind of step, and empty where the host does all the work."""
+    """`results.json`. `device` is by kind of step, and empty where the host does all the work.
+
+    `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
+    """
 
     decode: Ledger | None
     prefill: Ledger
@@ -91,7 +94,8 @@ class LedgerFindings(msgspec.Struct):
     invalid: str
     device: dict[str, DeviceLedger] = {}
     bounds: dict[str, LedgerBounds] = {}
-    ceilings: LadderFigures | None = None
+    ceilings: LadderCeilings | None = None
+    bounds_withdrawn: str = ""
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -157,7 +161,8 @@ class LedgerSession:
         order = balanced_block(len(ARMS), np.random.default_rng([self._plan.seed, 1, number])).ravel()
         self._probe.start()
         passes = [self._arms.run(ARMS[arm]) for arm in order]
-        return Sample(number, passes, self._probe.stop(), self._ceilings.measure())
+        ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known
+        return Sample(number, passes, self._probe.stop(), ceilings)
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -216,8 +221,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
-    parts = {kind: list(ledger.parts) for kind, ledger in ledgers.items()}
-    bounds, ceilings = bounds_of(manifest, [sample.ceilings for sample in samples], parts)
+    taken = [sample for sample in samples if sample.ceilings]
+    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
@@ -227,8 +232,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
         invalid="; ".join(reasons),
         device=_device_ledgers(samples),
-        bounds=bounds,
+        bounds=bounds_of(manifest, ceilings, ledgers),
         ceilings=ceilings,
+        bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
     )
 
 
@@ -290,6 +296,8 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
             made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
     if findings.unresolved:
         made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.bounds_withdrawn:
+        made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
     made[0].notes.extend(manifest.conditions.get("notes", []))
     return made
 

@@ -9,7 +9,14 @@ from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise
 from perstep.machine.busy import BusyProcess, busy_processes
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
 from perstep.machine.describe import Machine, describe, identity
-from perstep.machine.ladder import NEAREST_BYTES, Ladder, LadderFigures, ladder_figures
+from perstep.machine.ladder import (
+    NEAREST_BYTES,
+    Ladder,
+    LadderCeilings,
+    LadderFigures,
+    ladder_ceilings,
+    ladder_figures,
+)
 from perstep.machine.noise import (
     Noise,
     NoiseLimits,
@@ -32,6 +39,7 @@ __all__ = [
     "CeilingArm",
     "Ceilings",
     "Ladder",
+    "LadderCeilings",
     "LadderFigures",
     "LoadedCeilings",
     "Machine",
@@ -47,6 +55,7 @@ __all__ = [
     "describe",
     "identity",
     "is_hit",
+    "ladder_ceilings",
     "ladder_figures",
     "load_between_run_noise",
     "load_ceilings",

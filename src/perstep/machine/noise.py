@@ -81,6 +81,12 @@ class NoiseLimits:
 
 DEFAULT_LIMITS = NoiseLimits()
 
+CEILING_LIMITS = NoiseLimits(waited_share=0.05, steal_share=0.05)
+"""For rounds of ceilings, which last up to a second: less than this is taken from few of a round's timings."""
+
+TAKEN = ("preempted", "steal", "throttled")
+"""The kinds of disturbance in which the processor was taken away; what was timed meanwhile is no ceiling."""
+
 
 BUSY_SHARE = 0.05
 """A round that waited for a processor for more than this share of its time was taken apart by the scheduler."""
@@ -150,6 +156,11 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
         "garbage collection": noise.gc_full_collections > 0,
     }
     return [kind for kind, hit in found.items() if hit]
+
+
+def was_taken(noise: Noise) -> bool:
+    """Whether the processor was taken away in a round for more of it than `CEILING_LIMITS` allow."""
+    return any(kind in TAKEN for kind in is_hit(noise, CEILING_LIMITS))
 
 
 class NoiseSummary(msgspec.Struct, frozen=True, kw_only=True):

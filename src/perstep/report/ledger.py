@@ -1,6 +1,6 @@
 """A ledger as a table, a bar and a CSV; used by every experiment that has one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -25,14 +25,16 @@ class BoundColumns:
     """What theory says of a ledger's parts, for its columns; parts without a formula are missing.
 
     Attributes:
-        parts_ns: the least time of each part in a step.
-        binds: what it is bound by.
-        step_ns: of the whole step.
+        parts_ns: the least time of each part in a step; None where it is withdrawn.
+        binds: what it is bound by, or why there is no bound.
+        step_ns: of the whole step; None where it is withdrawn.
+        notes: sentences about them.
     """
 
-    parts_ns: Mapping[str, float]
+    parts_ns: Mapping[str, float | None]
     binds: Mapping[str, str]
-    step_ns: float
+    step_ns: float | None
+    notes: Sequence[str] = ()
 
 
 def ledger_table(
@@ -55,6 +57,9 @@ def ledger_table(
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
     counted = ledger.syncs_per_step is not None
+    notes = [] if bounds is None else list(bounds.notes)
+    if bounds is not None and not any(bounds.parts_ns.values()):
+        bounds = None  # all are withdrawn, and the notes say why
     rows = [
         [*_row(name, part.ns, part.share, size), interval(part.ci_low, part.ci_high, size)]
         for name, part in ledger.parts.items()
@@ -76,6 +81,7 @@ def ledger_table(
         text_columns=frozenset({0, 3, len(header) + 2}),
         notes=[
             _footer(ledger, tokens_per_s, forwards_in),
+            *notes,
             *ledger.notes,
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],
@@ -99,15 +105,16 @@ def _bounds(ledger: Ledger, bounds: BoundColumns, size: float, num_rows: int) ->
     """Bound, measured over bound, and what binds: of the parts that have one, and of the step without instruments."""
     cells = []
     for name, part in ledger.parts.items():
-        bound = bounds.parts_ns.get(name)
-        if bound is None:
-            cells.append(["", "", ""])
-        else:
-            cells.append([significant(bound / size), significant(part.ns / bound), bounds.binds[name]])
+        cells.append([*_over(part.ns, bounds.parts_ns.get(name), size), bounds.binds.get(name, "")])
     cells += [["", "", ""]] * (num_rows - len(cells))
     if ledger.plain_step_ns is not None:
-        cells[-1] = [significant(bounds.step_ns / size), significant(ledger.plain_step_ns / bounds.step_ns), ""]
+        cells[-1] = [*_over(ledger.plain_step_ns, bounds.step_ns, size), ""]
     return cells
+
+
+def _over(ns: float, bound_ns: float | None, size: float) -> list[str]:
+    """A bound and how far above it a time is."""
+    return [significant(bound_ns / size), significant(ns / bound_ns)] if bound_ns else ["", ""]
 
 
 def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
@@ -129,11 +136,11 @@ def ledger_csv(ledgers: list[Ledger], bounds: Mapping[str, BoundColumns] | None 
     for ledger in ledgers:
         held = (bounds or {}).get(ledger.kind)
         for name, part in ledger.parts.items():
-            bound = None if held is None else held.parts_ns.get(name)
-            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound])
-        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None])
-    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns"]
-    return to_csv(header, rows) if bounds else to_csv(header[:-1], [row[:-1] for row in rows])
+            bound, binds = (None, None) if held is None else (held.parts_ns.get(name), held.binds.get(name))
+            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound, binds])
+        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None, None])
+    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns", "bound_by"]
+    return to_csv(header, rows) if bounds else to_csv(header[:-2], [row[:-2] for row in rows])
 
 
 def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -31,17 +32,20 @@ SCHEMA = {
     "additionalProperties": False,
 }
 ENGINES = ["naive", "naive-memo", "table", "table-lazy", "llguidance", "outlines"]
-CEILINGS = {
-    "measured": "for a test",
-    "l2_bytes": 1 << 20,
-    "l3_bytes": 1 << 25,
-    "figures": {"read.l2": 100.0, "read.l3": 30.0, "gemm.float32": 60.0},
+ROUND = {
+    "read.262144@1 np.matmul": 60.0,
+    "call.0@1 four small calls": 500.0,
+    "gemm@1 np.matmul n=512": 100.0,
+    "vector@1 np.multiply": 5.0,
+    "special@1 np.exp": 2.0,
 }
 
 
 @pytest.fixture
 def _ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "ceilings_for", lambda _machine: CEILINGS)
+    """The ceilings of this machine have a real clock, and no two rounds alike."""
+    ladder = SimpleNamespace(measure=lambda: ROUND)
+    monkeypatch.setattr(session, "open_ladder", lambda _cells, **_options: ladder)
 
 
 @pytest.fixture
@@ -341,7 +345,7 @@ def _manifest(**cell: Any) -> Manifest:
     }  # fmt: skip
     conditions = {
         "cells": {"own/b1/x1": about}, "curves": {}, "predictions": [], "builds": [], "left_out": [],
-        "only_own": True, "ceilings": CEILINGS, "mark_ns": 1.0, "precision": 0.005,
+        "only_own": True, "mark_ns": 1.0, "precision": 0.005,
     }  # fmt: skip
     return Manifest(experiment="mask", plan={}, conditions=conditions)
 

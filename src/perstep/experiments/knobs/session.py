@@ -127,7 +127,7 @@ class KnobSession:
                 "batch": plan.batch,
                 "threads": plan.threads,
             },
-            model={"name": ", ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
+            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
             conditions={
                 "configurations": [
                     {**msgspec.to_builtins(arm.configuration), "model": subject.name}

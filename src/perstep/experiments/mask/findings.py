@@ -18,13 +18,16 @@ from perstep.errors import InputError
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curve_findings import Curve, find_curves
-from perstep.experiments.mask.roofline import BYTES_PER_LOGIT, BYTES_PER_LOOKUP, Place, place
+from perstep.experiments.mask.roofline import Place, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Sample
-from perstep.machine import NoiseSummary, summarise_noise
+from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.report.format import plural
 from perstep.runs import Manifest
 from perstep.stats import Change, paired_change, percentile, share_interval
+
+PLACED = ((NO_MASK, "lm_head"), ("naive", "mask.fill"), ("naive", "mask.apply"), ("table", "mask.apply"))
+"""The arms and parts whose operations and bytes are counted."""
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +136,7 @@ class MaskFindings(msgspec.Struct):
     builds: list[Build]
     curves: list[Curve]
     roofline: list[Place]
+    ceilings: LadderCeilings | None
     left_out: list[dict[str, Any]]
     notes: list[str]
     rounds: int
@@ -154,6 +158,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
     if not cells:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
+    taken = [sample for sample in samples if sample.ceilings]
+    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     lost = [
         {**{k: about[key][k] for k in ("vocab", "batch", "complexity")}, "engine": name, "why": "not in every round"}
         for sample in samples
@@ -172,7 +178,10 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         cells=cells,
         builds=msgspec.convert(manifest.conditions["builds"], list[Build]),
         curves=find_curves(manifest, samples),
-        roofline=[found for cell in cells for found in _places(cell, about[cell.key], manifest)],
+        roofline=without_exceeded(
+            [found for cell in cells for found in _places(cell, about[cell.key], ceilings, manifest)]
+        ),
+        ceilings=ceilings,
         left_out=[*manifest.conditions["left_out"], *{str(entry): entry for entry in lost}.values()],
         notes=_notes(manifest, cells),
         rounds=len(samples),
@@ -331,23 +340,20 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     )
 
 
-def _places(cell: CellFinding, about: Mapping[str, Any], manifest: Manifest) -> list[Place]:
+def _places(
+    cell: CellFinding, about: Mapping[str, Any], ceilings: LadderCeilings | None, manifest: Manifest
+) -> list[Place]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
-    ceilings, size, lookups = manifest.conditions["ceilings"], cell.vocab_size, about["lookups_per_fill"]
-
-    def at(engine: str, part: str, operations: float, moved: float) -> list[Place]:
+    counted, dtype = works(about), manifest.workload.get("dtype", "float32")
+    found = []
+    for engine, part in PLACED:
         arm = cell.arm(engine)
         ns = arm.part_ns(part) if arm else 0.0
-        if not ns:
-            return []
-        return [place(cell.key, engine, part, ns=ns, operations=operations, moved=moved, ceilings=ceilings)]
-
-    head = at("no mask", "lm_head", 2 * size * about["hidden"], 4 * size * about["hidden"])
-    walks = at("naive", "mask.fill", lookups, BYTES_PER_LOOKUP * lookups) if lookups else []
-    applies = [found for name in ("naive", "table") for found in at(name, "mask.apply", size, BYTES_PER_LOGIT * size)]
-    return [*head, *walks, *applies]
+        if ns and part in counted:
+            found.append(place(cell.key, engine, part, ns=ns, work=counted[part], ceilings=ceilings, dtype=dtype))
+    return found
 
 
 def _notes(manifest: Manifest, cells: Sequence[CellFinding]) -> list[str]:

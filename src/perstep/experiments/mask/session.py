@@ -34,7 +34,7 @@ from perstep.experiments.mask.curves import Point, curves_of, describe_points, m
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
 from perstep.experiments.mask.planning import Cost, left_out, needed_s
-from perstep.experiments.mask.roofline import ceilings_for
+from perstep.experiments.mask.roofline import open_ladder
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.experiments.mask.schema import complicate, read_schema
 from perstep.experiments.mask.trying import SLOW_HOT_NS, try_arms
@@ -47,7 +47,6 @@ from perstep.experiments.mask.vocabularies import (
     parse_vocab,
     widened,
 )
-from perstep.machine import describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
 from perstep.runs import Column, Manifest
@@ -109,6 +108,8 @@ class MaskSession:
                 self._arm_round(cell, arm)
         self.manifest = self._manifest(model, languages, schema)
         self.manifest.conditions["predictions"] = msgspec.to_builtins(predictions)
+        cells = list(self.manifest.conditions["cells"].values())
+        self._ladder = open_ladder(cells, dtype=model.config.dtype, threads=plan.threads)
         describe_machine(self.manifest, plan.threads)
 
     def _make_cells(
@@ -235,13 +236,14 @@ class MaskSession:
         cell.trace = replace(cell.trace, expected_BN=expected)
 
     def measure_round(self, number: int) -> Sample:
-        """One round over all cells and the curve."""
+        """One round over all cells and the curve; then every ceiling once."""
         self._probe.start()
         cells = {}
         for cell in _turned(self.cells, number):
             cells[cell.key] = self._cell_round(cell, number)
         curves = {point.key: point.fill_ns(self._clock) for point in _turned(self.points, number)}
-        return Sample(number, cells, curves, self._probe.stop())
+        ceilings = {} if self._ladder is None else self._ladder.measure()
+        return Sample(number, cells, curves, self._probe.stop(), ceilings)
 
     def _cell_round(self, cell: Cell, number: int) -> dict[str, ArmRound]:
         arms = list(cell.loops)
@@ -302,7 +304,6 @@ class MaskSession:
 
     def _manifest(self, model: Reference, languages: Sequence[Language], schema: dict[str, Any]) -> Manifest:
         plan = self._plan
-        machine = describe()
         return Manifest(
             experiment="mask",
             plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
@@ -332,7 +333,6 @@ class MaskSession:
                 "left_out": [*self._refused(), *self._left_out],
                 "vocabularies": [describe_vocabulary(vocab) for vocab in self._used()],
                 "only_own": not has_real() and plan.vocab is None,
-                "ceilings": ceilings_for(machine),
                 "order": "each arm twice in a round, the order then reversed; orders follow a Williams square; "
                 "with marks and without in turn",
                 "discarded": "one prefill and one decode step at the beginning of each pass; the prefill of each pass",

@@ -7,7 +7,6 @@ from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curve_findings import Curve
 from perstep.experiments.mask.findings import Arm, CellFinding, Fill, MaskFindings
 from perstep.experiments.mask.plots import NOT_RESOLVED, overhead_png, scaling_png
-from perstep.experiments.mask.roofline import Place
 from perstep.measure import RESIDUAL
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant
@@ -30,7 +29,7 @@ def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     if findings.curves:
         made.append(_curve_table(findings.curves))
     if findings.roofline:
-        made.append(_roofline_table(findings.roofline, manifest))
+        made.append(_roofline_table(findings))
     if findings.left_out:
         made.append(_left_out_table(findings.left_out))
     return made
@@ -193,8 +192,7 @@ def _curve_table(curves: Sequence[Curve]) -> Table:
     )  # fmt: skip
 
 
-def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
-    ceilings = manifest.conditions["ceilings"]
+def _roofline_table(findings: MaskFindings) -> Table:
     rows = [
         [
             spot.cell.split("/")[0],
@@ -205,12 +203,11 @@ def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
             significant(spot.bytes_per_s / 1e9),
             significant(spot.intensity, 2),
             _DASH if spot.share_of_compute is None else percent(spot.share_of_compute),
-            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} of {spot.level}",
-            spot.bound_by,
+            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} at {spot.level}",
+            "not judged" if spot.withdrawn else spot.bound_by,
         ]
-        for spot in places
+        for spot in findings.roofline
     ]
-    measured = ", ".join(f"{name} {significant(value)}" for name, value in ceilings["figures"].items())
     return Table(
         title="on this machine's roofline",
         header=[
@@ -220,11 +217,27 @@ def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
         rows=rows,
         text_columns=frozenset({0, 1, 2, 8, 9}),
         notes=[
-            f"Ceilings, {ceilings['measured']}: {measured} (GB/s read, GFLOP/s of matrix products).",
+            *_ceiling_notes(findings),
             "Counted: an operation and 3 bytes a look-up of the walk, a comparison and 8 bytes a logit, "  # noqa: ISC004
             "2 V D operations and 4 V D bytes of the head.",
         ],
     )  # fmt: skip
+
+
+def _ceiling_notes(findings: MaskFindings) -> list[str]:
+    """The ceilings from their median to their best round, and why something is not judged by them."""
+    reasons = dict.fromkeys(spot.withdrawn for spot in findings.roofline if spot.withdrawn)
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
+    if findings.ceilings is None or findings.ceilings.why_no_bounds():
+        return notes
+    typical, best = findings.ceilings.typical, findings.ceilings.best
+    read = ", ".join(
+        f"{size / 1e6:.3g} MB {significant(gb_s)} … {significant(best.read_gb_s[size])}"
+        for size, gb_s in typical.read_gb_s.items()
+    )
+    products = f"{significant(typical.gemm_gflop_s)} … {significant(best.gemm_gflop_s)}"
+    ends = "Ceilings of the same rounds, from their median to the best round, of which the shares are"
+    return [f"{ends}: GB/s reading {read}; products {products} GFLOP/s.", *notes]
 
 
 def _left_out_table(left_out: Sequence[Mapping[str, Any]]) -> Table:

@@ -345,7 +345,13 @@ def _manifest(plan: Plan, work: Work) -> Manifest:
             "device": "cpu",
             "threads": plan.threads,
         },
-        model={"name": work.name, "model_type": c.model_type, "num_layers": c.num_layers, **sizes},
+        model={
+            "name": work.name,
+            "model_type": c.model_type,
+            "num_layers": c.num_layers,
+            "total_layers": work.total_layers,
+            **sizes,
+        },
         conditions={
             "arm": f"mask={work.masks[0]}",
             "arms": [f"mask={mask}" for mask in work.masks],

@@ -48,9 +48,8 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
 def subject(manifest: Manifest) -> str:
     """What was measured, in words."""
     w = manifest.workload
-    layers = plural(w["layers"], "layer")
     threads = plural(w["threads"], "thread")
-    return f"{manifest.model['name']}, {layers}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
+    return f"{manifest.model['name']}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
 
 
 def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
