@@ -5,6 +5,7 @@ or psutil; the functions that need them import them.
 """
 
 from perstep.machine._arms import CeilingArm
+from perstep.machine._host import load_average
 from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise, save_between_run_noise
 from perstep.machine.busy import BusyProcess, busy_processes
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
@@ -12,7 +13,7 @@ from perstep.machine.describe import Machine, describe, identity
 from perstep.machine.ladder import NEAREST_BYTES, Ladder, LadderFigures, ladder_figures
 from perstep.machine.noise import Noise, NoiseLimits, NoiseProbe, NoiseSummary, is_hit, summarise_noise
 from perstep.machine.store import LoadedCeilings, SavedCeilings, load_ceilings, save_ceilings
-from perstep.machine.warnings import warnings_for
+from perstep.machine.warnings import noise_warnings, warnings_for
 
 __all__ = [
     "NEAREST_BYTES",
@@ -36,9 +37,11 @@ __all__ = [
     "identity",
     "is_hit",
     "ladder_figures",
+    "load_average",
     "load_between_run_noise",
     "load_ceilings",
     "measure_ceilings",
+    "noise_warnings",
     "save_between_run_noise",
     "save_ceilings",
     "summarise_noise",

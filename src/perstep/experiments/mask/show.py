@@ -73,11 +73,13 @@ def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
     w = manifest.workload
     allowed = "" if cell.allowed_mean is None else f", {significant(cell.allowed_mean)} tokens allowed on average"
     states = "no automaton" if cell.states is None else f"{cell.states:,} states"
-    inflation = max(arm.ledger.inflation or 0.0 for arm in cell.arms)
+    highs = [arm.ledger.inflation_ci_high for arm in cell.arms]
+    most = max((high for high in highs if high is not None), default=0.0)
+    inflation = "not resolved" if None in highs else f"at most {significant(most, 4)}"
     return (
         f"{plural(w['forwards'], 'decode forward')} a pass of valid texts, whitespace {w['whitespace']}, "
         f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')} · "
-        f"inflation by marks at most {significant(inflation, 4)}"
+        f"inflation by marks {inflation}"
     )
 
 

@@ -14,6 +14,7 @@ from perstep.experiments.ops.findings import (
 )
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.ledger import inflation_words
 from perstep.runs import Manifest
 
 _CHANGES_NOTE = (
@@ -104,11 +105,9 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
 
 def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
     ledger = length.ledger
-    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
-    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
     in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
     notes = [
-        f"inflation {inflation} {ends} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        f"{inflation_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
         *ledger.notes,
     ]
     if length is findings.lengths[-1]:
