@@ -81,15 +81,18 @@ def watch(
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     try:
         manifest = describe_calls(watcher, plan)
-        for warning in manifest.warnings:
-            say(f"warning: {warning}")
+        warnings = [f"warning: {warning}" for warning in manifest.warnings]
+        first, last = (warnings, []) if output == "table" else ([], warnings)  # a program's JSON begins at once
+        for line in first:  # who reads the figures has read what disturbed them
+            say(line)
         if not quiet:
             _show(watcher, output)
         with chdir(begun_in):
             report = store(watcher, manifest, out=out, force=force)
         if output == "json" and not quiet:
             sys.stderr.write(encode_json(report.findings).decode())
-        say(f"run: {report.folder}")
+        for line in (*last, f"run: {report.folder}"):
+            say(line)
     except PerstepError as error:
         remark(f"perstep: {' '.join(str(error).split())}")
     return code

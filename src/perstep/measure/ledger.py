@@ -41,12 +41,16 @@ CLOSING_SAID = 1.05
 """Above this factor between the step's median and the sum of those of the rows the ledger says so."""
 INFLATION_INVALID = 1.5
 """Above this factor the ledger is invalid."""
-SHOWN = 5e-4
-"""The inflation is shown to three decimals: what differs by less is the same number."""
+STEPS_DIFFER = 0.005
+"""The ratio of the two steps has an error of its own: the interval of the inflation is widened to hold it up to so far
+outside, the half-width at which measuring ends. Beyond it the ledger says that its two steps differ."""
 
 
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
 """What is computed by the model's forward: a part's first word, or its name without the layer."""
+
+
+COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or resemble their neighbours too much."
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         residual_share: of the instrumented step.
         inflation: instrumented over uninstrumented step, `step_ns / plain_step_ns`; where there is no interval, or it
             does not hold that (a note says so), the median over rounds. None where there is no round.
-        inflation_ci_low: lower end of the interval of the rounds' paired ratios, or None.
+        inflation_ci_low: lower end of the interval of the rounds' paired ratios, widened to hold `inflation`; or None.
         inflation_ci_high: upper end of its interval, or None.
         parts: by name, in the order of the step.
         tree: roll-ups; a part stands in one leaf sum and in `forward` where it belongs.
@@ -284,13 +288,21 @@ def close_ledger(
 def _largest(parts: dict[str, Part], rounds: RoundTotals) -> list[str]:
     """The part with the largest estimate, then those that the rounds do not show to be smaller."""
     ranked = sorted(parts, key=lambda name: -parts[name].ns_per_step)
-    top = rounds.parts_ns[ranked[0]] if ranked else np.zeros(0)
-    others = ranked[1:]
-    return ranked[:1] + [name for name in others if not _is_smaller(rounds.parts_ns[name], top, len(others))]
+    if not ranked:
+        return []
+    low, in_rounds, others = parts[ranked[0]].ci_low, rounds.parts_ns[ranked[0]], ranked[1:]
+
+    def is_smaller(name: str) -> bool:
+        high = parts[name].ci_high
+        if low is not None and high is not None and high < low:
+            return True
+        return _is_smaller_in_rounds(rounds.parts_ns[name], in_rounds, len(others))
+
+    return [ranked[0], *(name for name in others if not is_smaller(name))]
 
 
-def _is_smaller(part_ns: NDArray[np.float64], top_ns: NDArray[np.float64], comparisons: int) -> bool:
-    """Whether a part takes less than another: the interval of their paired ratio lies below 1.
+def _is_smaller_in_rounds(part_ns: NDArray[np.float64], top_ns: NDArray[np.float64], comparisons: int) -> bool:
+    """Whether the interval of a part's paired ratio to another lies below 1.
 
     Where rounds resemble each other too much for one: it took less in every round of as many as an interval needs.
     """
@@ -326,7 +338,7 @@ class _Inflation:
     def notes(self) -> list[str]:
         """What there is to say; without an interval no factor is named."""
         if self.factor is None or self.low is None or self.high is None:
-            return ["Too few rounds to tell what the marks cost."]
+            return [COST_UNKNOWN]
         said = []
         if self.factor > INFLATION_SAID:
             what = (
@@ -335,7 +347,7 @@ class _Inflation:
                 else f"Instrumented steps took {self.factor:.3f} times as long, which may be chance"
             )
             said.append(f"{what}; trust the headline, and shares only roughly.")
-        if abs(self.shown - self.factor) > SHOWN:
+        if self.shown != self.factor:
             said.append(
                 f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
                 f" times the headline, in the median round it was {self.factor:.3f} times, and the interval of that"
@@ -354,9 +366,9 @@ def _inflation(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _
         median = None if change.estimate is None else 1 + change.estimate
         return _Inflation(median, merged_rounds=change.merged_rounds, shown=shown)
     low, high = 1 + change.ci_low, 1 + change.ci_high
-    held = low - SHOWN <= shown <= high + SHOWN
-    factor = min(max(shown, low), high) if held else 1 + change.estimate
-    return _Inflation(factor, low, high, change.merged_rounds, shown)
+    if low - STEPS_DIFFER <= shown <= high + STEPS_DIFFER:
+        return _Inflation(shown, min(low, shown), max(high, shown), change.merged_rounds, shown)
+    return _Inflation(1 + change.estimate, low, high, change.merged_rounds, shown)
 
 
 def _interval(

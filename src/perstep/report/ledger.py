@@ -147,7 +147,7 @@ def share_words(part: Part | Sum, ledger: Ledger) -> str:
 
 
 def _ends(low: float | None, high: float | None, words: Callable[[float], str]) -> str:
-    return "(too few rounds for an interval)" if low is None or high is None else f"[{words(low)}, {words(high)}]"
+    return "(no interval)" if low is None or high is None else f"[{words(low)}, {words(high)}]"
 
 
 def largest_words(ledger: Ledger) -> str:
@@ -212,6 +212,7 @@ def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
     ax.barh(
         0, ledger.residual_ns / size, left=left, color=RESIDUAL_COLOUR, edgecolor="#222222", linewidth=0.6, height=0.8
     )
+    unnamed = [words.replace(" %", "\N{NO-BREAK SPACE}%") for words in unnamed]
     caption = f"too small to name, from left to right: {', '.join(unnamed)} (white)"
     ax.set_title(fill(_finding(ledger, subject), TITLE_WIDTH), loc="left", fontsize=10.5)
     end = ledger.step_ns / size
