@@ -7,12 +7,17 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import perstep
 from perstep.errors import InputError
 from perstep.experiments import pipeline
+from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.first_calls import choose
+from perstep.experiments.watch import Sample
 from perstep.experiments.watching import Watch, describe_calls, store
+from perstep.machine import NoiseProbe
 from perstep.measure import FakeClock, Ledger
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
@@ -419,3 +424,44 @@ def test_the_first_call_with_another_processor_stands_apart_too(model: Any, ids:
             model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
     assert "Call 3, the first with logits/Compiles, stands apart, for what it warms up: its prefill took" in str(again)
     assert "its 8 decode steps took 1.00 ms on average." in str(again)
+
+
+def test_a_part_of_a_few_calls_is_not_lost_in_a_median(model: Any, ids: Any) -> None:
+    """Calls of one shape with different processors do not repeat each other: one of eight has another."""
+    clock = FakeClock()
+    first, second = Spins(clock), Compiles(clock)
+    with perstep.watch(model, syncs=False, clock=clock) as w:
+        for number in range(10):
+            model.generate(
+                ids, max_new_tokens=9, do_sample=False, logits_processor=[second if number in (4, 6) else first]
+            )
+    ledger = w.ledger()
+    assert ledger.parts["logits/Compiles"].ns == MS / 8
+    assert ledger.parts["logits/Spins"].ns == 7 * MS / 8
+
+
+def test_a_first_step_that_alone_holds_a_part_stays() -> None:
+    """It would hide the part; columns of the other steps are as they were."""
+
+    def held(late_ns: list[int]) -> Sample:
+        step = np.array([50, 30, 30, 40], np.int64)
+        late = np.array(late_ns, np.int64)
+        decode = CallSteps(step, np.array([1, 0, 0, 1]), step[[0, 3]] - late, {"late": late}, {"late": 2})
+        probe = NoiseProbe()
+        probe.start()
+        return Sample(
+            site="x.py:1", model="M", device="cpu", dtype="float32", finished=True, rows=1, prompt_tokens=1, new_tokens=5,
+            steps=5, forwards=5, kinds={"decode": decode}, notes=[], noise=probe.stop(),
+        )  # fmt: skip
+
+    [hides] = choose("decode", [held([20, 0])])
+    assert hides.skip == 0
+    [again] = choose("decode", [held([20, 10])])
+    assert again.skip == 1
+    taken = again.taken(again.sample.kinds["decode"])
+    assert (taken.step_ns.tolist(), taken.marked.tolist(), taken.residual_ns.tolist()) == (
+        [30, 30, 40],
+        [0, 0, 1],
+        [30],
+    )
+    assert (taken.parts["late"].tolist(), taken.marks) == ([10], {"late": 1})
