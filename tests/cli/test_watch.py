@@ -1,6 +1,7 @@
 """`perstep watch SCRIPT`: the script is as it is without perstep; the ledgers come after it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,11 +46,15 @@ def watch(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 
 def test_the_example_names_its_slow_processor_first(process: Cli, tmp_path: Path) -> None:
-    """In a process of its own, with its output untouched, and a run that can be shown."""
+    """In a process of its own, with its output untouched, and a run that can be shown.
+
+    On a busy machine it may be that another part cannot be told from it; the part is named all the same.
+    """
+    first = r"(Outside the forward logits/OnlyUtf8|Which part outside the forward costs most is not resolved)"
     said = process("watch", EXAMPLE, cwd=tmp_path)
     assert (said.code, said.out) == (0, "generated 96 tokens for 2 prompts\n"), said
     assert "decode at examples/slow_generate.py:" in said.err
-    assert "Outside the forward logits/OnlyUtf8 costs most: " in said.err
+    assert re.search(first, said.err)
     run = tmp_path / ".perstep" / "runs" / "0001-watch"
     assert said.err.rstrip().endswith("run: .perstep/runs/0001-watch")
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == [
@@ -57,7 +62,7 @@ def test_the_example_names_its_slow_processor_first(process: Cli, tmp_path: Path
     ]  # fmt: skip
     shown = process("show", "1", cwd=tmp_path)
     assert shown.code in (0, 4), shown  # 4 on a machine so busy that the marks seem to cost half a step
-    assert "Outside the forward logits/OnlyUtf8 costs most: " in shown.out
+    assert re.search(first, shown.out)
 
 
 ENDS = {
@@ -158,6 +163,22 @@ def test_the_same_tokens_are_written_in_every_form(script: Callable[[str], Path]
     assert watch("-o", "md", "--out", "b", "--force", path).err.startswith("**decode at ")
     rebuilt = cli("report", "b")
     assert "rebuilt: README.md, ledger.csv, ledger.png, results.json in b" in rebuilt.err
+
+
+def test_warnings_come_before_the_figures(
+    script: Callable[[str], Path], watch: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once, in the run too; a program that reads another form finds them after it."""
+    monkeypatch.setattr("perstep.experiments.conditions.warnings_for", lambda *_, **__: ["the machine is busy"])
+    path = script(MODEL + "model.generate(ids, max_new_tokens=4, do_sample=False)\n")
+    said = watch("--out", "run", path)
+    assert said.err.startswith("warning: the machine is busy\ndecode at ")
+    assert said.err.count("the machine is busy") == 1
+    assert json.loads(Path("run/manifest.json").read_text())["warnings"] == ["the machine is busy"]
+    found, end = json.JSONDecoder().raw_decode((said := watch("-o", "json", "--out", "b", path)).err)
+    assert found["sites"]
+    assert said.err[end:] == "\nwarning: the machine is busy\nrun: b\n"
+    assert watch("-q", "--out", "c", path).err == ""
 
 
 @pytest.mark.parametrize(

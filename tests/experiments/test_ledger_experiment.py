@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments import ledger
+from perstep.experiments import ledger, pipeline
 from perstep.experiments.ledger import Columns, LedgerSession, Pass, Plan, Sample, analyse, files, prepare, tables
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock
@@ -310,7 +310,7 @@ def test_a_sample_survives_its_line(tmp_path: Path, quiet: Noise) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("tiny", {"rounds": 20}, "One decode step takes **2.10 µs** without instruments"),
+        ("tiny", {"rounds": 20}, "One decode step takes **2.10 µs** [2.10 µs, 2.10 µs] without instruments"),
         ("tiny", {"rounds": 20, "slow": 2}, "**This run is invalid: decode: the instruments made the step 1.95"),
         ("tiny", {"rounds": 20, "differing": 1}, "Not every replay chose the recorded tokens."),
         ("tiny", {"rounds": 3, "new_tokens": 1}, "Only one token was generated, so there is no decode step"),
@@ -355,9 +355,34 @@ def test_tables_are_decode_first_then_prefill(quiet: Noise) -> None:
 
 
 def test_the_summary_is_the_headline(quiet: Noise) -> None:
-    """For `perstep list`."""
-    found = analyse(manifest_for(), made_up(quiet))
-    assert ledger.summary(found)["headline"] == "2.10 µs per decode step, the largest part mlp"
+    """For `perstep list`; of two parts that are alike none is the largest."""
+    found = ledger.summary(analyse(manifest_for(), made_up(quiet)))
+    assert found["headline"] == "2.10 µs per decode step, largest part mlp or attn.qkv (not resolved)"
+    assert found["largest_part"] is None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"), [(3, "what the instruments cost is not resolved"), (12, "times as long [")]
+)
+def test_a_factor_without_an_interval_is_named_nowhere(rounds: int, said: str, quiet: Noise) -> None:
+    """Neither in the table nor in the README."""
+    found = analyse(manifest_for(), made_up(quiet, rounds))
+    readme = files(manifest_for(), found)["README.md"].decode()
+    assert said in readme
+    assert ("inflation not resolved" in readme) == (rounds == 3)
+    assert ("inflation 1.000 [1.000, 1.000]" in readme) == (rounds == 12)
+
+
+def test_the_readme_names_the_largest_part_where_it_is_resolved(
+    tiny_llama: Path, fake_time: FakeClock, tmp_path: Path
+) -> None:
+    """With its share and interval; sums of parts have intervals too."""
+    plan = Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=8, new_tokens=4, rounds=12)
+    report = pipeline.run("ledger", plan, progress=no_progress, out=tmp_path / "run", clock=fake_time)
+    readme = (report.folder / "README.md").read_text()
+    assert "largest part norm, 99." in readme
+    assert re.search(r"the forward pass is 99\.\d % \[99\.\d %, (99|100)\.\d %\]", readme)
+    assert report.manifest.results_summary["largest_part"] == "norm"
 
 
 # Bounds

@@ -71,6 +71,7 @@ def test_a_ledger_without_intervals_shows_dashes() -> None:
     """Never an interval that is not one."""
     table = ledger_table(made("prefill", PARTS, rounds=3), title="t")
     assert [row[4] for row in table.rows] == ["–"] * 4 + ["", "", "–"]
+    assert table.notes[0].startswith("inflation not resolved · 1 forward a pass")
 
 
 def test_the_csv_holds_the_numbers_of_the_picture() -> None:
@@ -101,8 +102,9 @@ def test_equal_ledgers_give_equal_pictures() -> None:
 
 
 def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the largest part to the smallest, then the residual; the axis ends where the step does."""
+    """From the largest part to the smallest, then the residual; the axis ends in the title's first number."""
     drawn: list[tuple[list[tuple[float, float]], tuple[float, float]]] = []
+    titles, last_ticks = [], []
 
     def look(width_in: float, height_in: float, draw: Callable[[Figure], None]) -> bytes:
         figure = Figure()
@@ -110,6 +112,8 @@ def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) 
         for axes in figure.axes:
             bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if isinstance(bar, Rectangle)]
             drawn.append((bars, axes.get_xlim()))
+            titles.append(axes.get_title(loc="left"))
+            last_ticks.append((axes.get_xticks()[-1], axes.get_xticklabels()[-1].get_text()))
         return b""
 
     monkeypatch.setattr(report_ledger, "draw_png", look)
@@ -122,6 +126,11 @@ def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) 
         )
         assert [left for left, _ in bars] == pytest.approx([sum(widths[:i]) / unit for i in range(len(widths))])
         assert limits == pytest.approx((0, ledger.step_ns / unit))
+    assert titles == [
+        "mini: an instrumented decode step takes 113 µs, 111 µs without instruments; largest part mlp",
+        "mini: an instrumented prefill step takes 1.01 ms, 993 µs without instruments; largest part mlp",
+    ]
+    assert last_ticks == [(pytest.approx(113.4), "113"), (pytest.approx(1.0134), "1.01")]
 
 
 def test_names_are_drawn_as_they_are() -> None:

@@ -26,7 +26,14 @@ from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summa
 from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
-from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
+from perstep.report.ledger import (
+    headline_interval,
+    largest_words,
+    ledger_csv,
+    ledger_png,
+    ledger_table,
+    share_words,
+)
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
@@ -318,6 +325,9 @@ def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
             findings=findings,
             tables=tables(manifest, findings),
             boundaries=_boundaries(manifest, findings),
+            headline_interval=headline_interval,
+            largest_words=largest_words,
+            share_words=share_words,
         ),
     }
 
@@ -342,11 +352,11 @@ def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
 def summary(findings: LedgerFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     ledger = findings.decode or findings.prefill
-    largest = max(ledger.parts, key=lambda name: ledger.parts[name].share)
+    largest = ledger.largest
     return {
-        "headline": f"{duration(_headline_ns(ledger))} per {ledger.kind} step, the largest part {largest}",
+        "headline": f"{duration(_headline_ns(ledger))} per {ledger.kind} step, {largest_words(ledger)}",
         "plain_step_ns": ledger.plain_step_ns,
         "inflation": ledger.inflation,
         "residual_share": ledger.residual_share,
-        "largest_part": largest,
+        "largest_part": largest[0] if len(largest) == 1 else None,
     }

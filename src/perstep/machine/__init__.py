@@ -5,6 +5,7 @@ or psutil; the functions that need them import them.
 """
 
 from perstep.machine._arms import CeilingArm
+from perstep.machine._host import load_average
 from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise, save_between_run_noise
 from perstep.machine.busy import BusyProcess, busy_processes
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
@@ -29,7 +30,7 @@ from perstep.machine.noise import (
     waited_share,
 )
 from perstep.machine.store import LoadedCeilings, SavedCeilings, load_ceilings, save_ceilings
-from perstep.machine.warnings import warnings_for
+from perstep.machine.warnings import noise_warnings, warnings_for
 
 __all__ = [
     "NEAREST_BYTES",
@@ -57,9 +58,11 @@ __all__ = [
     "is_hit",
     "ladder_ceilings",
     "ladder_figures",
+    "load_average",
     "load_between_run_noise",
     "load_ceilings",
     "measure_ceilings",
+    "noise_warnings",
     "save_between_run_noise",
     "save_ceilings",
     "summarise_noise",

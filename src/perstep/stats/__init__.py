@@ -50,7 +50,14 @@ from perstep.stats.paired import (
     paired_changes,
     withhold,
 )
-from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, round_pace, step_estimate
+from perstep.stats.positions import (
+    LedgerEstimate,
+    ledger_estimate,
+    paired_step_estimates,
+    position_medians,
+    round_pace,
+    step_estimate,
+)
 from perstep.stats.segments import Knee, beyond_knee, find_knee
 from perstep.stats.shares import ShareInterval, share_interval
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
@@ -131,6 +138,7 @@ __all__ = [
     "one_at_a_time",
     "paired_change",
     "paired_changes",
+    "paired_step_estimates",
     "percentile",
     "pooled_spread",
     "position_medians",

@@ -121,13 +121,10 @@ def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
 
 
 def _inflation(cell: CellFinding) -> str:
-    """The largest factor by which marks slowed an arm down, with its interval; nothing without one."""
-    ledgers = [arm.ledger for arm in cell.arms if arm.ledger.inflation_ci_low is not None]
-    if not ledgers:
-        return ""
-    most = max(ledgers, key=lambda ledger: ledger.inflation or 0.0)
-    ends = interval(most.inflation_ci_low, most.inflation_ci_high, digits=4)
-    return f" · inflation by marks at most {significant(most.inflation or 0.0, 4)} {ends}"
+    """How much marks slowed the arms down at most, by their intervals; nothing where one is missing."""
+    highs = [arm.ledger.inflation_ci_high for arm in cell.arms]
+    known = [high for high in highs if high is not None]
+    return f" · inflation by marks at most {significant(max(known), 4)}" if len(known) == len(highs) else ""
 
 
 def _micros(arm: Arm, part: str) -> str:

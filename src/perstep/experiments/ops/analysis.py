@@ -94,7 +94,7 @@ def _length(seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float,
             for name in others
             if name.endswith("=0")
         },
-        largest=max(ledger.parts, key=lambda name: ledger.parts[name].ns),
+        largest=ledger.largest[0] if len(ledger.largest) == 1 else "",
     )
 
 

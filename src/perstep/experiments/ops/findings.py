@@ -151,7 +151,7 @@ class LengthFound(msgspec.Struct, frozen=True, kw_only=True):
         attention: way to mask, or part made free -> `full_attention`; the reference first.
         arms: the other arms' whole steps.
         what_if: parts made free.
-        largest: the largest part.
+        largest: the largest part; empty where that is not resolved.
     """
 
     seq: int

@@ -72,12 +72,12 @@ def _bar_label(length: LengthFound) -> str:
 
 
 def _finding(findings: OpsFindings, largest: set[str], subject: str) -> str:
-    if len(largest) == 1:
+    if len(largest) == 1 and "" not in largest:
         shares = [length.operators[length.largest].share_of_step for length in findings.lengths]
         low, high = percent(min(shares), 0), percent(max(shares), 0)
         span = low if low == high else f"{low} to {high}"
         return f"{subject}\n{next(iter(largest))} is the largest part at every length: {span} of the step"
-    words = ", ".join(f"{length.largest} at S = {length.seq}" for length in findings.lengths)
+    words = ", ".join(f"{length.largest or 'not resolved'} at S = {length.seq}" for length in findings.lengths)
     return f"{subject}\nthe largest part: {words}"
 
 

@@ -13,6 +13,7 @@ from perstep.experiments.ops.findings import (
 )
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.ledger import inflation_words
 from perstep.runs import Manifest
 
 _CHANGES_NOTE = (
@@ -107,11 +108,9 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
 
 def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
     ledger = length.ledger
-    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
-    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
     in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
     notes = [
-        f"inflation {inflation} {ends} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        f"{inflation_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
         *ledger.notes,
     ]
     if length is findings.lengths[-1]:
@@ -308,12 +307,12 @@ def _composites(length: LengthFound) -> dict[str, Estimate]:
 
 def sentences(length: LengthFound) -> list[str]:
     """What is the bottleneck at one length, and what a cached mask wins there."""
-    largest = length.operators[length.largest]
     step_ns = length.ledger.plain_step_ns or length.ledger.step_ns
-    share = percent(largest.share_of_step)
     said = [
         f"the step takes {duration(step_ns)}, its layers {duration(length.layers.ns)}",
-        f"the bottleneck is `{length.largest}` with {share} of the step",
+        f"the bottleneck is `{length.largest}` with {_largest_share(length)} of the step"
+        if length.largest
+        else "which part is the bottleneck is not resolved",
     ]
     build, apply = length.operators.get(BUILD), length.operators.get(APPLY)
     if build is not None and apply is not None:
@@ -327,6 +326,10 @@ def sentences(length: LengthFound) -> list[str]:
             f"the fused kernel, in which no mask exists, makes `{FULL}` {_change_words(fused.against_reference)}"
         )
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
+
+
+def _largest_share(length: LengthFound) -> str:
+    return percent(length.operators[length.largest].share_of_step)
 
 
 def _mask_sentence(build: OperatorFound, apply: OperatorFound) -> str:
@@ -365,10 +368,9 @@ def _change_words(found: Found) -> str:
 def summary(findings: OpsFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     longest = findings.lengths[-1]
-    share = percent(longest.operators[longest.largest].share_of_step)
+    largest = f"{longest.largest} ({_largest_share(longest)})" if longest.largest else "not resolved"
     return {
-        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part"
-        f" {longest.largest} ({share})",
+        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part {largest}",
         "plain_step_ns": {str(length.seq): length.ledger.plain_step_ns for length in findings.lengths},
         "largest_part": {str(length.seq): length.largest for length in findings.lengths},
     }
