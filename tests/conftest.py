@@ -113,6 +113,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     place = tmp_path / "cwd"
     place.mkdir()
     monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command may put its current folder there
 
     def call(*tokens: object) -> Said:
         capsys.readouterr()

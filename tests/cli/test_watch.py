@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+import perstep
+from perstep.errors import how_to_install
+
 pytestmark = pytest.mark.hf
 pytest.importorskip("transformers")
 
@@ -122,7 +125,7 @@ def test_each_calling_line_has_a_ledger_even_if_the_script_breaks(
     line = len(path.read_text().splitlines())
     assert f'Traceback (most recent call last):\n  File "{path}", line {line}, in <module>\n' in said.err
     assert f'File "{path}", line {line - 4}, in breaks' in said.err
-    assert "/perstep/" not in said.err.split("ValueError: planted")[0]
+    assert f"{Path(perstep.__file__).parent}/" not in said.err.split("ValueError: planted")[0]
     for number, calls in ((line - 7, 2), (line - 6, 1)):
         assert f"decode at {path.parent.name}/job.py:{number}: LlamaForCausalLM, {calls} call" in said.err
     assert "attn.core" in said.err
@@ -200,4 +203,4 @@ def test_a_missing_extra_is_said_in_one_line(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
     said = watch(script("print('ran')\n"))
     assert (said.code, said.out) == (2, "")
-    assert said.err == "perstep: this needs torch, which is not installed: pip install 'perstep[hf]'\n"
+    assert said.err == f"perstep: this needs torch, which is not installed: {how_to_install('hf')}\n"

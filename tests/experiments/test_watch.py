@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import perstep
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments import pipeline
 from perstep.experiments.watching import Watch, store
 from perstep.measure import FakeClock, Ledger
@@ -273,7 +274,7 @@ def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pyte
     with pytest.raises(InputError, match="every is 0"):
         perstep.watch(model, every=0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
         perstep.watch(model)
 
 

@@ -1,5 +1,6 @@
 """Blocks of calls, on a fake clock: every number is known."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -134,14 +135,14 @@ def test_turns_run_in_their_order():
 def test_a_command_is_run_afresh_at_every_call(tmp_path: Path):
     """One call not timed and two timed are three processes."""
     log = tmp_path / "log"
-    command = f"{sys.executable} -c \"open('{log}', 'a').write('x')\""
+    command = shlex.join([sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"])
     assert CommandArm("a", command, HostClock()).block(2) > 0
     assert log.read_text() == "xxx"
 
 
 def test_a_command_that_fails_says_its_exit_code_and_last_words():
     """The last line of its stderr is in the error."""
-    command = f"{sys.executable} -c \"import sys; sys.exit('no such file')\""
+    command = shlex.join([sys.executable, "-c", "import sys; sys.exit('no such file')"])
     with pytest.raises(ArmFailed, match="exit code 1: no such file"):
         CommandArm("a", command, HostClock()).block(1)
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from perstep.automata import Vocabulary, json_schema
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.mask.planning import Cost, left_out
 from perstep.experiments.mask.roofline import count_lookups, place
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
@@ -93,7 +94,7 @@ def test_sizes_need_the_real_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None
     """Without mistral-common only the model's own vocabulary is there, and the message says what to install."""
     monkeypatch.setattr("perstep.experiments.mask.vocabularies.has_real", lambda: False)
     assert parse_vocab("mini", "mini") == ("mini",)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[grammar\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("grammar"))):
         parse_vocab("mini,4096", "mini")
 
 
