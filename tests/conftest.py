@@ -18,7 +18,7 @@ from hypothesis.internal.constants_ast import Constants
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from perstep.measure import FakeClock
+from perstep.measure import FakeClock, HostClock
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
 
 # `repeatable` draws the same examples on every machine, so that a fresh clone fails only where the code is wrong for
@@ -124,6 +124,20 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return call
 
 
+def _unmarked() -> int:
+    raise AssertionError(
+        "this test reads the host's clock: give it a FakeClock, or the marker real_clock and only assertions that "
+        "hold on a machine however busy"
+    )
+
+
+@pytest.fixture(autouse=True)
+def host_clock_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a test with the marker `real_clock` may read the host's clock."""
+    if request.node.get_closest_marker("real_clock") is None:
+        monkeypatch.setattr(HostClock, "now", staticmethod(_unmarked))
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """The environment for a perstep process: this source tree, one thread, and Python as it is without settings."""
@@ -139,7 +153,7 @@ def process(environment: dict[str, str]) -> Cli:
 
     def call(*tokens: object, cwd: Path, **options: Any) -> Said:
         command = [sys.executable, "-m", "perstep", *(str(token) for token in tokens)]
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **options)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, **options)
         return Said(done.returncode, done.stdout, done.stderr)
 
     return call

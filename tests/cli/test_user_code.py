@@ -45,6 +45,7 @@ def perstep(tmp_path: Path, environment: dict[str, str]) -> Callable[..., Any]:
     return call
 
 
+@pytest.mark.real_clock
 def test_compare_finds_them_and_what_they_import_later(perstep: Callable[..., Any]) -> None:
     """Also a function inside a class; both make their calls."""
     said = perstep("compare", "--live", "mine:old", "mine:Steps.new", "--check", "--rounds", "2", "-q", "-o", "json")
@@ -77,6 +78,7 @@ def test_what_is_wrong_with_them_is_one_line(tokens: str, why: str, perstep: Cal
     assert said.stderr.count("\n") == 1
 
 
+@pytest.mark.real_clock
 def test_an_interpreter_whose_path_has_blanks_runs_a_script(perstep: Callable[..., Any], tmp_path: Path) -> None:
     """`--python` is a path and no command line."""
     python = tmp_path / "an environment (1)" / "python"

@@ -363,6 +363,7 @@ def test_the_summary_is_the_headline(quiet: Noise) -> None:
 # Bounds
 
 
+@pytest.mark.real_clock
 def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path) -> None:
     """Every round holds each ceiling; each part with a formula has a bound, in tables, results and CSV."""
     made = session(tiny_llama, FakeClock(tick_ns=1000))

@@ -127,7 +127,8 @@ def test_tokens_are_those_of_an_unwatched_call(model: Any, ids: Any, detail: Any
     made = []
     for watched in (False, True):
         torch.manual_seed(7)
-        with perstep.watch(model, detail=detail) if watched else torch.no_grad():
+        watch = perstep.watch(model, detail=detail, clock=FakeClock(tick_ns=1))
+        with watch if watched else torch.no_grad():
             made.append(model.generate(ids, max_new_tokens=12, do_sample=do_sample).tolist())
     assert made[0] == made[1]
 
@@ -154,7 +155,7 @@ def test_where_calls_are_short_the_third_is_given_to_counting(model: Any, ids: A
 
 def test_detail_shows_what_the_forward_is_made_of(model: Any, ids: Any) -> None:
     """The tree sums it up; preparing inputs is none of it."""
-    with perstep.watch(model, "modules") as w:
+    with perstep.watch(model, "modules", clock=FakeClock(tick_ns=1)) as w:
         model.generate(ids, max_new_tokens=9, do_sample=False)
     ledger = w.ledger()
     inside = {"embed", "norm", "attn", "attn.core", "attn.rope", "kv.append", "mlp", "lm_head", "forward.other"}
@@ -188,7 +189,7 @@ def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: A
     def breaks(input_ids: Any, scores: Any) -> Any:
         raise RuntimeError("planted")
 
-    with perstep.watch(model) as w, pytest.raises(RuntimeError, match="planted"):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w, pytest.raises(RuntimeError, match="planted"):
         model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
     assert "No step could be seen." in str(w)
     report = store(w, {}, out=tmp_path / "run", force=False)
@@ -251,7 +252,7 @@ def test_watching_twice_at_once_sees_the_same(model: Any, ids: Any) -> None:
 
 def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
     """Nothing is made up; a call of one token has no decode step."""
-    with perstep.watch(model) as w:
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
         pass
     assert str(w).startswith("no generate call was watched")
     with pytest.raises(InputError, match="no generate call was watched"):
@@ -296,7 +297,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
         seen.append(gc.isenabled())
         return scores
 
-    with perstep.watch(model):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)):
         model.generate(ids, max_new_tokens=2, do_sample=False, logits_processor=[asks])
         gc.disable()
         try:
@@ -308,7 +309,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
 
 def test_a_watched_model_can_be_freed(ids: Any) -> None:
     """A script that loads one model after another needs the memory of one."""
-    with Watch() as w:
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
         model = build()
         model.generate(ids, max_new_tokens=3, do_sample=False)
         gone = weakref.ref(model)

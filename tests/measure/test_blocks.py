@@ -16,7 +16,7 @@ from perstep.measure.blocks import (
     plan_blocks,
     run_turns,
 )
-from perstep.measure.clock import FakeClock, HostClock
+from perstep.measure.clock import FakeClock
 from perstep.measure.processes import CommandArm, WorkerArm
 
 
@@ -136,7 +136,7 @@ def test_a_command_is_run_afresh_at_every_call(tmp_path: Path):
     """One call not timed and two timed are three processes."""
     log = tmp_path / "log"
     command = shlex.join([sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"])
-    assert CommandArm("a", command, HostClock()).block(2) > 0
+    assert CommandArm("a", command, FakeClock(tick_ns=1)).block(2) > 0
     assert log.read_text() == "xxx"
 
 
@@ -144,22 +144,23 @@ def test_a_command_that_fails_says_its_exit_code_and_last_words():
     """The last line of its stderr is in the error."""
     command = shlex.join([sys.executable, "-c", "import sys; sys.exit('no such file')"])
     with pytest.raises(ArmFailed, match="exit code 1: no such file"):
-        CommandArm("a", command, HostClock()).block(1)
+        CommandArm("a", command, FakeClock(tick_ns=1)).block(1)
 
 
 @pytest.mark.parametrize("command", ["", "  ", "echo 'unclosed"])
 def test_a_command_that_is_none_is_refused(command: str):
     """Nothing is run."""
     with pytest.raises(InputError):
-        CommandArm("a", command, HostClock())
+        CommandArm("a", command, FakeClock(tick_ns=1))
 
 
 def test_a_program_that_does_not_exist_is_named():
     """The error has the program's name."""
     with pytest.raises(ArmFailed, match="no-such-program"):
-        CommandArm("a", "no-such-program --x", HostClock()).block(1)
+        CommandArm("a", "no-such-program --x", FakeClock(tick_ns=1)).block(1)
 
 
+@pytest.mark.real_clock
 def test_a_worker_times_a_function_in_another_process(tmp_path: Path):
     """The function runs in a process of its own, which lives as long as the arm; what it prints is not an answer."""
     script = tmp_path / "script.py"

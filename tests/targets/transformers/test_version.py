@@ -16,7 +16,7 @@ REAL = importlib.util.find_spec
 def test_importing_the_package_imports_neither_torch_nor_transformers(environment):
     """Their import takes seconds; a command that needs neither must not wait."""
     code = "import sys, perstep.targets.transformers; sys.exit(len({'torch', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
