@@ -390,6 +390,7 @@ def test_a_run_without_rounds_says_so(calm: Noise) -> None:
         analyse(run_of(calm, linear, quadratic)[0], [])
 
 
+@pytest.mark.real_clock
 def test_a_run_can_be_told_again(tiny_llama: Path, tmp_path: Path) -> None:
     """From the folder to the summary, with processes for resident memory, and back from the samples alone."""
     plan = Plan(model=str(tiny_llama), backend="numpy", context=CONTEXTS, rounds=3)

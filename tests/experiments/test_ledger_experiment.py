@@ -388,6 +388,7 @@ def test_the_readme_names_the_largest_part_where_it_is_resolved(
 # Bounds
 
 
+@pytest.mark.real_clock
 def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path, calm: Noise) -> None:
     """Every round holds each ceiling; each part with a formula has a bound, in tables, results and CSV."""
     made = session(tiny_llama, FakeClock(tick_ns=10**9))  # slower than any ceiling

@@ -228,7 +228,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(plan: Plan, fake_time:
     ],
 )
 def test_a_run_is_resumed_only_with_its_own_plan(
-    changes: dict[str, Any], field: str, plan: Plan, run_folder: Path
+    changes: dict[str, Any], field: str, plan: Plan, run_folder: Path, fake_time: FakeClock
 ) -> None:
     """What differs is named, and nothing is written."""
     before = contents(run_folder, [*DERIVED, MANIFEST, SAMPLES])

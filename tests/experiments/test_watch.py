@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import perstep
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallSteps
 from perstep.experiments.first_calls import choose
@@ -132,7 +133,8 @@ def test_tokens_are_those_of_an_unwatched_call(model: Any, ids: Any, detail: Any
     made = []
     for watched in (False, True):
         torch.manual_seed(7)
-        with perstep.watch(model, detail=detail) if watched else torch.no_grad():
+        watch = perstep.watch(model, detail=detail, clock=FakeClock(tick_ns=1))
+        with watch if watched else torch.no_grad():
             made.append(model.generate(ids, max_new_tokens=12, do_sample=do_sample).tolist())
     assert made[0] == made[1]
 
@@ -159,7 +161,7 @@ def test_where_calls_are_short_the_third_is_given_to_counting(model: Any, ids: A
 
 def test_detail_shows_what_the_forward_is_made_of(model: Any, ids: Any) -> None:
     """The tree sums it up; preparing inputs is none of it."""
-    with perstep.watch(model, "modules") as w:
+    with perstep.watch(model, "modules", clock=FakeClock(tick_ns=1)) as w:
         model.generate(ids, max_new_tokens=9, do_sample=False)
     ledger = w.ledger()
     inside = {"embed", "norm", "attn", "attn.core", "attn.rope", "kv.append", "mlp", "lm_head", "forward.other"}
@@ -193,7 +195,7 @@ def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: A
     def breaks(input_ids: Any, scores: Any) -> Any:
         raise RuntimeError("planted")
 
-    with perstep.watch(model) as w, pytest.raises(RuntimeError, match="planted"):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w, pytest.raises(RuntimeError, match="planted"):
         model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
     assert "No step could be seen." in str(w)
     report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
@@ -256,7 +258,7 @@ def test_watching_twice_at_once_sees_the_same(model: Any, ids: Any) -> None:
 
 def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
     """Nothing is made up; a call of one token has no decode step."""
-    with perstep.watch(model) as w:
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
         pass
     assert str(w).startswith("no generate call was watched")
     with pytest.raises(InputError, match="no generate call was watched"):
@@ -279,7 +281,7 @@ def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pyte
     with pytest.raises(InputError, match="every is 0"):
         perstep.watch(model, every=0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
         perstep.watch(model)
 
 
@@ -301,7 +303,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
         seen.append(gc.isenabled())
         return scores
 
-    with perstep.watch(model):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)):
         model.generate(ids, max_new_tokens=2, do_sample=False, logits_processor=[asks])
         gc.disable()
         try:
@@ -313,7 +315,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
 
 def test_a_watched_model_can_be_freed(ids: Any) -> None:
     """A script that loads one model after another needs the memory of one."""
-    with Watch() as w:
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
         model = build()
         model.generate(ids, max_new_tokens=3, do_sample=False)
         gone = weakref.ref(model)

@@ -32,6 +32,7 @@ def test_sizes_are_whole_lines_from_the_nearest_on(ladder: Ladder) -> None:
     assert ladder.sizes == (NEAREST_BYTES, 400_000, 1_000_000 // 64 * 64)
 
 
+@pytest.mark.real_clock
 def test_a_round_times_every_ceiling_once(ladder: Ladder) -> None:
     """Calls are timed hot and after the sets up to the size asked for, and the next."""
     found = ladder.measure()
@@ -138,6 +139,7 @@ def test_numpy_has_no_half_precision() -> None:
         Ladder([1000], dtype="bfloat16")
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_torch_times_its_own_calls_in_its_own_dtypes() -> None:
     """A call of torch costs several of NumPy."""

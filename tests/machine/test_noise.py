@@ -234,6 +234,7 @@ def test_probe_counts_collections():
     assert calm.gc_full_collections == 0
 
 
+@pytest.mark.real_clock
 def test_probe_of_this_machine_reads_the_kernel():
     """On Linux the real files are understood: jiffies add up and a sleep is no waiting."""
     with NoiseProbe() as probe:

@@ -1,13 +1,14 @@
 """What -m, --arch, --layers, --backend, --dtype and --device open."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.models import ModelOptions
 from perstep.targets import open_model
 from perstep.targets.reference import Reference
@@ -47,7 +48,7 @@ def test_options_that_exclude_each_other_are_told(options: dict[str, Any], messa
 def test_without_the_extra_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """For everything that transformers would run."""
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
         open_model(None, arch="gpt2")
 
 

@@ -253,8 +253,10 @@ def compare(
     timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
     session: CompareSession | None = None
     try:
-        with collector_off(), call_alarm(_patience_s(effort)):
-            session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
+        with collector_off():
+            # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
+            with call_alarm(_patience_s(effort)):
+                session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
             live = session
             run_rounds(
                 session.measure_round,

@@ -180,8 +180,11 @@ def test_imports_stand_where_they_may() -> None:
     )
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
-def test_the_example_becomes_fast_by_the_lines_it_prints(process: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_example_becomes_fast_by_the_lines_it_prints(
+    process: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
     """In a process of its own: the same text after the diff is applied, and nothing written before but the run."""
     pytest.importorskip("transformers")
     script = tmp_path / "slow_generate.py"
@@ -204,10 +207,10 @@ def test_the_example_becomes_fast_by_the_lines_it_prints(process: Callable[..., 
         source = source.replace("    print(", "    print(tokens.tolist())\n    print(")
         (tmp_path / f"{name}.py").write_text(source)
     outputs = [
-        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, check=True, capture_output=True).stdout
+        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, env=environment, check=True, capture_output=True)
         for name in ("old", "new")
     ]
-    assert outputs[0] == outputs[1]
+    assert outputs[0].stdout == outputs[1].stdout
 
 
 HELPER = """import torch
@@ -220,6 +223,7 @@ def run(n):
 """
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     process: Callable[..., Any], tmp_path: Path
@@ -235,6 +239,7 @@ def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     assert "--- a/helper.py" in said.out or "no diff: nothing is to be written" in said.err
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_an_apply_behind_the_script_is_the_scripts_and_that_is_said(
     process: Callable[..., Any], tmp_path: Path

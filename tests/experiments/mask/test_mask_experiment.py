@@ -1,6 +1,7 @@
 """`mask` from a plan to a report: the arms do the same work, and the findings are those that are known."""
 
 import json
+import re
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from perstep.automata import Engine, Grammar, Vocabulary, prepare
-from perstep.errors import InputError, InvalidMeasurement
+from perstep.errors import InputError, InvalidMeasurement, how_to_install
 from perstep.experiments import pipeline
 from perstep.experiments.mask import Plan, analyse, session
 from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, TableMasker
@@ -117,7 +118,8 @@ def test_an_engine_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.
     """What to install is said."""
     monkeypatch.setattr("perstep.experiments.mask.building.available", lambda: ["naive"])
     assert parse_engines(None) == ("naive",)
-    with pytest.raises(InputError, match=r"llguidance: it is not installed: pip install 'perstep\[grammar\]'"):
+    said = f"llguidance: it is not installed: {how_to_install('grammar')}"
+    with pytest.raises(InputError, match=re.escape(said)):
         parse_engines("llguidance")
 
 

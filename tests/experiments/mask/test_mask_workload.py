@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from perstep.automata import Vocabulary, json_schema
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.bounds import EXCEEDED
 from perstep.experiments.mask.planning import Cost, left_out, needed_s
 from perstep.experiments.mask.roofline import Place, count_lookups, open_ladder, place, without_exceeded
@@ -96,7 +97,7 @@ def test_sizes_need_the_real_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None
     """Without mistral-common only the model's own vocabulary is there, and the message says what to install."""
     monkeypatch.setattr("perstep.experiments.mask.vocabularies.has_real", lambda: False)
     assert parse_vocab("mini", "mini") == ("mini",)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[grammar\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("grammar"))):
         parse_vocab("mini,4096", "mini")
 
 

@@ -17,7 +17,7 @@ from perstep.experiments.ops.operators import PARTS
 from perstep.experiments.ops.pictures import _bar_label
 from perstep.experiments.ops.session import prepare
 from perstep.experiments.repeats import load_pair
-from perstep.measure import HostClock
+from perstep.measure import FakeClock
 from perstep.report.format import duration
 from perstep.runs import SAMPLES, read_manifest
 
@@ -246,9 +246,10 @@ def test_an_arm_that_computes_something_else_is_refused(tiny_llama: Path, monkey
     monkeypatch.setattr(arms, "_cached_mask", no_mask)
     plan = Plan(arch=str(tiny_llama), seq=(8,), arm=("mask=rebuild", "mask=cached"), rounds=1)
     with pytest.raises(InvalidMeasurement, match="arm mask=cached does not compute what the reference arm computes"):
-        prepare(plan, lambda _share, _what: None, HostClock())
+        prepare(plan, lambda _share, _what: None, FakeClock())
 
 
+@pytest.mark.real_clock
 def test_a_resumed_run_goes_on_with_the_same_steps(planted: Planted, tiny_llama: Path) -> None:
     """How many steps make a turn follows from the shapes, so rounds of two sessions stack."""
     folder = planted("run", rounds=2, seq=(1, 8)).folder
@@ -267,6 +268,7 @@ def test_samples_without_a_length_are_refused(planted: Planted) -> None:
         pipeline.rebuild(folder)
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_the_fused_kernel_has_no_mask(tiny_llama: Path, tmp_path: Path) -> None:
     """On torch it is an arm and a way of doing `full_attention`; the step's parts are then those of the kernel."""
@@ -280,6 +282,7 @@ def test_the_fused_kernel_has_no_mask(tiny_llama: Path, tmp_path: Path) -> None:
     assert "attn.mask.apply" in found.arms["mask=rebuild"].parts_ns
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_other_dtypes_run_on_torch(tiny_llama: Path, tmp_path: Path) -> None:
     """bfloat16, a chunk behind a past, all masks that there are."""

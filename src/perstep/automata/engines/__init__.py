@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from perstep.automata.engines.protocol import Engine, Grammar
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class EngineKind:
         module: the module in this package; it has `prepare` and the function named `build`.
         build: the name of that function.
         needs: the module that must be importable, or None.
-        install: the command that installs it, or None.
+        install: what installs it, or None.
         stoppable: whether its build calls a `check` on the way.
     """
 
@@ -48,9 +48,9 @@ ENGINES = {
     "naive-memo": EngineKind("naive", "build_memo"),
     "table": EngineKind("tables", stoppable=True),
     "table-lazy": EngineKind("tables", "build_lazy", stoppable=True),
-    "llguidance": EngineKind("llguidance", needs="llguidance", install="pip install 'perstep[grammar]'"),
+    "llguidance": EngineKind("llguidance", needs="llguidance", install=how_to_install("grammar")),
     "outlines": EngineKind("outlines", needs="outlines_core", install="pip install outlines-core"),
-    "xgrammar": EngineKind("xgrammar", needs="xgrammar", install="pip install 'perstep[xgrammar]'"),
+    "xgrammar": EngineKind("xgrammar", needs="xgrammar", install=how_to_install("xgrammar")),
 }
 """Every engine by the name it has on the command line."""
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curve_findings import Curve, find_curves
@@ -360,8 +360,8 @@ def _notes(manifest: Manifest, cells: Sequence[CellFinding]) -> list[str]:
     notes = []
     if manifest.conditions["only_own"]:
         notes.append(
-            "Only the model's own vocabulary: larger ones are cut from the one that comes with "
-            "pip install 'perstep[grammar]'."
+            "Only the model's own vocabulary: larger ones are cut from the one that the grammar extra brings; "
+            f"{how_to_install('grammar')}."
         )
     if any(not about["own"] for about in manifest.conditions["cells"].values()):
         notes.append(
