@@ -196,18 +196,18 @@ def test_gate_refuses_bad_limits_and_parts(runs: Cli) -> None:
 
 
 def test_a_run_is_saved_and_compared_by_name(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
-    """`--save-baseline`, `--baseline`, and the name wherever a run is read."""
-    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "--rounds", 20, "-q"]
-    saved = cli(*measure, "--save-baseline", "before")
+    """`--save-baseline`, `--baseline`, and the name wherever a run is read; in fake time, runs of other lengths differ."""
+    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "-q", "--rounds"]
+    saved = cli(*measure, 20, "--save-baseline", "before")
     assert saved.code == 0
     assert (Path(".perstep/baselines/before") / "samples.jsonl").is_file()
-    again = cli(*measure, "--baseline", "before")
+    again = cli(*measure, 21, "--baseline", "before")
     assert again.code == 0
     assert "decode: before → 0002-ledger" in again.out
     assert "decode: tiny, batch 1" in again.out
-    both = json.loads(cli(*measure, "--baseline", "before", "-o", "json").out)
+    both = json.loads(cli(*measure, 22, "--baseline", "before", "-o", "json").out)
     assert both["comparison"]["new"]["name"] == "0003-ledger"
-    assert both["results"]["decode"]["rounds"] == 20
+    assert both["results"]["decode"]["rounds"] == 22
     assert cli("show", "before").code == 0
     assert cli("compare", "before", 2).code == 0
     assert cli("gate", "before", 2).code == 0
