@@ -196,7 +196,7 @@ def test_gate_refuses_bad_limits_and_parts(runs: Cli) -> None:
 
 
 def test_a_run_is_saved_and_compared_by_name(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
-    """`--save-baseline`, `--baseline`, and the name wherever a run is read; in fake time, runs of other lengths differ."""
+    """`--save-baseline`, `--baseline`, and the name wherever a run is read; in fake time runs differ by rounds."""
     measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "-q", "--rounds"]
     saved = cli(*measure, 20, "--save-baseline", "before")
     assert saved.code == 0

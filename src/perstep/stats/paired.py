@@ -209,17 +209,16 @@ def invalid_change(reason: str, *, rounds: int = 0, confidence: float = 0.95, th
 
 
 def withhold(change: Change, reason: str) -> Change:
-    """The change without an estimate, interval or verdict, where the rounds did not have what those assume.
+    """The change without interval and verdict, where the rounds did not have what those assume.
 
     Args:
-        change: as the rounds gave it.
+        change: as the rounds gave it; its estimate is what was measured, and stays.
         reason: why, shown in brackets after `not resolved`; empty leaves the change as it is.
     """
     if not reason or change.verdict is Verdict.INVALID:
         return change
     return replace(
         change,
-        estimate=None,
         ci_low=None,
         ci_high=None,
         achieved=None,

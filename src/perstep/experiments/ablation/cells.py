@@ -19,6 +19,7 @@ from perstep.stats import (
     factorial_effects,
     one_at_a_time,
     paired_change,
+    withhold,
 )
 
 ALL, NONE = "all", "none"
@@ -139,12 +140,13 @@ class Effects(msgspec.Struct, kw_only=True):
     reason: str
 
 
-def effects(plan: Design, costs_ns: dict[str, NDArray[np.float64]]) -> Effects:
+def effects(plan: Design, costs_ns: dict[str, NDArray[np.float64]], busy: str = "") -> Effects:
     """What the cells' costs say: a pure function.
 
     Args:
         plan: the cells.
         costs_ns: by label, [rounds] nanoseconds a step.
+        busy: why wall time gives no verdict; empty where it does.
     """
     rng = np.random.default_rng(_DRAWS)
     every = costs_ns[ALL]
@@ -160,10 +162,10 @@ def effects(plan: Design, costs_ns: dict[str, NDArray[np.float64]]) -> Effects:
     comparisons = len(costs_ns) - 1
     for label, cost in costs_ns.items():
         if label != ALL:
-            change = paired_change(every, cost, comparisons=comparisons)
+            change = withhold(paired_change(every, cost, comparisons=comparisons), busy)
             cell = found.cells[label]
             cell.change, cell.ci_low, cell.ci_high = change.estimate, change.ci_low, change.ci_high
-            cell.verdict = str(change.verdict)
+            cell.verdict = change.label
     return found
 
 

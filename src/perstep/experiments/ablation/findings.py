@@ -126,7 +126,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
     """
     c = manifest.conditions
     plan, costs = _costs(manifest, samples)
-    found = effects(plan, costs)
+    noise = summarise_noise(s.noise for s in samples)
+    found = effects(plan, costs, noise.busy)
     spent = _spent(samples)
     others = elsewhere(spent[ALL], spent[NONE], set(c["in_ledger"].values()))
     parts = {name: _part(name, manifest, found, spent[ALL], others) for name in plan.names}
@@ -144,7 +145,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
         pass_ns={label: cell.ns_per_step * c["steps_per_pass"] for label, cell in found.cells.items()},
         cold=None if c["cold"] is None else msgspec.convert(c["cold"], dict[str, Cold]),
         choices=c["choices"],
-        noise=summarise_noise(s.noise for s in samples),
+        noise=noise,
         notes=_notes(manifest, found, others),
         unresolved=_unresolved(manifest, found),
         invalid=_invalid(samples),

@@ -24,7 +24,7 @@ from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summa
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.report.format import plural
 from perstep.runs import Manifest
-from perstep.stats import Change, paired_change, percentile, share_interval
+from perstep.stats import Change, paired_change, percentile, share_interval, withhold
 
 PLACED = ((NO_MASK, "lm_head"), ("naive", "mask.fill"), ("naive", "mask.apply"), ("table", "mask.apply"))
 """The arms and parts whose operations and bytes are counted."""
@@ -154,7 +154,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
     """
     held = _held(samples)
     about = manifest.conditions["cells"]
-    cells = [_cell(key, about[key], arms, manifest) for key, arms in held.items() if key in about]
+    noise = summarise_noise(sample.noise for sample in samples)
+    cells = [_cell(key, about[key], arms, manifest, noise.busy) for key, arms in held.items() if key in about]
     if not cells:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
@@ -185,7 +186,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         left_out=[*manifest.conditions["left_out"], *{str(entry): entry for entry in lost}.values()],
         notes=_notes(manifest, cells),
         rounds=len(samples),
-        noise=summarise_noise(sample.noise for sample in samples),
+        noise=noise,
         unresolved=_unresolved(cells, samples, manifest.conditions["precision"]),
         invalid="; ".join(_why_invalid(cell) for cell in cells if _why_invalid(cell)),
     )
@@ -212,11 +213,18 @@ def _held(samples: Sequence[Sample]) -> dict[str, dict[str, list[ArmRound]]]:
     return {key: arms for key, arms in found.items() if NO_MASK in arms and len(arms) > 1}
 
 
-def changes_of(arms: Mapping[str, Sequence[ArmRound]]) -> dict[str, Change]:
-    """Each engine's step against the one without a mask, Bonferroni over the engines of the cell."""
+def changes_of(arms: Mapping[str, Sequence[ArmRound]], busy: str = "") -> dict[str, Change]:
+    """Each engine's step against the one without a mask, Bonferroni over the engines of the cell.
+
+    Args:
+        arms: name -> its rounds.
+        busy: why wall time gives no verdict; empty where it does.
+    """
     totals = {name: _totals(rounds) for name, rounds in arms.items()}
     others = [name for name in arms if name != NO_MASK]
-    return {name: paired_change(totals[NO_MASK], totals[name], comparisons=len(others)) for name in others}
+    return {
+        name: withhold(paired_change(totals[NO_MASK], totals[name], comparisons=len(others)), busy) for name in others
+    }
 
 
 def _totals(rounds: Sequence[ArmRound]) -> NDArray[np.float64]:
@@ -230,8 +238,10 @@ def resolved_by(samples: Sequence[Sample]) -> Resolved:
     return Resolved(max(widths, default=inf), min((change.merged_rounds for change in changes), default=0))
 
 
-def _cell(key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]], manifest: Manifest) -> CellFinding:
-    changes = changes_of(arms)
+def _cell(
+    key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]], manifest: Manifest, busy: str
+) -> CellFinding:
+    changes = changes_of(arms, busy)
     try:
         ledgers = {
             name: build_ledger("decode", ledger_samples(rounds), mark_ns=manifest.conditions["mark_ns"])

@@ -40,7 +40,7 @@ from perstep.experiments.ops.scaling import degree_of, scaling
 from perstep.machine import summarise_noise
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.runs import Manifest
-from perstep.stats import Change, ledger_estimate, median, paired_change, share_interval, step_estimate
+from perstep.stats import Change, ledger_estimate, median, paired_change, share_interval, step_estimate, withhold
 
 Rounds = NDArray[np.float64]
 
@@ -53,8 +53,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> OpsFindings:
         InvalidMeasurement: a step's parts do not add up to it.
     """
     conditions = manifest.conditions
+    noise = summarise_noise(s.noise for s in samples)
     found = [
-        _length(seq, rounds, manifest.workload["past"], conditions["mark_ns"], conditions["own"])
+        _length(seq, rounds, manifest.workload["past"], conditions["mark_ns"], conditions["own"], noise.busy)
         for seq, rounds in at_lengths(samples).items()
     ]
     reasons = [f"{length.ledger.kind}: {length.ledger.invalid}" for length in found if length.ledger.invalid]
@@ -62,13 +63,15 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> OpsFindings:
         reference=conditions["arm"],
         lengths=found,
         scaling=_scaling(samples, conditions["arm"], manifest.workload["past"]),
-        noise=summarise_noise(s.noise for s in samples),
+        noise=noise,
         unresolved=_unresolved(found, conditions["precision"]),
         invalid="; ".join(reasons),
     )
 
 
-def _length(seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float, own: Sequence[str]) -> LengthFound:
+def _length(
+    seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float, own: Sequence[str], busy: str
+) -> LengthFound:
     reference, *others = rounds[0].arms
     samples = stack(rounds, reference)
     ledger = build_ledger(kind_of_length(seq), samples, mark_ns=mark_ns)
@@ -76,7 +79,7 @@ def _length(seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float,
     layers = _estimate(_rounds(in_layers), ns=step_estimate(_rows(in_layers)))
     covered = sum(int(samples.parts[name].sum()) for name in samples.parts if name not in OUTSIDE_LAYER)
     parts_ns = sum(part.ns for name, part in ledger.parts.items() if name not in OUTSIDE_LAYER)
-    attention = _attention(rounds, reference)
+    attention = _attention(rounds, reference, busy)
     return LengthFound(
         seq=seq,
         keys=past + seq,
@@ -87,10 +90,12 @@ def _length(seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float,
         own={name: _estimate(alone_ns(rounds, name)[0]) for name in own},
         attention=attention,
         arms={
-            name: _arm(rounds, samples, ledger.step_ns, name, len(others)) for name in others if not name.endswith("=0")
+            name: _arm(rounds, samples, ledger.step_ns, name, len(others), busy)
+            for name in others
+            if not name.endswith("=0")
         },
         what_if={
-            name.removesuffix("=0"): _what_if(name, rounds, samples, ledger, attention)
+            name.removesuffix("=0"): _what_if(name, rounds, samples, ledger, attention, busy)
             for name in others
             if name.endswith("=0")
         },
@@ -120,7 +125,7 @@ def _operator(
     )
 
 
-def _attention(rounds: Sequence[LengthSample], arm: str) -> dict[str, AttentionFound]:
+def _attention(rounds: Sequence[LengthSample], arm: str, busy: str) -> dict[str, AttentionFound]:
     """Every way of doing `full_attention`, the reference arm's first; one query has no cached mask, and no other."""
     names = list(rounds[0].attention)
     reference = arm if arm in names else names[0]
@@ -132,8 +137,8 @@ def _attention(rounds: Sequence[LengthSample], arm: str) -> dict[str, AttentionF
         parts = rounds[0].attention[name].marked.parts
         other, other_mask = attention_ns(rounds, name), attention_ns(rounds, name, MASK_PARTS)
         has_mask = all(part in parts for part in MASK_PARTS)
-        change = None if name == reference else _change(whole, other, len(names) - 1)
-        of_mask = _change(mask, other_mask, len(names) - 1) if change and has_mask and mask.all() else None
+        change = None if name == reference else _change(whole, other, len(names) - 1, busy)
+        of_mask = _change(mask, other_mask, len(names) - 1, busy) if change and has_mask and mask.all() else None
         found[name] = AttentionFound(
             whole=_paired(median(whole), change) if change else _estimate(whole),
             parts_ns={part: median(attention_ns(rounds, name, [part])) for part in parts},
@@ -145,10 +150,10 @@ def _attention(rounds: Sequence[LengthSample], arm: str) -> dict[str, AttentionF
 
 
 def _arm(
-    rounds: Sequence[LengthSample], reference: LedgerSamples, reference_ns: float, name: str, others: int
+    rounds: Sequence[LengthSample], reference: LedgerSamples, reference_ns: float, name: str, others: int, busy: str
 ) -> ArmFound:
     arm = stack(rounds, name)
-    change = _change(_rounds(reference.step_ns), _rounds(arm.step_ns), others)
+    change = _change(_rounds(reference.step_ns), _rounds(arm.step_ns), others, busy)
     step = _paired(reference_ns, change)
     found = ledger_estimate(_rows(arm.step_ns), {part: _rows(ns) for part, ns in arm.parts.items()})
     return ArmFound(
@@ -172,6 +177,7 @@ def _what_if(
     reference: LedgerSamples,
     ledger: Ledger,
     attention: Mapping[str, AttentionFound],
+    busy: str,
 ) -> WhatIf:
     part = name.removesuffix("=0")
     own = ledger.parts[part]
@@ -181,14 +187,16 @@ def _what_if(
     if name in attention:
         way = next(iter(attention))
         own_in_attention = _estimate(attention_ns(rounds, way, [part]))
-        change = _change(attention_ns(rounds, way), attention_ns(rounds, name), len(attention) - 1)
+        change = _change(attention_ns(rounds, way), attention_ns(rounds, name), len(attention) - 1, busy)
         in_attention = _gain(change, attention[way].whole.ns, own_in_attention)
     return WhatIf(
         part=part,
         own=in_step_own,
         share_of_step=own.share,
         own_in_attention=own_in_attention,
-        in_step=_gain(_change(_rounds(reference.step_ns), _rounds(freed.step_ns), 1), ledger.step_ns, in_step_own),
+        in_step=_gain(
+            _change(_rounds(reference.step_ns), _rounds(freed.step_ns), 1, busy), ledger.step_ns, in_step_own
+        ),
         in_attention=in_attention,
     )
 
@@ -249,8 +257,9 @@ def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
     return ""
 
 
-def _change(reference: Rounds, other: Rounds, comparisons: int) -> Change:
-    return paired_change(reference, other, comparisons=max(comparisons, 1))
+def _change(reference: Rounds, other: Rounds, comparisons: int, busy: str) -> Change:
+    """The change, without interval and verdict where the machine was busy, and why."""
+    return withhold(paired_change(reference, other, comparisons=max(comparisons, 1)), busy)
 
 
 def _estimate(rounds: Rounds, comparisons: int = 1, *, ns: float | None = None) -> Estimate:
