@@ -47,7 +47,14 @@ def machine(
     warnings = warnings_for(found, busy=busy_processes())
     known = _ceilings(found, ceilings, quiet=quiet)
     if output == "json":
-        facts = {"identity": identity(found), "machine": found, "ceilings": known, "warnings": warnings}
+        disturbed = "" if known is None else known.disturbed()
+        facts = {
+            "identity": identity(found),
+            "machine": found,
+            "ceilings": known,
+            "ceilings_disturbed": disturbed,
+            "warnings": warnings,
+        }
         sys.stdout.write(encode_json(msgspec.to_builtins(facts)).decode())
         return 0
     made = [machine_table(found, warnings)]
