@@ -450,8 +450,8 @@ def test_a_first_step_that_alone_holds_a_part_stays() -> None:
         probe = NoiseProbe()
         probe.start()
         return Sample(
-            site="x.py:1", model="M", device="cpu", dtype="float32", finished=True, rows=1, prompt_tokens=1, new_tokens=5,
-            steps=5, forwards=5, kinds={"decode": decode}, notes=[], noise=probe.stop(),
+            site="x.py:1", model="M", device="cpu", dtype="float32", finished=True, rows=1, prompt_tokens=1,
+            new_tokens=5, steps=5, forwards=5, kinds={"decode": decode}, notes=[], noise=probe.stop(),
         )  # fmt: skip
 
     [hides] = choose("decode", [held([20, 0])])

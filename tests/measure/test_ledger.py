@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perstep.errors import InvalidMeasurement
 from perstep.measure import FakeClock, Ledger, LedgerSamples, build_ledger, measure_mark_ns
 from perstep.measure.ledger import COST_UNKNOWN
+from perstep.stats import paired_change
 
 Ints = NDArray[np.int64]
 
@@ -226,6 +227,20 @@ def test_a_part_is_the_largest_where_the_rounds_tell_it_from_the_others(
     parts = {"a": [[100]] * rounds} | {name: [[ns] for ns in column] for name, column in others.items()}
     made = samples({name: np.array(ns) * pace for name, ns in parts.items()}, pace)
     assert build_ledger("decode", made, mark_ns=0).largest == largest
+
+
+def test_a_part_whose_interval_lies_below_is_smaller_whatever_its_ratio() -> None:
+    """Two bursts lie side by side: the ratio's widest interval holds them, the merged shares do not."""
+    a = [109, 104, 94, 122, 102, 116, 119, 117, 126, 117, 125, 119, 127, 109]
+    b = [55, 35, 28, 48, 54, 31, 34, 23, 150, 150, 47, 42, 42, 45]
+    rest = [1, 18, 22, 5, 20, 23, 19, 7, 19, 17, 4, 20, 19, 25]
+    made = samples({"a": [[ns] for ns in a], "b": [[ns] for ns in b]}, [[ns] for ns in rest])
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert ledger.largest == ["a"]
+    assert ledger.parts["b"].ci_high is not None
+    assert ledger.parts["b"].ci_high < 95 < (ledger.parts["a"].ci_low or 0)
+    ratio = paired_change(a, b)
+    assert ratio.ci_high is None or ratio.ci_high > 0
 
 
 def test_what_costs_most_outside_the_forward_is_judged_among_the_others() -> None:
