@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perstep.errors import InvalidMeasurement
 from perstep.measure import FakeClock, Ledger, LedgerSamples, build_ledger, measure_mark_ns
 from perstep.measure.ledger import COST_UNKNOWN
+from perstep.report.ledger import share_words
 from perstep.stats import paired_change
 
 Ints = NDArray[np.int64]
@@ -200,6 +201,16 @@ def test_two_steps_that_the_marks_do_not_explain_are_told_apart() -> None:
     assert (ledger.inflation, ledger.inflation_ci_low, ledger.inflation_ci_high) == pytest.approx((1.5, 1.5, 1.5))
     [note] = [note for note in ledger.notes if note.startswith("The two steps shown differ")]
     assert "the instrumented one is 1.000 times the headline, in the median round it was 1.500 times" in note
+
+
+def test_the_share_of_a_sum_is_never_said_to_exceed_the_step() -> None:
+    """Intervals are symmetric in logarithms: that of 95 of 100 ns may reach beyond."""
+    made = samples({"mlp": [[ns] for ns in (80, 99, 85, 98, 82, 97, 84, 99)]}, [[1]] * 8, [[100]] * 8)
+    made.residual_ns[:, 0, 0] += 100 - made.step_ns[:, 0, 0]
+    made.step_ns[:] = 100
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert (ledger.tree["forward"].ci_high or 0) > 100
+    assert share_words(ledger.tree["forward"], ledger).endswith(", 100.0 %]")
 
 
 def test_without_an_interval_no_factor_is_named() -> None:
