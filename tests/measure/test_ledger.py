@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from perstep.errors import InvalidMeasurement
 from perstep.measure import FakeClock, Ledger, LedgerSamples, build_ledger, measure_mark_ns
 from perstep.measure.ledger import COST_UNKNOWN
+from perstep.report.ledger import share_words
+from perstep.stats import paired_change
 
 Ints = NDArray[np.int64]
 
@@ -201,10 +203,20 @@ def test_two_steps_that_the_marks_do_not_explain_are_told_apart() -> None:
     assert "the instrumented one is 1.000 times the headline, in the median round it was 1.500 times" in note
 
 
+def test_the_share_of_a_sum_is_never_said_to_exceed_the_step() -> None:
+    """Intervals are symmetric in logarithms: that of 95 of 100 ns may reach beyond."""
+    made = samples({"mlp": [[ns] for ns in (80, 99, 85, 98, 82, 97, 84, 99)]}, [[1]] * 8, [[100]] * 8)
+    made.residual_ns[:, 0, 0] += 100 - made.step_ns[:, 0, 0]
+    made.step_ns[:] = 100
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert (ledger.tree["forward"].ci_high or 0) > 100
+    assert share_words(ledger.tree["forward"], ledger).endswith(", 100.0 %]")
+
+
 def test_without_an_interval_no_factor_is_named() -> None:
     """Neither as what the marks did nor as a difference between the two steps."""
     ledger = build_ledger("decode", constant(140, 0, 100), mark_ns=0)
-    assert ledger.notes == [COST_UNKNOWN]
+    assert ledger.notes == [f"{COST_UNKNOWN} The two steps shown are not to be compared."]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +238,20 @@ def test_a_part_is_the_largest_where_the_rounds_tell_it_from_the_others(
     parts = {"a": [[100]] * rounds} | {name: [[ns] for ns in column] for name, column in others.items()}
     made = samples({name: np.array(ns) * pace for name, ns in parts.items()}, pace)
     assert build_ledger("decode", made, mark_ns=0).largest == largest
+
+
+def test_a_part_whose_interval_lies_below_is_smaller_whatever_its_ratio() -> None:
+    """Two bursts lie side by side: the ratio's widest interval holds them, the merged shares do not."""
+    a = [109, 104, 94, 122, 102, 116, 119, 117, 126, 117, 125, 119, 127, 109]
+    b = [55, 35, 28, 48, 54, 31, 34, 23, 150, 150, 47, 42, 42, 45]
+    rest = [1, 18, 22, 5, 20, 23, 19, 7, 19, 17, 4, 20, 19, 25]
+    made = samples({"a": [[ns] for ns in a], "b": [[ns] for ns in b]}, [[ns] for ns in rest])
+    ledger = build_ledger("decode", made, mark_ns=0)
+    assert ledger.largest == ["a"]
+    assert ledger.parts["b"].ci_high is not None
+    assert ledger.parts["b"].ci_high < 95 < (ledger.parts["a"].ci_low or 0)
+    ratio = paired_change(a, b)
+    assert ratio.ci_high is None or ratio.ci_high > 0
 
 
 def test_what_costs_most_outside_the_forward_is_judged_among_the_others() -> None:

@@ -52,6 +52,8 @@ FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head
 
 COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or resemble their neighbours too much."
 
+NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
+
 
 @dataclass(frozen=True)
 class LedgerSamples:
@@ -321,14 +323,14 @@ class _Inflation:
         low: lower end of the interval of the rounds' ratios, or None.
         high: its upper end.
         merged_rounds: values behind the interval.
-        shown: between the two steps that the ledger shows.
+        shown: between the two steps that the ledger shows; None where it shows one.
     """
 
     factor: float | None = None
     low: float | None = None
     high: float | None = None
     merged_rounds: int = 0
-    shown: float = 1.0
+    shown: float | None = None
 
     @property
     def is_sure(self) -> bool:
@@ -338,7 +340,7 @@ class _Inflation:
     def notes(self) -> list[str]:
         """What there is to say; without an interval no factor is named."""
         if self.factor is None or self.low is None or self.high is None:
-            return [COST_UNKNOWN]
+            return [COST_UNKNOWN if self.shown is None else f"{COST_UNKNOWN} {NOT_TO_BE_COMPARED}"]
         said = []
         if self.factor > INFLATION_SAID:
             what = (
@@ -347,7 +349,7 @@ class _Inflation:
                 else f"Instrumented steps took {self.factor:.3f} times as long, which may be chance"
             )
             said.append(f"{what}; trust the headline, and shares only roughly.")
-        if self.shown != self.factor:
+        if self.shown is not None and self.shown != self.factor:
             said.append(
                 f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
                 f" times the headline, in the median round it was {self.factor:.3f} times, and the interval of that"
@@ -358,10 +360,10 @@ class _Inflation:
 
 def _inflation(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _Inflation:
     """The factor between the two steps, with the interval of the rounds' paired ratios."""
-    if plain_ns is None or not len(rounds.step_ns):
-        return _Inflation()
+    shown = None if plain_ns is None else step_ns / plain_ns
+    if shown is None or not len(rounds.step_ns):
+        return _Inflation(shown=shown)
     change = paired_change(rounds.plain_ns, rounds.step_ns)
-    shown = step_ns / plain_ns
     if change.estimate is None or change.ci_low is None or change.ci_high is None:
         median = None if change.estimate is None else 1 + change.estimate
         return _Inflation(median, merged_rounds=change.merged_rounds, shown=shown)

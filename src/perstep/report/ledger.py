@@ -150,7 +150,9 @@ def headline_interval(ledger: Ledger) -> str:
 
 def share_words(part: Part | Sum, ledger: Ledger) -> str:
     """The share of a part or of a sum of parts with its interval, in a sentence."""
-    return f"{percent(part.share)} {_ends(part.ci_low, part.ci_high, lambda ns: percent(ns / ledger.step_ns))}"
+    return (
+        f"{percent(part.share)} {_ends(part.ci_low, part.ci_high, lambda ns: percent(min(ns / ledger.step_ns, 1.0)))}"
+    )
 
 
 def _ends(low: float | None, high: float | None, words: Callable[[float], str]) -> str:

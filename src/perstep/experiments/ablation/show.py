@@ -91,7 +91,10 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
     notes += [_growth_sentence(name, findings) for name in findings.parts]
     i = findings.inflation
     notes.append(
-        f"Marked calls took {i.estimate:.3f} {interval(i.ci_low, i.ci_high, digits=4)} times as long as unmarked ones."
+        "What the marks cost is not resolved."
+        if i.ci_low is None
+        else f"Marked calls took {i.estimate:.3f} {interval(i.ci_low, i.ci_high, digits=4)} times as long as unmarked"
+        " ones."
     )
     notes += findings.notes
     return Table(f"parts, {unit} a step", header, rows, frozenset({0}), notes, frozenset({marked}))
