@@ -1,5 +1,6 @@
 """StopStrings and WordStop: the verdicts are those of decoding everything, and of transformers where it is right."""
 
+import copy
 import re
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_words_end_where_decoding_everything_says(prompt: int, tokens: list[int]
 
 def test_the_word_of_the_default_pattern() -> None:
     """One control character, or letters and then white space of any kind; white space alone is no word."""
-    stop = fast.WordStop([bytes([byte]) for byte in range(256)])
+    stop = fast.WordStop(EVERY_BYTE)
 
     def complete_after(text: str) -> int | None:
         ids = torch.tensor([list(b"?" + text.encode())])
@@ -162,6 +163,37 @@ def test_the_word_of_the_default_pattern() -> None:
     assert complete_after("\x00x ") == 3  # U+0000 is none of the control characters
     assert complete_after(" x y") is None
     assert complete_after("a\x01b ") is None
+
+
+EVERY_BYTE = [bytes([byte]) for byte in range(256)]
+WORD_OF_BYTES = fast.WordStop(EVERY_BYTE)
+
+
+def is_complete(text: str) -> bool:
+    """The criterion that the drop-in was made for: the whole text is one control character, or a word and a blank."""
+    control = "\x01-\x08\x0e-\x1f\x7f"
+    return any(re.fullmatch(one, text) for one in (rf"[{control}]", rf"[^\s{control}]+\s"))
+
+
+@given(st.lists(st.sampled_from([*b"ab \n\x01\x7f", 0xC3, 0xA9, 0xAF, 0xE3, 0x80, 0xF0, 0xFF, 0xED]), max_size=9))
+@settings(max_examples=500)
+def test_a_word_of_bytes_ends_where_decoding_with_ignore_says(data: list[int]) -> None:
+    """Invalid bytes are in no word and break none; up to where the row ends, from an empty prompt as from another."""
+    for prompt in ([], [65, 32]):
+        stop = copy.copy(WORD_OF_BYTES)
+        for end in range(1, len(data) + 1):
+            expected = is_complete(bytes(data[:end]).decode(errors="ignore"))
+            assert stop(torch.tensor([prompt + data[:end]])).item() == expected
+            if expected:
+                break
+
+
+@pytest.mark.parametrize("text", [b"ab ", b"a\xafb ", b"\xc7\x83}\xdc\xb9\xaf ", b"a\xe3 ", b"\xaf\x01"])
+def test_words_with_invalid_bytes_end_as_without_them(text: bytes) -> None:
+    """An orphan inside a word and behind one, a character that is broken off, one before a control character."""
+    stop = fast.WordStop(EVERY_BYTE)
+    found = [stop(torch.tensor([list(text[:end])])).item() for end in range(1, len(text) + 1)]
+    assert found == [False] * (len(text) - 1) + [True]
 
 
 def test_words_follow_their_text_when_rows_change_places() -> None:

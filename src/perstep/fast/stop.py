@@ -15,6 +15,7 @@ from transformers import StoppingCriteria
 
 from perstep.automata import compile, from_regex  # noqa: A004 - the word of the glossary
 from perstep.automata.dfa import minimal
+from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
 from perstep.fast._reading import Reading, on_host, vocabulary_of
 from perstep.fast._stops import compile_stops
@@ -110,8 +111,8 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
 
     A word is complete as soon as what was generated, or a beginning of it that ends inside the last token, matches
     `pattern` from end to end. The prompt is no part of it. After a complete word the next one begins, so a call that
-    goes on where another ended is right too. Ids without text (special ones) add nothing. Bytes that are not valid
-    UTF-8 complete nothing.
+    goes on where another ended is right too. Ids without text (special ones) add nothing, and neither do bytes that
+    are not valid UTF-8: what is matched is `bytes.decode(errors="ignore")`.
 
     The state follows the text of each row (on a device by a 64-bit fingerprint of its tokens), so beams may be
     reordered, and one object may serve any number of calls, one after the other; on a device no step waits for the
@@ -243,7 +244,7 @@ def _word_reading(pattern: str, vocabulary: Vocabulary) -> tuple[Reading, int]:
 
     States are the automaton's from 0, and one in which no word can be completed any more.
     """
-    dfa = from_regex(pattern)
+    dfa = ignoring_invalid(from_regex(pattern))
     if dfa.accepting[dfa.start]:
         raise InputError(f"the pattern {pattern!r} matches the empty text, so every word is complete before it begins")
     absorbing = np.where(dfa.accepting[:, None], np.arange(len(dfa.accepting))[:, None], dfa.transitions)
