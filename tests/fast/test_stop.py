@@ -55,6 +55,26 @@ def test_stop_strings_are_found_where_decoding_everything_finds_them(strings: An
     assert by_tensors(stop, ids) == expected
 
 
+@given(stops, st.lists(texts, min_size=1, max_size=3))
+@settings(max_examples=300)
+def test_stop_strings_anywhere_are_those_of_the_whole_text(strings: Any, rows: list[list[int]]) -> None:
+    """In the prompt, long before the last token; token by token, all at once, rows exchanged, and by tensors."""
+    stop = fast.StopStrings(strings, SMALL, anywhere=True)
+    width = min(map(len, rows))
+    rows = [row[:width] for row in rows]
+    for end in range(1, width + 1):
+        ids = torch.tensor([row[:end] for row in rows])
+        expected = [any(ends_in_last_token(strings, row[:at]) for at in range(1, end + 1)) for row in rows]
+        assert stop(ids).tolist() == expected
+        assert stop(ids.flip(0)).tolist() == expected[::-1]
+        assert stop._hold_one(ids).tolist() == expected
+    stop = fast.StopStrings(strings, SMALL, anywhere=True)
+    for end in range(1, width + 1):
+        found = stop(ids[:, :end])
+    assert found.tolist() == expected
+    assert stop(ids[:, :0]).tolist() == [False] * len(rows)
+
+
 @given(stops, texts)
 def test_a_state_of_your_own_gives_the_same_verdicts(strings: Any, tokens: list[int]) -> None:
     """`advance` and `completes`, a token at a time."""
