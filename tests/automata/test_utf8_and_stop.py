@@ -96,16 +96,14 @@ def test_too_many_stop_strings_are_refused() -> None:
         stop_strings(["x" * 200], state_limit=100)
 
 
-PIECES = [b"n", b" ", "é".encode(), "\u3000".encode(), "😀".encode(), b"\xaf", b"\xc3", b"\xe3", b"\xe3\x80", b"\xf0\x9f\x98",
-          b"\xed", b"\xa0\x80", b"\xc0", b"\xff", b"\xf4\x90", b"\x80"]  # fmt: skip
+PIECES = [b"n", b" ", "é".encode(), "\u3000".encode(), "😀".encode(), b"\xaf", b"\xc3", b"\xe3", b"\xe3\x80",
+          b"\xf0\x9f\x98", b"\xed", b"\xa0\x80", b"\xc0", b"\xff", b"\xf4\x90", b"\x80"]  # fmt: skip
 
 
 PATTERNS = (r"[^ \u3000]+[ \u3000]", r"né?", r"[^n]", r"", r"(é|😀)*", r"\u3000n")
 
 
-@given(
-    st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=8), st.sampled_from(PATTERNS)
-)
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=8), st.sampled_from(PATTERNS))
 @settings(max_examples=500)
 def test_invalid_bytes_are_passed_over_as_decoding_with_ignore_does(data: bytes, pattern: str) -> None:
     """Orphans, characters broken off by others and by the end, surrogates, overlong forms."""

@@ -28,7 +28,7 @@ def utf8() -> Dfa:
 
 
 def ignoring_invalid(dfa: Dfa) -> Dfa:
-    """The automaton of all bytes whose text is in the language of `dfa`, what is not valid UTF-8 being passed over.
+    r"""The automaton of all bytes whose text is in the language of `dfa`, what is not valid UTF-8 being passed over.
 
     That is the text of `bytes.decode(errors="ignore")`: bytes that begin no character, and characters that are broken
     off, add nothing. `dfa` itself need know nothing but valid UTF-8.
