@@ -1,10 +1,13 @@
 """UTF-8 and stop strings as automata."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perstep.automata import stop_strings, utf8
+from perstep.automata import from_regex, stop_strings, utf8
+from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
 
 
@@ -91,3 +94,18 @@ def test_too_many_stop_strings_are_refused() -> None:
     """More bytes than states are refused by their number."""
     with pytest.raises(InputError, match="over the limit"):
         stop_strings(["x" * 200], state_limit=100)
+
+
+PIECES = [b"n", b" ", "é".encode(), "\u3000".encode(), "😀".encode(), b"\xaf", b"\xc3", b"\xe3", b"\xe3\x80",
+          b"\xf0\x9f\x98", b"\xed", b"\xa0\x80", b"\xc0", b"\xff", b"\xf4\x90", b"\x80"]  # fmt: skip
+
+
+PATTERNS = (r"[^ \u3000]+[ \u3000]", r"né?", r"[^n]", r"", r"(é|😀)*", r"\u3000n")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=8), st.sampled_from(PATTERNS))
+@settings(max_examples=500)
+def test_invalid_bytes_are_passed_over_as_decoding_with_ignore_does(data: bytes, pattern: str) -> None:
+    """Orphans, characters broken off by others and by the end, surrogates, overlong forms."""
+    expected = re.fullmatch(pattern, data.decode(errors="ignore")) is not None
+    assert ignoring_invalid(from_regex(pattern)).accepts(data) == expected

@@ -1,5 +1,6 @@
 """StopStrings and WordStop: the verdicts are those of decoding everything, and of transformers where it is right."""
 
+import copy
 import re
 from typing import Any
 
@@ -52,6 +53,26 @@ def test_stop_strings_are_found_where_decoding_everything_finds_them(strings: An
     ids = torch.tensor(rows)
     assert stop(ids).tolist() == expected
     assert by_tensors(stop, ids) == expected
+
+
+@given(stops, st.lists(texts, min_size=1, max_size=3))
+@settings(max_examples=300)
+def test_stop_strings_anywhere_are_those_of_the_whole_text(strings: Any, rows: list[list[int]]) -> None:
+    """In the prompt, long before the last token; token by token, all at once, rows exchanged, and by tensors."""
+    stop = fast.StopStrings(strings, SMALL, anywhere=True)
+    width = min(map(len, rows))
+    rows = [row[:width] for row in rows]
+    for end in range(1, width + 1):
+        ids = torch.tensor([row[:end] for row in rows])
+        expected = [any(ends_in_last_token(strings, row[:at]) for at in range(1, end + 1)) for row in rows]
+        assert stop(ids).tolist() == expected
+        assert stop(ids.flip(0)).tolist() == expected[::-1]
+        assert stop._hold_one(ids).tolist() == expected
+    stop = fast.StopStrings(strings, SMALL, anywhere=True)
+    for end in range(1, width + 1):
+        found = stop(ids[:, :end])
+    assert found.tolist() == expected
+    assert stop(ids[:, :0]).tolist() == [False] * len(rows)
 
 
 @given(stops, texts)
@@ -149,7 +170,7 @@ def test_words_end_where_decoding_everything_says(prompt: int, tokens: list[int]
 
 def test_the_word_of_the_default_pattern() -> None:
     """One control character, or letters and then white space of any kind; white space alone is no word."""
-    stop = fast.WordStop([bytes([byte]) for byte in range(256)])
+    stop = fast.WordStop(EVERY_BYTE)
 
     def complete_after(text: str) -> int | None:
         ids = torch.tensor([list(b"?" + text.encode())])
@@ -162,6 +183,37 @@ def test_the_word_of_the_default_pattern() -> None:
     assert complete_after("\x00x ") == 3  # U+0000 is none of the control characters
     assert complete_after(" x y") is None
     assert complete_after("a\x01b ") is None
+
+
+EVERY_BYTE = [bytes([byte]) for byte in range(256)]
+WORD_OF_BYTES = fast.WordStop(EVERY_BYTE)
+
+
+def is_complete(text: str) -> bool:
+    """The criterion that the drop-in was made for: the whole text is one control character, or a word and a blank."""
+    control = "\x01-\x08\x0e-\x1f\x7f"
+    return any(re.fullmatch(one, text) for one in (rf"[{control}]", rf"[^\s{control}]+\s"))
+
+
+@given(st.lists(st.sampled_from([*b"ab \n\x01\x7f", 0xC3, 0xA9, 0xAF, 0xE3, 0x80, 0xF0, 0xFF, 0xED]), max_size=9))
+@settings(max_examples=500)
+def test_a_word_of_bytes_ends_where_decoding_with_ignore_says(data: list[int]) -> None:
+    """Invalid bytes are in no word and break none; up to where the row ends, from an empty prompt as from another."""
+    for prompt in ([], [65, 32]):
+        stop = copy.copy(WORD_OF_BYTES)
+        for end in range(1, len(data) + 1):
+            expected = is_complete(bytes(data[:end]).decode(errors="ignore"))
+            assert stop(torch.tensor([prompt + data[:end]])).item() == expected
+            if expected:
+                break
+
+
+@pytest.mark.parametrize("text", [b"ab ", b"a\xafb ", b"\xc7\x83}\xdc\xb9\xaf ", b"a\xe3 ", b"\xaf\x01"])
+def test_words_with_invalid_bytes_end_as_without_them(text: bytes) -> None:
+    """An orphan inside a word and behind one, a character that is broken off, one before a control character."""
+    stop = fast.WordStop(EVERY_BYTE)
+    found = [stop(torch.tensor([list(text[:end])])).item() for end in range(1, len(text) + 1)]
+    assert found == [False] * (len(text) - 1) + [True]
 
 
 def test_words_follow_their_text_when_rows_change_places() -> None:

@@ -164,6 +164,19 @@ class Reading:
             f_BWS = f_BWS[:, 1::2].gather(2, f_BWS[:, 0::2])  # the later token after the earlier one
         return f_BWS[:, 0, 0]
 
+    def states_after_each(self, ids: torch.Tensor) -> torch.Tensor:
+        """The state of each row after each token of `ids` [rows, length], int64 [rows, length], by tensors alone.
+
+        Functions of twice as many tokens are made of two halves, until they span the window.
+        """
+        _, maps = self.tensors(ids.device)
+        f_BTS = maps[self.classes(ids)]
+        span = 1
+        while span < min(self._width, ids.shape[1]):
+            f_BTS = torch.cat([f_BTS[:, :span], f_BTS[:, span:].gather(2, f_BTS[:, :-span])], dim=1)
+            span *= 2
+        return f_BTS[:, :, 0]
+
     def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The states [rows] after one more token each [rows], by tensors alone."""
         _, maps = self.tensors(tokens.device)

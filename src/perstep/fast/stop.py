@@ -15,6 +15,7 @@ from transformers import StoppingCriteria
 
 from perstep.automata import compile, from_regex  # noqa: A004 - the word of the glossary
 from perstep.automata.dfa import minimal
+from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
 from perstep.fast._reading import Reading, on_host, vocabulary_of
 from perstep.fast._stops import compile_stops
@@ -37,15 +38,19 @@ _LONGEST_GAP = 64  # more new tokens since the last call mean another generate c
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-    """Says of each row whether a stop string ends inside its last token.
+    """Says of each row whether a stop string ends inside its last token, or (`anywhere`) whether it holds one.
 
     The verdicts are those of decoding everything: the text has an occurrence that ends in the last token. It may begin
-    in the prompt. Ids without text (special ones) break a stop string; their names are no text. Nothing is remembered
-    between steps, so reordered beams and any number of calls are safe; on a device no step waits for the host.
+    in the prompt. Ids without text (special ones) break a stop string; their names are no text. A verdict depends on
+    the ids of its row alone, so reordered beams and any number of calls are safe; on a device no step waits for the
+    host.
 
     Args:
         strings: texts (taken as UTF-8) or bytes, or a single one.
         vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.
+        anywhere: whether an occurrence before the last token counts as well, as for `any(s in text for s in strings)`:
+            a row whose prompt holds a stop string then ends with its first token. On a device the whole row is read at
+            every step.
 
     Raises:
         InputError: no strings, an empty one, or one that the vocabulary cannot spell.
@@ -57,7 +62,9 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
         [True, False, True]
     """
 
-    def __init__(self, strings: str | bytes | Sequence[str | bytes], vocab: Any) -> None:
+    def __init__(self, strings: str | bytes | Sequence[str | bytes], vocab: Any, *, anywhere: bool = False) -> None:
+        self.anywhere = anywhere
+        self._seen: tuple[torch.Tensor, torch.Tensor] | None = None  # ids and verdicts of the last call with `anywhere`
         self.strings = (strings,) if isinstance(strings, (str, bytes)) else tuple(strings)
         self.vocabulary = vocabulary_of(vocab)
         self._stops = compile_stops(self.strings, self.vocabulary)
@@ -65,12 +72,14 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
         self._completes = {torch.device("cpu"): torch.from_numpy(self._stops.completes)}
 
     def __deepcopy__(self, _memo: object) -> StopStrings:
-        return self  # nothing changes from step to step
+        return self  # no verdict depends on a step before
 
     def __call__(self, input_ids: torch.Tensor, scores: Any = None, **_kwargs: Any) -> torch.Tensor:  # noqa: ARG002
         """Whether each row of `input_ids` [rows, length] has just completed a stop string, bool [rows]."""
         if on_host(input_ids):
-            return self._on_host(input_ids)
+            return self._anywhere_on_host(input_ids) if self.anywhere else self._on_host(input_ids)
+        if self.anywhere:
+            return self._hold_one(input_ids)
         if not input_ids.shape[1]:
             return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         return self.completes(self._stops.reading.states(input_ids[:, :-1]), input_ids[:, -1])
@@ -95,6 +104,20 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
             table = self._completes[tokens.device] = self._completes[torch.device("cpu")].to(tokens.device)
         return table[self._stops.reading.classes(tokens), state]
 
+    def _hold_one(self, ids: torch.Tensor) -> torch.Tensor:
+        """Whether each row of ids [rows, length] holds a stop string, bool [rows], by tensors alone."""
+        if not ids.shape[1]:
+            return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+        states_BT = torch.nn.functional.pad(self._stops.reading.states_after_each(ids[:, :-1]), (1, 0))
+        return self.completes(states_BT, ids).any(dim=1)
+
+    def _anywhere_on_host(self, ids: torch.Tensor) -> torch.Tensor:
+        before, seen = ids[:, :-1], self._seen
+        follows = seen is not None and torch.equal(seen[0], before)
+        verdicts = (seen[1] if follows and seen else self._hold_one(before)) | self._on_host(ids)
+        self._seen = ids.clone(), verdicts
+        return verdicts
+
     def _on_host(self, ids: torch.Tensor) -> torch.Tensor:
         rows, stops = ids.numpy(), self._stops
         last = rows[:, -1].tolist() if rows.shape[1] else []
@@ -110,8 +133,8 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
 
     A word is complete as soon as what was generated, or a beginning of it that ends inside the last token, matches
     `pattern` from end to end. The prompt is no part of it. After a complete word the next one begins, so a call that
-    goes on where another ended is right too. Ids without text (special ones) add nothing. Bytes that are not valid
-    UTF-8 complete nothing.
+    goes on where another ended is right too. Ids without text (special ones) add nothing, and neither do bytes that
+    are not valid UTF-8: what is matched is `bytes.decode(errors="ignore")`.
 
     The state follows the text of each row (on a device by a 64-bit fingerprint of its tokens), so beams may be
     reordered, and one object may serve any number of calls, one after the other; on a device no step waits for the
@@ -243,7 +266,7 @@ def _word_reading(pattern: str, vocabulary: Vocabulary) -> tuple[Reading, int]:
 
     States are the automaton's from 0, and one in which no word can be completed any more.
     """
-    dfa = from_regex(pattern)
+    dfa = ignoring_invalid(from_regex(pattern))
     if dfa.accepting[dfa.start]:
         raise InputError(f"the pattern {pattern!r} matches the empty text, so every word is complete before it begins")
     absorbing = np.where(dfa.accepting[:, None], np.arange(len(dfa.accepting))[:, None], dfa.transitions)

@@ -1,23 +1,27 @@
 """Drop-ins for classes of transformers, which are recognised exactly, by `type`, with their settings.
 
-What generate builds from its own arguments moves into the list of processors or criteria, and the arguments go. Its
-warpers come after everything else, so they move together or not at all.
+What generate builds from its own arguments moves into the list of processors or criteria, and the arguments go. In
+that list all keep the order in which generate applies them. Its warpers come behind the call's own processors, so one
+of them moves only if all before it do.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.fix.capture import REMOVED, Captured
+from perstep.experiments.fix.chain import first_warper
 from perstep.experiments.fix.observe import Seen
 from perstep.experiments.fix.offer import CRITERIA, PROCESSORS, Offer
 
 Vocabulary = tuple[Any, str]
 """The bytes of the tokens, and how the script names them."""
 
-BY_CLASS = "by its class: the same tokens"
+BY_CLASS = "by its class"
+WITHOUT_VOCABULARY = "no vocabulary: neither a tokenizer nor the bytes of the tokens are in sight of the call"
 
 _NEUTRAL: dict[str, tuple[str, Any]] = {
     "TemperatureLogitsWarper": ("temperature", 1.0),
@@ -31,42 +35,71 @@ _NEUTRAL: dict[str, tuple[str, Any]] = {
 }
 """A class that generate builds from a setting -> the setting, and the value with which it does not."""
 
-_WARPERS = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper")
-
 
 def for_settings(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Offer]:
-    """Drop-ins for what generate builds from its arguments."""
-    given, found = call.arguments[1], []
-
-    def settings(parts: Sequence[Any]) -> dict[str, Any] | None:
-        changes = dict(_NEUTRAL[type(part).__name__] for part in parts)
-        # A setting of the model's own generation config cannot be left out of the call.
-        return changes if all(value is not REMOVED or name in given for name, value in changes.items()) else None
-
-    processors = seen.built.get(PROCESSORS, [])
-    for kind, parts in ((PROCESSORS, processors), (CRITERIA, seen.built.get(CRITERIA, []))):
-        for part in parts:
-            name = type(part).__name__
-            if name in _NEUTRAL and name not in _WARPERS:
-                changes, made = settings([part]), exactly(part, vocabulary, call.names)
-                if changes and made:
-                    found.append(Offer(kind, None, (seen.name_of(part),), (made,), BY_CLASS, changes))
-    warpers = [part for part in processors if type(part).__name__ in _WARPERS]
-    last = processors[len(processors) - len(warpers) :]
-    if [id(one) for one in warpers] == [id(one) for one in last]:  # nothing else is among or behind them
-        made_all, changes = [_rewritten(part) for part in warpers], settings(warpers)
-        costly = any(type(part).__name__ != "TemperatureLogitsWarper" for part in warpers)
-        if changes and costly and all(made_all):
-            names = tuple(seen.name_of(part) for part in warpers)
-            pairs = tuple(one for one in made_all if one)
-            found.append(Offer(PROCESSORS, None, names, pairs, BY_CLASS.replace("its class", "their classes"), changes))
+    """Drop-ins for what generate builds from its arguments, by its classes; whether they do the same is to be shown."""
+    own = {id(part) for part in call.lists[PROCESSORS]}
+    built = [(place, part) for place, part in enumerate(seen.merged.get(PROCESSORS, [])) if id(part) not in own]
+    warpers_from = first_warper(call) if built else 0
+    found = []
+    for place, part in built:
+        if place < warpers_from and type(part).__name__ in _NEUTRAL:
+            found += _moved(call, seen, [(place, part)], PROCESSORS, vocabulary, first=True)
+    for part in seen.built.get(CRITERIA, []):
+        if type(part).__name__ in _NEUTRAL:
+            found += _moved(call, seen, [(0, part)], CRITERIA, vocabulary)
+    warpers = [(place, part) for place, part in built if place >= warpers_from]
+    movable = list(takewhile(lambda one: _drop_in(one[1], None, {}) is not None, warpers))
+    for _, part in warpers[len(movable) :]:
+        if type(part).__name__ in _NEUTRAL:
+            behind = type(warpers[len(movable)][1]).__name__
+            seen.reasons[seen.name_of(part)] = f"generate applies it behind {behind}, for which there is no drop-in"
+    if any(type(part).__name__ != "TemperatureLogitsWarper" for _, part in movable):
+        found += _moved(call, seen, movable, PROCESSORS, None)
     return found
 
 
-def _rewritten(part: Any) -> tuple[Any, str] | None:
+def _moved(
+    call: Captured,
+    seen: Seen,
+    parts: Sequence[tuple[int, Any]],
+    kind: str,
+    vocabulary: Vocabulary | None,
+    *,
+    first: bool = False,
+) -> list[Offer]:
+    """What generate builds from settings, in a list of the call's instead; where that cannot be the reason is kept."""
+    names = tuple(seen.name_of(part) for _, part in parts)
+    changes = dict(_NEUTRAL[type(part).__name__] for _, part in parts)
+    fixed = [name for name, value in changes.items() if value is REMOVED and name not in call.arguments[1]]
+    made = [_drop_in(part, vocabulary, call.names) for _, part in parts]
+    reason = f"{fixed[0]} is in the model's generation config, which the call cannot leave out" if fixed else ""
+    if not reason and not all(made):
+        reason = (
+            WITHOUT_VOCABULARY if vocabulary is None and kind == CRITERIA else "the drop-in does not do its settings"
+        )
+    reason = reason or next(filter(None, (_of_this_prompt(part) for _, part in parts)), "")
+    if reason:
+        seen.reasons |= dict.fromkeys(names, reason)
+        return []
+    evidence = BY_CLASS if len(parts) == 1 else BY_CLASS.replace("its class", "their classes")
+    places = tuple(place for place, _ in parts)
+    return [Offer(kind, None, names, tuple(one for one in made if one), evidence, changes, places, first)]
+
+
+def _of_this_prompt(part: Any) -> str:
+    """Why a line could not say what generate finds anew in each call, or empty."""
+    ignored = getattr(part, "prompt_ignore_length", None)
+    if ignored is not None and np.any(np.asarray(ignored)):
+        return "it leaves out the padding of this call's prompts, which a line could not know of the next call's"
+    return ""
+
+
+def _drop_in(part: Any, vocabulary: Vocabulary | None, names: Mapping[str, Any]) -> tuple[Any, str] | None:
+    """What takes the place of a part among what generate builds: a drop-in, or the part itself, written out."""
     if type(part).__name__ == "TemperatureLogitsWarper":
         return part, f"transformers.TemperatureLogitsWarper({part.temperature!r})"
-    return exactly(part, None, {})
+    return exactly(part, vocabulary, names)
 
 
 def exactly(part: Any, vocabulary: Vocabulary | None, names: Mapping[str, Any]) -> tuple[Any, str] | None:

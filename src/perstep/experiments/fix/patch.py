@@ -11,11 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perstep.experiments.fix.capture import REMOVED, Captured
-from perstep.experiments.fix.offer import LOOP, Code, Offer
+from perstep.experiments.fix.offer import LOOP, Code, Offer, around
 from perstep.experiments.fix.samples import Written
 from perstep.experiments.fix.text import Text, with_imports
 
 _INSTALLED = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class _Items:
+    """What comes before the items of a list, what follows them, and what stands at the place of some."""
+
+    first: list[str]
+    last: list[str]
+    replaced: dict[int, str] = field(default_factory=dict)
+
+    def all(self, written: list[str]) -> list[str]:
+        """The items of a list from now on, of which these are written."""
+        return [*self.first, *(self.replaced.get(index, one) for index, one in enumerate(written)), *self.last]
 
 
 @dataclass(frozen=True)
@@ -25,16 +38,16 @@ class Edit:
     call: Captured
     offers: list[Offer] = field(default_factory=list)
 
-    def lists(self) -> dict[str, tuple[dict[int, str], list[str]]]:
-        """Argument -> what stands at a place of its list from now on, and what follows at its end."""
-        made: dict[str, tuple[dict[int, str], list[str]]] = {}
+    def lists(self) -> dict[str, "_Items"]:
+        """Argument -> what changes in its list."""
+        kinds = dict.fromkeys(offer.kind for offer in self.offers if offer.kind != LOOP)
+        made = {}
+        for kind in kinds:
+            first, last = ([source for _, source in some] for some in around(self.offers, kind))
+            made[kind] = _Items(first, last)
         for offer in self.offers:
-            if offer.kind != LOOP:
-                replaced, added = made.setdefault(offer.kind, ({}, []))
-                if offer.index is None:
-                    added.append(offer.source)
-                else:
-                    replaced[offer.index] = offer.source
+            if offer.kind != LOOP and offer.index is not None:
+                made[offer.kind].replaced[offer.index] = offer.source
         return made
 
     def settings(self) -> dict[str, object]:
@@ -154,25 +167,25 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
     rest = text.of(starred[0]) if len(starred) == 1 and _is_plain(starred[0]) else ""
     change = _Change(text)
     inside: dict[str, str] = {}  # what has to change in **kwargs
-    for argument, (replaced, added) in edit.lists().items():
+    for argument, changed in edit.lists().items():
         count = len(edit.call.lists[argument])
         if argument in keywords:
             value = keywords[argument].value
             items = _items(value)
             if items is not None and len(items.elts) == count:
                 written = [text.of(one) for one in items.elts]
-                _change_items(text, items, replaced, added)
+                _change_items(text, items, changed)
             elif _is_plain(value):
                 written = [f"{text.of(value)}[{index}]" for index in range(count)]
-                text.replace(value, _list(written, replaced, added))
+                text.replace(value, _list(changed.all(written)))
             else:
                 return f"{argument} is put together elsewhere"
-            change.lines[argument] = f"{argument}={_list(written, replaced, added)}"
+            change.lines[argument] = f"{argument}={_list(changed.all(written))}"
         elif not count:
-            change.lines[argument] = f"{argument}={_list([], replaced, added)}"
+            change.lines[argument] = f"{argument}={_list(changed.all([]))}"
             text.add_argument(node, change.lines[argument])
         elif rest:
-            inside[argument] = _list([f"{rest}[{argument!r}][{index}]" for index in range(count)], replaced, added)
+            inside[argument] = _list(changed.all([f"{rest}[{argument!r}][{index}]" for index in range(count)]))
         else:
             return f"{argument} is put together elsewhere"
     for name, setting in edit.settings().items():
@@ -194,18 +207,21 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
     return change
 
 
-def _list(written: list[str], replaced: dict[int, str], added: list[str]) -> str:
-    items = [replaced.get(index, source) for index, source in enumerate(written)]
-    return f"[{', '.join([*items, *added])}]"
+def _list(items: list[str]) -> str:
+    return f"[{', '.join(items)}]"
 
 
-def _change_items(text: Text, items: ast.List, replaced: dict[int, str], added: list[str]) -> None:
-    for index, new in replaced.items():
-        text.replace(items.elts[index], new)
-    if added and items.elts:
-        text.after(items.elts[-1], f", {', '.join(added)}")
-    elif added:
-        text.replace(items, f"[{', '.join(added)}]")
+def _change_items(text: Text, items: ast.List, changed: _Items) -> None:
+    if not items.elts:
+        text.replace(items, _list(changed.all([])))
+        return
+    for index, node in enumerate(items.elts):
+        if index in changed.replaced:
+            text.replace(node, changed.replaced[index])
+    if changed.first:
+        text.before(items.elts[0], f"{', '.join(changed.first)}, ")
+    if changed.last:
+        text.after(items.elts[-1], f", {', '.join(changed.last)}")
 
 
 def _items(value: ast.expr) -> ast.List | None:
@@ -224,8 +240,9 @@ def _is_plain(value: ast.expr) -> bool:
 def _in_words(edit: Edit) -> list[str]:
     """What to write where the source cannot be changed from here: each drop-in under the name of what it replaces."""
     said = []
-    for argument, (replaced, added) in edit.lists().items():
-        for index, source in replaced.items():
+    for argument, changed in edit.lists().items():
+        said += [line for source in changed.first for line in (f"# {argument}, before all others:", source)]
+        for index, source in changed.replaced.items():
             said += [f"# {argument}[{index}], in place of {type(edit.call.lists[argument][index]).__name__}:", source]
-        said += [line for source in added for line in (f"# {argument}, at the end:", source)]
+        said += [line for source in changed.last for line in (f"# {argument}, at the end:", source)]
     return said + [f"{name}={'None' if value is REMOVED else repr(value)}," for name, value in edit.settings().items()]

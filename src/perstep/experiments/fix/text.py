@@ -31,6 +31,11 @@ class Text:
         """Put `new` where an expression stands."""
         self._changes.append((*self._span(node), new))
 
+    def before(self, node: ast.expr, new: str) -> None:
+        """Put `new` before an expression."""
+        start = self._span(node)[0]
+        self._changes.append((start, start, new))
+
     def after(self, node: ast.expr, new: str) -> None:
         """Put `new` behind an expression."""
         end = self._span(node)[1]
