@@ -43,6 +43,7 @@ class Seen:
         names: the part of the ledger that each is, by `id` (of the copy in `built`, of the original in the call).
         sampled: whether tokens were drawn.
         limit: of the text in tokens, by which generate stops; None without one.
+        reasons: why nothing takes the place of a part, by its name in the ledger.
     """
 
     steps: dict[str, list[Steps]]
@@ -50,6 +51,7 @@ class Seen:
     names: dict[int, str]
     sampled: bool
     limit: int | None
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def name_of(self, part: Any) -> str:
         """The part of the ledger that a processor or criterion is."""
