@@ -1,8 +1,9 @@
 """What could replace which part of a ledger, and how much that can win at most: `perstep.suggest`.
 
-The bound is the part itself: nothing that replaces it can win more than all of it. Names are all that a ledger has,
-so classes of transformers are recognised for certain and your own are not; `perstep fix` tries the drop-ins on what
-yours did in a recorded run.
+The bound of a decode step is the part itself: nothing that replaces it can win more than all of it, if what runs beside
+it costs what it did. What comes once a call, set-up above all, is not in a ledger of decode steps (`at_most` has both).
+Names are all that a ledger has, so classes of transformers are recognised for certain and your own are not; `perstep
+fix` tries the drop-ins on what yours did in a recorded run.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class Suggestion:
         certain: whether the part is known by its class to be what the drop-in replaces.
         share: of the step.
         most_ns: what replacing it can win of each step at most: all of it.
-        most_speedup: the step before over the step after, at most.
+        most_speedup: a step of this ledger before over the step after, at most; of a whole call more may come back,
+            where generate makes the part anew in each.
         note: what to know.
     """
 

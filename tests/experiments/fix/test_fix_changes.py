@@ -95,9 +95,11 @@ def test_set_up_that_costs_more_than_the_steps_win_makes_the_call_slower() -> No
 
 
 def test_without_steps_the_calls_are_what_they_are() -> None:
-    """One new token has no decode step; the rounds of older runs do not tell them apart."""
-    made = [msgspec.structs.replace(one, decode_ns=[], making_ns=[]) for one in rounds((10, 5), (0, 0), 1)]
-    for tokens, whole in ((1, 1), (8, 200)):
+    """One new token has no decode step; rounds of older runs do not tell them apart; none may have been seen."""
+    one_token = rounds((10, 5), (0, 0), 1)
+    older = [msgspec.structs.replace(one, decode_ns=[], making_ns=[]) for one in one_token]
+    unseen = [msgspec.structs.replace(one, making_ns=[]) for one in one_token]
+    for made, tokens, whole in ((older, 1, 1), (older, 8, 200), (unseen, 8, 200)):
         found = changes(conditions(), made, tokens, whole)
         assert (found.step, found.projected, found.making_ns) == (None, None, 0.0)
         assert found.call is not None
@@ -169,6 +171,22 @@ def test_a_bound_that_is_beaten_beside_itself_is_withdrawn_in_words(step: float,
     assert any(re.search(r"no bound: the change of .* goes beyond the 1\.25×", note) for note in table.notes) == (
         not kept
     )
+
+
+def test_what_is_printed_bounds_the_step_and_the_call() -> None:
+    """2 % of a step, and most of the call, since generate makes it anew: the larger bound stands beside both."""
+    row = Row(
+        parts=["stop/X"], drop_in="D()", tokens="the same", most_step_speedup=1.02, most_call_speedup=4.0,
+        result=Result(
+            drop_ins=["D()"], step=arm(-0.02, 0.01), call=arm(-0.7, 0.01), projected=None, making_ns=0.0,
+            new_tokens=8, rounds=20,
+        ),
+    )  # fmt: skip
+    for row_of_it, shown in ((row, "4.00×"), (msgspec.structs.replace(row, most_call_speedup=None), "–")):
+        (table,) = tables_of(
+            Site(site="a", model="", calls=1, refused="", step_ns=5.0, ledger_invalid="", rows=[row_of_it])
+        )
+        assert table.rows[0][3] == shown
 
 
 def test_derived_and_measured_changes_have_columns_of_their_own() -> None:

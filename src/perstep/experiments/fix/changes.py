@@ -55,7 +55,7 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
     calls = conditions["calls_per_block"]
     totals = [made.round.block_ns for made in rounds]
     steps = [made.decode_ns for made in rounds]
-    told_apart = tokens > 1 and all(steps)
+    told_apart = tokens > 1 and all(block and all(block) for block in steps)
     making = sorted(_making_ns(made, calls[FIXED]) for made in rounds)[len(rounds) // 2]
     step = None
     if told_apart:

@@ -90,7 +90,6 @@ def _try_loop(call: Captured, seen: Seen, made: list[tuple[Offer, Tried]]) -> No
     """Add `perstep.fast.decode` to what was tried: by itself, or where that is refused beside what gave the tokens."""
     offer = loop_offer()
     tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", refused=refusal(call, [offer]))
-    tried.by_generate = True
     held = [offer]
     if tried.refused:
         held = [*(other for other, beside in made if beside.tokens in RIGHT), offer]
