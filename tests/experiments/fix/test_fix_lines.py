@@ -114,7 +114,7 @@ def decided(monkeypatch: pytest.MonkeyPatch, verdicts: dict[tuple[int, ...], str
     """Trials are not timed but decided, by what they have; which there were, and beside what."""
     made: list[tuple[list[int], list[int]]] = []
 
-    def run(_self: Any, offers: dict[int, Offer], beside: dict[int, Offer], _budget_s: float) -> str:
+    def run(_self: Any, offers: dict[int, Offer], beside: dict[int, Offer], _budget_s: float, **_: Any) -> str:
         made.append((list(offers), list(beside)))
         return verdicts.get(tuple(offers), "faster")
 
@@ -165,12 +165,18 @@ def test_each_is_timed_beside_those_that_were_faster_before_it(monkeypatch: pyte
     assert written(site) == ["DropIn(0)", "DropIn(2)"]
 
 
-def test_lines_that_are_not_faster_together_are_not_written_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first was faster than the call as it is; of the others that is not known without it."""
-    made = decided(monkeypatch, {(0, 1, 2): "not resolved"})
+@pytest.mark.parametrize(
+    ("together", "kept"),
+    [("faster", 3), ("not resolved", 3), ("", 3), ("slower", 1), ("same (within ±1 %)", 1)],
+)
+def test_lines_that_win_nothing_together_are_not_written_together(
+    monkeypatch: pytest.MonkeyPatch, together: str, kept: int
+) -> None:
+    """Each was faster beside those before it; where all are not, only the first has been faster than the call."""
+    made = decided(monkeypatch, {(0, 1, 2): together})
     site, _ = tried(captured())
     assert made[-1] == ([0, 1, 2], [])
-    assert written(site) == ["DropIn(0)"]
+    assert written(site) == [f"DropIn({n})" for n in range(kept)]
 
 
 def test_where_none_is_faster_all_are_timed_together_and_none_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,21 +188,22 @@ def _timed(
     ends_ns = trials.now() + budget_s * 1e9
     chosen: dict[int, Offer] = {}
 
-    def run(held: dict[int, Offer], beside: dict[int, Offer], what: str) -> bool:
+    def run(held: dict[int, Offer], beside: dict[int, Offer], what: str) -> str:
         say(1 - left / trials.shown, f"{call.site}: {what}")
-        share_s = max(ends_ns - trials.now(), 0) / 1e9 / left
-        return trials.run(held, beside, share_s) == Verdict.FASTER
+        rest_s = max(ends_ns - trials.now(), 0) / 1e9
+        # Better one verdict than several trials that all end a round before theirs.
+        return trials.run(held, beside, max(rest_s / left, min(trials.verdict_s, rest_s)), sampled=sampled)
 
     for place in sorted(worth, key=lambda place: made[place][1].leans):
-        offer = made[place][0]
-        if not _right(call, [*chosen.values(), offer], sampled=sampled):
-            if not made[place][1].leans:  # one that leans works beside other lines, and they are not among these
+        offer, leans = made[place][0], made[place][1].leans
+        if (chosen or leans) and not _right(call, [*chosen.values(), offer], sampled=sampled):
+            if not leans:  # one that leans works beside other lines, and they are not among these
                 keep(Clash(site=call.site, offer=place, beside=list(chosen)))
-        elif run({place: offer}, chosen, ", ".join(offer.parts)):
+        elif run({place: offer}, chosen, ", ".join(offer.parts)) == Verdict.FASTER:
             chosen[place] = offer
         left -= 1
     if len(chosen) == 1 or not several:
         return list(chosen)
-    if run(chosen or {place: made[place][0] for place in worth}, {}, "all together") or not chosen:
-        return list(chosen)
-    return list(chosen)[:1]  # the first was timed against the call as it is, and was faster
+    verdict = run(chosen or {place: made[place][0] for place in worth}, {}, "all together")
+    # Each was faster beside those before it, so all of them are, unless these rounds say otherwise.
+    return list(chosen)[:1] if verdict.startswith((Verdict.SLOWER, Verdict.SAME)) else list(chosen)

@@ -141,7 +141,10 @@ def _all_lines(site: Site) -> list[str]:
     """What all lines won together, and how that is known; what was tried together besides."""
     said = []
     if site.together is not None:
-        said.append(f"All lines together: {_in_words(site.together, site)}.")
+        each = ""
+        if len(site.together.drop_ins) > 1 and site.together.whole.verdict != "faster":
+            each = "; each of them was faster beside those before it"
+        said.append(f"All lines together: {_in_words(site.together, site)}{each}.")
     elif any(row.unproven for row in site.rows):
         said.append("No drop-in was faster beyond doubt, so nothing is to be written.")
     if site.set_aside is not None:

@@ -25,6 +25,9 @@ from perstep.targets.transformers.words import DECODE, PLAIN
 _CALLS = 160
 """The budget is for so many timed calls: forty rounds of four. Twenty rounds make a verdict."""
 
+_VERDICT_CALLS = 90
+"""Twenty rounds of four calls, and what is needed before them."""
+
 _LEAST_TOKENS = 8
 _LEAST_CALLS = 12  # three rounds; a smaller budget would end before there is anything to see
 _LONG_NS = 20_000_000
@@ -104,6 +107,7 @@ class Trials:
     Attributes:
         all_tokens: new tokens of the call.
         now: reads the clock.
+        verdict_s: what the shortest trial takes that can have a verdict.
         shown: how many trials are shown together; their intervals hold together (Bonferroni).
 
     Args:
@@ -125,33 +129,36 @@ class Trials:
         self._decode_s = decode_ns(self._recorder) / 1e9
         self._prompt = int(call.again(**_limited(1)).shape[1]) - 1
         self.all_tokens = max(int(made.shape[1]) - self._prompt, 1)
+        self.verdict_s = _VERDICT_CALLS * self._call_s(min(_LEAST_TOKENS, self.all_tokens))
         self.shown = 1
 
-    def run(self, tried: dict[int, Offer], beside: dict[int, Offer], budget_s: float) -> str:
+    def run(self, tried: dict[int, Offer], beside: dict[int, Offer], budget_s: float, *, sampled: bool) -> str:
         """Time offers together against the call without them; the verdict on the whole call, empty where there is none.
 
         Args:
             tried: what to time, by its place in `Offered.tried`.
             beside: what both arms have, likewise.
             budget_s: seconds after which no new round begins.
+            sampled: tokens are drawn, so that the arms may end at different ones.
         """
         held = [self._as_written(offer) for offer in beside.values()]
         new = [self._as_written(offer) for offer in tried.values()]
         lines = [part for offer in new for part, _ in offer.made if isinstance(part, Line)]
-        tokens = self._tokens([held, held + new], budget_s / _CALLS)
+        tokens = self._tokens([held, held + new] if sampled else [], budget_s / _CALLS)
         log: list[tuple[int, int]] = []
         arms = {
             REFERENCE: CallArm(REFERENCE, self._ready(held, tokens), self._clock, self._recorder, log),
             FIXED: CallArm(FIXED, self._ready(held + new, tokens), self._clock, self._recorder, log, lines),
         }
         effort = Effort(precision=_PRECISION, budget_s=max(budget_s, _LEAST_CALLS * self._call_s(tokens), 1e-9))
+        ready_by = replace(effort, budget_s=effort.budget_s / 8)  # one round is warm-up enough where calls are long
         kept: list[Round] = []
         site = self._call.site
         try:
             with collector_off(), self._instrument:
                 session = CompareSession(
                     arms,
-                    effort,
+                    ready_by,
                     seed=0,
                     clock=self._clock,
                     progress=lambda _share, _what: None,
@@ -209,7 +216,7 @@ class Trials:
         return self._seconds - self._decode_s * left_out
 
     def _tokens(self, arms: list[list[Offer]], call_s: float) -> int:
-        """New tokens of the timed calls: as many as both arms make, and no more than a call of about `call_s` has."""
+        """New tokens of the timed calls: as many as each arm makes, and no more than a call of about `call_s` has."""
         once_s, step_s = self._seconds - self._decode_s, self._decode_s / max(self.all_tokens - 1, 1)
         wanted = min(self.all_tokens, max(_LEAST_TOKENS, int((call_s - once_s) / max(step_s, 1e-9)) + 1))
         for offers in arms:
