@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types floors docs check-docs unit nightly bench clean
+.PHONY: help env demo test lint types floors docs check-docs unit nightly busy bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,10 +57,14 @@ check-docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist worksteal --durations=25
 
-nightly: $(VENV)/.dev  ## run the long matrices and torture tests as well
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+nightly: $(VENV)/.dev  ## run the long matrices as well, and let Hypothesis search at random
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25 --hypothesis-profile=random
+
+busy: $(VENV)/.dev  ## run the tests three times beside 6 busy processes, those of real clocks beside 20
+	$(BIN)/python tests/busy.py 6 --times 3 -- -m "not nightly" -n $(WORKERS) --dist worksteal
+	$(BIN)/python tests/busy.py 20 -- -m "real_clock and not nightly"
 
 bench: $(VENV)/.dev  ## run the benchmarks on a quiet machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/run.py

@@ -24,6 +24,7 @@ BENCHMARKS = [
     ["validity.py", "--date", TODAY],
     ["statistics.py", "--date", TODAY],
     ["real_clock.py", "--date", TODAY],
+    ["aa.py", "--date", TODAY],
 ]
 
 

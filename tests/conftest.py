@@ -12,15 +12,38 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from perstep.measure import FakeClock
+from perstep.measure import FakeClock, HostClock
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
 
-# No test asserts a time: a busy machine must not fail one. What else Hypothesis sets where CI is set stays.
-settings.register_profile("perstep", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("perstep")
+# `repeatable` draws the same examples on every machine, so that a fresh clone fails only where the code is wrong for
+# everybody; `random` (make nightly, `--hypothesis-profile=random`) searches, and keeps in its database what it found.
+# No test asserts a time: a busy machine must not fail one. All is said here: in CI Hypothesis has other defaults.
+_ANY_SPEED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, **_ANY_SPEED)
+settings.register_profile(
+    "random",
+    derandomize=False,
+    database=DirectoryBasedExampleDatabase(Path(__file__).parents[1] / ".hypothesis" / "examples"),
+    **_ANY_SPEED,
+)
+settings.load_profile("repeatable")
+
+# Hypothesis also draws constants that stand in the modules imported so far. Which these are depends on the tests that
+# ran before in the same process, and on the name of the folder: only the random search may use them.
+_constants_of_imported_modules = providers._get_local_constants
+
+
+def _local_constants() -> Constants:
+    return Constants() if settings.default.derandomize else _constants_of_imported_modules()
+
+
+providers._get_local_constants = _local_constants
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -90,6 +113,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     place = tmp_path / "cwd"
     place.mkdir()
     monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command may put its current folder there
 
     def call(*tokens: object) -> Said:
         capsys.readouterr()
@@ -98,6 +122,20 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return Said(code, captured.out, captured.err)
 
     return call
+
+
+def _unmarked() -> int:
+    raise AssertionError(
+        "this test reads the host's clock: give it a FakeClock, or the marker real_clock and only assertions that "
+        "hold on a machine however busy"
+    )
+
+
+@pytest.fixture(autouse=True)
+def host_clock_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a test with the marker `real_clock` may read the host's clock."""
+    if request.node.get_closest_marker("real_clock") is None:
+        monkeypatch.setattr(HostClock, "now", staticmethod(_unmarked))
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +153,7 @@ def process(environment: dict[str, str]) -> Cli:
 
     def call(*tokens: object, cwd: Path, **options: Any) -> Said:
         command = [sys.executable, "-m", "perstep", *(str(token) for token in tokens)]
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **options)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, **options)
         return Said(done.returncode, done.stdout, done.stderr)
 
     return call

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perstep.automata import FORMATS, Dfa, Vocabulary, compile, json_schema  # noqa: A004
-from perstep.automata.schema.keywords import ABOUT, TYPES, conjunction, same_value
+from perstep.automata.schema.keywords import TYPES, conjunction, same_value
 from perstep.errors import InputError
 
 Schema = dict[str, Any]
+
+METASCHEMA = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
 
 PATTERNS = ["^[a-c]+$", "b", "^a", "é$", r"^\d{2,3}$", '"', "^$", "a|^b$", r"\\"]
 texts = st.text(st.sampled_from('ab1é"\\/\n\x01\x7f😀c '), max_size=5)
@@ -471,7 +474,11 @@ def test_one_of_only_where_branches_exclude_each_other(branches: list[Schema], e
         ({"enum": {}}, "enum must be a list"),
         ({"anyOf": []}, "anyOf must be a list of at least one"),
         ({"allOf": {}}, "allOf must be a list"),
-        ({"enum": [float("nan")]}, "no JSON value"),
+        ({"enum": [float("nan")]}, "not JSON: Out of range float"),
+        ('{"maximum": 1e999}', "not JSON: Out of range float"),
+        ({"enum": [object()]}, "not JSON: Object of type object"),
+        ("1" * 5_000, "not JSON: Exceeds the limit"),
+        ({"anyOf": [True], "$ref": "#/anyOf/" + "9" * 5_000}, "points to nothing"),
         ({"const": "\ud800"}, "no JSON value"),
         ({"enum": [{"a": 1}], "properties": {"a": True}}, "stands alone"),
         ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "two different 'pattern' meet"),
@@ -512,6 +519,7 @@ def test_an_enum_is_filtered_by_what_stands_beside_it() -> None:
         ({"minimum": 2, "pattern": "c"}, ["ccc", 2.5, 40, None, True]),
         ({"multipleOf": 2, "type": "number"}, [40]),
         ({"minimum": 2.5, "type": "number"}, [2.5, 40]),
+        ({"multipleOf": 0.5, "type": "number"}, [1, 2.5, 40]),
         ({"maximum": 40, "type": "number"}, [1, 2.5, 40]),
         ({"const": 40}, [40]),
         ({"exclusiveMinimum": 1, "exclusiveMaximum": 40}, ["a", "bb", "ccc", 2.5, None, True]),
@@ -633,10 +641,58 @@ def test_ten_thousand_samples_under_a_mask(tekken: Vocabulary, conjugation: Sche
             validator.validate(json.loads(vocabulary.spell(out).decode()))
 
 
-OTHERS = ["type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "not"]
-KEYWORDS = [*(name for names in ABOUT.values() for name in names), *OTHERS]
+KEYWORDS = [
+    *("type", "enum", "const", "properties", "required", "additionalProperties", "minProperties", "maxProperties"),
+    *("items", "prefixItems", "minItems", "maxItems", "uniqueItems", "allOf", "anyOf", "oneOf", "$ref"),
+    *("minLength", "maxLength", "pattern", "format"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+]
+JSON_VALUES: list[Any] = [
+    *(None, True, False, -1, 0, 2, 2.5, "x", "null", [], [3], [[]], [{}], ["null"], ["x", "x"], ["null", "null"]),
+    *({}, {"a": 3}, {"a": []}),
+]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+@pytest.mark.parametrize("place", ["#", "#/properties/a", "#/anyOf/0", "#/allOf/1"])
+def test_a_keyword_of_another_form_is_refused_by_name(name: str, place: str) -> None:
+    """What the metaschema of JSON Schema refuses is one line that names the place and the keyword, in any place."""
+    refused = [value for value in JSON_VALUES if not METASCHEMA.is_valid({name: value})]
+    assert bool(refused) == (name != "const")
+    for value in refused:
+        schema = {name: value}
+        nested = {
+            "#": schema,
+            "#/properties/a": {"properties": {"a": schema}},
+            "#/anyOf/0": {"anyOf": [schema, {"type": "null"}]},
+            "#/allOf/1": {"allOf": [{"title": "first"}, schema]},
+        }[place]
+        with pytest.raises(InputError) as caught:
+            json_schema(nested, max_depth=1)
+        message = str(caught.value)
+        assert message.startswith("#"), (value, message)
+        assert name in message, (value, message)
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "maxItems"]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_that_no_double_holds_is_refused_by_name(name: str, sign: int) -> None:
+    """Readers of JSON hold numbers in doubles; the last double has no next one, so it is refused too."""
+    for value in (sign * 10**400, sign * sys.float_info.max):
+        with pytest.raises(InputError, match=f"#: {name} must be"):
+            json_schema({name: value})
+
+
 junk = st.recursive(
-    st.one_of(scalars, st.floats(), st.sampled_from(["#", "#/a", *TYPES])),
+    st.one_of(
+        scalars,
+        st.floats(),
+        st.integers(),
+        st.sampled_from(["#", "#/a", "\ud800", *TYPES, *PATTERNS, 10**400, 1e-300, 1e300]),
+    ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(st.one_of(st.text(max_size=2), st.sampled_from(KEYWORDS)), inner, max_size=4),
@@ -645,8 +701,24 @@ junk = st.recursive(
 )
 
 
-@given(junk, st.sampled_from([None, 0, 2]))
-@settings(max_examples=500, deadline=None)
+@st.composite
+def misformed(draw: st.DrawFn) -> Any:
+    """A schema each of whose keywords holds what belongs there, or any JSON value; subschemas too."""
+    inner = st.one_of(st.booleans(), misformed())
+    right: dict[str, st.SearchStrategy[Any]] = {
+        "type": st.one_of(st.sampled_from(TYPES), st.lists(st.sampled_from(TYPES), max_size=2)),
+        "properties": st.dictionaries(keys, inner, max_size=2),
+        "required": st.lists(keys, max_size=2),
+        **dict.fromkeys(["prefixItems", "allOf", "anyOf", "oneOf"], st.lists(inner, max_size=2)),
+        **dict.fromkeys(["items", "additionalProperties"], inner),
+        **dict.fromkeys(["enum"], st.lists(junk, max_size=3)),
+    }
+    names = draw(st.lists(st.sampled_from(KEYWORDS), max_size=4, unique=True))
+    return {name: draw(right[name] if name in right and draw(st.integers(0, 3)) else junk) for name in names}
+
+
+@given(st.one_of(junk, misformed()), st.sampled_from([None, 0, 2]))
+@settings(max_examples=500)
 def test_nonsense_is_an_error_of_one_line_or_a_schema(schema: Any, max_depth: int | None) -> None:
     """Whatever stands in a schema: an automaton, or one line that says what was wrong; never another exception."""
     message = ""

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +68,7 @@ def test_a_check_that_fails_or_would_begin_too_late_is_named(script: ModuleType)
     assert found["three"] == {"status": "left out: no time", "seconds": 0.0}
 
 
+@pytest.mark.real_clock
 def test_every_check_runs_on_a_tiny_model(script: ModuleType, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the host alone; what it finds is plain values."""
     from perstep.targets.transformers import instrument
@@ -86,8 +88,12 @@ def test_every_check_runs_on_a_tiny_model(script: ModuleType, small: Any, monkey
     assert found["ledger_modules"]["facts"]["decode"]["parts"]["mlp"]["ns_total"] > 0
 
 
-def test_the_drop_ins_are_checked_on_the_host_as_well(script: ModuleType, small: Any) -> None:
+@pytest.mark.real_clock
+def test_the_drop_ins_are_checked_on_the_host_as_well(
+    script: ModuleType, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the alarm and without a graph, which only a GPU has; the tokens are those of generate all the same."""
+    monkeypatch.setattr("perstep.experiments.compare.call_alarm", lambda _seconds: nullcontext())
     names = ["drop_ins", "drop_ins_overhead", "drop_ins_captured"]
     found = script.run_checks(names, small)
     assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]

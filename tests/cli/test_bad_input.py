@@ -257,7 +257,7 @@ def test_an_out_that_is_not_empty(cli: Cli, tiny_llama: Path, run_folder: Path) 
     assert tree(run_folder) == before
 
 
-def test_a_resume_with_other_options(cli: Cli, tiny_llama: Path, run_folder: Path) -> None:
+def test_a_resume_with_other_options(cli: Cli, tiny_llama: Path, run_folder: Path, fake_time: FakeClock) -> None:
     """The option is named; nothing in the run changes."""
     before = tree(run_folder)
     same = [

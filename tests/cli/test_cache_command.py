@@ -32,6 +32,7 @@ def test_bad_input_is_one_line(cli: Cli, tiny_llama: Path, options: list[str], w
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.real_clock
 def test_a_run_is_shown_and_reported_again(cli: Cli, tiny_llama: Path) -> None:
     """Three tables; too few points for a fit say so; the same from the samples alone."""
     said = cli("cache", "-m", tiny_llama, "--backend", "numpy", "-c", "2-16*2", "--rounds", "2", "-q", "--out", "run")

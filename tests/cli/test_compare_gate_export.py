@@ -117,6 +117,7 @@ def test_a_damaged_run_is_exit_2(runs: Cli) -> None:
         assert "samples.jsonl line 4 is damaged" in said.err
 
 
+@pytest.mark.real_clock
 def test_compare_live_hands_on_to_the_live_comparison(cli: Cli) -> None:
     """With every option of a measurement; two equal commands have a run of their own."""
     said = cli("compare", "--live", "true", "true", "--rounds", 2, "-q", "--out", "live", "-o", "json")
@@ -126,16 +127,16 @@ def test_compare_live_hands_on_to_the_live_comparison(cli: Cli) -> None:
     assert cli("compare", "--live", "true").code == 2
 
 
+@pytest.mark.real_clock
 @pytest.mark.parametrize("kind", ["command", "callable", "worker", "later"])
-def test_an_arm_that_never_returns_is_named(kind: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_that_never_returns_is_named(kind: str, cli: Cli) -> None:
     """After twice the budget and a second, in whatever call; the alarm is put back and no worker stays behind."""
     Path("hangs_for_test.py").write_text(
-        "import time\nbegan = time.monotonic()\ndef quick(): pass\ndef hang(): time.sleep(5)\n"
+        "import time\nbegan = time.monotonic()\ndef quick(): pass\ndef hang(): time.sleep(600)\n"
         "def later():\n    if time.monotonic() - began > 0.1: hang()\n"
     )
-    monkeypatch.syspath_prepend(str(Path.cwd()))
     arms = {
-        "command": ["true", "sleep 5"],
+        "command": ["true", "sleep 600"],
         "callable": ["hangs_for_test:quick", "hangs_for_test:hang"],
         "later": ["hangs_for_test:quick", "hangs_for_test:later"],
         "worker": ["--python", sys.executable, "--python", sys.executable, "hangs_for_test.py:hang"],
@@ -195,18 +196,18 @@ def test_gate_refuses_bad_limits_and_parts(runs: Cli) -> None:
 
 
 def test_a_run_is_saved_and_compared_by_name(cli: Cli, tiny_llama: Path, fake_time: FakeClock) -> None:
-    """`--save-baseline`, `--baseline`, and the name wherever a run is read."""
-    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "--rounds", 20, "-q"]
-    saved = cli(*measure, "--save-baseline", "before")
+    """`--save-baseline`, `--baseline`, and the name wherever a run is read; in fake time, runs of other lengths differ."""
+    measure = ["ledger", "--backend", "numpy", "-m", tiny_llama, "-p", 8, "-n", 4, "-q", "--rounds"]
+    saved = cli(*measure, 20, "--save-baseline", "before")
     assert saved.code == 0
     assert (Path(".perstep/baselines/before") / "samples.jsonl").is_file()
-    again = cli(*measure, "--baseline", "before")
+    again = cli(*measure, 21, "--baseline", "before")
     assert again.code == 0
     assert "decode: before → 0002-ledger" in again.out
     assert "decode: tiny, batch 1" in again.out
-    both = json.loads(cli(*measure, "--baseline", "before", "-o", "json").out)
+    both = json.loads(cli(*measure, 22, "--baseline", "before", "-o", "json").out)
     assert both["comparison"]["new"]["name"] == "0003-ledger"
-    assert both["results"]["decode"]["rounds"] == 20
+    assert both["results"]["decode"]["rounds"] == 22
     assert cli("show", "before").code == 0
     assert cli("compare", "before", 2).code == 0
     assert cli("gate", "before", 2).code == 0

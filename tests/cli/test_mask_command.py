@@ -30,7 +30,7 @@ def _object(**field: Any) -> dict[str, Any]:
     ],
 )
 def test_schemas_that_cannot_be_measured(cli: Any, tmp_path: Path, schema: Any, said: str) -> None:
-    """The schema's fault is named before any engine is built."""
+    """The fault is named in one line, and nothing is written."""
     path = tmp_path / "schema.json"
     path.write_text(schema if isinstance(schema, str) else json.dumps(schema))
     done = cli("mask", "--schema", path, "--vocab", "mini", "--engine", "table", "--rounds", 1)

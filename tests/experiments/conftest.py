@@ -2,9 +2,27 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock
+
+
+@pytest.fixture(scope="session")
+def calm() -> Noise:
+    """A round in which nothing happened, whatever happens on this machine."""
+    probe = NoiseProbe()
+    probe.start()
+    own = {"waited_ns": 0, "thread_involuntary_switches": 0, "involuntary_switches": 0, "gc_full_collections": 0}
+    others = {"major_faults": 0, "steal_jiffies": 0, "busy_jiffies": 0, "throttled_periods": 0}
+    return msgspec.structs.replace(probe.stop(), **own, **others)
+
+
+@pytest.fixture(scope="session")
+def taken(calm: Noise) -> Noise:
+    """A round of 100 ms, for 6 of which the thread was ready and another one ran."""
+    return msgspec.structs.replace(calm, wall_ns=100_000_000, waited_ns=6_000_000)
 
 
 @pytest.fixture

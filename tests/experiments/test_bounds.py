@@ -1,14 +1,27 @@
 """Bounds from measured ceilings: which level a set takes, and what parts of transformers models hold of theory's."""
 
 import json
+import re
+from dataclasses import replace
 from math import ceil
 
+import msgspec
+import numpy as np
 import pytest
 
 from perstep.data import mini_path
-from perstep.experiments.bounds import backend_for, config_of, ladder_for, rates_from, shape_of
-from perstep.experiments.ledger_bounds import FUSED, bounds_of, step_costs
-from perstep.machine import LadderFigures
+from perstep.experiments.bounds import (
+    EXCEEDED,
+    backend_for,
+    config_of,
+    ladder_for,
+    rates_between,
+    rates_from,
+    shape_of,
+)
+from perstep.experiments.ledger_bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
+from perstep.machine import LadderCeilings, LadderFigures
+from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.runs import Manifest
 from perstep.targets import open_model
 from perstep.theory import PARTS, REFERENCE, ModelShape, decode, prefill, step_bound, step_cost
@@ -21,13 +34,7 @@ FIGURES = LadderFigures(
     special_g_s=2.0,
     rounds=3,
 )
-ROUND = {
-    **{f"read.{size}@1 m": value for size, value in FIGURES.read_gb_s.items()},
-    **{f"call.{size}@1 m": value for size, value in FIGURES.call_ns.items()},
-    "gemm@1 m": 100.0,
-    "vector@1 m": 5.0,
-    "special@1 m": 2.0,
-}
+CEILINGS = LadderCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
 
 
 def mini_config() -> dict[str, object]:
@@ -51,9 +58,21 @@ def test_a_set_takes_the_figure_of_the_nearest_size() -> None:
     assert [rates.level_for(size).bytes_per_s for size in (1, 512_000, 512_001, 1_000_001, 2_000_001, 10**12)] == [
         60e9, 60e9, 40e9, 40e9, 20e9, 20e9,
     ]  # fmt: skip
+    assert {level.call_ns for each in rates_between(CEILINGS, "float32") for level in each.levels} == {None}  # hot
     assert [rates.level_for(size).call_ns for size in (262_144, 262_145, 600_000)] == [600.0, 1000.0, 1000.0]
     assert rates.level_for(10**12).call_ns is None
     assert (rates.dispatch_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
+
+
+def test_however_badly_products_were_timed_a_matrix_vector_product_is_bound_by_bandwidth() -> None:
+    """A machine that reads 60 GB/s in such products does 30 GFLOP/s, whatever a disturbed product of matrices says."""
+    disturbed = replace(FIGURES, gemm_gflop_s=4.0)
+    best, typical = rates_between(replace(CEILINGS, typical=disturbed, best=disturbed), "float32")
+    assert best.peak_flops == typical.peak_flops == {"float32": 30e9}
+    assert rates_between(CEILINGS, "float32")[0].peak_flops == {"float32": 100e9}
+    shape = ModelShape.from_config(mini_config())
+    for head in (step_bound(step_cost(shape, decode(64)), each).parts["lm_head"] for each in (best, typical)):
+        assert head.binds.startswith("bandwidth@")
 
 
 def test_bandwidth_is_measured_at_the_footprints_themselves() -> None:
@@ -83,37 +102,117 @@ def ledger_manifest(backend: str = "reference") -> Manifest:
     )
 
 
+def ledgers(slowness: float = 10.0, **parts: float) -> dict[str, Ledger]:
+    """Decode and prefill of mini, each part so many times as slow as its bound, or as told, in 1,000 ns steps."""
+    rates, _ = rates_between(CEILINGS, "float32")
+    costs = step_costs(ledger_manifest().conditions["bounds"], prompt_tokens=20, new_tokens=10, batch=1)
+    made = {}
+    for kind, steps in costs.items():
+        bounds = [step_bound(cost, rates).parts for cost in steps]
+        mean = {name: sum(each[name].bound_ns for each in bounds) / len(bounds) for name in bounds[0]}
+        ns = {name: np.full((6, 2, 3), round(mean.get(name, 500.0) * parts.get(name.replace(".", "_"), slowness)))
+              for name in [*mean, "stop"]}  # fmt: skip
+        residual = np.full((6, 2, 3), 100)
+        step = sum(ns.values(), start=residual)
+        made[kind] = build_ledger(kind, LedgerSamples(step, step, ns, residual, dict.fromkeys(ns, 1.0)), mark_ns=0.0)
+    return made
+
+
 def test_each_part_has_the_bound_of_its_name() -> None:
     """The mean over the contexts of the trace; what has no formula has none, and the step is their sum."""
-    parts = {"decode": [*PARTS, "stop"], "prefill": list(PARTS)}
-    found, figures = bounds_of(ledger_manifest(), [ROUND, {}, ROUND], parts)
-    assert figures is not None
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers())
     assert "stop" not in found["decode"].parts
     assert "attn.mask.build" not in found["decode"].parts
-    assert sum(part.bound_ns for part in found["decode"].parts.values()) == pytest.approx(found["decode"].step_ns)
-    shape, rates = ModelShape.from_config(mini_config()), rates_from(figures, "float32")
+    held = [part.bound_ns or 0.0 for part in found["decode"].parts.values()]
+    assert sum(held) == pytest.approx(found["decode"].step_ns)
+    shape, (rates, _) = ModelShape.from_config(mini_config()), rates_between(CEILINGS, "float32")
     expected = step_bound(step_cost(shape, prefill(20), backend=REFERENCE), rates)
     assert found["prefill"].parts["mlp"].bound_ns == pytest.approx(expected.parts["mlp"].bound_ns)
     assert found["prefill"].parts["mlp"].binds == expected.parts["mlp"].binds
+    assert found["decode"].withdrawn == []
+
+
+def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> None:
+    """Twice as fast in the best round: half the time, and 100 % more at the medians."""
+    best = LadderFigures(
+        {size: 2 * value for size, value in FIGURES.read_gb_s.items()},
+        {size: value / 2 for size, value in FIGURES.call_ns.items()},
+        200.0, 10.0, 4.0, 3,
+    )  # fmt: skip
+    found = bounds_of(ledger_manifest(), replace(CEILINGS, best=best), ledgers())["decode"]
+    assert found.interval == pytest.approx(1.0)
+    for part in found.parts.values():
+        assert part.bound_ns == pytest.approx((part.typical_ns or 0) / 2)
+    assert columns_of({"decode": found})["decode"].notes == [
+        "Bounds are of the best round of each ceiling; at their medians up to 100.0 % more."
+    ]
+
+
+def withdrawn(found: LedgerBounds, reason: str) -> set[str]:
+    """Parts whose bound is gone; nothing of it may be left."""
+    gone = {name: part for name, part in found.parts.items() if part.withdrawn}
+    assert all((p.bound_ns, p.typical_ns, p.binds, p.withdrawn) == (None, None, "", reason) for p in gone.values())
+    return set(gone)
+
+
+@pytest.mark.parametrize(
+    ("part", "binds"), [("attn.rope", "dispatch"), ("kv.append", "dispatch"), ("mlp", "bandwidth@")]
+)
+def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) -> None:
+    """A call is the mean of four, and data may be nearer than thought: that says nothing of others."""
+    every = bounds_of(ledger_manifest(), CEILINGS, ledgers())["decode"]
+    assert every.parts[part].binds.startswith(binds)
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(**{part.replace(".", "_"): 0.9}))["decode"]
+    assert withdrawn(found, BEATEN) == {part}
+    assert found.step_ns == pytest.approx((every.step_ns or 0) - (every.parts[part].bound_ns or 0))
+    columns = columns_of({"decode": found})["decode"]
+    assert (columns.parts_ns[part], columns.binds[part]) == (None, "faster than its bound; not judged")
+    assert columns.notes[1] == f"Faster than the bound, with data nearer or calls cheaper than was thought: {part}."
+
+
+def test_a_part_that_is_faster_than_the_ceilings_withdraws_them() -> None:
+    """The head reads its 256 KiB in half of the time that takes at best: no part has a bound, nor has the step."""
+    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(lm_head=0.1))["decode"]
+    assert withdrawn(found, EXCEEDED) == set(found.parts) > {"mlp", "norm"}
+    assert found.step_ns is None
+    [sentence] = found.withdrawn
+    assert re.fullmatch(
+        r"Bounds: ceilings exceeded; not judged: lm_head took [\d.]+ µs of at least 4\.37 µs\.", sentence
+    ), sentence  # 512 x 128 numbers of 4 bytes at 60 GB/s
+    columns = columns_of({"decode": found})["decode"]
+    assert (set(columns.parts_ns.values()), columns.notes) == ({None}, [sentence])
+
+
+def test_a_step_that_is_faster_than_its_bounds_together_withdraws_the_ceilings() -> None:
+    """As gpt2's, at 0.56 of the least time it could take: no bound is left beside it."""
+    fast = {kind: msgspec.structs.replace(each, plain_step_ns=1000.0) for kind, each in ledgers().items()}
+    found = bounds_of(ledger_manifest(), CEILINGS, fast)["decode"]
+    assert found.step_ns is None
+    assert withdrawn(found, EXCEEDED) == set(found.parts)
+    assert found.withdrawn[0].startswith("Bounds: ceilings exceeded; not judged: the step took 1.00 µs of at least ")
 
 
 def test_parts_of_transformers_models_hold_several_of_theory() -> None:
     """Scores to weighted sum are one part there; together they hold every part of the forward once."""
-    parts = {"decode": ["embed", "norm", "attn", "attn.rope", "kv.append", "attn.core", "mlp", "lm_head", "sample"]}
-    found, _ = bounds_of(ledger_manifest("transformers"), [ROUND], parts)
-    assert sum(part.bound_ns for part in found["decode"].parts.values()) == pytest.approx(found["decode"].step_ns)
-    whole, _ = bounds_of(ledger_manifest("transformers"), [ROUND], {"decode": ["forward", "sample"]})
-    assert sum(part.bound_ns for part in whole["decode"].parts.values()) == pytest.approx(whole["decode"].step_ns)
+    one = ledgers()["decode"]
+
+    def of(*names: str) -> dict[str, Ledger]:
+        return {"decode": msgspec.structs.replace(one, parts=dict.fromkeys(names, one.parts["mlp"]))}
+
+    parts = ("embed", "norm", "attn", "attn.rope", "kv.append", "attn.core", "mlp", "lm_head", "sample")
+    for names in (parts, ("forward", "sample")):
+        found = bounds_of(ledger_manifest("transformers"), CEILINGS, of(*names))["decode"]
+        assert sum(part.bound_ns or 0 for part in found.parts.values()) == pytest.approx(found.step_ns)
     assert set().union(*FUSED.values()) <= set(PARTS)
 
 
-@pytest.mark.parametrize("rounds", [[], [{}], [{"gemm@1 m": 1.0}]])
-def test_a_run_without_ceilings_has_no_bounds(rounds: list[dict[str, float]]) -> None:
-    """As those of older versions."""
-    assert bounds_of(ledger_manifest(), rounds, {"decode": ["mlp"]}) == ({}, None)
+def test_a_run_without_ceilings_has_no_bounds_nor_has_one_whose_ceilings_were_disturbed() -> None:
+    """Runs of older versions, and rounds in which the processor was taken away."""
+    assert bounds_of(ledger_manifest(), None, ledgers()) == {}
+    assert bounds_of(ledger_manifest(), replace(CEILINGS, quiet_rounds=2), ledgers()) == {}
     bare = ledger_manifest()
     del bare.conditions["bounds"]
-    assert bounds_of(bare, [ROUND], {"decode": ["mlp"]}) == ({}, None)
+    assert bounds_of(bare, CEILINGS, ledgers()) == {}
 
 
 def test_a_long_trace_is_judged_at_sixteen_contexts() -> None:

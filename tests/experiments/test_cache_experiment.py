@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -14,8 +13,8 @@ from perstep.experiments import cache, pipeline
 from perstep.experiments.cache import CacheSession, Plan, analyse, files, prepare, tables
 from perstep.experiments.cache_findings import Sample
 from perstep.experiments.cache_fits import WITH, WITHOUT
-from perstep.experiments.cache_show import changes_of_regime
-from perstep.machine import Noise, NoiseProbe
+from perstep.experiments.cache_show import changes_of_regime, summary
+from perstep.machine import Noise
 from perstep.measure import FakeClock
 from perstep.runs import Manifest
 
@@ -34,14 +33,6 @@ RATES = {
 
 def no_progress(_share: float, _what: str) -> None:
     """Nobody looks."""
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Noise:
-    """A round in which nothing happened."""
-    probe = NoiseProbe()
-    probe.start()
-    return msgspec.structs.replace(probe.stop(), waited_ns=0, busy_jiffies=0, involuntary_switches=0)
 
 
 @pytest.fixture
@@ -165,7 +156,7 @@ def test_without_a_list_the_range_ends_where_the_model_does(session: Callable[..
 
 
 def run_of(
-    quiet: Noise, with_ns: Callable[[int], float], without_ns: Callable[[int], float] | None, rounds: int = 12
+    calm: Noise, with_ns: Callable[[int], float], without_ns: Callable[[int], float] | None, rounds: int = 12
 ) -> tuple[Manifest, list[Sample]]:
     """Rounds whose steps follow these curves, each round at a pace of its own."""
     rng = np.random.default_rng(1)
@@ -177,7 +168,7 @@ def run_of(
             return {str(S): np.round(curve(S) * pace * (1 + 0.001 * rng.random(4))).astype(np.int64) for S in DOUBLING}
 
         arms = {WITH: steps(with_ns), WITHOUT: {} if without_ns is None else steps(without_ns)}
-        samples.append(Sample(number, arms, [RATES], quiet))
+        samples.append(Sample(number, arms, [RATES], calm))
     config = {
         "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 384,
         "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -230,9 +221,9 @@ def quadratic(S: int) -> float:
     return 300_000 + 50_000 * S + 100 * S**2
 
 
-def test_fits_find_the_curves_and_are_judged_on_what_they_have_not_seen(quiet: Noise) -> None:
+def test_fits_find_the_curves_and_are_judged_on_what_they_have_not_seen(calm: Noise) -> None:
     """Every second context is held out, and the octave beyond; the pace of a round is taken out."""
-    found = analyse(*run_of(quiet, linear, quadratic))
+    found = analyse(*run_of(calm, linear, quadratic))
     fit, alone = found.with_cache, found.without_cache
     assert fit.coefficients_ms[1] / fit.coefficients_ms[0] == pytest.approx(150 / 200_000, rel=0.02)
     assert alone.coefficients_ms[2] / alone.coefficients_ms[1] == pytest.approx(100 / 50_000, rel=0.05)
@@ -247,81 +238,116 @@ def test_fits_find_the_curves_and_are_judged_on_what_they_have_not_seen(quiet: N
     assert found.crossover == "none in range: cached is faster from S = 8"
 
 
-def test_the_claimed_fit_without_a_cache_is_theory_scaled(quiet: Noise) -> None:
+def test_the_claimed_fit_without_a_cache_is_theory_scaled(calm: Noise) -> None:
     """50 µs and 1.3 times theory's own curve: both are found, and foretell held-out contexts as no polynomial does."""
-    theory_ms = [p.theory_ms_without_cache for p in analyse(*run_of(quiet, linear, quadratic)).points]
+    theory_ms = [p.theory_ms_without_cache for p in analyse(*run_of(calm, linear, quadratic)).points]
     curve = dict(zip(DOUBLING, theory_ms, strict=True))
-    manifest, samples = run_of(quiet, linear, lambda S: 50_000 + 1.3e6 * (curve[S] or 0))
+    manifest, samples = run_of(calm, linear, lambda S: 50_000 + 1.3e6 * (curve[S] or 0))
     found = analyse(manifest, samples)
     claimed, beside = found.without_cache_by_theory, found.without_cache
     assert claimed is not None
     assert (claimed.claimed, beside.claimed, found.with_cache.claimed) == (True, False, True)
     assert claimed.coefficients_ms[0] / claimed.coefficients_ms[1] == pytest.approx(0.05 / 1.3, rel=0.05)
     assert claimed.fitted_S == beside.fitted_S == [8, 32, 128, 512]
+    headline = summary(found)
+    assert headline["latency_without_cache_R2"] == claimed.r_squared != beside.r_squared
+    assert headline["latency_without_cache_form"] == claimed.form == "a + κ·T(S)"
     assert max(map(abs, claimed.held_out_errors.values())) < 0.01 < max(map(abs, beside.held_out_errors.values()))
     text = files(manifest, found)["README.md"].decode()
     assert "The claimed fit is a + κ·T(S)" in text
     assert "more than 10 %" not in text
 
 
-def test_a_claimed_fit_that_does_not_foretell_is_named(quiet: Noise) -> None:
+def test_a_claimed_fit_that_does_not_foretell_is_named(calm: Noise) -> None:
     """A step without a cache that doubles in the last octave beyond theory's curve is missed by half."""
-    manifest, samples = run_of(quiet, linear, lambda S: quadratic(S) * (2 if S == 1024 else 1))
+    manifest, samples = run_of(calm, linear, lambda S: quadratic(S) * (2 if S == 1024 else 1))
     notes = tables(manifest, analyse(manifest, samples))[2].notes
     said = [note for note in notes if note.startswith("a + κ·T(S) (without) misses the held-out S = ")]
     assert len(said) == 1
     assert "1024 by more than 10 %" in said[0]
 
 
-def test_without_a_formula_the_polynomial_is_claimed_and_says_where_it_bends(quiet: Noise) -> None:
+def test_without_a_formula_the_polynomial_is_claimed_and_says_where_it_bends(calm: Noise) -> None:
     """C S^2 overtakes b S at S = 500."""
-    manifest, samples = run_of(quiet, linear, quadratic)
+    manifest, samples = run_of(calm, linear, quadratic)
     manifest.conditions["config"] = {"model_type": "unheard-of"}
     found = analyse(manifest, samples)
     assert found.without_cache_by_theory is None
     assert found.without_cache.claimed
+    assert summary(found)["latency_without_cache_R2"] == found.without_cache.r_squared
+    assert summary(found)["latency_without_cache_form"] == "a + b·S + c·S²"
     regimes = changes_of_regime(found)
     assert [round(at / 500, 1) for at, _ in regimes] == [1.0]
     assert "c·S² overtakes" in regimes[0][1]
 
 
-def test_theory_says_where_a_step_without_a_cache_changes_its_nature(quiet: Noise) -> None:
+def test_theory_says_where_a_step_without_a_cache_changes_its_nature(calm: Noise) -> None:
     """First calls and weights, then arithmetic, then attention; each where its share passes one half."""
-    found = analyse(*run_of(quiet, linear, quadratic))
+    found = analyse(*run_of(calm, linear, quadratic))
     assert found.arithmetic_from_S is not None
     assert found.attention_from_S is not None
     assert 8 < found.arithmetic_from_S < found.attention_from_S < 1024
     assert [at for at, _ in changes_of_regime(found)] == [found.arithmetic_from_S, found.attention_from_S]
 
 
-def test_a_square_alone_is_shown_as_what_it_is(quiet: Noise) -> None:
+def test_a_square_alone_is_shown_as_what_it_is(calm: Noise) -> None:
     """Fitted to S up to 64, gamma S^2 over-predicts 1,024 several times: the linear term is no error term."""
-    square = analyse(*run_of(quiet, linear, quadratic)).square
+    square = analyse(*run_of(calm, linear, quadratic)).square
     assert square is not None
     assert (square.fitted_S, square.largest_S) == ([8, 16, 32, 64], 1024)
     assert square.ratio_at_largest > 4
 
 
-def test_a_crossover_has_an_interval(quiet: Noise) -> None:
+def test_a_crossover_has_an_interval(calm: Noise) -> None:
     """Without a cache 0.1 ms and 1 µs a position: as long as with one at S = 117.6."""
-    found = analyse(*run_of(quiet, linear, lambda S: 100_000 + 1000 * S, rounds=24))
+    found = analyse(*run_of(calm, linear, lambda S: 100_000 + 1000 * S, rounds=24))
     assert found.crossover_S == pytest.approx(117.6, rel=0.03)
     assert found.crossover_low_S is not None
     assert found.crossover_high_S is not None
     assert found.crossover_low_S <= found.crossover_S <= found.crossover_high_S
 
 
-def test_theory_is_a_curve_of_its_own(quiet: Noise) -> None:
+def test_theory_is_a_curve_of_its_own(calm: Noise) -> None:
     """From shapes and the ceilings of the rounds, whatever was measured; it never enters a fit."""
-    one, other = (analyse(*run_of(quiet, lambda S, k=k: k * linear(S), quadratic)) for k in (1, 3))
+    one, other = (analyse(*run_of(calm, lambda S, k=k: k * linear(S), quadratic)) for k in (3, 4))
     assert [p.theory_ms_with_cache for p in one.points] == [p.theory_ms_with_cache for p in other.points]
     assert one.points[0].theory_ms_with_cache is not None
     assert one.points[0].theory_ms_with_cache < (one.points[-1].theory_ms_with_cache or 0)
 
 
-def test_without_the_second_arm_nothing_is_made_up(quiet: Noise) -> None:
+def test_theory_that_was_beaten_is_withdrawn(calm: Noise) -> None:
+    """Steps with a cache faster than their weights are read: no theory of that arm, but a reason."""
+    manifest, samples = run_of(calm, lambda S: linear(S) / 4, quadratic)
+    found = analyse(manifest, samples)
+    assert {p.theory_ms_with_cache for p in found.points} == {None}
+    assert found.theory_median_error_with_cache is None
+    assert found.theory_withdrawn == {
+        WITH: "ceilings exceeded; not judged: the step at S = 1,024 is faster than their best rounds allow"
+    }
+    assert found.points[0].theory_ms_without_cache is not None
+    assert found.without_cache_by_theory is not None
+    sentence = f"Theory has no curve with a cache: {found.theory_withdrawn[WITH]}."
+    assert sentence in tables(manifest, found)[0].notes
+    assert sentence in files(manifest, found)["README.md"].decode()
+
+
+def test_theory_from_disturbed_ceilings_is_withdrawn(calm: Noise, taken: Noise) -> None:
+    """The processor was taken away in half of the rounds, so medians foretell nothing; the polynomial is claimed."""
+    manifest, samples = run_of(calm, linear, quadratic, rounds=12)
+    for sample in samples[:6]:
+        sample.noise = taken
+    found = analyse(manifest, samples)
+    why = "ceilings disturbed; not judged: the processor was taken away in 6 of 12 rounds"
+    assert found.theory_withdrawn == {WITH: why, WITHOUT: why}
+    assert {p.theory_ms_without_cache for p in found.points} == {None}
+    assert (found.without_cache_by_theory, found.arithmetic_from_S, found.attention_from_S) == (None, None, None)
+    assert found.without_cache.claimed
+    assert f"Theory has no curve: {why}." in tables(manifest, found)[0].notes
+
+
+def test_without_the_second_arm_nothing_is_made_up(calm: Noise) -> None:
     """Its points are null, its fit says why it is none, and there is no crossover."""
-    manifest, samples = run_of(quiet, linear, None)
+    manifest, samples = run_of(calm, linear, None)
     found = analyse(manifest, samples)
     assert {p.per_token_ms_without_cache for p in found.points} == {None}
     assert found.without_cache.reason
@@ -329,17 +355,17 @@ def test_without_the_second_arm_nothing_is_made_up(quiet: Noise) -> None:
     assert b"| 8 | 0." in files(manifest, found)["README.md"]
 
 
-def test_memory_that_theory_misses_is_said(quiet: Noise) -> None:
+def test_memory_that_theory_misses_is_said(calm: Noise) -> None:
     """A formula that forgot grouped heads would be off by a factor, not hidden."""
-    manifest, samples = run_of(quiet, linear, quadratic)
+    manifest, samples = run_of(calm, linear, quadratic)
     for row in manifest.conditions["memory"]:
         row["cache_bytes"] *= 2
     assert analyse(manifest, samples).memory_max_relative_error_to_theory == pytest.approx(1.0)
 
 
-def test_the_files_hold_what_readers_of_cost_curves_look_for(quiet: Noise) -> None:
+def test_the_files_hold_what_readers_of_cost_curves_look_for(calm: Noise) -> None:
     """Named points, three paragraphs, two pictures, and the same bytes again."""
-    manifest, samples = run_of(quiet, linear, quadratic)
+    manifest, samples = run_of(calm, linear, quadratic)
     found = analyse(manifest, samples)
     made = files(manifest, found)
     assert set(made) == {
@@ -358,12 +384,13 @@ def test_the_files_hold_what_readers_of_cost_curves_look_for(quiet: Noise) -> No
     assert [table.header[0] for table in tables(manifest, found)] == ["S", "S", "steps"]
 
 
-def test_a_run_without_rounds_says_so(quiet: Noise) -> None:
+def test_a_run_without_rounds_says_so(calm: Noise) -> None:
     """An interrupted run may have none."""
     with pytest.raises(InputError, match="no finished round"):
-        analyse(run_of(quiet, linear, quadratic)[0], [])
+        analyse(run_of(calm, linear, quadratic)[0], [])
 
 
+@pytest.mark.real_clock
 def test_a_run_can_be_told_again(tiny_llama: Path, tmp_path: Path) -> None:
     """From the folder to the summary, with processes for resident memory, and back from the samples alone."""
     plan = Plan(model=str(tiny_llama), backend="numpy", context=CONTEXTS, rounds=3)

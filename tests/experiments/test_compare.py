@@ -12,7 +12,8 @@ import pytest
 import perstep
 from perstep.errors import InputError
 from perstep.experiments import compare as experiment
-from perstep.measure.blocks import ArmFailed
+from perstep.machine import QuietProbe
+from perstep.measure.blocks import ArmFailed, BlockTime
 from perstep.measure.clock import FakeClock
 
 
@@ -193,6 +194,7 @@ def test_results_are_compared_by_value(expected, found, equal):
             run(clock, arms, check=True)
 
 
+@pytest.mark.real_clock
 def test_a_call_that_does_not_return_is_interrupted_and_named():
     """After twice the budget and a second the hanging arm is named; the alarm is put back."""
 
@@ -201,7 +203,7 @@ def test_a_call_that_does_not_return_is_interrupted_and_named():
             time.sleep(0.01)
 
     with pytest.raises(ArmFailed, match=r"'new'.*has not returned"):
-        perstep.compare({"old": lambda: None, "new": hangs}, budget_s=0.05)
+        perstep.compare({"new": hangs, "old": lambda: None}, budget_s=0.05)
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
@@ -237,3 +239,154 @@ def test_it_prints_as_a_table():
     text = str(run(clock, make_arms(clock, old=100_000, new=103_000)))
     for word in ("old", "new", "+3.00 %", "slower", "reference", "24 rounds"):
         assert word in text
+
+
+def make_waiting_arms(clock: FakeClock, share_of_calls: float, **costs_ns: float):
+    """Callables of known processor time; in a share of their calls another process runs for ten times as long."""
+    rng = np.random.default_rng(2)
+
+    def make(cost_ns: float):
+        def call():
+            clock.advance(round(cost_ns))
+            if rng.random() < share_of_calls:
+                clock.wait(round(10 * cost_ns * rng.exponential()))
+
+        return call
+
+    return {name: make(cost_ns) for name, cost_ns in costs_ns.items()}
+
+
+def test_a_busy_machine_gets_no_verdict_from_wall_time():
+    """Most rounds waited: no change of wall time is shown, and the change of processor time stands beside it."""
+    clock = FakeClock()
+    found = run(clock, make_waiting_arms(clock, 0.2, old=5_000_000, new=5_500_000), rounds=40)
+    new = found["new"]
+    assert new.verdict.startswith("not resolved (the machine was busy: waited ")
+    assert (new.change, new.ci_low, new.ci_high, new.mde) == (None, None, None, None)
+    assert isclose(new.processor.change, 0.1, rel_tol=1e-9)
+    assert new.processor.verdict == "slower"
+    assert "the machine was busy" in found.unresolved
+    text = str(found)
+    assert "Processor time of the same rounds" in text
+    assert "+10.00 %" in text
+
+
+def test_a_machine_that_is_busy_now_and_then_gets_a_verdict():
+    """Waiting in a third of the rounds leaves the median of the others; processor time is not shown beside it."""
+    clock = FakeClock()
+    arms = make_waiting_arms(clock, 0.04, old=5_000_000, new=5_500_000)
+    found = run(clock, arms, rounds=60)
+    assert 0.1 < np.mean([share > 0.05 for share in waited_shares(arms, clock)]) < 0.5
+    assert found.busy == ""
+    assert found["new"].verdict == "slower"
+    assert "Processor time" not in str(found)
+
+
+def waited_shares(arms, clock: FakeClock) -> list[float]:
+    """The waited share of each round of such a comparison."""
+    timed = {name: experiment.CallableArm(name, call, clock) for name, call in arms.items()}
+    session = make_session(timed, clock)
+    return [session.measure_round(number).waited_share for number in range(60)]
+
+
+def make_session(arms, clock: FakeClock) -> experiment.CompareSession:
+    """A session on a fake clock."""
+    return experiment.CompareSession(
+        arms,
+        experiment.Effort(budget_s=1.0),
+        seed=3,
+        clock=clock,
+        progress=lambda _share, _what: None,
+        threshold=0.01,
+    )
+
+
+def test_processor_time_gives_no_verdict_while_a_device_is_in_use():
+    """It counts the waiting for the device, so that a program that waits longer would be called slower."""
+    clock = FakeClock()
+    arms = make_waiting_arms(clock, 0.2, old=5_000_000, new=5_500_000)
+    session = make_session({n: experiment.CallableArm(n, call, clock) for n, call in arms.items()}, clock)
+    samples = [session.measure_round(number) for number in range(30)]
+    assert experiment.analyse(session.manifest, samples)["new"].processor.verdict == "slower"
+    session.manifest.conditions["device"] = "NVIDIA H200"
+    found = experiment.analyse(session.manifest, samples)["new"].processor
+    assert found.verdict == "not resolved (processor time counts the waiting for NVIDIA H200)"
+    assert found.change is None
+
+
+class FreshArm:
+    """An arm whose processes differ: each has an offset of its own, drawn when it starts."""
+
+    fresh, least_calls = True, 1
+
+    def __init__(self, cost_ns: float, clock: FakeClock, seed: int, started: list[int]) -> None:
+        self._cost_ns, self._clock, self._started = cost_ns, clock, started
+        self._rng = np.random.default_rng(seed)
+
+    def renew(self, seed: int, calls: int) -> None:
+        """A new process."""
+        self._started.append(seed)
+        self._mine_ns = self._cost_ns * (1 + 0.05 * self._rng.standard_normal())
+
+    def block(self, calls: int) -> BlockTime:
+        """Its offset stays while it lives."""
+        ns = round(calls * self._mine_ns)
+        self._clock.advance(ns)
+        return BlockTime(ns, ns, 0)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def test_processes_are_the_replicates_where_arms_have_processes():
+    """Each round starts new ones with one seed for all arms; what two processes differ by is in the interval.
+
+    The same arms with one process each would give an interval of no width around their difference.
+    """
+    clock, started = FakeClock(), []
+    arms = {name: FreshArm(2_000_000, clock, seed, started) for seed, name in enumerate(("old", "new"))}
+    session = make_session(arms, clock)
+    del started[:]
+    samples = [session.measure_round(number) for number in range(40)]
+    assert [started[k] == started[k + 1] for k in range(0, 80, 2)] == [True] * 40
+    assert len(set(started)) == 40
+    found = experiment.analyse(session.manifest, samples)
+    assert found.replicates == "processes"
+    assert found["new"].ci_low < 0 < found["new"].ci_high
+    assert found["new"].ci_high - found["new"].ci_low > 0.02
+    assert "each with new processes" in str(found)
+
+
+def test_what_is_replicated_is_said():
+    """Callables keep one process, and the table says so."""
+    clock = FakeClock()
+    found = run(clock, make_arms(clock, old=100_000, new=103_000))
+    assert found.replicates == "rounds of one process"
+    assert "24 rounds in one process" in str(found)
+
+
+def test_too_few_rounds_name_the_budget_that_would_do():
+    """The pace of the warm-up tells how long 20 rounds take."""
+    clock = FakeClock()
+    arms = make_arms(clock, old=100_000_000, new=100_000_000)
+    found = perstep.compare(arms, clock=clock, budget_s=5.0)
+    assert found.rounds < 20
+    assert any("A verdict needs 20 rounds" in note and "--budget" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("waits", "pressure_ns", "share"),
+    [
+        ([0, 0], None, 0.0),
+        ([None, None], None, None),
+        ([400, 400], None, 0.4),  # told by the processes
+        ([0, 0], 900, 0.45),  # their children's, bounded by the machine's
+        ([0, 0], 10**6, 0.5),  # bounded by their own wall time without processor time
+        ([None, None], 0, 0.0),  # they slept: nobody waited
+    ],
+)
+def test_processes_waited_what_they_tell_or_what_the_machine_admits(waits, pressure_ns, share):
+    """Sleep is not waiting, and the waiting of other programs is not theirs."""
+    blocks = [BlockTime(1000, 500, waited) for waited in waits]
+    noise = msgspec.structs.replace(QuietProbe(lambda: 0, lambda: 0).stop(), pressure_ns=pressure_ns)
+    assert experiment.waited_by_processes(blocks, noise) == share

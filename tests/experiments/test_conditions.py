@@ -42,3 +42,11 @@ def test_the_manifest_tells_the_machine() -> None:
     describe_machine(manifest, threads=1)
     assert manifest.machine["cpu"]["model"]
     assert manifest.warnings[0] == "one"
+
+
+def test_the_load_is_that_before_measuring() -> None:
+    """Where the machine is described afterwards, the work itself has raised it."""
+    manifest = Manifest(experiment="watch", plan={})
+    describe_machine(manifest, threads=1, load_before=900.25)
+    assert manifest.machine["host"]["load_average_1min"] == 900.25
+    assert any("the load average was 900.25 on" in warning for warning in manifest.warnings)

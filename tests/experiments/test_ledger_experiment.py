@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments import ledger
+from perstep.experiments import ledger, pipeline
 from perstep.experiments.ledger import Columns, LedgerSession, Pass, Plan, Sample, analyse, files, prepare, tables
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock
@@ -310,7 +310,7 @@ def test_a_sample_survives_its_line(tmp_path: Path, quiet: Noise) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("tiny", {"rounds": 20}, "One decode step takes **2.10 µs** without instruments"),
+        ("tiny", {"rounds": 20}, "One decode step takes **2.10 µs** [2.10 µs, 2.10 µs] without instruments"),
         ("tiny", {"rounds": 20, "slow": 2}, "**This run is invalid: decode: the instruments made the step 1.95"),
         ("tiny", {"rounds": 20, "differing": 1}, "Not every replay chose the recorded tokens."),
         ("tiny", {"rounds": 3, "new_tokens": 1}, "Only one token was generated, so there is no decode step"),
@@ -355,25 +355,80 @@ def test_tables_are_decode_first_then_prefill(quiet: Noise) -> None:
 
 
 def test_the_summary_is_the_headline(quiet: Noise) -> None:
-    """For `perstep list`."""
-    found = analyse(manifest_for(), made_up(quiet))
-    assert ledger.summary(found)["headline"] == "2.10 µs per decode step, the largest part mlp"
+    """For `perstep list`; of two parts that are alike none is the largest."""
+    found = ledger.summary(analyse(manifest_for(), made_up(quiet)))
+    assert found["headline"] == "2.10 µs per decode step, largest part mlp or attn.qkv (not resolved)"
+    assert found["largest_part"] is None
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"), [(3, "what the instruments cost is not resolved"), (12, "times as long [")]
+)
+def test_a_factor_without_an_interval_is_named_nowhere(rounds: int, said: str, quiet: Noise) -> None:
+    """Neither in the table nor in the README."""
+    found = analyse(manifest_for(), made_up(quiet, rounds))
+    readme = files(manifest_for(), found)["README.md"].decode()
+    assert said in readme
+    assert ("inflation not resolved" in readme) == (rounds == 3)
+    assert ("inflation 1.000 [1.000, 1.000]" in readme) == (rounds == 12)
+
+
+def test_the_readme_names_the_largest_part_where_it_is_resolved(
+    tiny_llama: Path, fake_time: FakeClock, tmp_path: Path
+) -> None:
+    """With its share and interval; sums of parts have intervals too."""
+    plan = Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=8, new_tokens=4, rounds=12)
+    report = pipeline.run("ledger", plan, progress=no_progress, out=tmp_path / "run", clock=fake_time)
+    readme = (report.folder / "README.md").read_text()
+    assert "largest part norm, 99." in readme
+    assert re.search(r"the forward pass is 99\.\d % \[99\.\d %, (99|100)\.\d %\]", readme)
+    assert report.manifest.results_summary["largest_part"] == "norm"
 
 
 # Bounds
 
 
-def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path) -> None:
+@pytest.mark.real_clock
+def test_a_run_has_bounds_from_ceilings_of_its_own_rounds(tiny_llama: Path, calm: Noise) -> None:
     """Every round holds each ceiling; each part with a formula has a bound, in tables, results and CSV."""
-    made = session(tiny_llama, FakeClock(tick_ns=1000))
-    samples = [made.measure_round(number) for number in range(3)]
+    made = session(tiny_llama, FakeClock(tick_ns=10**9))  # slower than any ceiling
+    samples = [msgspec.structs.replace(made.measure_round(number), noise=calm) for number in range(3)]
     assert all(sample.ceilings and sample.ceilings.keys() == samples[0].ceilings.keys() for sample in samples)
     found = analyse(made.manifest, samples)
     assert {"mlp", "attn.qkv", "lm_head"} <= set(found.bounds["decode"].parts)
     assert "stop" not in found.bounds["decode"].parts
-    assert tables(made.manifest, found)[0].header[-3:] == ["bound (µs)", "measured/bound", "bound by"]
+    assert found.bounds_withdrawn == ""
+    table = tables(made.manifest, found)[0]
+    assert table.header[-3:] == ["bound (s)", "measured/bound", "bound by"]
+    assert min(float(row[-2]) for row in table.rows if row[-2]) > 1
     assert b"bound_ns" in files(made.manifest, found)["ledger.csv"]
     assert b"A bound is the least time" in files(made.manifest, found)["README.md"]
+
+
+def test_the_noise_of_a_round_is_that_of_its_ceilings_too(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe stops after them: a processor that was taken away during a ceiling is known."""
+    order: list[str] = []
+    made = session(tiny_llama, FakeClock(tick_ns=1000))
+    monkeypatch.setattr(made._ceilings, "measure", lambda: order.append("ceilings") or {})
+    monkeypatch.setattr(made._probe, "stop", lambda: order.append("stop"))
+    made.measure_round(0)
+    assert order == ["ceilings", "stop"]
+
+
+def test_disturbed_ceilings_are_a_sentence_and_no_bound(tiny_llama: Path, calm: Noise, taken: Noise) -> None:
+    """In the table, the text, the CSV and the results; two rounds in peace of four are too few."""
+    made = session(tiny_llama, FakeClock(tick_ns=1_000_000))
+    noises = (calm, taken, taken, calm)
+    samples = [msgspec.structs.replace(made.measure_round(n), noise=noise) for n, noise in enumerate(noises)]
+    found = analyse(made.manifest, samples)
+    why = "ceilings disturbed; not judged: the processor was taken away in 2 of 4 rounds"
+    assert (found.bounds, found.bounds_withdrawn) == ({}, why)
+    table = tables(made.manifest, found)[0]
+    assert "measured/bound" not in table.header
+    assert f"Bounds: {why}." in table.notes
+    written = files(made.manifest, found)
+    assert f"There are no bounds beside the parts: {why}.".encode() in written["README.md"]
+    assert b"bound" not in written["ledger.csv"]
 
 
 def test_a_run_without_ceilings_is_shown_without_bounds(tiny_llama: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import perstep
 from perstep.experiments import ledger_generate, pipeline
 from perstep.experiments.ledger import Plan
-from perstep.experiments.watching import Watch, store
+from perstep.experiments.watching import Watch, describe_calls, store
 from perstep.measure import FakeClock
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
@@ -89,7 +89,7 @@ def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(tiny_model: A
     assert found.inflation is not None
     assert 0 <= beside.idle_ns_per_step <= found.step_ns
     assert w.device_ledger("prefill") is not None
-    report = store(w, {"every": 1}, out=tmp_path / "run", force=False)
+    report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert [table.title.split(":")[0] for table in report.tables] == [
         f"{name} at experiments/test_on_a_device.py" for name in ("decode, host time", "decode, device time")
     ]

@@ -1,6 +1,7 @@
 """The self-test: its bookkeeping on known answers, and one short real run through the command line."""
 
 import json
+import re
 from math import isclose
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 from perstep.cli import run
-from perstep.errors import InputError
+from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import fresh_runs, selftest
 from perstep.experiments.selftest import Attribution, Detection, _Bench, _Delay, _sentence, run_selftest
+from perstep.machine import BetweenRunNoise, describe, identity
 from perstep.measure import FakeClock, Recorder
 
 
@@ -88,10 +90,18 @@ def test_the_command_answers_all_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """JSON has every section, each change was tried, and each part got each delay."""
+    clock = FakeClock(tick_ns=1_000)
+    noise = BetweenRunNoise(
+        identity=identity(describe()), sd_log={"step": 0.01}, df=1, runs=2, workload="mini",
+        measured_at="2026-01-01T00:00:00+00:00", perstep_version="0.1.0",
+    )  # fmt: skip
     monkeypatch.setattr(selftest, "MIN_BUDGET_S", 1.0)
-    monkeypatch.setattr(fresh_runs, "MIN_RUNS", 2)
+    monkeypatch.setattr(selftest, "HostClock", lambda: clock)
+    monkeypatch.setattr("perstep.experiments.compare.HostClock", lambda: clock)
+    monkeypatch.setattr(selftest, "_work", lambda iterations: lambda: clock.advance(60 * iterations))
+    monkeypatch.setattr(selftest, "measure_fresh_runs", lambda _seconds, _progress: noise)
     monkeypatch.setenv("PERSTEP_CACHE_DIR", str(tmp_path))
-    assert run(["selftest", "--budget", "3s", "--json", "-q"]) == 0
+    assert run(["selftest", "--budget", "1s", "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [d["true_change"] for d in found["different"]] == [0.01, 0.02, 0.05]
     assert found["identical"]["tries"] == 20
@@ -100,6 +110,25 @@ def test_the_command_answers_all_questions(
     assert len(found["attribution"]) == 3 * len(parts)
     assert found["clock_resolution_ns"] >= 1
     assert np.isfinite(found["inflation"])
+    assert "inflation_ci_low" in found
     assert found["sentence"]
     assert found["fresh_runs"] == 2
     assert list(tmp_path.iterdir())
+
+
+@pytest.mark.real_clock
+def test_fresh_runs_are_ledgers_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    """As many as are asked for at least; one that is invalid, as on a very busy machine, is said."""
+    monkeypatch.setattr(fresh_runs, "MIN_RUNS", 2)
+    told, invalid = [], ""
+    try:
+        noise = fresh_runs.measure_fresh_runs(1e-3, lambda _share, what: told.append(what))
+    except InvalidMeasurement as error:
+        invalid = str(error)
+    if invalid:
+        assert re.match("a ledger in a fresh process failed: perstep: .*the instruments made the step", invalid)
+    else:
+        assert noise is not None
+        assert (noise.runs, noise.df) == (2, 1)
+        assert noise.sd_log["step"] > 0
+        assert told == ["run 1 in a fresh process", "run 2 in a fresh process"]

@@ -130,11 +130,11 @@ def test_the_report_has_a_section_for_each_model(
     report = pipeline.run(name, replace(plan, model=two), progress=no_progress, out=tmp_path / "run", clock=clock)
     stored = json.loads((report.folder / "results.json").read_bytes())
     jsonschema.validate(stored, json.loads(knob_results_schema_path().read_bytes()))
-    assert stored["model"] == "four, two"
+    assert stored["model"] == "four; two"
     assert {s["model"] for s in stored["summary"]} == {s["model"] for s in stored["all_samples"]} == {"four", "two"}
     assert [table.title.split(",")[0] for table in report.tables] == [f"{name}: four", f"{name}: two"]
     headings = [line for line in (report.folder / "README.md").read_text().splitlines() if line.startswith("#")]
-    assert headings[0] == f"# {name}: four, two"
+    assert headings[0] == f"# {name}: four; two"
     tops = [line for line in headings if line.startswith("## ")]
     assert len(tops) == 2
     assert all(f"of {model} " in line for model, line in zip(("four", "two"), tops, strict=True))
@@ -159,7 +159,7 @@ def test_a_model_of_such_a_run_can_be_fitted_with_other_runs(two: str, clock: Fa
     found = latency_model_of_runs([tmp_path / "both", tmp_path / "alone"], model="four")
     assert found.knobs == ["blocks", "input_text_tokens"]
     assert found.stages["decode_per_forward"].terms["blocks"] == pytest.approx(0.003)
-    with pytest.raises(InputError, match="is of four, two: name one of them as `model`"):
+    with pytest.raises(InputError, match="is of four; two: name one of them as `model`"):
         latency_model_of_runs([tmp_path / "both"])
     with pytest.raises(InputError, match="is of four: two is none of them"):
         latency_model_of_runs([tmp_path / "alone"], model="two")

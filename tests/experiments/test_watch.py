@@ -3,16 +3,22 @@
 import gc
 import importlib.util
 import json
+import re
 import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import perstep
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments import pipeline
-from perstep.experiments.watching import Watch, store
+from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.first_calls import choose
+from perstep.experiments.watch import Sample
+from perstep.experiments.watching import Watch, describe_calls, store
+from perstep.machine import NoiseProbe
 from perstep.measure import FakeClock, Ledger
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
@@ -95,7 +101,8 @@ def test_planted_costs_are_found_exactly_in_one_long_call(model: Any, ids: Any) 
         model.generate(ids, max_new_tokens=41, **slow(clock))
     ledger = w.ledger()
     assert_found(ledger)
-    assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 19, 9)  # in one step syncs were counted, one rested
+    # The first decode step stands apart, in one syncs were counted, and one rested.
+    assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 18, 9)
     assert ledger.inflation == ledger.inflation_ci_low == ledger.inflation_ci_high == 1
     assert ledger.plain_step_ns == 1.5 * MS
     prefill = w.ledger("prefill")
@@ -114,7 +121,7 @@ def test_planted_costs_are_found_exactly_in_many_short_calls(model: Any, ids: An
     assert_found(ledger)
     assert ledger.forwards == sum(tokens) - len(tokens)
     assert ledger.inflation == 1
-    assert w.ledger("prefill").inflation == 1  # every other prefill is a plain one
+    assert w.ledger("prefill").inflation == 1  # of the seven later ones every other is a plain one
     assert len(w.samples) == len(tokens)
     assert [sample.new_tokens for sample in w.samples] == tokens
 
@@ -126,7 +133,8 @@ def test_tokens_are_those_of_an_unwatched_call(model: Any, ids: Any, detail: Any
     made = []
     for watched in (False, True):
         torch.manual_seed(7)
-        with perstep.watch(model, detail=detail) if watched else torch.no_grad():
+        watch = perstep.watch(model, detail=detail, clock=FakeClock(tick_ns=1))
+        with watch if watched else torch.no_grad():
             made.append(model.generate(ids, max_new_tokens=12, do_sample=do_sample).tolist())
     assert made[0] == made[1]
 
@@ -135,25 +143,25 @@ def test_where_calls_are_short_the_third_is_given_to_counting(model: Any, ids: A
     """It is not timed at all; it is counted with the prefill. Executed forwards stay executed."""
     clock = FakeClock()
     with perstep.watch(model, clock=clock) as w:
-        for _ in range(7):
+        for _ in range(8):
             model.generate(ids, max_new_tokens=4, **slow(clock))
     assert [sorted(sample.kinds) for sample in w.samples] == [["decode", "prefill"]] * 2 + [[]] + [
         ["decode", "prefill"]
-    ] * 4
+    ] * 5
     assert w.samples[2].syncs["decode"].steps == 3
     begun = [int(sample.kinds["decode"].marked[0]) for sample in w.samples if sample.kinds]
-    assert begun == [1, 0] * 3  # the timed calls take turns as if the counted one were not there
+    assert begun == [1, 0, 1, 0, 1, 0, 1]  # the timed calls take turns as if the counted one were not there
     ledger = w.ledger()
     assert_found(ledger)
     assert ledger.syncs_per_step == 1
     assert w.ledger("prefill").syncs_per_step is not None
-    assert (ledger.forwards, w.ledger("prefill").forwards) == (21, 7)
+    assert (ledger.forwards, w.ledger("prefill").forwards) == (24, 8)
     assert "at each of 3 positions the median over 6 calls" in " ".join(ledger.notes)
 
 
 def test_detail_shows_what_the_forward_is_made_of(model: Any, ids: Any) -> None:
     """The tree sums it up; preparing inputs is none of it."""
-    with perstep.watch(model, "modules") as w:
+    with perstep.watch(model, "modules", clock=FakeClock(tick_ns=1)) as w:
         model.generate(ids, max_new_tokens=9, do_sample=False)
     ledger = w.ledger()
     inside = {"embed", "norm", "attn", "attn.core", "attn.rope", "kv.append", "mlp", "lm_head", "forward.other"}
@@ -187,10 +195,10 @@ def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: A
     def breaks(input_ids: Any, scores: Any) -> Any:
         raise RuntimeError("planted")
 
-    with perstep.watch(model) as w, pytest.raises(RuntimeError, match="planted"):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w, pytest.raises(RuntimeError, match="planted"):
         model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
     assert "No step could be seen." in str(w)
-    report = store(w, {}, out=tmp_path / "run", force=False)
+    report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
     assert report.manifest.files == ["README.md", "ledger.csv", "results.json"]
     assert report.manifest.results_summary == {"headline": "no step could be seen"}
     assert "too few steps" in report.findings.unresolved
@@ -208,7 +216,7 @@ def test_each_line_that_calls_has_a_ledger(model: Any, ids: Any) -> None:
     assert w.ledger().forwards == 10
     text = str(w)
     assert text.count("decode at experiments/test_watch.py:") == 2
-    assert "Outside the forward logits/Spins costs most: 1.00 ms of a decode step, 66.7 %." in text
+    assert "Which part outside the forward costs most is not resolved in 1 round." in text
 
 
 def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
@@ -250,7 +258,7 @@ def test_watching_twice_at_once_sees_the_same(model: Any, ids: Any) -> None:
 
 def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
     """Nothing is made up; a call of one token has no decode step."""
-    with perstep.watch(model) as w:
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
         pass
     assert str(w).startswith("no generate call was watched")
     with pytest.raises(InputError, match="no generate call was watched"):
@@ -260,7 +268,7 @@ def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
     with pytest.raises(InputError, match="1 generate call made no decode step"):
         w.ledger()
     assert w.ledgers() == {}
-    assert str(w).startswith("prefill at ")
+    assert "\nprefill at " in f"\n{w}"
 
 
 def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +281,7 @@ def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pyte
     with pytest.raises(InputError, match="every is 0"):
         perstep.watch(model, every=0)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
         perstep.watch(model)
 
 
@@ -284,7 +292,7 @@ def test_every_records_one_block_in_so_many(model: Any, ids: Any) -> None:
         model.generate(ids, max_new_tokens=25, **slow(clock))
     ledger = w.ledger()
     assert_found(ledger)
-    assert (ledger.forwards, ledger.steps, ledger.rounds) == (24, 4, 2)
+    assert (ledger.forwards, ledger.steps, ledger.rounds) == (24, 3, 1)  # the first step of two blocks stands apart
 
 
 def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
@@ -295,7 +303,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
         seen.append(gc.isenabled())
         return scores
 
-    with perstep.watch(model):
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)):
         model.generate(ids, max_new_tokens=2, do_sample=False, logits_processor=[asks])
         gc.disable()
         try:
@@ -307,7 +315,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
 
 def test_a_watched_model_can_be_freed(ids: Any) -> None:
     """A script that loads one model after another needs the memory of one."""
-    with Watch() as w:
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
         model = build()
         model.generate(ids, max_new_tokens=3, do_sample=False)
         gone = weakref.ref(model)
@@ -322,8 +330,8 @@ def test_a_stored_watch_is_made_again_from_its_samples(model: Any, ids: Any, tmp
     clock = FakeClock()
     with perstep.watch(model, clock=clock) as w:
         for _ in range(2):
-            model.generate(ids, max_new_tokens=9, **slow(clock))
-    report = store(w, {"every": 1}, out=tmp_path / "run", force=False)
+            model.generate(ids, max_new_tokens=41, **slow(clock))
+    report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert len((report.folder / "samples.jsonl").read_text().splitlines()) == 2
     derived = ["README.md", "ledger.csv", "ledger.png", "results.json"]
     assert report.manifest.files == derived
@@ -339,8 +347,123 @@ def test_a_stored_watch_is_made_again_from_its_samples(model: Any, ids: Any, tmp
         pipeline.ledgers_of(pipeline.load(pipeline.open_run(report.folder)))
 
 
-def test_nothing_is_stored_without_a_call(tmp_path: Path) -> None:
+def test_nothing_is_stored_without_a_call() -> None:
     """No empty run."""
     with pytest.raises(InputError, match="no generate call was watched"):
-        store(Watch(), {}, out=tmp_path / "run", force=False)
-    assert list(tmp_path.iterdir()) == []
+        describe_calls(Watch(), {})
+
+
+class Compiles(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Takes 3 s when it is first called, then 1 ms."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.ready = clock, False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores as they were."""
+        self.clock.advance(MS if self.ready else 3_000 * MS)
+        self.ready = True
+        return scores
+
+
+def test_a_first_call_that_compiles_stands_apart(model: Any, ids: Any, tmp_path: Path) -> None:
+    """In no row and no average: it has a sentence, which names the part; prefills are medians of the others."""
+    clock = FakeClock()
+    processor = Compiles(clock)
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(5):
+            model.generate(ids, max_new_tokens=41, do_sample=False, logits_processor=[processor])
+    prefill, decode = w.ledger("prefill"), w.ledger()
+    assert prefill.step_ns == prefill.plain_step_ns == prefill.parts["logits/Compiles"].ns == MS
+    assert decode.step_ns == MS
+    # Each call leaves two of its 40 decode steps to the counting of syncs.
+    assert "First calls stand apart: the rows leave out 38 of 190 decode steps." in decode.notes
+    assert "First calls stand apart: the rows leave out 1 of 5 prefill steps." in prefill.notes
+    assert (decode.forwards, prefill.forwards) == (200, 5)  # all that were executed
+    text = str(w)
+    assert "Outside the forward logits/Compiles costs most: 1.00 ms of a decode step, 100.0 %." in text
+    assert (
+        "A prefill took 1.00 ms (the median of 2), the set-up of the call included, logits/Compiles 1.00 ms of it."
+        in text
+    )
+    apart = (
+        "The first call stands apart, for what it warms up: its prefill took 3.00 s (logits/Compiles 3.00 s of it),"
+        " its 38 decode steps took 1.00 ms on average."
+    )
+    assert apart in text
+    report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
+    assert apart in (report.folder / "README.md").read_text()
+
+
+def test_the_only_prefill_there_is_names_its_part_and_what_it_holds(model: Any, ids: Any) -> None:
+    """One call has nothing to be compared with; its first decode step is in no row."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Compiles(clock)])
+    text = str(w)
+    assert (
+        "A prefill took 3.00 s, the set-up of the call included, logits/Compiles 3.00 s of it; it is of a first call,"
+        " and holds what that warmed up."
+    ) in text
+    assert "The first call stands apart, for what it warms up: its first decode step took 1.00 ms." in text
+    assert "First calls stand apart: the rows leave out 1 of 6 decode steps." in w.ledger().notes
+
+
+def test_the_first_call_with_another_processor_stands_apart_too(model: Any, ids: Any) -> None:
+    """As soon as another call has the same parts; until then only its first decode step does, for it hides nothing."""
+    clock = FakeClock()
+    first, second = Spins(clock), Compiles(clock)
+    with perstep.watch(model, syncs=False, clock=clock) as w:
+        for processor in (first, first, first, second):
+            model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
+    assert w.ledger("prefill").step_ns == MS
+    assert w.ledger().parts["logits/Compiles"].ns_total == 4 * MS
+    apart = "Call 4, the first with logits/Compiles, stands apart, for what it warms up: its prefill took 3.00 s, its"
+    assert f"{apart} first decode step took 1.00 ms." in str(w)
+    again = Watch(model, syncs=False, clock=clock)
+    with again:
+        for processor in (first, first, second, second, second):
+            model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
+    assert "Call 3, the first with logits/Compiles, stands apart, for what it warms up: its prefill took" in str(again)
+    assert "its 8 decode steps took 1.00 ms on average." in str(again)
+
+
+def test_a_part_of_a_few_calls_is_not_lost_in_a_median(model: Any, ids: Any) -> None:
+    """Calls of one shape with different processors do not repeat each other: one of eight has another."""
+    clock = FakeClock()
+    first, second = Spins(clock), Compiles(clock)
+    with perstep.watch(model, syncs=False, clock=clock) as w:
+        for number in range(10):
+            model.generate(
+                ids, max_new_tokens=9, do_sample=False, logits_processor=[second if number in (4, 6) else first]
+            )
+    ledger = w.ledger()
+    assert ledger.parts["logits/Compiles"].ns == MS / 8
+    assert ledger.parts["logits/Spins"].ns == 7 * MS / 8
+
+
+def test_a_first_step_that_alone_holds_a_part_stays() -> None:
+    """It would hide the part; columns of the other steps are as they were."""
+
+    def held(late_ns: list[int]) -> Sample:
+        step = np.array([50, 30, 30, 40], np.int64)
+        late = np.array(late_ns, np.int64)
+        decode = CallSteps(step, np.array([1, 0, 0, 1]), step[[0, 3]] - late, {"late": late}, {"late": 2})
+        probe = NoiseProbe()
+        probe.start()
+        return Sample(
+            site="x.py:1", model="M", device="cpu", dtype="float32", finished=True, rows=1, prompt_tokens=1,
+            new_tokens=5, steps=5, forwards=5, kinds={"decode": decode}, notes=[], noise=probe.stop(),
+        )  # fmt: skip
+
+    [hides] = choose("decode", [held([20, 0])])
+    assert hides.skip == 0
+    [again] = choose("decode", [held([20, 10])])
+    assert again.skip == 1
+    taken = again.taken(again.sample.kinds["decode"])
+    assert (taken.step_ns.tolist(), taken.marked.tolist(), taken.residual_ns.tolist()) == (
+        [30, 30, 40],
+        [0, 0, 1],
+        [30],
+    )
+    assert (taken.parts["late"].tolist(), taken.marks) == ([10], {"late": 1})

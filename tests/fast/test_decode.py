@@ -14,6 +14,7 @@ import perstep  # noqa: E402
 from perstep import automata, fast  # noqa: E402
 from perstep.errors import InputError  # noqa: E402
 from perstep.fast import Decode, TokenMask  # noqa: E402
+from perstep.measure import FakeClock  # noqa: E402
 
 pytestmark = pytest.mark.hf
 EOS, OTHER_EOS = 263, 264
@@ -74,7 +75,7 @@ def test_a_ledger_sees_the_same_steps(tiny_model: Any, prompts: Any) -> None:
     """Watched, it makes as many decode forwards as generate."""
     model, forwards = copy.deepcopy(tiny_model()), []
     for options in ({}, {"custom_generate": fast.decode}):
-        with perstep.watch(model) as watched:
+        with perstep.watch(model, clock=FakeClock(tick_ns=1)) as watched:
             for _ in range(2):
                 model.generate(**prompts(1), max_new_tokens=20, do_sample=False, eos_token_id=None, **options)
         forwards.append(watched.ledger().forwards)

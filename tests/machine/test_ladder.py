@@ -3,9 +3,10 @@
 import sys
 
 import pytest
+from msgspec.structs import replace
 
 from perstep.errors import InputError
-from perstep.machine import NEAREST_BYTES, Ladder, ladder_figures
+from perstep.machine import NEAREST_BYTES, Ladder, LadderCeilings, Noise, ladder_ceilings, ladder_figures
 from perstep.machine._arms import CeilingArm
 from perstep.machine._rounds import time_calls
 
@@ -31,13 +32,14 @@ def test_sizes_are_whole_lines_from_the_nearest_on(ladder: Ladder) -> None:
     assert ladder.sizes == (NEAREST_BYTES, 400_000, 1_000_000 // 64 * 64)
 
 
+@pytest.mark.real_clock
 def test_a_round_times_every_ceiling_once(ladder: Ladder) -> None:
     """Calls are timed hot and after the sets up to the size asked for, and the next."""
     found = ladder.measure()
     figures = {name.split("@")[0] for name in found}
     assert figures == {
-        "read.262144", "read.400000", "read.1000000", "call.0", "call.262144", "call.400000",
-        "gemm", "vector", "special",
+        "read.262144", "read.400000", "read.1000000", "wide.262144", "wide.400000", "wide.1000000",
+        "call.0", "call.262144", "call.400000", "gemm", "vector", "special",
     }  # fmt: skip
     assert min(found.values()) > 0
     assert set(ladder.measure()) == set(found)
@@ -51,6 +53,58 @@ def test_rounds_become_medians_in_the_order_of_sizes() -> None:
     assert list(figures.read_gb_s.items()) == [(262144, 60.0), (1_000_000, 20.0)]
     assert figures.call_ns == {0: 500.0, 1_000_000: 2500.0}
     assert (figures.gemm_gflop_s, figures.vector_g_s, figures.special_g_s, figures.rounds) == (130.0, 6.0, 2.5, 3)
+
+
+def test_the_best_round_is_of_the_faster_way_of_reading() -> None:
+    """The fastest of all rounds: the most GB/s by short rows or wide ones, the fewest nanoseconds of a call."""
+    better = {name: value * (0.5 if "call" in name else 2) for name, value in ROUND.items()}
+    wide = {"wide.262144@1 np.matmul": 130.0, "wide.1000000@1 np.matmul": 30.0}
+    figures = ladder_figures([{**ROUND, **wide}, {**better, **wide}, ROUND], best=True)
+    assert figures is not None
+    assert figures.read_gb_s == {262144: 130.0, 1_000_000: 40.0}
+    assert figures.call_ns == {0: 250.0, 1_000_000: 1250.0}
+    assert (figures.gemm_gflop_s, figures.vector_g_s, figures.special_g_s) == (260.0, 12.0, 5.0)
+    assert ladder_figures([{**ROUND, **wide}]) == ladder_figures([ROUND])  # medians are of reading as a model reads
+
+
+CALM = Noise(
+    wall_ns=100_000_000, cpu_ns=95_000_000, involuntary_switches=0, voluntary_switches=1, minor_faults=0,
+    major_faults=0, gc_collections=0, gc_full_collections=0, waited_ns=5_000_000, total_jiffies=200, busy_jiffies=190,
+    steal_jiffies=10, jiffy_ns=1_000_000, throttled_periods=0,
+)  # fmt: skip
+
+
+def ceilings(*noises: Noise) -> LadderCeilings:
+    """Of as many equal rounds, disturbed as told."""
+    found = ladder_ceilings([ROUND] * len(noises), noises)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"waited_ns": 5_000_001, "cpu_ns": 94_999_999}, {"steal_jiffies": 11}, {"throttled_periods": 1}],
+    ids=lambda change: max(change),
+)
+def test_ceilings_of_rounds_that_had_no_processor_judge_nothing(change: dict[str, int]) -> None:
+    """Three rounds in peace are enough for a best round; for medians it takes more than half."""
+    taken = replace(CALM, **change)
+    assert ceilings(CALM, CALM, CALM).why_no_medians() == ""
+    assert ceilings(CALM, CALM, CALM, taken, taken).why_no_medians() == ""
+    half = ceilings(CALM, CALM, CALM, taken, taken, taken)
+    assert half.why_no_bounds() == ""
+    assert half.why_no_medians() == ("ceilings disturbed; not judged: the processor was taken away in 3 of 6 rounds")
+    assert ceilings(CALM, CALM, taken, taken).why_no_bounds() == (
+        "ceilings disturbed; not judged: the processor was taken away in 2 of 4 rounds"
+    )
+
+
+def test_two_rounds_have_no_interval() -> None:
+    """A best round needs others to be the best of; other processes beside this one take nothing away."""
+    assert ceilings(CALM, CALM).why_no_bounds() == (
+        "not judged: ceilings need 3 rounds for an interval, and there are 2"
+    )
+    assert ladder_ceilings([], []) is None
 
 
 @pytest.mark.parametrize("missing", ["read.", "call.0", "gemm", "vector", "special"])
@@ -85,6 +139,7 @@ def test_numpy_has_no_half_precision() -> None:
         Ladder([1000], dtype="bfloat16")
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_torch_times_its_own_calls_in_its_own_dtypes() -> None:
     """A call of torch costs several of NumPy."""

@@ -7,8 +7,18 @@ import time
 import pytest
 
 from perstep.errors import InputError
-from perstep.machine import Noise, NoiseLimits, NoiseProbe, is_hit, summarise_noise
-from perstep.machine._counters import parse_jiffies, parse_throttled, parse_waited
+from perstep.machine import (
+    Noise,
+    NoiseLimits,
+    NoiseProbe,
+    QuietProbe,
+    busy_reason,
+    is_hit,
+    summarise_noise,
+    waited_share,
+)
+from perstep.machine._counters import Counters, parse_jiffies, parse_pressure, parse_throttled, parse_waited
+from perstep.machine._sources import Source
 
 CALM = {
     "wall_ns": 1_000_000_000,
@@ -84,6 +94,67 @@ def test_unreadable_counters_are_no_hit():
 def test_limits_can_be_set():
     """Stricter limits find more."""
     assert is_hit(noise(waited_ns=2_000_000), NoiseLimits(waited_share=0.001)) == ["preempted"]
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [
+        ({"waited_ns": 0}, 0.0),
+        ({"waited_ns": 400_000_000, "cpu_ns": 600_000_000}, 0.4),
+        ({"waited_ns": None}, None),
+        # two threads: one ran all the time, the other waited three quarters of it
+        ({"waited_ns": 750_000_000, "cpu_ns": 1_250_000_000}, 0.375),
+        # it slept by itself: the wall time without processor time is not waiting
+        ({"waited_ns": 0, "cpu_ns": 100_000_000}, 0.0),
+        # it never gave its processor up, so that the hypervisor, or another process, took it
+        ({"waited_ns": 0, "cpu_ns": 100_000_000, "voluntary_switches": 0}, 0.9),
+        # no run queue to ask, but it was interrupted more often than it slept
+        ({"waited_ns": None, "cpu_ns": 100_000_000, "involuntary_switches": 6}, 0.9),
+    ],
+)
+def test_waiting_is_a_share_of_the_time_it_could_have_run(change, share):
+    """From the run queue where the kernel tells, from wall and processor time where nothing else can explain them."""
+    assert waited_share(noise(**change)) == share
+
+
+def test_a_machine_is_busy_if_most_rounds_waited():
+    """Half of the rounds are not most; a round without a reading counts as one that did not wait."""
+    assert busy_reason([0.9, 0.9, 0.3, 0.0, 0.0]) == "the machine was busy: waited 42 %"
+    assert busy_reason([0.9, 0.9, 0.0, 0.0]) == ""
+    assert busy_reason([0.9, 0.9, None, None, None]) == ""
+    assert busy_reason([0.05] * 9) == ""
+    assert busy_reason([]) == ""
+
+
+def test_a_quiet_probe_reads_nothing_but_its_clocks():
+    """On a fake clock no other program, and no load of the machine that runs the tests, is seen."""
+    wall, processor = iter([0, 1000]), iter([0, 400])
+    probe = QuietProbe(lambda: next(wall), lambda: next(processor))
+    probe.start()
+    found = probe.stop()
+    assert (found.wall_ns, found.cpu_ns, found.waited_ns) == (1000, 400, None)
+    assert waited_share(found) == 0.6
+
+
+def test_pressure_is_read_in_nanoseconds():
+    """The first line's total is in microseconds."""
+    assert parse_pressure("some avg10=0.10 avg60=1.67 avg300=3.15 total=61291803\nfull avg10=0.00") == 61291803000
+    assert parse_pressure("") is None
+
+
+def test_the_waiting_of_all_threads_is_added_up(tmp_path):
+    """One thread is read from its own file; several from the folder of tasks."""
+    proc = tmp_path / "proc"
+    for task, waited in ((7, 100), (8, 20)):
+        (proc / f"self/task/{task}").mkdir(parents=True)
+        (proc / f"self/task/{task}/schedstat").write_text(f"900 {waited} 3")
+    (proc / "thread-self").mkdir()
+    (proc / "thread-self/schedstat").write_text("900 100 3")
+    assert Counters(Source(tmp_path)).read()["waited_ns"] == 120
+    for file in (proc / "self/task/8").iterdir():
+        file.unlink()
+    (proc / "self/task/8").rmdir()
+    assert Counters(Source(tmp_path)).read()["waited_ns"] == 100
 
 
 def test_summary_counts_rounds_and_kinds():
@@ -163,6 +234,7 @@ def test_probe_counts_collections():
     assert calm.gc_full_collections == 0
 
 
+@pytest.mark.real_clock
 def test_probe_of_this_machine_reads_the_kernel():
     """On Linux the real files are understood: jiffies add up and a sleep is no waiting."""
     with NoiseProbe() as probe:

@@ -63,6 +63,45 @@ def test_numbers_end_in_their_unit_and_schema_is_named(ceilings, tmp_path):
     assert table["figures"]["read.l2@1"]["unit"] == "GB/s"
 
 
+def test_ceilings_of_a_busy_machine_are_not_stored(ceilings, tmp_path):
+    """The processor was taken away in three of five rounds: nothing is written, and what to do is said."""
+    noise = msgspec.structs.replace(ceilings.noise, rounds_hit=3, by_kind={"preempted": 2, "steal": 1})
+    saved = save_ceilings(msgspec.structs.replace(ceilings, noise=noise), tmp_path / "cache")
+    assert saved.path is None
+    assert saved.warning == (
+        "ceilings were not stored: the processor was taken away in 3 of 5 rounds."
+        " Measure again when this machine is quiet"
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_stored_ceilings_of_a_busy_machine_are_refused(ceilings, machine, tmp_path):
+    """As older versions stored them: the best round of a figure was 2.1 times its median."""
+    path = save_ceilings(ceilings, tmp_path).path
+    path.write_text(path.read_text().replace('"high": 11.0', '"high": 22.05'))
+    loaded = load_ceilings(machine(), tmp_path)
+    assert loaded.ceilings is None
+    assert loaded.reason == "they were disturbed: read.l2@1 was 2.1 times as fast in its best round as in the median"
+
+
+@pytest.mark.parametrize(
+    ("by_kind", "figure", "disturbed"),
+    [
+        ({"preempted": 2, "other processes": 5}, {}, False),  # beside it, not in its place
+        ({"preempted": 3}, {}, True),
+        ({"throttled": 1, "steal": 2}, {}, True),
+        ({}, {"high": 21.0}, False),
+        ({}, {"unit": "ns", "high": 99.0}, False),
+        ({}, {"unit": "ns", "low": 5.0}, True),
+    ],
+)
+def test_ceilings_know_whether_they_were_disturbed(ceilings, by_kind, figure, disturbed):
+    """By half of their rounds, or by a figure whose median is less than half as good as its best round."""
+    made = msgspec.structs.replace(ceilings.figures["read.l2@1"], **figure)
+    noise = msgspec.structs.replace(ceilings.noise, by_kind=by_kind)
+    assert bool(msgspec.structs.replace(ceilings, noise=noise, figures={"read.l2@1": made}).disturbed()) == disturbed
+
+
 def test_nothing_stored_is_no_warning(machine, tmp_path):
     """The first time there is a reason and nothing to warn about."""
     loaded = load_ceilings(machine(), tmp_path)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from perstep.errors import InputError
-from perstep.machine import BusyProcess, Machine, NoiseSummary, busy_processes, describe, warnings_for
+from perstep.machine import BusyProcess, Machine, NoiseSummary, busy_processes, describe, noise_warnings, warnings_for
 from perstep.machine.busy import ProcessTime, read_processes
 
 QUIET = {
@@ -42,6 +42,19 @@ def warn(machine):
 def test_machine_in_order_has_no_warnings(warn):
     """Nothing wrong, nothing said."""
     assert warn(noise={}, threads=2) == []
+
+
+def test_calls_of_a_script_are_no_rounds_and_have_none_of_our_options(machine):
+    """Nothing is advised that `perstep watch` does not have."""
+    noise = NoiseSummary(**{**CALM, "rounds_hit": 20, "by_kind": {"preempted": 20}, "others_share": 0.9})
+    quota = machine(**{**QUIET, "cgroup__cpu_quota_cores": 2.0})
+    found = warnings_for(quota, noise, threads=4, of_calls=True)
+    assert found[0].startswith("20 of 40 calls (50%) were disturbed: preempted 20.")
+    assert found[0].endswith("Close other programs and run again")
+    assert "90% of this machine's CPU time during the calls" in found[1]
+    assert found[2].endswith("Try: OMP_NUM_THREADS=2")
+    assert noise_warnings(noise, of_calls=True) == found[:2]
+    assert noise_warnings(None) == []
 
 
 def test_machine_of_which_nothing_is_known_has_no_warnings(source):

@@ -1,5 +1,6 @@
 """Blocks of calls, on a fake clock: every number is known."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from perstep.measure.blocks import (
     BLOCK_NS,
     UNEQUAL_FROM_NS,
     ArmFailed,
+    BlockTime,
     CallableArm,
     measure_clock,
     plan_blocks,
     run_turns,
 )
-from perstep.measure.clock import FakeClock, HostClock
+from perstep.measure.clock import FakeClock
 from perstep.measure.processes import CommandArm, WorkerArm
 
 
@@ -32,7 +34,7 @@ def test_a_block_times_its_calls_and_not_the_one_before_them():
         calls.append(1)
         clock.advance(1_000_000 if len(calls) == 1 else 10)
 
-    assert CallableArm("a", call, clock).block(5) == 50
+    assert CallableArm("a", call, clock).block(5) == BlockTime(50, 50)
     assert len(calls) == 6
 
 
@@ -132,33 +134,34 @@ def test_turns_run_in_their_order():
 
 
 def test_a_command_is_run_afresh_at_every_call(tmp_path: Path):
-    """One call not timed and two timed are three processes."""
+    """Two calls are two processes: a process that starts anew has nothing to warm up."""
     log = tmp_path / "log"
-    command = f"{sys.executable} -c \"open('{log}', 'a').write('x')\""
-    assert CommandArm("a", command, HostClock()).block(2) > 0
-    assert log.read_text() == "xxx"
+    command = shlex.join([sys.executable, "-c", f"open({str(log)!r}, 'a').write('x')"])
+    assert CommandArm("a", command, FakeClock(tick_ns=1)).block(2).wall_ns > 0
+    assert log.read_text() == "xx"
 
 
 def test_a_command_that_fails_says_its_exit_code_and_last_words():
     """The last line of its stderr is in the error."""
-    command = f"{sys.executable} -c \"import sys; sys.exit('no such file')\""
+    command = shlex.join([sys.executable, "-c", "import sys; sys.exit('no such file')"])
     with pytest.raises(ArmFailed, match="exit code 1: no such file"):
-        CommandArm("a", command, HostClock()).block(1)
+        CommandArm("a", command, FakeClock(tick_ns=1)).block(1)
 
 
 @pytest.mark.parametrize("command", ["", "  ", "echo 'unclosed"])
 def test_a_command_that_is_none_is_refused(command: str):
     """Nothing is run."""
     with pytest.raises(InputError):
-        CommandArm("a", command, HostClock())
+        CommandArm("a", command, FakeClock(tick_ns=1))
 
 
 def test_a_program_that_does_not_exist_is_named():
     """The error has the program's name."""
     with pytest.raises(ArmFailed, match="no-such-program"):
-        CommandArm("a", "no-such-program --x", HostClock()).block(1)
+        CommandArm("a", "no-such-program --x", FakeClock(tick_ns=1)).block(1)
 
 
+@pytest.mark.real_clock
 def test_a_worker_times_a_function_in_another_process(tmp_path: Path):
     """The function runs in a process of its own, which lives as long as the arm; what it prints is not an answer."""
     script = tmp_path / "script.py"
@@ -168,8 +171,8 @@ def test_a_worker_times_a_function_in_another_process(tmp_path: Path):
     )
     arm = WorkerArm("a", sys.executable, str(script), "f")
     try:
-        assert arm.block(3) > 0
-        assert arm.block(1) > 0
+        assert arm.block(3).wall_ns > 0
+        assert arm.block(1).wall_ns > 0
     finally:
         arm.close()
     pid, calls = (tmp_path / "pid").read_text().split()
@@ -210,3 +213,90 @@ def test_an_interpreter_that_does_not_exist_is_refused(tmp_path: Path):
     """Before anything is timed."""
     with pytest.raises(InputError, match="no-such-python"):
         WorkerArm("a", "no-such-python", "script.py", "f")
+
+
+HASHES = "import os, sys\ndef f():\n    print(os.getpid(), hash('key'), file=sys.stderr)\n"
+
+
+def said(capfd: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
+    """(process, hash) of each call since the last time, from what the processes wrote to stderr."""
+    return [(pid, found) for pid, found in (line.split() for line in capfd.readouterr().err.splitlines())]
+
+
+def test_each_round_has_new_workers_with_one_hash_seed(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Within a round an arm keeps its process; both arms hash strings alike, and otherwise than in the next round."""
+    script = tmp_path / "script.py"
+    script.write_text(HASHES)
+    arms = [WorkerArm(name, sys.executable, str(script), "f") for name in "ab"]
+    rounds = []
+    try:
+        for seed in (1, 2):
+            for arm in arms:
+                arm.renew(seed, 1)
+                arm.block(2)
+            rounds.append(said(capfd))
+    finally:
+        for arm in arms:
+            arm.close()
+    for calls in rounds:
+        assert len(calls) == 10  # two workers: two calls to warm up, three in a turn
+        assert len({pid for pid, _ in calls}) == 2
+        assert len({found for _, found in calls}) == 1
+    assert not {pid for pid, _ in rounds[0]} & {pid for pid, _ in rounds[1]}
+    assert rounds[0][0][1] != rounds[1][0][1]
+
+
+def test_commands_of_a_round_have_one_hash_seed(tmp_path: Path):
+    """Every call is a new process; the seed is the round's."""
+    script, log = tmp_path / "script.py", tmp_path / "log"
+    script.write_text(f"open(r'{log}', 'a').write(f'{{hash(\"key\")}}\\n')\n")
+    arm = CommandArm("a", shlex.join([sys.executable, str(script)]), FakeClock(tick_ns=1))
+    for seed in (1, 2):
+        arm.renew(seed, 1)
+        arm.block(2)
+    first, again, second, _ = log.read_text().split()
+    assert first == again != second
+
+
+def test_a_callable_keeps_its_process():
+    """Nothing is made anew, so rounds of callables do not replicate processes."""
+    clock = FakeClock()
+    arm = CallableArm("a", spending(clock, 10), clock)
+    arm.renew(1, 5)
+    assert not arm.fresh
+    assert clock.now() == 0
+
+
+def test_processor_time_stands_beside_wall_time():
+    """What a call waits is in its wall time alone."""
+    clock = FakeClock()
+
+    def call():
+        clock.advance(100)
+        clock.wait(900)
+
+    assert CallableArm("a", call, clock).block(3) == BlockTime(wall_ns=3_000, processor_ns=300)
+
+
+def test_a_command_tells_its_processor_time_and_that_of_its_children():
+    """A shell that waits for its child has worked as long as the child; sleep is no work."""
+    spin = "import time\nwhile time.process_time() < 0.05: pass"
+    worked = CommandArm(
+        "a", shlex.join(["sh", "-c", shlex.join([sys.executable, "-c", spin]) + "; true"]), FakeClock(tick_ns=1)
+    )
+    slept = CommandArm("b", "sleep 0.2", FakeClock(tick_ns=1))
+    assert worked.block(1).processor_ns >= 50_000_000
+    assert slept.block(1).processor_ns < 150_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="only Linux tells how long a process waited")
+def test_processes_tell_how_long_they_waited_for_a_processor(tmp_path: Path):
+    """Workers read it themselves; a command is read when it has ended, before it is gone."""
+    script = tmp_path / "script.py"
+    script.write_text("def f():\n    sum(range(1000))\n")
+    arm = WorkerArm("a", sys.executable, str(script), "f")
+    try:
+        waits = [arm.block(3).waited_ns, CommandArm("b", "true", FakeClock(tick_ns=1)).block(2).waited_ns]
+    finally:
+        arm.close()
+    assert all(isinstance(waited, int) and waited >= 0 for waited in waits)

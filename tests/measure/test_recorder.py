@@ -274,6 +274,7 @@ def test_a_recorder_as_context_manager_complains_about_a_step_that_was_not_ended
         begin_and_fail(recorder)
 
 
+@pytest.mark.real_clock
 def test_the_host_clock_is_the_default_and_never_goes_back() -> None:
     """Stamps are integers in nanoseconds."""
     stamps = [HostClock().now() for _ in range(100)]

@@ -5,6 +5,7 @@ import pytest
 
 from perstep.errors import InvalidMeasurement
 from perstep.measure import Ledger, WatchedSteps, build_watched_ledger
+from perstep.measure.ledger import COST_UNKNOWN
 
 BLOCK = (True, False, False, True)
 
@@ -67,10 +68,10 @@ def test_calls_that_repeat_each_other_have_medians_over_calls(alike: bool) -> No
     if alike:
         assert ledger.step_ns == pytest.approx(260, rel=0.02)  # the rounds are brought to one pace
         assert ledger.parts["sample"].ns == pytest.approx(250, rel=0.02)
-        assert "at each of 4 positions the median over 6 calls" in ledger.notes[0]
+        assert "at each of 4 positions the median over 6 calls" in ledger.notes[-1]
     else:
         assert ledger.step_ns == pytest.approx(260 + 9_890 / 12)
-        assert "the mean of 12 marked steps" in ledger.notes[0]
+        assert any("the mean of 12 marked steps" in note for note in ledger.notes)
     assert ledger.plain_step_ns == 250
     assert ledger.step_ns_total == sum(ns for ns, mark in zip(step, marked, strict=True) if mark)
 
@@ -117,24 +118,24 @@ def test_too_few_steps_give_neither_inflation_nor_headline() -> None:
     ledger = built(steps([100], [True], [60]))
     assert ledger.plain_step_ns is ledger.inflation is ledger.parts["sample"].ci_low is None
     assert ledger.rounds == ledger.merged_rounds == 0
-    assert "Too few steps to tell what the marks cost." in ledger.notes
+    assert COST_UNKNOWN in ledger.notes
 
 
 def test_a_large_inflation_is_invalid_only_where_it_is_sure() -> None:
-    """Two rounds may be noise, forty are not."""
+    """Two rounds may be noise, and no factor is named; forty are not."""
     for rounds, invalid in ((2, False), (40, True)):
         marked = [*BLOCK] * rounds
         ledger = built(steps([200 if mark else 100 for mark in marked], marked, [50] * (2 * rounds)))
         assert ledger.inflation == 2
         assert bool(ledger.invalid) is invalid
-        assert any("2.000 times as long" in note for note in ledger.notes)
+        assert any("2.000 times as long" in note for note in ledger.notes) == invalid
 
 
 def test_an_inflation_whose_interval_holds_one_is_no_verdict() -> None:
-    """A machine that is busy now in marked steps, now in plain ones: 3 in most rounds, a third in the others."""
+    """A machine that is busy now in marked steps, now in plain ones: 9 in most rounds, a ninth in the others."""
     marked, step = [*BLOCK] * 40, []
-    for slow in np.random.default_rng(0).permutation([True] * 24 + [False] * 16):
-        step += [300 if mark == slow else 100 for mark in BLOCK]
+    for slow in np.random.default_rng(0).permutation([True] * 26 + [False] * 14):
+        step += [900 if mark == slow else 100 for mark in BLOCK]
     ledger = built(steps(step, marked, [50] * 80))
     assert ledger.inflation is not None
     assert ledger.inflation > 1.5
@@ -150,3 +151,23 @@ def test_parts_that_do_not_add_up_are_refused() -> None:
     made.residual_ns[0] += 1
     with pytest.raises(InvalidMeasurement, match="do not add up"):
         build_watched_ledger("decode", made, mark_ns=0.0)
+
+
+def test_prefills_are_medians_over_calls_of_any_shape() -> None:
+    """One of five took 3 s, in which its part was; its time is in the totals alone."""
+    marked = [True, False, False, True, True, False, True, True]
+    step = [100, 90, 90, 110, 3_000, 5_000, 100, 120]
+    ledger = built(steps(step, marked, [60, 66, 2_960, 60, 72], calls=[1] * 8))
+    assert (ledger.step_ns, ledger.plain_step_ns) == (110, 90)
+    assert ledger.parts["sample"].ns == pytest.approx(66)
+    assert ledger.parts["sample"].ns_total == 60 + 66 + 2_960 + 60 + 72
+    assert "Per step: the median over 5 marked steps, one a call." in ledger.notes
+
+
+def test_steps_that_bursts_set_apart_are_told_apart() -> None:
+    """Every tenth round has a burst in a marked step: in most rounds nothing, on average 1.45 times as long."""
+    step = ([100] * 4 * 9 + [1_000, 100, 100, 100]) * 4
+    marked = [*BLOCK] * 40
+    ledger = built(steps(step, marked, [50] * 80))
+    assert (ledger.step_ns, ledger.plain_step_ns, ledger.inflation) == (145, 100, 1)
+    assert any("the instrumented one is 1.450 times the headline" in note for note in ledger.notes)

@@ -71,6 +71,7 @@ def test_a_ledger_without_intervals_shows_dashes() -> None:
     """Never an interval that is not one."""
     table = ledger_table(made("prefill", PARTS, rounds=3), title="t")
     assert [row[4] for row in table.rows] == ["–"] * 4 + ["", "", "–"]
+    assert table.notes[0].startswith("inflation not resolved · 1 forward a pass")
 
 
 def test_the_csv_holds_the_numbers_of_the_picture() -> None:
@@ -101,8 +102,9 @@ def test_equal_ledgers_give_equal_pictures() -> None:
 
 
 def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the largest part to the smallest, then the residual; the axis ends where the step does."""
+    """From the largest part to the smallest, then the residual; the axis ends in the title's first number."""
     drawn: list[tuple[list[tuple[float, float]], tuple[float, float]]] = []
+    titles, last_ticks = [], []
 
     def look(width_in: float, height_in: float, draw: Callable[[Figure], None]) -> bytes:
         figure = Figure()
@@ -110,6 +112,8 @@ def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) 
         for axes in figure.axes:
             bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches if isinstance(bar, Rectangle)]
             drawn.append((bars, axes.get_xlim()))
+            titles.append(axes.get_title(loc="left"))
+            last_ticks.append((axes.get_xticks()[-1], axes.get_xticklabels()[-1].get_text()))
         return b""
 
     monkeypatch.setattr(report_ledger, "draw_png", look)
@@ -122,6 +126,11 @@ def test_bars_lie_end_to_end_and_fill_the_step(monkeypatch: pytest.MonkeyPatch) 
         )
         assert [left for left, _ in bars] == pytest.approx([sum(widths[:i]) / unit for i in range(len(widths))])
         assert limits == pytest.approx((0, ledger.step_ns / unit))
+    assert titles == [
+        "mini: an instrumented decode step takes 113 µs, 111 µs without instruments; largest part mlp",
+        "mini: an instrumented prefill step takes 1.01 ms, 993 µs without instruments; largest part mlp",
+    ]
+    assert last_ticks == [(pytest.approx(113.4), "113"), (pytest.approx(1.0134), "1.01")]
 
 
 def test_names_are_drawn_as_they_are() -> None:
@@ -161,6 +170,39 @@ def test_bounds_are_columns_of_their_own() -> None:
         ["25.0", "2.00", ""],
     ]
     assert len(table.header) - 1 in table.text_columns
+
+
+def test_a_withdrawn_bound_is_a_reason_and_no_number() -> None:
+    """In the table and in the CSV, of a part and of the step; what is said of the bounds stands below."""
+    ledger = made("decode", {"mlp": 40_000, "lm_head": 10_000})
+    bounds = BoundColumns(
+        {"mlp": None, "lm_head": 5_000.0}, {"mlp": "not judged", "lm_head": "dispatch"}, None, ["So."]
+    )
+    table = ledger_table(ledger, title="t", bounds=bounds)
+    assert [row[5:] for row in table.rows] == [
+        ["", "", "not judged"],
+        ["5.00", "2.00", "dispatch"],
+        ["", "", ""],
+        ["", "", ""],
+        ["", "", ""],
+    ]
+    assert table.notes[1] == "So."
+    rows = list(csv.DictReader(io.StringIO(ledger_csv([ledger], {"decode": bounds}))))
+    assert [(row["bound_ns"], row["bound_by"]) for row in rows] == [
+        ("", "not judged"),
+        ("5000.0", "dispatch"),
+        ("", ""),
+    ]
+
+
+def test_where_all_bounds_are_withdrawn_a_note_is_left_of_them() -> None:
+    """No empty columns; the CSV keeps the reason."""
+    ledger = made("decode", {"mlp": 40_000})
+    bounds = BoundColumns({"mlp": None}, {"mlp": "not judged"}, None, ["Not judged: so."])
+    table, plain = ledger_table(ledger, title="t", bounds=bounds), ledger_table(ledger, title="t")
+    assert (table.header, table.rows) == (plain.header, plain.rows)
+    assert "Not judged: so." in table.notes
+    assert "not judged" in ledger_csv([ledger], {"decode": bounds})
 
 
 def test_the_csv_has_bounds_where_there_are_any() -> None:

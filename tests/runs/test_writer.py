@@ -31,9 +31,9 @@ from perstep.runs import (
 NewManifest = Callable[..., Manifest]
 WriteRun = Callable[..., Path]
 
-# Writes rounds until it is killed; `argv`: folder, rounds to write whole, what to do then.
+# Writes rounds, then waits until standard input ends; `argv`: folder, rounds to write whole, what to do before.
 WRITER = """
-import os, signal, sys, time
+import os, signal, sys
 from pathlib import Path
 import msgspec
 from perstep.runs import Manifest, RunWriter
@@ -53,14 +53,15 @@ with RunWriter(folder, manifest) as writer:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         writer.append(Round(rounds, [7] * 50_000))
     print("written", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def start_writer(folder: Path, environment: dict[str, str], rounds: int, then: str) -> "subprocess.Popen[str]":
     """A writer in another process."""
     command = [sys.executable, "-c", WRITER, str(folder), str(rounds), then]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -304,7 +305,7 @@ def test_a_disk_that_fills_leaves_the_rounds_before_it(
     """A round that does not fit is taken back whole; the error is one of input, the status `failed`."""
     folder = tmp_path / "run"
     writer = start_writer(folder, environment, 3, "fill the disk")
-    _, err = writer.communicate(timeout=60)
+    _, err = writer.communicate()
     assert writer.returncode == 1
     assert re.search(r"InputError: cannot write .*samples\.jsonl: File too large; choose another place", err)
     samples, notes = read_samples(folder, sample_kind)

@@ -8,7 +8,7 @@ from scipy.stats import binom, norm
 
 from perstep import stats
 from perstep.errors import InputError
-from perstep.stats import Verdict
+from perstep.stats import Verdict, invalid_change, paired_change, withhold
 
 costs = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 10**9)), min_size=6, max_size=60).map(
     lambda rows: np.array(rows, dtype=np.float64)
@@ -283,3 +283,16 @@ def run(rng: np.random.Generator, by: float, rounds: int) -> stats.Change:
     """One comparison in normal noise of 1.5 %."""
     reference = np.exp(0.015 * rng.standard_normal(rounds))
     return stats.paired_change(reference, (1 + by) * np.ones(rounds))
+
+
+def test_a_withheld_change_says_nothing_but_why():
+    """No estimate, interval or verdict is left; without a reason, or of an invalid change, everything is."""
+    found = paired_change(np.full(30, 100.0), np.full(30, 150.0))
+    withheld = withhold(found, "the machine was busy: waited 61 %")
+    assert withheld.label == "not resolved (the machine was busy: waited 61 %)"
+    assert withheld.verdict is Verdict.NOT_RESOLVED
+    assert (withheld.estimate, withheld.ci_low, withheld.ci_high, withheld.mde) == (None, None, None, None)
+    assert withheld.rounds == 30
+    assert withhold(found, "") is found
+    invalid = invalid_change("the clock stepped back")
+    assert withhold(invalid, "busy") is invalid

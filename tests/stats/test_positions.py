@@ -130,3 +130,45 @@ def test_one_disturbed_step_does_not_move_the_pace():
 def test_a_round_without_time_has_pace_one():
     """Nothing is divided by zero on a clock that saw nothing."""
     np.testing.assert_array_equal(stats.round_pace(np.zeros((3, 2))), np.ones(3))
+
+
+def spells(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two arms that take turns on a machine that is 1.7 times as slow in spells; the second takes 3 % longer."""
+    rows = np.zeros((2, 56, 1))
+    slow = False
+    for row in range(56):
+        for arm in rng.permutation(2):
+            slow ^= bool(rng.random() < 0.2)
+            rows[arm, row] = (1.7 if slow else 1.0) * (1.03 if arm else 1.0) * np.exp(rng.normal(0, 0.05))
+    return rows[0], rows[1]
+
+
+def test_two_arms_at_one_pace_have_a_ratio_that_spells_do_not_move() -> None:
+    """By more than 12 % (root mean square) the ratio of their own estimates errs, at one pace by 2 %."""
+    rng = np.random.default_rng(0)
+    errors: list[list[float]] = []
+    for _ in range(200):
+        plain, marked = spells(rng)
+        reference, candidate = stats.paired_step_estimates(plain, marked)
+        assert reference == stats.step_estimate(plain)
+        own = stats.step_estimate(marked) / reference
+        errors.append([np.log(own / 1.03), np.log(candidate / reference / 1.03)])
+    apart, paired = np.sqrt(np.mean(np.square(errors), axis=0))
+    assert apart > 0.12
+    assert paired < 0.025
+
+
+def test_at_one_pace_by_hand() -> None:
+    """Paces of the reference 1/2, 1 and 2; the candidate half as long again in each row."""
+    reference = np.array([[100, 20], [200, 40], [400, 80]])
+    assert stats.paired_step_estimates(reference, 1.5 * reference) == pytest.approx((120, 180))
+    with pytest.raises(InputError, match="shape"):
+        stats.paired_step_estimates(reference, reference[:2])
+
+
+def test_a_step_of_another_length_has_the_same_shares() -> None:
+    """A step without time stays as it is."""
+    made = stats.ledger_estimate([[10]], {"a": [[4]], "b": [[5]]}).at(20)
+    assert (made.step_ns, made.parts_ns, made.residual_ns) == (20, {"a": 8, "b": 10}, 2)
+    nothing = stats.ledger_estimate([[0]], {"a": [[0]]})
+    assert nothing.at(20) is nothing

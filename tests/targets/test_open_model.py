@@ -1,13 +1,14 @@
 """What -m, --arch, --layers, --backend, --dtype and --device open."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.models import ModelOptions
 from perstep.targets import open_model
 from perstep.targets.reference import Reference
@@ -47,7 +48,7 @@ def test_options_that_exclude_each_other_are_told(options: dict[str, Any], messa
 def test_without_the_extra_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """For everything that transformers would run."""
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match=r"pip install 'perstep\[hf\]'"):
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
         open_model(None, arch="gpt2")
 
 
@@ -64,7 +65,9 @@ def test_mini_runs_on_transformers_when_asked() -> None:
 def test_an_architecture_has_random_weights_and_as_many_layers_as_asked(tmp_path: Path) -> None:
     """By a preset's name, or by a config.json, which is named by its folder."""
     named = open_model(None, arch="smollm2-135m", layers=1)
-    assert (named.name, named.random_weights, named.facts["num_layers"]) == ("smollm2-135m", True, 1)
+    assert (named.name, named.random_weights, named.facts["num_layers"]) == ("smollm2-135m, 1 of 30 layers", True, 1)
+    assert named.facts["name"] == named.name
+    assert named.facts["total_layers"] == 30
     folder = tmp_path / "own"
     folder.mkdir()
     config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -73,6 +76,10 @@ def test_an_architecture_has_random_weights_and_as_many_layers_as_asked(tmp_path
     own = open_model(None, arch=str(folder / "config.json"), dtype="bfloat16")
     assert (own.name, own.facts["kv_heads"], own.facts["dtype"]) == ("own", 2, "bfloat16")
     assert own.model.training is False
+    for layers in (None, 2):  # all that it has
+        whole = open_model(None, arch=str(folder / "config.json"), layers=layers)
+        assert whole.name == "own"
+        assert "total_layers" not in whole.facts
 
 
 @pytest.mark.hf

@@ -14,9 +14,11 @@ from perstep.theory import (
     ModelShape,
     Precision,
     Rates,
+    binding_terms,
     decode,
     part_bound,
     prefill,
+    roofline_ns,
     step_bound,
     step_cost,
 )
@@ -84,6 +86,31 @@ def test_vectors_and_special_functions_have_rates_of_their_own() -> None:
     assert part_bound(cost, RATES, "float32", L2).compute_ns == 1000
     known = replace(RATES, vector_flops=10e9, special_functions=1e9)
     assert part_bound(cost, known, "float32", L2).compute_ns == pytest.approx(1000 + 1000 + 1000)
+
+
+def test_every_term_that_may_be_the_largest_within_the_intervals_is_named() -> None:
+    """Reading takes 100 to 125 µs. Products of 90 bind never, of 90 to 110 perhaps, of 130 always."""
+    cost = Cost(matmul_flops=9_000_000, weight_bytes=1_000_000)
+
+    def terms(least_us: float, typical_us: float) -> tuple[str, ...]:
+        ends = ((Level("far", 10e9), least_us), (Level("far", 8e9), typical_us))
+        rates = [Rates((level,), {"float32": 9e12 / us}) for level, us in ends]
+        return binding_terms(*(part_bound(cost, each, "float32", each.levels[0]) for each in rates))
+
+    assert terms(90, 90) == ("bandwidth@far",)
+    assert terms(90, 110) == ("bandwidth@far", "compute")
+    assert terms(110, 110) == ("compute", "bandwidth@far")
+    assert terms(130, 140) == ("compute",)
+
+
+def test_the_roofline_of_a_part_is_what_nothing_can_be_faster_than() -> None:
+    """0.5 MB of weights from L2, as if alone there: 5 µs; 1,000,000 FLOPs 10. Calls and the rest do not count."""
+    cost = Cost(weight_bytes=500_000, cache_read_bytes=0, calls=9, packed_bytes=9e9, special_functions=10**9)
+    assert roofline_ns(cost, RATES, "float32") == pytest.approx(5_000)
+    assert roofline_ns(replace(cost, matmul_flops=1_000_000), RATES, "float32") == pytest.approx(10_000)
+    assert roofline_ns(replace(cost, cache_read_bytes=500_000, cache_write_bytes=1_000_000), RATES, "float32") == (
+        pytest.approx(2_000_000 / 50)
+    )  # 2 MB from L3
 
 
 def test_packing_comes_before_the_products() -> None:

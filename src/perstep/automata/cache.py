@@ -66,11 +66,17 @@ class DiskCache:
         max_depth: int | None = None,
         state_limit: int = STATE_LIMIT,
         budget_bytes: int = BUDGET_BYTES,
+        made: TokenTable | None = None,
     ) -> TokenTable:
-        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it was ever made before."""
+        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it was ever made before.
+
+        `made` is that table where it is there already: then it is only written.
+        """
         from perstep.automata.schema import json_schema
 
         def build() -> TokenTable:
+            if made is not None:
+                return made
             dfa = json_schema(schema, whitespace=whitespace, max_depth=max_depth, state_limit=state_limit)
             self.trie(vocabulary)
             return compile_table(dfa, vocabulary, budget_bytes=budget_bytes)

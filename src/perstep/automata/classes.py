@@ -14,6 +14,8 @@ from perstep.automata.grouping import number_by_first, random_words
 from perstep.automata.walk import Copies, Copy, DenseWalk, Moves, is_dense, live_shares, sparse_walk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from perstep.automata.trie import Trie
@@ -21,12 +23,15 @@ if TYPE_CHECKING:
 _STATES_AT_ONCE = 64
 
 
-def equivalence_classes(transitions: NDArray[np.int32], trie: Trie) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def equivalence_classes(
+    transitions: NDArray[np.int32], trie: Trie, check: Callable[[], None] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The class of each token and where each class leads.
 
     Args:
         transitions: next state by state and symbol, int32 [states, symbols]; row 0 is dead.
         trie: the tokens over the same symbols.
+        check: called before each state that is walked; what it raises ends the work.
 
     Returns:
         The class of each token, int64 [tokens], where class 0 leads nowhere from anywhere (tokens
@@ -38,18 +43,28 @@ def equivalence_classes(transitions: NDArray[np.int32], trie: Trie) -> tuple[NDA
     columns = _Columns(len(trie.ends), len(transitions))
     # Copies are looked for where there are many: remembering what a walk came by costs a third of the walk.
     copies = Copies(transitions) if len(dense) > _STATES_AT_ONCE else None
-    _split_by_dense(columns, dense, DenseWalk(transitions, trie), copies)
+    _split_by_dense(columns, dense, DenseWalk(transitions, trie), copies, check)
     if len(sparse):
         for moves in sparse_walk(transitions, trie, sparse, share):
+            if check:
+                check()
             columns.split_sparse(Moves(moves.state, np.searchsorted(trie.ends, moves.node), moves.target))
     return _with_dead_class(columns, trie)
 
 
-def _split_by_dense(columns: _Columns, states: NDArray[np.int64], walk: DenseWalk, copies: Copies | None) -> None:
+def _split_by_dense(
+    columns: _Columns,
+    states: NDArray[np.int64],
+    walk: DenseWalk,
+    copies: Copies | None,
+    check: Callable[[], None] | None,
+) -> None:
     """Split the groups by the walks of `states`; copies of a walk split nothing further and are only noted."""
     walked: list[int] = []
     targets: list[NDArray[np.int32]] = []
     for state in states.tolist():
+        if check:
+            check()
         copy = copies.find(state) if copies else None
         if copy is not None:
             columns.copies.append(copy)

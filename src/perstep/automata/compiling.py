@@ -20,6 +20,8 @@ from perstep.automata.trie import merge_bytes
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from perstep.automata.dfa import Dfa
@@ -29,14 +31,29 @@ if TYPE_CHECKING:
 
 @overload
 def compile(  # noqa: A001
-    dfa: Dfa, vocabulary: Vocabulary, *, lazy: Literal[False] = ..., budget_bytes: int = ...
+    dfa: Dfa,
+    vocabulary: Vocabulary,
+    *,
+    lazy: Literal[False] = ...,
+    budget_bytes: int = ...,
+    check: Callable[[], None] | None = ...,
 ) -> TokenTable: ...
 @overload
 def compile(  # noqa: A001
-    dfa: Dfa, vocabulary: Vocabulary, *, lazy: bool, budget_bytes: int = ...
+    dfa: Dfa,
+    vocabulary: Vocabulary,
+    *,
+    lazy: bool,
+    budget_bytes: int = ...,
+    check: Callable[[], None] | None = ...,
 ) -> TokenTable | LazyTable: ...
 def compile(  # noqa: A001 - the word of the glossary; it is used as automata.compile
-    dfa: Dfa, vocabulary: Vocabulary, *, lazy: bool = False, budget_bytes: int = BUDGET_BYTES
+    dfa: Dfa,
+    vocabulary: Vocabulary,
+    *,
+    lazy: bool = False,
+    budget_bytes: int = BUDGET_BYTES,
+    check: Callable[[], None] | None = None,
 ) -> TokenTable | LazyTable:
     """The token automaton of a byte automaton over a vocabulary.
 
@@ -45,6 +62,7 @@ def compile(  # noqa: A001 - the word of the glossary; it is used as automata.co
         vocabulary: the tokens.
         lazy: make each row at the first visit of its state and not now.
         budget_bytes: what expanded rows may take; the oldest are dropped beyond it.
+        check: called before each state while a whole table is made; what it raises ends the work.
 
     Returns:
         A `TokenTable`, or a `LazyTable` if asked for and the vocabulary has a token for every byte needed
@@ -61,7 +79,7 @@ def compile(  # noqa: A001 - the word of the glossary; it is used as automata.co
 
         return LazyTable(dfa, vocabulary, budget_bytes)
     trie = merge_bytes(vocabulary.trie, dfa.byte_class)
-    class_of_token, transitions = equivalence_classes(dfa.transitions, trie)
+    class_of_token, transitions = equivalence_classes(dfa.transitions, trie, check)
     if missing:
         class_of_token, transitions = without_dead_ends(class_of_token, transitions, dfa.accepting)
         if not (dfa.accepting[dfa.start] or transitions[dfa.start].any()):

@@ -61,9 +61,9 @@ def _import_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        from perstep.errors import InputError
+        from perstep.errors import InputError, how_to_install
 
-        raise InputError("--torch needs torch; pip install 'perstep[hf]'") from error
+        raise InputError(f"--torch needs torch, which is not installed: {how_to_install('hf')}") from error
 
 
 def _ceilings(found: Machine, wanted: str, *, quiet: bool) -> Ceilings | None:

@@ -17,7 +17,7 @@ from perstep.cli.output import remark, render_tables
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.options import at_least
 from perstep.experiments.watch_script import after_import, run_script
-from perstep.experiments.watching import Watch, store
+from perstep.experiments.watching import Watch, describe_calls, store
 from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
@@ -80,13 +80,19 @@ def watch(
         return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     try:
+        manifest = describe_calls(watcher, plan)
+        warnings = [f"warning: {warning}" for warning in manifest.warnings]
+        first, last = (warnings, []) if output == "table" else ([], warnings)  # a program's JSON begins at once
+        for line in first:  # who reads the figures has read what disturbed them
+            say(line)
         if not quiet:
             _show(watcher, output)
         with chdir(begun_in):
-            report = store(watcher, plan, out=out, force=force)
+            report = store(watcher, manifest, out=out, force=force)
         if output == "json" and not quiet:
             sys.stderr.write(encode_json(report.findings).decode())
-        say(f"run: {report.folder}")
+        for line in (*last, f"run: {report.folder}"):
+            say(line)
     except PerstepError as error:
         remark(f"perstep: {' '.join(str(error).split())}")
     return code

@@ -1,22 +1,22 @@
 """The arms of a live comparison: found by what was written, checked to do the same work, stopped if they hang."""
 
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from perstep.errors import InputError
+from perstep.experiments.user_code import NAMED, import_named
 from perstep.measure import Clock
 from perstep.measure.blocks import Arm, ArmFailed, CallableArm
 from perstep.measure.processes import CommandArm, WorkerArm
 from perstep.report.format import plural
 
-_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WORKER = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
 
 
@@ -76,9 +76,9 @@ def _arm(name: str, python: str, spec: str, clock: Clock) -> Arm:
     if python:
         function = _WORKER.fullmatch(spec)
         if function is None:
-            return CommandArm(name, f"{python} {spec}", clock)
+            return CommandArm(name, f"{shlex.quote(python)} {spec}", clock)
         return WorkerArm(name, python, function[1], function[2])
-    if _CALLABLE.fullmatch(spec):
+    if NAMED.fullmatch(spec):
         return CallableArm(name, import_callable(spec), clock)
     return CommandArm(name, spec, clock)
 
@@ -89,13 +89,9 @@ def import_callable(spec: str) -> Callable[[], Any]:
     Raises:
         InputError: it is not written so, cannot be imported, or cannot be called.
     """
-    if not _CALLABLE.fullmatch(spec):
+    if not NAMED.fullmatch(spec):
         raise InputError(f"{spec!r} is no Python callable; write module:function (commands have no result to check)")
-    module_name, _, function_name = spec.partition(":")
-    try:
-        function = getattr(import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot import {spec}: {error}") from error
+    function = import_named(spec)
     if not callable(function):
         raise InputError(f"{spec} is a {type(function).__name__}, not something that can be called")
     return function  # type: ignore[no-any-return]

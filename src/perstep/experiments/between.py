@@ -193,7 +193,9 @@ def different_work(ref: Manifest, new: Manifest) -> list[str]:
     fields: list[tuple[str, Any, Any]] = [("schema_version", ref.schema_version, new.schema_version)]
     fields += [(name, ref.workload.get(name), new.workload.get(name)) for name in {**ref.workload, **new.workload}]
     fields.append(("machine", machine_identity(ref), machine_identity(new)))
-    return [f"{name}: {_short(old)} → {_short(now)}" for name, old, now in fields if old != now]
+    found = [f"{name}: {_short(old)} → {_short(now)}" for name, old, now in fields if old != now]
+    names = [str(manifest.model.get("name")) for manifest in (ref, new)]
+    return [f"model: {' → '.join(names)}", *found] if found and len(set(names)) > 1 else found
 
 
 def different_code(ref: Manifest, new: Manifest) -> list[str]:

@@ -1,7 +1,8 @@
 """Bounds from ceilings that were measured in the same rounds: what `perstep.theory` says of this machine, now.
 
 A part's bound is max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call, with no constant fitted to what it
-judges. The sizes at which bandwidth is measured are the footprints themselves. Knows shapes and ceilings, no samples.
+judges. The sizes at which bandwidth is measured are the footprints themselves. Ceilings have an interval, from their
+median over rounds to their best round; a bound is made of best rounds. Knows shapes and ceilings, no samples.
 """
 
 import json
@@ -12,7 +13,7 @@ from math import ceil, isqrt
 from typing import Any
 
 from perstep.errors import InputError
-from perstep.machine import NEAREST_BYTES, Ladder, LadderFigures
+from perstep.machine import NEAREST_BYTES, Ladder, LadderCeilings, LadderFigures
 from perstep.targets import Opened
 from perstep.theory import (
     REFERENCE,
@@ -24,7 +25,11 @@ from perstep.theory import (
     ModelShape,
     Rates,
     StepCost,
+    bytes_each,
 )
+
+EXCEEDED = "ceilings exceeded; not judged"
+"""In place of what ceilings would say, where something was faster than their best rounds allow."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)
@@ -94,12 +99,33 @@ def _layer(cost: StepCost) -> int:
     return ceil(cost.layer_bytes)
 
 
-def rates_from(figures: LadderFigures, dtype: str) -> Rates:
+def rates_between(ceilings: LadderCeilings, dtype: str) -> tuple[Rates, Rates]:
+    """The rates of a machine at both ends of its ceilings' intervals: at their best, and at their medians.
+
+    Calls are hot: what a step has left of a library's code in the caches is not known, and a bound takes the most.
+
+    The peak of arithmetic is at least what products of a matrix and a vector were seen to compute: two operations a
+    number. However badly the product of matrices was timed, such a product is then never bound by compute alone.
+    """
+    seen = 2e9 / bytes_each(dtype) * max(ceilings.best.read_gb_s.values())
+    return _hot(rates_from(ceilings.best, dtype, seen)), _hot(rates_from(ceilings.typical, dtype, seen))
+
+
+def _hot(rates: Rates) -> Rates:
+    return replace(rates, levels=tuple(replace(level, call_ns=None) for level in rates.levels))
+
+
+def rates_from(figures: LadderFigures, dtype: str, least_flops: float = 0.0) -> Rates:
     """What a ladder found as the rates of a machine.
 
     A set is read at the figure of the size that is nearest by ratio, so figures change half-way, at the geometric mean:
     the scores of 1,025 positions are 0.2 % larger than a power of two, and nothing like the next one. A call costs what
     it does after a set that is at least as large.
+
+    Args:
+        figures: medians, or best rounds.
+        dtype: of the products.
+        least_flops: FLOP/s that were seen in other ways.
     """
     sizes = list(figures.read_gb_s)
     levels: list[Level] = []
@@ -111,7 +137,7 @@ def rates_from(figures: LadderFigures, dtype: str) -> Rates:
     levels.append(Level(f"{last / 1e6:.3g} MB", figures.read_gb_s[last] * 1e9, None, figures.call_ns.get(last)))
     return Rates(
         tuple(levels),
-        {dtype: figures.gemm_gflop_s * 1e9},
+        {dtype: max(figures.gemm_gflop_s * 1e9, least_flops)},
         dispatch_ns=figures.call_ns[0],
         vector_flops=figures.vector_g_s * 1e9,
         special_functions=figures.special_g_s * 1e9,

@@ -30,10 +30,9 @@ from perstep.experiments.cache_fits import WITH, WITHOUT
 from perstep.experiments.cache_rss import Resident, ResidentRequest, measure_resident
 from perstep.experiments.cache_show import csv, files, summary, tables
 from perstep.experiments.cache_subjects import subject_of
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import Counts, at_least, parse_counts
-from perstep.machine import NoiseProbe
 from perstep.measure import Clock, Progress, Resolved
 from perstep.report.format import duration
 from perstep.runs import Manifest
@@ -115,7 +114,7 @@ class CacheSession:
             "left_out": left_out,
             "repetitions_a_round": {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells},
         }
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         self._rounds = 0
         describe_machine(self.manifest, plan.threads)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.bounds import BACKENDS, backend_for, rates_from, shape_of
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, rates_from, shape_of
 from perstep.experiments.cache_fits import (
     WITH,
     WITHOUT,
@@ -26,7 +26,7 @@ from perstep.experiments.cache_fits import (
     theory_of,
     times_of,
 )
-from perstep.machine import LadderFigures, Noise, NoiseSummary, ladder_figures, summarise_noise
+from perstep.machine import LadderCeilings, Noise, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.runs import Column, Manifest
 from perstep.stats import (
     find_crossover,
@@ -34,7 +34,7 @@ from perstep.stats import (
     merged_interval,
     round_pace,
 )
-from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, step_bound, step_cost
+from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, step_bound, step_cost
 
 CROSSOVER_SEED = 7
 HALF = 0.5
@@ -68,6 +68,10 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     `arithmetic_from_S` and `attention_from_S`: where, by theory, a step without a cache begins to spend more than half
     of its time on arithmetic (below, on reading weights and on calls), and more than half on attention; None where
     that does not happen between two contexts, or theory has no curve.
+
+    Theory foretells from the medians of the ceilings, over their rounds as the steps are over theirs.
+    `theory_withdrawn`: arm -> why it has no curve although ceilings were measured: they were disturbed, or a step was
+    faster than their best rounds allow.
     """
 
     points: list[Point]
@@ -84,7 +88,8 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     theory_median_error_without_cache: float | None
     arithmetic_from_S: float | None
     attention_from_S: float | None
-    ceilings: LadderFigures | None
+    theory_withdrawn: dict[str, str]
+    ceilings: LadderCeilings | None
     left_out: list[str]
     noise: NoiseSummary
     unresolved: str = ""
@@ -143,8 +148,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     """
     points = stacked(samples)
     found = estimates(points)
-    figures = ladder_figures([each for sample in samples for each in sample.ceilings])
-    bounds = _bounds(manifest, figures)
+    ceilings = ladder_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
+    bounds, withdrawn = _bounds(manifest, ceilings, {key: ns for key, (ns, _, _) in found.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
     uncached = {S: bound for (arm, S), bound in bounds.items() if arm == WITHOUT}
     memory = manifest.conditions["memory"]
@@ -173,7 +178,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
         theory_median_error_without_cache=_theory_error(made, WITHOUT),
         arithmetic_from_S=_half({S: _arithmetic(bound) for S, bound in uncached.items()}),
         attention_from_S=_half({S: _attention(bound) for S, bound in uncached.items()}),
-        ceilings=figures,
+        theory_withdrawn=withdrawn,
+        ceilings=ceilings,
         left_out=manifest.conditions["left_out"],
         noise=summarise_noise(sample.noise for sample in samples),
         unresolved=_unresolved(widest(found), manifest.conditions["precision"], len(samples)),
@@ -231,12 +237,27 @@ def theory_bytes(manifest: Manifest, S: int) -> tuple[int | None, int | None]:
     return both.used, both.allocated
 
 
-def _bounds(manifest: Manifest, figures: LadderFigures | None) -> dict[tuple[str, int], StepBound]:
-    """(arm, context) -> what theory says, part by part."""
-    if figures is None:
-        return {}
-    rates = rates_from(figures, manifest.workload["dtype"])
-    return {key: step_bound(cost, rates) for key, cost in step_costs(manifest).items()}
+def _bounds(
+    manifest: Manifest, ceilings: LadderCeilings | None, step_ns: Mapping[tuple[str, int], float]
+) -> tuple[dict[tuple[str, int], StepBound], dict[str, str]]:
+    """(arm, context) -> what theory says, part by part; and of each arm of which it may say nothing, why.
+
+    Args:
+        manifest: of the run.
+        ceilings: of its rounds.
+        step_ns: what was measured: a step below its bound proves the ceilings of its arm wrong.
+    """
+    costs = step_costs(manifest)
+    if ceilings is None or not costs:
+        return {}, {}
+    if reason := ceilings.why_no_medians():
+        return {}, dict.fromkeys((WITH, WITHOUT), reason)
+    dtype = manifest.workload["dtype"]
+    best, typical = rates_between(ceilings, dtype)[0], rates_from(ceilings.typical, dtype)
+    roofs = {key: sum(roofline_ns(part, best, dtype) for part in cost.parts.values()) for key, cost in costs.items()}
+    beaten = [key for key, ns in step_ns.items() if ns < roofs[key]]
+    withdrawn = {arm: f"{EXCEEDED}: the step at S = {S:,} is faster than their best rounds allow" for arm, S in beaten}
+    return {key: step_bound(cost, typical) for key, cost in costs.items() if key[0] not in withdrawn}, withdrawn
 
 
 def _attention(bound: StepBound) -> float:

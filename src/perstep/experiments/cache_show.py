@@ -9,7 +9,7 @@ from perstep.experiments.cache_findings import CacheFindings
 from perstep.experiments.cache_fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.report import Table, to_csv
 from perstep.report.cache import LatencyCurve, MemoryCurves, latency_png, memory_png
-from perstep.report.format import interval, percent, plural, significant
+from perstep.report.format import interval, percent, significant
 from perstep.report.words import render
 from perstep.runs import Manifest, encode_json
 
@@ -60,27 +60,42 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
             tables=tables(manifest, findings),
             regimes=[words for _, words in regimes],
             name=name_of(manifest),
+            theory_notes=theory_notes(findings),
         ),
     }
 
 
 def summary(findings: CacheFindings) -> dict[str, Any]:
-    """The headline, and the four figures that a reader of cost curves looks for."""
+    """The headline, and the four figures that a reader of cost curves looks for, of the fits that are claimed."""
+    without = claimed_without(findings)
     S, ms = times_of(findings.points, WITH)
     grown = f"{significant(ms[-1] / ms[0])} times as long at S = {S[-1]} as at {S[0]}"
     return {
         "headline": f"with a cache a step takes {grown}; crossover: {findings.crossover}",
         "memory_max_relative_error_to_theory": findings.memory_max_relative_error_to_theory,
         "latency_with_cache_R2": findings.with_cache.r_squared,
-        "latency_without_cache_R2": findings.without_cache.r_squared,
+        "latency_without_cache_R2": without.r_squared,
+        "latency_without_cache_form": without.form,
         "crossover_S": findings.crossover_S,
     }
 
 
+def claimed_without(findings: CacheFindings) -> Fit:
+    """The fit without a cache that is claimed: theory's form where there is one, else the polynomial."""
+    return findings.without_cache_by_theory or findings.without_cache
+
+
 def name_of(manifest: Manifest) -> str:
     """The model's name, with the layers that were kept of it."""
-    layers = manifest.plan.get("layers")
-    return str(manifest.model["name"]) if layers is None else f"{manifest.model['name']}, {plural(layers, 'layer')}"
+    return str(manifest.model["name"])
+
+
+def theory_notes(findings: CacheFindings) -> list[str]:
+    """Why theory has no curve, where that is the fault of the ceilings; one sentence where both arms share it."""
+    reasons = findings.theory_withdrawn
+    if len(set(reasons.values())) == 1 and len(reasons) > 1:
+        return [f"Theory has no curve: {next(iter(reasons.values()))}."]
+    return [f"Theory has no curve {arm} a cache: {reason}." for arm, reason in reasons.items()]
 
 
 def misses(fit: Fit) -> str:
@@ -141,6 +156,7 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
     ]
     w = manifest.workload
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
+    notes += theory_notes(findings)
     if findings.unresolved:
         notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     return Table(
@@ -248,7 +264,7 @@ def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
 def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:
     curves = [
         _curve(findings, WITH, "with a cache", findings.with_cache),
-        _curve(findings, WITHOUT, "without", findings.without_cache_by_theory or findings.without_cache),
+        _curve(findings, WITHOUT, "without", claimed_without(findings)),
     ]
     S, ms = times_of(findings.points, WITH)
     grown = significant(ms[-1] / ms[0])

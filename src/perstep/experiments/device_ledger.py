@@ -30,10 +30,10 @@ def device_table(found: DeviceLedger, *, title: str, forwards_in: str = "a pass"
 
 
 def idle_sentence(found: DeviceLedger) -> str:
-    """How long the device waited, in all and where most: a bound."""
+    """How long the device waited at most, in all and in the part with the largest bound."""
     share = found.idle_ns_per_step / found.ledger.step_ns
     said = f"The device waited for the host at most {duration(found.idle_ns_per_step)} of a step, {percent(share)}"
     most = max(found.idle_parts_ns, key=found.idle_parts_ns.__getitem__, default="")
     if most and found.idle_parts_ns[most] > 0:
-        said += f"; most of it in {most} ({duration(found.idle_parts_ns[most])})"
+        said += f"; {duration(found.idle_parts_ns[most])} of it in {most}"
     return f"{said}."

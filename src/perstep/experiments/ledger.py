@@ -14,7 +14,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from perstep.errors import InputError
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.device_ledger import DeviceLedger, device_table
 from perstep.experiments.ledger_arms import Arms, ReferenceArms
 from perstep.experiments.ledger_bounds import Ceilings, LedgerBounds, bounds_of, columns_of
@@ -22,11 +22,18 @@ from perstep.experiments.ledger_steps import ARMS, Columns, Pass, Sample, idle_n
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.experiments.sync_counts import SyncCounts, with_syncs
-from perstep.machine import LadderFigures, NoiseProbe, NoiseSummary, summarise_noise
+from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
-from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
+from perstep.report.ledger import (
+    headline_interval,
+    largest_words,
+    ledger_csv,
+    ledger_png,
+    ledger_table,
+    share_words,
+)
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
@@ -80,7 +87,10 @@ class Plan(ModelOptions):
 
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`. `device` is by kind of step, and empty where the host does all the work."""
+    """`results.json`. `device` is by kind of step, and empty where the host does all the work.
+
+    `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
+    """
 
     decode: Ledger | None
     prefill: Ledger
@@ -91,7 +101,8 @@ class LedgerFindings(msgspec.Struct):
     invalid: str
     device: dict[str, DeviceLedger] = {}
     bounds: dict[str, LedgerBounds] = {}
-    ceilings: LadderFigures | None = None
+    ceilings: LadderCeilings | None = None
+    bounds_withdrawn: str = ""
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -110,7 +121,7 @@ class LedgerSession:
         opened = plan.open()
         progress(0.0, "warm-up")
         self._arms = _arms(plan, opened, clock)
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
         trace = self._arms.trace
         self._ceilings = Ceilings(
@@ -157,7 +168,8 @@ class LedgerSession:
         order = balanced_block(len(ARMS), np.random.default_rng([self._plan.seed, 1, number])).ravel()
         self._probe.start()
         passes = [self._arms.run(ARMS[arm]) for arm in order]
-        return Sample(number, passes, self._probe.stop(), self._ceilings.measure())
+        ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known
+        return Sample(number, passes, self._probe.stop(), ceilings)
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -216,8 +228,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
-    parts = {kind: list(ledger.parts) for kind, ledger in ledgers.items()}
-    bounds, ceilings = bounds_of(manifest, [sample.ceilings for sample in samples], parts)
+    taken = [sample for sample in samples if sample.ceilings]
+    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
@@ -227,8 +239,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
         invalid="; ".join(reasons),
         device=_device_ledgers(samples),
-        bounds=bounds,
+        bounds=bounds_of(manifest, ceilings, ledgers),
         ceilings=ceilings,
+        bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
     )
 
 
@@ -290,6 +303,8 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
             made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
     if findings.unresolved:
         made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.bounds_withdrawn:
+        made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
     made[0].notes.extend(manifest.conditions.get("notes", []))
     return made
 
@@ -310,6 +325,9 @@ def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
             findings=findings,
             tables=tables(manifest, findings),
             boundaries=_boundaries(manifest, findings),
+            headline_interval=headline_interval,
+            largest_words=largest_words,
+            share_words=share_words,
         ),
     }
 
@@ -334,11 +352,11 @@ def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
 def summary(findings: LedgerFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     ledger = findings.decode or findings.prefill
-    largest = max(ledger.parts, key=lambda name: ledger.parts[name].share)
+    largest = ledger.largest
     return {
-        "headline": f"{duration(_headline_ns(ledger))} per {ledger.kind} step, the largest part {largest}",
+        "headline": f"{duration(_headline_ns(ledger))} per {ledger.kind} step, {largest_words(ledger)}",
         "plain_step_ns": ledger.plain_step_ns,
         "inflation": ledger.inflation,
         "residual_share": ledger.residual_share,
-        "largest_part": largest,
+        "largest_part": largest[0] if len(largest) == 1 else None,
     }

@@ -2,6 +2,11 @@
 
 A bound belongs to a part by its name; parts of transformers models that hold several of theory's (`attn.core`: scores,
 mask, softmax and weighted sum) get their sum. What has no formula (processors, criteria, bookkeeping) has no bound.
+
+A bound bounds (law 13): it is made of the best round of each ceiling. A part that is faster all the same has none: its
+data were nearer than theory takes them to be, or its calls cheaper than the mean. Where that cannot be, because it was
+faster than its bytes or products at the best rounds, or where the whole step was, the ceilings are wrong and judge
+nothing; nor do ceilings from which the processor was taken away.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, backend_for, config_of, ladder_for, rates_from, shape_of
-from perstep.machine import Ladder, LadderFigures, ladder_figures
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
+from perstep.machine import Ladder, LadderCeilings
+from perstep.measure import Ledger
+from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
 from perstep.runs import Manifest
 from perstep.targets import Opened
@@ -20,11 +27,14 @@ from perstep.theory import (
     REFERENCE,
     TRANSFORMERS,
     TRANSFORMERS_EAGER,
-    Bound,
     Precision,
+    Rates,
+    StepBound,
     StepCost,
+    binding_terms,
     decode,
     prefill,
+    roofline_ns,
     step_bound,
     step_cost,
 )
@@ -40,16 +50,28 @@ MOST_CONTEXTS = 16
 """The bound of a decode step is the mean over so many contexts of the trace: it is all but linear between them."""
 
 
+OR = " or "
+"""Between the terms that may bind."""
+_INTERVAL = "Bounds are of the best round of each ceiling; at their medians up to {} more."
+BEATEN = "faster than its bound; not judged"
+"""In place of the bound of a part that proves nothing about the ceilings."""
+
+
 class PartBound(msgspec.Struct, frozen=True):
     """The least time of a part in a step.
 
     Attributes:
-        bound_ns: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call.
-        binds: the largest of its terms.
+        bound_ns: max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call, at the best round of each ceiling; None
+            where it is withdrawn.
+        typical_ns: the same at the medians of their rounds.
+        binds: the largest of its terms, or each that may be the largest within the intervals of the ceilings.
+        withdrawn: why there is no bound, or empty.
     """
 
-    bound_ns: float
+    bound_ns: float | None
+    typical_ns: float | None
     binds: str
+    withdrawn: str = ""
 
 
 class LedgerBounds(msgspec.Struct, frozen=True):
@@ -57,13 +79,21 @@ class LedgerBounds(msgspec.Struct, frozen=True):
 
     Attributes:
         parts: of the ledger's parts that have a formula.
-        step_ns: of the whole step.
+        step_ns: of the whole step, without the parts whose bound is withdrawn; None where all are.
         level: the size of the set that weights and cache were taken to come from.
+        withdrawn: what was faster, in sentences.
     """
 
     parts: dict[str, PartBound]
-    step_ns: float
+    step_ns: float | None
     level: str
+    withdrawn: list[str] = []
+
+    @property
+    def interval(self) -> float:
+        """By how much a bound would be longer at the medians of the ceilings, at most; 0 without a bound."""
+        held = [(p.bound_ns, p.typical_ns) for p in self.parts.values() if p.bound_ns and p.typical_ns]
+        return max((typical / bound - 1 for bound, typical in held), default=0.0)
 
 
 def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
@@ -71,8 +101,12 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
     return {
         kind: BoundColumns(
             {name: part.bound_ns for name, part in each.parts.items()},
-            {name: part.binds for name, part in each.parts.items()},
+            {name: part.withdrawn or part.binds for name, part in each.parts.items()},
             each.step_ns,
+            [
+                *([_INTERVAL.format(percent(each.interval))] if each.step_ns is not None else []),
+                *each.withdrawn,
+            ],
         )
         for kind, each in bounds.items()
     }
@@ -122,42 +156,82 @@ def step_costs(
 
 
 def bounds_of(
-    manifest: Manifest, rounds: Sequence[Mapping[str, float]], parts: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, LedgerBounds], LadderFigures | None]:
-    """The bounds of each kind of step; nothing for a run without ceilings.
+    manifest: Manifest, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
+) -> dict[str, LedgerBounds]:
+    """The bounds of each kind of step; nothing for a run without ceilings, or where they judge nothing.
 
     Args:
         manifest: of a ledger run.
-        rounds: what each round's ladder measured.
-        parts: kind -> the names of the ledger's parts.
+        ceilings: of its rounds.
+        ledgers: by kind of step.
     """
     conditions = manifest.conditions.get("bounds")
-    figures = ladder_figures([each for each in rounds if each])
-    if not conditions or figures is None:
-        return {}, None
-    rates, w = rates_from(figures, conditions["dtype"]), manifest.workload
+    if not conditions or ceilings is None or ceilings.why_no_bounds():
+        return {}
+    rates, w = rates_between(ceilings, conditions["dtype"]), manifest.workload
     costs = step_costs(conditions, prompt_tokens=w["prompt_tokens"], new_tokens=w["new_tokens"], batch=w["batch"])
     made = {}
     for kind, steps in costs.items():
-        if kind not in parts:
-            continue
-        bounds = [step_bound(cost, rates) for cost in steps]
-        found = {name: _part(name, [bound.parts for bound in bounds]) for name in parts[kind]}
-        made[kind] = LedgerBounds(
-            {name: bound for name, bound in found.items() if bound is not None},
-            float(np.mean([bound.bound_ns for bound in bounds])),
-            bounds[-1].level,
-        )
-    return made, figures
+        if kind in ledgers:
+            least, typical = ([step_bound(cost, each) for cost in steps] for each in rates)
+            bounds = {name: _part(name, least, typical) for name in ledgers[kind].parts}
+            roofs = {name: _roof(name, steps, rates[0], conditions["dtype"]) for name in bounds}
+            step_ns = _mean([bound.bound_ns for bound in least])
+            known = {name: bound for name, bound in bounds.items() if bound is not None}
+            made[kind] = _judged(ledgers[kind], known, roofs, step_ns, least[-1].level)
+    return made
 
 
-def _part(name: str, steps: Sequence[Mapping[str, Bound]]) -> PartBound | None:
+def _judged(
+    ledger: Ledger, bounds: Mapping[str, PartBound], roofs: Mapping[str, float], step_ns: float, level: str
+) -> LedgerBounds:
+    """The bounds of a ledger's parts, without those that its own times prove wrong.
+
+    Args:
+        ledger: what was measured.
+        bounds: of its parts.
+        roofs: what no part can be faster than at the best of the ceilings.
+        step_ns: the bound of the whole step.
+        level: that weights and cache were taken to come from.
+    """
+    took = {name: ledger.parts[name].ns for name in bounds}
+    beaten = [name for name, bound in bounds.items() if took[name] < (bound.bound_ns or 0.0)]
+    left_ns = step_ns - sum(bounds[name].bound_ns or 0.0 for name in beaten)
+    faster = [f"{name} took {duration(took[name])} of at least {duration(roofs[name])}" for name in bounds
+              if took[name] < roofs[name]]  # fmt: skip
+    if ledger.plain_step_ns is not None and ledger.plain_step_ns < left_ns:
+        faster.append(f"the step took {duration(ledger.plain_step_ns)} of at least {duration(left_ns)}")
+    if faster:
+        gone = {name: PartBound(None, None, "", EXCEEDED) for name in bounds}
+        return LedgerBounds(gone, None, level, [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."])
+    kept = {name: PartBound(None, None, "", BEATEN) if name in beaten else bound for name, bound in bounds.items()}
+    said = [f"Faster than the bound, with data nearer or calls cheaper than was thought: {', '.join(beaten)}."]
+    return LedgerBounds(kept, left_ns, level, said if beaten else [])
+
+
+def _roof(name: str, steps: Sequence[StepCost], rates: Rates, dtype: str) -> float:
+    """What the pure roofline says of the parts of theory that lie in this one."""
+    names = FUSED.get(name, (name,))
+    return _mean(
+        [sum(roofline_ns(step.parts[part], rates, dtype) for part in names if part in step.parts) for step in steps]
+    )
+
+
+def _part(name: str, least: Sequence[StepBound], typical: Sequence[StepBound]) -> PartBound | None:
     """The mean over steps of the sum of theory's parts that lie in this one."""
-    held = [[step[part] for part in FUSED.get(name, (name,)) if part in step] for step in steps]
-    if not held[-1]:
+    names = [part for part in FUSED.get(name, (name,)) if part in least[-1].parts]
+    if not names:
         return None
-    largest = max(held[-1], key=lambda bound: bound.bound_ns)
-    return PartBound(float(np.mean([sum(bound.bound_ns for bound in step) for step in held])), largest.binds)
+    largest = max(names, key=lambda part: least[-1].parts[part].bound_ns)
+    return PartBound(
+        _mean([sum(step.parts[part].bound_ns for part in names) for step in least]),
+        _mean([sum(step.parts[part].bound_ns for part in names) for step in typical]),
+        OR.join(binding_terms(least[-1].parts[largest], typical[-1].parts[largest])),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _backend_name(opened: Opened) -> str:

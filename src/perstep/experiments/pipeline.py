@@ -10,7 +10,7 @@ import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.base import Experiment, Findings, HasLedger, Session
-from perstep.experiments.conditions import threads_limited, warn_of_noise
+from perstep.experiments.conditions import left_out_layers, threads_limited, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
@@ -30,6 +30,7 @@ from perstep.runs import (
 )
 
 RESULTS = "results.json"
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def look(name: str | Path) -> Report:
     loaded = load(open_run(name))
     stored, found = loaded.stored, loaded.findings
     with _stored_facts(stored.folder):
-        tables = loaded.experiment.tables(stored.manifest, found)
+        tables = _tables(loaded.experiment, stored.manifest, found)
     return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
 
 
@@ -209,11 +210,26 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
     findings = experiment.analyse(manifest, samples)
     manifest.noise = msgspec.to_builtins(findings.noise)
     files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings)}
+    said = left_out_layers(manifest)
+    if said and README in files:
+        heading, _, text = files[README].decode().partition("\n")
+        files[README] = "\n\n".join([heading, *(f"**{sentence}**" for sentence in said), text.lstrip("\n")]).encode()
     for file_name, content in files.items():
         replace_file(folder / file_name, content)
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
-    return Report(folder, manifest, findings, experiment.tables(manifest, findings), experiment.csv(findings), notes)
+    if said and "models" not in manifest.conditions:  # of several each is named already
+        manifest.results_summary["headline"] = f"{manifest.model['name']}: {manifest.results_summary['headline']}"
+    tables = _tables(experiment, manifest, findings)
+    return Report(folder, manifest, findings, tables, experiment.csv(findings), notes)
+
+
+def _tables(experiment: Experiment, manifest: Manifest, findings: Any) -> list[Table]:
+    """What an experiment shows; below the first table, of which models only some layers were measured."""
+    tables = experiment.tables(manifest, findings)
+    if tables:
+        tables[0].notes.extend(left_out_layers(manifest))
+    return tables
 
 
 def check(report: Report) -> None:

@@ -8,6 +8,7 @@ cost is not: the wait lies in the part, together with the work that it waited fo
 import msgspec
 
 from perstep.measure import RESIDUAL, Ledger
+from perstep.report.format import plural
 from perstep.targets.transformers import Syncs
 from perstep.targets.transformers.syncs import DRIVER_SYNC
 
@@ -91,7 +92,9 @@ def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
     notes = [f"Syncs ({what}): {total:.3g} a step, counted in {own} not timed."]
     if counts.sites:
         named = [_named(site, counts.steps) for site in counts.sites[:SITES_SAID]]
-        notes.append(f"Most syncs come from {'; '.join(named)}.")
+        more = len(counts.sites) - len(named)
+        others = f"; and {plural(more, 'other place')}" if more else ""
+        notes.append(f"Syncs come from {'; '.join(named)}{others}.")
     return notes
 
 

@@ -1,8 +1,9 @@
 """`watch`: what each part of a step costs in somebody's own generate calls, from the calls that were recorded.
 
 A sample is one call; `watching.py` makes them. Calls from one line of the source have one ledger for decode
-steps and one for prefills (`measure.build_watched_ledger`). Nothing is replayed, warmed up or repeated, so
-there are no verdicts here and no rounds to be added.
+steps and one for prefills (`measure.build_watched_ledger`); first calls stand apart (`first_calls.py`). Nothing is
+replayed, warmed up or repeated, so there are no verdicts here and no rounds to be added; what is said in words is
+resolved by the intervals, or a fact of the recorded steps.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,16 @@ import numpy as np
 from perstep.errors import InputError
 from perstep.experiments.call_recorder import CallSteps
 from perstep.experiments.device_ledger import DeviceLedger, device_table
+from perstep.experiments.first_calls import (
+    Chosen,
+    FirstCall,
+    choose,
+    find_first_calls,
+    first_call_sentences,
+)
 from perstep.experiments.sync_counts import SyncCounts, merge_counts, with_syncs
 from perstep.machine import Noise, NoiseSummary, summarise_noise
-from perstep.measure import FORWARD, Ledger, WatchedSteps, belongs, build_watched_ledger
+from perstep.measure import Ledger, WatchedSteps, build_watched_ledger
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, percent, plural
 from perstep.report.ledger import ledger_png, ledger_table
@@ -26,6 +34,8 @@ from perstep.runs import Manifest
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
+NAMED_TOGETHER = 3
+"""So many parts are named where it is not resolved which of them costs most."""
 MOST_BARS = 6
 """So many ledgers are drawn; those of the longest steps."""
 
@@ -64,7 +74,10 @@ class SiteFindings(msgspec.Struct, kw_only=True):
         broken_off: ended by an exception; their finished steps count.
         rows: of the batches, each number once; likewise `prompt_tokens` and `new_tokens`.
         device_ledgers: the device's own, by kind of step; empty where the host does all the work.
-        costliest: the part outside the forward that takes most of a decode step (of the prefill where there is none).
+        costliest: the part outside the forward that takes most of a decode step (of the prefill where there is none);
+            empty where that is not resolved.
+        first_calls: what those calls took that stand apart.
+        prefill_is_first: the ledger of the prefill is of first calls alone.
     """
 
     site: str
@@ -81,6 +94,8 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     costliest: str
     notes: list[str]
     device_ledgers: dict[str, DeviceLedger] = {}
+    first_calls: list[FirstCall] = []
+    prefill_is_first: bool = False
 
     @property
     def main(self) -> Ledger | None:
@@ -111,9 +126,17 @@ def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger | None:
     """The ledger of the host's time in calls, or None where no step of the kind was marked."""
-    ledger = _build(kind, samples, [s.kinds.get(kind) for s in samples], mark_ns)
+    chosen = choose(kind, samples)
+    ledger = _build(kind, samples, _taken(chosen, kind), mark_ns)
     if ledger is None:
         return None
+    recorded = sum(len(s.kinds[kind].step_ns) for s in samples if kind in s.kinds)
+    apart = sum(call.skip for call in chosen)
+    if any(not call.is_first for call in chosen):  # then those that are left out whole are first ones
+        apart = recorded - sum(len(call.sample.kinds[kind].step_ns) - call.skip for call in chosen)
+    if apart:
+        note = f"First calls stand apart: the rows leave out {apart:,} of {plural(recorded, f'{kind} step')}."
+        ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)
 
@@ -121,10 +144,11 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
 def device_ledger(kind: str, samples: Sequence[Sample]) -> DeviceLedger | None:
     """The ledger of the device's time in calls, or None where there is none."""
     # What a mark costs the device is not known, only what it costs the host.
-    ledger = _build(kind, samples, [s.device_kinds.get(kind) for s in samples], 0.0)
+    chosen = choose(kind, samples)
+    ledger = _build(kind, samples, _taken(chosen, kind, "device_kinds"), 0.0)
     if ledger is None:
         return None
-    idle = [s.idle_kinds[kind] for s in samples if kind in s.idle_kinds]
+    idle = [steps for _, steps in _taken(chosen, kind, "idle_kinds")]
     parts = {
         name: sum(int(c.parts[name].sum()) for c in idle if name in c.parts) / ledger.steps for name in ledger.parts
     }
@@ -132,8 +156,14 @@ def device_ledger(kind: str, samples: Sequence[Sample]) -> DeviceLedger | None:
     return DeviceLedger(ledger=ledger, idle_ns_per_step=sum(parts.values()), idle_parts_ns=parts)
 
 
-def _build(kind: str, samples: Sequence[Sample], columns: Sequence[CallSteps | None], mark_ns: float) -> Ledger | None:
-    held = [(sample, steps) for sample, steps in zip(samples, columns, strict=True) if steps is not None]
+def _taken(chosen: Sequence[Chosen], kind: str, side: str = "kinds") -> list[tuple[Sample, CallSteps]]:
+    """The calls of a ledger with their columns on one side: host time, device time, or what the device waited."""
+    return [(c.sample, c.taken(columns[kind])) for c in chosen if kind in (columns := getattr(c.sample, side))]
+
+
+def _build(
+    kind: str, samples: Sequence[Sample], held: Sequence[tuple[Sample, CallSteps]], mark_ns: float
+) -> Ledger | None:
     steps = [each for _, each in held]
     if not any(len(s.residual_ns) for s in steps):
         return None
@@ -149,10 +179,17 @@ def _build(kind: str, samples: Sequence[Sample], columns: Sequence[CallSteps | N
         residual_ns=np.concatenate([s.residual_ns for s in steps]),
         marks={name: sum(s.marks.get(name, 0) for s in steps) for name in names},
         calls=[len(s.step_ns) for s in steps],
-        alike=len({(s.finished, s.rows, s.prompt_tokens, s.steps) for s, _ in held}) == 1,
+        alike=_alike(held),
         forwards=sum(_forwards(sample, kind) for sample in samples),
     )
     return build_watched_ledger(kind, watched, mark_ns=mark_ns)
+
+
+def _alike(held: Sequence[tuple[Sample, CallSteps]]) -> bool:
+    """Whether the calls repeat each other: one shape, and the same parts; a median would lose a part of a few calls."""
+    shapes = {(sample.finished, sample.rows, sample.prompt_tokens, sample.steps) for sample, _ in held}
+    parts = {frozenset(steps.parts) for _, steps in held if len(steps.residual_ns)}
+    return len(shapes) == len(parts) == 1
 
 
 def _forwards(sample: Sample, kind: str) -> int:
@@ -168,6 +205,7 @@ def find_sites(samples: Sequence[Sample], mark_ns: float) -> list[SiteFindings]:
 
 def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
     decode, prefill = (call_ledger(kind, samples, mark_ns) for kind in KINDS)
+    main = decode or prefill
     broken_off = sum(not sample.finished for sample in samples)
     notes = list(dict.fromkeys(note for sample in samples for note in sample.notes))
     if broken_off:
@@ -190,22 +228,16 @@ def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
         new_tokens=_distinct(sample.new_tokens for sample in samples),
         decode=decode,
         prefill=prefill,
-        costliest=_costliest(decode or prefill),
+        costliest=main.largest_outside[0] if main is not None and len(main.largest_outside) == 1 else "",
         notes=notes,
         device_ledgers=beside,
+        first_calls=find_first_calls(samples),
+        prefill_is_first=all(call.is_first for call in choose(PREFILL, samples)),
     )
 
 
 def _distinct(values: Iterator[int | None]) -> list[int]:
     return sorted({value for value in values if value is not None})
-
-
-def _costliest(ledger: Ledger | None) -> str:
-    """The part outside the forward that costs most, or nothing."""
-    if ledger is None:
-        return ""
-    outside = {name: part.ns for name, part in ledger.parts.items() if not belongs(name, FORWARD)}
-    return max(outside, key=outside.__getitem__, default="")
 
 
 def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
@@ -258,17 +290,36 @@ def _subject(site: SiteFindings) -> str:
 
 
 def sentences(site: SiteFindings) -> list[str]:
-    """What a reader wants to know first: the most costly part that is no forward, and what the prefill took."""
+    """What a reader wants to know first: the most costly part that is no forward, and what the prefills took."""
     said = []
-    if site.main is not None and site.costliest:
-        part = site.main.parts[site.costliest]
-        said.append(
-            f"Outside the forward {site.costliest} costs most: {duration(part.ns)} of a {site.main.kind} step,"
+    if site.main is not None and site.main.largest_outside:
+        said.append(_costliest_sentence(site.main))
+    if site.decode is not None and site.prefill is not None:
+        said.append(_prefill_sentence(site, site.prefill))
+    return [*said, *first_call_sentences(site.first_calls)]
+
+
+def _costliest_sentence(ledger: Ledger) -> str:
+    """A part is named as the most costly only where the rounds tell it from the others."""
+    names = ledger.largest_outside
+    if len(names) == 1:
+        part = ledger.parts[names[0]]
+        return (
+            f"Outside the forward {names[0]} costs most: {duration(part.ns)} of a {ledger.kind} step,"
             f" {percent(part.share)}."
         )
-    if site.decode is not None and site.prefill is not None:
-        said.append(f"A prefill took {duration(site.prefill.step_ns)}, the set-up of the call included.")
-    return said
+    if len(names) <= NAMED_TOGETHER:
+        return f"Outside the forward {', '.join(names[:-1])} or {names[-1]} costs most; which of them is not resolved."
+    return f"Which part outside the forward costs most is not resolved in {plural(ledger.rounds, 'round')}."
+
+
+def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
+    """The median prefill and the part of it with most time; facts of the recorded calls."""
+    most = max(ledger.parts, key=lambda name: ledger.parts[name].ns, default="")
+    inside = f", {most} {duration(ledger.parts[most].ns)} of it" if most and ledger.parts[most].ns else ""
+    of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
+    warm = "; it is of a first call, and holds what that warmed up" if site.prefill_is_first else ""
+    return f"A prefill took {duration(ledger.step_ns)}{of}, the set-up of the call included{inside}{warm}."
 
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
@@ -281,7 +332,7 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
     drawn = [(site, site.main) for site in findings.sites if site.main is not None]
     drawn = sorted(drawn, key=lambda pair: -pair[1].step_ns)[:MOST_BARS]
     prefills = [
-        ledger_table(site.prefill, title=f"prefill at {site.site}", forwards_in=f"in {plural(site.calls, 'call')}")
+        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {plural(site.calls, 'call')}")
         for site in findings.sites
         if site.decode is not None and site.prefill is not None
     ]
@@ -300,6 +351,10 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
         subjects = [f"{site.site}, {site.model}" for site, _ in drawn]
         made["ledger.png"] = ledger_png([ledger for _, ledger in drawn], subject=subjects)
     return made
+
+
+def _prefill_title(site: SiteFindings) -> str:
+    return f"{'prefill of a first call' if site.prefill_is_first else 'prefill'} at {site.site}"
 
 
 def csv(findings: WatchFindings) -> str:
@@ -324,7 +379,7 @@ def summary(findings: WatchFindings) -> dict[str, Any]:
         return {"headline": "no step could be seen"}
     site = max(seen, key=lambda site: site.main.step_ns_total if site.main else 0)
     return {
-        "headline": f"{site.site}: {sentences(site)[0]}" if site.costliest else site.site,
+        "headline": f"{site.site}: {said[0]}" if (said := sentences(site)) else site.site,
         "sites": len(findings.sites),
         "calls": sum(site.calls for site in findings.sites),
         "costliest": site.costliest,

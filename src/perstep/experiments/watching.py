@@ -15,10 +15,10 @@ from typing import Any, Self
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
-from perstep.experiments.conditions import describe_machine
+from perstep.experiments.conditions import describe_machine, warn_of_noise
 from perstep.experiments.device_ledger import DeviceLedger
 from perstep.experiments.watch import Sample, by_site, call_ledger, device_ledger, find_sites, site_tables
-from perstep.machine import Noise, NoiseProbe
+from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, summarise_noise
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
 from perstep.report.format import plural
@@ -115,6 +115,7 @@ class Watch:
 
     Attributes:
         samples: one a call, in the order in which they ended.
+        load_before: the load average when this was made, before any of the calls.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Watch:
         self.detail, self.every, self.syncs, self.device = detail, every, syncs, device
         self.clock = clock or HostClock()
         self.samples: list[Sample] = []
+        self.load_before = load_average()
         self._mark_ns: float | None = None
         self._model = None if model is None else find_model(model)
         if model is not None:
@@ -195,7 +197,11 @@ class Watch:
         return [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
 
     def __str__(self) -> str:
-        return "\n".join(to_text(table) for table in self.tables()) or _nothing([], DECODE)
+        if not self.samples:
+            return _nothing([], DECODE)
+        noise = summarise_noise(sample.noise for sample in self.samples)
+        warnings = "".join(f"warning: {warning}\n" for warning in noise_warnings(noise, of_calls=True))
+        return warnings + "\n".join(to_text(table) for table in self.tables())
 
 
 def watch(
@@ -239,18 +245,15 @@ def _nothing(samples: Sequence[Sample], kind: str) -> str:
     return f"{plural(len(samples), 'generate call')} made no {kind} step that could be seen; ask for more new tokens"
 
 
-def store(watch: Watch, plan: dict[str, Any], *, out: Path | None, force: bool) -> pipeline.Report:
-    """Write what was watched into a run folder, with everything that is derived from it.
+def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
+    """The manifest of what was watched, with what the machine was and what disturbed the calls.
 
     Args:
         watch: with at least one call.
-        plan: the options, for the manifest.
-        out: the run's folder; the next number under `.perstep/runs` if None.
-        force: replace the run in `out`.
+        plan: the options.
 
     Raises:
-        InputError: the folder cannot be written, or no call was watched.
-        InvalidMeasurement: a step took no time on this clock.
+        InputError: no call was watched.
     """
     import torch
 
@@ -273,12 +276,29 @@ def store(watch: Watch, plan: dict[str, Any], *, out: Path | None, force: bool) 
             "detail": watch.detail,
             "syncs": _HOW_COUNTED if watch.syncs else "not counted",
             "garbage_collector": "as the watched program has it",
-            "warm_up": "none: the calls run once",
+            "warm_up": "none: the calls run once; first calls stand apart",
             "mark_ns": watch.mark_ns,
         },
         boundaries=BOUNDARIES,
     )
-    describe_machine(manifest, threads)
+    describe_machine(manifest, threads, load_before=watch.load_before, of_calls=True)
+    warn_of_noise(manifest, (sample.noise for sample in watch.samples), threads, of_calls=True)
+    return manifest
+
+
+def store(watch: Watch, manifest: Manifest, *, out: Path | None, force: bool) -> pipeline.Report:
+    """Write what was watched into a run folder, with everything that is derived from it.
+
+    Args:
+        watch: with at least one call.
+        manifest: from `describe_calls`.
+        out: the run's folder; the next number under `.perstep/runs` if None.
+        force: replace the run in `out`.
+
+    Raises:
+        InputError: the folder cannot be written.
+        InvalidMeasurement: a step took no time on this clock.
+    """
     folder = next_folder("watch") if out is None else out
     with RunWriter(folder, manifest, force=force) as writer:
         for sample in watch.samples:

@@ -68,11 +68,13 @@ class Counters:
     def __init__(self, source: Source) -> None:
         self._stat = KernelFile(source.root / "proc/stat")
         self._sched = KernelFile(source.root / "proc/thread-self/schedstat")
+        self._tasks = source.root / "proc/self/task"
+        self._pressure = KernelFile(source.root / "proc/pressure/cpu")
         self._throttle = KernelFile(throttle_file(source))
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._stat, self._sched, self._throttle):
+        for file in (self._stat, self._sched, self._pressure, self._throttle):
             file.close()
 
     def read(self) -> Reading:
@@ -91,13 +93,38 @@ class Counters:
             "major_faults": process.ru_majflt,
             "gc_collections": sum(one["collections"] for one in generations),
             "gc_full_collections": generations[-1]["collections"],
-            "waited_ns": parse_waited(self._sched.text()),
+            "waited_ns": self._waited_ns(),
+            "pressure_ns": parse_pressure(self._pressure.text()),
             "total_jiffies": total,
             "busy_jiffies": busy,
             "steal_jiffies": steal,
             "throttled_periods": periods,
             "throttled_ns": throttled_ns,
         }
+
+    def _waited_ns(self) -> int | None:
+        """The waiting of all threads; one that has ended takes its own with it."""
+        threads = count_threads(self._tasks)
+        if threads < 2:  # the usual case: one open file instead of a folder and a file a thread
+            return parse_waited(self._sched.text())
+        return sum(waited_of_threads(self._tasks))
+
+
+def count_threads(tasks: Path) -> int:
+    """How many threads a process has by its `task` folder: each is a folder, which counts as a link; 0 if unknown."""
+    try:
+        return tasks.stat().st_nlink - 2
+    except OSError:
+        return 0
+
+
+def waited_of_threads(tasks: Path) -> list[int]:
+    """The waiting of each thread in a `task` folder, in nanoseconds."""
+    waited = []
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # it ended since the folder was listed
+            waited.append(parse_waited((task / "schedstat").read_text()) or 0)
+    return waited
 
 
 def difference(end: Reading, begin: Reading) -> Reading:
@@ -112,6 +139,12 @@ def parse_waited(schedstat: str) -> int | None:
     """Nanoseconds on the run queue: the second of `time on the CPU, time waiting, slices`."""
     words = schedstat.split()
     return int(words[1]) if len(words) >= 2 and words[1].isdigit() else None
+
+
+def parse_pressure(pressure: str) -> int | None:
+    """Nanoseconds in which some task of the machine waited for a processor: `some avg10=... total=µs`."""
+    total = pressure.partition("\n")[0].rpartition("total=")[2]
+    return int(total) * 1000 if total.isdigit() else None
 
 
 def parse_jiffies(stat: str) -> tuple[int, int, int] | tuple[None, None, None]:

@@ -173,6 +173,11 @@ def _boot_time(source: Source) -> MaybeInt:
     return UNKNOWN
 
 
+def load_average() -> MaybeFloat:
+    """The load average of the last minute, now."""
+    return _loads(Source())[0]
+
+
 def _loads(source: Source) -> tuple[MaybeFloat, MaybeFloat, MaybeFloat]:
     text = source.text("proc/loadavg")
     if text is None and source.uname.system == "Darwin":

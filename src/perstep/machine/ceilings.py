@@ -30,7 +30,7 @@ from perstep.machine._arms import (
 from perstep.machine._rounds import ThreadSetter, Timed, calibrate, fit_into, run_rounds, without_slow_rivals
 from perstep.machine._sources import NONE, UNKNOWN, FloatOrNone, MaybeInt
 from perstep.machine.describe import Machine, describe, identity
-from perstep.machine.noise import NoiseProbe, NoiseSummary, summarise_noise
+from perstep.machine.noise import CEILING_LIMITS, TAKEN, NoiseProbe, NoiseSummary, summarise_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +44,7 @@ TRY_SHARE = 0.6  # of the budget may be over before arms are no longer tried
 MEMORY_SHARE = 0.25  # of the memory that is free may be taken
 MEMORY_SET_BYTES, QUICK_MEMORY_SET_BYTES = 1 << 30, 256 << 20
 LEAST_L3_SET_BYTES = 8 << 20
+MOST_SPREAD = 2.0  # of the best round over the median; drift was 1.7 at most
 
 
 class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +101,21 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     def get(self, figure: str, threads: int = 1) -> Ceiling | None:
         """The ceiling of a figure at a thread count; None if it was not measured."""
         return self.figures.get(f"{figure}@{threads}", self.figures.get(figure))
+
+    def disturbed(self) -> str:
+        """Why these are ceilings of a busy machine; empty if they are not.
+
+        Half of the rounds or more had the processor taken away, or a figure's median is far from its best round.
+        Kinds of disturbance may meet in a round; each is then counted, which errs on the side of measuring again.
+        """
+        rounds, taken = self.noise.rounds, sum(self.noise.by_kind.get(kind, 0) for kind in TAKEN)
+        if 2 * taken >= rounds:
+            return f"the processor was taken away in {min(taken, rounds)} of {rounds} rounds"
+        for name, figure in self.figures.items():
+            spread = figure.value / figure.low if figure.unit == "ns" else figure.high / figure.value
+            if spread > MOST_SPREAD and not name.startswith("clock."):
+                return f"{name} was {spread:.1f} times as fast in its best round as in the median"
+        return ""
 
 
 def ceiling_versions(machine: Machine) -> dict[str, str]:
@@ -296,7 +312,7 @@ def measure_ceilings(
         cpu_quota_cores=machine.cgroup.cpu_quota_cores,
         threads=counts,
         quick=quick,
-        noise=summarise_noise(samples.noises),
+        noise=summarise_noise(samples.noises, CEILING_LIMITS),
         elapsed_ns=now() - begin_ns,
         measured_at_unix_s=int(unix_s()),
         figures=figures,

@@ -2,7 +2,8 @@
 
 A virtual machine may report an L3 of 480 MiB of which it has a sliver, so no level is believed: bandwidth is
 measured at the very sizes that matter (a working set, a layer, a whole step's footprint), and a set takes the figure
-of the nearest size. Likewise the cost of a library call: hot, and right after so many bytes were read.
+of the nearest size. Likewise the cost of a library call: hot, and right after so many bytes were read. Each ceiling has
+an interval, from its median over rounds to its best round; bounds are made of the latter.
 `measure_ceilings` in `ceilings.py` has the figures of named levels, which are kept between runs.
 """
 
@@ -23,22 +24,26 @@ from perstep.machine._arms import (
     imported_torch,
 )
 from perstep.machine._rounds import ThreadSetter, Timed, calibrate, round_order, time_calls
+from perstep.machine.noise import was_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from perstep.machine._arms import Buffer
+    from perstep.machine.noise import Noise
 
 LEAST_NS = 100_000  # a timing lasts at least so long
 MOST_BYTES = 1 << 30  # sets beyond this are as far away as any
 NEAREST_BYTES = 256 << 10  # the smallest set: reading less takes about as long as the call
 VECTOR_NUMBERS = 1 << 16  # three arrays of 256 KiB stay in L2
 SMALL = 8  # numbers in a call whose work is nothing
+WIDE_ROW = 1024  # numbers; rows as short as those of a small model are read more slowly, longer ones no faster
+LEAST_QUIET = 3  # rounds without others on the processor, for a best round to be the machine's
 
 
 @dataclass(frozen=True)
 class LadderFigures:
-    """What a ladder found: medians over rounds, of the figures.
+    """What a ladder found: the medians over rounds, or the best rounds.
 
     Attributes:
         read_gb_s: set size in bytes -> GB/s (10^9 bytes) of multiplying it with a vector, in rising order.
@@ -55,6 +60,37 @@ class LadderFigures:
     vector_g_s: float
     special_g_s: float
     rounds: int
+
+
+@dataclass(frozen=True)
+class LadderCeilings:
+    """Ceilings with their intervals, and whether they were taken in peace.
+
+    Attributes:
+        typical: medians over rounds, of reading as the model reads.
+        best: the best round of each, of reading in the faster way: nothing was seen to be faster.
+        rounds: of the run, in each of which all were timed at least once.
+        quiet_rounds: those in which the processor was not taken away.
+    """
+
+    typical: LadderFigures
+    best: LadderFigures
+    rounds: int
+    quiet_rounds: int
+
+    def why_no_bounds(self) -> str:
+        """Why the best rounds bound nothing; empty if they do."""
+        if self.rounds < LEAST_QUIET:
+            return f"not judged: ceilings need {LEAST_QUIET} rounds for an interval, and there are {self.rounds}"
+        return self._disturbed() if self.quiet_rounds < LEAST_QUIET else ""
+
+    def why_no_medians(self) -> str:
+        """Why the medians foretell nothing; empty if they do."""
+        return self.why_no_bounds() or (self._disturbed() if 2 * self.quiet_rounds <= self.rounds else "")
+
+    def _disturbed(self) -> str:
+        taken = self.rounds - self.quiet_rounds
+        return f"ceilings disturbed; not judged: the processor was taken away in {taken} of {self.rounds} rounds"
 
 
 class Ladder:
@@ -100,7 +136,8 @@ class Ladder:
         assert buffer is not None  # noqa: S101 - there is no deadline
         torch = imported_torch() if library == "torch" else None
         arms = [
-            *_read_arms(buffer, self.sizes, row, threads, dtype, torch),
+            *_read_arms("read", buffer, self.sizes, row, threads, dtype, torch),
+            *(_read_arms("wide", buffer, self.sizes, WIDE_ROW, threads, dtype, torch) if row != WIDE_ROW else ()),
             *_call_arms(buffer, self._called(call_up_to), threads, torch),
             *_arithmetic_arms(threads, dtype, torch),
         ]
@@ -128,19 +165,37 @@ class Ladder:
         return found
 
 
-def ladder_figures(rounds: Sequence[Mapping[str, float]]) -> LadderFigures | None:
+def ladder_ceilings(rounds: Sequence[Mapping[str, float]], noises: Sequence[Noise]) -> LadderCeilings | None:
+    """Ceilings from rounds: a pure function; None where a figure is missing.
+
+    Args:
+        rounds: what each call of `Ladder.measure` returned.
+        noises: of the run's rounds, each of which holds one call or several.
+    """
+    typical, best = ladder_figures(rounds), ladder_figures(rounds, best=True)
+    if typical is None or best is None:
+        return None
+    return LadderCeilings(typical, best, len(noises), sum(not was_taken(noise) for noise in noises))
+
+
+def ladder_figures(rounds: Sequence[Mapping[str, float]], *, best: bool = False) -> LadderFigures | None:
     """What rounds of `Ladder.measure` say: a pure function; None where a figure is missing.
 
     Args:
         rounds: what each call returned.
+        best: the best round of each figure, in place of the median; of the two ways of reading a set the faster.
     """
     from statistics import median
 
     values: dict[str, list[float]] = {}
     for one in rounds:
         for name, value in one.items():
-            values.setdefault(name, []).append(value)
-    figures = {name.split("@")[0]: median(seen) for name, seen in values.items()}
+            figure = name.split("@")[0]
+            values.setdefault(figure.replace("wide.", "read.") if best else figure, []).append(value)
+    figures = {
+        figure: (min(seen) if figure.startswith("call.") else max(seen)) if best else median(seen)
+        for figure, seen in values.items()
+    }
     read, call = (
         {_size_of(name): figures[name] for name in sorted(figures, key=_size_of) if name.startswith(kind)}
         for kind in ("read.", "call.")
@@ -157,14 +212,14 @@ def _size_of(figure: str) -> int:
 
 
 def _read_arms(
-    buffer: Buffer, sizes: Sequence[int], row: int, threads: int, dtype: str, torch: Any
+    kind: str, buffer: Buffer, sizes: Sequence[int], row: int, threads: int, dtype: str, torch: Any
 ) -> Iterator[CeilingArm]:
     """The first `size` bytes as a matrix with rows of `row` numbers times a vector, as decoding goes over weights."""
     import numpy as np
 
     for size in sizes:
         held = buffer[: size // 2]
-        arm = partial(CeilingArm, figure=f"read.{size}", unit="GB/s", threads=threads, working_set_bytes=size)
+        arm = partial(CeilingArm, figure=f"{kind}.{size}", unit="GB/s", threads=threads, working_set_bytes=size)
         if torch is None:
             numbers = held.view(np.dtype(dtype))
             rows = max(1, numbers.size // row)
@@ -174,12 +229,12 @@ def _read_arms(
             call = partial(np.matmul, np.ones((1, columns), dtype=dtype), matrix.T, out)
             yield arm(method="np.matmul", call=call, work=matrix.nbytes)
         else:
-            kind = getattr(torch, dtype)
-            tensor = torch.from_numpy(held.view(np.int16)).view(kind)
+            numbers_of = getattr(torch, dtype)
+            tensor = torch.from_numpy(held.view(np.int16)).view(numbers_of)
             rows = max(1, tensor.numel() // row)
             columns = min(row, tensor.numel())
             matrix = tensor[: rows * columns].view(rows, columns)
-            call = partial(torch.nn.functional.linear, torch.ones(1, columns, dtype=kind), matrix)
+            call = partial(torch.nn.functional.linear, torch.ones(1, columns, dtype=numbers_of), matrix)
             yield arm(method="torch linear", call=call, work=rows * columns * tensor.element_size())
 
 

@@ -31,10 +31,11 @@ N = TypeVar("N", int, float)
 class Noise(msgspec.Struct, frozen=True, kw_only=True):
     """What happened between two readings; None where this system has no such counter.
 
-    `waited_ns` is the time the measuring thread was ready to run and did not;
-    `cpu_ns` is the CPU time of the whole process, `busy_jiffies` that of all
-    processes (a jiffy is `jiffy_ns` long). Page faults and switches are the
+    `waited_ns` is the time that the process's threads were ready to run and did
+    not, added up; `cpu_ns` is the CPU time of the whole process, `busy_jiffies`
+    that of all processes (a jiffy is `jiffy_ns` long). Page faults and switches are the
     process's, `thread_involuntary_switches` the measuring thread's.
+    `pressure_ns` is the time in which some task of the machine waited for a CPU.
     `frequency_hz` and `load_average_1min` are levels at the end, not differences.
     """
 
@@ -48,6 +49,7 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     gc_collections: int
     gc_full_collections: int
     waited_ns: int | None = None
+    pressure_ns: int | None = None
     total_jiffies: int | None = None
     busy_jiffies: int | None = None
     steal_jiffies: int | None = None
@@ -63,7 +65,7 @@ class NoiseLimits:
     """From where on a round counts as hit. Shares are of the round's wall time or CPU time.
 
     Attributes:
-        waited_share: of the wall time that the thread was ready and not running.
+        waited_share: from where on `waited_share` of a round counts.
         switches_per_s: involuntary switches of the thread; asked only where `waited_ns` is unknown.
         steal_share: of all CPU time that the hypervisor gave to others.
         others_share: of all CPU time that other processes used.
@@ -78,6 +80,45 @@ class NoiseLimits:
 
 
 DEFAULT_LIMITS = NoiseLimits()
+
+CEILING_LIMITS = NoiseLimits(waited_share=0.05, steal_share=0.05)
+"""For rounds of ceilings, which last up to a second: less than this is taken from few of a round's timings."""
+
+TAKEN = ("preempted", "steal", "throttled")
+"""The kinds of disturbance in which the processor was taken away; what was timed meanwhile is no ceiling."""
+
+
+BUSY_SHARE = 0.05
+"""A round that waited for a processor for more than this share of its time was taken apart by the scheduler."""
+
+
+def waited_share(noise: Noise) -> float | None:
+    """The share of a round in which it could have run and had no processor; None where nothing tells.
+
+    Of threads that wait beside others that run it is their share of all the time that the threads ran or waited.
+    Where the process never gave up its processor by itself, all the wall time without processor time was waited for:
+    that also counts what a hypervisor took, which the run queue does not know.
+    """
+    waited_ns, gap_ns = noise.waited_ns, max(noise.wall_ns - noise.cpu_ns, 0)
+    if noise.voluntary_switches == 0:
+        waited_ns = max(waited_ns or 0, gap_ns)
+    elif waited_ns is None and noise.involuntary_switches > noise.voluntary_switches:
+        waited_ns = gap_ns
+    if waited_ns is None or noise.wall_ns <= 0:
+        return None
+    return waited_ns / max(noise.wall_ns, waited_ns + noise.cpu_ns)
+
+
+def busy_reason(shares: Iterable[float | None]) -> str:
+    """Why wall time gives no verdict: most rounds waited for a processor. Empty if they did not.
+
+    Args:
+        shares: of each round, the share of its time in which it waited; None counts as none.
+    """
+    known = sorted(share or 0.0 for share in shares)
+    if not known or known[(len(known) - 1) // 2] <= BUSY_SHARE:
+        return ""
+    return f"the machine was busy: waited {sum(known) / len(known):.0%}".replace("%", " %")
 
 
 def others_jiffies(noise: Noise) -> float | None:
@@ -99,7 +140,7 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
     wall_s, total = noise.wall_ns / 1e9, noise.total_jiffies or 0
     others = others_jiffies(noise)
     if noise.waited_ns is not None:
-        preempted = noise.waited_ns > limits.waited_share * noise.wall_ns
+        preempted = (waited_share(noise) or 0.0) > limits.waited_share
     else:
         switches = noise.thread_involuntary_switches
         switches = noise.involuntary_switches if switches is None else switches
@@ -117,10 +158,16 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
     return [kind for kind, hit in found.items() if hit]
 
 
+def was_taken(noise: Noise) -> bool:
+    """Whether the processor was taken away in a round for more of it than `CEILING_LIMITS` allow."""
+    return any(kind in TAKEN for kind in is_hit(noise, CEILING_LIMITS))
+
+
 class NoiseSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Noise over all rounds: how many were hit and by what, sums, and shares of the whole.
 
-    A share is None if no round had the counter. `frequency_low_hz` and
+    A share is None if no round had the counter. `busy` says why wall time gives
+    no verdict (`busy_reason`), and is empty where it does. `frequency_low_hz` and
     `frequency_high_hz` are the extremes of the readings at the rounds' ends.
     """
 
@@ -132,6 +179,7 @@ class NoiseSummary(msgspec.Struct, frozen=True, kw_only=True):
     major_faults: int
     gc_full_collections: int
     waited_share: float | None = None
+    busy: str = ""
     steal_share: float | None = None
     others_share: float | None = None
     throttled_periods: int | None = None
@@ -160,7 +208,8 @@ def summarise_noise(rounds: Iterable[Noise], limits: NoiseLimits = DEFAULT_LIMIT
         involuntary_switches=sum(noise.involuntary_switches for noise in noises),
         major_faults=sum(noise.major_faults for noise in noises),
         gc_full_collections=sum(noise.gc_full_collections for noise in noises),
-        waited_share=_share(_sum(n.waited_ns for n in noises), sum(n.wall_ns for n in noises)),
+        waited_share=_share(_sum(_waited_wall_ns(n) for n in noises), sum(n.wall_ns for n in noises)),
+        busy=busy_reason(waited_share(noise) for noise in noises),
         steal_share=_share(_sum(n.steal_jiffies for n in noises), total),
         others_share=_share(_sum(others_jiffies(n) for n in noises), total),
         throttled_periods=_sum(n.throttled_periods for n in noises),
@@ -168,6 +217,11 @@ def summarise_noise(rounds: Iterable[Noise], limits: NoiseLimits = DEFAULT_LIMIT
         frequency_low_hz=min(frequencies, default=None),
         frequency_high_hz=max(frequencies, default=None),
     )
+
+
+def _waited_wall_ns(noise: Noise) -> float | None:
+    share = waited_share(noise)
+    return None if share is None else share * noise.wall_ns
 
 
 def _sum(values: Iterable[N | None]) -> N | None:
@@ -183,7 +237,7 @@ class NoiseProbe:
     """Reads noise at the two ends of a round; some 15 microseconds at each.
 
     Files stay open between readings. Make and use a probe in the thread that
-    measures: `waited_ns` and `thread_involuntary_switches` are that thread's.
+    measures: `thread_involuntary_switches` are that thread's.
 
     Example:
         with NoiseProbe() as probe:
@@ -267,3 +321,38 @@ class NoiseProbe:
             return float(self._load.text().split()[0])
         except (IndexError, ValueError):
             return None
+
+
+class QuietProbe:
+    """A probe of a machine on which only a clock moves: what tests on a fake clock measure with.
+
+    Args:
+        now: the clock of `wall_ns`, in nanoseconds.
+        processor: the clock of `cpu_ns`.
+    """
+
+    def __init__(self, now: Callable[[], int], processor: Callable[[], int]) -> None:
+        self._clocks = now, processor
+        self._begin = [0, 0]
+
+    def start(self) -> None:
+        """Read the clocks."""
+        self._begin = [read() for read in self._clocks]
+
+    def stop(self) -> Noise:
+        """Read the clocks; nothing but waiting for a processor disturbs this machine."""
+        wall_ns, cpu_ns = (read() - begin for read, begin in zip(self._clocks, self._begin, strict=True))
+        return Noise(
+            wall_ns=wall_ns,
+            cpu_ns=cpu_ns,
+            involuntary_switches=0,
+            voluntary_switches=0,
+            minor_faults=0,
+            major_faults=0,
+            gc_collections=0,
+            gc_full_collections=0,
+            jiffy_ns=JIFFY_NS,
+        )
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,8 +1,9 @@
 """Ceilings kept between runs, in a folder of the user's, one JSON file per machine.
 
-A cache, not a record: a file that is damaged, newer than this program, or about
-other hardware, versions or limits is ignored with a reason, and a folder that
-cannot be written to costs a warning. Files are replaced atomically.
+A cache, not a record: a file that is damaged, newer than this program, about
+other hardware, versions or limits, or of a busy machine is ignored with a
+reason, and a folder that cannot be written to costs a warning. Ceilings of a
+busy machine are not stored. Files are replaced atomically.
 """
 
 from __future__ import annotations
@@ -69,17 +70,19 @@ def ceilings_path(machine_identity: str, folder: Path) -> Path:
 
 
 def save_ceilings(ceilings: Ceilings, folder: Path | None = None) -> SavedCeilings:
-    """Store ceilings for their machine, replacing older ones.
+    """Store ceilings for their machine, replacing older ones, unless they were disturbed.
 
     Args:
         ceilings: what was measured.
         folder: where; by default `cache_folder()`.
 
     Returns:
-        The file, or a warning if the folder cannot be written to. Never raises for that.
+        The file, or a warning if the folder cannot be written to or they were disturbed. Never raises for that.
     """
     import tempfile
 
+    if reason := ceilings.disturbed():
+        return SavedCeilings(None, f"ceilings were not stored: {reason}. Measure again when this machine is quiet")
     folder = folder or cache_folder()
     if folder is None:
         return SavedCeilings(None, "ceilings were not stored: no home folder; set PERSTEP_CACHE_DIR")
@@ -152,6 +155,8 @@ def _why_not(ceilings: Ceilings, machine: Machine, threads: int | None) -> str:
             f"they were measured under a CPU quota of {ceilings.cpu_quota_cores}, "
             f"now it is {machine.cgroup.cpu_quota_cores}"
         )
+    if reason := ceilings.disturbed():
+        return f"they were disturbed: {reason}"
     if threads is not None and threads not in ceilings.threads:
         return f"they were measured with {list(ceilings.threads)} threads, not {threads}"
     return ""

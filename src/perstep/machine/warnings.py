@@ -35,6 +35,7 @@ def warnings_for(
     *,
     threads: int | None = None,
     busy: Sequence[BusyProcess] = (),
+    of_calls: bool = False,
 ) -> list[str]:
     """The warnings that have evidence, those that matter most first.
 
@@ -44,30 +45,38 @@ def warnings_for(
         threads: how many threads the work uses; by default what the loaded
             BLAS or torch would use, if known.
         busy: other busy processes, from `busy_processes`.
+        of_calls: what was measured are a script's own calls, which run once and have none of our options, not rounds.
 
     Returns:
         One line of text each; an empty list if nothing is known to be wrong.
     """
     return [
-        *_noise_warnings(noise_summary),
+        *noise_warnings(noise_summary, of_calls=of_calls),
         *_busy_warnings(machine, busy),
-        *_thread_warnings(machine, threads),
+        *_thread_warnings(machine, threads, "OMP_NUM_THREADS=" if of_calls else "-t "),
         *_frequency_warnings(machine),
         *_memory_warnings(machine),
     ]
 
 
-def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
+def noise_warnings(noise: NoiseSummary | None, *, of_calls: bool = False) -> list[str]:
+    """The warnings that rest on the noise of the rounds alone.
+
+    Args:
+        noise: of the rounds; None warns of nothing.
+        of_calls: as in `warnings_for`.
+    """
     if noise is None:
         return []
     found = []
+    what, remedy = ("calls", "") if of_calls else ("rounds", ", or give more rounds: --budget")
     wall_s = noise.wall_ns / 1e9
     if noise.rounds_hit > HIT_LIMIT * noise.rounds:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(noise.by_kind.items()))
         found.append(
-            f"{noise.rounds_hit} of {noise.rounds} rounds ({noise.rounds_hit / noise.rounds:.0%}) were "
+            f"{noise.rounds_hit} of {noise.rounds} {what} ({noise.rounds_hit / noise.rounds:.0%}) were "
             f"disturbed: {kinds}. They are marked and kept; intervals are wider for it. "
-            "Close other programs and run again, or give more rounds: --budget"
+            f"Close other programs and run again{remedy}"
         )
     if noise.steal_share is not None and noise.steal_share > STEAL_LIMIT:
         found.append(
@@ -78,27 +87,28 @@ def _noise_warnings(noise: NoiseSummary | None) -> list[str]:
         took = "" if noise.throttled_ns is None else f" for {noise.throttled_ns / 1e9:.2f} s of {wall_s:.2f} s"
         found.append(
             f"the control group's CPU quota stopped this process in "
-            f"{_count(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: -t"
+            f"{_count(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: "
+            f"{'OMP_NUM_THREADS' if of_calls else '-t'}"
         )
     if noise.waited_share is not None and noise.waited_share > WAITED_LIMIT:
         found.append(
-            f"the measuring thread was ready but not running for {noise.waited_share:.1%} of the time. "
+            f"this process was ready but not running for {noise.waited_share:.1%} of the time. "
             "Find who runs instead: top -o %CPU"
         )
     if noise.others_share is not None and noise.others_share > OTHERS_LIMIT:
         found.append(
-            f"other processes used {noise.others_share:.0%} of this machine's CPU time during the rounds. "
+            f"other processes used {noise.others_share:.0%} of this machine's CPU time during the {what}. "
             "Find them: top -o %CPU"
         )
     if noise.major_faults:
         found.append(
-            f"{_count(noise.major_faults, 'page')} had to be read from disk during the rounds (major page faults): "
+            f"{_count(noise.major_faults, 'page')} had to be read from disk during the {what} (major page faults): "
             "memory is short, or files were not in the page cache. See which: free -h"
         )
     low, high = noise.frequency_low_hz, noise.frequency_high_hz
     if low is not None and high is not None and high - low > FREQUENCY_SPREAD_LIMIT * high:
         found.append(
-            f"the CPU frequency went from {_ghz(low)} to {_ghz(high)} GHz between rounds. "
+            f"the CPU frequency went from {_ghz(low)} to {_ghz(high)} GHz between {what}. "
             "Fix it: sudo cpupower frequency-set -g performance, and turn turbo off"
         )
     return found
@@ -137,14 +147,14 @@ def _threads_in_use(machine: Machine) -> int | None:
     return max(counts, default=None)
 
 
-def _thread_warnings(machine: Machine, threads: int | None) -> list[str]:
+def _thread_warnings(machine: Machine, threads: int | None, option: str) -> list[str]:
     threads = threads if threads is not None else _threads_in_use(machine)
     cpus, cores, quota = _allowed(machine), machine.cpu.cores_physical, machine.cgroup.cpu_quota_cores
     if threads is None:
         return []
     text = None
     if isinstance(quota, float) and threads > quota:
-        remedy = f"Try: -t {int(quota)}" if quota >= 1 else RAISE_QUOTA
+        remedy = f"Try: {option}{int(quota)}" if quota >= 1 else RAISE_QUOTA
         text = (
             f"{_count(threads, 'thread')} would use more than the CPU quota of {quota:g} cores: the control "
             f"group will stop the process in each period. {remedy}"
@@ -152,12 +162,12 @@ def _thread_warnings(machine: Machine, threads: int | None) -> list[str]:
     elif cpus is not None and threads > cpus:
         text = (
             f"{threads} threads run on {_count(cpus, 'allowed CPU')} and take turns. "
-            f"Try: -t {min(cpus, cores) if isinstance(cores, int) else cpus}"
+            f"Try: {option}{min(cpus, cores) if isinstance(cores, int) else cpus}"
         )
     elif isinstance(cores, int) and threads > cores:
         text = (
             f"{threads} threads run on {_count(cores, 'physical core')}: two that share a core share its arithmetic. "
-            f"Try: -t {cores}"
+            f"Try: {option}{cores}"
         )
     return [] if text is None else [text]
 

@@ -1,6 +1,6 @@
 """Clocks, the recorder of laps, rounds, replay and the ledger. Knows no model."""
 
-from perstep.measure.clock import Clock, FakeClock, HostClock
+from perstep.measure.clock import Clock, FakeClock, HostClock, processor_clock
 from perstep.measure.ledger import FORWARD, Ledger, LedgerSamples, Part, Sum, belongs, build_ledger, measure_mark_ns
 from perstep.measure.recorder import RESIDUAL, Recorder, Steps
 from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
@@ -33,6 +33,7 @@ __all__ = [
     "collector_off",
     "measure_mark_ns",
     "no_mark",
+    "processor_clock",
     "record_trace",
     "replay",
     "run_rounds",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 from operator import length_hint
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perstep.errors import InputError
-from perstep.measure.clock import Clock
+from perstep.measure.clock import Clock, processor_clock
 
 BLOCK_NS = 1_000_000
 """Aim for blocks of a millisecond: long enough to average scheduling jitter, short enough that two
@@ -24,8 +24,6 @@ UNEQUAL_FROM_NS = 50_000_000
 """If equal counts made a block of the slowest arm longer than this, each arm gets a count of its own."""
 UNSEEN_CALLS = 4096
 """If so many calls take no time by the clock, more will not help."""
-MIN_CALLS = 2
-"""So that no more than a third of the time goes into discarded calls."""
 
 
 class ArmFailed(InputError):  # noqa: N818 - it reads as what happened, like InvalidMeasurement
@@ -44,11 +42,47 @@ class ArmFailed(InputError):  # noqa: N818 - it reads as what happened, like Inv
         self.partial: Any = None
 
 
-class Arm(Protocol):
-    """One variant under comparison."""
+class BlockTime(NamedTuple):
+    """What the timed calls of a turn took together.
 
-    def block(self, calls: int) -> int:
-        """Make one call that is not timed, then `calls` that are; the nanoseconds these took together."""
+    Attributes:
+        wall_ns: from the first call's start to the last one's end.
+        processor_ns: the processor time of all threads; for commands that of their processes.
+        waited_ns: time that an arm's own processes were ready to run and did not; None where nothing tells, or where
+            the arm runs in this process, whose waiting a noise probe reads once a round.
+    """
+
+    wall_ns: int
+    processor_ns: int
+    waited_ns: int | None = None
+
+
+class Arm(Protocol):
+    """One variant under comparison.
+
+    Attributes:
+        fresh: whether each round has new processes, so that rounds replicate processes.
+        least_calls: the fewest timed calls in a turn.
+    """
+
+    fresh: bool
+    least_calls: int
+
+    def renew(self, seed: int, calls: int) -> None:
+        """Before a round: start anew, and warm, what differs from process to process.
+
+        Args:
+            seed: of the hashes of strings, 0 to 2³² - 1; all arms of a round get the same, so that it cancels.
+            calls: the length of the block that a new process makes before the round's first turn.
+        """
+        ...
+
+    def block(self, calls: int) -> BlockTime:
+        """Make one call that is not timed if calls of this arm share a process, then `calls` that are.
+
+        Returns:
+            What the timed ones took together.
+        """
         ...
 
     def close(self) -> None:
@@ -62,35 +96,45 @@ class CallableArm:
     Args:
         name: of the arm, for its errors.
         call: what is timed; its result is not looked at.
-        clock: read before and after a block.
+        clock: read before and after a block, and its processor clock outside of that.
     """
+
+    fresh = False
+    least_calls = 2
+    """So that no more than a third of the time goes into discarded calls."""
 
     def __init__(self, name: str, call: Callable[[], Any], clock: Clock) -> None:
         self._name = name
         self._call = call
         self._now = clock.now
+        self._processor_now = processor_clock(clock).now
         self._calls = 0
 
-    def block(self, calls: int) -> int:
+    def renew(self, seed: int, calls: int) -> None:
+        """Nothing: the callable keeps its process."""
+
+    def block(self, calls: int) -> BlockTime:
         """See `Arm`.
 
         Raises:
             ArmFailed: the callable raised; the original exception is its cause.
         """
-        call, now = self._call, self._now
+        call, now, processor_now = self._call, self._now, self._processor_now
         timed = iter(range(calls))
         try:
             call()
+            processor_ns = processor_now()
             begun_ns = now()
             for _ in timed:
                 call()
             ended_ns = now()
+            processor_ns = processor_now() - processor_ns
         except (Exception, SystemExit) as error:
             # The iterator knows how far it got, so that no counter need run while timing.
             call_number = self._calls + 1 + calls - length_hint(timed)
             raise ArmFailed(self._name, call_number, f"{type(error).__name__}: {error}") from error
         self._calls += calls + 1
-        return ended_ns - begun_ns
+        return BlockTime(ended_ns - begun_ns, processor_ns)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -133,18 +177,22 @@ class Blocks:
     equal: bool
 
 
-def plan_blocks(arms: Mapping[str, Arm], clock: Clock, *, round_budget_s: float) -> Blocks:
+def plan_blocks(arms: Mapping[str, Arm], clock: Clock, *, round_budget_s: float, block_ns: float = BLOCK_NS) -> Blocks:
     """Find out how many calls a block needs, by trying.
 
     Args:
         arms: by name.
         clock: the one the arms read.
         round_budget_s: a round should not take longer than this; if single calls do, blocks have one call.
+        block_ns: how long a block should be.
     """
     clock_cost = measure_clock(clock)
-    wanted_ns = max(BLOCK_NS, (clock_cost.read_ns + clock_cost.resolution_ns) / CLOCK_SHARE)
+    wanted_ns = max(block_ns, (clock_cost.read_ns + clock_cost.resolution_ns) / CLOCK_SHARE)
     costs_ns = {name: _cost_of_a_call(arm, wanted_ns) for name, arm in arms.items()}
-    own = {name: max(ceil(wanted_ns / cost), MIN_CALLS) if cost else UNSEEN_CALLS for name, cost in costs_ns.items()}
+    own = {
+        name: max(ceil(wanted_ns / cost), arms[name].least_calls) if cost else UNSEEN_CALLS
+        for name, cost in costs_ns.items()
+    }
     most = max(own.values())
     equal = max(costs_ns.values()) * most <= UNEQUAL_FROM_NS or len(set(own.values())) == 1
     calls = dict.fromkeys(own, most) if equal else own
@@ -165,12 +213,12 @@ def _cost_of_a_call(arm: Arm, wanted_ns: float) -> float:
     """Nanoseconds a call, from blocks that grow until they are long enough; 0 if the clock does not see the call."""
     calls = 1
     while True:
-        block_ns = max(arm.block(calls), 0)
+        block_ns = max(arm.block(calls).wall_ns, 0)
         if block_ns >= wanted_ns / 4 or (block_ns == 0 and calls >= UNSEEN_CALLS):
             return block_ns / calls
         calls = min(calls * 8, ceil(calls * wanted_ns / block_ns)) if block_ns else calls * 8
 
 
-def run_turns(arms: Mapping[str, Arm], blocks: Blocks, order: Sequence[str]) -> list[int]:
-    """One round: each turn's block in the given order; nanoseconds a block."""
+def run_turns(arms: Mapping[str, Arm], blocks: Blocks, order: Sequence[str]) -> list[BlockTime]:
+    """One round: each turn's block in the given order."""
     return [arms[name].block(blocks.calls[name]) for name in order]

@@ -3,7 +3,9 @@
 Totals are integers over all instrumented steps and add up exactly (law 1). What is shown per
 step follows law 9: each position of the trace has its median over rounds, a row is the mean of
 those over positions, and one factor brings the rows to the step. The headline is the step
-without instruments, measured in the same rounds; the inflation factor stands between them (law 8).
+without instruments, measured in the same rounds; the inflation factor stands between them (law 8):
+both steps are taken at one pace, so that headline x inflation is the instrumented step, or a note says otherwise.
+What a ledger says in words (`largest`, its notes) is resolved by the rounds, or is said not to be.
 """
 
 from collections.abc import Collection
@@ -23,8 +25,9 @@ from perstep.stats import (
     ShareInterval,
     ledger_estimate,
     paired_change,
+    paired_step_estimates,
+    rounds_needed,
     share_interval,
-    step_estimate,
 )
 
 MARKS_MATTER = 0.05
@@ -38,10 +41,16 @@ CLOSING_SAID = 1.05
 """Above this factor between the step's median and the sum of those of the rows the ledger says so."""
 INFLATION_INVALID = 1.5
 """Above this factor the ledger is invalid."""
+STEPS_DIFFER = 0.005
+"""The ratio of the two steps has an error of its own: the interval of the inflation is widened to hold it up to so far
+outside, the half-width at which measuring ends. Beyond it the ledger says that its two steps differ."""
 
 
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
 """What is computed by the model's forward: a part's first word, or its name without the layer."""
+
+
+COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or resemble their neighbours too much."
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sum(msgspec.Struct, frozen=True, kw_only=True):
-    """A roll-up of parts, such as `attn` or `forward`."""
+    """A roll-up of parts, such as `attn` or `forward`; its interval is made as that of a part."""
 
     ns_total: int
     ns_per_step: float
     share: float
+    ci_low: float | None = None
+    ci_high: float | None = None
 
     @property
     def ns(self) -> float:
@@ -125,15 +136,20 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         step_ns: the instrumented step (law 9): what the parts are shares of.
         residual_ns: per step; what no part covers, estimated as the parts are.
         residual_share: of the instrumented step.
-        inflation: instrumented over uninstrumented step, median over rounds; None where there is no round.
-        inflation_ci_low: lower end of its interval, or None.
+        inflation: instrumented over uninstrumented step, `step_ns / plain_step_ns`; where there is no interval, or it
+            does not hold that (a note says so), the median over rounds. None where there is no round.
+        inflation_ci_low: lower end of the interval of the rounds' paired ratios, widened to hold `inflation`; or None.
         inflation_ci_high: upper end of its interval, or None.
         parts: by name, in the order of the step.
         tree: roll-ups; a part stands in one leaf sum and in `forward` where it belongs.
-        invalid: why the ledger must not be believed, or empty.
+        invalid: why the ledger must not be believed, or empty. An inflation above 1.5 is a reason unless its interval
+            holds 1, when it is a note.
         notes: what a reader must know, in sentences.
         syncs_per_step: waits of the host for the device in a step; None where they were not counted.
         closing: what all rows were multiplied by, to add up to the step as medians do not.
+        largest: the part with the largest estimate, then those that may be larger for all that the rounds tell: one
+            name where it is resolved which part is the largest.
+        largest_outside: the same among the parts outside the forward.
     """
 
     kind: str
@@ -158,6 +174,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     syncs_per_step: float | None = None
     closing: float = 1.0
+    largest: list[str] = []
+    largest_outside: list[str] = []
 
     def resolved(self) -> Resolved:
         """Of the widest interval shown, as a share of the step; inf while any interval is missing."""
@@ -180,7 +198,8 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
             or a step took no time on this clock.
     """
     check_sums(kind, samples)
-    estimate = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
+    shares = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
+    plain_ns, step_ns = paired_step_estimates(*_side_by_side(samples))
     rounds = RoundTotals(
         plain_ns=samples.plain_ns.mean(axis=(1, 2)),
         step_ns=samples.step_ns.mean(axis=(1, 2)),
@@ -189,8 +208,8 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
     made = close_ledger(
         kind,
         samples,
-        estimate=estimate,
-        plain_ns=step_estimate(_rows(samples.plain_ns)),
+        estimate=shares.at(step_ns),
+        plain_ns=plain_ns,
         rounds=rounds,
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
@@ -225,7 +244,7 @@ def close_ledger(
         kind: `prefill` or `decode`.
         samples: all steps, for the totals; of any shape.
         estimate: the step and its parts.
-        plain_ns: the step without instruments, if there was one.
+        plain_ns: the step without instruments, if there was one; there is one where there is a round.
         rounds: what the intervals are made of; without rounds they are None.
         mark_ns: the cost of one mark.
         forwards: executed forwards to state.
@@ -236,10 +255,8 @@ def close_ledger(
     }
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
     plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
-    change = paired_change(rounds.plain_ns, rounds.step_ns) if len(rounds.step_ns) else None
-    inflation = None if change is None or change.estimate is None else 1 + change.estimate
-    inflation_low = None if change is None or change.ci_low is None else 1 + change.ci_low
-    merged = [0 if change is None else change.merged_rounds]
+    inflation = _inflation(rounds, estimate.step_ns, plain_ns)
+    merged = [inflation.merged_rounds]
     merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
         kind=kind,
@@ -255,15 +272,103 @@ def close_ledger(
         step_ns=estimate.step_ns,
         residual_ns=estimate.residual_ns,
         residual_share=estimate.residual_ns / estimate.step_ns,
-        inflation=inflation,
-        inflation_ci_low=inflation_low,
-        inflation_ci_high=None if change is None or change.ci_high is None else 1 + change.ci_high,
+        inflation=inflation.factor,
+        inflation_ci_low=inflation.low,
+        inflation_ci_high=inflation.high,
         parts=parts,
-        tree=_tree(parts, estimate.step_ns),
+        tree=_tree(parts, rounds, estimate.step_ns),
         invalid=_why_invalid(inflation, estimate),
-        notes=_notes(inflation, inflation_low, parts, estimate.closing),
+        notes=[*inflation.notes(), *_notes(parts, estimate.closing)],
         closing=estimate.closing,
+        largest=_largest(parts, rounds),
+        largest_outside=_largest({name: p for name, p in parts.items() if not belongs(name, FORWARD)}, rounds),
     )
+
+
+def _largest(parts: dict[str, Part], rounds: RoundTotals) -> list[str]:
+    """The part with the largest estimate, then those that the rounds do not show to be smaller."""
+    ranked = sorted(parts, key=lambda name: -parts[name].ns_per_step)
+    if not ranked:
+        return []
+    low, in_rounds, others = parts[ranked[0]].ci_low, rounds.parts_ns[ranked[0]], ranked[1:]
+
+    def is_smaller(name: str) -> bool:
+        high = parts[name].ci_high
+        if low is not None and high is not None and high < low:
+            return True
+        return _is_smaller_in_rounds(rounds.parts_ns[name], in_rounds, len(others))
+
+    return [ranked[0], *(name for name in others if not is_smaller(name))]
+
+
+def _is_smaller_in_rounds(part_ns: NDArray[np.float64], top_ns: NDArray[np.float64], comparisons: int) -> bool:
+    """Whether the interval of a part's paired ratio to another lies below 1.
+
+    Where rounds resemble each other too much for one: it took less in every round of as many as an interval needs.
+    """
+    if len(part_ns) < rounds_needed(comparisons):
+        return False
+    change = paired_change(top_ns, part_ns, comparisons=comparisons)
+    return bool((part_ns < top_ns).all()) if change.ci_high is None else change.ci_high < 0
+
+
+@dataclass(frozen=True)
+class _Inflation:
+    """What the marks cost: instrumented over uninstrumented step.
+
+    Attributes:
+        factor: between the two steps that the ledger shows, or, where no interval holds that, in the median round.
+        low: lower end of the interval of the rounds' ratios, or None.
+        high: its upper end.
+        merged_rounds: values behind the interval.
+        shown: between the two steps that the ledger shows.
+    """
+
+    factor: float | None = None
+    low: float | None = None
+    high: float | None = None
+    merged_rounds: int = 0
+    shown: float = 1.0
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the marks are known to have made the step longer."""
+        return self.low is not None and self.low > 1
+
+    def notes(self) -> list[str]:
+        """What there is to say; without an interval no factor is named."""
+        if self.factor is None or self.low is None or self.high is None:
+            return [COST_UNKNOWN]
+        said = []
+        if self.factor > INFLATION_SAID:
+            what = (
+                f"The instruments made the step {self.factor:.3f} times as long"
+                if self.is_sure
+                else f"Instrumented steps took {self.factor:.3f} times as long, which may be chance"
+            )
+            said.append(f"{what}; trust the headline, and shares only roughly.")
+        if self.shown != self.factor:
+            said.append(
+                f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
+                f" times the headline, in the median round it was {self.factor:.3f} times, and the interval of that"
+                " does not hold the former. The machine was faster for one kind of step; measure longer."
+            )
+        return said
+
+
+def _inflation(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _Inflation:
+    """The factor between the two steps, with the interval of the rounds' paired ratios."""
+    if plain_ns is None or not len(rounds.step_ns):
+        return _Inflation()
+    change = paired_change(rounds.plain_ns, rounds.step_ns)
+    shown = step_ns / plain_ns
+    if change.estimate is None or change.ci_low is None or change.ci_high is None:
+        median = None if change.estimate is None else 1 + change.estimate
+        return _Inflation(median, merged_rounds=change.merged_rounds, shown=shown)
+    low, high = 1 + change.ci_low, 1 + change.ci_high
+    if low - STEPS_DIFFER <= shown <= high + STEPS_DIFFER:
+        return _Inflation(shown, min(low, shown), max(high, shown), change.merged_rounds, shown)
+    return _Inflation(1 + change.estimate, low, high, change.merged_rounds, shown)
 
 
 def _interval(
@@ -286,6 +391,17 @@ def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float
         recorder.end()
         costs.append(recorder.steps().parts["x"][0] / marks)
     return float(np.median(costs))
+
+
+def _side_by_side(samples: LedgerSamples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Uninstrumented and instrumented steps, [rows, positions], each row beside its own.
+
+    Pass by pass where both arms have as many in a round, otherwise round by round.
+    """
+    plain, step = samples.plain_ns.astype(np.float64), samples.step_ns.astype(np.float64)
+    if plain.shape != step.shape:
+        return plain.mean(axis=1), step.mean(axis=1)
+    return plain.reshape(-1, plain.shape[-1]), step.reshape(-1, step.shape[-1])
 
 
 def _rows(ns: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -350,42 +466,55 @@ def belongs(part: str, roots: Collection[str]) -> bool:
     return name in roots or name.split(".")[0] in roots
 
 
-def _tree(parts: dict[str, Part], step_ns: float) -> dict[str, Sum]:
+def _tree(parts: dict[str, Part], rounds: RoundTotals, step_ns: float) -> dict[str, Sum]:
     """Sums over parts by the first word of their names."""
     tree = {}
     for name, roots in _SUMS.items():
-        inside = [part for part_name, part in parts.items() if belongs(part_name, roots)]
+        inside = {part_name: part for part_name, part in parts.items() if belongs(part_name, roots)}
         if inside:
-            ns = sum(part.ns_per_step for part in inside)
-            total = sum(part.ns_total for part in inside)
-            tree[name] = Sum(ns_total=total, ns_per_step=ns, share=ns / step_ns)
+            ns = sum(part.ns_per_step for part in inside.values())
+            in_rounds = np.sum([rounds.parts_ns[part_name] for part_name in inside], axis=0)
+            interval = _interval(in_rounds, rounds.step_ns, ns / step_ns, len(parts))
+            tree[name] = Sum(
+                ns_total=sum(part.ns_total for part in inside.values()),
+                ns_per_step=ns,
+                share=ns / step_ns,
+                ci_low=interval.low * step_ns if interval else None,
+                ci_high=interval.high * step_ns if interval else None,
+            )
     return tree
 
 
-def _why_invalid(inflation: float | None, estimate: LedgerEstimate) -> str:
-    if inflation is not None and inflation > INFLATION_INVALID:
-        return f"the instruments made the step {inflation:.2f} times as long; take fewer marks"
+def _why_invalid(inflation: _Inflation, estimate: LedgerEstimate) -> str:
+    if inflation.factor is not None and inflation.factor > INFLATION_INVALID:
+        if inflation.is_sure:
+            return f"the instruments made the step {inflation.factor:.2f} times as long; take fewer marks"
+        if inflation.low is None:
+            return (
+                f"instrumented steps took more than {INFLATION_INVALID} times as long as the others, in too few"
+                " rounds to tell why; measure more rounds, or take fewer marks"
+            )
     excess_ns = estimate.step_ns / estimate.closing - estimate.step_ns
     if excess_ns > MEDIANS_MAY_EXCEED * estimate.step_ns:
         return f"the medians of the parts exceed that of the step by {excess_ns:.0f} ns; measure more rounds"
     return ""
 
 
-def _notes(inflation: float | None, inflation_low: float | None, parts: dict[str, Part], closing: float) -> list[str]:
+def _notes(parts: dict[str, Part], closing: float) -> list[str]:
     notes = []
-    if inflation is not None and inflation > INFLATION_SAID:
-        what = (
-            f"The instruments made the step {inflation:.3f} times as long"
-            if inflation_low is not None and inflation_low > 1
-            else f"Instrumented steps took {inflation:.3f} times as long, which may be chance"
-        )
-        notes.append(f"{what}; trust the headline, and shares only roughly.")
     if closing > CLOSING_SAID:
         notes.append(
-            f"The machine was disturbed in most steps, now in this part, now in that: the rows' medians make up"
+            f"Medians do not add where bursts fall now on this part, now on that: those of the rows make up"
             f" {1 / closing:.0%} of the step's, and every row is shown {closing:.2f} times as long, to add up to it."
         )
     flagged = [name for name, part in parts.items() if part.marks_share > MARKS_MATTER]
-    if flagged:
-        notes.append(f"Marks make up more than {MARKS_MATTER:.0%} of: {', '.join(flagged)}.")
+    sure = [name for name in flagged if _marks_matter_surely(parts[name])]
+    for names, verb in ((sure, "make"), ([name for name in flagged if name not in sure], "may make")):
+        if names:
+            notes.append(f"Marks {verb} up more than {MARKS_MATTER:.0%} of: {', '.join(names)}.")
     return notes
+
+
+def _marks_matter_surely(part: Part) -> bool:
+    """Whether they do even if the part is as long as its interval allows."""
+    return part.ci_high is not None and part.marks_share * part.ns_per_step > MARKS_MATTER * part.ci_high

@@ -3,8 +3,9 @@
 Marked and plain steps took turns inside the calls. The shortest run of consecutive steps with as many
 marked as plain ones, at least two of each, is a round (M P P M in one long call): intervals and inflation
 come from rounds. The estimate is that of law 9 where calls repeat each other, each position having its
-median over calls; otherwise a position was seen once, its value is that one, and a row is the plain mean:
-a median over neighbours would lose the rare expensive steps. No step is left out; bursts are counted.
+median over calls; where each call made one step of the kind (a prefill) that is its median over all calls.
+Otherwise a position was seen once, its value is that one, and a row is the plain mean: a median over
+neighbours would lose the rare expensive steps. No step is left out here; bursts are counted.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from perstep.measure.ledger import (
     check_sums,
     close_ledger,
 )
-from perstep.stats import LedgerEstimate, ledger_estimate, step_estimate
+from perstep.stats import LedgerEstimate, ledger_estimate, paired_step_estimates, step_estimate
 
 LOOKS = 3
 """So many marked looks at a position are needed: the median of two is their mean."""
@@ -43,7 +44,7 @@ class WatchedSteps:
         marked: whether marks were taken in it, shape [steps].
         parts: part -> its exclusive time in each marked step, shape [marked steps].
         residual_ns: what no part covered, shape [marked steps].
-        marks: part -> how often it was entered, over all steps.
+        marks: part -> how often it was entered, over all marked steps.
         calls: how many steps each call has here, in order; calls of equal shape alone may repeat each other.
         alike: the calls had one shape, so that step k of one stands for step k of another.
         forwards: forwards executed, recorded or not.
@@ -63,9 +64,9 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
     """The ledger of one kind of step of watched calls.
 
     Per step it holds means over positions: of medians over calls where at least six calls of one shape
-    made as many steps, of single values otherwise; `notes` says which. Without a round the inflation is
-    None, with too few the intervals are. Then, or where its interval holds 1, an inflation above 1.5 is a note and no
-    verdict.
+    made as many steps, or at least three marked ones one step each; of single values otherwise; `notes` says
+    which. Without a round the inflation is None, with too few the intervals are, and an inflation above 1.5 is then
+    no reason to call the ledger invalid.
 
     Args:
         kind: `prefill` or `decode`.
@@ -85,7 +86,7 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
         marks_per_step={name: count / len(step_ns) for name, count in steps.marks.items()},
     )
     check_sums(kind, samples)
-    repeated = _over_calls(steps)
+    repeated = _of_one_step(steps, samples) or _over_calls(steps)
     estimate, plain = repeated or _means(samples)
     ledger = close_ledger(
         kind,
@@ -99,11 +100,9 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
     notes = [*ledger.notes, _how(steps, len(step_ns), repeated=repeated is not None)]
     if repeated is None:
         notes += _bursts(step_ns)
-    if ledger.inflation is None:
-        notes.append("Too few steps to tell what the marks cost.")
-    low = ledger.inflation_ci_low  # a call runs once: on a disturbed machine its few steps tell little of the marks
-    unsure = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and (low is None or low <= 1)
-    return msgspec.structs.replace(ledger, notes=notes, invalid="" if unsure else ledger.invalid)
+    # A call runs once: on a disturbed machine its few steps tell little of the marks.
+    few = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and ledger.inflation_ci_low is None
+    return msgspec.structs.replace(ledger, notes=notes, invalid="" if few else ledger.invalid)
 
 
 def _means(samples: LedgerSamples) -> tuple[LedgerEstimate, float | None]:
@@ -119,7 +118,7 @@ def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | No
     A call without a partner is in the totals and not in the estimate.
     """
     pairs = len(steps.calls) // 2
-    if not steps.alike or pairs < LOOKS or len(set(steps.calls)) != 1:
+    if not steps.alike or pairs < LOOKS or len(set(steps.calls)) != 1 or steps.calls[0] == 1:
         return None
     shape = (len(steps.calls), steps.calls[0])
     marked = steps.marked.reshape(shape)
@@ -132,10 +131,22 @@ def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | No
         return np.where(in_first, by_call[: 2 * pairs : 2], by_call[1 : 2 * pairs : 2])
 
     parts = {name: seen(_spread(ns, steps.marked), first) for name, ns in steps.parts.items()}
-    estimate = ledger_estimate(seen(steps.step_ns, first), parts)
-    if estimate.closing < 1 - MEDIANS_MAY_EXCEED:  # medians do not add, and over few calls they may exceed the step's
+    marked_ns, plain_ns = seen(steps.step_ns, first), seen(steps.step_ns, ~first)
+    shares = ledger_estimate(marked_ns, parts)
+    if shares.closing < 1 - MEDIANS_MAY_EXCEED:  # medians do not add, and over few calls they may exceed the step's
         return None
-    return estimate, step_estimate(seen(steps.step_ns, ~first))
+    plain, step = paired_step_estimates(plain_ns, marked_ns)
+    return shares.at(step), plain
+
+
+def _of_one_step(steps: WatchedSteps, samples: LedgerSamples) -> tuple[LedgerEstimate, float | None] | None:
+    """The median over calls that made one step each; None where they made more, or too few were marked."""
+    if set(steps.calls) != {1} or len(samples.step_ns) < LOOKS:
+        return None
+    estimate = ledger_estimate(samples.step_ns[:, None], {name: ns[:, None] for name, ns in samples.parts.items()})
+    if estimate.closing < 1 - MEDIANS_MAY_EXCEED:
+        return None
+    return estimate, step_estimate(samples.plain_ns[:, None]) if len(samples.plain_ns) else None
 
 
 def _rounds(steps: WatchedSteps) -> RoundTotals:
@@ -177,6 +188,8 @@ def _spread(ns: NDArray[np.int64], marked: NDArray[np.bool_]) -> NDArray[np.int6
 
 
 def _how(steps: WatchedSteps, marked: int, *, repeated: bool) -> str:
+    if repeated and set(steps.calls) == {1}:
+        return f"Per step: the median over {marked:,} marked steps, one a call."
     if repeated:
         positions, calls = f"{steps.calls[0]:,} positions", f"{len(steps.calls):,} calls"
         return f"Per step: at each of {positions} the median over {calls} of one shape, then the mean of these."

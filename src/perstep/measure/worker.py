@@ -1,7 +1,8 @@
 """A worker that times calls of one function in an interpreter of its own; standard library only.
 
 It is started as a script by `WorkerArm`, perhaps by a Python in which perstep is not installed.
-Protocol: one JSON object a line. In: {"calls": n}. Out: {"ns": n} or {"error": text, "call": n}.
+Protocol: one JSON object a line. In: {"calls": n}.
+Out: {"wall_ns": n, "processor_ns": n, "waited_ns": n or null} or {"error": text, "call": n}.
 """
 
 import contextlib
@@ -29,6 +30,29 @@ def load(path: str, name: str) -> Callable[[], object]:
     return function
 
 
+def waited_ns() -> "int | None":
+    """How long the threads of this process were ready to run and did not; None where the kernel does not tell."""
+    try:
+        files = list(Path("/proc/self/task").glob("*/schedstat"))
+        return sum(int(file.read_text().split()[1]) for file in files) if files else None
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def timed(call: Callable[[], object], calls: int) -> "dict[str, object]":
+    """One call that is not timed, then `calls` that are."""
+    call()
+    waited, processor = waited_ns(), time.process_time_ns()
+    begun = time.perf_counter_ns()
+    for _ in repeat(None, calls):
+        call()
+    wall = time.perf_counter_ns() - begun
+    processor = time.process_time_ns() - processor
+    after = waited_ns()
+    waited = None if after is None or waited is None else max(after - waited, 0)
+    return {"wall_ns": wall, "processor_ns": processor, "waited_ns": waited}
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     path, name = sys.argv[1:]
@@ -43,11 +67,7 @@ def main() -> None:
             try:
                 if call is None:
                     call = load(path, name)
-                call()
-                begun = time.perf_counter_ns()
-                for _ in repeat(None, calls):
-                    call()
-                answer = {"ns": time.perf_counter_ns() - begun}
+                answer = timed(call, calls)
                 made += calls + 1
             except BaseException as error:
                 answer = {"error": f"{type(error).__name__}: {error}", "call": made + 1}

@@ -1,11 +1,11 @@
 """A ledger as a table, a bar and a CSV; used by every experiment that has one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from perstep.measure import Ledger, Part
+from perstep.measure import Ledger, Part, Sum
 from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import Table, to_csv
@@ -18,6 +18,12 @@ LEVEL_FROM = 0.085
 """From this share of the step on, a part has room for its name inside the bar."""
 UPRIGHT_FROM = 0.014
 """From this share on, its name fits upright."""
+NAMED_TOGETHER = 3
+"""So many parts are named where it is not resolved which of them is the largest."""
+LAST_TICK = 0.93
+"""Ticks beyond this share of the axis would run into the one at its end."""
+TITLE_WIDTH = 118
+"""Characters in a line of a bar's title."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +31,16 @@ class BoundColumns:
     """What theory says of a ledger's parts, for its columns; parts without a formula are missing.
 
     Attributes:
-        parts_ns: the least time of each part in a step.
-        binds: what it is bound by.
-        step_ns: of the whole step.
+        parts_ns: the least time of each part in a step; None where it is withdrawn.
+        binds: what it is bound by, or why there is no bound.
+        step_ns: of the whole step; None where it is withdrawn.
+        notes: sentences about them.
     """
 
-    parts_ns: Mapping[str, float]
+    parts_ns: Mapping[str, float | None]
     binds: Mapping[str, str]
-    step_ns: float
+    step_ns: float | None
+    notes: Sequence[str] = ()
 
 
 def ledger_table(
@@ -55,6 +63,9 @@ def ledger_table(
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
     counted = ledger.syncs_per_step is not None
+    notes = [] if bounds is None else list(bounds.notes)
+    if bounds is not None and not any(bounds.parts_ns.values()):
+        bounds = None  # all are withdrawn, and the notes say why
     rows = [
         [*_row(name, part.ns, part.share, size), interval(part.ci_low, part.ci_high, size)]
         for name, part in ledger.parts.items()
@@ -76,6 +87,7 @@ def ledger_table(
         text_columns=frozenset({0, 3, len(header) + 2}),
         notes=[
             _footer(ledger, tokens_per_s, forwards_in),
+            *notes,
             *ledger.notes,
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],
@@ -99,21 +111,21 @@ def _bounds(ledger: Ledger, bounds: BoundColumns, size: float, num_rows: int) ->
     """Bound, measured over bound, and what binds: of the parts that have one, and of the step without instruments."""
     cells = []
     for name, part in ledger.parts.items():
-        bound = bounds.parts_ns.get(name)
-        if bound is None:
-            cells.append(["", "", ""])
-        else:
-            cells.append([significant(bound / size), significant(part.ns / bound), bounds.binds[name]])
+        cells.append([*_over(part.ns, bounds.parts_ns.get(name), size), bounds.binds.get(name, "")])
     cells += [["", "", ""]] * (num_rows - len(cells))
     if ledger.plain_step_ns is not None:
-        cells[-1] = [significant(bounds.step_ns / size), significant(ledger.plain_step_ns / bounds.step_ns), ""]
+        cells[-1] = [*_over(ledger.plain_step_ns, bounds.step_ns, size), ""]
     return cells
 
 
+def _over(ns: float, bound_ns: float | None, size: float) -> list[str]:
+    """A bound and how far above it a time is."""
+    return [significant(bound_ns / size), significant(ns / bound_ns)] if bound_ns else ["", ""]
+
+
 def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
-    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
     facts = [
-        f"inflation {inflation} {interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)}",
+        inflation_words(ledger),
         f"{plural(ledger.forwards, 'forward')} {forwards_in}",
         plural(ledger.rounds, "round"),
         f"{percent(ledger.residual_ns_total / ledger.step_ns_total)} of all steps in no part",
@@ -123,21 +135,55 @@ def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str
     return " · ".join(facts)
 
 
+def inflation_words(ledger: Ledger) -> str:
+    """The inflation with its interval; without one no factor is named."""
+    if ledger.inflation is None or ledger.inflation_ci_low is None:
+        return "inflation not resolved"
+    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
+    return f"inflation {ledger.inflation:.3f} {ends}"
+
+
+def headline_interval(ledger: Ledger) -> str:
+    """The interval of the step without instruments, in a sentence."""
+    return _ends(ledger.plain_step_ci_low, ledger.plain_step_ci_high, duration)
+
+
+def share_words(part: Part | Sum, ledger: Ledger) -> str:
+    """The share of a part or of a sum of parts with its interval, in a sentence."""
+    return f"{percent(part.share)} {_ends(part.ci_low, part.ci_high, lambda ns: percent(ns / ledger.step_ns))}"
+
+
+def _ends(low: float | None, high: float | None, words: Callable[[float], str]) -> str:
+    return "(no interval)" if low is None or high is None else f"[{words(low)}, {words(high)}]"
+
+
+def largest_words(ledger: Ledger) -> str:
+    """Which part is the largest, as far as the intervals tell: `largest part mlp`."""
+    names = ledger.largest
+    if len(names) == 1:
+        return f"largest part {names[0]}"
+    if len(names) <= NAMED_TOGETHER:
+        return f"largest part {' or '.join(names)} (not resolved)"
+    return "largest part not resolved"
+
+
 def ledger_csv(ledgers: list[Ledger], bounds: Mapping[str, BoundColumns] | None = None) -> str:
     """The numbers of the picture: kind, part, ns per step, share, interval; and bounds, by kind, if there are any."""
     rows: list[list[object]] = []
     for ledger in ledgers:
         held = (bounds or {}).get(ledger.kind)
         for name, part in ledger.parts.items():
-            bound = None if held is None else held.parts_ns.get(name)
-            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound])
-        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None])
-    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns"]
-    return to_csv(header, rows) if bounds else to_csv(header[:-1], [row[:-1] for row in rows])
+            bound, binds = (None, None) if held is None else (held.parts_ns.get(name), held.binds.get(name))
+            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound, binds])
+        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None, None])
+    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns", "bound_by"]
+    return to_csv(header, rows) if bounds else to_csv(header[:-2], [row[:-2] for row in rows])
 
 
 def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:
     """A stacked horizontal bar a ledger, largest part first, with the names in it, the smallest below it.
+
+    The axis ends at the instrumented step, which the title begins with: of that the parts are shares.
 
     Args:
         ledgers: one bar each.
@@ -173,9 +219,13 @@ def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
     ax.barh(
         0, ledger.residual_ns / size, left=left, color=RESIDUAL_COLOUR, edgecolor="#222222", linewidth=0.6, height=0.8
     )
+    unnamed = [words.replace(" %", "\N{NO-BREAK SPACE}%") for words in unnamed]
     caption = f"too small to name, from left to right: {', '.join(unnamed)} (white)"
-    ax.set_title(_finding(ledger, subject), loc="left", fontsize=10.5)
-    ax.set_xlim(0, ledger.step_ns / size)
+    ax.set_title(fill(_finding(ledger, subject), TITLE_WIDTH), loc="left", fontsize=10.5)
+    end = ledger.step_ns / size
+    ax.set_xlim(0, end)
+    inside = [tick for tick in ax.get_xticks() if 0 <= tick < LAST_TICK * end]
+    ax.set_xticks([*inside, end], [*(f"{tick:g}" for tick in inside), significant(end)])
     ax.set_ylim(-0.42, 0.42)
     ax.set_yticks([])
     ax.spines[["left", "right", "top"]].set_visible(False)
@@ -187,6 +237,6 @@ def _ranked(ledger: Ledger) -> list[tuple[str, Part]]:
 
 
 def _finding(ledger: Ledger, subject: str) -> str:
-    words = ", ".join(f"{name} {part.share:.0%}" for name, part in _ranked(ledger)[:3])
-    step_ns = ledger.step_ns if ledger.plain_step_ns is None else ledger.plain_step_ns
-    return f"{subject}: a {ledger.kind} step takes {duration(step_ns)}; largest parts: {words}"
+    plain = "" if ledger.plain_step_ns is None else f", {duration(ledger.plain_step_ns)} without instruments"
+    step = f"an instrumented {ledger.kind} step takes {duration(ledger.step_ns)}{plain}"
+    return f"{subject}: {step}; {largest_words(ledger)}"

@@ -63,10 +63,14 @@ def ceilings_table(ceilings: Ceilings) -> Table:
         ]
         for name, ceiling in ceilings.figures.items()
     ]
+    disturbed = ceilings.disturbed()
     return Table(
         title="ceilings: the most that was reached on this machine, so lower bounds of what it can do",
         header=["ceiling", "median", "unit", "lowest … highest", "rounds", "by"],
         rows=rows,
         text_columns=frozenset({0, 2, 5}),
-        notes=[f"left out: {name}: {why}" for name, why in ceilings.omitted.items()],
+        notes=[
+            *([f"DISTURBED, so no ceilings of this machine: {disturbed}."] if disturbed else []),
+            *(f"left out: {name}: {why}" for name, why in ceilings.omitted.items()),
+        ],
     )

@@ -48,8 +48,16 @@ from perstep.stats.paired import (
     minimum_detectable_effect,
     paired_change,
     paired_changes,
+    withhold,
 )
-from perstep.stats.positions import LedgerEstimate, ledger_estimate, position_medians, round_pace, step_estimate
+from perstep.stats.positions import (
+    LedgerEstimate,
+    ledger_estimate,
+    paired_step_estimates,
+    position_medians,
+    round_pace,
+    step_estimate,
+)
 from perstep.stats.segments import Knee, beyond_knee, find_knee
 from perstep.stats.shares import ShareInterval, share_interval
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
@@ -130,6 +138,7 @@ __all__ = [
     "one_at_a_time",
     "paired_change",
     "paired_changes",
+    "paired_step_estimates",
     "percentile",
     "pooled_spread",
     "position_medians",
@@ -146,4 +155,5 @@ __all__ = [
     "unpaired_change",
     "values_needed",
     "williams_square",
+    "withhold",
 ]

@@ -9,7 +9,7 @@ durations stay in and are counted. Nothing here tests a hypothesis or yields a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from math import expm1, inf, isfinite
@@ -59,6 +59,7 @@ class Change:
         threshold: T of `same (within +-T)`.
         verdict: read off the interval.
         reason: why, in words.
+        withheld: why there is neither interval nor verdict though there were rounds enough; empty otherwise.
     """
 
     estimate: float | None
@@ -74,6 +75,7 @@ class Change:
     threshold: float
     verdict: Verdict
     reason: str
+    withheld: str = ""
 
     @property
     def merged_rounds(self) -> int:
@@ -92,6 +94,8 @@ class Change:
         """The verdict as it is shown."""
         if self.verdict is Verdict.SAME:
             return f"same (within ±{100 * self.threshold:g} %)"
+        if self.withheld:
+            return f"{self.verdict} ({self.withheld})"
         return f"invalid ({self.reason})" if self.verdict is Verdict.INVALID else str(self.verdict)
 
 
@@ -202,6 +206,28 @@ def invalid_change(reason: str, *, rounds: int = 0, confidence: float = 0.95, th
         threshold: as it would have been.
     """
     return Change(None, None, None, confidence, None, rounds, 1, 0.0, 0, None, threshold, Verdict.INVALID, reason)
+
+
+def withhold(change: Change, reason: str) -> Change:
+    """The change without an estimate, interval or verdict, where the rounds did not have what those assume.
+
+    Args:
+        change: as the rounds gave it.
+        reason: why, shown in brackets after `not resolved`; empty leaves the change as it is.
+    """
+    if not reason or change.verdict is Verdict.INVALID:
+        return change
+    return replace(
+        change,
+        estimate=None,
+        ci_low=None,
+        ci_high=None,
+        achieved=None,
+        mde=None,
+        verdict=Verdict.NOT_RESOLVED,
+        reason=reason,
+        withheld=reason,
+    )
 
 
 def log_ratios(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.float64]:

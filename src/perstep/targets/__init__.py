@@ -8,6 +8,7 @@ from perstep.targets.opening import (
     make_prompt,
     open_model,
     open_target,
+    shown_name,
     weight_bytes,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "make_prompt",
     "open_model",
     "open_target",
+    "shown_name",
     "weight_bytes",
 ]

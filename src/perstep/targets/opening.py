@@ -28,11 +28,12 @@ class Opened:
     """A model that was found and loaded.
 
     Attributes:
-        name: as it is shown: `mini`, the folder's name, the hub id, or the architecture's name.
+        name: as `shown_name` has it: `mini`, the folder's name, the hub id, or the architecture's name, with the layers
+            that were kept of it.
         backend: `numpy` when `model` is a `Reference`, `torch` when it is a transformers model.
         model: in evaluation mode, on its device.
         random_weights: whether the weights are random (law 14).
-        facts: its shapes for a manifest.
+        facts: its shapes for a manifest; `total_layers` among them where layers were left out.
         source: the folder or hub id that it was loaded from, or `mini`; None for an architecture with random weights.
     """
 
@@ -171,15 +172,29 @@ def _open_transformers(
 ) -> Opened:
     from perstep.targets import transformers
 
+    total = None
     if arch is not None:
         model = transformers.build(arch, layers=layers, dtype=dtype or "float32", seed=seed)
-        shown = arch if arch in transformers.presets() else _folder_name(arch)
+        total = layers if layers is None else transformers.arch_layers(arch)
+        shown = shown_name(arch if arch in transformers.presets() else _folder_name(arch), layers, total)
     else:
         model = transformers.load(mini_path() if name == BUILT_IN else name, dtype=dtype)
         shown = _folder_name(name) if Path(name).is_dir() else name
     model = transformers.to_device(model, device)
     source = None if arch is not None else name
-    return Opened(shown, "torch", model, arch is not None, transformers.describe(shown, model), source)
+    facts = {**transformers.describe(shown, model), **({} if total == layers else {"total_layers": total})}
+    return Opened(shown, "torch", model, arch is not None, facts, source)
+
+
+def shown_name(name: str, kept: int | None, total: int | None) -> str:
+    """A model's name wherever it is shown, so that what was measured of a few layers is not said of all.
+
+    Args:
+        name: of the whole model.
+        kept: layers that were kept; None for all.
+        total: layers that it has.
+    """
+    return name if kept is None or kept == total else f"{name}, {kept} of {total} layers"
 
 
 def _folder_name(path: str) -> str:

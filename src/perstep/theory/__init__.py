@@ -17,7 +17,7 @@ from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
 from perstep.theory.cost import Cost, StepCost
 from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
 from perstep.theory.parts import PARTS, Parameters, parameters
-from perstep.theory.roofline import Bound, Level, Rates, StepBound, part_bound, step_bound
+from perstep.theory.roofline import Bound, Level, Rates, StepBound, binding_terms, part_bound, roofline_ns, step_bound
 from perstep.theory.shape import Layer, Mlp, ModelShape, Norm, QKNorm
 from perstep.theory.step import DTYPE_BYTES, Precision, Step, bytes_each, decode, prefill
 
@@ -47,6 +47,7 @@ __all__ = [
     "StepBound",
     "StepCost",
     "attended_positions",
+    "binding_terms",
     "bytes_each",
     "decode",
     "expected_experts",
@@ -56,6 +57,7 @@ __all__ = [
     "parameters",
     "part_bound",
     "prefill",
+    "roofline_ns",
     "step_bound",
     "step_cost",
 ]

@@ -76,7 +76,8 @@ class Bound:
     """The least time of a part, and what it is made of.
 
     `binds` names the largest term: `compute`, `bandwidth@LEVEL`, `packing` or `dispatch`. `bound_ns` is the larger of
-    `compute_ns` and `bandwidth_ns`, plus `packing_ns`, which comes before the products, and `dispatch_ns`.
+    `compute_ns` and `bandwidth_ns`, plus `packing_ns`, which comes before the products, and `dispatch_ns`. `level` is
+    the one that most of the bytes come from.
     """
 
     bound_ns: float
@@ -84,7 +85,22 @@ class Bound:
     bandwidth_ns: float
     packing_ns: float
     dispatch_ns: float
-    binds: str
+    level: str
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms by name, in nanoseconds."""
+        return {
+            f"bandwidth@{self.level}": self.bandwidth_ns,
+            "compute": self.compute_ns,
+            "packing": self.packing_ns,
+            "dispatch": self.dispatch_ns,
+        }
+
+    @property
+    def binds(self) -> str:
+        """The largest term."""
+        return max(self.terms, key=self.terms.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,31 @@ def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level, call_
     compute_ns, bandwidth_ns = compute_s * 1e9, (streamed_s + near_s) * 1e9
     packing_ns = cost.packed_bytes / streamed_from.bytes_per_s * 1e9
     dispatch_ns = cost.calls * (rates.dispatch_ns if call_ns is None else call_ns)
-    terms = {
-        "compute": compute_ns,
-        f"bandwidth@{(streamed_from if streamed_s >= near_s else near).name}": bandwidth_ns,
-        "packing": packing_ns,
-        "dispatch": dispatch_ns,
-    }
+    level = (streamed_from if streamed_s >= near_s else near).name
     bound_ns = max(compute_ns, bandwidth_ns) + packing_ns + dispatch_ns
-    return Bound(bound_ns, compute_ns, bandwidth_ns, packing_ns, dispatch_ns, max(terms, key=terms.__getitem__))
+    return Bound(bound_ns, compute_ns, bandwidth_ns, packing_ns, dispatch_ns, level)
+
+
+def roofline_ns(cost: Cost, rates: Rates, dtype: str) -> float:
+    """What a part takes where all goes as well as it can: its products at the peak, or its weights and cache once.
+
+    The latter come from the nearest level that holds them alone, as if nothing had been touched since. Calls, packing,
+    activations and other arithmetic are left out: they may be fewer, nearer or fused. What is faster than this is
+    faster than the ceilings.
+    """
+    streamed_from = rates.level_for(cost.streamed_bytes)
+    return max(cost.matmul_flops / rates.peak_flops[dtype], cost.streamed_bytes / streamed_from.bytes_per_s) * 1e9
+
+
+def binding_terms(least: Bound, typical: Bound) -> tuple[str, ...]:
+    """What may bind, where ceilings have an interval: every term that is the largest for some rates within it.
+
+    So no single ceiling that was taken badly can turn one answer into another; it can make two of one.
+
+    Args:
+        least: the bound at the fast ends.
+        typical: the same cost at the slow ends.
+    """
+    largest_ns = max(least.terms.values())
+    may = [name for name, slow_ns in zip(least.terms, typical.terms.values(), strict=True) if slow_ns >= largest_ns]
+    return tuple(sorted(may, key=lambda name: -least.terms[name]))

@@ -16,6 +16,7 @@ from perstep.experiments.fix.capture import REMOVED, copied
 from perstep.experiments.fix.known import written
 from perstep.experiments.fix.observe import observe
 from perstep.experiments.suggest import BETWEEN, LOOP
+from perstep.measure import FakeClock
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -164,10 +165,16 @@ def test_classes_of_transformers_are_recognised_with_their_settings() -> None:
     assert offered(own) == {"logits/TopPLogitsWarper": "perstep.fast.TopP(0.8)"}
 
 
-def test_suggestions_come_from_names_and_are_bounded_by_the_part() -> None:
+def test_suggestions_come_from_names_and_are_bounded_by_the_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest first; classes of transformers are certain; the gain is at most the part."""
-    llama = model()
-    with perstep.watch(llama) as w:
+    llama, clock, mask = model(), FakeClock(tick_ns=10_000), EveryToken.__call__
+
+    def slow_mask(processor: EveryToken, input_ids: Any, scores: Any) -> Any:
+        clock.advance(1_000_000)
+        return mask(processor, input_ids, scores)
+
+    monkeypatch.setattr(EveryToken, "__call__", slow_mask)
+    with perstep.watch(llama, clock=clock) as w:
         llama.generate(
             torch.arange(3, 13).reshape(2, 5), max_new_tokens=30, do_sample=True, top_p=0.9,
             logits_processor=[EveryToken()],

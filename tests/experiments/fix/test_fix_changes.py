@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perstep.experiments.comparison import ArmResult
-from perstep.experiments.fix.changes import FIXED, REFERENCE, changes
+from perstep.experiments.compare import Sample
+from perstep.experiments.comparison import ProcessorTime
+from perstep.experiments.fix.changes import FIXED, REFERENCE, TimeChange, changes
 from perstep.experiments.fix.findings import Result, Row, Site, _bound
 from perstep.experiments.fix.samples import Offered, Round, Tried
 from perstep.experiments.fix.show import tables
@@ -32,22 +33,36 @@ def conditions(calls: int = 1) -> dict[str, Any]:
         "equal_calls": True,
         "clock_share_of_block": 0.0,
         "warm_up": {"steady": True},
+        "replicates": "rounds of one process",
+        "round_ns": 1.0,
+        "device": "",
     }
 
 
-def rounds(once_ms: tuple[int, int], step_ms: tuple[int, int], tokens: int, number: int = 20) -> list[Round]:
-    """Rounds of calls, of the reference and with the drop-ins, whose costs are known; making takes half of once."""
+def rounds(
+    once_ms: tuple[int, int], step_ms: tuple[int, int], tokens: int, number: int = 20, waited: float = 0.0
+) -> list[Round]:
+    """Rounds of calls, of the reference and with the drop-ins, whose costs are known; making takes half of once.
+
+    The processor works for half of the time with the drop-ins, and for all of it without.
+    """
     probe = NoiseProbe()
     probe.start()
     noise = probe.stop()
     decode = {name: (tokens - 1) * step * MS for name, step in zip((REFERENCE, FIXED), step_ms, strict=True)}
     once = {name: one * MS for name, one in zip((REFERENCE, FIXED), once_ms, strict=True)}
-    from perstep.experiments.compare import Sample
-
+    worked = {REFERENCE: once[REFERENCE] + decode[REFERENCE], FIXED: (once[FIXED] + decode[FIXED]) // 2}
     return [
         Round(
             site="job.py:1",
-            round=Sample(index, TURNS, [once[name] + decode[name] for name in TURNS], noise),
+            round=Sample(
+                index,
+                TURNS,
+                [once[name] + decode[name] for name in TURNS],
+                [worked[name] for name in TURNS],
+                waited,
+                noise,
+            ),
             decode_ns=[decode[name] for name in TURNS],
             making_ns=[once[name] // 2 if name == FIXED else 0 for name in TURNS],
         )
@@ -69,7 +84,7 @@ def test_the_step_is_measured_and_a_longer_call_is_projected(
     (old_once, new_once), (old, new) = once_ms, step_ms
     assert found.step is not None
     assert found.step.change == pytest.approx(new / old - 1)
-    assert found.step.ns_per_call == pytest.approx(new * MS)
+    assert found.step.ns == pytest.approx(new * MS)
     assert (found.call is None, found.projected is None) == (more > 0, more == 0)
     assert found.whole is not None
     steps = tokens + more - 1
@@ -106,6 +121,32 @@ def test_without_steps_the_calls_are_what_they_are() -> None:
         assert found.call.change == pytest.approx(-0.5)
 
 
+def test_a_busy_machine_gives_no_verdict_and_the_processor_time_as_such() -> None:
+    """Where most rounds waited, neither a step nor a call has a change in wall time; the table and the notes say so."""
+    found = changes(conditions(), rounds((400, 400), (5, 4), 8, waited=0.6), 8, 200)
+    assert found.step is not None
+    assert found.projected is not None
+    for change in (found.step, found.projected):
+        assert (change.change, change.ci_low) == (None, None)
+        assert change.verdict == "not resolved (the machine was busy: waited 60 %)"
+    assert found.processor.verdict == "faster"
+    assert found.processor.change == pytest.approx((428 / 2) / 435 - 1)
+    result = Result(
+        drop_ins=["D()"], step=found.step, call=None, projected=found.projected, processor=found.processor,
+        making_ns=0.0, new_tokens=8, rounds=20,
+    )  # fmt: skip
+    row = Row(parts=["logits/X"], drop_in="D()", tokens="the same", result=result)
+    (table,) = tables_of(
+        Site(site="a", model="", calls=1, refused="", step_ns=5.0, ledger_invalid="", rows=[row], all_tokens=200)
+    )
+    assert table.rows[0][-2:] == ["not resolved", "not resolved"]
+    assert any(
+        "busy: waited 60 %); processor time of the timed calls of 8 new tokens, which is not what a caller waits for:"
+        " faster, -50.80 %" in note
+        for note in table.notes
+    )
+
+
 def ledger(kind: str, parts_ns: dict[str, int], residual_ns: int = 0) -> Ledger:
     """A ledger whose parts cost so much in every step."""
     shape = (20, 1, 4)
@@ -140,12 +181,13 @@ def test_a_bound_bounds_what_comes_back_set_up_included(
     assert at_most(decode_ledger, None, tokens, ("logits/X",))[1] is None
 
 
-def arm(change: float, half: float | None) -> ArmResult:
+def arm(change: float, half: float | None) -> TimeChange:
     """A change with its interval."""
     low, high = (None, None) if half is None else (change - half, change + half)
-    return ArmResult(
-        name=FIXED, ns_per_call=1.0, calls_per_block=1, change=change, ci_low=low, ci_high=high, verdict="faster"
-    )
+    return TimeChange(ns=1.0, change=change, ci_low=low, ci_high=high, mde=None, verdict="faster", reason="")
+
+
+WORKED = ProcessorTime(ns_per_call=1.0)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +198,8 @@ def test_a_bound_that_is_beaten_beside_itself_is_withdrawn_in_words(step: float,
     """Half a step of which a fifth is the part: more came back than that, and the row says so instead of the bound."""
     decode, once = ledger("decode", {"logits/X": 1, "forward": 4}), ledger("prefill", {"logits/X": 1, "forward": 4})
     result = Result(
-        drop_ins=["D()"], step=arm(step, 0.01), call=None, projected=arm(call, 0.01), making_ns=0.0, new_tokens=8,
-        rounds=20,
+        drop_ins=["D()"], step=arm(step, 0.01), call=None, projected=arm(call, 0.01), making_ns=0.0,
+        processor=WORKED, new_tokens=8, rounds=20,
     )  # fmt: skip
     row = Row(parts=["logits/X"], drop_in="D()", tokens="the same", ns=1.0, share=0.2, result=result)
     tried = Tried(parts=["logits/X"], drop_in="D()", tokens="the same")
@@ -179,7 +221,7 @@ def test_what_is_printed_bounds_the_step_and_the_call() -> None:
         parts=["stop/X"], drop_in="D()", tokens="the same", most_step_speedup=1.02, most_call_speedup=4.0,
         result=Result(
             drop_ins=["D()"], step=arm(-0.02, 0.01), call=arm(-0.7, 0.01), projected=None, making_ns=0.0,
-            new_tokens=8, rounds=20,
+            processor=WORKED, new_tokens=8, rounds=20,
         ),
     )  # fmt: skip
     for row_of_it, shown in ((row, "4.00×"), (msgspec.structs.replace(row, most_call_speedup=None), "–")):
@@ -192,8 +234,8 @@ def test_what_is_printed_bounds_the_step_and_the_call() -> None:
 def test_derived_and_measured_changes_have_columns_of_their_own() -> None:
     """A projection is called one, and says from what; a whole call that was timed is not projected."""
     projected = Result(
-        drop_ins=["D()"], step=arm(-0.2, 0.01), call=None, projected=arm(-0.1, 0.01), making_ns=0.0, new_tokens=8,
-        rounds=20,
+        drop_ins=["D()"], step=arm(-0.2, 0.01), call=None, projected=arm(-0.1, 0.01), making_ns=0.0,
+        processor=WORKED, new_tokens=8, rounds=20,
     )  # fmt: skip
     measured = msgspec.structs.replace(projected, call=projected.projected, projected=None, new_tokens=200)
     for result, column in ((projected, "the call, projected"), (measured, "the call")):

@@ -185,9 +185,10 @@ def test_imports_stand_where_they_may() -> None:
     )
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_the_example_does_the_same_by_its_lines(
-    process: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: Callable[..., Any], environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command changes no file; what is offered, whatever of it was faster here, gives the example's text."""
     pytest.importorskip("transformers")
@@ -216,10 +217,10 @@ def test_the_example_does_the_same_by_its_lines(
         source = source.replace("    print(", "    print(tokens.tolist())\n    print(")
         (tmp_path / f"{name}.py").write_text(source)
     outputs = [
-        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, check=True, capture_output=True).stdout
+        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, env=environment, check=True, capture_output=True)
         for name in ("old", "new")
     ]
-    assert outputs[0] == outputs[1]
+    assert outputs[0].stdout == outputs[1].stdout
 
 
 JOB = """import torch
@@ -268,6 +269,7 @@ def run(n):
 """
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     process: Callable[..., Any], tmp_path: Path
@@ -283,6 +285,7 @@ def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     assert "--- a/helper.py" in said.out or "no diff: nothing is to be written" in said.err
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_an_apply_behind_the_script_is_the_scripts_and_that_is_said(
     process: Callable[..., Any], tmp_path: Path

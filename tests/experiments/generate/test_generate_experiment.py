@@ -9,7 +9,7 @@ import pytest
 from perstep.experiments import pipeline
 from perstep.experiments.generate.plan import WORDS_BUDGET_S, Plan
 
-pytestmark = pytest.mark.hf
+pytestmark = [pytest.mark.hf, pytest.mark.real_clock]
 torch = pytest.importorskip("torch")
 
 PROMISED = ["README.md", "cells.csv", "generate.csv", "generate.png", "results.json"]

@@ -1,8 +1,11 @@
 """`mask` from a plan to a report: the arms do the same work, and the findings are those that are known."""
 
 import json
+import re
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,11 +13,11 @@ import numpy as np
 import pytest
 
 from perstep.automata import Engine, Grammar, Vocabulary, prepare
-from perstep.errors import InputError, InvalidMeasurement
+from perstep.errors import InputError, InvalidMeasurement, how_to_install
 from perstep.experiments import pipeline
 from perstep.experiments.mask import Plan, analyse, session
 from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, TableMasker
-from perstep.experiments.mask.building import Workshop, parse_engines
+from perstep.experiments.mask.building import BuildTime, Workshop, parse_engines
 from perstep.experiments.mask.findings import changes_of, resolved_by
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.experiments.mask.vocabularies import Named
@@ -30,17 +33,20 @@ SCHEMA = {
     "additionalProperties": False,
 }
 ENGINES = ["naive", "naive-memo", "table", "table-lazy", "llguidance", "outlines"]
-CEILINGS = {
-    "measured": "for a test",
-    "l2_bytes": 1 << 20,
-    "l3_bytes": 1 << 25,
-    "figures": {"read.l2": 100.0, "read.l3": 30.0, "gemm.float32": 60.0},
+ROUND = {
+    "read.262144@1 np.matmul": 60.0,
+    "call.0@1 four small calls": 500.0,
+    "gemm@1 np.matmul n=512": 100.0,
+    "vector@1 np.multiply": 5.0,
+    "special@1 np.exp": 2.0,
 }
 
 
 @pytest.fixture
 def _ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "ceilings_for", lambda _machine: CEILINGS)
+    """The ceilings of this machine have a real clock, and no two rounds alike."""
+    ladder = SimpleNamespace(measure=lambda: ROUND)
+    monkeypatch.setattr(session, "open_ladder", lambda _cells, **_options: ladder)
 
 
 @pytest.fixture
@@ -102,10 +108,8 @@ def test_a_row_begins_its_next_text_after_an_end_token(tiny_llama: Path) -> None
 
 def test_engines_are_those_installed_or_those_named() -> None:
     """Without a list all that are installed; a name that is none, or not installed, is refused with what to do."""
-    engines, named = parse_engines(None)
-    assert engines[:3] == ("naive", "table", "table-lazy")
-    assert not named
-    assert parse_engines("table, naive") == (("naive", "table"), True)
+    assert parse_engines(None)[:3] == ("naive", "table", "table-lazy")
+    assert parse_engines("table, naive") == ("naive", "table")
     with pytest.raises(InputError, match="there is no engine 'foo'"):
         parse_engines("foo")
 
@@ -113,14 +117,15 @@ def test_engines_are_those_installed_or_those_named() -> None:
 def test_an_engine_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install is said."""
     monkeypatch.setattr("perstep.experiments.mask.building.available", lambda: ["naive"])
-    assert parse_engines(None) == (("naive",), False)
-    with pytest.raises(InputError, match=r"llguidance: it is not installed: pip install 'perstep\[grammar\]'"):
+    assert parse_engines(None) == ("naive",)
+    said = f"llguidance: it is not installed: {how_to_install('grammar')}"
+    with pytest.raises(InputError, match=re.escape(said)):
         parse_engines("llguidance")
 
 
 def test_a_build_is_timed_apart_from_the_first_mask_and_from_disk() -> None:
     """Every engine has its build, its first mask is no sooner than that, and the table has a disk cache."""
-    workshop = Workshop(FakeClock(tick_ns=10), named=True)
+    workshop = _workshop(FakeClock(tick_ns=10))
     vocab = Named("own", _bytes_vocabulary(), own=True)
     made = workshop.engines(ENGINES, vocab, Grammar(SCHEMA), 1)
     assert list(made) == ENGINES
@@ -129,15 +134,82 @@ def test_a_build_is_timed_apart_from_the_first_mask_and_from_disk() -> None:
     assert [build.engine for build in workshop.builds if build.from_disk_ns is not None] == ["table"]
 
 
-def test_a_peer_that_refuses_is_left_out_unless_it_was_named() -> None:
-    """A whitespace policy that llguidance does not know costs the run only that arm."""
-    grammar = Grammar(SCHEMA, whitespace="[ ]?")
+def _large_vocabulary() -> Vocabulary:
+    """8,192 tokens: every byte, and pairs of printable ones."""
+    pairs = [bytes([a, b]) for a in range(32, 127) for b in range(32, 127)]
+    return Vocabulary([*(bytes([byte]) for byte in range(256)), *pairs[: 8192 - 257], None], eos_ids=[8191])
+
+
+def _workshop(clock: FakeClock, budget_s: float = inf) -> Workshop:
+    return Workshop(clock, BuildTime(budget_s, clock))
+
+
+def test_an_engine_that_refuses_is_left_out_with_its_reason() -> None:
+    """A whitespace policy that llguidance does not know costs the run only that arm, whoever asked for it."""
     vocab = Named("own", _bytes_vocabulary(), own=True)
-    workshop = Workshop(FakeClock(tick_ns=10), named=False)
-    assert list(workshop.engines(["table", "llguidance"], vocab, grammar, 1)) == ["table"]
+    workshop = _workshop(FakeClock(tick_ns=10))
+    assert list(workshop.engines(["table", "llguidance"], vocab, Grammar(SCHEMA, whitespace="[ ]?"), 1)) == ["table"]
     assert workshop.refusals[0][:3] == ("llguidance", "own", 1)
-    with pytest.raises(InputError, match="llguidance knows whitespace"):
-        Workshop(FakeClock(tick_ns=10), named=True).engines(["llguidance"], vocab, grammar, 1)
+    assert "llguidance knows whitespace" in workshop.refusals[0][3]
+
+
+def test_a_whole_table_stops_building_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that passes 1 s at each state: the table is left out and says what serves, the lazy one is built."""
+    monkeypatch.setattr("perstep.automata.walk.DENSE_FROM", 0)  # so that states are walked one by one
+    clock = FakeClock(tick_ns=1_000_000_000)
+    workshop = _workshop(clock, budget_s=60.0)
+    vocab = Named("own", _bytes_vocabulary(), own=True)
+    counted = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 200}}}
+    assert list(workshop.engines(["table", "table-lazy"], vocab, Grammar(counted), 1)) == ["table-lazy"]
+    name, _, _, why = workshop.refusals[0]
+    assert name == "table"
+    assert why.startswith("not built after 31 s, half of what was left of the 60.0 s of --budget that it may take")
+    assert why.endswith("table-lazy makes each row when a text first needs it")
+
+
+def test_short_budgets_build_once_and_long_ones_three_times() -> None:
+    """Repeats for a median may take a fiftieth of the time for building; the disk cache needs no build of its own."""
+    vocab = Named("own", _bytes_vocabulary(), own=True)
+    for budget_s, builds in ((1.0, 1), (inf, 3)):
+        workshop = _workshop(FakeClock(tick_ns=10_000_000), budget_s)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("perstep.automata.cache.compile_table", None)
+            workshop.engines(["table"], vocab, Grammar(SCHEMA), 1)
+        assert workshop.builds[0].builds == builds
+        assert workshop.builds[0].from_disk_ns is not None
+
+
+def test_nothing_is_begun_when_building_has_used_up_its_time() -> None:
+    """Two builds may take no more than there is for both, and the third is not begun."""
+    clock = FakeClock()
+    time = BuildTime(10.0, clock)
+    for seconds in (4, 7):  # the second is a library's, which nothing stops
+        with time.one_build():
+            clock.advance(seconds * 1_000_000_000)
+    with pytest.raises(InputError, match=r"not built: building had used up the 10\.0 s"), time.one_build():
+        pytest.fail("begun")
+
+
+def test_a_build_that_nothing_stops_is_tried_over_less_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 s and 10 ms a token: 5.12 s and 10.2 s over 512 and 1,024 of 8,192 tokens, so about 83 s for all."""
+    from perstep.automata.engines import llguidance
+
+    clock = FakeClock()
+    real = llguidance.build
+    sizes = []
+
+    def slow(shared: Any, vocabulary: Vocabulary, grammar: Grammar) -> Any:
+        sizes.append(vocabulary.size)
+        clock.advance(1_000_000_000 + 10_000_000 * vocabulary.size)
+        return real(shared, vocabulary, grammar)
+
+    monkeypatch.setattr(llguidance, "build", slow)
+    vocab = Named("own", _large_vocabulary(), own=True)
+    short, long = _workshop(clock, 160.0), _workshop(clock, 400.0)
+    assert short.engines(["llguidance"], vocab, Grammar(SCHEMA), 1) == {}
+    assert "it would take about 83 s, and 80 s is half" in short.refusals[0][3]
+    assert list(long.engines(["llguidance"], vocab, Grammar(SCHEMA), 1)) == ["llguidance"]
+    assert sizes == [512, 1024, 512, 1024, 8192]
 
 
 @pytest.mark.usefixtures("_ceilings")
@@ -225,8 +297,10 @@ def _curve_only(tmp_path: Path, clock: FakeClock) -> Any:
     from perstep.experiments.mask.curves import describe_points, make_points, predict
     from perstep.experiments.mask.vocabularies import Vocabularies
 
-    spoken = language(SCHEMA, 1, Grammar(SCHEMA), ("naive", "table"))
-    points = make_points(("naive", "table"), spoken, 0, Vocabularies(open_target("mini"), "mini"), clock)
+    spoken = language(SCHEMA, 1, Grammar(SCHEMA))
+    vocabularies = Vocabularies(open_target("mini"), "mini")
+    points, refused = make_points(("naive", "table"), spoken, 0, vocabularies, clock, BuildTime(inf, clock))
+    assert refused == {}
     predictions = predict(points, clock)
     probe = NoiseProbe()
     probe.start()
@@ -273,7 +347,7 @@ def _manifest(**cell: Any) -> Manifest:
     }  # fmt: skip
     conditions = {
         "cells": {"own/b1/x1": about}, "curves": {}, "predictions": [], "builds": [], "left_out": [],
-        "only_own": True, "ceilings": CEILINGS, "mark_ns": 1.0, "precision": 0.005,
+        "only_own": True, "mark_ns": 1.0, "precision": 0.005,
     }  # fmt: skip
     return Manifest(experiment="mask", plan={}, conditions=conditions)
 
@@ -292,6 +366,7 @@ def test_the_ratio_is_that_of_the_rounds_and_its_interval_holds_it() -> None:
     assert naive.verdict == "slower"
     assert found.per_step_ms_no_mask == pytest.approx(1e-3, rel=0.01)
     assert naive.fill is not None
+    assert found.engine == "naive"
     assert naive.fill.in_place_over_hot == pytest.approx(2, rel=0.01)
     assert naive.mask_share == pytest.approx(1 / 8, rel=0.01)
     walk = next(spot for spot in found.roofline if spot.part == "mask.fill")
@@ -301,13 +376,150 @@ def test_the_ratio_is_that_of_the_rounds_and_its_interval_holds_it() -> None:
     assert resolved_by(samples).half_width < 0.02
 
 
+def _drifting(number: int) -> list[Sample]:
+    """The naive arm takes 1.1 times as long in each round, the table 1.2 times, on a machine that slows down.
+
+    Some positions are disturbed in one arm, some in another, so that medians at single positions are others' rounds.
+    """
+    rng = np.random.default_rng(4)
+    samples = _rounds(number, 1.0, lambda: 1.0)
+    for sample in samples:
+        arms = sample.cells["own/b1/x1"]
+        pace = 1_000_000 * (1 + sample.round / number)
+        for name, ratio in ((NO_MASK, 1.0), ("naive", 1.1), ("table", 1.2)):
+            weight = rng.dirichlet(np.full(4, 0.6)) * 4
+            steps = np.maximum((pace * ratio * weight).astype(np.int64), 1000)
+            like = arms["naive" if name != NO_MASK else NO_MASK]
+            parts = dict.fromkeys(like.parts, steps // 8)
+            arms[name] = msgspec.structs.replace(
+                like, plain_ns=steps, step_ns=steps, parts=parts, residual_ns=steps - sum(parts.values())
+            )
+    return samples
+
+
+def test_times_and_ratios_are_made_of_the_same_pairs() -> None:
+    """Whatever single steps do, an arm's step is the unmasked one times its ratio, and its parts add up to it."""
+    cell = analyse(_manifest(), _drifting(24)).cells[0]
+    medians = {arm.engine: arm.ledger.step_ns for arm in cell.arms}
+    assert medians["naive"] / medians[NO_MASK] != pytest.approx(1.1, rel=0.05)  # the fault that is held off
+    for engine, ratio in (("naive", 1.1), ("table", 1.2)):
+        arm = cell.arm(engine)
+        assert arm is not None
+        assert arm.ratio == pytest.approx(ratio, rel=1e-3)
+        assert arm.per_step_ms == pytest.approx(cell.free.per_step_ms * arm.ratio)
+        assert arm.ledger.plain_step_ns == pytest.approx(1e6 * arm.per_step_ms)
+        assert arm.tokens_per_s == pytest.approx(cell.free.tokens_per_s / arm.ratio)
+        parts_ns = sum(arm.part_ns(name) for name in (*arm.ledger.parts, "residual"))
+        assert parts_ns == pytest.approx(1e6 * arm.per_step_ms)
+        assert arm.fill is not None
+        assert arm.fill.in_place_us == pytest.approx(arm.part_ns("mask.fill") / 1e3)
+        assert arm.fill.in_place_over_hot == pytest.approx(arm.fill.in_place_us / arm.fill.hot_us)
+        assert arm.mask_share_low is not None
+        assert arm.mask_share_low <= arm.mask_share
+
+
+def test_the_fields_of_the_seed_are_those_of_the_first_engine_where_naive_is_not_run() -> None:
+    """`--engine table,llguidance`: the table's numbers stand there, and are named."""
+    samples = _rounds(24, 1.5, lambda: 1.0)
+    for sample in samples:
+        arms = sample.cells["own/b1/x1"]
+        arms["table"] = arms.pop("naive")
+    found = analyse(_manifest(own=False), samples)
+    table = found.cells[0].arm("table")
+    assert table is not None
+    assert (found.engine, found.vocab_size) == ("table", 512)
+    assert (found.per_step_ms_with_mask, found.ratio) == (table.per_step_ms, table.ratio)
+    assert found.per_step_ms_no_mask == found.cells[0].free.per_step_ms
+
+
+def _drawn(monkeypatch: pytest.MonkeyPatch, draw_picture: Callable[[], bytes]) -> Any:
+    """The figure that a picture is saved from."""
+    from matplotlib.figure import Figure
+
+    from perstep.experiments.mask import plots
+
+    figure = Figure()
+    monkeypatch.setattr(plots, "draw_png", lambda _width, _height, draw: draw(figure) or b"")
+    draw_picture()
+    return figure
+
+
+def test_a_bar_ends_at_the_number_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts stacked, the words at the bar's end and the table's ms/step are one number."""
+    from perstep.experiments.mask.plots import overhead_png
+
+    cell = analyse(_manifest(), _drifting(24)).cells[0]
+    (ax,) = _drawn(monkeypatch, lambda: overhead_png([cell], "mini")).axes
+    ends: dict[float, float] = {}
+    for bar in ax.patches:
+        row = round(bar.get_y() + bar.get_height() / 2)
+        ends[row] = max(ends.get(row, 0.0), bar.get_x() + bar.get_width())
+    for row, arm in enumerate(cell.arms):
+        assert ends[row] == pytest.approx(arm.per_step_ms)
+        assert ax.texts[row].get_text().split()[0] == f"{arm.per_step_ms:.2f}"
+
+
+def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left panel holds the curves alone, the right one every engine with the table's fill of each cell."""
+    from perstep.experiments.mask.curve_findings import Curve
+    from perstep.experiments.mask.plots import scaling_png
+
+    cell = analyse(_manifest(), _drifting(24)).cells[0]
+    curve = Curve(
+        engine="table", complexity=1, sizes=[512, 1024], fill_us=[0.2, 0.2], fitted=[True, False], lookups=[],
+        terms=[200.0, 0.0], slope_ns_per_token=0.0, interleaved_error=0.0, beyond_error=0.0, exponent=0.0,
+        predicted_us=None, measured_us=None, prediction_error=None,
+    )  # fmt: skip
+    hot, in_place = _drawn(monkeypatch, lambda: scaling_png([curve], [cell])).axes
+    assert [text.get_text() for text in hot.get_legend().get_texts()] == ["table, fitted", "table, held out"]
+    assert hot.get_title(loc="left").startswith("hot, ")
+    assert in_place.get_title(loc="left").startswith("in place, ")
+    shown = {line.get_label(): line.get_ydata()[0] for line in in_place.lines}
+    assert shown == {arm.engine: arm.part_ns("mask.fill") / 1e3 for arm in cell.arms[1:]}
+
+
 def test_too_few_rounds_give_no_interval_and_no_verdict() -> None:
-    """Three rounds: a ratio, no ends, and a sentence what to do."""
+    """Three rounds: no ratio is shown anywhere, `not resolved` stands in its place, and a sentence says what to do."""
+    from perstep.experiments.mask.plots import _finding
+    from perstep.experiments.mask.show import (
+        _cell_table,
+        in_place_words,
+        ratio_words,
+        share_words,
+        speed_words,
+        summary,
+    )
+
     found = analyse(_manifest(), _rounds(3, 1.5, lambda: 1.0))
     assert found.ratio == pytest.approx(1.5, rel=1e-3)
     assert (found.ratio_low, found.ratio_high) == (None, None)
     assert "no interval for naive at own/b1/x1: 3 rounds" in found.unresolved
     assert found.invalid == ""
+    naive = found.cells[0].arms[1]
+    assert naive.fill is not None
+    words = [ratio_words(naive), speed_words(naive), share_words(naive), in_place_words(naive.fill)]
+    assert words == ["not resolved"] * 4
+    assert summary(found)["headline"] == "naive mask on 512 tokens: not resolved"
+    assert "naive not resolved at 512 tokens" in _finding(found.cells, "mini")
+    manifest = _manifest()
+    manifest.model, manifest.workload = {"name": "mini"}, {"schema": "s", "forwards": 4, "whitespace": "fixed"}
+    table = _cell_table(found.cells[0], manifest)
+    assert table.rows[1][:4] == ["naive", "0.00150", "–", "not resolved"]
+    assert "inflation" not in table.notes[0]
+
+
+def test_words_stand_with_their_interval_and_half_is_said_only_where_it_is_certain() -> None:
+    """2.1 times as long in every round is less than half of the tokens; an interval that holds 1 resolves nothing."""
+    from perstep.experiments.mask.show import ratio_words, speed_words
+
+    rng = np.random.default_rng(2)
+    twice = analyse(_manifest(), _rounds(24, 2.1, lambda: float(np.exp(rng.normal(0, 0.001))))).cells[0].arms[1]
+    assert ratio_words(twice) == f"2.10 times as long [{twice.ratio_low:.2f}, {twice.ratio_high:.2f}]"
+    assert speed_words(twice).endswith(", **less than half**")
+    near = msgspec.structs.replace(twice, ratio=2.1, ratio_low=1.9, ratio_high=2.3)
+    assert speed_words(near) == "47.6 % of that [43.5 %, 52.6 %]"
+    alike = msgspec.structs.replace(twice, ratio=1.02, ratio_low=0.98, ratio_high=1.1)
+    assert ratio_words(alike) == "1.02 times as long [0.980, 1.10], not resolved"
 
 
 def test_other_choices_than_the_definition_make_a_run_invalid() -> None:
@@ -361,21 +573,42 @@ def test_an_engine_with_a_stack_is_measured_where_no_automaton_is(
     assert [arm.engine for arm in report.findings.cells[0].arms] == [NO_MASK, "llguidance"]
     assert report.findings.cells[0].states is None
     assert report.findings.cells[0].arms[1].differing_choices == 0
-    with pytest.raises(InputError, match="llguidance"):
-        _run(tmp_path, "other", engine="naive,llguidance", **options)
-    assert not (tmp_path / "other").exists()
+    both = _run(tmp_path, "other", engine="naive,llguidance", **options).findings
+    assert [arm.engine for arm in both.cells[0].arms] == [NO_MASK, "llguidance"]
+    assert [entry["engine"] for entry in both.left_out] == ["naive"]
+    with pytest.raises(InputError, match=r"no engine can be measured on this schema: .*llguidance"):
+        _run(tmp_path, "none", engine="naive,table", **options)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("_ceilings")
+def test_an_engine_that_cannot_replay_the_texts_is_listed_and_the_others_go_on(
+    tmp_path: Path, tiny_llama: Path, schema_file: Path, fake_time: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outlines refuses a token of a valid text: its row says which, and the table is measured."""
+    from perstep.automata.engines.outlines import OutlinesEngine
+
+    monkeypatch.setattr(OutlinesEngine, "accept", lambda _self, _token: False)
+    found = _run(tmp_path, model=str(tiny_llama), vocab="own", schema=schema_file, engine="table,outlines").findings
+    assert [arm.engine for arm in found.cells[0].arms] == [NO_MASK, "table"]
+    assert found.left_out[0]["engine"] == "outlines"
+    assert found.left_out[0]["why"].startswith("it does not accept '{'")
 
 
 def test_recursion_nests_as_deep_as_is_said() -> None:
-    """With a depth there is an automaton."""
+    """With a depth there is an automaton; without one its engines say what helps."""
     from perstep.experiments.mask.cells import language
 
     node: dict[str, Any] = {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}
     schema: dict[str, Any] = {"$defs": {"n": node}, "$ref": "#/$defs/n"}
-    with pytest.raises(InputError, match="--max-depth 3, or --engine llguidance"):
-        language(schema, 1, Grammar(schema), ("naive", "llguidance"))
-    assert language(schema, 1, Grammar(schema, max_depth=1), ("naive",)).dfa is not None
-    assert language(schema, 1, Grammar(schema), ("llguidance",)).dfa is None
+    assert language(schema, 1, Grammar(schema, max_depth=1)).dfa is not None
+    without = language(schema, 1, Grammar(schema))
+    assert without.dfa is None
+    assert without.no_automaton.endswith("; on the command line --max-depth 3, or --engine llguidance")
+    vocab, workshop = Named("own", _bytes_vocabulary(), own=True), _workshop(FakeClock(tick_ns=10))
+    made = workshop.engines(["naive", "llguidance"], vocab, without.grammar, 1, without.no_automaton)
+    assert list(made) == ["llguidance"]
+    assert workshop.refusals == [("naive", "own", 1, without.no_automaton)]
 
 
 def test_engine_is_a_protocol_that_loops_can_share() -> None:

@@ -14,9 +14,11 @@ from perstep.experiments.between import compare_runs
 from perstep.experiments.ops import Plan
 from perstep.experiments.ops.findings import LengthFound, OpsFindings
 from perstep.experiments.ops.operators import PARTS
+from perstep.experiments.ops.pictures import _bar_label
 from perstep.experiments.ops.session import prepare
 from perstep.experiments.repeats import load_pair
-from perstep.measure import HostClock
+from perstep.measure import FakeClock
+from perstep.report.format import duration
 from perstep.runs import SAMPLES, read_manifest
 
 from .conftest import COSTS_NS, Planted
@@ -108,6 +110,62 @@ def test_what_if_agrees_with_the_later_gain(planted: Planted, part: str, cost_ns
         assert said.in_attention is None
 
 
+def test_a_gain_beyond_the_parts_own_time_is_not_called_bounded_by_it(planted: Planted) -> None:
+    """A mask that makes the softmax after it 600 µs dearer: freed, it gives back 3.6 ms of its 3, and that is said."""
+    built = [False]
+
+    def build(_: int) -> int:
+        built[0] = True
+        return 3_000_000
+
+    def softmax(_: int) -> int:
+        dearer, built[0] = built[0], False
+        return 1_600_000 if dearer else 1_000_000
+
+    report = planted("run", {"attn.mask.build": build, "attn.softmax": softmax}, what_if=("attn.mask.build=0", "mlp=0"))
+    said, mlp = length_of(report, 8).what_if["attn.mask.build"], length_of(report, 8).what_if["mlp"]
+    assert said.own_in_attention is not None
+    assert said.in_attention is not None
+    for own, gain in ((said.own, said.in_step), (said.own_in_attention, said.in_attention)):
+        assert own.ns == pytest.approx(3e6, rel=0.01)
+        assert gain.ns == pytest.approx(3.6e6, rel=0.01)
+        assert gain.within_own is False
+    assert mlp.in_step.within_own is not False
+    table = next(table for table in report.tables if table.title.startswith("what if"))
+    assert [row[-1] for row in table.rows[:2]] == ["no", "no"]
+    words = (report.folder / "README.md").read_text()
+    assert "at most" not in words
+    assert "No improvement" not in words
+
+
+def test_arms_and_ways_to_mask_are_shown_as_the_pairs_have_them(planted: Planted) -> None:
+    """Time, change and interval of a line say the same: the reference times the ratio."""
+    report = planted("run", seq=(16,), arm=("mask=rebuild", "mask=cached"), what_if=("attn.mask.build=0",))
+    found = length_of(report, 16)
+    whole = found.attention["mask=rebuild"].whole.ns
+    lines = [(found.ledger.step_ns, found.arms["mask=cached"].step, found.arms["mask=cached"].against_reference)]
+    lines += [(whole, way.whole, way.against_reference) for way in found.attention.values() if way.against_reference]
+    for reference_ns, shown, change in lines:
+        assert change.change is not None
+        assert change.ci_low is not None
+        assert shown.ns == pytest.approx(reference_ns * (1 + change.change))
+        assert shown.ci_low_ns == pytest.approx(reference_ns * (1 + change.ci_low))
+    gain = found.what_if["attn.mask.build"].in_attention
+    freed = found.attention["attn.mask.build=0"].against_reference
+    assert gain is not None
+    assert freed is not None
+    assert (gain.share, gain.verdict) == (-(freed.change or 0), freed.verdict)
+    assert gain.ci_low_ns == pytest.approx(-(freed.ci_high or 0) * whole)
+
+
+def test_a_bar_of_shares_is_labelled_with_the_step_they_are_shares_of(planted: Planted) -> None:
+    """Share times label is the table's time of the part."""
+    report = planted("run", seq=(16,))
+    found = length_of(report, 16)
+    found = msgspec.structs.replace(found, ledger=msgspec.structs.replace(found.ledger, plain_step_ns=1.0))
+    assert _bar_label(found) == f"S = 16\n{duration(found.ledger.step_ns)}"
+
+
 def test_a_part_that_does_not_occur_at_a_length_has_no_what_if_there(planted: Planted) -> None:
     """One new token has no mask: that cell stays empty."""
     report = planted("run", seq=(1, 8), what_if=("attn.mask.apply=0",))
@@ -188,9 +246,10 @@ def test_an_arm_that_computes_something_else_is_refused(tiny_llama: Path, monkey
     monkeypatch.setattr(arms, "_cached_mask", no_mask)
     plan = Plan(arch=str(tiny_llama), seq=(8,), arm=("mask=rebuild", "mask=cached"), rounds=1)
     with pytest.raises(InvalidMeasurement, match="arm mask=cached does not compute what the reference arm computes"):
-        prepare(plan, lambda _share, _what: None, HostClock())
+        prepare(plan, lambda _share, _what: None, FakeClock())
 
 
+@pytest.mark.real_clock
 def test_a_resumed_run_goes_on_with_the_same_steps(planted: Planted, tiny_llama: Path) -> None:
     """How many steps make a turn follows from the shapes, so rounds of two sessions stack."""
     folder = planted("run", rounds=2, seq=(1, 8)).folder
@@ -209,6 +268,7 @@ def test_samples_without_a_length_are_refused(planted: Planted) -> None:
         pipeline.rebuild(folder)
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_the_fused_kernel_has_no_mask(tiny_llama: Path, tmp_path: Path) -> None:
     """On torch it is an arm and a way of doing `full_attention`; the step's parts are then those of the kernel."""
@@ -222,6 +282,7 @@ def test_the_fused_kernel_has_no_mask(tiny_llama: Path, tmp_path: Path) -> None:
     assert "attn.mask.apply" in found.arms["mask=rebuild"].parts_ns
 
 
+@pytest.mark.real_clock
 @pytest.mark.hf
 def test_other_dtypes_run_on_torch(tiny_llama: Path, tmp_path: Path) -> None:
     """bfloat16, a chunk behind a past, all masks that there are."""

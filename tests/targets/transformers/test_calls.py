@@ -112,7 +112,7 @@ def test_a_call_in_another_thread_is_recorded_as_well(llama, ids):
             return " ".join(str(int(token_id)) for token_id in token_ids) + " "
 
     recorder = Recorder(FakeClock())
-    streamer = TextIteratorStreamer(Tokens(), skip_prompt=True, timeout=60)
+    streamer = TextIteratorStreamer(Tokens(), skip_prompt=True)
     with Instrument(llama, recorder):
         thread = threading.Thread(
             target=llama.generate, args=(ids[:1],), kwargs={"max_new_tokens": 4, "streamer": streamer}

@@ -134,10 +134,10 @@ def test_nothing_is_left_after_an_exception(tiny, ids, detail):
     model = tiny("gemma3_text")
     model.generate(ids, max_new_tokens=2)
     before = everything(model)
-    with pytest.raises(PlantedError), Instrument(model, Recorder(), detail):
+    with pytest.raises(PlantedError), Instrument(model, Recorder(FakeClock()), detail):
         model.generate(ids, max_new_tokens=4, logits_processor=[breaking])
     assert not differences(before, everything(model))
-    with pytest.raises(KeyboardInterrupt), Instrument(model, Recorder(), detail):
+    with pytest.raises(KeyboardInterrupt), Instrument(model, Recorder(FakeClock()), detail):
         raise KeyboardInterrupt
     assert not differences(before, everything(model))
 
@@ -152,7 +152,7 @@ def test_nothing_is_left_when_entering_fails_half_way(llama, ids, monkeypatch):
     llama.generate(ids, max_new_tokens=2)
     before = everything(llama)
     monkeypatch.setattr(room, "wrap_functions", fails)
-    with pytest.raises(RuntimeError, match="planted"), Instrument(llama, Recorder(), "modules"):
+    with pytest.raises(RuntimeError, match="planted"), Instrument(llama, Recorder(FakeClock()), "modules"):
         pass
     assert not differences(before, everything(llama))
 
@@ -169,7 +169,7 @@ def test_a_forward_that_was_replaced_before_is_put_back(build_tiny, ids):
 
     model.model.layers[0].self_attn.forward = hooked
     before = everything(model)
-    with Instrument(model, Recorder(), "layers"):
+    with Instrument(model, Recorder(FakeClock()), "layers"):
         model.generate(ids, max_new_tokens=3, do_sample=False)
     assert not differences(before, everything(model))
     assert model.model.layers[0].self_attn.forward is hooked
@@ -181,7 +181,7 @@ def test_hooks_of_the_users_own_stay_and_run(build_tiny, ids):
     model = build_tiny("llama")
     seen = []
     model.model.layers[1].mlp.register_forward_hook(lambda *args: seen.append(1))
-    with Instrument(model, Recorder(), "modules"):
+    with Instrument(model, Recorder(FakeClock()), "modules"):
         model.generate(ids, max_new_tokens=3, do_sample=False)
     assert len(seen) == 3
     assert len(model.model.layers[1].mlp._forward_hooks) == 1

@@ -32,7 +32,7 @@ def test_every_other_call_begins_with_the_other_kind_so_that_each_position_is_se
 
 def test_prefills_alternate_over_calls():
     """A call has but one."""
-    assert "".join(plan(Schedule(alternate=True), call, 1) for call in range(8)) == "MPPMMPPM"
+    assert "".join(plan(Schedule(alternate=True), call, 1) for call in range(8)) == "M" + "MPPM" + "MPP"
 
 
 def test_of_long_jobs_one_block_in_so_many_is_recorded():

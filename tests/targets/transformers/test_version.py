@@ -1,12 +1,13 @@
 """What must be installed, and what is said when it is not."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 
 import pytest
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.targets.transformers import Instrument, require, version
 
 REAL = importlib.util.find_spec
@@ -15,14 +16,15 @@ REAL = importlib.util.find_spec
 def test_importing_the_package_imports_neither_torch_nor_transformers(environment):
     """Their import takes seconds; a command that needs neither must not wait."""
     code = "import sys, perstep.targets.transformers; sys.exit(len({'torch', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_a_missing_extra_is_said_in_one_line(monkeypatch, package):
     """With the command that installs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else REAL(name))
-    with pytest.raises(InputError, match=rf"this needs {package}, which is not installed: pip install 'perstep\[hf\]'"):
+    said = f"this needs {package}, which is not installed: {how_to_install('hf')}"
+    with pytest.raises(InputError, match=re.escape(said)):
         require()
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from perstep.automata.engines.protocol import Engine, Grammar
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,23 +32,25 @@ class EngineKind:
         module: the module in this package; it has `prepare` and the function named `build`.
         build: the name of that function.
         needs: the module that must be importable, or None.
-        install: the command that installs it, or None.
+        install: what installs it, or None.
+        stoppable: whether its build calls a `check` on the way.
     """
 
     module: str
     build: str = "build"
     needs: str | None = None
     install: str | None = None
+    stoppable: bool = False
 
 
 ENGINES = {
     "naive": EngineKind("naive"),
     "naive-memo": EngineKind("naive", "build_memo"),
-    "table": EngineKind("tables"),
-    "table-lazy": EngineKind("tables", "build_lazy"),
-    "llguidance": EngineKind("llguidance", needs="llguidance", install="pip install 'perstep[grammar]'"),
+    "table": EngineKind("tables", stoppable=True),
+    "table-lazy": EngineKind("tables", "build_lazy", stoppable=True),
+    "llguidance": EngineKind("llguidance", needs="llguidance", install=how_to_install("grammar")),
     "outlines": EngineKind("outlines", needs="outlines_core", install="pip install outlines-core"),
-    "xgrammar": EngineKind("xgrammar", needs="xgrammar", install="pip install 'perstep[xgrammar]'"),
+    "xgrammar": EngineKind("xgrammar", needs="xgrammar", install=how_to_install("xgrammar")),
 }
 """Every engine by the name it has on the command line."""
 
@@ -73,20 +75,26 @@ class Prepared:
         self._vocabulary = vocabulary
         self._now_ns = now_ns
         self._build = getattr(module, kind.build)
+        self._stoppable = kind.stoppable
         if kind.needs:
             import_module(kind.needs)  # not part of the setup that is timed
         began = now_ns()
         self._shared = module.prepare(vocabulary)
         self.setup_ns = now_ns() - began
 
-    def build(self, grammar: Grammar) -> Engine:
+    def build(self, grammar: Grammar, check: Callable[[], None] | None = None) -> Engine:
         """The engine of a grammar, at the beginning of a text; its `build_ns` says how long that took.
+
+        Args:
+            grammar: what its texts are held to.
+            check: called on the way by the engines that are `stoppable`; what it raises ends the build.
 
         Raises:
             InputError: if the engine cannot hold a text to this grammar.
         """
         began = self._now_ns()
-        engine: Engine = self._build(self._shared, self._vocabulary, grammar)
+        stop = {"check": check} if self._stoppable else {}
+        engine: Engine = self._build(self._shared, self._vocabulary, grammar, **stop)
         engine.build_ns = self._now_ns() - began
         engine.setup_ns = self.setup_ns
         return engine

@@ -9,6 +9,8 @@ from perstep.automata.engines.protocol import Engine, Grammar
 from perstep.automata.schema import json_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -57,16 +59,20 @@ def prepare(vocabulary: Vocabulary) -> Trie:
     return trie
 
 
-def build(_shared: Trie, vocabulary: Vocabulary, grammar: Grammar) -> TableEngine:
+def build(
+    _shared: Trie, vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None = None
+) -> TableEngine:
     """The table of a grammar, whole."""
-    return _build(vocabulary, grammar, lazy=False)
+    return _build(vocabulary, grammar, check, lazy=False)
 
 
-def build_lazy(_shared: Trie, vocabulary: Vocabulary, grammar: Grammar) -> TableEngine:
+def build_lazy(
+    _shared: Trie, vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None = None
+) -> TableEngine:
     """The table of a grammar, whose rows are made when their states are visited."""
-    return _build(vocabulary, grammar, lazy=True)
+    return _build(vocabulary, grammar, check, lazy=True)
 
 
-def _build(vocabulary: Vocabulary, grammar: Grammar, *, lazy: bool) -> TableEngine:
+def _build(vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None, *, lazy: bool) -> TableEngine:
     dfa = json_schema(grammar.schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
-    return TableEngine(compile_table(dfa, vocabulary, lazy=lazy), "table-lazy" if lazy else "table")
+    return TableEngine(compile_table(dfa, vocabulary, lazy=lazy, check=check), "table-lazy" if lazy else "table")

@@ -25,6 +25,7 @@ from perstep.automata.schema.keywords import (
     TYPES,
     Schema,
     below,
+    check_is_schema,
     check_keywords,
     conjunction,
     const_as_enum,
@@ -80,18 +81,18 @@ def json_schema(
 
 
 def _parse(schema: str | bytes | Mapping[str, Any] | bool) -> Schema | bool:
-    if isinstance(schema, (str, bytes)):
-        try:
-            schema = json.loads(schema)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"the schema is not JSON: {error}") from error
-        except RecursionError as error:
-            raise InputError("the schema is nested too deeply to be read") from error
-    if isinstance(schema, bool):
-        return schema
-    if not isinstance(schema, Mapping):
-        raise InputError(f"a JSON schema is an object, true or false; got {schema!r}")
-    return dict(schema)
+    """The schema as JSON gives it back: whatever was handed in, the compiler meets JSON values alone."""
+    try:
+        given = json.loads(schema) if isinstance(schema, (str, bytes)) else schema
+        # NaN and numbers beyond a double, which json.loads lets through, are refused by json.dumps.
+        parsed = json.loads(json.dumps(dict(given) if isinstance(given, Mapping) else given, allow_nan=False))
+    except RecursionError as error:
+        raise InputError("the schema is nested too deeply to be read") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the schema is not JSON: {error}") from error
+    if isinstance(parsed, (bool, dict)):
+        return parsed
+    raise InputError(f"a JSON schema is an object, true or false; got {parsed!r}")
 
 
 class _Compiler:
@@ -138,7 +139,7 @@ class _Compiler:
         if "enum" in schema:
             block = enum_block(schema, self._space, path, self._limit, self._block_limit)
             return block if len(block.edges) else self._nothing(path)
-        types = types_of(schema, path)
+        types = types_of(schema)
         if set(types) >= set(TYPES) - {"integer"} and not any(n in schema for names in ABOUT.values() for n in names):
             return self._anything(path, open_refs)
         return union(*(self._typed(name, schema, path, open_refs) for name in dict.fromkeys(types)))
@@ -171,8 +172,7 @@ class _Compiler:
                     merged = conjunction(merged, resolved[0], path)
                     open_refs = (*open_refs, *resolved[1][len(open_refs) :])
                 schema = merged
-        if not isinstance(schema, (dict, bool)):
-            raise InputError(f"{path}: a schema is an object, true or false; got {schema!r}")
+        check_is_schema(schema, path)
         return schema, open_refs
 
     def _target(self, reference: Any, path: str) -> Any:
@@ -185,10 +185,10 @@ class _Compiler:
         found: Any = self._root
         for part in unquote(reference)[2:].split("/") if reference != "#" else []:
             name = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list):
+                found = {str(number): entry for number, entry in enumerate(found)}
             if isinstance(found, dict) and name in found:
                 found = found[name]
-            elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-                found = found[int(name)]
             else:
                 raise InputError(f"{path}: $ref {reference!r} points to nothing: there is no {name!r}")
         return found

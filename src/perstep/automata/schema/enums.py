@@ -6,14 +6,14 @@ under the whitespace policy, their keys in the order given.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import EXIT, NEVER, Block, union
-from perstep.automata.schema.keywords import ABOUT, Schema, type_allows
+from perstep.automata.schema.keywords import ABOUT, Schema, type_allows, types_of
 from perstep.automata.schema.spacing import Spacing, canonical, constant
 from perstep.automata.schema.strings import string_block
 from perstep.automata.trie import build_trie
@@ -28,9 +28,9 @@ def enum_block(schema: Schema, space: Spacing, path: str, limit: int, block_limi
     Raises:
         InputError: if they need too many states, or a container stands beside keywords about containers.
     """
-    types = schema.get("type")
-    names: list[str] = types if isinstance(types, list) else [types or "any"]
-    values = [value for value in schema["enum"] if types is None or any(type_allows(name, value) for name in names)]
+    values = list(schema["enum"])
+    if "type" in schema:
+        values = [value for value in values if any(type_allows(name, value) for name in types_of(schema))]
     containers = [value for value in values if isinstance(value, (dict, list))]
     if containers and any(name in schema for kind in ("object", "array") for name in ABOUT[kind]):
         raise InputError(f"{path}: an enum of objects or lists stands alone here; drop the keywords beside it")
@@ -65,7 +65,7 @@ def _number_fits(value: float, schema: Schema) -> bool:
         schema.get("minimum", value) <= value <= schema.get("maximum", value)
         and ("exclusiveMinimum" not in schema or schema["exclusiveMinimum"] < value)
         and ("exclusiveMaximum" not in schema or value < schema["exclusiveMaximum"])
-        and (multiple is None or Decimal(repr(value)) % Decimal(repr(multiple)) == 0)
+        and (multiple is None or Fraction(repr(value)) % Fraction(repr(multiple)) == 0)
     )
 
 

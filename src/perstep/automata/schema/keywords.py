@@ -6,10 +6,13 @@ the automaton is refused by name, so that nothing generated ever fails to valida
 
 from __future__ import annotations
 
-import math
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 Schema = dict[str, Any]
 
@@ -36,18 +39,39 @@ _JOINED_APART = ("properties", "additionalProperties", "prefixItems", "items")
 
 
 def check_keywords(schema: Schema, path: str) -> None:
-    """Refuse what the automaton cannot hold.
+    """Refuse what the automaton cannot hold, and keywords whose value is not of the form that JSON Schema gives it.
+
+    The compiler calls this before it reads any keyword, and then relies on the forms.
 
     Raises:
         InputError: naming the keyword and what to do.
     """
+    _check_held(schema, path)
+    for name, (has_form, form) in _FORMS.items():
+        if name in schema and not has_form(schema[name]):
+            raise InputError(f"{path}: {name} must be {form}; got {schema[name]!r}")
+    for at, part in _subschemas(schema, path):
+        check_is_schema(part, at)
+
+
+def check_is_schema(value: Any, path: str) -> None:
+    """See that a value may be a schema at all.
+
+    Raises:
+        InputError: it is neither an object nor true or false.
+    """
+    if not isinstance(value, (dict, bool)):
+        raise InputError(f"{path}: a schema is an object, true or false; got {value!r}")
+
+
+def _check_held(schema: Schema, path: str) -> None:
     for name in REFUSED:
         if name in schema and not (name == "propertyNames" and schema[name] is True):
             raise InputError(
                 f"{path}: {name!r} cannot be put into a finite automaton here: take it out, "
                 "or use an engine that handles it (llguidance)"
             )
-    if schema.get("uniqueItems"):
+    if schema.get("uniqueItems") is True:
         raise InputError(
             f"{path}: 'uniqueItems' would need a state for every set of values seen: take it out, "
             "or check it afterwards"
@@ -57,27 +81,68 @@ def check_keywords(schema: Schema, path: str) -> None:
     for name in ("exclusiveMinimum", "exclusiveMaximum"):
         if isinstance(schema.get(name), bool):
             raise InputError(f"{path}: {name} as true or false is the old spelling; write the number there")
-    if not isinstance(schema.get("properties", {}), dict):
-        raise InputError(f"{path}: properties must be an object, got {schema['properties']!r}")
-    for name in ("required", "enum", "prefixItems"):
-        if not isinstance(schema.get(name, []), list):
-            raise InputError(f"{path}: {name} must be a list, got {schema[name]!r}")
-    for name in ("allOf", "anyOf", "oneOf"):
-        if name in schema and not (isinstance(schema[name], list) and schema[name]):
-            raise InputError(f"{path}: {name} must be a list of at least one schema, got {schema[name]!r}")
-    for name in ABOUT["number"]:
-        value = schema.get(name, 1)
-        if not _is_number(value) or not math.isfinite(value) or (name == "multipleOf" and value <= 0):
-            raise InputError(f"{path}: {name} must be a number{' above 0' * (name == 'multipleOf')}, got {value!r}")
-    for name in ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"):
-        value = schema.get(name, 0)
-        if not _is_number(value) or not 0 <= value < math.inf or value != int(value):
-            raise InputError(f"{path}: {name} must be a whole number from 0 on, got {value!r}")
-    for name in ("pattern", "format"):
-        if not isinstance(schema.get(name, ""), str):
-            raise InputError(f"{path}: {name} must be a string, got {schema[name]!r}")
-    if not all(isinstance(key, str) for key in schema.get("required", [])):
-        raise InputError(f"{path}: required must list property names, got {schema['required']!r}")
+
+
+def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
+    """Where the subschemas stand and what stands there, one level down."""
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            yield f"{path}/{name}", schema[name]
+    for key, part in schema.get("properties", {}).items():
+        yield below(path, "properties", key), part
+    for name in _LISTS_OF_SCHEMAS:
+        for number, part in enumerate(schema.get(name, [])):
+            yield f"{path}/{name}/{number}", part
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, str) and value in TYPES
+
+
+def _is_list_of_different(value: Any, has_form: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(has_form, value)) and len(set(value)) == len(value)
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _fits_a_double(value: Any) -> bool:
+    return _is_number(value) and abs(value) < sys.float_info.max  # strictly, so that the next double is one too
+
+
+def _is_count(value: Any) -> bool:
+    return _fits_a_double(value) and value >= 0 and value == int(value)
+
+
+_LISTS_OF_SCHEMAS = ("prefixItems", "allOf", "anyOf", "oneOf")
+_A_NUMBER = (_fits_a_double, "a number within the range of doubles")
+
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (
+        lambda value: _is_type(value) or (value != [] and _is_list_of_different(value, _is_type)),
+        f"among {', '.join(TYPES)}, or a list of different ones",
+    ),
+    "enum": (lambda value: isinstance(value, list), "a list of values"),
+    "properties": (lambda value: isinstance(value, dict), "an object"),
+    "required": (lambda value: _is_list_of_different(value, _is_string), "a list of different property names"),
+    **dict.fromkeys(
+        _LISTS_OF_SCHEMAS, (lambda value: isinstance(value, list) and bool(value), "a list of at least one schema")
+    ),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _A_NUMBER),
+    "multipleOf": (lambda value: _fits_a_double(value) and value > 0, f"{_A_NUMBER[1]}, above 0"),
+    **dict.fromkeys(
+        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+        (_is_count, "a whole number from 0 on"),
+    ),
+    **dict.fromkeys(("pattern", "format"), (_is_string, "a string")),
+    "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""Keyword -> whether a JSON value has its form, and that form in words."""
 
 
 def below(path: str, *names: str) -> str:
@@ -86,21 +151,13 @@ def below(path: str, *names: str) -> str:
     return "/".join([path, *(part if part.isprintable() else ascii(part)[1:-1] for part in parts)])
 
 
-def types_of(schema: Schema, path: str) -> tuple[str, ...]:
-    """The types a schema allows: its `type`, or the ones its keywords are about, or all of them.
-
-    Raises:
-        InputError: if `type` names something that is no type.
-    """
-    given = schema.get("type")
-    if given is None:
+def types_of(schema: Schema) -> tuple[str, ...]:
+    """The types a schema allows: its `type`, or the ones its keywords are about, or all of them."""
+    if "type" not in schema:
         about = tuple(kind for kind, names in ABOUT.items() if any(name in schema for name in names))
         return about or TYPES
-    names = tuple(given) if isinstance(given, list) else (given,)
-    for name in names:
-        if name not in TYPES:
-            raise InputError(f"{path}: type must be among {', '.join(TYPES)}; got {name!r}")
-    return names
+    given = schema["type"]
+    return tuple(given) if isinstance(given, list) else (given,)
 
 
 def type_allows(name: str, value: Any) -> bool:
@@ -124,10 +181,6 @@ def same_value(left: Any, right: Any) -> bool:
     return (type(left) is type(right) or (_is_number(left) and _is_number(right))) and bool(left == right)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def const_as_enum(schema: Schema) -> Schema:
     """The schema with `const` written as an enum of one value."""
     if "const" not in schema:
@@ -145,8 +198,7 @@ def conjunction(left: Any, right: Any, path: str) -> Any:
         InputError: if two keywords cannot be joined into one.
     """
     for schema in (left, right):
-        if not isinstance(schema, (dict, bool)):
-            raise InputError(f"{path}: a schema is an object, true or false; got {schema!r}")
+        check_is_schema(schema, path)
         if isinstance(schema, dict):
             check_keywords(schema, path)
     if left is True or right is True:
@@ -160,7 +212,7 @@ def conjunction(left: Any, right: Any, path: str) -> Any:
     for name in left.keys() & right.keys():
         if name not in _JOINED_APART and not same_value(left[name], right[name]):
             merged[name] = _join(name, left[name], right[name], path)
-    return merged
+    return merged if merged.get("type") != [] else False
 
 
 def _join(name: str, one: Any, other: Any, path: str) -> Any:

@@ -4,21 +4,19 @@ They keep state, so each generate call gets new ones; a factory that hands out t
 """
 
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Literal
 
 from perstep.errors import InputError
+from perstep.experiments.user_code import NAMED, import_named
 from perstep.targets.transformers import part_names
 
 Kind = Literal["processor", "criterion"]
 Factory = Callable[[], Any]
 
 _LISTS: dict[Kind, str] = {"processor": "logits", "criterion": "stop"}
-_SPEC = re.compile(r"([\w.-]+)=([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+_SPEC = re.compile(rf"([\w.-]+)=({NAMED.pattern})")
 _NAME = re.compile(r"[\w.-]+")
 
 
@@ -129,26 +127,8 @@ def import_factories(specs: Sequence[str], option: str) -> dict[str, Factory]:
         match = _SPEC.fullmatch(spec)
         if match is None:
             raise InputError(f"{option} {spec!r}: write name=module:factory, such as utf8=my_module:make_utf8")
-        name, module, function = match.groups()
+        name, named = match.groups()
         if name in factories:
             raise InputError(f"{option} {name!r} is given twice: give each a name of its own")
-        factories[name] = _import(module, function)
+        factories[name] = import_named(named)
     return factories
-
-
-def _import(module: str, function: str) -> Factory:
-    try:
-        with _from_here():
-            found = getattr(import_module(module), function)
-    except Exception as error:  # whatever a module of somebody's raises while it is imported
-        raise InputError(f"cannot import {module}:{function}: {type(error).__name__}: {error}") from error
-    return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _from_here() -> Iterator[None]:
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")

@@ -33,9 +33,13 @@ from perstep.stats import (
 class Growth(msgspec.Struct, kw_only=True):
     """How a part's cost in place depends on the tokens in the context.
 
+    A burst that falls on one step counts in the part's mean and in no median at a single context. So all of these are
+    multiplied by one factor, stated, which brings their mean over the steps to the part's time in place.
+
     Attributes:
         context: tokens in the context, ascending, each once.
-        ns: median over rounds at each, where several steps have the same context their mean.
+        ns: median over rounds at each, where several steps have the same context their mean; times `closing`.
+        closing: the part's time in place over the mean of those medians.
         ns_per_token: slope of a straight line, the median over rounds with its interval.
         fit: `linear`, `quadratic`, or empty where there are too few contexts to judge a fit.
         coefficients: of that fit, constant first, in nanoseconds.
@@ -44,6 +48,7 @@ class Growth(msgspec.Struct, kw_only=True):
 
     context: list[int]
     ns: list[float]
+    closing: float
     ns_per_token: Effect
     fit: str
     coefficients: list[float]
@@ -237,14 +242,17 @@ def _part(
         agrees=agrees,
         syncs_per_step=syncs,
         changed_choices=c["changed_choices"][without],
-        growth=_growth(np.asarray(c["context"]), spent.parts[part].astype(np.float64)),
+        growth=_growth(np.asarray(c["context"]), spent.parts[part].astype(np.float64), in_place.estimate),
     )
 
 
-def _growth(context: NDArray[np.int64], x: NDArray[np.float64]) -> Growth:
-    """A part's cost against the context, from [rounds, steps]."""
-    sizes, index = np.unique(context, return_inverse=True)
+def _growth(context: NDArray[np.int64], x: NDArray[np.float64], in_place_ns: float) -> Growth:
+    """A part's cost against the context, from [rounds, steps], and what it takes in place a step."""
+    sizes, index, steps = np.unique(context, return_inverse=True, return_counts=True)
     by_size = np.stack([x[:, index == i].mean(axis=1) for i in range(len(sizes))], axis=1)
+    mean_ns = float(np.average(np.median(by_size, axis=0), weights=steps))
+    closing = in_place_ns / mean_ns if mean_ns else 1.0
+    by_size *= closing
     middle = np.median(by_size, axis=0)
     slope = Effect(0.0, None, None)
     if len(sizes) > 1:
@@ -258,6 +266,7 @@ def _growth(context: NDArray[np.int64], x: NDArray[np.float64]) -> Growth:
         return Growth(
             context=sizes.tolist(),
             ns=middle.tolist(),
+            closing=closing,
             ns_per_token=slope,
             fit="",
             coefficients=[],
@@ -267,6 +276,7 @@ def _growth(context: NDArray[np.int64], x: NDArray[np.float64]) -> Growth:
     return Growth(
         context=sizes.tolist(),
         ns=middle.tolist(),
+        closing=closing,
         ns_per_token=slope,
         fit="quadratic" if len(chosen.coefficients) == 3 else "linear",
         coefficients=list(chosen.coefficients),

@@ -21,7 +21,7 @@ from perstep.experiments.ablation.compiling import ColdCell, Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
 from perstep.experiments.ablation.samples import InPlace, Sample
-from perstep.machine import NoiseProbe
+from perstep.experiments.conditions import noise_probe
 from perstep.measure import Clock, Effort, Progress, Recorder, Resolved, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
@@ -107,7 +107,7 @@ class AblationSession:
         self._model, self._work, self._parts = model, work, parts
         self._seed, self._clock = seed, clock
         self._compiling = compiling
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         rows = len(balanced_block(len(self.design.cells), np.random.default_rng(0)))
         self._repeats = rows // gcd(rows, len(work.calls))
         self._steps = sum(call.new_tokens for call in work.calls)

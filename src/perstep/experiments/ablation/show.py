@@ -1,7 +1,8 @@
 """An ablation as tables, and its figures as CSV."""
 
 from perstep.experiments.ablation.cells import ALL
-from perstep.experiments.ablation.findings import AblationFindings
+from perstep.experiments.ablation.findings import AblationFindings, Growth
+from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
 from perstep.runs import Manifest
@@ -122,7 +123,18 @@ def _growth_sentence(name: str, findings: AblationFindings) -> str:
     judged = ""
     if growth.held_out_error is not None:
         judged = f"; a {growth.fit} fit misses contexts it did not see by {percent(growth.held_out_error)} at most"
-    return f"`{name}` {growth_words(name, findings)}{judged}."
+    return f"`{name}` {growth_words(name, findings)}{judged}.{_closing(growth)}"
+
+
+def _closing(growth: Growth) -> str:
+    """What brought the medians at single contexts to the part's time in place, where it changed them much."""
+    if 1 / CLOSING_SAID <= growth.closing <= CLOSING_SAID:
+        return ""
+    return (
+        f" The machine was disturbed, now in this step, now in that: its medians at single contexts make up"
+        f" {percent(1 / growth.closing, 0)} of its time in place, and are shown {significant(growth.closing)} times as"
+        " long, to agree with it."
+    )
 
 
 def csv(findings: AblationFindings) -> str:

@@ -13,12 +13,36 @@ from typing import Any
 import msgspec
 
 from perstep.experiments import compare
-from perstep.experiments.comparison import ArmResult
+from perstep.experiments.comparison import ArmResult, ProcessorTime
 from perstep.experiments.fix.samples import Round
 from perstep.runs import Manifest
 
 REFERENCE, FIXED = "as it is", "with the drop-ins"
 """The two arms. What the offer is tried beside, the reference has too."""
+
+
+class TimeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """How some wall time changed, the second arm of a trial against the first.
+
+    Attributes:
+        ns: of the second arm, median over rounds.
+        change: 0.031 is 3.1 % slower; None if it is withheld.
+        ci_low: lower end of its interval, or None.
+        ci_high: upper end.
+        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
+        verdict: as of any comparison.
+        reason: why, in words.
+        merged_by: adjacent rounds joined because they resembled each other.
+    """
+
+    ns: float
+    change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    mde: float | None
+    verdict: str
+    reason: str
+    merged_by: int = 1
 
 
 @dataclass(frozen=True)
@@ -29,16 +53,18 @@ class Changes:
         step: of a decode step, measured; None where the calls have none, or they could not be told apart.
         call: of the whole call, measured; None where it was timed over its first tokens alone.
         projected: of the whole call, derived from its first tokens; None where it was measured.
+        processor: processor time of the timed calls, whole.
         making_ns: making the drop-ins, in each call, median over rounds.
     """
 
-    step: ArmResult | None
-    call: ArmResult | None
-    projected: ArmResult | None
+    step: TimeChange | None
+    call: TimeChange | None
+    projected: TimeChange | None
+    processor: ProcessorTime
     making_ns: float
 
     @property
-    def whole(self) -> ArmResult | None:
+    def whole(self) -> TimeChange | None:
         """Of the whole call, measured or projected."""
         return self.call or self.projected
 
@@ -59,21 +85,41 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
     making = sorted(_making_ns(made, calls[FIXED]) for made in rounds)[len(rounds) // 2]
     step = None
     if told_apart:
-        step = _result(conditions, rounds, steps, {name: count * (tokens - 1) for name, count in calls.items()})
+        step = _change(conditions, rounds, steps, {name: count * (tokens - 1) for name, count in calls.items()})
+    timed = _compared(conditions, rounds, totals, calls)
     if tokens >= all_tokens or not told_apart:  # without steps the first tokens are all that can be said
-        return Changes(step, _result(conditions, rounds, totals, calls), None, making)
+        return Changes(step, _time_change(timed), None, timed.processor, making)
     more = (all_tokens - tokens) / (tokens - 1)
     whole = [
         [round(total + more * decode) for total, decode in zip(block, decoded, strict=True)]
         for block, decoded in zip(totals, steps, strict=True)
     ]
-    return Changes(step, None, _result(conditions, rounds, whole, calls), making)
+    return Changes(step, None, _change(conditions, rounds, whole, calls), timed.processor, making)
 
 
-def _result(
+def _change(
+    conditions: dict[str, Any], rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
+) -> TimeChange:
+    return _time_change(_compared(conditions, rounds, block_ns, calls))
+
+
+def _time_change(arm: ArmResult) -> TimeChange:
+    return TimeChange(
+        ns=arm.ns_per_call,
+        change=arm.change,
+        ci_low=arm.ci_low,
+        ci_high=arm.ci_high,
+        mde=arm.mde,
+        verdict=arm.verdict,
+        reason=arm.reason,
+        merged_by=arm.merged_by,
+    )
+
+
+def _compared(
     conditions: dict[str, Any], rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
 ) -> ArmResult:
-    """The change of some quantity of the same turns, with its verdict."""
+    """The second arm by some quantity of the same turns; its processor time is that of the timed calls."""
     manifest = Manifest(experiment="compare", plan={}, conditions={**conditions, "calls_per_block": calls})
     samples = [
         msgspec.structs.replace(made.round, block_ns=block) for made, block in zip(rounds, block_ns, strict=True)

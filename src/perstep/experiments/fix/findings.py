@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 
 from perstep.errors import InputError
-from perstep.experiments.comparison import ArmResult, shown_change
-from perstep.experiments.fix.changes import Changes, changes
+from perstep.experiments.comparison import ProcessorTime
+from perstep.experiments.fix.changes import Changes, TimeChange, changes
 from perstep.experiments.fix.samples import RIGHT, Clash, Offered, Patch, Round, Sample, Trial, Tried, Watched, Written
 from perstep.experiments.suggest import BETWEEN, DECODE, at_most, bound, loop_parts, why_nothing
 from perstep.experiments.watch import by_site, call_ledger
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger
+from perstep.report.format import signed_percent
 from perstep.runs import Manifest
 from perstep.stats import Verdict
 from perstep.targets.transformers.words import DECODE as DECODE_STEP
@@ -33,6 +34,7 @@ class Result(msgspec.Struct, kw_only=True):
         call: of the whole call, measured; None where it was timed over its first tokens alone.
         projected: of the whole call, derived: what comes once, and a mean step for each further token. None where it
             was measured.
+        processor: processor time of the timed calls, whole: not what a caller waits for.
         making_ns: making the drop-ins in each call, which is in `call` and `projected`.
         new_tokens: of the timed calls.
         rounds: how many.
@@ -40,15 +42,16 @@ class Result(msgspec.Struct, kw_only=True):
 
     drop_ins: list[str]
     beside: list[str] = []
-    step: ArmResult | None
-    call: ArmResult | None
-    projected: ArmResult | None
+    step: TimeChange | None
+    call: TimeChange | None
+    projected: TimeChange | None
+    processor: ProcessorTime
     making_ns: float
     new_tokens: int
     rounds: int
 
     @property
-    def whole(self) -> ArmResult:
+    def whole(self) -> TimeChange:
         """Of the whole call, measured or projected."""
         found = self.call or self.projected
         assert found is not None  # noqa: S101 - there is always one of them
@@ -205,7 +208,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
         diff=patch.diff,
         diff_folder=patch.folder,
         noise=summarise_noise([*(call.noise for call in watched), *(made.noise for made in rounds)]),
-        unresolved=f"too few rounds to tell what is won at {', '.join(open_)}; try a larger --budget" if open_ else "",
+        unresolved=f"not resolved what is won at {', '.join(open_)}; try a larger --budget on a quiet machine"
+        if open_
+        else "",
         invalid="; ".join(
             f"{site.site}: {result.whole.reason}"
             for site in sites
@@ -220,7 +225,7 @@ _ROUNDING = 1e-9  # a bound that is met is not beaten
 
 
 def _is_open(row: Row) -> bool:
-    return row.result is not None and row.result.whole.verdict == Verdict.NOT_RESOLVED
+    return row.result is not None and row.result.whole.verdict.startswith(Verdict.NOT_RESOLVED)
 
 
 def _by_line(samples: Sequence[Sample]) -> dict[str, _Held]:
@@ -298,6 +303,7 @@ def _result(found: Changes, trial: Trial, rounds: int, drop_ins: list[str]) -> R
         step=found.step,
         call=found.call,
         projected=found.projected,
+        processor=found.processor,
         making_ns=found.making_ns,
         new_tokens=trial.tokens,
         rounds=rounds,
@@ -351,8 +357,8 @@ def _bound(
     for what, most, arm in shown:
         if most is not None and arm is not None and arm.change is not None and arm.change < 1 / most - 1 - _ROUNDING:
             row.no_bound = (
-                f"the change of {what}, {shown_change(arm)}, goes beyond the {most:.2f}× that its part of the ledger"
-                " allows"
+                f"the change of {what}, {signed_percent(arm.change, 2)}, goes beyond the {most:.2f}× that its part of"
+                " the ledger allows"
             )
     if not row.no_bound:
         row.most_step_speedup, row.most_call_speedup = step, call

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from perstep.experiments.comparison import ArmResult, shown_change
+from perstep.experiments.comparison import ProcessorTime
+from perstep.experiments.fix.changes import TimeChange
 from perstep.experiments.fix.findings import FixFindings, Result, Row, Site
 from perstep.experiments.fix.samples import RIGHT
 from perstep.experiments.suggest import BETWEEN, DECODE
@@ -78,8 +79,13 @@ def _changes(row: Row, names: list[str]) -> list[str]:
     return [_with_verdict(found.get(name)) for name in names]
 
 
-def _with_verdict(arm: ArmResult | None) -> str:
-    return "–" if arm is None else f"{shown_change(arm)} {arm.verdict}"
+def _with_verdict(arm: TimeChange | None) -> str:
+    """A change and its verdict; why there is none stands in a note."""
+    return "–" if arm is None else f"{_shown(arm)} {arm.verdict.split(' (the machine')[0]}".removeprefix("– ")
+
+
+def _shown(arm: TimeChange | ProcessorTime) -> str:
+    return "–" if arm.change is None else signed_percent(arm.change, 2)
 
 
 def _name(row: Row) -> str:
@@ -128,7 +134,13 @@ def _on_the_result(result: Result) -> list[str]:
     said = []
     if result.beside:
         said.append(f"its changes are against the call that has {' and '.join(result.beside)} already")
-    call_ns = result.whole.ns_per_call
+    if result.whole.change is None:
+        tokens = plural(result.new_tokens, "new token")
+        said.append(
+            f"{result.whole.verdict}; processor time of the timed calls of {tokens}, which is not what a caller waits"
+            f" for: {_change(result.processor)}"
+        )
+    call_ns = result.whole.ns
     if result.making_ns > _MAKING * call_ns:
         said.append(
             f"making it takes {duration(result.making_ns, 2)} in every call, {percent(result.making_ns / call_ns)} of"
@@ -149,9 +161,9 @@ def _all_lines(site: Site) -> list[str]:
         said.append("No drop-in was faster beyond doubt, so nothing is to be written.")
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
-    unresolved = [row for row in site.rows if row.result and row.result.whole.verdict == "not resolved"]
+    unresolved = [row for row in site.rows if row.result and row.result.whole.verdict.startswith("not resolved")]
     if unresolved:
-        said.append("A larger --budget may tell what is not resolved.")
+        said.append("A larger --budget, on a quiet machine, may tell what is not resolved.")
     return said
 
 
@@ -172,8 +184,8 @@ def _in_words(result: Result, site: Site) -> str:
     return f"{_change(result.whole)} of the call's time over {over}, the prefill included, in {rounds}"
 
 
-def _change(arm: ArmResult) -> str:
-    return f"{arm.verdict}, {shown_change(arm)} {_interval(arm)}"
+def _change(arm: TimeChange | ProcessorTime) -> str:
+    return arm.verdict if arm.change is None else f"{arm.verdict}, {_shown(arm)} {_interval(arm)}"
 
 
 def _on_the_loop(site: Site, row: Row) -> list[str]:
@@ -217,9 +229,9 @@ def _in_any_case(site: Site) -> list[str]:
     return said
 
 
-def _interval(arm: ArmResult) -> str:
+def _interval(arm: TimeChange | ProcessorTime) -> str:
     if arm.ci_low is None or arm.ci_high is None:
-        return "(no interval: too few rounds)"
+        return "(no interval)"
     return f"[{signed_percent(arm.ci_low)}, {signed_percent(arm.ci_high)}]"
 
 
@@ -252,7 +264,9 @@ def _what_is_known(row: Row, site: Site) -> str:
     why = ""
     if arm.verdict == "faster":  # by itself, and not together with the others
         why = f"; not so together with {', '.join(_others_of(row, site))}"
-    return f"{shown_change(arm)} {_interval(arm)} of {of}, {arm.verdict}{why}"
+    if arm.change is None:
+        return arm.verdict
+    return f"{_shown(arm)} {_interval(arm)} of {of}, {arm.verdict}{why}"
 
 
 def _others_of(row: Row, site: Site) -> list[str]:

@@ -102,5 +102,5 @@ def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
         },
         boundaries=BOUNDARIES,
     )
-    describe_machine(manifest, threads)
+    describe_machine(manifest, threads, load_before=watched.load_before)
     return manifest

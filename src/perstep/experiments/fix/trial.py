@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from perstep.experiments.compare import CompareSession
 from perstep.experiments.fix.capture import REMOVED, Captured, Line, tokens_of
 from perstep.experiments.fix.changes import FIXED, REFERENCE, Changes, changes
 from perstep.experiments.fix.offer import LOOP, Offer, changes_of
 from perstep.experiments.fix.samples import Round, Sample, Trial
-from perstep.measure import Clock, Effort, Recorder, Resolved, collector_off, run_rounds
-from perstep.measure.blocks import ArmFailed
+from perstep.measure import Clock, Effort, Recorder, Resolved, collector_off, processor_clock, run_rounds
+from perstep.measure.blocks import ArmFailed, BlockTime
 from perstep.targets.transformers import Instrument
 from perstep.targets.transformers.words import DECODE, PLAIN
 
@@ -39,6 +39,15 @@ Ready = Callable[[], Callable[[], Any]]
 """Makes a call ready; what it gives makes the call, once."""
 
 
+class _Call(NamedTuple):
+    """What a call took: all of it, of the processor, in its decode steps, to make its lines."""
+
+    wall_ns: int
+    processor_ns: int
+    decode_ns: int
+    making_ns: int
+
+
 class CallArm:
     """An arm whose calls are made ready outside their time.
 
@@ -51,6 +60,9 @@ class CallArm:
         lines: what the calls make anew.
     """
 
+    fresh = False
+    least_calls = 2
+
     def __init__(
         self,
         name: str,
@@ -61,11 +73,15 @@ class CallArm:
         lines: Sequence[Line] = (),
     ) -> None:
         self._name, self._ready, self._now, self._recorder = name, ready, clock.now, recorder
+        self._processor_now = processor_clock(clock).now
         self._log, self._lines = log, lines
         self._calls = self._last_ns = 0
 
-    def block(self, calls: int) -> int:
-        """Make `calls` timed calls, and one before them where they are short; the nanoseconds these took together.
+    def renew(self, seed: int, calls: int) -> None:
+        """Nothing: the call keeps its process."""
+
+    def block(self, calls: int) -> BlockTime:
+        """Make `calls` timed calls, and one before them where they are short; what these took together.
 
         Raises:
             ArmFailed: the call raised; the original exception is its cause.
@@ -73,23 +89,25 @@ class CallArm:
         if self._last_ns < _LONG_NS:
             self._one()
         made = [self._one() for _ in range(calls)]
-        self._log.append((sum(decode for _, decode, _ in made), sum(making for _, _, making in made)))
-        return sum(taken for taken, _, _ in made)
+        self._log.append((sum(one.decode_ns for one in made), sum(one.making_ns for one in made)))
+        return BlockTime(sum(one.wall_ns for one in made), sum(one.processor_ns for one in made))
 
-    def _one(self) -> tuple[int, int, int]:
-        """One call: what all of it took, its decode steps, the making of its lines."""
+    def _one(self) -> "_Call":
         self._calls += 1
         making_ns = -sum(line.taken_ns for line in self._lines)
         self._recorder.clear()
         try:
             call = self._ready()
+            processor_ns = -self._processor_now()
             begun_ns = self._now()
             call()
             ended_ns = self._now()
+            processor_ns += self._processor_now()
         except (Exception, SystemExit) as error:
             raise ArmFailed(self._name, self._calls, f"{type(error).__name__}: {error}") from error
         self._last_ns = ended_ns - begun_ns
-        return self._last_ns, decode_ns(self._recorder), making_ns + sum(line.taken_ns for line in self._lines)
+        making_ns += sum(line.taken_ns for line in self._lines)
+        return _Call(self._last_ns, processor_ns, decode_ns(self._recorder), making_ns)
 
     def close(self) -> None:
         """Nothing to let go of."""

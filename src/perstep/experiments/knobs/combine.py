@@ -48,7 +48,7 @@ def _one(run: str, models: Sequence[Part], wanted: str | None) -> Part:
         return models[0]
     named = [part for part in models if part[1].model == wanted]
     if not named:
-        names = ", ".join(part[1].model for part in models)
+        names = "; ".join(part[1].model for part in models)
         asked = "name one of them as `model`" if wanted is None else f"{wanted} is none of them"
         raise InputError(f"{run} is of {names}: {asked}")
     return named[0]

@@ -7,7 +7,7 @@ import numpy as np
 from perstep.experiments.knobs.records import KnobFindings, Summary
 from perstep.experiments.knobs.results import damage
 from perstep.experiments.knobs.sections import Drawing
-from perstep.experiments.knobs.show import FAR_APART, line
+from perstep.experiments.knobs.show import FAR_APART, line, random_quality
 from perstep.report.format import significant
 from perstep.report.panels import Panel, Series
 
@@ -113,6 +113,7 @@ def quality_drawing(findings: KnobFindings) -> Drawing:
     title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
     if findings.under is not None and findings.under.label is not None:
         title += f"; best under {findings.under.budget_ms:g} ms: {findings.under.label}"
+    title = "\n".join([title, *random_quality(findings)])
     values = [value for _, value, _ in known]
     apart = name == "perplexity" and max(values) > FAR_APART * min(values)
     panels = [Panel("", "decode step (ms)", y_label, series, log_y=apart, from_zero=name == "kl")]

@@ -109,6 +109,7 @@ def measure_quality(
             kl=_rounded(float(kl / num_scored)),
             top1_agreement=float(same / num_scored),
             scored_tokens=num_scored,
+            random_weights=opened.random_weights,
         )
         for name, (nll, kl, same) in totals.items()
     }

@@ -19,12 +19,14 @@ class Quality(msgspec.Struct, kw_only=True):
         kl: mean Kullback-Leibler divergence of the full model's next-token distribution from this one's, in nats.
         top1_agreement: share of positions at which both hold the same token for the most probable.
         scored_tokens: positions behind these.
+        random_weights: whether the weights were random, so that these say nothing of a trained model (law 14).
     """
 
     perplexity: float | None
     kl: float
     top1_agreement: float
     scored_tokens: int
+    random_weights: bool = False
 
 
 class Configuration(msgspec.Struct, kw_only=True):

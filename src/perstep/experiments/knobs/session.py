@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.passes import BOUNDARIES, Pass, Runner, Sample, Work
 from perstep.experiments.knobs.records import Configuration
 from perstep.experiments.knobs.results import columns_of, round_levels
-from perstep.machine import NoiseProbe
 from perstep.measure import Clock, Progress, Resolved, measure_mark_ns, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, merge_until_independent, merged_interval
@@ -113,7 +112,7 @@ class KnobSession:
         self._of = [subject for subject in subjects for _ in subject.arms]
         self._failed = {i: arm.configuration.failed for i, arm in enumerate(arms) if arm.configuration.failed}
         self._prompts = max(len(arm.works) for arm in arms)
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         progress(0.0, "warm-up")
         limit_s = max(0.1 * min(self.effort.budget_s, 60.0), 0.1)
         warm = warm_up(self._warm_round, clock, limit_s=limit_s)
@@ -128,7 +127,7 @@ class KnobSession:
                 "batch": plan.batch,
                 "threads": plan.threads,
             },
-            model={"name": ", ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
+            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
             conditions={
                 "configurations": [
                     {**msgspec.to_builtins(arm.configuration), "model": subject.name}

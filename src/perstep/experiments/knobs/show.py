@@ -49,6 +49,12 @@ def has_quality(findings: KnobFindings) -> bool:
     return any(s.quality is not None for s in findings.summary)
 
 
+def random_quality(findings: KnobFindings) -> list[str]:
+    """What every place that shows quality says of random weights, or nothing (law 14)."""
+    random = any(s.quality is not None and s.quality.random_weights for s in findings.summary)
+    return ["The weights are random: KL, agreement and Pareto say nothing of a trained model."] if random else []
+
+
 def quality_columns(findings: KnobFindings) -> list[Column]:
     """Perplexity where there is a text, divergence and agreement, and who is not beaten."""
     if not has_quality(findings):
@@ -72,7 +78,7 @@ def one_table(title: str, findings: KnobFindings, columns: Sequence[Column], not
         title=title,
         header=[name for name, _ in columns],
         rows=[[cell(s) for _, cell in columns] for s in findings.summary],
-        notes=[*notes, *failed, *unresolved, *invalid],
+        notes=[*notes, *random_quality(findings), *failed, *unresolved, *invalid],
     )
 
 
@@ -202,7 +208,7 @@ def summary_csv(findings: KnobFindings) -> str:
         "num_output_tokens", "top_k", "experts_implementation", "syncs_per_step", "samples", "prefill_ms", "vision_ms",
         "total_ms", "decode_ms", "decode_step_ms", "decode_step_ci_low", "decode_step_ci_high", "pareto", "failed",
     )  # fmt: skip
-    quality = ("perplexity", "kl", "top1_agreement")
+    quality = ("perplexity", "kl", "top1_agreement", "random_weights")
     rows: list[list[object]] = []
     for s in findings.summary:
         scores = [None if s.quality is None else getattr(s.quality, name) for name in quality]

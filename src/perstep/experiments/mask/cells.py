@@ -6,7 +6,7 @@ what the first pass chose.
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from perstep.automata import Dfa, Engine, Grammar, TokenAutomaton, json_schema
 from perstep.automata import compile as compile_table
 from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.mask.arms import NO_MASK, OURS, MaskedLoop
+from perstep.experiments.mask.arms import NO_MASK, MaskedLoop
 from perstep.experiments.mask.roofline import count_lookups
 from perstep.experiments.mask.schema import EngineWriter, Writer
 from perstep.experiments.mask.vocabularies import Cutter, Named
@@ -27,6 +27,10 @@ from perstep.targets.reference import Reference
 Ids = NDArray[np.int64]
 
 
+class NoTextError(InputError):
+    """No text of the schema could be made over a vocabulary."""
+
+
 @dataclass(frozen=True)
 class Language:
     """A schema at one complexity, and the automaton that texts are written from.
@@ -34,32 +38,25 @@ class Language:
     Attributes:
         complexity: how many times as complex as what was given.
         grammar: what the engines are asked for.
-        dfa: the automaton of the texts; None where no finite one holds the schema and the engines need none.
+        dfa: the automaton of the texts; None where no finite one holds the schema.
+        no_automaton: why not, and what helps; empty where there is one.
     """
 
     complexity: int
     grammar: Grammar
     dfa: Dfa | None
+    no_automaton: str = ""
 
 
-def language(schema: Mapping[str, Any], complexity: int, grammar: Grammar, engines: tuple[str, ...]) -> Language:
-    """The automaton of a schema, where there is one or an engine needs it.
-
-    Raises:
-        InputError: no finite automaton holds the schema, and one of the engines is one.
-    """
+def language(schema: Mapping[str, Any], complexity: int, grammar: Grammar) -> Language:
+    """A schema with its automaton, where a finite one holds it."""
     grammar = replace(grammar, schema=schema)
     try:
         dfa = json_schema(schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
     except InputError as error:
-        if any(name in OURS for name in engines):
-            raise InputError(str(error) + _what_helps(error)) from error
-        dfa = None
+        helps = "; on the command line --max-depth 3, or --engine llguidance" if "max_depth" in str(error) else ""
+        return Language(complexity, grammar, None, f"{error}{helps}")
     return Language(complexity, grammar, dfa)
-
-
-def _what_helps(error: InputError) -> str:
-    return "; on the command line --max-depth 3, or --engine llguidance" if "max_depth" in str(error) else ""
 
 
 @dataclass
@@ -142,7 +139,7 @@ def make_cell(
     prompt_BT: Ids,
     new_tokens: int,
     seed: int,
-    guide: Engine,
+    guides: Sequence[Engine],
 ) -> Cell:
     """A cell without arms.
 
@@ -154,19 +151,32 @@ def make_cell(
         prompt_BT: what comes before the texts.
         new_tokens: of each row.
         seed: of the texts.
-        guide: writes the texts where there is no automaton.
+        guides: where there is no automaton the first of them that can writes the texts.
 
     Raises:
-        InputError: the vocabulary cannot spell a text.
+        NoTextError: the vocabulary cannot spell a text, or no guide comes to the end of one.
     """
-    cutter = Cutter(vocab.vocabulary)
-    rows = []
-    for row in range(batch):
-        rng = random.Random(f"{seed}/{row}")  # noqa: S311 - no secret
-        writer = Writer(spoken.dfa, rng) if spoken.dfa else EngineWriter(guide, vocab.vocabulary, rng)
-        rows.append(_row(writer, vocab, cutter, new_tokens))
+    rows = _rows(vocab, batch, spoken, new_tokens, seed, guides)
     table = compile_table(spoken.dfa, vocab.vocabulary, lazy=True) if spoken.dfa else None
     return Cell(vocab, batch, spoken, model, Trace(prompt_BT, np.array(rows, np.int64)), table)
+
+
+def _rows(
+    vocab: Named, batch: int, spoken: Language, new_tokens: int, seed: int, guides: Sequence[Engine]
+) -> list[list[int]]:
+    cutter, why = Cutter(vocab.vocabulary), ""
+    for guide in guides[:1] if spoken.dfa else guides:
+        rows = []
+        try:
+            for row in range(batch):
+                rng = random.Random(f"{seed}/{row}")  # noqa: S311 - no secret
+                writer = Writer(spoken.dfa, rng) if spoken.dfa else EngineWriter(guide, vocab.vocabulary, rng)
+                rows.append(_row(writer, vocab, cutter, new_tokens))
+        except InputError as error:
+            why = str(error)
+        else:
+            return rows
+    raise NoTextError(f"there is no text to replay: {why}")
 
 
 def _row(writer: Writer | EngineWriter, vocab: Named, cutter: Cutter, new_tokens: int) -> list[int]:

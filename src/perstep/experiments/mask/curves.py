@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.automata import Dfa, Engine, Vocabulary, prepare
+from perstep.errors import InputError
+from perstep.experiments.mask.building import BuildTime
 from perstep.experiments.mask.cells import Language
 from perstep.experiments.mask.roofline import count_lookups
 from perstep.experiments.mask.schema import Writer
@@ -69,9 +71,14 @@ class Point:
     lookups: float | None
 
     @property
+    def curve(self) -> str:
+        """The name of the curve that it belongs to: `naive/x1`."""
+        return f"{self.name}/x{self.complexity}"
+
+    @property
     def key(self) -> str:
         """Its name in samples: `naive/x1/4096`."""
-        return f"{self.name}/x{self.complexity}/{self.size}"
+        return f"{self.curve}/{self.size}"
 
     def fill_ns(self, clock: Clock) -> NDArray[np.int64]:
         """What the fill takes at each place, two readings of the clock included; the text is gone over before.
@@ -92,29 +99,45 @@ class Point:
 
 
 def make_points(
-    engines: tuple[str, ...], spoken: Language, seed: int, vocabularies: Vocabularies, clock: Clock
-) -> list[Point]:
-    """A point for each engine that has a curve and each size; none where the grammar has no automaton."""
+    engines: tuple[str, ...],
+    spoken: Language,
+    seed: int,
+    vocabularies: Vocabularies,
+    clock: Clock,
+    time: BuildTime,
+) -> tuple[list[Point], dict[str, str]]:
+    """A point for each engine that has a curve and each size; none where the grammar has no automaton.
+
+    Returns:
+        The points, and why an engine has none: one of its sizes was not built in time.
+    """
     names = [name for name in engines if name in CURVE_ENGINES]
     if not names or spoken.dfa is None:
-        return []
+        return [], {}
     text = Writer(spoken.dfa, random.Random(f"{seed}/curve")).text()  # noqa: S311 - no secret
     whole = vocabularies.of_size(REAL_SIZE)
     pieces = [whole.spell([token]) for token in Cutter(whole).cut(text)]
     chosen = {round(place) for place in np.linspace(0, len(pieces) - 1, min(_PLACES, len(pieces)))}
-    points = []
-    for size in SIZES:
+    points: list[Point] = []
+    refused: dict[str, str] = {}
+    for size in reversed(SIZES):  # the largest first: if it cannot be built, the others need not be
         vocab = Named(str(size), vocabularies.of_size(size), own=False)
         cutter = Cutter(vocab.vocabulary)
         cuts = [cutter.cut(piece) for piece in pieces]
         starts = np.cumsum([0, *(len(cut) for cut in cuts)])
         places = frozenset(int(starts[piece]) for piece in chosen)
         tokens = [token for cut in cuts for token in cut]
-        for name in names:
-            engine = prepare(name, vocab.vocabulary, clock.now).build(spoken.grammar)
+        for name in (name for name in names if name not in refused):
+            try:
+                with time.one_build():
+                    engine = prepare(name, vocab.vocabulary, clock.now).build(spoken.grammar, time.check)
+            except InputError as error:
+                refused[name] = f"over {size:,} tokens {error}"
+                continue
             lookups = _lookups(spoken.dfa, vocab.vocabulary, tokens, places) if name == "naive" else None
             points.append(Point(engine, name, spoken.complexity, size, tokens, places, lookups))
-    return points
+    made = [point for point in points if point.name not in refused]
+    return sorted(made, key=lambda point: (point.size, names.index(point.name))), refused
 
 
 def _lookups(dfa: Dfa, vocabulary: Vocabulary, tokens: list[int], places: frozenset[int]) -> float:
@@ -142,6 +165,11 @@ def predict(points: list[Point], clock: Clock) -> list[Prediction]:
         at = float(fit_cost(sizes, costs).linear.predict(PREDICTED_AT))
         found.append(Prediction(engine=name, complexity=complexity, size=PREDICTED_AT, from_sizes=sizes, fill_ns=at))
     return found
+
+
+def curves_of(points: list[Point]) -> set[tuple[str, int]]:
+    """Engine and complexity of every curve that has points."""
+    return {(point.name, point.complexity) for point in points}
 
 
 def describe_points(points: list[Point]) -> dict[str, Any]:

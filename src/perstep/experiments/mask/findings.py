@@ -1,8 +1,9 @@
 """What the samples of `mask` say: a pure function of manifest and samples.
 
-An arm's step is the mean over positions of the medians over rounds, without marks; its ratio to the step without a
-mask is the median of the rounds' paired ratios, so the two need not divide exactly. Arms and cells that are not in
-every round are left out and listed.
+The step without a mask is the mean over positions of the medians over rounds, without marks. An engine's ratio to it
+is the median of the rounds' paired ratios, and its step is the step without a mask times that ratio, so that times and
+ratios say the same. Its parts are their shares of the step with marks, times that step. Arms and cells that are not
+in every round are left out and listed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,28 +14,33 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curve_findings import Curve, find_curves
-from perstep.experiments.mask.roofline import BYTES_PER_LOGIT, BYTES_PER_LOOKUP, Place, place
+from perstep.experiments.mask.roofline import Place, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Sample
-from perstep.machine import NoiseSummary, summarise_noise
-from perstep.measure import Ledger, LedgerSamples, Resolved, build_ledger
+from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.report.format import plural
 from perstep.runs import Manifest
-from perstep.stats import Change, paired_change, percentile, step_estimate
+from perstep.stats import Change, paired_change, percentile, share_interval
+
+PLACED = ((NO_MASK, "lm_head"), ("naive", "mask.fill"), ("naive", "mask.apply"), ("table", "mask.apply"))
+"""The arms and parts whose operations and bytes are counted."""
 
 
 class Fill(msgspec.Struct, frozen=True, kw_only=True):
     """Fills of one arm in microseconds a step (all rows of the batch), in place between forwards and hot.
 
     Attributes:
-        in_place_us: mean over positions of the medians over rounds.
-        in_place_p50_us: median over all steps.
+        in_place_us: the part `mask.fill` of the step.
+        in_place_p50_us: median over all steps with marks.
         in_place_p99_us: None with fewer than 1,000 steps.
-        hot_us: the same work with nothing of the model between it.
-        in_place_over_hot: their ratio.
+        hot_us: the same work with nothing of the model between it: `in_place_us` over the ratio.
+        in_place_over_hot: the median of the rounds' paired ratios.
+        over_hot_low: lower end of its interval, or None.
+        over_hot_high: upper end, or None.
     """
 
     in_place_us: float
@@ -42,6 +48,8 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     in_place_p99_us: float | None
     hot_us: float
     in_place_over_hot: float
+    over_hot_low: float | None
+    over_hot_high: float | None
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +57,18 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         engine: its name; `no mask` for none.
-        per_step_ms: the step without marks.
+        per_step_ms: the step without marks; under a mask the step without one, times `ratio`.
         ratio: to the step without a mask; None for that itself.
         ratio_low: lower end of its interval, or None.
         ratio_high: its upper end, or None.
         verdict: read off the interval.
         tokens_per_s: of the whole batch.
         mask_share: of the instrumented step that is fill, accept and apply.
+        mask_share_low: lower end of its interval, or None.
+        mask_share_high: upper end, or None.
         fill: None for no mask.
         differing_choices: a pass, against the definition of the mask.
-        ledger: parts + residual = step.
+        ledger: parts + residual = step; its step without marks is `per_step_ms`.
     """
 
     engine: str
@@ -69,13 +79,21 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     verdict: str
     tokens_per_s: float
     mask_share: float
+    mask_share_low: float | None
+    mask_share_high: float | None
     fill: Fill | None
     differing_choices: float
     ledger: Ledger
 
     def part_ns(self, part: str) -> float:
-        """What a part takes a step; 0 where it does not occur."""
-        return self.ledger.parts[part].ns if part in self.ledger.parts else 0.0
+        """What a part takes of the step without marks, by its share of the one with marks; 0 where it does not occur.
+
+        Args:
+            part: a part of the ledger, or `residual`.
+        """
+        if part == RESIDUAL:
+            return self.ledger.residual_share * self.per_step_ms * 1e6
+        return self.ledger.parts[part].share * self.per_step_ms * 1e6 if part in self.ledger.parts else 0.0
 
 
 class CellFinding(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,18 +120,23 @@ class CellFinding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MaskFindings(msgspec.Struct):
-    """`results.json`. The first four fields are those of the naive arm on the model's own vocabulary, or null."""
+    """`results.json`. The first fields are those of one arm: the naive one on the model's own vocabulary.
 
-    vocab_size: int | None
-    per_step_ms_no_mask: float | None
-    per_step_ms_with_mask: float | None
+    Where that was not measured they are those of the first engine of the first cell; `engine` names it.
+    """
+
+    vocab_size: int
+    per_step_ms_no_mask: float
+    per_step_ms_with_mask: float
     ratio: float | None
+    engine: str
     ratio_low: float | None
     ratio_high: float | None
     cells: list[CellFinding]
     builds: list[Build]
     curves: list[Curve]
     roofline: list[Place]
+    ceilings: LadderCeilings | None
     left_out: list[dict[str, Any]]
     notes: list[str]
     rounds: int
@@ -134,26 +157,31 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
     cells = [_cell(key, about[key], arms, manifest) for key, arms in held.items() if key in about]
     if not cells:
         raise InputError("no cell is in every round; measure again")
-    flat = next((cell for cell in cells if about[cell.key]["own"] and cell.arm("naive")), None)
-    naive = flat.arm("naive") if flat else None
+    flat, arm = _seed_fields(cells, about)
+    taken = [sample for sample in samples if sample.ceilings]
+    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     lost = [
-        {**{k: about[key][k] for k in ("vocab", "batch", "complexity")}, "engine": arm, "why": "not in every round"}
+        {**{k: about[key][k] for k in ("vocab", "batch", "complexity")}, "engine": name, "why": "not in every round"}
         for sample in samples
         for key, arms in sample.cells.items()
-        for arm in arms
-        if key in about and arm not in held.get(key, {})
+        for name in arms
+        if key in about and name not in held.get(key, {})
     ]
     return MaskFindings(
-        vocab_size=flat.vocab_size if flat else None,
-        per_step_ms_no_mask=flat.free.per_step_ms if flat else None,
-        per_step_ms_with_mask=naive.per_step_ms if naive else None,
-        ratio=naive.ratio if naive else None,
-        ratio_low=naive.ratio_low if naive else None,
-        ratio_high=naive.ratio_high if naive else None,
+        vocab_size=flat.vocab_size,
+        per_step_ms_no_mask=flat.free.per_step_ms,
+        per_step_ms_with_mask=arm.per_step_ms,
+        ratio=arm.ratio,
+        engine=arm.engine,
+        ratio_low=arm.ratio_low,
+        ratio_high=arm.ratio_high,
         cells=cells,
         builds=msgspec.convert(manifest.conditions["builds"], list[Build]),
         curves=find_curves(manifest, samples),
-        roofline=[found for cell in cells for found in _places(cell, about[cell.key], manifest)],
+        roofline=without_exceeded(
+            [found for cell in cells for found in _places(cell, about[cell.key], ceilings, manifest)]
+        ),
+        ceilings=ceilings,
         left_out=[*manifest.conditions["left_out"], *{str(entry): entry for entry in lost}.values()],
         notes=_notes(manifest, cells),
         rounds=len(samples),
@@ -161,6 +189,12 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         unresolved=_unresolved(cells, samples, manifest.conditions["precision"]),
         invalid="; ".join(_why_invalid(cell) for cell in cells if _why_invalid(cell)),
     )
+
+
+def _seed_fields(cells: Sequence[CellFinding], about: Mapping[str, Any]) -> tuple[CellFinding, Arm]:
+    """The cell and the arm that the first fields of `results.json` are of."""
+    naive = ((cell, cell.arm("naive")) for cell in cells if about[cell.key]["own"])
+    return next(((cell, arm) for cell, arm in naive if arm is not None), (cells[0], cells[0].arms[1]))
 
 
 def _held(samples: Sequence[Sample]) -> dict[str, dict[str, list[ArmRound]]]:
@@ -199,7 +233,16 @@ def resolved_by(samples: Sequence[Sample]) -> Resolved:
 def _cell(key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]], manifest: Manifest) -> CellFinding:
     changes = changes_of(arms)
     try:
-        found = [_arm(name, rounds, changes.get(name), about["batch"], manifest) for name, rounds in arms.items()]
+        ledgers = {
+            name: build_ledger("decode", ledger_samples(rounds), mark_ns=manifest.conditions["mark_ns"])
+            for name, rounds in arms.items()
+        }
+        free = ledgers[NO_MASK]
+        found = [_arm(NO_MASK, arms[NO_MASK], free, None, about["batch"], len(changes))]
+        found += [
+            _arm(name, arms[name], _paired(ledgers[name], free, change), change, about["batch"], len(changes))
+            for name, change in changes.items()
+        ]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f"the rounds do not all hold the same steps and parts ({error}); restore the file, or measure again"
@@ -213,28 +256,59 @@ def _cell(key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]]
         states=about["states"],
         allowed_mean=about["allowed_mean"],
         allowed_median=about["allowed_median"],
-        arms=sorted(found, key=lambda arm: arm.engine != NO_MASK),
+        arms=found,
     )
 
 
-def _arm(name: str, rounds: Sequence[ArmRound], change: Change | None, batch: int, manifest: Manifest) -> Arm:
-    ledger = build_ledger("decode", ledger_samples(rounds), mark_ns=manifest.conditions["mark_ns"])
+def _paired(ledger: Ledger, free: Ledger, change: Change) -> Ledger:
+    """The ledger of a masked arm with the step without marks as the pairs have it: the unmasked one times the ratio."""
+    assert free.plain_step_ns is not None  # noqa: S101 - every round has steps without marks
+    low, ns, high = (
+        None if end is None else free.plain_step_ns * (1 + end)
+        for end in (change.ci_low, change.estimate, change.ci_high)
+    )
+    return msgspec.structs.replace(ledger, plain_step_ns=ns, plain_step_ci_low=low, plain_step_ci_high=high)
+
+
+def _arm(
+    name: str, rounds: Sequence[ArmRound], ledger: Ledger, change: Change | None, batch: int, comparisons: int
+) -> Arm:
     assert ledger.plain_step_ns is not None  # noqa: S101 - every round has steps without marks
-    estimate = change.estimate if change else None
-    ends = (change.ci_low, change.ci_high) if change else (None, None)
-    return Arm(
+    ratio, ratio_low, ratio_high = _ratio(change)
+    low, high = _mask_share_ends(rounds, ledger, comparisons)
+    arm = Arm(
         engine=name,
         per_step_ms=ledger.plain_step_ns / 1e6,
-        ratio=None if estimate is None else 1 + estimate,
-        ratio_low=None if ends[0] is None else 1 + ends[0],
-        ratio_high=None if ends[1] is None else 1 + ends[1],
+        ratio=ratio,
+        ratio_low=ratio_low,
+        ratio_high=ratio_high,
         verdict=change.label if change else "",
         tokens_per_s=batch * 1e9 / ledger.plain_step_ns,
         mask_share=ledger.tree["mask"].share if "mask" in ledger.tree else 0.0,
-        fill=None if name == NO_MASK else _fill(rounds, ledger),
+        mask_share_low=low,
+        mask_share_high=high,
+        fill=None,
         differing_choices=sum(each.differing for each in rounds) / (2 * len(rounds)),
         ledger=ledger,
     )
+    return arm if name == NO_MASK else msgspec.structs.replace(arm, fill=_fill(rounds, arm, comparisons))
+
+
+def _ratio(change: Change | None) -> tuple[float | None, float | None, float | None]:
+    """A change as a ratio: the estimate, and the ends of its interval."""
+    ends = (change.estimate, change.ci_low, change.ci_high) if change else (None, None, None)
+    estimate, low, high = (None if end is None else 1 + end for end in ends)
+    return estimate, low, high
+
+
+def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: int) -> tuple[float | None, float | None]:
+    """The interval of the share of all parts of the mask, paired with the step inside each round."""
+    if "mask" not in ledger.tree:
+        return None, None
+    masked = [sum(ns.sum() for part, ns in each.parts.items() if part.startswith("mask.")) for each in rounds]
+    steps = [each.step_ns.sum() for each in rounds]
+    found = share_interval(masked, steps, estimate=ledger.tree["mask"].share, comparisons=comparisons)
+    return (found.low, found.high) if found else (None, None)
 
 
 def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
@@ -249,45 +323,45 @@ def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
     )
 
 
-def _fill(rounds: Sequence[ArmRound], ledger: Ledger) -> Fill:
+def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     in_place = np.array([each.parts["mask.fill"] for each in rounds])
-    hot_ns = step_estimate(np.array([each.hot_fill_ns for each in rounds]))
-    in_place_ns = step_estimate(in_place)
+    hot = np.array([each.hot_fill_ns.mean() for each in rounds])
+    ratio, low, high = _ratio(paired_change(hot, in_place.mean(axis=1), comparisons=comparisons))
+    in_place_us = arm.part_ns("mask.fill") / 1e3
     p99 = percentile(in_place.ravel(), 99)
     return Fill(
-        in_place_us=in_place_ns / 1e3,
-        in_place_p50_us=ledger.parts["mask.fill"].p50_ns / 1e3,
+        in_place_us=in_place_us,
+        in_place_p50_us=arm.ledger.parts["mask.fill"].p50_ns / 1e3,
         in_place_p99_us=None if p99.value is None else p99.value / 1e3,
-        hot_us=hot_ns / 1e3,
-        in_place_over_hot=in_place_ns / hot_ns if hot_ns else inf,
+        hot_us=in_place_us / ratio if ratio else 0.0,
+        in_place_over_hot=ratio or 0.0,
+        over_hot_low=low,
+        over_hot_high=high,
     )
 
 
-def _places(cell: CellFinding, about: Mapping[str, Any], manifest: Manifest) -> list[Place]:
+def _places(
+    cell: CellFinding, about: Mapping[str, Any], ceilings: LadderCeilings | None, manifest: Manifest
+) -> list[Place]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
-    ceilings, size, lookups = manifest.conditions["ceilings"], cell.vocab_size, about["lookups_per_fill"]
-
-    def at(engine: str, part: str, operations: float, moved: float) -> list[Place]:
+    counted, dtype = works(about), manifest.workload.get("dtype", "float32")
+    found = []
+    for engine, part in PLACED:
         arm = cell.arm(engine)
         ns = arm.part_ns(part) if arm else 0.0
-        if not ns:
-            return []
-        return [place(cell.key, engine, part, ns=ns, operations=operations, moved=moved, ceilings=ceilings)]
-
-    head = at("no mask", "lm_head", 2 * size * about["hidden"], 4 * size * about["hidden"])
-    walks = at("naive", "mask.fill", lookups, BYTES_PER_LOOKUP * lookups) if lookups else []
-    applies = [found for name in ("naive", "table") for found in at(name, "mask.apply", size, BYTES_PER_LOGIT * size)]
-    return [*head, *walks, *applies]
+        if ns and part in counted:
+            found.append(place(cell.key, engine, part, ns=ns, work=counted[part], ceilings=ceilings, dtype=dtype))
+    return found
 
 
 def _notes(manifest: Manifest, cells: Sequence[CellFinding]) -> list[str]:
     notes = []
     if manifest.conditions["only_own"]:
         notes.append(
-            "Only the model's own vocabulary: larger ones are cut from the one that comes with "
-            "pip install 'perstep[grammar]'."
+            "Only the model's own vocabulary: larger ones are cut from the one that the grammar extra brings; "
+            f"{how_to_install('grammar')}."
         )
     if any(not about["own"] for about in manifest.conditions["cells"].values()):
         notes.append(

@@ -1,8 +1,8 @@
 """Which arms a budget pays for: estimated from a few steps, before anything is measured.
 
 An arm that cannot have enough rounds is left out and listed; nothing is ever extrapolated into the data. What is
-slow within its cell goes first (the naive method at a large vocabulary), then whole cells, the dearest first; then
-what was slow comes back, the cheapest first, as far as there is room.
+slow within its cell goes first (the naive method at a large vocabulary), then curves of fills against size, then whole
+cells, the dearest first; then what was slow, and curves, come back, the cheapest first, as far as there is room.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,33 @@ SLOW_WITHIN_CELL = 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What one arm of one cell takes in a round.
+    """What one arm of one cell takes in a round, or one curve.
 
     Attributes:
-        cell: key of the cell.
-        arm: its name.
+        cell: key of the cell; of a curve its own.
+        arm: the engine's name.
         ns: estimated.
         reference: whether it is the arm the others are compared with.
+        curve: whether it is a curve of fills against the vocabulary's size.
     """
 
     cell: str
     arm: str
     ns: float
     reference: bool = False
+    curve: bool = False
 
 
-def left_out(costs: Sequence[Cost], fixed_ns: float, budget_s: float, rounds: int) -> list[Cost]:
+def needed_s(costs: Sequence[Cost], rounds: int) -> float:
+    """The seconds that so many rounds of these take."""
+    return sum(cost.ns for cost in costs) * rounds * MARGIN / 1e9
+
+
+def left_out(costs: Sequence[Cost], budget_s: float, rounds: int) -> list[Cost]:
     """The arms to leave out, so that so many rounds of the others fit into the budget.
 
     Args:
-        costs: of every arm of every cell.
-        fixed_ns: what else a round takes.
+        costs: of every arm of every cell, and of every curve.
         budget_s: for all rounds; may be infinite.
         rounds: how many there must be.
 
@@ -46,10 +52,12 @@ def left_out(costs: Sequence[Cost], fixed_ns: float, budget_s: float, rounds: in
     kept, gone = list(costs), []
 
     def fits(more: Sequence[Cost] = ()) -> bool:
-        return (sum(cost.ns for cost in [*kept, *more]) + fixed_ns) * rounds * MARGIN <= budget_s * 1e9
+        return needed_s([*kept, *more], rounds) <= budget_s
 
     reference_ns = {cost.cell: cost.ns for cost in costs if cost.reference}
-    slow = [c for c in costs if not c.reference and c.ns > SLOW_WITHIN_CELL * reference_ns[c.cell]]
+    engines = [c for c in costs if not (c.reference or c.curve)]
+    slow = [c for c in engines if c.ns > SLOW_WITHIN_CELL * reference_ns[c.cell]]
+    curves = [c for c in costs if c.curve]
     for cost in sorted(slow, key=lambda c: -c.ns):
         others = [c for c in kept if not c.reference and c is not cost and c.cell == cost.cell]
         if fits():
@@ -57,12 +65,16 @@ def left_out(costs: Sequence[Cost], fixed_ns: float, budget_s: float, rounds: in
         if others:
             kept.remove(cost)
             gone.append(cost)
-    while not fits() and len(cells := {c.cell for c in kept}) > 1:
+    for cost in sorted(curves, key=lambda c: -c.ns):
+        if not fits():
+            kept.remove(cost)
+            gone.append(cost)
+    while not fits() and len(cells := {c.cell for c in kept if not c.curve}) > 1:
         dearest = max(sorted(cells), key=lambda cell: sum(c.ns for c in kept if c.cell == cell))
         gone += [c for c in kept if c.cell == dearest]
         kept = [c for c in kept if c.cell != dearest]
-    for cost in sorted(slow, key=lambda c: c.ns):
-        if cost in gone and any(c.cell == cost.cell for c in kept) and fits([cost]):
+    for cost in sorted([*slow, *curves], key=lambda c: c.ns):
+        if cost in gone and (cost.curve or any(c.cell == cost.cell for c in kept)) and fits([cost]):
             gone.remove(cost)
             kept.append(cost)
     return gone

@@ -3,17 +3,18 @@
 Operations and bytes are counted, not guessed: a look-up of the naive walk is one byte of a token and one entry of
 the automaton (3 bytes, one operation); applying a mask reads and writes a logit (8 bytes a token, one comparison);
 the head is 2 V D operations over 4 V D bytes of weights. What reaches under a tenth of both ceilings is bound by
-neither: in Python that is the interpreter.
+neither: in Python that is the interpreter. Ceilings are measured in the rounds of the masks, as `ledger` does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from perstep.automata import Dfa, Vocabulary
-from perstep.machine import Machine, load_ceilings, measure_ceilings
+from perstep.experiments.bounds import EXCEEDED, rates_between
+from perstep.machine import Ladder, LadderCeilings
 
 BYTES_PER_LOOKUP = 3
 BYTES_PER_LOGIT = 8
@@ -21,6 +22,9 @@ BOUND_FROM = 0.5
 """From this share of a ceiling on, a part is bound by it."""
 UNBOUND_BELOW = 0.1
 """Below this share of both, it is bound by neither."""
+
+Work = tuple[float, float]
+"""Operations, and bytes to move."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,10 +40,12 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         operations_per_s: what was reached.
         bytes_per_s: what was reached.
         intensity: operations a byte.
-        level: the memory its bytes come from, by how many there are.
-        share_of_bandwidth: of that level's measured ceiling; None where there is none.
-        share_of_compute: of the measured ceiling of matrix products; None where there is none.
-        bound_by: `bandwidth`, `compute`, `the interpreter`, `no single ceiling`, or `unknown`.
+        level: the size of the set at which reading was measured, the nearest to its bytes; empty without ceilings.
+        share_of_bandwidth: of the best round of reading that set; None where there is no ceiling or it is withdrawn.
+        share_of_compute: of the best round of products; None likewise.
+        bound_by: `bandwidth`, `compute`, `bandwidth or compute` where the ceilings' intervals do not tell them apart,
+            `the interpreter`, `no single ceiling`; empty where nothing is judged.
+        withdrawn: why nothing is judged, or empty.
     """
 
     cell: str
@@ -55,19 +61,34 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     share_of_bandwidth: float | None
     share_of_compute: float | None
     bound_by: str
+    withdrawn: str = ""
 
 
-def ceilings_for(machine: Machine) -> dict[str, Any]:
-    """The ceilings that are needed: stored ones if they hold for this machine, else quickly measured ones."""
-    loaded = load_ceilings(machine, threads=1)
-    found = loaded.ceilings or measure_ceilings(machine, quick=True, threads=(1,))
-    figures = {name: found.get(name) for name in ("read.l2", "read.l3", "read.memory", "gemm.float32")}
-    return {
-        "measured": "stored" if loaded.ceilings else "quickly, before the first round",
-        "l2_bytes": machine.cpu.l2_bytes,
-        "l3_bytes": machine.cpu.l3_bytes,
-        "figures": {name: figure.value for name, figure in figures.items() if figure is not None},
-    }
+def works(about: Mapping[str, Any]) -> dict[str, Work]:
+    """Part -> its operations and bytes in a step of one row, of those that can be counted.
+
+    Args:
+        about: a cell, as the manifest has it.
+    """
+    size, hidden, lookups = about["vocab_size"], about["hidden"], about["lookups_per_fill"]
+    fill = {"mask.fill": (lookups, BYTES_PER_LOOKUP * lookups)} if lookups else {}
+    head = {"lm_head": (2 * size * hidden, 4 * size * hidden)}
+    return {**head, **fill, "mask.apply": (size, BYTES_PER_LOGIT * size)}
+
+
+def open_ladder(cells: Sequence[Mapping[str, Any]], *, dtype: str, threads: int) -> Ladder | None:
+    """The ceilings that judge the cells, at the very sizes that their parts move; None without a batch of one.
+
+    Args:
+        cells: as the manifest has them.
+        dtype: of the model.
+        threads: in force.
+    """
+    single = [about for about in cells if about["batch"] == 1]
+    sizes = {int(moved) for about in single for _, moved in works(about).values()}
+    if not sizes:
+        return None
+    return Ladder(sorted(sizes), call_up_to=1, dtype=dtype, row=single[0]["hidden"], threads=threads)
 
 
 def count_lookups(dfa: Dfa, vocabulary: Vocabulary, state: int) -> int:
@@ -88,7 +109,14 @@ def count_lookups(dfa: Dfa, vocabulary: Vocabulary, state: int) -> int:
 
 
 def place(
-    cell: str, engine: str, part: str, *, ns: float, operations: float, moved: float, ceilings: Mapping[str, Any]
+    cell: str,
+    engine: str,
+    part: str,
+    *,
+    ns: float,
+    work: Work,
+    ceilings: LadderCeilings | None,
+    dtype: str = "float32",
 ) -> Place:
     """Where a part lies.
 
@@ -97,15 +125,12 @@ def place(
         engine: the arm.
         part: the part.
         ns: what it takes, above 0.
-        operations: how many it has to do.
-        moved: bytes it has to move, above 0.
-        ceilings: from `ceilings_for`.
+        work: what it has to do, its bytes above 0.
+        ceilings: of the rounds; None in runs of older versions.
+        dtype: of the products.
     """
-    level = _level(moved, ceilings)
-    bandwidth, compute = ceilings["figures"].get(f"read.{level}"), ceilings["figures"].get("gemm.float32")
-    of_bandwidth = None if bandwidth is None else moved / ns / bandwidth  # bytes a nanosecond are GB/s
-    of_compute = None if compute is None else operations / ns / compute
-    return Place(
+    operations, moved = work
+    one = Place(
         cell=cell,
         engine=engine,
         part=part,
@@ -115,26 +140,49 @@ def place(
         operations_per_s=operations / ns * 1e9,
         bytes_per_s=moved / ns * 1e9,
         intensity=operations / moved,
-        level=level,
+        level="",
+        share_of_bandwidth=None,
+        share_of_compute=None,
+        bound_by="",
+        withdrawn="not judged: the rounds hold no ceilings" if ceilings is None else ceilings.why_no_bounds(),
+    )
+    if ceilings is None or one.withdrawn:
+        return one
+    best, typical = rates_between(ceilings, dtype)
+    of_bandwidth, of_bandwidth_typical = (one.bytes_per_s / r.level_for(moved).bytes_per_s for r in (best, typical))
+    of_compute, of_compute_typical = (one.operations_per_s / r.peak_flops[dtype] for r in (best, typical))
+    sides = [
+        *(["bandwidth"] if of_bandwidth_typical >= of_compute else []),
+        *(["compute"] if of_compute_typical > of_bandwidth else []),
+    ]
+    return msgspec.structs.replace(
+        one,
+        level=best.level_for(moved).name,
         share_of_bandwidth=of_bandwidth,
         share_of_compute=of_compute,
-        bound_by=_bound_by(of_bandwidth, of_compute),
+        bound_by=_bound_by(max(of_bandwidth, of_compute), " or ".join(sides)),
     )
 
 
-def _level(moved: float, ceilings: Mapping[str, Any]) -> str:
-    """The nearest level that holds so many bytes and has a ceiling; the farthest measured one otherwise."""
-    measured = [name for name in ("l2", "l3", "memory") if f"read.{name}" in ceilings["figures"]]
-    for name in measured:
-        size = ceilings.get(f"{name}_bytes")
-        if isinstance(size, int) and moved <= size:
-            return name
-    return measured[-1] if measured else "unknown"
+def _bound_by(share: float, sides: str) -> str:
+    if share >= BOUND_FROM:
+        return sides
+    return "the interpreter" if share < UNBOUND_BELOW else "no single ceiling"
 
 
-def _bound_by(of_bandwidth: float | None, of_compute: float | None) -> str:
-    if of_bandwidth is None or of_compute is None:
-        return "unknown"
-    if max(of_bandwidth, of_compute) >= BOUND_FROM:
-        return "bandwidth" if of_bandwidth >= of_compute else "compute"
-    return "the interpreter" if max(of_bandwidth, of_compute) < UNBOUND_BELOW else "no single ceiling"
+def without_exceeded(places: Sequence[Place]) -> list[Place]:
+    """The same, where a part that is faster than a ceiling's best round withdraws that ceiling for all (law 13)."""
+    levels = {one.level for one in places if (one.share_of_bandwidth or 0) > 1}
+    compute = any((one.share_of_compute or 0) > 1 for one in places)
+    return [
+        msgspec.structs.replace(
+            one,
+            share_of_bandwidth=None if one.level in levels else one.share_of_bandwidth,
+            share_of_compute=None if compute else one.share_of_compute,
+            bound_by="",
+            withdrawn=EXCEEDED,
+        )
+        if not one.withdrawn and (compute or one.level in levels)
+        else one
+        for one in places
+    ]

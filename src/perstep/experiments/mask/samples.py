@@ -36,9 +36,11 @@ class Sample(msgspec.Struct):
         cells: cell -> arm -> what it took.
         curves: curve point -> fills at its positions, hot.
         noise: what disturbed the round.
+        ceilings: what this machine did at best in it; empty without a batch of one, and in older runs.
     """
 
     round: int
     cells: dict[str, dict[str, ArmRound]]
     curves: dict[str, Column]
     noise: Noise
+    ceilings: dict[str, float] = {}

@@ -14,25 +14,27 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from perstep.automata import Engine, Grammar
+from perstep.automata import STATE_LIMIT, Engine, Grammar
+from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids
-from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, MaskedLoop
-from perstep.experiments.mask.building import Workshop, parse_engines
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
+from perstep.experiments.mask.building import BuildTime, Workshop, parse_engines
 from perstep.experiments.mask.cells import (
     Cell,
     Language,
+    NoTextError,
     first_refused,
     language,
     make_cell,
     masked_loop,
     record_choices,
 )
-from perstep.experiments.mask.curves import Point, describe_points, make_points, predict
+from perstep.experiments.mask.curves import Point, curves_of, describe_points, make_points, predict
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
-from perstep.experiments.mask.planning import left_out
-from perstep.experiments.mask.roofline import ceilings_for
+from perstep.experiments.mask.planning import Cost, left_out, needed_s
+from perstep.experiments.mask.roofline import open_ladder
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.experiments.mask.schema import complicate, read_schema
 from perstep.experiments.mask.trying import SLOW_HOT_NS, try_arms
@@ -45,7 +47,6 @@ from perstep.experiments.mask.vocabularies import (
     parse_vocab,
     widened,
 )
-from perstep.machine import NoiseProbe, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
 from perstep.runs import Column, Manifest
@@ -67,19 +68,22 @@ class MaskSession:
         plan.check()
         self.effort = plan.effort()
         self._plan, self._clock = plan, clock
-        self._probe = NoiseProbe()
-        engines, named = parse_engines(plan.engine)
+        self._probe = noise_probe(clock)
+        engines = parse_engines(plan.engine)
         progress(0.0, "load")
         model = open_target(plan.model)
         _check_fits(plan, model)
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
         schema = read_schema(plan.schema)
+        spacing(plan.whitespace, STATE_LIMIT)  # a bad regex is refused before anything is built
         grammar = Grammar(schema, plan.whitespace, plan.max_depth)
         progress(0.0, "schemas")
-        languages = [language(complicate(schema, factor), factor, grammar, engines) for factor in plan.complexity]
+        languages = [language(complicate(schema, factor), factor, grammar) for factor in plan.complexity]
+        if set(engines) <= set(OURS) and all(spoken.no_automaton for spoken in languages):
+            raise InputError(f"no engine can be measured on this schema: {languages[0].no_automaton}")
         self._vocabularies = Vocabularies(model, own)
-        self._workshop = Workshop(clock, named=named)
+        self._workshop = Workshop(clock, BuildTime(self.effort.budget_s, clock))
         self._left_out: list[dict[str, Any]] = []
         self.cells: list[Cell] = []
         self.points: list[Point] = []
@@ -87,7 +91,9 @@ class MaskSession:
         for name in vocabs:
             vocab = self._vocabularies.named(name)
             progress(0.0, f"engines for {vocab.vocabulary.size:,} tokens")
-            built |= self._make_cells(vocab, languages, model, engines, named=named)
+            built |= self._make_cells(vocab, languages, model, engines)
+        if not self.cells:
+            raise InputError(self._why_none())
         # Of all cells: which of them there is time for may differ when a run is resumed.
         self._tokens_hash = hash_ids(*(cell.trace.chosen_BN for cell in self.cells))
         progress(0.0, "plan")
@@ -95,63 +101,84 @@ class MaskSession:
         self._curves(languages, engines if sized else ())
         predictions = predict(self.points, clock)
         self._choose(built)
+        predictions = [p for p in predictions if (p.engine, p.complexity) in curves_of(self.points)]
         progress(0.0, "warm-up")
         for cell in self.cells:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
         self.manifest = self._manifest(model, languages, schema)
         self.manifest.conditions["predictions"] = msgspec.to_builtins(predictions)
+        cells = list(self.manifest.conditions["cells"].values())
+        self._ladder = open_ladder(cells, dtype=model.config.dtype, threads=plan.threads)
         describe_machine(self.manifest, plan.threads)
 
     def _make_cells(
-        self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...], *, named: bool
+        self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...]
     ) -> dict[str, dict[str, Engine]]:
-        """The cells of a vocabulary, yet without arms; the engines of each, by its key."""
+        """The cells of a vocabulary, yet without arms; the engines of each, by its key.
+
+        What no engine can do makes no cell.
+        """
         wide = widened(model, vocab, self._plan.seed)
         built = {}
         for spoken in languages:
-            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity)
-            for batch in self._plan.batch:
-                cell = self._cell(vocab, batch, spoken, wide, _first(made))
-                self.cells.append(cell)
-                built[cell.key] = self._usable(made, cell, named=named)
+            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
+            for batch in self._plan.batch if made else ():
+                try:
+                    cell = self._cell(vocab, batch, spoken, wide, list(made.values()))
+                except NoTextError as error:
+                    self._left_out += [
+                        left_out_entry(vocab.name, batch, spoken.complexity, name, str(error)) for name in made
+                    ]
+                    continue
+                usable = self._usable(made, cell)
+                if usable:
+                    self.cells.append(cell)
+                    built[cell.key] = usable
         return built
 
-    def _cell(self, vocab: Named, batch: int, spoken: Language, model: Reference, guide: Engine) -> Cell:
+    def _cell(self, vocab: Named, batch: int, spoken: Language, model: Reference, guides: Sequence[Engine]) -> Cell:
         plan = self._plan
         rows = batch * vocab.vocabulary.size
         refuse_if_too_large(f"logits and masks of {batch} x {vocab.vocabulary.size:,}", 12 * rows)
         prompt_BT = make_prompt(
             plan.model if vocab.own else "", model, text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed
         )
-        return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guide)
+        return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guides)
 
-    def _usable(self, made: dict[str, Engine], cell: Cell, *, named: bool) -> dict[str, Engine]:
-        """The engines that can replay the cell's texts.
-
-        Raises:
-            InputError: one that was named cannot, or none can.
-        """
+    def _usable(self, made: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
+        """The engines that can replay the cell's texts; the others are left out."""
         usable = {}
         for name, engine in made.items():
             why = first_refused(engine, cell)
-            if not why:
-                usable[name] = engine
-            elif named:
-                raise InputError(f"--engine {name} cannot be measured on this schema: {why}")
-            else:
+            if why:
                 self._leave_out(cell, name, why)
-        if not usable:
-            raise InputError("no engine that is installed can be measured on this schema; see --engine")
+            else:
+                usable[name] = engine
         return usable
 
     def _leave_out(self, cell: Cell, arm: str, why: str) -> None:
-        about = {"vocab": cell.vocab.name, "batch": cell.batch, "complexity": cell.language.complexity}
-        self._left_out.append({**about, "engine": arm, "why": why})
+        self._left_out.append(left_out_entry(cell.vocab.name, cell.batch, cell.language.complexity, arm, why))
+
+    def _why_none(self) -> str:
+        """What each engine lacks, where none can be measured."""
+        engines: dict[str, list[str]] = {}
+        for entry in [*self._refused(), *self._left_out]:
+            named = engines.setdefault(entry["why"], [])
+            if entry["engine"] not in named:
+                named.append(entry["engine"])
+        reasons = (f"{', '.join(named)}: {why}" for why, named in engines.items())
+        return f"no engine can be measured on this schema; {'; '.join(reasons)}"
 
     def _curves(self, languages: Sequence[Language], engines: tuple[str, ...]) -> None:
         for spoken in languages if engines else ():
-            self.points += make_points(engines, spoken, self._plan.seed, self._vocabularies, self._clock)
+            points, refused = make_points(
+                engines, spoken, self._plan.seed, self._vocabularies, self._clock, self._workshop.time
+            )
+            self.points += points
+            self._left_out += [
+                left_out_entry("its curve", None, spoken.complexity, name, why) for name, why in refused.items()
+            ]
 
     def _choose(self, built: dict[str, dict[str, Engine]]) -> None:
         """Estimate every arm, leave out what the budget does not pay for, and give the others their loops."""
@@ -159,15 +186,12 @@ class MaskSession:
         for cell in self.cells:
             cell.loops[NO_MASK] = self._loop(cell, [])
         costs = [cost for cell in self.cells for cost in try_arms(cell, built[cell.key], self._clock)]
-        fixed_ns = float(sum(int(point.fill_ns(self._clock).sum()) for point in self.points))
-        rounds = plan.rounds_wanted()
-        gone = left_out(costs, fixed_ns, self.effort.budget_s, rounds)
-        for cost in gone:
-            if not cost.reference:
-                cell = next(cell for cell in self.cells if cell.key == cost.cell)
-                takes = duration(cost.ns * rounds, 2)
-                self._leave_out(cell, cost.arm, f"no time: {rounds} rounds take about {takes}; give a longer --budget")
+        costs += self._curve_costs()
+        rounds, budget_s = plan.rounds_wanted(), self.effort.budget_s
+        gone = left_out(costs, budget_s, rounds)
+        self._say_gone(gone, needed_s(costs, rounds), budget_s, rounds)
         missing = {(cost.cell, cost.arm) for cost in gone}
+        self.points = [point for point in self.points if (point.curve, point.name) not in missing]
         self.cells = [cell for cell in self.cells if (cell.key, NO_MASK) not in missing]
         for cell in self.cells:
             for name, engine in built[cell.key].items():
@@ -175,6 +199,28 @@ class MaskSession:
                     rows = [engine, *(engine.fork() for _ in range(cell.batch - 1))]
                     cell.loops[name] = self._loop(cell, rows)
             self._expect(cell)
+
+    def _curve_costs(self) -> list[Cost]:
+        by_curve: dict[tuple[str, str], float] = {}
+        for point in self.points:
+            which = (point.curve, point.name)
+            by_curve[which] = by_curve.get(which, 0.0) + float(point.fill_ns(self._clock).sum())
+        return [Cost(curve, name, ns, curve=True) for (curve, name), ns in by_curve.items()]
+
+    def _say_gone(self, gone: Sequence[Cost], needed: float, budget_s: float, rounds: int) -> None:
+        """List what there is no time for, with what all of it together takes."""
+        cells = {cell.key: cell for cell in self.cells}
+        for cost in gone:
+            alone = duration(needed_s([cost], rounds) * 1e9, 2)
+            why = (
+                f"no time: {rounds} rounds of everything take about {duration(needed * 1e9, 2)}, of this {alone}, and"
+                f" --budget is {duration(budget_s * 1e9, 2)}; give a longer --budget, or ask for less"
+            )
+            if cost.curve:
+                complexity = next(point.complexity for point in self.points if point.curve == cost.cell)
+                self._left_out.append(left_out_entry("its curve", None, complexity, cost.arm, why))
+            elif not cost.reference:
+                self._leave_out(cells[cost.cell], cost.arm, why)
 
     def _loop(self, cell: Cell, engines: Sequence[Engine]) -> MaskedLoop:
         first = next(iter(cell.loops.values()), None)
@@ -190,13 +236,14 @@ class MaskSession:
         cell.trace = replace(cell.trace, expected_BN=expected)
 
     def measure_round(self, number: int) -> Sample:
-        """One round over all cells and the curve."""
+        """One round over all cells and the curve; then every ceiling once."""
         self._probe.start()
         cells = {}
         for cell in _turned(self.cells, number):
             cells[cell.key] = self._cell_round(cell, number)
         curves = {point.key: point.fill_ns(self._clock) for point in _turned(self.points, number)}
-        return Sample(number, cells, curves, self._probe.stop())
+        ceilings = {} if self._ladder is None else self._ladder.measure()
+        return Sample(number, cells, curves, self._probe.stop(), ceilings)
 
     def _cell_round(self, cell: Cell, number: int) -> dict[str, ArmRound]:
         arms = list(cell.loops)
@@ -257,7 +304,6 @@ class MaskSession:
 
     def _manifest(self, model: Reference, languages: Sequence[Language], schema: dict[str, Any]) -> Manifest:
         plan = self._plan
-        machine = describe()
         return Manifest(
             experiment="mask",
             plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
@@ -287,7 +333,6 @@ class MaskSession:
                 "left_out": [*self._refused(), *self._left_out],
                 "vocabularies": [describe_vocabulary(vocab) for vocab in self._used()],
                 "only_own": not has_real() and plan.vocab is None,
-                "ceilings": ceilings_for(machine),
                 "order": "each arm twice in a round, the order then reversed; orders follow a Williams square; "
                 "with marks and without in turn",
                 "discarded": "one prefill and one decode step at the beginning of each pass; the prefill of each pass",
@@ -304,7 +349,7 @@ class MaskSession:
 
     def _refused(self) -> list[dict[str, Any]]:
         return [
-            {"vocab": vocab, "batch": None, "complexity": complexity, "engine": name, "why": why}
+            left_out_entry(vocab, None, complexity, name, why)
             for name, vocab, complexity, why in self._workshop.refusals
         ]
 
@@ -327,15 +372,9 @@ class MaskSession:
         }
 
 
-def _first(engines: dict[str, Engine]) -> Engine:
-    """The engine that writes texts where nothing else can.
-
-    Raises:
-        InputError: all refuse the schema.
-    """
-    for engine in engines.values():
-        return engine
-    raise InputError("no engine that is installed takes this schema under this --whitespace; see --engine")
+def left_out_entry(vocab: str, batch: int | None, complexity: int, engine: str, why: str) -> dict[str, Any]:
+    """A row of the table `not measured`; `vocab` is a vocabulary's name, or `its curve` for fills against size."""
+    return {"vocab": vocab, "batch": batch, "complexity": complexity, "engine": engine, "why": why}
 
 
 def _default_vocab(own: str, *, fast: bool) -> str:

@@ -5,9 +5,9 @@ from typing import Any
 
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curve_findings import Curve
-from perstep.experiments.mask.findings import Arm, CellFinding, MaskFindings
-from perstep.experiments.mask.plots import overhead_png, scaling_png
-from perstep.experiments.mask.roofline import Place
+from perstep.experiments.mask.findings import Arm, CellFinding, Fill, MaskFindings
+from perstep.experiments.mask.plots import NOT_RESOLVED, overhead_png, scaling_png
+from perstep.measure import RESIDUAL
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant
 from perstep.report.words import render
@@ -29,7 +29,7 @@ def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     if findings.curves:
         made.append(_curve_table(findings.curves))
     if findings.roofline:
-        made.append(_roofline_table(findings.roofline, manifest))
+        made.append(_roofline_table(findings))
     if findings.left_out:
         made.append(_left_out_table(findings.left_out))
     return made
@@ -48,8 +48,7 @@ def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
         [
             arm.engine,
             significant(arm.per_step_ms),
-            _DASH if arm.ratio is None else significant(arm.ratio),
-            interval(arm.ratio_low, arm.ratio_high) if arm.ratio is not None else "",
+            *_ratio_cells(arm),
             *(_micros(arm, part) for part in MASK_PARTS),
             significant(arm.fill.hot_us) if arm.fill else "",
             percent(arm.mask_share) if arm.fill else "",
@@ -69,16 +68,63 @@ def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
     )  # fmt: skip
 
 
+def _ratio_cells(arm: Arm) -> list[str]:
+    """The ratio and its interval; a ratio without one is not shown."""
+    if arm.ratio is None:
+        return [_DASH, ""]
+    if arm.ratio_low is None:
+        return [_DASH, NOT_RESOLVED]
+    return [significant(arm.ratio), interval(arm.ratio_low, arm.ratio_high)]
+
+
+def ratio_words(arm: Arm) -> str:
+    """How a step compares with the one without a mask: `1.26 times as long [1.20, 1.31]`."""
+    return _times(arm.ratio, arm.ratio_low, arm.ratio_high, "as long")
+
+
+def speed_words(arm: Arm) -> str:
+    """What is left of the tokens a second: `79.4 % of that [76.3 %, 83.3 %]`, with a word where it is under half."""
+    if arm.ratio is None or arm.ratio_low is None or arm.ratio_high is None:
+        return NOT_RESOLVED
+    ends = f"[{percent(1 / arm.ratio_high)}, {percent(1 / arm.ratio_low)}]"
+    half = ", **less than half**" if arm.ratio_low > 2 else ""
+    return f"{percent(1 / arm.ratio)} of that {ends}{half}"
+
+
+def share_words(arm: Arm) -> str:
+    """The mask's share of the step with its interval."""
+    if arm.mask_share_low is None or arm.mask_share_high is None:
+        return NOT_RESOLVED
+    return f"{percent(arm.mask_share)} [{percent(arm.mask_share_low)}, {percent(arm.mask_share_high)}]"
+
+
+def in_place_words(fill: Fill) -> str:
+    """A fill between forwards against the same one hot: `7.4 times as long [7.1, 7.8]`."""
+    return _times(fill.in_place_over_hot, fill.over_hot_low, fill.over_hot_high, "as long")
+
+
+def _times(ratio: float | None, low: float | None, high: float | None, what: str) -> str:
+    if ratio is None or low is None or high is None:
+        return NOT_RESOLVED
+    words = f"{significant(ratio)} times {what} {interval(low, high)}"
+    return f"{words}, {NOT_RESOLVED}" if low <= 1 <= high else words
+
+
 def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
     w = manifest.workload
     allowed = "" if cell.allowed_mean is None else f", {significant(cell.allowed_mean)} tokens allowed on average"
     states = "no automaton" if cell.states is None else f"{cell.states:,} states"
-    inflation = max(arm.ledger.inflation or 0.0 for arm in cell.arms)
     return (
         f"{plural(w['forwards'], 'decode forward')} a pass of valid texts, whitespace {w['whitespace']}, "
-        f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')} · "
-        f"inflation by marks at most {significant(inflation, 4)}"
+        f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')}{_inflation(cell)}"
     )
+
+
+def _inflation(cell: CellFinding) -> str:
+    """How much marks slowed the arms down at most, by their intervals; nothing where one is missing."""
+    highs = [arm.ledger.inflation_ci_high for arm in cell.arms]
+    known = [high for high in highs if high is not None]
+    return f" · inflation by marks at most {significant(max(known), 4)}" if len(known) == len(highs) else ""
 
 
 def _micros(arm: Arm, part: str) -> str:
@@ -143,8 +189,7 @@ def _curve_table(curves: Sequence[Curve]) -> Table:
     )  # fmt: skip
 
 
-def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
-    ceilings = manifest.conditions["ceilings"]
+def _roofline_table(findings: MaskFindings) -> Table:
     rows = [
         [
             spot.cell.split("/")[0],
@@ -155,12 +200,11 @@ def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
             significant(spot.bytes_per_s / 1e9),
             significant(spot.intensity, 2),
             _DASH if spot.share_of_compute is None else percent(spot.share_of_compute),
-            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} of {spot.level}",
-            spot.bound_by,
+            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} at {spot.level}",
+            "not judged" if spot.withdrawn else spot.bound_by,
         ]
-        for spot in places
+        for spot in findings.roofline
     ]
-    measured = ", ".join(f"{name} {significant(value)}" for name, value in ceilings["figures"].items())
     return Table(
         title="on this machine's roofline",
         header=[
@@ -170,11 +214,27 @@ def _roofline_table(places: Sequence[Place], manifest: Manifest) -> Table:
         rows=rows,
         text_columns=frozenset({0, 1, 2, 8, 9}),
         notes=[
-            f"Ceilings, {ceilings['measured']}: {measured} (GB/s read, GFLOP/s of matrix products).",
+            *_ceiling_notes(findings),
             "Counted: an operation and 3 bytes a look-up of the walk, a comparison and 8 bytes a logit, "  # noqa: ISC004
             "2 V D operations and 4 V D bytes of the head.",
         ],
     )  # fmt: skip
+
+
+def _ceiling_notes(findings: MaskFindings) -> list[str]:
+    """The ceilings from their median to their best round, and why something is not judged by them."""
+    reasons = dict.fromkeys(spot.withdrawn for spot in findings.roofline if spot.withdrawn)
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
+    if findings.ceilings is None or findings.ceilings.why_no_bounds():
+        return notes
+    typical, best = findings.ceilings.typical, findings.ceilings.best
+    read = ", ".join(
+        f"{size / 1e6:.3g} MB {significant(gb_s)} … {significant(best.read_gb_s[size])}"
+        for size, gb_s in typical.read_gb_s.items()
+    )
+    products = f"{significant(typical.gemm_gflop_s)} … {significant(best.gemm_gflop_s)}"
+    ends = "Ceilings of the same rounds, from their median to the best round, of which the shares are"
+    return [f"{ends}: GB/s reading {read}; products {products} GFLOP/s.", *notes]
 
 
 def _left_out_table(left_out: Sequence[Mapping[str, Any]]) -> Table:
@@ -202,8 +262,8 @@ def csv(findings: MaskFindings) -> str:
     for cell in findings.cells:
         for arm in cell.arms:
             head = [cell.vocab, cell.vocab_size, cell.batch, cell.complexity, arm.engine, arm.ratio]
-            parts = [(name, part.ns, part.share) for name, part in arm.ledger.parts.items()]
-            parts.append(("residual", arm.ledger.residual_ns, arm.ledger.residual_share))
+            parts = [(name, arm.part_ns(name), part.share) for name, part in arm.ledger.parts.items()]
+            parts.append((RESIDUAL, arm.part_ns(RESIDUAL), arm.ledger.residual_share))
             rows += [[*head, name, ns, share] for name, ns, share in parts]
     header = ["vocab", "vocab_size", "batch", "complexity", "engine", "ratio", "part", "ns_per_step", "share"]
     return to_csv(header, rows)
@@ -242,7 +302,11 @@ def readme(manifest: Manifest, findings: MaskFindings) -> bytes:
         tables=tables(manifest, findings),
         subject=subject,
         first=first,
-        naive=first.arm("naive"),
+        engines={arm.engine for cell in findings.cells for arm in cell.arms},
+        ratio_words=ratio_words,
+        speed_words=speed_words,
+        share_words=share_words,
+        in_place_words=in_place_words,
         curves={(curve.engine, curve.complexity): curve for curve in findings.curves},
         walks=[spot for spot in findings.roofline if spot.part == "mask.fill"],
         others=[spot for spot in findings.roofline if spot.part != "mask.fill"],
@@ -251,11 +315,15 @@ def readme(manifest: Manifest, findings: MaskFindings) -> bytes:
 
 def summary(findings: MaskFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
-    cell = findings.cells[0]
-    arm = cell.arm("naive") or cell.arms[1]
-    ratio = "not resolved" if arm.ratio is None else f"{significant(arm.ratio)} x a step without"
+    ends = interval(findings.ratio_low, findings.ratio_high)
+    ratio = (
+        NOT_RESOLVED
+        if findings.ratio is None or findings.ratio_low is None
+        else f"{significant(findings.ratio)} {ends} x a step without"
+    )
     return {
-        "headline": f"{arm.engine} mask on {cell.vocab}: {ratio}",
+        "headline": f"{findings.engine} mask on {findings.vocab_size:,} tokens: {ratio}",
+        "engine": findings.engine,
         "vocab_size": findings.vocab_size,
         "per_step_ms_no_mask": findings.per_step_ms_no_mask,
         "per_step_ms_with_mask": findings.per_step_ms_with_mask,

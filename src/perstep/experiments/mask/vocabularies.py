@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from perstep.automata import Vocabulary
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.experiments.options import parse_counts
 from perstep.targets.opening import BUILT_IN
 from perstep.targets.reference import Reference
@@ -22,7 +22,6 @@ from perstep.targets.reference.memory import refuse_if_too_large
 
 REAL_FILE = "tekken_240911.json"
 REAL_SIZE = 131_072
-INSTALL = "pip install 'perstep[grammar]'"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,10 @@ def parse_vocab(text: str, own: str) -> tuple[str, ...]:
     except ValueError as error:
         raise InputError(f"--vocab {text!r}: write {own}, sizes such as 4096,131072, or both ({error})") from error
     if sizes and not has_real():
-        raise InputError(f"--vocab {sizes[0]} is cut from the real vocabulary that mistral-common carries: {INSTALL}")
+        raise InputError(
+            f"--vocab {sizes[0]} is cut from the real vocabulary that mistral-common carries; "
+            f"{how_to_install('grammar')}"
+        )
     return (*([own] if own in words else []), *map(str, sizes))
 
 

@@ -1,8 +1,9 @@
 """What the samples of `ops` say: a pure function of manifest and samples.
 
 The reference arm's step has a ledger at each length (`build_ledger`): parts + residual = step in integers, shares of
-the step measured at that very length. Arms and freed parts are paired with it inside rounds. Nothing is subtracted
-across runs, and the parts of `full_attention` are never added to those of the step.
+the step measured at that very length. Arms and freed parts are paired with it inside rounds, and shown as the
+reference times the ratio of the pairs, so that times and changes say the same. Nothing is subtracted across runs, and
+the parts of `full_attention` are never added to those of the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,13 +86,15 @@ def _length(seq: int, rounds: Sequence[LengthSample], past: int, mark_ns: float,
         operators={name: _operator(name, rounds, samples, ledger, parts_ns) for name in ledger.parts},
         own={name: _estimate(alone_ns(rounds, name)[0]) for name in own},
         attention=attention,
-        arms={name: _arm(rounds, samples, name, len(others)) for name in others if not name.endswith("=0")},
+        arms={
+            name: _arm(rounds, samples, ledger.step_ns, name, len(others)) for name in others if not name.endswith("=0")
+        },
         what_if={
             name.removesuffix("=0"): _what_if(name, rounds, samples, ledger, attention)
             for name in others
             if name.endswith("=0")
         },
-        largest=max(ledger.parts, key=lambda name: ledger.parts[name].ns),
+        largest=ledger.largest[0] if len(ledger.largest) == 1 else "",
     )
 
 
@@ -129,25 +132,38 @@ def _attention(rounds: Sequence[LengthSample], arm: str) -> dict[str, AttentionF
         parts = rounds[0].attention[name].marked.parts
         other, other_mask = attention_ns(rounds, name), attention_ns(rounds, name, MASK_PARTS)
         has_mask = all(part in parts for part in MASK_PARTS)
-        both = name != reference and has_mask and mask.all()
+        change = None if name == reference else _change(whole, other, len(names) - 1)
+        of_mask = _change(mask, other_mask, len(names) - 1) if change and has_mask and mask.all() else None
         found[name] = AttentionFound(
-            whole=_estimate(other),
+            whole=_paired(median(whole), change) if change else _estimate(whole),
             parts_ns={part: median(attention_ns(rounds, name, [part])) for part in parts},
-            mask=_estimate(other_mask) if has_mask else None,
-            against_reference=None if name == reference else Found.of(_change(whole, other, len(names) - 1)),
-            mask_against_reference=Found.of(_change(mask, other_mask, len(names) - 1)) if both else None,
+            mask=(_paired(median(mask), of_mask) if of_mask else _estimate(other_mask)) if has_mask else None,
+            against_reference=Found.of(change) if change else None,
+            mask_against_reference=Found.of(of_mask) if of_mask else None,
         )
     return found
 
 
-def _arm(rounds: Sequence[LengthSample], reference: LedgerSamples, name: str, others: int) -> ArmFound:
+def _arm(
+    rounds: Sequence[LengthSample], reference: LedgerSamples, reference_ns: float, name: str, others: int
+) -> ArmFound:
     arm = stack(rounds, name)
-    step, parts = _rows(arm.step_ns), {part: _rows(ns) for part, ns in arm.parts.items()}
+    change = _change(_rounds(reference.step_ns), _rounds(arm.step_ns), others)
+    step = _paired(reference_ns, change)
+    found = ledger_estimate(_rows(arm.step_ns), {part: _rows(ns) for part, ns in arm.parts.items()})
     return ArmFound(
-        step=_estimate(_rounds(arm.step_ns), ns=step_estimate(step)),
-        parts_ns=ledger_estimate(step, parts).parts_ns,
-        against_reference=Found.of(_change(_rounds(reference.step_ns), _rounds(arm.step_ns), others)),
+        step=step,
+        parts_ns={part: found.share(part) * step.ns for part in found.parts_ns},
+        against_reference=Found.of(change),
     )
+
+
+def _paired(reference_ns: float, change: Change) -> Estimate:
+    """What is compared with a reference, as the pairs have it: the reference times the ratio."""
+    low, ns, high = (
+        None if end is None else reference_ns * (1 + end) for end in (change.ci_low, change.estimate, change.ci_high)
+    )
+    return Estimate(ns=reference_ns if ns is None else ns, ci_low_ns=low, ci_high_ns=high)
 
 
 def _what_if(
@@ -160,31 +176,42 @@ def _what_if(
     part = name.removesuffix("=0")
     own = ledger.parts[part]
     freed = stack(rounds, name)
-    in_attention = None
+    in_step_own = Estimate(ns=own.ns, ci_low_ns=own.ci_low, ci_high_ns=own.ci_high)
+    own_in_attention = in_attention = None
     if name in attention:
-        whole = attention_ns(rounds, next(iter(attention)))
-        in_attention = _gain(whole, attention_ns(rounds, name))
+        way = next(iter(attention))
+        own_in_attention = _estimate(attention_ns(rounds, way, [part]))
+        change = _change(attention_ns(rounds, way), attention_ns(rounds, name), len(attention) - 1)
+        in_attention = _gain(change, attention[way].whole.ns, own_in_attention)
     return WhatIf(
         part=part,
-        own=Estimate(ns=own.ns, ci_low_ns=own.ci_low, ci_high_ns=own.ci_high),
+        own=in_step_own,
         share_of_step=own.share,
-        in_step=_gain(_rounds(reference.step_ns), _rounds(freed.step_ns)),
+        own_in_attention=own_in_attention,
+        in_step=_gain(_change(_rounds(reference.step_ns), _rounds(freed.step_ns), 1), ledger.step_ns, in_step_own),
         in_attention=in_attention,
     )
 
 
-def _gain(reference: Rounds, freed: Rounds) -> Gain:
-    """The change turned about: what is saved, in time."""
-    change = paired_change(reference, freed)
-    ns = median(reference)
+def _gain(change: Change, ns: float, own: Estimate) -> Gain:
+    """A change of what takes `ns`, turned about: what is saved, in time, beside the part's own time."""
+    low = None if change.ci_high is None else -change.ci_high * ns
+    high = None if change.ci_low is None else -change.ci_low * ns
     return Gain(
         ns=-(change.estimate or 0.0) * ns,
-        ci_low_ns=None if change.ci_high is None else -change.ci_high * ns,
-        ci_high_ns=None if change.ci_low is None else -change.ci_low * ns,
+        ci_low_ns=low,
+        ci_high_ns=high,
         share=-(change.estimate or 0.0),
         verdict=change.label,
         reason=change.reason,
+        within_own=_within(low, high, own.ci_high_ns),
     )
+
+
+def _within(low: float | None, high: float | None, most: float | None) -> bool | None:
+    if low is None or high is None or most is None:
+        return None
+    return True if high <= most else False if low > most else None
 
 
 def _scaling(samples: Sequence[Sample], arm: str, past: int) -> dict[str, Scaling]:

@@ -66,9 +66,9 @@ class AttentionFound(msgspec.Struct, frozen=True, kw_only=True):
     """The composite `full_attention`, done in one way.
 
     Attributes:
-        whole: all of it.
+        whole: all of it; of another way than the reference's that one, times the ratio of the pairs.
         parts_ns: its parts in it.
-        mask: building and applying the mask together; None where no mask exists.
+        mask: building and applying the mask together, likewise; None where no mask exists.
         against_reference: how the whole differs from the reference's; None for the reference.
         mask_against_reference: how building and applying together do; None where there is no mask.
     """
@@ -84,8 +84,8 @@ class ArmFound(msgspec.Struct, frozen=True, kw_only=True):
     """A whole step with another mask.
 
     Attributes:
-        step: instrumented, as the reference's that it is compared with.
-        parts_ns: its parts, at one pace (law 9).
+        step: instrumented: the reference's that it is compared with, times the ratio of the pairs.
+        parts_ns: its parts, at one pace (law 9), by their share of that step.
         against_reference: how the step differs from the reference arm's.
     """
 
@@ -104,6 +104,8 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
         share: of the reference.
         verdict: whether the arm is faster.
         reason: why, in words.
+        within_own: whether it is no more than the part's own time: True where its upper end is not above that of the
+            part, False where its lower end is, None where the intervals do not tell.
     """
 
     ns: float
@@ -112,6 +114,7 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
     share: float
     verdict: str
     reason: str
+    within_own: bool | None
 
 
 class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,8 +122,9 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         part: which.
-        own: its exclusive time in the step, the bound that the ledger gives.
+        own: its exclusive time in the step. No bound of the gain: without the part others may take less too.
         share_of_step: of that.
+        own_in_attention: its time in `full_attention`; None for a part outside of it.
         in_step: what the whole step gains.
         in_attention: what `full_attention` gains; None for a part outside of it.
     """
@@ -128,6 +132,7 @@ class WhatIf(msgspec.Struct, frozen=True, kw_only=True):
     part: str
     own: Estimate
     share_of_step: float
+    own_in_attention: Estimate | None
     in_step: Gain
     in_attention: Gain | None
 
@@ -146,7 +151,7 @@ class LengthFound(msgspec.Struct, frozen=True, kw_only=True):
         attention: way to mask, or part made free -> `full_attention`; the reference first.
         arms: the other arms' whole steps.
         what_if: parts made free.
-        largest: the largest part.
+        largest: the largest part; empty where that is not resolved.
     """
 
     seq: int

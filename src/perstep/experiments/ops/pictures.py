@@ -58,7 +58,7 @@ def ops_png(findings: OpsFindings, subject: str) -> bytes:
         axes.set_yticks(range(len(findings.lengths)), [_bar_label(length) for length in findings.lengths])
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
-        axes.set_xlabel("% of the instrumented step at that length")
+        axes.set_xlabel("% of the instrumented step at that length, which stands at its bar")
         axes.set_title(_finding(findings, largest, subject), loc="left", fontsize=10)
         axes.spines[["right", "top"]].set_visible(False)
         figure.legend(loc="outside right center", fontsize=8, frameon=False)
@@ -67,16 +67,17 @@ def ops_png(findings: OpsFindings, subject: str) -> bytes:
 
 
 def _bar_label(length: LengthFound) -> str:
-    return f"S = {length.seq}\n{duration(length.ledger.plain_step_ns or length.ledger.step_ns)}"
+    """The step that the bar is 100 % of."""
+    return f"S = {length.seq}\n{duration(length.ledger.step_ns)}"
 
 
 def _finding(findings: OpsFindings, largest: set[str], subject: str) -> str:
-    if len(largest) == 1:
+    if len(largest) == 1 and "" not in largest:
         shares = [length.operators[length.largest].share_of_step for length in findings.lengths]
         low, high = percent(min(shares), 0), percent(max(shares), 0)
         span = low if low == high else f"{low} to {high}"
         return f"{subject}\n{next(iter(largest))} is the largest part at every length: {span} of the step"
-    words = ", ".join(f"{length.largest} at S = {length.seq}" for length in findings.lengths)
+    words = ", ".join(f"{length.largest or 'not resolved'} at S = {length.seq}" for length in findings.lengths)
     return f"{subject}\nthe largest part: {words}"
 
 

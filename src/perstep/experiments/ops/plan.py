@@ -18,6 +18,7 @@ from perstep.experiments.arms import import_callable
 from perstep.experiments.ops.operators import FULL_ATTENTION, PARTS
 from perstep.experiments.options import Counts, RunOptions, Seconds, at_least
 from perstep.measure import Effort
+from perstep.targets import shown_name
 from perstep.targets.reference import Config
 from perstep.targets.reference.config import config_hash, end_shapes, layer_shapes, parse_config
 from perstep.targets.reference.memory import refuse_if_too_large
@@ -97,7 +98,8 @@ class Work:
     """A checked plan.
 
     Attributes:
-        name: of the architecture, as it is shown.
+        name: of the architecture with the layers that were kept of it, as it is shown.
+        total_layers: of the whole architecture.
         config: its shapes, with as many layers as were asked for.
         config_sha256: of the config.json.
         masks: how each arm gets its mask, the reference first.
@@ -106,6 +108,7 @@ class Work:
     """
 
     name: str
+    total_layers: int
     config: Config
     config_sha256: str
     masks: tuple[str, ...]
@@ -125,14 +128,16 @@ def check(plan: Plan) -> Work:
         raise InputError(f"--seq {','.join(map(str, plan.seq))}: a step has at least 1 new token")
     _check_dtype(plan)
     name, raw = _read_arch(plan.arch)
-    config = _layers_kept(name, parse_config(raw), plan.layers)
+    whole = parse_config(raw)
+    config = _layers_kept(name, whole, plan.layers)
     _check_positions(plan, config, name)
     masks = _masks(plan)
     own = tuple(_own(spec, sizes_at(config, max(plan.seq), plan.past)) for spec in plan.op)
     what_if = tuple(_what_if(spec, plan, masks[0]) for spec in plan.what_if)
     _distinct("--what-if", what_if)
     _distinct("--op", [operator.name for operator in own])
-    work = Work(name, config, config_hash(raw), masks, what_if, own)
+    shown = shown_name(name, plan.layers, whole.num_layers)
+    work = Work(shown, whole.num_layers, config, config_hash(raw), masks, what_if, own)
     _check_memory(plan, work)
     return work
 
@@ -246,8 +251,7 @@ def _distinct(option: str, values: "tuple[str, ...] | list[str]") -> None:
 
 
 def _check_memory(plan: Plan, work: Work) -> None:
-    layers = "1 layer" if plan.layers == 1 else f"{plan.layers} layers"
-    what = f"{layers} of {work.name} in {plan.dtype} at --seq {max(plan.seq)} and --past {plan.past}"
+    what = f"{work.name} in {plan.dtype} at --seq {max(plan.seq)} and --past {plan.past}"
     refuse_if_too_large(what, needed_bytes(plan, work))
 
 

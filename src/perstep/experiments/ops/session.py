@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import describe_machine
+from perstep.experiments.conditions import describe_machine, noise_probe
 from perstep.experiments.ops.arms import Captured, capture, freed, operator_of, operators_with
 from perstep.experiments.ops.operators import (
     BOUNDARIES,
@@ -38,7 +38,6 @@ from perstep.experiments.ops.samples import (
     laps_of,
     ledger_samples,
 )
-from perstep.machine import NoiseProbe
 from perstep.measure import Clock, Progress, Recorder, Resolved, build_ledger, measure_mark_ns, no_mark, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, williams_square
@@ -93,7 +92,7 @@ class OpsSession:
         self.effort = plan.effort()
         self._plan, self._clock = plan, clock
         self._work = check(plan)
-        self._probe = NoiseProbe()
+        self._probe = noise_probe(clock)
         progress(0.0, "make weights")
         self._backend = _backend(plan.backend)
         self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed)
@@ -346,7 +345,13 @@ def _manifest(plan: Plan, work: Work) -> Manifest:
             "device": "cpu",
             "threads": plan.threads,
         },
-        model={"name": work.name, "model_type": c.model_type, "num_layers": c.num_layers, **sizes},
+        model={
+            "name": work.name,
+            "model_type": c.model_type,
+            "num_layers": c.num_layers,
+            "total_layers": work.total_layers,
+            **sizes,
+        },
         conditions={
             "arm": f"mask={work.masks[0]}",
             "arms": [f"mask={mask}" for mask in work.masks],

@@ -4,7 +4,6 @@ from typing import Any
 
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import (
-    AttentionFound,
     Estimate,
     Exponent,
     Found,
@@ -14,12 +13,18 @@ from perstep.experiments.ops.findings import (
 )
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.ledger import inflation_words
 from perstep.runs import Manifest
 
 _CHANGES_NOTE = (
     "An exponent above the formula's: a cache is left, the allocator asks for fresh pages, or another kernel is chosen."
     " One that falls: threads begin, or another kernel is chosen."
 )
+_GAIN_NOTE = (
+    "The gain is what the arm with the part free measured. Where it is not within the part's own time (no), the others"
+    " took less too without it, and its own time bounds nothing."
+)
+_WITHIN = {True: "yes", False: "no", None: "not resolved"}
 _READABLE = 30
 BUILD, APPLY = "attn.mask.build", "attn.mask.apply"
 
@@ -44,9 +49,8 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
 def subject(manifest: Manifest) -> str:
     """What was measured, in words."""
     w = manifest.workload
-    layers = plural(w["layers"], "layer")
     threads = plural(w["threads"], "thread")
-    return f"{manifest.model['name']}, {layers}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
+    return f"{manifest.model['name']}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
 
 
 def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
@@ -104,11 +108,9 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
 
 def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
     ledger = length.ledger
-    inflation = "–" if ledger.inflation is None else f"{ledger.inflation:.3f}"
-    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
     in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
     notes = [
-        f"inflation {inflation} {ends} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        f"{inflation_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
         *ledger.notes,
     ]
     if length is findings.lengths[-1]:
@@ -206,36 +208,41 @@ def _what_if_table(findings: OpsFindings) -> Table:
     rows = []
     for length in findings.lengths:
         for found in length.what_if.values():
-            whole = next(iter(length.attention.values()))
-            own = (duration(found.own.ns), percent(found.share_of_step, 2))
-            inner_ns = whole.parts_ns.get(found.part, 0.0)
-            inner = (duration(inner_ns), percent(inner_ns / whole.whole.ns, 2))
-            for where, gain, (time, share) in (
-                ("step", found.in_step, own),
-                (FULL, found.in_attention, inner),
+            whole_ns = next(iter(length.attention.values())).whole.ns
+            for where, gain, own, of_ns in (
+                ("step", found.in_step, found.own, length.ledger.step_ns),
+                (FULL, found.in_attention, found.own_in_attention, whole_ns),
             ):
-                if gain is None:
+                if gain is None or own is None:
                     continue
-                low, high = gain.ci_low_ns, gain.ci_high_ns
-                ends = "–" if low is None or high is None else f"[{duration(low)}, {duration(high)}]"
                 rows.append(
                     [
                         str(length.seq),
                         found.part,
-                        f"{time} ({share})",
+                        f"{duration(own.ns)} ({percent(own.ns / of_ns, 2)})",
+                        duration_interval(own.ci_low_ns, own.ci_high_ns),
                         where,
                         f"{duration(gain.ns)} ({percent(gain.share, 2)})",
-                        ends,
+                        duration_interval(gain.ci_low_ns, gain.ci_high_ns),
                         gain.verdict,
+                        _WITHIN[gain.within_own],
                     ]
                 )
     return Table(
         title="what if a part were free: its result was there before, all else did the same work",
-        header=["S", "part", "its own time", "of the", "gain", "95 % interval", "with it free"],
+        header=[
+            "S", "part", "its own time", "95 % interval", "of the", "gain", "95 % interval", "with it free",
+            "gain within its own time",
+        ],
         rows=rows,
-        text_columns=frozenset({1, 3, 6}),
-        notes=["Its own time bounds what any improvement can win; the gain is what the arm with it free measured."],
-    )
+        text_columns=frozenset({1, 4, 7, 8}),
+        notes=[_GAIN_NOTE],
+    )  # fmt: skip
+
+
+def duration_interval(low_ns: float | None, high_ns: float | None) -> str:
+    """`[11.9 µs, 13.8 µs]`, or a dash."""
+    return "–" if low_ns is None or high_ns is None else f"[{duration(low_ns)}, {duration(high_ns)}]"
 
 
 def _scaling_table(findings: OpsFindings) -> Table:
@@ -300,17 +307,17 @@ def _composites(length: LengthFound) -> dict[str, Estimate]:
 
 def sentences(length: LengthFound) -> list[str]:
     """What is the bottleneck at one length, and what a cached mask wins there."""
-    largest = length.operators[length.largest]
     step_ns = length.ledger.plain_step_ns or length.ledger.step_ns
-    share = percent(largest.share_of_step)
     said = [
         f"the step takes {duration(step_ns)}, its layers {duration(length.layers.ns)}",
-        f"the bottleneck is `{length.largest}` with {share} of the step",
+        f"the bottleneck is `{length.largest}` with {_largest_share(length)} of the step"
+        if length.largest
+        else "which part is the bottleneck is not resolved",
     ]
     build, apply = length.operators.get(BUILD), length.operators.get(APPLY)
     if build is not None and apply is not None:
         said.append(_mask_sentence(build, apply))
-        said.append(_bound_sentence(build, length.attention.get("mask=cached")))
+        said += _caching_sentences(length)
     elif length.seq == 1:
         said.append("one query attends to everything before it, so there is no mask, and nothing to cache")
     fused = length.attention.get("mask=fused")
@@ -321,27 +328,36 @@ def sentences(length: LengthFound) -> list[str]:
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
 
 
+def _largest_share(length: LengthFound) -> str:
+    return percent(length.operators[length.largest].share_of_step)
+
+
 def _mask_sentence(build: OperatorFound, apply: OperatorFound) -> str:
     costs = (
         f"the mask takes {duration(build.in_place.ns)} to build ({percent(build.share_of_step, 2)} of the step) and"
         f" {duration(apply.in_place.ns)} to apply ({percent(apply.share_of_step, 2)})"
     )
-    if apply.in_place.ns > build.in_place.ns:
+    if _longer(apply.in_place, build.in_place):
         return f"{costs}: applying it, not building it, is the cost, and no cache takes that away"
-    return f"{costs}: building it is the larger half, which a cache takes away"
+    if _longer(build.in_place, apply.in_place):
+        return f"{costs}: building it is the larger half, which a cache takes away"
+    return f"{costs}: which of the two is the larger half is not resolved"
 
 
-def _bound_sentence(build: OperatorFound, cached: AttentionFound | None) -> str:
-    said = (
-        f"caching can win at most {duration(build.in_place.ns)}, {percent(build.share_of_step, 2)} of the step, however"
-        " good the cache"
-    )
+def _longer(one: Estimate, other: Estimate) -> bool:
+    """Whether an interval lies above another."""
+    return one.ci_low_ns is not None and other.ci_high_ns is not None and one.ci_low_ns > other.ci_high_ns
+
+
+def _caching_sentences(length: LengthFound) -> list[str]:
+    """What a cached mask was measured to win; building's own time stands before it, and is no bound of it."""
+    cached = length.attention.get("mask=cached")
     if cached is None or cached.against_reference is None:
-        return said
-    said += f"; measured, `CausalMaskCache` makes `{FULL}` {_change_words(cached.against_reference)}"
+        return []
+    said = f"`CausalMaskCache` makes `{FULL}` {_change_words(cached.against_reference)}"
     if cached.mask_against_reference is not None:
         said += f" and building plus applying {_change_words(cached.mask_against_reference)}"
-    return said
+    return [said]
 
 
 def _change_words(found: Found) -> str:
@@ -352,10 +368,9 @@ def _change_words(found: Found) -> str:
 def summary(findings: OpsFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     longest = findings.lengths[-1]
-    share = percent(longest.operators[longest.largest].share_of_step)
+    largest = f"{longest.largest} ({_largest_share(longest)})" if longest.largest else "not resolved"
     return {
-        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part"
-        f" {longest.largest} ({share})",
+        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part {largest}",
         "plain_step_ns": {str(length.seq): length.ledger.plain_step_ns for length in findings.lengths},
         "largest_part": {str(length.seq): length.largest for length in findings.lengths},
     }

@@ -2,7 +2,8 @@
 
 Marked and unmarked steps alternate in blocks of four, M P P M, so that a cost
 that grows with the position weighs on both alike; every other call begins with
-the other kind, so that over two calls each position is seen both ways. Syncs are
+the other kind, so that over two calls each position is seen both ways; prefills
+alternate over calls, after the first. Syncs are
 counted in steps of their own, because counting costs time: the step is not timed,
 nor is the one after it, which runs in disturbed caches.
 """
@@ -79,7 +80,9 @@ class Schedule:
         if self.plain:
             return Mode.PLAIN
         if position == 0:
-            return Mode.MARKED if not self.alternate or call % BLOCK in (0, 3) else Mode.PLAIN
+            # A first call stands apart in a ledger, so the blocks of prefills begin with the second.
+            marked = not self.alternate or call == 0 or (call - 1) % BLOCK in (0, 3)
+            return Mode.MARKED if marked else Mode.PLAIN
         decode = position - 1
         if self.count:
             begun, since = divmod(decode - COUNT_AT, COUNT_EVERY * self.every + 2)

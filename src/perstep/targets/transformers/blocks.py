@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 from perstep.targets.transformers import version
 from perstep.targets.transformers._wrap import Function, Make, Wraps
 from perstep.targets.transformers.instrument import _compiled, find_model
@@ -250,7 +250,7 @@ def _dummy_layer() -> Any:
     if not hasattr(cache_utils, "DummyLayer"):
         raise InputError(
             "this transformers has no cache layer that holds nothing, without which skipped blocks give wrong results; "
-            "5.23 was tested: pip install -U 'perstep[hf]'"
+            f"5.23 was tested: {how_to_install('hf')}"
         )
     return cache_utils.DummyLayer
 

@@ -121,6 +121,19 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
     return model.eval()
 
 
+def arch_layers(arch: str | Path) -> int:
+    """How many decoder layers an architecture has.
+
+    Args:
+        arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
+
+    Raises:
+        InputError: an unknown architecture.
+    """
+    version.require()
+    return int(_decoder_config(_config(arch)).num_hidden_layers)
+
+
 def arch_bytes(arch: str | Path, *, layers: int | None = None, dtype: str = "float32") -> int:
     """What the weights take that `build` would make, by their shapes; nothing is allocated.
 

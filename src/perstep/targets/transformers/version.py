@@ -10,7 +10,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from perstep.errors import InputError
+from perstep.errors import InputError, how_to_install
 
 OLDEST: Final = (4, 57)
 
@@ -34,7 +34,7 @@ def require() -> None:
     """
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"this needs {package}, which is not installed: pip install 'perstep[hf]'")
+            raise InputError(f"this needs {package}, which is not installed: {how_to_install('hf')}")
     try:
         installed = version("transformers")
     except PackageNotFoundError:  # on the path, but without its metadata
@@ -44,9 +44,7 @@ def require() -> None:
     numbers = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
     if numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise InputError(
-            f"transformers {installed} is too old: {oldest} or later is needed (pip install 'perstep[hf]' -U)"
-        )
+        raise InputError(f"transformers {installed} is too old: {oldest} or later is needed; {how_to_install('hf')}")
 
 
 def missing_hooks(model: Any) -> list[str]:
