@@ -1,6 +1,7 @@
 """`perstep fix`: run somebody's script once, then try drop-ins on the generate calls it made."""
 
 import os
+import shlex
 import sys
 from contextlib import chdir, suppress
 from pathlib import Path
@@ -109,6 +110,9 @@ def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:
     (sys.stderr if apply else sys.stdout).write(shown)
     if apply:
         sys.stdout.write(found.diff)
+        if found.diff_folder:
+            where = shlex.quote(found.diff_folder)
+            remark(f"perstep: the files of the diff are elsewhere; apply it by patch -p1 -d {where}")
         if not found.diff:
             remark("perstep: no diff: nothing is to be written, or the lines have to be written by hand")
 

@@ -1,8 +1,9 @@
 """What could replace which part of a ledger, and how much that can win at most: `perstep.suggest`.
 
-The bound is the part itself: nothing that replaces it can win more than all of it. Names are all that a ledger has,
-so classes of transformers are recognised for certain and your own are not; `perstep fix` tries the drop-ins on what
-yours did in a recorded run.
+The bound of a decode step is the part itself: nothing that replaces it can win more than all of it, if what runs beside
+it costs what it did. What comes once a call, set-up above all, is not in a ledger of decode steps (`at_most` has both).
+Names are all that a ledger has, so classes of transformers are recognised for certain and your own are not; `perstep
+fix` tries the drop-ins on what yours did in a recorded run.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ EXACT: Final[dict[str, str]] = {
 
 LOOP: Final = ("inputs", "sample", "bookkeeping", "sync", "stop/MaxLengthCriteria", "stop/EosTokenCriteria")
 """The parts that are generate's own loop: `perstep.fast.decode` takes their place, and that of the residual."""
+SETUP: Final = "setup"
+"""The part of a prefill in which generate makes what its settings ask for."""
 BETWEEN: Final = "between forwards"
 DECODE: Final = "custom_generate=perstep.fast.decode"
 
@@ -46,7 +49,8 @@ class Suggestion:
         certain: whether the part is known by its class to be what the drop-in replaces.
         share: of the step.
         most_ns: what replacing it can win of each step at most: all of it.
-        most_speedup: the step before over the step after, at most.
+        most_speedup: a step of this ledger before over the step after, at most; of a whole call more may come back,
+            where generate makes the part anew in each.
         note: what to know.
     """
 
@@ -106,6 +110,43 @@ def bound(ledger: Ledger, parts: tuple[str, ...]) -> tuple[float, float, float]:
     share = sum(part.share for part in held) + (ledger.residual_share if residual else 0)
     # Shares add up to 1 with the residual; parts that were all of it would leave nothing to divide by.
     return ns, share, 1 / max(1 - share, 1e-9)
+
+
+def at_most(
+    decode: Ledger,
+    prefill: Ledger | None,
+    new_tokens: int,
+    parts: tuple[str, ...],
+    *,
+    gone: tuple[str, ...] = (),
+    more_ns: float = 0.0,
+    by_generate: bool = False,
+) -> tuple[float, float | None]:
+    """What replacing some parts of a call can win at most: of a decode step, and of the whole call.
+
+    Both are the time before over the time after, if the parts took nothing and all else what it did: a bound as far as
+    the ledgers are right and the parts do not slow down what comes after them, by emptying its caches for example.
+
+    Args:
+        decode: of the call's decode steps.
+        prefill: of its prefill, `setup` and the choice of the first token among its parts; None where none was seen.
+        new_tokens: of the call.
+        parts: names in the ledgers.
+        gone: parts that neither way has.
+        more_ns: of each step, what goes with the parts and lies in others.
+        by_generate: generate makes what is replaced, somewhere in `setup`.
+
+    Returns:
+        The step's ratio; the call's, or None without a prefill.
+    """
+    step_ns, won_ns = decode.step_ns - bound(decode, gone)[0], bound(decode, parts)[0] + more_ns
+    step = step_ns / max(step_ns - won_ns, 1e-9 * step_ns)
+    if prefill is None:
+        return step, None
+    once = (*parts, SETUP) if by_generate else parts
+    call_ns = prefill.step_ns - bound(prefill, gone)[0] + (new_tokens - 1) * step_ns
+    won_ns = bound(prefill, once)[0] + more_ns + (new_tokens - 1) * won_ns
+    return step, call_ns / max(call_ns - won_ns, 1e-9 * call_ns)
 
 
 def why_nothing(part: str) -> str:

@@ -1,5 +1,6 @@
 """What `perstep fix` writes: a diff that changes the call and nothing else, of every file, and never a file."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from perstep.experiments.fix.capture import REMOVED, Captured
+from perstep.experiments.fix.behaviour import find_vocabulary, offers
+from perstep.experiments.fix.capture import REMOVED, Captured, Captures
+from perstep.experiments.fix.loop import loop_offer
+from perstep.experiments.fix.observe import observe
 from perstep.experiments.fix.offer import CRITERIA, LOOP, PROCESSORS, Offer
 from perstep.experiments.fix.patch import Edit, diff, write
 from perstep.experiments.fix.text import with_imports
+from perstep.experiments.watch_script import run_script
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "slow_generate.py"
 
@@ -64,7 +69,7 @@ def call_at(path: Path, line: int, processors: int = 2, **given: Any) -> Capture
 
 def applied(folder: Path, edits: list[Edit]) -> None:
     """Apply the diff with `patch` where the program was run."""
-    (folder / "change.diff").write_bytes(diff(edits).encode())
+    (folder / "change.diff").write_bytes(diff(edits)[0].encode())
     subprocess.run(["patch", "-p1", "-s", "--binary", "-i", "change.diff"], cwd=folder, check=True)
 
 
@@ -133,7 +138,7 @@ def test_a_list_with_a_name_is_written_by_its_elements(tmp_path: Path, call: str
     edit = Edit(call_at(path, 1, logits_processor=None), [UTF8])
     written = write(edit, [0])
     assert (written.lines, written.imports, written.by_hand) == ([line], ["import perstep"], "")
-    assert line.removesuffix(",") in diff([edit])
+    assert line.removesuffix(",") in diff([edit])[0]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_what_is_put_together_elsewhere_is_said_in_words(tmp_path: Path, call: s
     edit = Edit(call_at(path, 1), [UTF8, LOOP_ITSELF])
     written = write(edit, [0, 1])
     assert why in written.by_hand
-    assert diff([edit]) == ""
+    assert diff([edit]) == ("", "")
     assert "perstep.fast.Utf8(V)" in written.lines
     assert "custom_generate=perstep.fast.decode," in written.lines
 
@@ -165,7 +170,7 @@ def test_an_installed_package_is_not_changed(tmp_path: Path) -> None:
     path.write_text("model.generate(ids)")
     edit = Edit(call_at(path, 1, 0), [LOOP_ITSELF])
     assert "installed package" in write(edit, [0]).by_hand
-    assert diff([edit]) == ""
+    assert diff([edit]) == ("", "")
 
 
 def test_imports_stand_where_they_may() -> None:
@@ -182,24 +187,29 @@ def test_imports_stand_where_they_may() -> None:
 
 @pytest.mark.real_clock
 @pytest.mark.hf
-def test_the_example_becomes_fast_by_the_lines_it_prints(
-    process: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+def test_the_example_does_the_same_by_its_lines(
+    process: Callable[..., Any], environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a process of its own: the same text after the diff is applied, and nothing written before but the run."""
+    """The command changes no file; what is offered, whatever of it was faster here, gives the example's text."""
     pytest.importorskip("transformers")
     script = tmp_path / "slow_generate.py"
     script.write_text(EXAMPLE.read_text())
     before = script.read_text()
-    said = process("fix", "--apply", "--budget", "2s", "--out", "run", "slow_generate.py", cwd=tmp_path)
+    said = process("fix", "--apply", "--budget", "1s", "--out", "run", "slow_generate.py", cwd=tmp_path)
     assert said.code == 0, said
     assert "perstep.fast.Utf8(VOCABULARY)" in said.err
     assert "run: run" in said.err
     assert script.read_text() == before
-    told, change = said.out.split("--- a/", 1)
-    assert told == "generated 96 tokens for 2 prompts\n"
-    assert (tmp_path / "run" / "fix.diff").read_text() == "--- a/" + change
-    (tmp_path / "change.diff").write_text("--- a/" + change)
-    subprocess.run(["patch", "-p1", "-s", "-i", "change.diff"], cwd=tmp_path, check=True)
+    change = said.out.removeprefix("generated 96 tokens for 2 prompts\n")
+    written = tmp_path / "run" / "fix.diff"
+    assert change == (written.read_text() if written.exists() else "")
+
+    monkeypatch.chdir(tmp_path)
+    with Captures() as captures:
+        run_script(Path("slow_generate.py"), ())
+    (call,) = captures.calls.values()
+    made = [*offers(call, observe(call), find_vocabulary(call)), loop_offer()]
+    applied(tmp_path, [Edit(call, made)])
     changed = script.read_text()
     assert "[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]" in changed
     assert "custom_generate=perstep.fast.decode,\n" in changed
@@ -211,6 +221,42 @@ def test_the_example_becomes_fast_by_the_lines_it_prints(
         for name in ("old", "new")
     ]
     assert outputs[0].stdout == outputs[1].stdout
+
+
+JOB = """import torch
+model.generate(ids)
+"""
+
+
+@pytest.mark.parametrize("apply", [["patch", "-p1", "-s"], ["git", "apply"]], ids=["patch", "git"])
+@pytest.mark.parametrize(
+    ("given", "run_in"),
+    [
+        ("job.py", "proj (1)/deep"),
+        ("{here}/job.py", "proj (1)/deep"),
+        ("deep/job.py", "proj (1)"),
+        ("{here}/job.py", "proj (1)"),
+        ("proj (1)/deep/job.py", "."),
+        ("{here}/job.py", "."),
+        ("{here}/job.py", "elsewhere"),
+    ],
+)
+def test_a_diff_applies_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apply: list[str], given: str, run_in: str
+) -> None:
+    """By whatever path the script was given, with blanks in it; from elsewhere, in the folder that is named."""
+    here = tmp_path / "proj (1)" / "deep"
+    here.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (here / "job.py").write_text(JOB)
+    monkeypatch.chdir(tmp_path / run_in)
+    path = Path(given.format(here=here))
+    assert path.is_file()
+    made, folder = diff([Edit(call_at(path, 2, 0), [LOOP_ITSELF])])
+    assert folder == (str(here) if run_in == "elsewhere" else "")
+    environment = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    subprocess.run(apply, cwd=folder or None, input=made.encode(), check=True, env=environment)
+    assert (here / "job.py").read_text().endswith("model.generate(ids, custom_generate=perstep.fast.decode)\n")
 
 
 HELPER = """import torch

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from perstep.measure import Clock
 from perstep.targets.transformers._wrap import Wraps
 
 REMOVED: Any = object()
@@ -45,6 +46,9 @@ class Captured:
         names: what the call's line could see: names of the function and of the module.
         generators: the states of the random generators before it.
         refused: why it cannot be made again, or empty.
+        shared: what of its processors and criteria could not be copied, as `Class.attribute (a type)`; every repeated
+            call has the original's.
+        streams: it had a streamer, which repeated calls do not have.
         calls: made from this line, this one included.
         result: what it returned.
     """
@@ -60,6 +64,8 @@ class Captured:
     names: Mapping[str, Any]
     generators: list[Any]
     refused: str
+    shared: list[str] = field(default_factory=list)
+    streams: bool = False
     calls: int = 1
     result: Any = None
 
@@ -71,16 +77,23 @@ class Captured:
     def ready(self, lists: Mapping[str, list[Any]] | None = None, **changes: Any) -> Callable[[], Any]:
         """The call, seed for seed, with other processors, criteria or arguments, ready to be made once.
 
-        Copies are made here, so that they are no part of the call's time.
+        Copies are made here, so that they are no part of the call's time; what a `Line` makes is made in the call.
         """
-        mine = {name: copied(parts) for name, parts in self.lists.items()}
+        mine, _ = _copied_lists(self.lists)
         for name, parts in (lists or {}).items():
             mine[name] = [part.fresh(mine[name]) if isinstance(part, Original) else part for part in parts]
         args, kwargs = self.arguments
         merged = {**kwargs, **{name: parts for name, parts in mine.items() if parts}, **changes}
         given = {name: value for name, value in merged.items() if value is not REMOVED}
         self._restore_generators()
-        return lambda: self.model.generate(*args, **given)
+
+        def made() -> Any:
+            for name in mine:
+                if name in given:
+                    given[name] = [part.make() if isinstance(part, Line) else part for part in given[name]]
+            return self.model.generate(*args, **given)
+
+        return made
 
     def again(self, lists: Mapping[str, list[Any]] | None = None, **changes: Any) -> Any:
         """Make the call again, seed for seed, with other processors, criteria or arguments, and return its tokens."""
@@ -108,24 +121,111 @@ class Original:
         return parts[self.index]
 
 
+class Line:
+    """Stands for a drop-in that is made anew in each call, as the line that is to be written does.
+
+    Attributes:
+        taken_ns: what making it has taken so far.
+
+    Args:
+        source: the drop-in as it is written.
+        names: what the call's line could see.
+        clock: times the making.
+    """
+
+    def __init__(self, source: str, names: Mapping[str, Any], clock: Clock) -> None:
+        import transformers
+
+        import perstep
+
+        self._code = compile(source, "<the line to write>", "eval")
+        self._names = {**names, "perstep": perstep, "transformers": transformers}
+        self._now = clock.now
+        self.taken_ns = 0
+
+    def make(self) -> Any:
+        """The drop-in, made as the script would make it."""
+        begun_ns = self._now()
+        made = eval(self._code, self._names)  # noqa: S307 - our own line, among the script's own names
+        self.taken_ns += self._now() - begun_ns
+        return made
+
+
 def tokens_of(result: Any) -> Any:
     """The tokens in what generate returned."""
     return getattr(result, "sequences", result)
 
 
 def copied(parts: list[Any]) -> list[Any]:
-    """Copies of processors or criteria; what they only read is shared, and one that cannot be copied is itself."""
-    try:
-        return copy.deepcopy(parts, _shared(parts))
-    except Exception:  # somebody's own class: an open file, a lock
-        return [_copied_alone(part) for part in parts]
+    """Copies of processors or criteria; what they only read, and what cannot be copied, is shared."""
+    return _copies(parts)[0]
 
 
-def _copied_alone(part: Any) -> Any:
+def _copied_lists(lists: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], list[str]]:
+    """Copies of lists of parts, which may share an object, and what of them could not be copied."""
+    made, shared = _copies([part for parts in lists.values() for part in parts])
+    rest = iter(made)
+    return {name: [next(rest) for _ in parts] for name, parts in lists.items()}, shared
+
+
+def _copies(parts: list[Any]) -> tuple[list[Any], list[str]]:
+    """Copies of parts, and what of them could not be copied."""
+    memo = _shared(parts)
     try:
-        return copy.deepcopy(part, _shared([part]))
-    except Exception:
-        return part
+        return copy.deepcopy(parts, dict(memo)), []
+    except Exception:  # somebody's own class: an open file, a lock, a compiled grammar
+        pieces = _Pieces(memo)
+        return [pieces.copy(part, type(part).__name__) for part in parts], pieces.shared
+
+
+class _Pieces:
+    """Copies of what `deepcopy` refuses as a whole, attribute by attribute.
+
+    So an object that holds a lock, or a grammar compiled by another language, has state of its own all the same; what
+    refuses to be copied by itself is shared. That a call may be repeated with such a copy is for the tokens to say.
+
+    Attributes:
+        shared: what is the original's.
+
+    Args:
+        memo: what is shared on purpose, as `deepcopy` wants it.
+    """
+
+    def __init__(self, memo: dict[int, Any]) -> None:
+        self._memo = memo
+        self.shared: list[str] = []
+
+    def copy(self, value: Any, name: str) -> Any:
+        """A copy of a value, which is called `name` if it is shared."""
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        memo = dict(self._memo)  # of one that fails half-made copies are left in it
+        try:
+            made = copy.deepcopy(value, memo)
+        except Exception:
+            return self._in_pieces(value, name)
+        self._memo = memo
+        return made
+
+    def _in_pieces(self, value: Any, name: str) -> Any:
+        if type(value) is tuple:
+            return tuple(self.copy(one, f"{name}[{index}]") for index, one in enumerate(value))
+        try:
+            made = copy.copy(value)
+        except Exception:
+            made = value
+        if made is value or not (type(value) in (list, dict) or hasattr(made, "__dict__")):
+            self.shared.append(f"{name} (a {type(value).__name__})")
+            self._memo[id(value)] = value
+            return value
+        self._memo[id(value)] = made
+        if type(value) is list:
+            made[:] = [self.copy(one, f"{name}[{index}]") for index, one in enumerate(value)]
+        elif type(value) is dict:
+            made.update({key: self.copy(one, f"{name}[{key!r}]") for key, one in value.items()})
+        else:
+            vars(made).update({key: self.copy(one, f"{name}.{key}") for key, one in vars(value).items()})
+        return made
 
 
 def _shared(parts: list[Any]) -> dict[int, Any]:
@@ -211,6 +311,7 @@ def _before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Fr
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         generators += torch.cuda.get_rng_state_all()
     rest = {name: value for name, value in kwargs.items() if name not in (*_LISTS, "streamer")}
+    lists, shared = _copied_lists({name: list(kwargs.get(name) or []) for name in _LISTS})
     return Captured(
         site=site,
         file=Path(frame.f_code.co_filename),
@@ -219,10 +320,12 @@ def _before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Fr
         pipeline=False,
         model=model,
         arguments=(args, rest),
-        lists={name: copied(list(kwargs.get(name) or [])) for name in _LISTS},
+        lists=lists,
         names={**frame.f_globals, **frame.f_locals},
         generators=generators,
         refused=_refused(rest),
+        shared=shared,
+        streams=kwargs.get("streamer") is not None,
     )
 
 

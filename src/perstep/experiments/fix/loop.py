@@ -15,6 +15,7 @@ import numpy as np
 from perstep.errors import InputError
 from perstep.experiments.fix.capture import Captured, tokens_of
 from perstep.experiments.fix.offer import LOOP, Offer, changes_of
+from perstep.experiments.fix.repeat import ended_with
 from perstep.experiments.suggest import BETWEEN
 from perstep.measure import Clock
 from perstep.targets.reference.sample import gumbel_noise
@@ -38,13 +39,8 @@ def refusal(call: Captured, offers: list[Offer]) -> str:
     except InputError as error:
         return str(error).split(": leave ")[0]
     except Exception as error:  # a processor or criterion of the user's own may want what only generate gives
-        return ended_with(error)
+        return f"the call with it {ended_with(error)}"
     return ""
-
-
-def ended_with(error: Exception) -> str:
-    """What to say of an offer with which a call raises."""
-    return f"the call with it ended with {type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
 
 
 def tokens_with(call: Captured, offers: list[Offer], **changes: Any) -> Any:

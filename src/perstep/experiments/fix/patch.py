@@ -6,6 +6,7 @@ writes them itself, by their elements where it names them; what is put together 
 
 import ast
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,12 +83,21 @@ def write(edit: Edit, chosen: list[int], *, sampled: bool = False) -> Written:
     return written
 
 
-def diff(edits: Sequence[Edit]) -> str:
-    """The unified diff that makes the edits, of every file that can be changed; empty where none can."""
+def diff(edits: Sequence[Edit]) -> tuple[str, str]:
+    """The unified diff that makes the edits, of every file that can be changed, and where it is to be applied.
+
+    Returns:
+        The diff, empty where no file can be changed. The folder, empty where that is the current one: neither `patch`
+        nor `git apply` goes outside the folder that it stands in, so files elsewhere are named from the one that holds
+        them all.
+    """
     files: dict[Path, list[Edit]] = {}
     for edit in edits:
         if edit.offers and not isinstance(_found(edit), str):
             files.setdefault(edit.call.file.resolve(), []).append(edit)
+    folder = Path.cwd().resolve()
+    if not all(path.is_relative_to(folder) for path in files):
+        folder = Path(os.path.commonpath([path.parent for path in files]))
     made = []
     for path, held in files.items():
         before = after = _read(path)
@@ -95,14 +105,8 @@ def diff(edits: Sequence[Edit]) -> str:
             change = _found(edit, after)
             if not isinstance(change, str):
                 after = change.text.result()
-        made.append(_unified(before, with_imports(after), _shown(path)))
-    return "".join(made)
-
-
-def _shown(path: Path) -> str:
-    """A path as `patch -p1` wants it: from where the program was run, or from the root."""
-    inside = path.is_relative_to(Path.cwd())
-    return (path.relative_to(Path.cwd()) if inside else path).as_posix().lstrip("/")
+        made.append(_unified(before, with_imports(after), path.relative_to(folder).as_posix()))
+    return "".join(made), "" if folder == Path.cwd().resolve() else str(folder)
 
 
 def _read(path: Path) -> str:
@@ -113,7 +117,8 @@ def _unified(before: str, after: str, name: str) -> str:
     old, new = (
         source.splitlines(keepends=True) if "\r" not in source else _lines(source) for source in (before, after)
     )
-    made = difflib.unified_diff(old, new, f"a/{name}", f"b/{name}")
+    end = "\t" if " " in name else ""  # as GNU diff ends such a name: patch would end it at the blank
+    made = difflib.unified_diff(old, new, f"a/{name}{end}", f"b/{name}{end}")
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in made)
 
 

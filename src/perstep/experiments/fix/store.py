@@ -16,6 +16,7 @@ from perstep.measure import Clock, Progress
 from perstep.runs import Manifest, RunWriter, next_folder
 from perstep.targets.transformers import BOUNDARIES
 from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers.words import DECODE, PREFILL
 
 
 def fix_calls(
@@ -45,16 +46,20 @@ def fix_calls(
         InputError: the folder cannot be written.
     """
     folder = next_folder("fix") if out is None else out
-    ledgers = {name.split(" (")[0]: ledger for name, ledger in reversed(watched.ledgers().items())}
+    ledgers, prefills = [
+        {name.split(" (")[0]: ledger for name, ledger in reversed(watched.ledgers(kind).items())}
+        for kind in (DECODE, PREFILL)
+    ]
     with silent(), RunWriter(folder, _manifest(watched, plan), force=force) as writer:
         for sample in watched.samples:
             writer.append(Watched(call=sample))
         edits = []
         for number, (site, call) in enumerate(calls.items()):
             say = _Part(progress, number, len(calls))
-            ledger = ledgers.get(site)
-            edits.append(try_call(call, ledger, budget_s=budget_s, keep=writer.append, clock=clock, progress=say))
-        writer.append(Patch(diff=diff(edits)))
+            held = ledgers.get(site), prefills.get(site)
+            edits.append(try_call(call, *held, budget_s=budget_s, keep=writer.append, clock=clock, progress=say))
+        changed, applied_in = diff(edits)
+        writer.append(Patch(diff=changed, folder=applied_in))
     return pipeline.rebuild(folder)
 
 
@@ -88,9 +93,10 @@ def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
         model={"name": ", ".join(sorted({sample.model for sample in samples}))},
         conditions={
             "order": "the call as it is and the call with drop-ins take turns in balanced rounds, seed for seed",
-            "discarded": "the first call of each turn",
+            "discarded": "the first call of each turn, where calls are short",
             "garbage_collector": "off while timing; as the script has it while it was watched",
-            "copies": "processors and criteria are copied between the calls, outside their time",
+            "copies": "the call's own processors and criteria are copied between the calls, outside their time",
+            "drop_ins": "made anew in each call, in its time",
             "threshold": THRESHOLD,
             "mark_ns": watched.mark_ns,
         },
