@@ -112,14 +112,15 @@ def test_a_run_without_a_ledger_is_refused(tmp_path: Path) -> None:
     """A live comparison has no parts."""
     folder = tmp_path / "live"
     conditions = {"arms": ["a", "b"], "calls_per_block": {"a": 1, "b": 1}, "threshold": 0.01, "equal_calls": True,
-                  "clock_share_of_block": 0.0, "warm_up": {"steady": True}}  # fmt: skip
+                  "clock_share_of_block": 0.0, "warm_up": {"steady": True}, "device": "", "replicates": "processes",
+                  "round_ns": 1}  # fmt: skip
     from perstep.experiments.compare import Sample
     from perstep.machine import NoiseProbe
 
     probe = NoiseProbe()
     probe.start()
     with RunWriter(folder, Manifest(experiment="compare", plan={}, conditions=conditions)) as writer:
-        writer.append(Sample(0, ["a", "b", "b", "a"], [1, 1, 1, 1], probe.stop()))
+        writer.append(Sample(0, ["a", "b", "b", "a"], [1, 1, 1, 1], [1, 1, 1, 1], None, probe.stop()))
     with pytest.raises(InputError, match="is a `compare` run, which has no ledger of parts"):
         run(folder)
 
