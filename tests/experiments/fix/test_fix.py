@@ -284,3 +284,27 @@ def test_a_tokenizer_is_found_in_what_the_line_can_see() -> None:
     found = find_vocabulary(call)
     assert found is not None
     assert found[1] == "pipe.tokenizer"
+
+
+def test_the_tokenizer_that_a_call_is_given_is_the_one_or_there_is_none() -> None:
+    """Another vocabulary in sight would spell other texts; a dictionary of arguments may hold it."""
+
+    class Named:
+        def __init__(self) -> None:
+            self.vocab = {"a": 0}
+
+        def get_vocab(self) -> dict[str, int]:
+            return self.vocab
+
+        def decode(self, ids: Any) -> str:
+            return ""
+
+    call = captured(stopping_criteria=[Decodes()])
+    assert find_vocabulary(call) is not None
+    call.arguments[1]["tokenizer"] = Named()
+    assert find_vocabulary(call) is None
+    call.arguments[1]["tokenizer"] = call.names["vocab"]
+    call.names = {"kwargs": {"tokenizer": BYTES}, "OTHER": [b"x", b"y"]}
+    found = find_vocabulary(call)
+    assert found is not None
+    assert (found[0].size, found[1]) == (256, "kwargs['tokenizer']")

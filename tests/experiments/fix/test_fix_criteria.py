@@ -304,11 +304,11 @@ NOT_FOUND = "which no text that it holds explains"
 @pytest.mark.parametrize(
     ("part", "why"),
     [
-        (NewAlone(HASHES), "goes on at '###' where the prompt ends inside it"),
+        (NewAlone(HASHES), "is not the same: yours goes on at '###'"),
         (LastTokens(any_of(["User:"])), "is not the same: yours goes on"),
         (WithoutSpecial(HASHES), "stops where '###' has an id without text inside"),
         (FirstRow(HASHES), "at once"),
-        (Ids(), "yours goes on at '###'"),
+        (Ids(), "yours goes on at a token that ends '###' and may hold more"),
         (Limit(HASHES), "yours stops"),
         (NewLimit(HASHES), "it remembers what it saw in an earlier call"),
         (EverySecond(HASHES), "it remembers what it saw in an earlier call"),
@@ -317,7 +317,7 @@ NOT_FOUND = "which no text that it holds explains"
         (Alarm(HASHES), "it reads a clock or draws at random (time)"),
         (Criterion(lambda text: "###" in text.strip()[-4:]), "yours"),
         (Criterion(lambda text: text.rstrip().endswith("User:")), "yours goes on at a token that ends 'User:'"),
-        (Criterion(lambda text: "user:" in text.lower()), "yours stops"),
+        (Criterion(lambda text: "stop!" in text.lower()), "which is 'stop!' in other case"),
         (Criterion(lambda text: text.count("###") >= 2), NOT_FOUND),
         (Criterion(lambda text: "\n###" in "\n" + text.split("\n")[-1]), "is not the same: yours goes on"),
         (Criterion(lambda text: re.search("U.er:", text) is not None, like="User:"), "with 'x' in place of 's'"),

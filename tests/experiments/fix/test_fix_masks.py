@@ -102,11 +102,9 @@ def test_a_mask_is_offered_that_forbids_the_same_wherever_it_was_asked() -> None
 class MinNew(Forbids):
     """Forbids the end until there are so many tokens."""
 
-    most = 200
-
     def applies(self, input_ids: Any, scores: Any) -> bool:
-        """Below it."""
-        return bool(input_ids.shape[1] < self.most)
+        """Below them."""
+        return bool(input_ids.shape[1] < int("4" + "00"))
 
 
 class FewCalls(Forbids):

@@ -32,8 +32,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
     named += [(value, name) for value, name in held if value is not None]
     given = call.arguments[1].get("tokenizer")
     if given is not None:  # no other is right beside it
-        named = [*_of_dicts(call.names), *named]
-        named = [(value, name) for value, name in named if value is given]
+        named = [(value, name) for value, name in [*named, *_of_dicts(call.names)] if value is given]
     for value, name in named:
         if _may_be_vocabulary(value):
             try:

@@ -251,33 +251,36 @@ def _ours(make: Callable[[], Any], asked: Asked) -> "NDArray[np.bool_]":
 
 
 def _differs(candidate: Candidate, asked: Sequence[Asked], ask: _Asking) -> tuple[int, str] | None:
-    """In how many verdicts a candidate was seen to differ, and where first; None if it is shown to be the same."""
-    stops, differences, said = 0, 0, ""
+    """In how many verdicts a candidate was seen to differ, and where mostly; None if it is shown to be the same."""
+    stops = 0
+    wrong: dict[tuple[str, str], list[tuple[Asked, int, int]]] = {}
     for one in asked:
         ours = _ours(candidate.make, one)
         counted = one.counted(ours)
         stops += int((counted & one.said).sum())
-        wrong = np.argwhere(counted & (ours != one.said))
-        differences += len(wrong)
-        if len(wrong) and not said:
-            step, row = wrong[0]
+        for step, row in np.argwhere(counted & (ours != one.said)).tolist():
             yours = "stops" if one.said[step, row] else "goes on"
-            where = one.what[row]
-            if (
-                len(one.what) > 1
-                and one.follow
-                and np.array_equal(ask.alone(one, row)[: step + 1], ours[: step + 1, row])
-            ):
-                where += f", asked about {len(one.what)} rows at once (asked about that row alone it does the same)"
-            said = f"{candidate.source} is not the same: yours {yours} {where}"
-    if said:
-        return differences, said
+            wrong.setdefault((yours, one.what[row]), []).append((one, step, row))
+    if wrong:
+        (yours, where), places = max(wrong.items(), key=lambda found: len(found[1]))
+        more = _differs_by_rows(candidate, *places[0], ask)
+        return sum(map(len, wrong.values())), f"{candidate.source} is not the same: yours {yours} {where}{more}"
     if not stops:
         return 0, "it was never seen to stop by itself"
     for make, text in candidate.smaller:
         if not any((one.counted(ours) & (ours != one.said)).any() for one in asked for ours in [_ours(make, one)]):
             return 0, f"no probe tells whether it looks for {text}"
     return None
+
+
+def _differs_by_rows(candidate: Candidate, asked: Asked, step: int, row: int, ask: _Asking) -> str:
+    """What to add where a criterion says of a row alone what the candidate says; empty where it does not."""
+    if len(asked.what) == 1 or not asked.follow:
+        return ""
+    until = slice(step + 1)
+    if not np.array_equal(ask.alone(asked, row)[until], _ours(candidate.make, asked)[until, row]):
+        return ""
+    return f", asked about {len(asked.what)} rows at once (asked about that row alone it does the same)"
 
 
 def _evidence(candidate: Candidate, asked: Sequence[Asked]) -> str:

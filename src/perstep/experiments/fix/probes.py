@@ -122,14 +122,21 @@ class Texts:
         size: token ids, all below it.
         prompts: whether the call has a prompt of ids; without one (`inputs_embeds`) no probe has one.
         random: draws.
+
+    Attributes:
+        avoid: ids that are not drawn unless asked for, so that a row holds what it is about and nothing by chance.
     """
 
     def __init__(self, size: int, *, prompts: bool, random: "Generator") -> None:
         self.size, self.prompts, self.random = size, prompts, random
+        self.avoid: frozenset[int] = frozenset()
 
-    def any(self, count: int) -> list[int]:
+    def any(self, count: int, *, every: bool = False) -> list[int]:
         """Random ids."""
         drawn: list[int] = self.random.integers(0, self.size, count).tolist()
+        while not every and len(self.avoid) < self.size and not self.avoid.isdisjoint(drawn):
+            fresh = self.random.integers(0, self.size, count).tolist()
+            drawn = [new if one in self.avoid else one for one, new in zip(drawn, fresh, strict=True)]
         return drawn
 
     def padded(self, tokens: Sequence[int], length: int) -> list[int]:

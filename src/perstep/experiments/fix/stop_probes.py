@@ -12,6 +12,7 @@ import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.fix.probes import PROMPT, REAL, WORDS, Probe, Row, Speller, Texts
+from perstep.report.format import plural
 
 if TYPE_CHECKING:
     from perstep.automata import Vocabulary
@@ -90,6 +91,7 @@ class StopProbes:
             numbers: likewise.
             words: whether it may look for the end of a word.
         """
+        self._texts.avoid = self._endings(stops) | self._vocabulary.special_ids
         rows = [row for stop in stops for row in self._around(as_bytes(stop), shown(stop))]
         rows += self._behind(stops, [text for text in texts if text not in stops][:_BEHIND])
         rows += self._generic()
@@ -112,7 +114,7 @@ class StopProbes:
             return self._any(_AFTER)
 
         for way in self._ways(stop):
-            yield Row(usual(), [*few(), *way, *few()], f"at {name} in {len(way)} tokens")
+            yield Row(usual(), [*few(), *way, *few()], f"at {name} in {plural(len(way), 'token')}")
             yield Row(usual(spell.spell(REAL.encode())[:PROMPT]), way, f"at {name} behind a real text")
             for cut in range(1, len(way)):
                 yield Row(usual(way[:cut]), [*way[cut:], *few()], f"at {name} where the prompt ends inside it")
@@ -120,7 +122,7 @@ class StopProbes:
                     inside = [*way[:cut], token, *way[cut:], *few()]
                     yield Row(usual(), inside, f"where {name} has an id without text inside")
             for length in (1, 2, 7, *_LONG):
-                yield Row(usual(length=length), [*way, *few()], f"at {name} behind {length} tokens")
+                yield Row(usual(length=length), [*way, *few()], f"at {name} behind {plural(length, 'token')}")
             yield Row(usual([*way, *few()]), few(), f"where the prompt holds {name}")
             yield Row(
                 usual([*way, *few()]), [*few(), *way, *few()], f"where the prompt holds {name} and it comes again"
@@ -161,15 +163,18 @@ class StopProbes:
             or [way for way in self._ending(stop) if self._vocabulary.spell(way).endswith(stop)][:4]
         )
 
-    def _ending(self, stop: bytes) -> Iterator[list[int]]:
-        """Tokens that end a stop string, behind what it begins with."""
+    def _endings(self, stops: Sequence[str | bytes]) -> frozenset[int]:
+        """The tokens that can end one of these; none where no tokens spell one."""
         from perstep.fast import StopStrings
 
         try:
-            ending = np.array(sorted(StopStrings([stop], self._vocabulary).ending))
-        except InputError:  # no tokens spell it
-            return
-        for token in self._texts.random.permutation(ending)[:_ENDING].tolist():
+            return StopStrings(stops, self._vocabulary).ending if stops else frozenset()
+        except InputError:
+            return frozenset()
+
+    def _ending(self, stop: bytes) -> Iterator[list[int]]:
+        """Tokens that end a stop string, behind what it begins with."""
+        for token in self._texts.random.permutation(sorted(self._endings([stop])))[:_ENDING].tolist():
             data = self._vocabulary.tokens[token]
             if stop in data:
                 yield [token]
@@ -190,12 +195,12 @@ class StopProbes:
             for begin in range(0, len(way), _STEPS):
                 yield Row(usual(way[:begin]), way[begin : begin + _STEPS], "in a real text")
         for _ in range(4):
-            yield Row(usual(), self._any(_STEPS), "in a random text")
+            yield Row(usual(), self._any(_STEPS, every=True), "in a random text")
         real = self._spell.spell(REAL.encode())
         for length in (1, 2, 3, *_LONG):
-            yield Row(usual(length=length), self._any(_AFTER), f"behind {length} random tokens")
+            yield Row(usual(length=length), self._any(_AFTER), f"behind {plural(length, 'random token')}")
             yield Row(usual((real * (length // max(len(real), 1) + 1))[:length], length), self._any(_AFTER),
-                      f"behind {length} tokens of real text")  # fmt: skip
+                      f"behind {plural(length, 'token')} of real text")  # fmt: skip
 
     def _lengths(self, numbers: Sequence[int]) -> Iterator[Row]:
         """Texts whose length, or number of new tokens, passes a number that the criterion holds."""
