@@ -702,9 +702,9 @@ junk = st.recursive(
 
 
 @st.composite
-def misformed(draw: st.DrawFn) -> Any:
+def malformed(draw: st.DrawFn) -> Any:
     """A schema each of whose keywords holds what belongs there, or any JSON value; subschemas too."""
-    inner = st.one_of(st.booleans(), misformed())
+    inner = st.one_of(st.booleans(), malformed())
     right: dict[str, st.SearchStrategy[Any]] = {
         "type": st.one_of(st.sampled_from(TYPES), st.lists(st.sampled_from(TYPES), max_size=2)),
         "properties": st.dictionaries(keys, inner, max_size=2),
@@ -717,7 +717,7 @@ def misformed(draw: st.DrawFn) -> Any:
     return {name: draw(right[name] if name in right and draw(st.integers(0, 3)) else junk) for name in names}
 
 
-@given(st.one_of(junk, misformed()), st.sampled_from([None, 0, 2]))
+@given(st.one_of(junk, malformed()), st.sampled_from([None, 0, 2]))
 @settings(max_examples=500)
 def test_nonsense_is_an_error_of_one_line_or_a_schema(schema: Any, max_depth: int | None) -> None:
     """Whatever stands in a schema: an automaton, or one line that says what was wrong; never another exception."""
