@@ -32,13 +32,13 @@ RESULTS = ROOT / "benchmarks" / "results" / "aa.json"
 CORES = os.cpu_count() or 1
 BUSY_A_CORE = 3, 15
 TRIES = 60
-POWER_TRIES = 30
+POWER_TRIES = 15
 
 BODIES = {"50us": 3_300, "5ms": 330_000, "50ms": 3_300_000}
 """Iterations of the loop: about so long on a core of 2025."""
 
-ROUNDS = {"50us": 200, "5ms": 60, "50ms": 20}
-"""Of each try under load: processor time of about 1, 3 and 8 s."""
+ROUNDS = {"50us": 100, "5ms": 40, "50ms": 20}
+"""Of each try under load: processor time of about 0.5, 2 and 8 s."""
 
 BODY = """
 from itertools import repeat
@@ -185,21 +185,21 @@ class Bench:
 
     def processes(self) -> dict[str, Any]:
         """New processes in every round: identical environments, a true +5 %, and what 60 s can detect."""
-        budgets = {("--python", 0): "6s", ("--python", 6): "20s", ("command", 0): "8s", ("command", 6): "30s"}
+        budgets = {("--python", 0): "5s", ("--python", 6): "15s", ("command", 0): "7s", ("command", 6): "30s"}
         identical, power = [], []
         for (form, load), budget in budgets.items():
             made = self.tries(TRIES, *self.form(form, "same"), "--budget", budget)
             run_all(made, load=load, what=f"identical, {form}, {load} busy processes")
             identical.append(row(made, form=form, busy_processes=load, budget=budget))
         for form in ("--python", "command"):
-            made = self.tries(20, *self.form(form, "changed"), "--budget", budgets[form, 0])
+            made = self.tries(POWER_TRIES, *self.form(form, "changed"), "--budget", budgets[form, 0])
             run_all(made, load=0, what=f"+5 % of the function, {form}")
             # A command also has its interpreter's start: what the function's 5 % are of it is the tries' median.
             true = median(one.found["change"] or 0.0 for one in made)
             above = [one.found for one in made if one.found["mde"] is not None and one.found["mde"] < true]
             found = sum(one["verdict"] == "slower" for one in above)
             power.append(row(made, form=form, true_change=true, detectable_below_it=len(above), of_these_found=found))
-        late = self.tries(3, *self.form("--python", "late"), "--budget", "60s", "--precision", "0.01%")
+        late = self.tries(2, *self.form("--python", "late"), "--budget", "60s", "--precision", "0.01%")
         run_all(late, load=0, what="detectable in 60 s")
         return {"identical": identical, "power": power, "detectable_in_60_s": [one.found["mde"] for one in late]}
 
