@@ -153,7 +153,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, quick: bool) -> None:
         self._folder, self._quick, self._made = folder, quick, 0
-        os.environ["PYTHONPATH"] = str(folder)  # for module:function
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT / "src")])  # for module:function, and perstep
         for name, iterations in BODIES.items():
             arms = {"old": 100, "same": 100, "slower": 110, "slower3": 103}
             text = "".join(BODY.format(name=arm, iterations=iterations * share // 100) for arm, share in arms.items())
