@@ -527,6 +527,9 @@ def test_an_enum_is_filtered_by_what_stands_beside_it() -> None:
     for beside, left in cases:
         dfa = json_schema({"enum": values, **beside})
         assert [v for v in values if dfa.accepts(json.dumps(v).encode())] == left, beside
+    exact = json_schema({"enum": [1e300, 1.25], "multipleOf": 0.5})  # a quotient of 300 digits
+    assert exact.accepts(b"1e+300")
+    assert not exact.accepts(b"1.25")
 
 
 def test_a_whole_float_may_be_written_without_its_fraction() -> None:

@@ -96,7 +96,7 @@ def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _is_type(value: Any) -> bool:
-    return isinstance(value, str) and value in TYPES
+    return value in TYPES
 
 
 def _is_list_of_different(value: Any, has_form: Callable[[Any], bool]) -> bool:
