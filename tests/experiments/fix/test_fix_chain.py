@@ -147,7 +147,7 @@ def test_two_that_do_not_commute_are_told_from_the_reverse_and_two_that_do_are_n
         (transformers.TopPLogitsWarper(0.9), fast.TopP(0.91)),
         (transformers.TopPLogitsWarper(0.9), fast.TopP(0.9, min_tokens_to_keep=2)),
         (transformers.TopKLogitsWarper(50), fast.TopK(51)),
-        (transformers.MinPLogitsWarper(0.05), fast.MinP(0.06)),
+        (transformers.MinPLogitsWarper(0.05), fast.MinP(0.0505)),
         (transformers.TemperatureLogitsWarper(0.7), transformers.TemperatureLogitsWarper(0.701)),
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.31)),
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.3, 1)),
@@ -159,6 +159,20 @@ def test_a_drop_in_with_another_setting_is_seen_to_differ(theirs: Any, ours: Any
     """The nearest wrong neighbour of each."""
     (difference,) = Shapes([theirs], COLUMNS, "cpu").differences([[ours]])
     assert difference
+
+
+def test_probes_lie_on_both_sides_of_an_edge_of_what_is_allowed() -> None:
+    """Of a peak that grows until it is all of the nucleus: within a hundredth of a logit."""
+    chain = [transformers.TopPLogitsWarper(0.9)]
+    shapes = Shapes(chain, COLUMNS, "cpu")
+    rows = [logits for what, logits in shapes._probes() if what == "a peak at a new token"]
+    kept = [(shapes._run(chain, logits) > -torch.inf) for logits in rows]
+    close = [
+        bool((before != after).any())
+        for (one, before), (other, after) in itertools.pairwise(zip(rows, kept, strict=True))
+        if 0 < abs(one - other).max() < 0.01
+    ]
+    assert any(close)
 
 
 def test_tied_logits_count_and_are_not_told_apart() -> None:
