@@ -185,7 +185,10 @@ def test_imports_stand_where_they_may() -> None:
 def test_the_example_becomes_fast_by_the_lines_it_prints(
     process: Callable[..., Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """In a process of its own: the same text after the diff is applied, and nothing written before but the run."""
+    """In a process of its own: the same text after the diff is applied, and nothing written before but the run.
+
+    Which of the offered lines are written depends on what was measured; on a very busy machine it may be none.
+    """
     pytest.importorskip("transformers")
     script = tmp_path / "slow_generate.py"
     script.write_text(EXAMPLE.read_text())
@@ -195,14 +198,17 @@ def test_the_example_becomes_fast_by_the_lines_it_prints(
     assert "perstep.fast.Utf8(VOCABULARY)" in said.err
     assert "run: run" in said.err
     assert script.read_text() == before
-    told, change = said.out.split("--- a/", 1)
+    told, begun, change = said.out.partition("--- a/")
     assert told == "generated 96 tokens for 2 prompts\n"
+    if not begun:
+        assert "no diff: nothing is to be written" in said.err
+        return
     assert (tmp_path / "run" / "fix.diff").read_text() == "--- a/" + change
     (tmp_path / "change.diff").write_text("--- a/" + change)
     subprocess.run(["patch", "-p1", "-s", "-i", "change.diff"], cwd=tmp_path, check=True)
     changed = script.read_text()
-    assert "[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]" in changed
-    assert "custom_generate=perstep.fast.decode,\n" in changed
+    lines = ("[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]", "custom_generate=perstep.fast.decode,\n")
+    assert any(line in changed for line in lines)
     for name, source in (("old", before), ("new", changed)):
         source = source.replace("    print(", "    print(tokens.tolist())\n    print(")
         (tmp_path / f"{name}.py").write_text(source)
