@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -183,7 +183,7 @@ class Bench:
             return [*(word for python in self._pythons for word in ("--python", python)), f"{path}:fill"]
         return [f"{python} {path}" for python in self._pythons]
 
-    def processes(self) -> dict[str, Any]:
+    def processes(self) -> Iterator[dict[str, Any]]:
         """New processes in every round: identical environments, a true +5 %, and what 60 s can detect."""
         budgets = {("--python", 0): "5s", ("--python", 6): "15s", ("command", 0): "7s", ("command", 6): "30s"}
         identical, power = [], []
@@ -201,9 +201,9 @@ class Bench:
             power.append(row(made, form=form, true_change=true, detectable_below_it=len(above), of_these_found=found))
         late = self.tries(2, *self.form("--python", "late"), "--budget", "60s", "--precision", "0.01%")
         run_all(late, load=0, what="detectable in 60 s")
-        return {"identical": identical, "power": power, "detectable_in_60_s": [one.found["mde"] for one in late]}
+        yield {"identical": identical, "power": power, "detectable_in_60_s": [one.found["mde"] for one in late]}
 
-    def in_process(self) -> dict[str, Any]:
+    def in_process(self) -> Iterator[dict[str, Any]]:
         """Callables of one process on the idle machine: identical ones, and +3 % in 1.5 s."""
         body = "body_50us"
         same = self.tries(TRIES, f"{body}:old", f"{body}:same", "--budget", "1.5s")
@@ -211,11 +211,11 @@ class Bench:
         slower = self.tries(12, f"{body}:old", f"{body}:slower3", "--budget", "1.5s")
         run_all(slower, load=0, what="+3 %, module:function")
         found = sum(one.found["verdict"] == "slower" for one in slower)
-        return {"identical": row(same), "plus_3_percent": row(slower, found=found)}
+        yield {"identical": row(same), "plus_3_percent": row(slower, found=found)}
 
-    def busy(self) -> list[dict[str, Any]]:
-        """Callables of one process beside busy processes: identical ones, and +10 %."""
-        rows = []
+    def busy(self) -> Iterator[list[dict[str, Any]]]:
+        """Callables of one process beside busy processes: identical ones, and +10 %; the rows so far, after each body."""
+        rows: list[dict[str, Any]] = []
         for a_core in BUSY_A_CORE:
             for body, rounds in ROUNDS.items():
                 shown = {"busy_a_core": a_core, "body": body, "rounds": rounds}
@@ -226,7 +226,7 @@ class Bench:
                 named = sum("slower" in (one.found["verdict"], one.found["processor"]["verdict"]) for one in slower)
                 rows.append(row(same, **shown, true_change=0.0))
                 rows.append(row(slower, **shown, true_change=0.1, named=named))
-        return rows
+                yield rows
 
 
 def main() -> None:
@@ -245,12 +245,10 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), quick=options.quick)
-        sections: dict[str, Callable[[], Any]] = {
-            "in_process": bench.in_process, "busy": bench.busy, "processes": bench.processes,
-        }  # fmt: skip
+        sections = {"in_process": bench.in_process, "busy": bench.busy, "processes": bench.processes}
         for name, section in sections.items():
-            if options.only in (None, name):
-                found[name] = section()
+            for so_far in section() if options.only in (None, name) else ():
+                found[name] = so_far
                 options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     show(found)
 

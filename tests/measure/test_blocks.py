@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from perstep.errors import InputError
 from perstep.measure.blocks import (
     BLOCK_NS,
+    PLACES,
     UNEQUAL_FROM_NS,
     ArmFailed,
     BlockTime,
     CallableArm,
+    at_other_places,
     measure_clock,
     plan_blocks,
     run_turns,
@@ -258,13 +261,51 @@ def test_commands_of_a_round_have_one_hash_seed(tmp_path: Path):
     assert first == again != second
 
 
-def test_a_callable_keeps_its_process():
-    """Nothing is made anew, so rounds of callables do not replicate processes."""
-    clock = FakeClock()
-    arm = CallableArm("a", spending(clock, 10), clock)
-    arm.renew(1, 5)
+def test_a_callable_keeps_its_process_and_its_code_moves():
+    """No call is made between rounds; from round to round another copy of the code runs, eight in turn."""
+    clock, places = FakeClock(), []
+
+    def call():
+        places.append(id(sys._getframe().f_code))
+
+    arm = CallableArm("a", call, clock)
     assert not arm.fresh
-    assert clock.now() == 0
+    for _ in range(2 * PLACES):
+        arm.renew(1, 5)
+        assert arm.block(1) == BlockTime(0, 0)
+    assert places[::2] == places[1::2]  # within a round it stays
+    assert len(set(places)) == PLACES
+    assert places[: 2 * PLACES] == places[2 * PLACES :]
+
+
+class Counter:
+    """Something with a method."""
+
+    def __init__(self, step):
+        self.step, self.count = step, 0
+
+    def add(self, *, times=1):
+        """Count on."""
+        self.count += self.step * times
+
+
+def test_copies_of_a_function_do_what_it_does():
+    """They share globals, closure, defaults, attributes and, of a method, the object; other callables stay."""
+    seen = []
+
+    def call(start=3, *, more=4):
+        seen.append((start, more, call.label))
+
+    call.label = "x"
+    for copy in at_other_places(call):
+        copy()
+    assert seen == [(3, 4, "x")] * PLACES
+    counter = Counter(2)
+    for copy in at_other_places(counter.add):
+        copy()
+    assert counter.count == 2 * PLACES
+    for other in (len, partial(len, ()), Counter(1)):
+        assert at_other_places(other) == [other]
 
 
 def test_processor_time_stands_beside_wall_time():
