@@ -214,10 +214,10 @@ class Bench:
         yield {"identical": row(same), "plus_3_percent": row(slower, found=found)}
 
     def busy(self) -> Iterator[list[dict[str, Any]]]:
-        """Callables of one process beside busy processes: identical ones, and +10 %; the rows so far, after each body."""
+        """Callables of one process beside busy processes: identical ones, and +10 %. Gives the rows so far."""
         rows: list[dict[str, Any]] = []
-        for a_core in BUSY_A_CORE:
-            for body, rounds in ROUNDS.items():
+        for body, rounds in ROUNDS.items():
+            for a_core in BUSY_A_CORE:
                 shown = {"busy_a_core": a_core, "body": body, "rounds": rounds}
                 options = ("--rounds", str(rounds))
                 same = self.tries(TRIES, f"body_{body}:old", f"body_{body}:same", *options)
