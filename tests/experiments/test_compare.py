@@ -271,6 +271,33 @@ def test_a_busy_machine_gets_no_verdict_from_wall_time():
     assert "+10.00 %" in text
 
 
+def test_processor_time_is_different_only_beyond_the_threshold():
+    """Cold caches behind a preemption are processor time: an interval that reaches within ±1 % says nothing.
+
+    The same rounds on a quiet machine are `slower` by their wall time, whose interval lies above 0.
+    """
+
+    def compared(waited_ns: int):
+        clock = FakeClock()
+        calls = make_arms(clock, 0.015, old=5_000_000, new=5_065_000)
+
+        def waiting(call):
+            def made():
+                call()
+                clock.wait(waited_ns)
+
+            return made
+
+        return run(clock, {name: waiting(call) for name, call in calls.items()}, rounds=60)["new"]
+
+    quiet, busy = compared(0), compared(5_000_000).processor
+    assert 0 < quiet.ci_low < 0.01 < quiet.ci_high
+    assert quiet.verdict == "slower"
+    assert (busy.ci_low, busy.ci_high) == (quiet.ci_low, quiet.ci_high)
+    assert busy.verdict == "not resolved"
+    assert "within ±1 %" in busy.reason
+
+
 def test_a_machine_that_is_busy_now_and_then_gets_a_verdict():
     """Waiting in a third of the rounds leaves the median of the others; processor time is not shown beside it."""
     clock = FakeClock()

@@ -20,7 +20,7 @@ class ProcessorTime(msgspec.Struct, frozen=True, kw_only=True):
         ci_low: lower end of its 95 % interval (Bonferroni over the arms), or None.
         ci_high: upper end.
         mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
-        verdict: as in `ArmResult`, read off this interval.
+        verdict: as in `ArmResult`, read off this interval; `faster` and `slower` only where all of it is beyond ±T.
         reason: why, in words.
     """
 
