@@ -98,9 +98,9 @@ PLACES = 8
 def at_other_places(call: Callable[[], Any]) -> list[Callable[[], Any]]:
     """A Python function, or a bound method, with copies of it whose code lies elsewhere in memory.
 
-    Of two functions with the same text one took 11 to 14 % longer than the other for as long as the process lived, in
-    one process of fifteen: where code lies decides which of its cache lines collide. Copies in turn make that a part
-    of the noise. What the function calls stays where it is.
+    Of two functions with the same text one took 3 to 14 % longer than the other for as long as the process lived, in
+    one process of fifteen; their instructions were the same, and single copies of them elsewhere were slow likewise.
+    Copies in turn make that a part of the noise. What the function calls stays where it is.
 
     Args:
         call: anything; what has no code of its own, such as a partial, is given back alone.
