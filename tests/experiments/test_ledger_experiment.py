@@ -12,7 +12,7 @@ import pytest
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import ledger, pipeline
 from perstep.experiments.ledger import Columns, LedgerSession, Pass, Plan, Sample, analyse, files, prepare, tables
-from perstep.machine import Noise, NoiseProbe
+from perstep.machine import Noise
 from perstep.measure import FakeClock
 from perstep.runs import Manifest
 from perstep.targets.reference import BOUNDARIES, model
@@ -30,16 +30,6 @@ def session(folder: Path, clock: FakeClock, **plan: Any) -> LedgerSession:
     if plan.get("prompt") is not None:
         del options["prompt_tokens"]
     return prepare(Plan(model=str(folder), **options), no_progress, clock)
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Noise:
-    """A round in which nothing happened."""
-    probe = NoiseProbe()
-    probe.start()
-    calm = {"waited_ns": 0, "thread_involuntary_switches": 0, "major_faults": 0, "gc_full_collections": 0}
-    nothing = {"involuntary_switches": 0, "steal_jiffies": 0, "busy_jiffies": 0, "throttled_periods": 0}
-    return msgspec.structs.replace(probe.stop(), **calm, **nothing)
 
 
 # Measuring
@@ -196,7 +186,7 @@ def steps(num: int, part_ns: int, marked: bool) -> Columns:
     )
 
 
-def made_up(quiet: Noise, rounds: int = 3, *, new_tokens: int = 4, differing: int = 0, slow: int = 1) -> list[Sample]:
+def made_up(calm: Noise, rounds: int = 3, *, new_tokens: int = 4, differing: int = 0, slow: int = 1) -> list[Sample]:
     """Rounds of two passes an arm; instrumented passes `slow` times as long."""
     samples = []
     for number in range(rounds):
@@ -209,7 +199,7 @@ def made_up(quiet: Noise, rounds: int = 3, *, new_tokens: int = 4, differing: in
             for columns in kinds.values():
                 columns.marks = dict.fromkeys(columns.parts, len(columns.step_ns))
             passes.append(Pass(arm, differing, kinds))
-        samples.append(Sample(number, passes, quiet))
+        samples.append(Sample(number, passes, calm))
     return samples
 
 
@@ -225,10 +215,10 @@ def manifest_for(name: str = "tiny", new_tokens: int = 4) -> Manifest:
     )
 
 
-def test_analysis_is_a_pure_function_of_the_samples(quiet: Noise) -> None:
+def test_analysis_is_a_pure_function_of_the_samples(calm: Noise) -> None:
     """Totals over rounds, passes and positions; throughput from uninstrumented steps."""
-    found = analyse(manifest_for(), made_up(quiet))
-    again = analyse(manifest_for(), made_up(quiet))
+    found = analyse(manifest_for(), made_up(calm))
+    again = analyse(manifest_for(), made_up(calm))
     assert found == again
     assert found.decode is not None
     assert found.decode.step_ns_total == 3 * 2 * 3 * 2_100
@@ -239,18 +229,18 @@ def test_analysis_is_a_pure_function_of_the_samples(quiet: Noise) -> None:
     assert found.invalid == ""
 
 
-def test_choices_that_differ_from_the_trace_make_the_run_invalid(quiet: Noise) -> None:
+def test_choices_that_differ_from_the_trace_make_the_run_invalid(calm: Noise) -> None:
     """The arms then did not do the same work."""
-    found = analyse(manifest_for(), made_up(quiet, differing=1))
+    found = analyse(manifest_for(), made_up(calm, differing=1))
     assert found.differing_choices == 12
     assert found.invalid.startswith("12 choices differ from the replayed trace")
 
 
-def test_what_is_not_resolved_says_how_far_it_is(quiet: Noise) -> None:
+def test_what_is_not_resolved_says_how_far_it_is(calm: Noise) -> None:
     """Too few rounds for an interval, or a wider one than was asked for; nothing where it is reached."""
-    assert "no interval for mlp, attn.qkv: 3 rounds are too few" in analyse(manifest_for(), made_up(quiet)).unresolved
-    assert analyse(manifest_for(), made_up(quiet, rounds=20)).unresolved == ""
-    uneven = made_up(quiet, rounds=20)
+    assert "no interval for mlp, attn.qkv: 3 rounds are too few" in analyse(manifest_for(), made_up(calm)).unresolved
+    assert analyse(manifest_for(), made_up(calm, rounds=20)).unresolved == ""
+    uneven = made_up(calm, rounds=20)
     for number, sample in enumerate(uneven):
         for measured in sample.passes:
             if measured.arm == "marked":
@@ -269,9 +259,9 @@ def test_a_run_without_a_round_says_so() -> None:
 
 
 @pytest.mark.parametrize("damage", ["position", "part", "kind", "pass", "passes", "residual"])
-def test_rounds_that_do_not_hold_the_same_are_refused(damage: str, quiet: Noise) -> None:
+def test_rounds_that_do_not_hold_the_same_are_refused(damage: str, calm: Noise) -> None:
     """Each line can be read, but they do not belong together."""
-    samples = made_up(quiet)
+    samples = made_up(calm)
     marked = samples[1].passes[1]
     decode = marked.kinds["decode"]
     if damage == "position":
@@ -291,11 +281,11 @@ def test_rounds_that_do_not_hold_the_same_are_refused(damage: str, quiet: Noise)
     assert "\n" not in str(caught.value)
 
 
-def test_a_sample_survives_its_line(tmp_path: Path, quiet: Noise) -> None:
+def test_a_sample_survives_its_line(tmp_path: Path, calm: Noise) -> None:
     """What is analysed from disk is what was measured."""
     from perstep.runs import RunWriter, read_samples
 
-    samples = made_up(quiet)
+    samples = made_up(calm)
     with RunWriter(tmp_path / "run", manifest_for()) as writer:
         for sample in samples:
             writer.append(sample)
@@ -320,14 +310,14 @@ def test_a_sample_survives_its_line(tmp_path: Path, quiet: Noise) -> None:
 )
 @pytest.mark.parametrize("machine", [{}, {"cpu": {"model": "Model of a CPU"}}])
 def test_the_readme_tells_the_run_in_words(
-    machine: dict[str, Any], name: str, options: dict[str, int], said: str, quiet: Noise
+    machine: dict[str, Any], name: str, options: dict[str, int], said: str, calm: Noise
 ) -> None:
     """For every kind of outcome, without a value that is missing or not a number."""
     new_tokens = options.get("new_tokens", 4)
     manifest = manifest_for(name, new_tokens)
     manifest.machine = machine
     manifest.warnings = ["turbo is on"]
-    found = analyse(manifest, made_up(quiet, **options))
+    found = analyse(manifest, made_up(calm, **options))
     made = files(manifest, found)
     assert set(made) == {"ledger.png", "ledger.csv", "README.md"}
     readme = made["README.md"].decode()
@@ -341,22 +331,22 @@ def test_the_readme_tells_the_run_in_words(
     assert made["ledger.png"].startswith(b"\x89PNG")
 
 
-def test_tables_are_decode_first_then_prefill(quiet: Noise) -> None:
+def test_tables_are_decode_first_then_prefill(calm: Noise) -> None:
     """Titles tell the workload; what is not resolved stands below the first."""
-    both = tables(manifest_for(), analyse(manifest_for(), made_up(quiet)))
+    both = tables(manifest_for(), analyse(manifest_for(), made_up(calm)))
     assert [table.title for table in both] == [
         "decode: tiny, batch 2, prompt 8, 4 new tokens",
         "prefill: tiny, batch 2, prompt 8, 4 new tokens",
     ]
     assert both[0].notes[-1].startswith("Not resolved to the asked precision: no interval for")
     one = manifest_for(new_tokens=1)
-    [only] = tables(one, analyse(one, made_up(quiet, new_tokens=1)))
+    [only] = tables(one, analyse(one, made_up(calm, new_tokens=1)))
     assert only.title == "prefill: tiny, batch 2, prompt 8, 1 new token"
 
 
-def test_the_summary_is_the_headline(quiet: Noise) -> None:
+def test_the_summary_is_the_headline(calm: Noise) -> None:
     """For `perstep list`; of two parts that are alike none is the largest."""
-    found = ledger.summary(analyse(manifest_for(), made_up(quiet)))
+    found = ledger.summary(analyse(manifest_for(), made_up(calm)))
     assert found["headline"] == "2.10 µs per decode step, largest part mlp or attn.qkv (not resolved)"
     assert found["largest_part"] is None
 
@@ -364,9 +354,9 @@ def test_the_summary_is_the_headline(quiet: Noise) -> None:
 @pytest.mark.parametrize(
     ("rounds", "said"), [(3, "what the instruments cost is not resolved"), (12, "times as long [")]
 )
-def test_a_factor_without_an_interval_is_named_nowhere(rounds: int, said: str, quiet: Noise) -> None:
+def test_a_factor_without_an_interval_is_named_nowhere(rounds: int, said: str, calm: Noise) -> None:
     """Neither in the table nor in the README."""
-    found = analyse(manifest_for(), made_up(quiet, rounds))
+    found = analyse(manifest_for(), made_up(calm, rounds))
     readme = files(manifest_for(), found)["README.md"].decode()
     assert said in readme
     assert ("inflation not resolved" in readme) == (rounds == 3)
