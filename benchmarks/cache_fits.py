@@ -24,8 +24,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from perstep.experiments import pipeline
 from perstep.experiments.cache import Plan
-from perstep.experiments.cache_findings import CacheFindings
-from perstep.experiments.cache_fits import Fit
+from perstep.experiments.cache.findings import CacheFindings
+from perstep.experiments.cache.fits import Fit
 from perstep.experiments.options import parse_counts
 
 RESULT = Path(__file__).parent / "results" / "cache_fits.json"

@@ -27,7 +27,7 @@ import transformers
 
 from perstep import stats
 from perstep.experiments import pipeline
-from perstep.experiments.depth import Plan
+from perstep.experiments.knobs.depth.plan import Plan
 from perstep.targets import BlockMask
 from perstep.targets.transformers import build, truncate
 

@@ -25,11 +25,12 @@ import torch
 
 import perstep
 from perstep.experiments import pipeline
-from perstep.experiments.ops import Plan, numpy_operators
+from perstep.experiments.ops import Plan
 from perstep.experiments.ops.arms import operators_with
-from perstep.experiments.ops.operators import full_attention
 from perstep.fast import CausalMaskCache
 from perstep.machine import describe
+from perstep.targets.operators import numpy_layer as numpy_operators
+from perstep.targets.operators.layer import full_attention
 
 RESULT = Path(__file__).parent / "results" / "mask_cache.json"
 HEADS, HEAD_DIM, TOKENS = 32, 128, 512

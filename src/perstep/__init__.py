@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
+from perstep.experiments.registry import register
 
 if TYPE_CHECKING:
     from perstep.experiments.ablation import Ablation, ablate
-    from perstep.experiments.compare import compare
-    from perstep.experiments.comparison import Comparison
-    from perstep.experiments.suggest import suggest
-    from perstep.experiments.watching import watch
+    from perstep.experiments.compare import Comparison, compare
+    from perstep.fixing.suggest import suggest
     from perstep.measure import Ledger, Recorder
+    from perstep.watching.session import watch
 
 _HOMES = {
     "Ablation": "perstep.experiments.ablation",
-    "Comparison": "perstep.experiments.comparison",
+    "Comparison": "perstep.experiments.compare",
     "Ledger": "perstep.measure",
     "Recorder": "perstep.measure",
     "ablate": "perstep.experiments.ablation",
     "compare": "perstep.experiments.compare",
-    "suggest": "perstep.experiments.suggest",
-    "watch": "perstep.experiments.watching",
+    "suggest": "perstep.fixing.suggest",
+    "watch": "perstep.watching.session",
 }
 
 __all__ = [
@@ -43,6 +43,8 @@ __all__ = [
     "watch",
 ]
 
+
+register(fix="perstep.fixing", watch="perstep.watching")
 
 _ROOMS = ("automata", "fast", "targets", "theory")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from perstep.experiments import pipeline
-from perstep.experiments.ops import numpy_operators
 from perstep.measure import FakeClock
+from perstep.targets.operators import numpy_layer as numpy_operators
 
 Cli = Any
 

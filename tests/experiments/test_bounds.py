@@ -19,7 +19,7 @@ from perstep.experiments.bounds import (
     rates_from,
     shape_of,
 )
-from perstep.experiments.ledger_bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
+from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.machine import LadderCeilings, LadderFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.runs import Manifest

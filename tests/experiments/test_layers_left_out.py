@@ -12,11 +12,12 @@ from typing import Any
 import matplotlib.text
 import pytest
 
-from perstep.experiments import cache, context, depth, experts, generate, ledger, ops, output, pipeline
-from perstep.experiments.between import different_work
+from perstep.experiments import cache, generate, ledger, ops, pipeline
 from perstep.experiments.conditions import left_out_layers
+from perstep.experiments.knobs import context, depth, experts, output
 from perstep.measure import FakeClock
 from perstep.runs import read_manifest
+from perstep.stored.between import different_work
 
 from ..conftest import Cli
 
@@ -75,7 +76,7 @@ def test_the_name_says_how_many_layers_there_are_wherever_it_stands(
     name: str, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
     """Table, picture, README, headline, `list`; the sentence stands below the first table and on top of the text."""
-    monkeypatch.setattr(cache, "measure_resident", lambda _request: ([], "not looked at"))
+    monkeypatch.setattr("perstep.experiments.cache.session.measure_resident", lambda _request: ([], "not looked at"))
     monkeypatch.setitem(sys.modules, "mine_of_a_test", SimpleNamespace(make=lambda: lambda _ids, scores: scores))
     folder = Path.cwd() / ".perstep" / "runs" / f"0001-{name}"
     plan = PLANS[name](write_arch(tmp_path))

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 import perstep
-from perstep.experiments import ledger_generate, pipeline
+from perstep.experiments import pipeline
 from perstep.experiments.ledger import Plan
-from perstep.experiments.watching import Watch, describe_calls, store
+from perstep.experiments.ledger import generate_arms as ledger_generate
 from perstep.measure import FakeClock
+from perstep.watching.session import Watch, describe_calls, store
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")

@@ -319,7 +319,7 @@ def test_a_state_that_is_not_as_before_fails_the_run(
     def broken(_session: object) -> None:
         raise InvalidMeasurement("the KV cache is not as before")
 
-    monkeypatch.setattr("perstep.experiments.ledger.LedgerSession.finish", broken)
+    monkeypatch.setattr("perstep.experiments.ledger.session.LedgerSession.finish", broken)
     with pytest.raises(InvalidMeasurement, match="not as before"):
         pipeline.run("ledger", plan, progress=no_progress, out=tmp_path / "run")
     manifest = read_manifest(tmp_path / "run")

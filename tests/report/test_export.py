@@ -15,8 +15,8 @@ import pyperf
 import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.export import source_of
 from perstep.report.export import EXPORTERS, Source
+from perstep.stored.export import source_of
 
 LedgerRun = Callable[..., Path]
 

@@ -9,12 +9,12 @@ from perstep.cli.codes import NOT_RESOLVED
 from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo
 from perstep.cli.output import print_tables, remark
 from perstep.errors import InputError
-from perstep.experiments.between import StoredComparison, compare_runs
-from perstep.experiments.between_table import CSV_HEADER, comparison_rows, comparison_tables
 from perstep.experiments.options import RunOptions, Share
-from perstep.experiments.repeats import load_pair
 from perstep.report import Output, to_csv
 from perstep.runs import check_baseline_name, encode_json, save_baseline
+from perstep.stored.between import StoredComparison, compare_runs
+from perstep.stored.repeats import load_pair
+from perstep.stored.show import CSV_HEADER, comparison_rows, comparison_tables
 
 _DEFAULT_OPTIONS = RunOptions()
 

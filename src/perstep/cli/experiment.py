@@ -10,9 +10,6 @@ from cyclopts import Parameter
 from perstep.cli.codes import NOT_RESOLVED
 from perstep.cli.output import print_report, print_tables, progress_shown, remark
 from perstep.experiments import pipeline
-from perstep.experiments.between import StoredComparison, compare_runs, refuse_different_work
-from perstep.experiments.between_table import comparison_tables
-from perstep.experiments.repeats import load_pair, reduce_run
 from perstep.report import Output
 from perstep.runs import (
     Manifest,
@@ -23,6 +20,9 @@ from perstep.runs import (
     require_baseline,
     save_baseline,
 )
+from perstep.stored.between import StoredComparison, compare_runs, refuse_different_work
+from perstep.stored.repeats import load_pair, reduce_run
+from perstep.stored.show import comparison_tables
 
 
 @dataclass(frozen=True, kw_only=True)

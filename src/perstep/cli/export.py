@@ -7,10 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from perstep.cli.output import remark
-from perstep.experiments.export import source_of
 from perstep.report.export import EXPORTERS, Format
 from perstep.report.export.chrome_trace import DEFAULT_ROUNDS
 from perstep.runs import replace_file
+from perstep.stored.export import source_of
 
 
 def export(

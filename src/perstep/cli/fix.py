@@ -12,13 +12,13 @@ from cyclopts import Parameter
 from perstep.cli.output import progress_shown, remark, render_tables
 from perstep.errors import InputError
 from perstep.experiments import pipeline
-from perstep.experiments.fix import Captures, FixFindings, fix_calls, lines
 from perstep.experiments.options import parse_seconds
-from perstep.experiments.watch_script import INTERRUPTED, after_import, run_script
-from perstep.experiments.watching import Watch
+from perstep.fixing import Captures, FixFindings, fix_calls, lines
 from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
+from perstep.watching.script import INTERRUPTED, after_import, run_script
+from perstep.watching.session import Watch
 
 _GENERATE_LIVES_IN = "transformers.generation.utils"
 

@@ -7,10 +7,10 @@ from cyclopts import Parameter
 
 from perstep.cli.codes import NOT_RESOLVED, REGRESSION
 from perstep.cli.output import print_tables, remark
-from perstep.experiments.gate import Outcome, gate_table, judge, parse_limits
-from perstep.experiments.repeats import load_pair
 from perstep.report import Output
 from perstep.runs import encode_json
+from perstep.stored.gate import Outcome, gate_table, judge, parse_limits
+from perstep.stored.repeats import load_pair
 
 
 def gate(

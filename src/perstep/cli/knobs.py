@@ -7,10 +7,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from perstep.cli.experiment import RunTo, run_experiment
-from perstep.experiments.context import Plan as ContextPlan
-from perstep.experiments.depth import Plan as DepthPlan
-from perstep.experiments.experts import Plan as ExpertsPlan
-from perstep.experiments.output import Plan as OutputPlan
+from perstep.experiments.knobs.context.plan import Plan as ContextPlan
+from perstep.experiments.knobs.depth.plan import Plan as DepthPlan
+from perstep.experiments.knobs.experts.plan import Plan as ExpertsPlan
+from perstep.experiments.knobs.output.plan import Plan as OutputPlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from perstep.cli.output import print_tables, progress_shown
 from perstep.experiments.conditions import threads_limited
 from perstep.experiments.options import Seconds
-from perstep.experiments.selftest import run_selftest, tables
 from perstep.report import Output
 from perstep.runs import encode_json
+from perstep.selftest import run_selftest, tables
 
 
 def selftest(

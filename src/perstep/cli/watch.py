@@ -16,11 +16,11 @@ from cyclopts import Parameter
 from perstep.cli.output import remark, render_tables
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.options import at_least
-from perstep.experiments.watch_script import after_import, run_script
-from perstep.experiments.watching import Watch, describe_calls, store
 from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
+from perstep.watching.script import after_import, run_script
+from perstep.watching.session import Watch, describe_calls, store
 
 # transformers' home of GenerationMixin: when the script has imported it, and not before, its calls are watched.
 _GENERATE_LIVES_IN = "transformers.generation.utils"

@@ -1,5 +1,6 @@
 """A run's README: what the numbers mean in words, from a template and the run's own figures."""
 
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -8,8 +9,13 @@ from perstep.report import format as fmt
 from perstep.report.table import to_markdown
 
 
-def render(template: str, **values: Any) -> bytes:
-    """The template of this name under `report/templates`, filled in; a value that is missing is an error."""
+def render(package: str, **values: Any) -> bytes:
+    """The `template.md` of a package, filled in; a value that is missing is an error.
+
+    Args:
+        package: that of the experiment. Blocks that templates share are under `report/templates`.
+        values: what the template names.
+    """
     environment = Environment(  # noqa: S701 - the output is Markdown; HTML pages escape by themselves
         loader=PackageLoader("perstep.report", "templates"),
         undefined=StrictUndefined,
@@ -25,4 +31,5 @@ def render(template: str, **values: Any) -> bytes:
         plural=fmt.plural,
         markdown=to_markdown,
     )
-    return environment.get_template(template).render(**values).encode()
+    template = files(package).joinpath("template.md").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values).encode()

@@ -6,7 +6,7 @@ import pytest
 from perstep.experiments.ablation.findings import AblationFindings, analyse
 from perstep.experiments.ablation.samples import InPlace, Sample
 from perstep.experiments.ablation.show import tables
-from perstep.experiments.generate.picture import growth_csv
+from perstep.experiments.generate.show import growth_csv
 from perstep.machine import NoiseProbe
 from perstep.runs import Manifest
 

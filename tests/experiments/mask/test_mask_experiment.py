@@ -278,7 +278,7 @@ def test_the_curve_predicts_50000_before_measuring_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr(NaiveEngine, "fill", lambda self: clock.advance(20 * self._vocabulary.size))
     monkeypatch.setattr(curves, "SIZES", (258, 270, 300, 340, 380, 420, 460, 500, 1100, 1500, 2000, 4100))
     monkeypatch.setattr(curves, "PREDICTED_AT", 1500)
-    monkeypatch.setattr("perstep.experiments.mask.curve_findings.PREDICTED_AT", 1500)
+    monkeypatch.setattr("perstep.experiments.mask.findings.PREDICTED_AT", 1500)
     report = _curve_only(tmp_path, clock)
     naive, table = report
     assert naive.slope_ns_per_token == pytest.approx(20, rel=1e-3)
@@ -293,8 +293,8 @@ def test_the_curve_predicts_50000_before_measuring_it(tmp_path: Path, monkeypatc
 def _curve_only(tmp_path: Path, clock: FakeClock) -> Any:
     """The curves alone: points, a prediction, three rounds, the findings."""
     from perstep.experiments.mask.cells import language
-    from perstep.experiments.mask.curve_findings import find_curves
     from perstep.experiments.mask.curves import describe_points, make_points, predict
+    from perstep.experiments.mask.findings import find_curves
     from perstep.experiments.mask.vocabularies import Vocabularies
 
     spoken = language(SCHEMA, 1, Grammar(SCHEMA))
@@ -436,17 +436,17 @@ def _drawn(monkeypatch: pytest.MonkeyPatch, draw_picture: Callable[[], bytes]) -
     """The figure that a picture is saved from."""
     from matplotlib.figure import Figure
 
-    from perstep.experiments.mask import plots
+    from perstep.experiments.mask import show
 
     figure = Figure()
-    monkeypatch.setattr(plots, "draw_png", lambda _width, _height, draw: draw(figure) or b"")
+    monkeypatch.setattr(show, "draw_png", lambda _width, _height, draw: draw(figure) or b"")
     draw_picture()
     return figure
 
 
 def test_a_bar_ends_at_the_number_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts stacked, the words at the bar's end and the table's ms/step are one number."""
-    from perstep.experiments.mask.plots import overhead_png
+    from perstep.experiments.mask.show import overhead_png
 
     cell = analyse(_manifest(), _drifting(24)).cells[0]
     (ax,) = _drawn(monkeypatch, lambda: overhead_png([cell], "mini")).axes
@@ -461,8 +461,8 @@ def test_a_bar_ends_at_the_number_beside_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """The left panel holds the curves alone, the right one every engine with the table's fill of each cell."""
-    from perstep.experiments.mask.curve_findings import Curve
-    from perstep.experiments.mask.plots import scaling_png
+    from perstep.experiments.mask.findings import Curve
+    from perstep.experiments.mask.show import scaling_png
 
     cell = analyse(_manifest(), _drifting(24)).cells[0]
     curve = Curve(
@@ -480,9 +480,9 @@ def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatc
 
 def test_too_few_rounds_give_no_interval_and_no_verdict() -> None:
     """Three rounds: no ratio is shown anywhere, `not resolved` stands in its place, and a sentence says what to do."""
-    from perstep.experiments.mask.plots import _finding
     from perstep.experiments.mask.show import (
         _cell_table,
+        _finding,
         in_place_words,
         ratio_words,
         share_words,

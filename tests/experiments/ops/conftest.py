@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from perstep.experiments import pipeline
-from perstep.experiments.ops import Plan, numpy_operators
-from perstep.experiments.ops.operators import PARTS
+from perstep.experiments.ops import Plan
 from perstep.measure import FakeClock
+from perstep.targets.operators import numpy_layer as numpy_operators
+from perstep.targets.operators.layer import PARTS
 
 OPERATORS = numpy_operators.OPERATORS
 

@@ -10,16 +10,16 @@ import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import pipeline
-from perstep.experiments.between import compare_runs
 from perstep.experiments.ops import Plan
 from perstep.experiments.ops.findings import LengthFound, OpsFindings
-from perstep.experiments.ops.operators import PARTS
-from perstep.experiments.ops.pictures import _bar_label
 from perstep.experiments.ops.session import prepare
-from perstep.experiments.repeats import load_pair
+from perstep.experiments.ops.show import _bar_label
 from perstep.measure import FakeClock
 from perstep.report.format import duration
 from perstep.runs import SAMPLES, read_manifest
+from perstep.stored.between import compare_runs
+from perstep.stored.repeats import load_pair
+from perstep.targets.operators.layer import PARTS
 
 from .conftest import COSTS_NS, Planted
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from perstep.experiments.ops import numpy_operators
 from perstep.experiments.ops.arms import capture, freed, operators_with
-from perstep.experiments.ops.operators import PARTS, Inputs, LayerWeights, Weights, layer, step
+from perstep.targets.operators import numpy_layer as numpy_operators
+from perstep.targets.operators.layer import PARTS, Inputs, LayerWeights, Weights, layer, step
 from perstep.targets.reference import forward, load
 
 
@@ -107,7 +107,7 @@ def test_the_layer_is_the_decoder_layer_of_transformers(mask: str, past: int) ->
 @pytest.mark.hf
 def test_both_backends_compute_the_same(tiny_llama: Path) -> None:
     """The same weights and inputs give the same logits."""
-    from perstep.experiments.ops import torch_operators
+    from perstep.targets.operators import torch_layer as torch_operators
 
     config = load(tiny_llama).config
     found = [

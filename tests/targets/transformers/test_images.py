@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments import context
+from perstep.experiments.knobs import context
 from perstep.measure import FakeClock, Recorder
 from perstep.targets.transformers import StageInstrument, image_prompt, takes_images
 

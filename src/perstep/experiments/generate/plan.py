@@ -16,7 +16,7 @@ from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, components, import_factories
 from perstep.experiments.ablation.session import Call, Work
 from perstep.experiments.generate.bytes import CONFIG, TEXT, Utf8InPython, WordInPython, byte_rows, word_traces
-from perstep.experiments.ledger_generate import generate_options
+from perstep.experiments.ledger.generate_arms import generate_options
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.measure import Effort

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from perstep.errors import InputError
 from perstep.experiments import pipeline
+from perstep.experiments.knobs.findings import KnobFindings, Summary
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
-from perstep.experiments.knobs.records import KnobFindings, Summary
-from perstep.experiments.knobs.sections import Part, parts
+from perstep.experiments.knobs.show import Part, parts
 from perstep.runs import open_run
 
 

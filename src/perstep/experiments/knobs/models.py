@@ -14,7 +14,7 @@ import psutil
 
 from perstep.errors import InputError
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.passes import Runner, open_runner
+from perstep.experiments.knobs.runners import Runner, open_runner
 from perstep.experiments.knobs.session import KnobSession, Subject, is_out_of_memory
 from perstep.measure import Clock, Progress
 from perstep.targets import Opened, weight_bytes

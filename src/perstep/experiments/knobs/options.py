@@ -10,8 +10,8 @@ from numpy import int64
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs.passes import Work
 from perstep.experiments.knobs.prompts import Prompt, read_prompts
+from perstep.experiments.knobs.runners import Work
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.targets import Opened

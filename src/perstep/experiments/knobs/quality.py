@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from perstep.data import heldout_path
 from perstep.errors import InputError
-from perstep.experiments.knobs.passes import Work
-from perstep.experiments.knobs.records import Quality
+from perstep.experiments.knobs.findings import Quality
+from perstep.experiments.knobs.runners import Work
 from perstep.measure import Progress
 from perstep.report.format import plural
 from perstep.targets import BUILT_IN, BlockMask, Opened

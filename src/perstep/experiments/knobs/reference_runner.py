@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs.passes import FORWARD, Pass, Work, pass_of
+from perstep.experiments.knobs.runners import Work
+from perstep.experiments.knobs.samples import FORWARD, Pass, pass_of
 from perstep.measure import Clock, Recorder, record_trace, replay
 from perstep.targets import Opened
 from perstep.targets.reference import GREEDY

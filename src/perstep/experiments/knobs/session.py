@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.knobs.findings import Configuration, columns_of, round_levels
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.passes import BOUNDARIES, Pass, Runner, Sample, Work
-from perstep.experiments.knobs.records import Configuration
-from perstep.experiments.knobs.results import columns_of, round_levels
+from perstep.experiments.knobs.runners import Runner, Work
+from perstep.experiments.knobs.samples import BOUNDARIES, Pass, Sample
 from perstep.measure import Clock, Progress, Resolved, measure_mark_ns, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, merge_until_independent, merged_interval

@@ -1,19 +1,159 @@
-"""How the findings of a knob are shown: what the four experiments' tables, pictures and CSV files share."""
+"""How the findings of a knob are shown: what the four experiments' tables, pictures, texts and CSV files share.
 
+Whoever draws a table, a picture or a text of a knob draws it for one model. The findings of a run of several are
+taken apart into such, and what was drawn is put together: tables one after another, pictures in rows, texts in
+sections.
+"""
+
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from perstep.experiments.knobs.findings import KnobFindings, ModelFindings, SampleRow, Summary
 from perstep.experiments.knobs.latency_model import StageFit
-from perstep.experiments.knobs.records import KnobFindings, SampleRow, Summary
-from perstep.experiments.knobs.sections import Drawing, parts, picture, readme
 from perstep.report import Table
 from perstep.report.format import interval, percent, plural, significant
-from perstep.report.panels import Panel, Series
+from perstep.report.panels import Panel, Series, grid_png
 from perstep.report.table import to_csv
+from perstep.report.words import render
 from perstep.runs import Manifest
+
+_ABOVE = (
+    "All configurations of all models took turns in the same rounds. Everything below is of one model each: no fit,"
+    " front or budget mixes two."
+)
+
+Part = tuple[Manifest, KnobFindings]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture of one model.
+
+    Attributes:
+        model: its name.
+        title: the finding, which begins with that name.
+        panels: side by side.
+    """
+
+    model: str
+    title: str
+    panels: list[Panel]
+
+
+def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
+    """Manifest and findings of each model as they would be if it were alone; of those with a sample.
+
+    Of one model they are what they are, samples or not.
+    """
+    if not findings.models:
+        return [(manifest, findings)]
+    return [
+        (_manifest_of(manifest, name), _alone(findings, name, own))
+        for name, own in findings.models.items()
+        if any(s.samples for s in findings.summary if s.model == name)
+    ]
+
+
+def _manifest_of(manifest: Manifest, name: str) -> Manifest:
+    own = manifest.conditions["models"][name]
+    return msgspec.structs.replace(
+        manifest,
+        model=own["model"],
+        workload={**manifest.workload, **own["workload"]},
+        conditions={**manifest.conditions, **own["conditions"]},
+    )
+
+
+def _alone(findings: KnobFindings, name: str, own: ModelFindings) -> KnobFindings:
+    return msgspec.structs.replace(
+        findings,
+        model=name,
+        summary=[s for s in findings.summary if s.model == name],
+        all_samples=[s for s in findings.all_samples if s.model == name],
+        models={},
+        **msgspec.structs.asdict(own),
+    )
+
+
+def unmeasured(findings: KnobFindings) -> list[str]:
+    """A sentence for each of several models of which there is no sample."""
+    return [
+        f"{name}: {own.unresolved}"
+        for name, own in findings.models.items()
+        if not any(s.samples for s in findings.summary if s.model == name)
+    ]
+
+
+def tables_of(
+    manifest: Manifest, findings: KnobFindings, table: Callable[[Manifest, KnobFindings], Table]
+) -> list[Table]:
+    """A table a model; a model without a sample is named below the last."""
+    made = [table(*part) for part in parts(manifest, findings)]
+    if made and unmeasured(findings):
+        made[-1] = replace(made[-1], notes=[*made[-1].notes, *unmeasured(findings)])
+    return made
+
+
+def picture(drawings: Sequence[Drawing], findings: KnobFindings) -> bytes:
+    """The drawings as one picture, a row a model; of one model it is its drawing."""
+    title = "\n".join(drawing.title for drawing in drawings)
+    rows = [drawing.panels for drawing in drawings]
+    if findings.models:
+        rows = [
+            [replace(panel, title="\n".join(filter(None, (drawing.model, panel.title)))) for panel in row]
+            for drawing, row in zip(drawings, rows, strict=True)
+        ]
+    return grid_png(title, rows)
+
+
+def readme(
+    package: str,
+    manifest: Manifest,
+    findings: KnobFindings,
+    values: Callable[[Manifest, KnobFindings], Mapping[str, Any]],
+    pictures: Sequence[str],
+) -> bytes:
+    """The text of an experiment for each model.
+
+    Args:
+        package: that of the experiment, where its template is.
+        manifest: of the run.
+        findings: of all models.
+        values: what the template takes of a model, besides its manifest and findings.
+        pictures: names of the files, which in a report of several models stand above its sections.
+    """
+    several = bool(findings.models)
+    texts = [
+        render(package, manifest=m, findings=f, several=several, **values(m, f)) for m, f in parts(manifest, findings)
+    ]
+    if not several:
+        return texts[0]
+    words = [
+        f"# {findings.experiment}: {findings.model}",
+        _ABOVE,
+        *([f"**This run is invalid: {findings.invalid}.**"] if findings.invalid else []),
+        *(f"**{sentence}.**" for sentence in unmeasured(findings)),
+        *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
+        *(re.sub(r"^#", "##", text.decode(), flags=re.MULTILINE).strip() for text in texts),
+    ]
+    return ("\n\n".join(words) + "\n").encode()
+
+
+def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[str, Any]]) -> dict[str, Any]:
+    """The headline of the model, or of each of several."""
+    if not findings.models:
+        return headline(findings)
+    each = {
+        name: headline(_alone(findings, name, own))
+        for name, own in findings.models.items()
+        if any(s.samples for s in findings.summary if s.model == name)
+    }
+    return {"headline": "; ".join(f"{name}: {own['headline']}" for name, own in each.items()), "models": each}
+
 
 FAR_APART = 20
 """Costs that differ by more than this factor are drawn on a logarithmic axis, on which the small ones can be read."""
@@ -21,7 +161,7 @@ FAR_APART = 20
 _MORE_THAN_A_LINE = 3
 """Points from which on a line can fail to go through them."""
 
-Column = tuple[str, Callable[[Summary], str]]
+ShownColumn = tuple[str, Callable[[Summary], str]]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -55,11 +195,11 @@ def random_quality(findings: KnobFindings) -> list[str]:
     return ["The weights are random: KL, agreement and Pareto say nothing of a trained model."] if random else []
 
 
-def quality_columns(findings: KnobFindings) -> list[Column]:
+def quality_columns(findings: KnobFindings) -> list[ShownColumn]:
     """Perplexity where there is a text, divergence and agreement, and who is not beaten."""
     if not has_quality(findings):
         return []
-    columns: list[Column] = [
+    columns: list[ShownColumn] = [
         ("KL (nats)", lambda s: "–" if s.quality is None else f"{s.quality.kl:.3g}"),
         ("top-1 agreement", lambda s: share(s.quality.top1_agreement if s.quality else None)),
         ("Pareto", lambda s: "yes" if s.pareto else ""),
@@ -69,7 +209,7 @@ def quality_columns(findings: KnobFindings) -> list[Column]:
     return columns
 
 
-def one_table(title: str, findings: KnobFindings, columns: Sequence[Column], notes: Sequence[str]) -> Table:
+def one_table(title: str, findings: KnobFindings, columns: Sequence[ShownColumn], notes: Sequence[str]) -> Table:
     """A row a configuration; what failed and what is not resolved stands below."""
     failed = [f"{s.label}: {s.failed} ({s.samples} samples kept)" for s in findings.summary if s.failed]
     unresolved = [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []
@@ -164,7 +304,7 @@ def _stage_panel(findings: KnobFindings, stage: str, attribute: str, x_label: st
 
 
 def knob_files(
-    name: str,
+    package: str,
     manifest: Manifest,
     findings: KnobFindings,
     drawings: Mapping[str, Callable[[KnobFindings], Drawing]],
@@ -173,7 +313,7 @@ def knob_files(
     """The derived files of a run: pictures, each with its CSV, all samples, the linear model, `README.md`.
 
     Args:
-        name: of the experiment, whose template is the text.
+        package: that of the experiment, whose template is the text.
         manifest: of the run.
         findings: of all models.
         drawings: name of a picture -> draws it for one model.
@@ -186,7 +326,7 @@ def knob_files(
         made[f"{file}.csv"] = summary_csv(findings).encode()
     made["samples.csv"] = samples_csv(findings)
     made["latency_model.json"] = latency_model_json(findings)
-    made["README.md"] = readme(f"{name}.md", manifest, findings, words, [f"{file}.png" for file in drawings])
+    made["README.md"] = readme(package, manifest, findings, words, [f"{file}.png" for file in drawings])
     return made
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.knobs.passes import Pass, Work, pass_of
+from perstep.experiments.knobs.runners import Work
+from perstep.experiments.knobs.samples import Pass, pass_of
 from perstep.measure import Clock, Recorder
 from perstep.targets import Opened
 from perstep.targets.transformers import GenerateTrace, Replay, StageInstrument, config_hash, record

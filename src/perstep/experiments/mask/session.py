@@ -33,11 +33,10 @@ from perstep.experiments.mask.cells import (
 from perstep.experiments.mask.curves import Point, curves_of, describe_points, make_points, predict
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
-from perstep.experiments.mask.planning import Cost, left_out, needed_s
+from perstep.experiments.mask.planning import SLOW_HOT_NS, Cost, left_out, needed_s, try_arms
 from perstep.experiments.mask.roofline import open_ladder
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.experiments.mask.schema import complicate, read_schema
-from perstep.experiments.mask.trying import SLOW_HOT_NS, try_arms
 from perstep.experiments.mask.vocabularies import (
     Named,
     Vocabularies,

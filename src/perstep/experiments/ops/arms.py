@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from perstep.experiments.ops.operators import PARTS, Inputs, Operators, Weights, step
+from perstep.targets.operators.layer import PARTS, Inputs, Operators, Weights, step
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Captured:
 def operators_with(backend: str, mask: str) -> Operators:
     """The operators of a backend, with the mask rebuilt at each layer, cached, or not there at all."""
     if backend == "numpy":
-        from perstep.experiments.ops.numpy_operators import OPERATORS
+        from perstep.targets.operators.numpy_layer import OPERATORS
 
         ops = OPERATORS
     else:
-        from perstep.experiments.ops.torch_operators import FUSED, OPERATORS
+        from perstep.targets.operators.torch_layer import FUSED, OPERATORS
 
         ops = FUSED if mask == "fused" else OPERATORS
     return replace(ops, mask_build=_cached_mask(backend)) if mask == "cached" else ops

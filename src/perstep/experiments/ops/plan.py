@@ -15,10 +15,10 @@ from cyclopts import Parameter
 
 from perstep.errors import InputError
 from perstep.experiments.arms import import_callable
-from perstep.experiments.ops.operators import FULL_ATTENTION, PARTS
 from perstep.experiments.options import Counts, RunOptions, Seconds, at_least
 from perstep.measure import Effort
 from perstep.targets import shown_name
+from perstep.targets.operators.layer import FULL_ATTENTION, PARTS
 from perstep.targets.reference import Config
 from perstep.targets.reference.config import config_hash, end_shapes, layer_shapes, parse_config
 from perstep.targets.reference.memory import refuse_if_too_large

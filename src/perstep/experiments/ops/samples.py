@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.ops.operators import LAYER
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Recorder
 from perstep.runs import Column
+from perstep.targets.operators.layer import LAYER
 
 
 class Laps(msgspec.Struct, eq=False):

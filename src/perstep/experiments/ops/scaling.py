@@ -9,13 +9,57 @@ from collections.abc import Mapping
 from itertools import pairwise
 from math import log
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.ops.findings import Exponent, Regime, Scaling
-from perstep.experiments.ops.operators import FULL_ATTENTION
 from perstep.stats import CostFit, fit_cost, paired_change
+from perstep.targets.operators.layer import FULL_ATTENTION
+
+
+class Exponent(msgspec.Struct, frozen=True, kw_only=True):
+    """The exponent of a cost between two lengths: 0 constant, 1 linear, 2 quadratic."""
+
+    from_seq: int
+    to_seq: int
+    exponent: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+class Regime(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of regime.
+
+    Attributes:
+        from_seq: it lies between this length
+        to_seq: and this one; at the length itself where both are the same.
+        why: what gave it away.
+    """
+
+    from_seq: int
+    to_seq: int
+    why: str
+
+
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
+    """How an operator in its place grows with the number of new tokens.
+
+    Attributes:
+        degree: the highest exponent that its formula has.
+        local: between neighbouring lengths.
+        fitted: over each stretch without a change of regime.
+        changes: of regime.
+        fit: constant, linear and quadratic term, judged on held-out lengths; None with fewer than seven lengths, or
+            across a change of regime.
+    """
+
+    degree: int
+    local: list[Exponent]
+    fitted: list[Exponent]
+    changes: list[Regime]
+    fit: CostFit | None
+
 
 MARGIN = 0.15
 """How far an interval must lie beyond what the formula allows."""

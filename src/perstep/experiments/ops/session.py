@@ -16,17 +16,6 @@ import numpy as np
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, noise_probe
 from perstep.experiments.ops.arms import Captured, capture, freed, operator_of, operators_with
-from perstep.experiments.ops.operators import (
-    BOUNDARIES,
-    FULL_ATTENTION,
-    PARTS,
-    Inputs,
-    Operators,
-    Weights,
-    decoder,
-    full_attention,
-    step,
-)
 from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
 from perstep.experiments.ops.samples import (
     MARKED,
@@ -41,6 +30,17 @@ from perstep.experiments.ops.samples import (
 from perstep.measure import Clock, Progress, Recorder, Resolved, build_ledger, measure_mark_ns, no_mark, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, williams_square
+from perstep.targets.operators.layer import (
+    BOUNDARIES,
+    FULL_ATTENTION,
+    PARTS,
+    Inputs,
+    Operators,
+    Weights,
+    decoder,
+    full_attention,
+    step,
+)
 from perstep.targets.reference import Config
 from perstep.targets.reference.config import layer_shapes
 
@@ -307,10 +307,10 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> OpsSession:
 
 def _backend(name: str) -> Any:
     if name == "numpy":
-        from perstep.experiments.ops import numpy_operators
+        from perstep.targets.operators import numpy_layer as numpy_operators
 
         return numpy_operators
-    from perstep.experiments.ops import torch_operators
+    from perstep.targets.operators import torch_layer as torch_operators
 
     return torch_operators
 

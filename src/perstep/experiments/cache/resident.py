@@ -1,0 +1,173 @@
+"""How much memory a cache really takes: resident pages of its own buffers, in a fresh process for each context.
+
+Linux marks in /proc/self/pagemap which pages of an address range are present, so nothing else that the process holds
+is counted. Pages are whole: what can be resident for so many used bytes follows from the layout (`most_resident`).
+Run as a module it is the worker: one process loads the model and forks a child for each context.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.experiments.cache.subjects import Buffer, ReferenceSubject, subject_of, untouched
+from perstep.targets import open_model
+
+PAGEMAP = Path("/proc/self/pagemap")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGE_BYTES = 2 << 20
+PRESENT_OR_SWAPPED = np.uint64(3 << 62)
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Resident:
+    """What one fresh process found.
+
+    Attributes:
+        context: positions that were prefilled.
+        used_bytes: of those positions, from the buffers' shapes.
+        resident_bytes: present pages of the buffers.
+        most_bytes: what whole pages make of the used bytes, given where they lie.
+    """
+
+    context: int
+    used_bytes: int
+    resident_bytes: int
+    most_bytes: int
+
+
+@dataclass(frozen=True)
+class ResidentRequest:
+    """What a worker is to load and fill; the fields of `open_model`, and the points."""
+
+    model: str | None
+    arch: str | None
+    layers: int | None
+    backend: str
+    dtype: str | None
+    device: str
+    seed: int
+    kind: str
+    batch: int
+    contexts: tuple[int, ...]
+    capacity: int
+
+
+def measure_resident(request: ResidentRequest) -> tuple[list[Resident], str]:
+    """Ask a fresh process a context; what they found, and why not if nothing.
+
+    Args:
+        request: the model, its cache and the contexts.
+    """
+    if not PAGEMAP.exists():
+        return [], "this system has no /proc/self/pagemap"
+    if request.device != "cpu":
+        return [], f"the buffers are on {request.device}, not in this process's memory"
+    command = [sys.executable, "-P", "-m", "perstep.experiments.cache.resident"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asdict(request)), capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
+        return [Resident(**json.loads(line)) for line in done.stdout.splitlines()], ""
+    except subprocess.TimeoutExpired:
+        return [], f"the process that fills the cache did not end within {TIMEOUT_S:.0f} s"
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        return [], f"the process that fills the cache failed: {last}"
+
+
+def resident_bytes(buffers: Sequence[Buffer], pagemap: Path = PAGEMAP) -> int:
+    """The bytes of the pages that hold these buffers and are present or swapped out.
+
+    Args:
+        buffers: address ranges of this process.
+        pagemap: eight bytes a page; bit 63 present, bit 62 swapped.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    spans = [(b.address // page, -(-(b.address + b.num_bytes) // page)) for b in buffers if b.num_bytes]
+    seen: set[int] = set()
+    with pagemap.open("rb", buffering=0) as file:
+        for first, last in spans:
+            file.seek(8 * first)
+            entries = np.frombuffer(file.read(8 * (last - first)), np.uint64)
+            seen.update((first + np.flatnonzero(entries & PRESENT_OR_SWAPPED)).tolist())
+    return len(seen) * page
+
+
+def most_resident(runs: NDArray[np.int64], page: int) -> int:
+    """The bytes of all pages that address ranges touch, each page once.
+
+    Args:
+        runs: [ranges, 2] first address and the one after the last.
+        page: bytes of a page.
+    """
+    first, last = runs[:, 0] // page, -(-runs[:, 1] // page)
+    order = np.argsort(first)
+    first, last = first[order], last[order]
+    reached = np.concatenate([[0], np.maximum.accumulate(last)[:-1]])
+    return int(np.maximum(last - np.maximum(first, reached), 0).sum()) * page
+
+
+def reference_runs(subject: ReferenceSubject, context: int) -> NDArray[np.int64]:
+    """Where a context's keys and values lie: keys one position a column, values one position a row."""
+    runs = []
+    keys, values = subject.cache.keys, subject.cache.values
+    for array, used in ((keys, context * keys.itemsize), (values, context * values.shape[-1] * values.itemsize)):
+        stride = array.strides[-2] if array is keys else array.strides[-3]
+        starts = array.ctypes.data + stride * np.arange(array.nbytes // stride, dtype=np.int64)
+        runs.append(np.stack([starts, starts + used], axis=1))
+    return np.concatenate(runs)
+
+
+def page_bytes() -> int:
+    """What memory is handed out in: 2 MiB where the kernel gives huge pages to everybody."""
+    always = HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text()
+    return HUGE_PAGE_BYTES if always else os.sysconf("SC_PAGE_SIZE")
+
+
+def _fill_and_count(opened: Any, request: ResidentRequest, context: int) -> Resident:
+    ids_BT = opened.prompt(text=None, num_tokens=request.capacity, batch=request.batch, seed=request.seed)
+    subject = subject_of(opened, ids_BT, request.kind)
+    if isinstance(subject, ReferenceSubject):
+        untouched(subject.cache)
+    subject.fill([context])
+    subject.rewind(context)
+    buffers = subject.buffers()
+    if isinstance(subject, ReferenceSubject):
+        runs = reference_runs(subject, context)
+    else:
+        runs = np.array([[b.address, b.address + b.num_bytes] for b in buffers], np.int64)
+    return Resident(context, subject.used_bytes(), resident_bytes(buffers), most_resident(runs, page_bytes()))
+
+
+def _work(request: ResidentRequest) -> None:
+    opened = open_model(
+        request.model,
+        arch=request.arch,
+        layers=request.layers,
+        backend=request.backend,  # type: ignore[arg-type]
+        dtype=request.dtype,
+        device=request.device,
+        seed=request.seed,
+    )
+    for context in request.contexts:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            print(json.dumps(asdict(_fill_and_count(opened, request, context))), flush=True)  # noqa: T201
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            sys.exit(f"context {context} could not be filled")
+
+
+if __name__ == "__main__":
+    fields = json.load(sys.stdin)
+    _work(ResidentRequest(**{**fields, "contexts": tuple(fields["contexts"])}))

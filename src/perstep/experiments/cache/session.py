@@ -1,0 +1,333 @@
+"""The measurement of `cache`: steps with and without a cache at each context, in drawn orders."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.bounds import config_of, ladder_for
+from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
+from perstep.experiments.cache.fits import WITH, WITHOUT
+from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
+from perstep.experiments.cache.resident import Resident, ResidentRequest, measure_resident
+from perstep.experiments.cache.samples import Sample, stacked
+from perstep.experiments.cache.subjects import subject_of
+from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.options import at_least
+from perstep.measure import Clock, Progress, Resolved
+from perstep.report.format import duration
+from perstep.runs import Manifest
+from perstep.stats import FIRST_LOOK
+from perstep.targets import Opened
+from perstep.targets.reference.memory import refuse_if_too_large
+from perstep.theory import REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, bytes_each
+
+VISITS = 2
+DISCARDED = 1
+"""Steps dropped after every switch to another point: they find other data in the caches."""
+MOST_REPETITIONS = 3
+REPEAT_NS = 10_000_000
+"""A visit repeats its step so long as the repetitions take less than this."""
+AGREE = {"float64": 1e-9, "float32": 1e-3}
+AGREE_ROUGHLY = 0.1
+"""Largest difference of logits with and without a cache, as a share of the largest logit; bfloat16 has 8 bits."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the plan: an arm at a context, and how often its step is timed in a visit."""
+
+    arm: str
+    context: int
+    repetitions: int
+
+
+class CacheSession:
+    """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm."""
+
+    def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
+        self.effort = plan.effort()
+        self._plan, self._clock = plan, clock
+        at_least(1, batch=plan.batch, threads=plan.threads)
+        if plan.context is not None:
+            at_least(1, context=min(plan.context))
+        progress(0.0, "load")
+        opened = plan.open()
+        if opened.backend == "numpy" and plan.cache is not None:
+            raise InputError(
+                f"--cache {plan.cache} is of transformers models; the NumPy decoder has a cache of its own"
+            )
+        self._contexts, self._opened = contexts_of(plan, opened), opened
+        self._manifest_facts(opened)
+        check_memory(plan, self._contexts, self.manifest)
+        ids_BT = opened.prompt(text=None, num_tokens=self._contexts[-1] + 1, batch=plan.batch, seed=plan.seed)
+        self.manifest.workload["token_ids_sha256"] = hash_ids(ids_BT)
+        progress(0.0, "prefill")
+        self._subject = subject_of(opened, ids_BT, plan.cache or "dynamic")
+        self._subject.fill(self._contexts)
+        self._tolerance = AGREE.get(opened.facts["dtype"], AGREE_ROUGHLY)
+        self._last_logits = self._step(WITH, self._contexts[-1])[1]
+        self._cells, left_out = self._plan_cells(progress)
+        progress(0.0, "memory, in fresh processes")
+        self.manifest.conditions["memory"] = self._memory(opened)
+        progress(0.0, "ceilings")
+        self._ladder = self._open_ladder(opened)
+        self.manifest.conditions |= {
+            "left_out": left_out,
+            "repetitions_a_round": {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells},
+        }
+        self._probe = noise_probe(clock)
+        self._rounds = 0
+        describe_machine(self.manifest, plan.threads)
+
+    def measure_round(self, number: int) -> Sample:
+        """Every cell and the ceilings, in a drawn order and then in the reverse of it."""
+        order = np.random.default_rng([self._plan.seed, 1, number]).permutation(len(self._cells) + 1)
+        step_ns: dict[str, dict[str, list[int]]] = {WITH: {}, WITHOUT: {}}
+        ceilings: list[dict[str, float]] = []
+        self._probe.start()
+        for index in (*order, *order[::-1]):
+            if index < len(self._cells):
+                cell = self._cells[index]
+                step_ns[cell.arm].setdefault(str(cell.context), []).extend(self._visit(cell))
+            elif self._ladder is not None:
+                ceilings.append(self._ladder.measure())
+        self._rounds = number + 1
+        return Sample(
+            number,
+            {arm: {context: np.array(ns, np.int64) for context, ns in by.items()} for arm, by in step_ns.items()},
+            ceilings,
+            self._probe.stop(),
+        )
+
+    def resolved(self, samples: Sequence[Sample]) -> Resolved:
+        """The widest interval of a point."""
+        found = estimates(stacked(samples))
+        return Resolved(widest(found), len(samples))
+
+    def finish(self) -> None:
+        """Check that the cache still gives what it gave at first, and count the repetitions.
+
+        Raises:
+            InvalidMeasurement: it does not.
+        """
+        context = self._contexts[-1]
+        difference = _difference(self._last_logits, self._step(WITH, context)[1])
+        if difference > self._tolerance:
+            raise InvalidMeasurement(
+                f"after measuring, the step at context {context} gives logits that differ by {difference:.1e} of the "
+                "largest from those before: the cache was not put back"
+            )
+        counts = [VISITS * cell.repetitions * self._rounds for cell in self._cells]
+        self.manifest.config |= {"reps_per_point": min(counts), "reps_per_point_most": max(counts)}
+
+    def _visit(self, cell: Cell) -> list[int]:
+        step = self._subject.step_with if cell.arm == WITH else self._subject.step_without
+        taken = []
+        for _ in range(DISCARDED + cell.repetitions):
+            self._subject.rewind(cell.context)
+            begin = self._clock.now()
+            step(cell.context)
+            taken.append(self._clock.now() - begin)
+        return taken[DISCARDED:]
+
+    def _step(self, arm: str, context: int) -> tuple[int, np.ndarray[Any, Any]]:
+        """One step: its duration, and its logits."""
+        self._subject.rewind(context)
+        step = self._subject.step_with if arm == WITH else self._subject.step_without
+        begin = self._clock.now()
+        result = step(context)
+        took_ns = self._clock.now() - begin
+        return took_ns, self._subject.logits(result)
+
+    def _plan_cells(self, progress: Progress) -> tuple[list[Cell], list[str]]:
+        """The points that fit: each needs its share of 20 rounds of the budget, those with a cache first.
+
+        A forward that may take longer than the whole budget, by the square of its length, is not even tried.
+        """
+        round_ns = self.effort.budget_s * 1e9 / FIRST_LOOK
+        with_ns = {S: min(self._step(WITH, S)[0] for _ in range(3)) for S in self._contexts}
+        cells = [Cell(WITH, S, _repetitions(ns)) for S, ns in with_ns.items()]
+        left_ns = round_ns - sum(_cost_ns(cell, with_ns[cell.context]) for cell in cells)
+        left_out: list[str] = []
+        last: tuple[int, int] | None = None
+        for S in self._contexts:
+            progress(0.0, f"without a cache at {S}")
+            at_most_ns = 0.0 if last is None else last[1] * (S / last[0]) ** 2
+            if left_out or at_most_ns > self.effort.budget_s * 1e9:
+                left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, known=False))
+                continue
+            try:
+                refuse_if_too_large(f"without a cache at S = {S}: the forward", self._scores_bytes(S))
+            except InputError as error:
+                left_out.append(str(error))
+                continue
+            took_ns, logits = self._step(WITHOUT, S)
+            last = S, took_ns
+            self._check_agree(S, logits)
+            cell = Cell(WITHOUT, S, _repetitions(took_ns))
+            if _cost_ns(cell, took_ns) > left_ns:  # once more: another process may have had the processor
+                took_ns = min(took_ns, self._step(WITHOUT, S)[0])
+                cell = Cell(WITHOUT, S, _repetitions(took_ns))
+            if _cost_ns(cell, took_ns) > left_ns:
+                left_out.append(_left_out(S, took_ns, self.effort.budget_s, known=True))
+                continue
+            left_ns -= _cost_ns(cell, took_ns)
+            cells.append(cell)
+        return cells, left_out
+
+    def _scores_bytes(self, context: int) -> int:
+        """Of all heads in one layer at once, which the built-in decoder writes down; fused kernels do not."""
+        facts = self._opened.facts
+        if self._opened.backend == "torch":
+            return 0
+        return int(self._plan.batch * facts["heads"] * (context + 1) ** 2 * bytes_each(facts["dtype"]))
+
+    def _check_agree(self, context: int, without: np.ndarray[Any, Any]) -> None:
+        difference = _difference(self._step(WITH, context)[1], without)
+        if not difference <= self._tolerance:
+            raise InvalidMeasurement(
+                f"at context {context} the logits with and without a cache differ by {difference:.1e} of the largest: "
+                "the arms do not do the same work"
+            )
+
+    def _memory(self, opened: Opened) -> list[dict[str, Any]]:
+        """Bytes at each context: of the live buffers, from the shapes, and resident in a fresh process."""
+        resident, why_not = self._resident(opened)
+        if why_not:
+            self.manifest.warnings.append(f"resident memory was not measured: {why_not}")
+        by_context = {each.context: each for each in resident}
+        found = []
+        for S in self._contexts:
+            self._subject.rewind(S)
+            used, allocated = theory_bytes(self.manifest, S)
+            each = by_context.get(S)
+            found.append(
+                {
+                    "S": S,
+                    "cache_bytes": self._subject.used_bytes(),
+                    "cache_bytes_allocated": sum(buffer.num_bytes for buffer in self._subject.buffers()),
+                    "theory_bytes": used,
+                    "theory_bytes_allocated": allocated,
+                    "rss_growth_bytes": None if each is None else each.resident_bytes,
+                    "rss_page_bound_bytes": None if each is None else each.most_bytes,
+                }
+            )
+        return found
+
+    def _resident(self, opened: Opened) -> tuple[list[Resident], str]:
+        """Resident pages, if the weights fit into memory a second time."""
+        from psutil import virtual_memory
+
+        plan, weights = self._plan, opened.facts["weight_bytes"]
+        if weights > virtual_memory().available:
+            return [], f"a second process with {weights / 1e9:.1f} GB of weights does not fit into memory"
+        return measure_resident(
+            ResidentRequest(
+                plan.model,
+                plan.arch,
+                plan.layers,
+                opened.backend,
+                plan.dtype,
+                plan.device,
+                plan.seed,
+                plan.cache or "dynamic",
+                plan.batch,
+                self._contexts,
+                self._contexts[-1] + 1,
+            )
+        )
+
+    def _open_ladder(self, opened: Opened) -> Any:
+        """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
+        costs = list(step_costs(self.manifest).values())
+        if not costs or self._plan.device != "cpu":
+            self.manifest.warnings.append(
+                "theory has no curve: no formula for this architecture"
+                if not costs
+                else "theory has no curve: ceilings are measured on the cpu"
+            )
+            return None
+        return ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=self._plan.threads)
+
+    def _manifest_facts(self, opened: Opened) -> None:
+        plan, facts = self._plan, opened.facts
+        kind = "built-in" if opened.backend == "numpy" else plan.cache or "dynamic"
+        backend = {"built-in": REFERENCE, "dynamic": TRANSFORMERS, "static": TRANSFORMERS_STATIC}[kind]
+        capacity = None if kind == "dynamic" else self._contexts[-1] + 1
+        self.manifest = Manifest(
+            experiment="cache",
+            plan=asdict(plan),
+            seed=plan.seed,
+            workload={
+                "contexts": list(self._contexts),
+                "batch": plan.batch,
+                "cache": kind,
+                "capacity": capacity,
+                "dtype": facts["dtype"],
+                "device": plan.device,
+                "threads": plan.threads,
+            },
+            model={
+                **facts,
+                "L": facts["num_layers"],
+                "H": facts["heads"],
+                "d_h": facts["head_dim"],
+                "S_max": self._contexts[-1],
+            },
+            config={"S_points": list(self._contexts), "warmup_reps": DISCARDED},
+            conditions={
+                "config": config_of(opened),
+                "backend": backend.name,
+                "backend_without": (REFERENCE if kind == "built-in" else TRANSFORMERS).name,
+                "random_weights": opened.random_weights,
+                "order": "all points and the ceilings in a drawn order, then in its reverse, once a round",
+                "discarded": f"{DISCARDED} step after each switch of points",
+                "rewound": "the cache's cursor is put back before each step; the context does not move",
+                "prompt": "held-out sentences of the grammar, end to end"
+                if opened.name == "mini"
+                else "ids drawn at random",
+                "garbage_collector": "off",
+                "precision": self.effort.precision,
+            },
+            boundaries={
+                "with": "one new position through the model and its cache, and the greedy choice",
+                "without": "all positions through the same model, the head for the last alone, and the greedy choice",
+            },
+        )
+
+
+def prepare(plan: Plan, progress: Progress, clock: Clock) -> CacheSession:
+    """Check the plan, load the model, fill the caches, see what the budget holds.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: steps with and without a cache do not agree.
+    """
+    return CacheSession(plan, progress, clock)
+
+
+def _repetitions(step_ns: float) -> int:
+    return int(min(max(REPEAT_NS // max(step_ns, 1), 1), MOST_REPETITIONS))
+
+
+def _cost_ns(cell: Cell, step_ns: float) -> float:
+    return VISITS * (DISCARDED + cell.repetitions) * step_ns
+
+
+def _left_out(context: int, step_ns: float, budget_s: float, *, known: bool) -> str:
+    took = f"takes {duration(step_ns)}" if known else f"may take up to {duration(step_ns)}"
+    if step_ns == 0 or budget_s == inf:
+        took = "would take still longer"
+    return (
+        f"without a cache at S = {context}: a step {took}, and {FIRST_LOOK} rounds of all points are more than the "
+        f"budget of {budget_s:g} s holds"
+    )
+
+
+def _difference(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+    """The largest difference of two arrays, as a share of the largest number."""
+    return float(np.abs(first - second).max() / np.abs(first).max())

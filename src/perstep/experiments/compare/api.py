@@ -1,0 +1,98 @@
+"""`perstep.compare`: callables of this process, compared by interleaved rounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+from perstep.errors import InputError
+from perstep.experiments.arms import call_alarm, check_results, reference_first
+from perstep.experiments.compare.findings import ArmResult, CompareFindings, analyse
+from perstep.experiments.compare.samples import Sample
+from perstep.experiments.compare.session import CompareSession, patience_s
+from perstep.experiments.compare.show import comparison_tables
+from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
+from perstep.measure.blocks import ArmFailed, CallableArm
+from perstep.report import to_text
+from perstep.runs import Manifest
+
+
+class Comparison(CompareFindings, frozen=True, kw_only=True):
+    """What `perstep.compare` found: `comparison["new"]` is one arm's result, its text is a table."""
+
+    def __getitem__(self, name: str) -> ArmResult:
+        return self.arms[name]
+
+    def __str__(self) -> str:
+        return "\n\n".join(to_text(table) for table in comparison_tables(self))
+
+
+def _comparison(manifest: Manifest, samples: Sequence[Sample]) -> Comparison:
+    found = analyse(manifest, samples)
+    return Comparison(**{name: getattr(found, name) for name in found.__struct_fields__})
+
+
+def compare(
+    arms: Mapping[str, Callable[[], Any]],
+    *,
+    reference: str | None = None,
+    budget_s: float = 5.0,
+    precision: float = 0.005,
+    rounds: int | None = None,
+    threshold: float = 0.01,
+    check: bool | Callable[[Any, Any], bool] = False,
+    seed: int = 0,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare callables by interleaved rounds.
+
+    Args:
+        arms: name -> callable without arguments, two or more.
+        reference: the arm that the others are compared with; the first if None.
+        budget_s: seconds after which no new round begins.
+        precision: stop earlier when the widest interval's half-width is this relative change.
+        rounds: measure just so many rounds, whatever budget and precision.
+        threshold: T of `same (within ±T)`.
+        check: True calls every arm once and requires equal results; a function gets the reference's
+            and another arm's result and says whether they agree.
+        seed: of the order of turns.
+        clock: the host's, unless a test passes its own.
+        progress: told after each round.
+
+    Returns:
+        The comparison; its text is a table.
+
+    Raises:
+        ArmFailed: a callable raised, did not return within twice the budget, or gave another result; it says which
+            arm and which call, and its `partial` is the Comparison over the rounds before, if there were enough.
+        InputError: fewer than two arms, or options out of their range.
+    """
+    clock = clock or HostClock()
+    progress = progress or (lambda _share, _what: None)
+    ordered = reference_first(arms, reference)
+    if budget_s <= 0 or not 0 < precision < 1 or not 0 <= threshold < 1 or (rounds is not None and rounds < 1):
+        raise InputError("budget_s, precision, threshold and rounds must be above 0, shares below 1")
+    check_results(ordered, check)
+    effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
+    samples: list[Sample] = []
+    timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
+    session: CompareSession | None = None
+    try:
+        with collector_off():
+            # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
+            with call_alarm(patience_s(effort)):
+                session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
+            live = session
+            run_rounds(
+                session.measure_round,
+                samples.append,
+                lambda: live.resolved(samples),
+                effort=effort,
+                clock=clock,
+                progress=progress,
+            )
+    except ArmFailed as failed:
+        if session is not None and samples:
+            failed.partial = _comparison(session.manifest, samples)
+        raise
+    return _comparison(session.manifest, samples)

@@ -1,0 +1,96 @@
+"""The findings of `context` as tables, pictures and README."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
+from perstep.experiments.knobs.show import (
+    doubt,
+    fit_note,
+    knob_files,
+    line,
+    number,
+    one_table,
+    stage_panels,
+    step_interval,
+    subject,
+)
+from perstep.report import Table
+from perstep.report.panels import Panel, Series
+from perstep.runs import Manifest
+
+
+def sees_images(findings: KnobFindings) -> bool:
+    """Whether any configuration has images."""
+    return any(s.num_vision_tokens for s in findings.summary)
+
+
+def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
+    """A table a model: a row an input."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
+    vision = [
+        ("text tokens", lambda s: f"{s.num_input_text_tokens:,}"),
+        ("vision tokens", lambda s: f"{s.num_vision_tokens:,}"),
+        ("vision encoder (ms)", lambda s: number(s.vision_ms if s.num_vision_tokens else None)),
+    ]
+    columns = [
+        ("input", lambda s: s.label),
+        *(vision if sees_images(findings) else []),
+        ("prefill (ms)", lambda s: number(s.prefill_ms)),
+        ("decode forward (ms)", lambda s: number(s.decode_ms)),
+        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
+        ("95 % interval (ms)", step_interval),
+        ("whole call (ms)", lambda s: number(s.total_ms)),
+    ]
+    of = {"vision": "vision tokens"}
+    notes = [fit_note(stage, fit, of.get(stage, "input tokens")) for stage, fit in findings.fits.items()]
+    return one_table(f"context: {subject(manifest, findings)}", findings, columns, notes)
+
+
+def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
+    """`context.png` with its CSV, all samples, the model, `README.md`."""
+    return knob_files(__package__, manifest, findings, {"context": _drawing}, _words)
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {"finding": _finding(findings), "sees": sees_images(findings), "tables": [_table(manifest, findings)]}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
+    panels = stage_panels(findings, "input tokens")
+    if sees_images(findings):
+        rows = [s for s in findings.summary if s.num_vision_tokens and s.vision_ms]
+        xs, ys = [float(s.num_vision_tokens) for s in rows], [s.vision_ms or 0.0 for s in rows]
+        fit = findings.fits.get("vision")
+        fitted = [] if fit is None else [replace(made, name="fit") for made in line(fit, xs, curved=True)]
+        series = [Series("measured", xs, ys, shade=0), *fitted]
+        panels.insert(0, Panel("vision", "vision tokens", "vision encoder (ms)", series))
+    return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
+
+
+def _finding(findings: KnobFindings) -> str:
+    """How prefill and decode grow from the shortest to the longest input."""
+    rows = sorted((s for s in findings.summary if s.prefill_ms), key=lambda s: s.knob)
+    if len(rows) < 2 or rows[0].knob == rows[-1].knob:
+        return "one input measured"
+    first, last = rows[0], rows[-1]
+    words = [
+        f"{last.knob / first.knob:.3g} times the input takes {_ratio(last.prefill_ms, first.prefill_ms)} the prefill"
+    ]
+    if first.decode_ms and last.decode_ms:
+        words.append(f"{_ratio(last.decode_ms, first.decode_ms)} the decode forward")
+    return " and ".join(words) + doubt(findings)
+
+
+def _ratio(last: float | None, first: float | None) -> str:
+    return f"{(last or 0.0) / (first or 1.0):.3g} times"
+
+
+def summary(findings: KnobFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    return headlines(findings, lambda found: {"headline": _finding(found)})

@@ -1,0 +1,208 @@
+"""The findings of `depth` as tables, pictures and README."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from perstep.experiments.knobs import headlines, tables_of
+from perstep.experiments.knobs.findings import KnobFindings, Summary, damage
+from perstep.experiments.knobs.show import (
+    FAR_APART,
+    Drawing,
+    fit_note,
+    has_quality,
+    knob_files,
+    line,
+    number,
+    one_table,
+    quality_columns,
+    random_quality,
+    share,
+    step_interval,
+    subject,
+)
+from perstep.report import Table
+from perstep.report.format import significant
+from perstep.report.panels import Panel, Series
+from perstep.runs import Manifest
+
+
+def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
+    """A table a model: a row a configuration, measured beside expected (law 13)."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
+    full = full_of(findings)
+
+    def offull_of(value: float | None, reference: float | None) -> str:
+        return share(None if value is None or not reference else value / reference)
+
+    columns = [
+        ("active blocks", lambda s: s.label),
+        ("prefill (ms)", lambda s: number(s.prefill_ms)),
+        ("decode forward (ms)", lambda s: number(s.decode_ms)),
+        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
+        ("95 % interval (ms)", step_interval),
+        ("decode of full, measured", lambda s: offull_of(s.decode_ms, full.decode_ms if full else None)),
+        ("expected", lambda s: share(s.num_active_blocks / s.num_total_blocks)),
+        *quality_columns(findings),
+    ]
+    notes = [fit_note(stage, fit, "blocks") for stage, fit in findings.fits.items()]
+    bends = {stage: knee_words(findings, stage) for stage in findings.fits}
+    notes += [f"{stage}: {words}." for stage, words in bends.items() if words]
+    notes.append(f"Fixed share (Amdahl): {fixed_words(findings)}.")
+    if findings.under is not None:
+        chosen = findings.under.label or "none"
+        notes.append(f"Under {findings.under.budget_ms:g} ms: {chosen} ({findings.under.reason}).")
+    return one_table(f"depth: {subject(manifest, findings)}", findings, columns, notes)
+
+
+def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
+    """`depth.png` and, where quality was measured, `quality.png`, their CSV, all samples, the model, `README.md`."""
+    drawings = {"depth": depth_drawing}
+    if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
+        drawings["quality"] = quality_drawing
+    return knob_files(__package__, manifest, findings, drawings, _words)
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {
+        "full": full_of(findings),
+        "fixed": fixed_words(findings),
+        "knees": {stage: knee_words(findings, stage) for stage in findings.fits},
+        "has_quality": has_quality(findings),
+        "tables": [_table(manifest, findings)],
+    }
+
+
+def summary(findings: KnobFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    return headlines(findings, _headline)
+
+
+def _headline(findings: KnobFindings) -> dict[str, Any]:
+    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
+    return {
+        "headline": fixed_words(findings),
+        "fixed_share": fit.fixed_share,
+        "r_squared": fit.r_squared,
+        "heldout_error": fit.heldout_error,
+        "knee": None if fit.knee is None else fit.knee.at,
+        "under": None if findings.under is None else findings.under.label,
+    }
+
+
+def full_of(findings: KnobFindings) -> Summary | None:
+    """The configuration in which every block runs, if it was measured."""
+    return next((s for s in findings.summary if s.num_active_blocks == s.num_total_blocks and s.samples), None)
+
+
+def fixed_words(findings: KnobFindings) -> str:
+    """Amdahl's fixed share in words, as far as the rounds resolve it."""
+    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
+    stage = "a decode forward" if "decode_per_forward" in findings.fits else "the prefill"
+    if fit.fixed_share is None:
+        return f"no fixed share of {stage}: {fit.reason}"
+    low, high = fit.fixed_share_ci_low, fit.fixed_share_ci_high
+    if fit.fixed_share <= 0:
+        below = f"no fixed share of {stage}: the line meets depth 0 below nothing ({fit.fixed_share:.1%})"
+        if high is None or high > 0:
+            return f"{below}, which may be chance"
+        return (
+            f"{below}, because a block costs more the more of them there are, as where their weights no longer fit into"
+            " a cache"
+        )
+    least = "" if fit.knee is None else "at least "
+    found = f"{least}{fit.fixed_share:.1%} of {stage} does not shrink with the blocks"
+    if low is None or high is None:
+        return f"{found} (too few rounds for an interval)"
+    if low <= 0 <= high:
+        return f"what of {stage} does not shrink with the blocks is not resolved: {low:.1%} to {high:.1%}"
+    return f"{found} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def knee_words(findings: KnobFindings, stage: str) -> str:
+    """Where the slope of a stage changes and what that may come from; empty where a line does."""
+    fit = findings.fits.get(stage)
+    if fit is None or fit.knee is None or fit.slope_ms is None:
+        return ""
+    knee = fit.knee
+    before, beyond = significant(fit.slope_ms), significant(knee.slope_beyond_ms)
+    change = (
+        f"beyond {knee.at:.1f} blocks (95 % interval {knee.ci_low:.1f} to {knee.ci_high:.1f}) a block adds"
+        f" {beyond} instead of {before} ms to a {stage.split('_')[0]} forward"
+    )
+    known = [(s.knob, s.weight_bytes) for s in findings.summary if s.weight_bytes is not None]
+    if knee.slope_beyond_ms <= fit.slope_ms or not known:
+        return change
+    known.sort()
+    weights_mb = float(np.interp(knee.at, [knob for knob, _ in known], [size for _, size in known])) / 1e6
+    return (
+        f"{change}, as where the weights that a forward goes over (there {weights_mb:.3g} MB in"
+        f" {fit.at(knee.at):.3g} ms) no longer stay in a cache until the next one"
+    )
+
+
+def depth_drawing(findings: KnobFindings) -> Drawing:
+    """Prefill and decode against the active blocks, with the fitted line and proportion beside it."""
+    title = f"{findings.model}: {fixed_words(findings).split(':')[0]}"
+    if knee_words(findings, "decode_per_forward"):
+        title += f"\n{knee_words(findings, 'decode_per_forward').split(', as')[0]}"
+    panels = [_panel(findings, "prefill", "prefill_ms", "prefill forward (ms)")]
+    if any(s.decode_ms is not None for s in findings.summary):
+        panels.append(_panel(findings, "decode_per_forward", "decode_ms", "decode forward (ms)"))
+    return Drawing(findings.model, title, panels)
+
+
+def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> Panel:
+    known = [s for s in findings.summary if getattr(s, attribute) is not None]
+    xs = [s.knob for s in known]
+    series = [Series("measured", xs, [getattr(s, attribute) for s in known], shade=0)]
+    fit, full = findings.fits.get(stage), full_of(findings)
+    if fit is not None:
+        series += line(fit, xs)
+    if full is not None and getattr(full, attribute) is not None:
+        cost = getattr(full, attribute)
+        series.append(
+            Series("expected: in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
+        )
+    found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
+    if fit is not None and fit.knee is not None and fit.slope_ms is not None:
+        beyond = significant(fit.knee.slope_beyond_ms)
+        found = f": {significant(fit.slope_ms)} ms a block, {beyond} beyond {fit.knee.at:.1f}, R² {fit.r_squared:.3f}"
+    return Panel(stage.replace("_", " ") + found, "active blocks", y_label, series)
+
+
+def quality_drawing(findings: KnobFindings) -> Drawing:
+    """What is lost in quality against the decode step, with those that are not beaten marked."""
+    name, lost = damage(findings.summary)
+    known = [
+        (s.decode_step_ms, value, s)
+        for s, value in zip(findings.summary, lost, strict=True)
+        if value is not None and s.decode_step_ms is not None
+    ]
+    kept = sorted((point for point in known if point[2].pareto), key=lambda point: point[:2])
+    y_label = "perplexity (less is better)" if name == "perplexity" else "KL from the full model (nats, less is better)"
+    series = [
+        _scatter("on the Pareto front", kept, 0),
+        Series("Pareto front", [x for x, _, _ in kept], [y for _, y, _ in kept], kind="steps", shade=0),
+    ]
+    beaten = [point for point in known if not point[2].pareto]
+    if beaten:
+        series.append(_scatter("another is faster and better", beaten, 1))
+    title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
+    if findings.under is not None and findings.under.label is not None:
+        title += f"; best under {findings.under.budget_ms:g} ms: {findings.under.label}"
+    title = "\n".join([title, *random_quality(findings)])
+    values = [value for _, value, _ in known]
+    apart = name == "perplexity" and max(values) > FAR_APART * min(values)
+    panels = [Panel("", "decode step (ms)", y_label, series, log_y=apart, from_zero=name == "kl")]
+    return Drawing(findings.model, title, panels)
+
+
+def _scatter(name: str, points: Sequence[tuple[float, float, Summary]], shade: int) -> Series:
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    return Series(name, xs, ys, labels=[s.label for _, _, s in points], shade=shade)

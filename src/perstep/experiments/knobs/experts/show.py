@@ -1,0 +1,76 @@
+"""The findings of `experts` as tables, pictures and README."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
+from perstep.experiments.knobs.show import (
+    doubt,
+    fit_note,
+    has_quality,
+    knob_files,
+    number,
+    one_table,
+    quality_columns,
+    stage_panels,
+    step_interval,
+    subject,
+)
+from perstep.report import Table
+from perstep.runs import Manifest
+
+
+def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
+    """A table a model: a row a configuration."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
+    columns = [
+        ("experts a token", lambda s: s.label),
+        ("prefill (ms)", lambda s: number(s.prefill_ms)),
+        ("decode forward (ms)", lambda s: number(s.decode_ms)),
+        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
+        ("95 % interval (ms)", step_interval),
+        ("syncs a step", lambda s: number(s.syncs_per_step)),
+        *quality_columns(findings),
+    ]
+    notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
+    c = manifest.conditions
+    notes.append(f"The model itself: k = {c['own_top_k']} of {c['num_experts']} experts, {c['own_implementation']}.")
+    return one_table(f"experts: {subject(manifest, findings)}", findings, columns, notes)
+
+
+def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
+    """`experts.png` with its CSV, all samples, the model, `README.md`."""
+    return knob_files(__package__, manifest, findings, {"experts": _drawing}, _words)
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    tables = [_table(manifest, findings)]
+    return {"finding": _finding(findings), "has_quality": has_quality(findings), "tables": tables}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
+    panels = stage_panels(findings, "experts a token (top-k)")
+    return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)
+
+
+def _finding(findings: KnobFindings) -> str:
+    """How much the largest top-k costs over the smallest, in each implementation."""
+    words = []
+    for name in dict.fromkeys(s.experts_implementation for s in findings.summary):
+        rows = [s for s in findings.summary if s.experts_implementation == name and s.decode_ms]
+        if len(rows) > 1 and rows[0].decode_ms and rows[-1].decode_ms:
+            words.append(f"{name} {rows[-1].decode_ms / rows[0].decode_ms:.2f}x")
+    if not words:
+        return "one top-k measured"
+    ks = [s.top_k for s in findings.summary]
+    span = f"from k = {min(k or 0 for k in ks)} to {max(k or 0 for k in ks)}"
+    return f"a decode forward {span}: {', '.join(words)}{doubt(findings)}"
+
+
+def summary(findings: KnobFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    return headlines(findings, lambda found: {"headline": _finding(found)})

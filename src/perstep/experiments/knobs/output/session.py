@@ -1,0 +1,55 @@
+"""The measurement of `output`: calls of several lengths."""
+
+from contextlib import nullcontext
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, prepare_models, record_all
+from perstep.experiments.knobs.output.plan import Plan
+from perstep.experiments.options import at_least
+from perstep.measure import Clock, Progress
+from perstep.targets import Opened
+from perstep.targets.block_mask import num_blocks
+
+
+def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
+    """Check the plan, load the model, record the longest call, of which the others are beginnings, warm up.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
+    prompts = plan.checked_prompts()
+    at_least(1, new_tokens=min(plan.new_tokens))
+
+    def check(one: Plan, opened: Opened) -> list[NDArray[np.int64]]:
+        return one.make_prompts(prompts, opened, max(one.new_tokens))
+
+    def make(one: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]]) -> Subject:
+        return _subject(one, runner, prompts_BT, progress)
+
+    return prepare_models("output", plan, check, make, progress, clock)
+
+
+def _subject(plan: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]], progress: Progress) -> Subject:
+    """One model: its longest call recorded."""
+    longest = record_all(runner, prompts_BT, max(plan.new_tokens), progress)
+    total = num_blocks(runner.opened.model)
+    arms = [
+        Arm(
+            Configuration(
+                label=f"{count:,}",
+                knob=float(count),
+                num_active_blocks=total,
+                num_total_blocks=total,
+                active_block_indices=list(range(total)),
+                num_vision_tokens=0,
+                num_output_tokens=count,
+                **plan.input_tokens(longest),
+            ),
+            [work.shortened(count) for work in longest],
+            nullcontext,
+        )
+        for count in plan.new_tokens
+    ]
+    return Subject(runner, arms, range(len(arms)))

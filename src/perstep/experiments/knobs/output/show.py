@@ -1,0 +1,100 @@
+"""The findings of `output` as tables, pictures and README."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
+from perstep.experiments.knobs.findings import Summary, decode_total_ms
+from perstep.experiments.knobs.show import fit_note, knob_files, number, one_table, step_interval, subject
+from perstep.report import Table
+from perstep.report.panels import Panel, Series
+from perstep.runs import Manifest
+
+
+def per_token_ms(s: Summary) -> float | None:
+    """The decode forwards of a call over its tokens: what it is often divided by, one more than there are forwards."""
+    if s.decode_ms is None:
+        return None
+    return s.decode_ms * (s.num_output_tokens - 1) / s.num_output_tokens
+
+
+def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
+    """A table a model, a row a length: the same forwards, divided by tokens and by forwards."""
+    return tables_of(manifest, findings, _table)
+
+
+def _table(manifest: Manifest, findings: KnobFindings) -> Table:
+    columns = [
+        ("generated tokens", lambda s: s.label),
+        ("forwards", lambda s: str(s.num_output_tokens - 1)),
+        ("decode, total (ms)", lambda s: number(decode_total_ms(s))),
+        ("per token (ms)", lambda s: number(per_token_ms(s))),
+        ("per forward (ms)", lambda s: number(s.decode_ms)),
+        ("artefact", lambda s: "–" if s.num_output_tokens < 2 else f"{-1 / s.num_output_tokens:+.1%}"),
+        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
+        ("95 % interval (ms)", step_interval),
+        ("prefill (ms)", lambda s: number(s.prefill_ms)),
+        ("whole call (ms)", lambda s: number(s.total_ms)),
+    ]
+    notes = [
+        "per token divides N - 1 forwards by N tokens, and so is too small by 1/N: the column `artefact`.",
+        fit_note("decode, total", findings.fits["decode"], "tokens") if "decode" in findings.fits else "",
+        _growth(findings),
+    ]
+    return one_table(f"output: {subject(manifest, findings)}", findings, columns, [note for note in notes if note])
+
+
+def _growth(findings: KnobFindings) -> str:
+    """How a forward's cost changes with its position, as far as there are positions."""
+    costs = np.array(findings.positions_ms)
+    if costs.size < 8:
+        return "too few positions to say how a forward's cost changes along a call"
+    quarter = len(costs) // 4
+    early, late = float(np.median(costs[:quarter])), float(np.median(costs[-quarter:]))
+    return (
+        f"along the longest call a forward costs {early:.3g} ms in the first quarter and {late:.3g} ms in the last:"
+        f" {late / early - 1:+.1%}"
+    )
+
+
+def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
+    """`output.png` with its CSV, all samples, the model, `README.md`."""
+    return knob_files(__package__, manifest, findings, {"output": _drawing}, _words)
+
+
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+    """What the text says of one model."""
+    return {"growth": _growth(findings), "tables": [_table(manifest, findings)]}
+
+
+def _drawing(findings: KnobFindings) -> Drawing:
+    rows = [s for s in findings.summary if s.decode_ms is not None]
+    if not rows:
+        calls = [(s.knob, s.total_ms) for s in findings.summary if s.total_ms is not None]
+        whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
+        title = f"{findings.model}: one token is a prefill, without a decode forward"
+        panel = Panel("", "generated tokens N", "whole call (ms)", [whole], log_x=True)
+        return Drawing(findings.model, title, [panel])
+    xs = [s.knob for s in rows]
+    divided = [
+        Series("per forward: decode / (N - 1)", xs, [s.decode_ms or 0.0 for s in rows], shade=0),
+        Series("per token: decode / N", xs, [per_token_ms(s) or 0.0 for s in rows], shade=1),
+    ]
+    positions = [float(i + 2) for i in range(len(findings.positions_ms))]
+    panels = [
+        Panel("divided by forwards and by tokens", "generated tokens N", "ms", divided, log_x=True),
+        Panel(
+            "each forward of the longest call",
+            "the token that the forward makes",
+            "decode forward (ms)",
+            [Series("median over rounds", positions, findings.positions_ms, shade=2)],
+        ),
+    ]
+    return Drawing(findings.model, f"{findings.model}: {_growth(findings)}", panels)
+
+
+def summary(findings: KnobFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    return headlines(findings, lambda found: {"headline": _growth(found)})

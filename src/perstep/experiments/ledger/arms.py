@@ -1,0 +1,137 @@
+"""The two arms of `ledger` behind one protocol, and those of the reference decoder.
+
+`ledger.py` knows neither the NumPy decoder nor transformers: it is given something loaded, with a recorded
+trace, that one arm or the other replays (law 3). Those of transformers models are in `ledger_generate.py`.
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.ledger.samples import Pass, columns
+from perstep.measure import Clock, Recorder, Trace, record_trace, replay
+from perstep.targets import Opened
+from perstep.targets.reference import BOUNDARIES, Reference, Sampler
+from perstep.targets.reference.loop import ReferenceLoop
+from perstep.targets.reference.memory import refuse_if_too_large
+
+if TYPE_CHECKING:
+    from perstep.experiments.ledger.plan import Plan
+
+DEFAULT_PROMPT_TOKENS = 64
+
+
+class Arms(Protocol):
+    """A loaded target and its recorded trace.
+
+    Attributes:
+        prompt_BT: what was given to the model; with an encoder, to that.
+        config_hash: of the model's configuration.
+        dtype: of its weights.
+        boundaries: part -> what lies inside it.
+        conditions: how its steps are made, for the manifest.
+    """
+
+    prompt_BT: NDArray[np.int64]
+    config_hash: str
+    dtype: str
+    boundaries: dict[str, str]
+    conditions: dict[str, Any]
+
+    @property
+    def trace(self) -> Trace:
+        """What both arms replay."""
+        ...
+
+    def run(self, arm: str) -> Pass:
+        """Replay the trace once, after a prefill and a decode step that are thrown away."""
+        ...
+
+    def finish(self) -> None:
+        """Check that the state is as the trace leaves it (law 7); raises InvalidMeasurement if it is not."""
+        ...
+
+
+class ReferenceArms:
+    """The NumPy decoder.
+
+    Raises:
+        InputError: an option that it does not have, or prompt and new tokens do not fit into context or memory.
+    """
+
+    def __init__(self, plan: "Plan", opened: Opened, clock: Clock) -> None:
+        if plan.detail is not None:
+            raise InputError("--detail goes with transformers models; the NumPy decoder always shows every part")
+        model: Reference = opened.model
+        sampler = Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)
+        prompt_BT = _prompt(plan, opened, model)
+        self.prompt_BT = prompt_BT
+        self._clock = clock
+        self._positions = prompt_BT.shape[1] + plan.new_tokens - 1
+        self._loop = ReferenceLoop(model, plan.batch, self._positions, sampler)
+        with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
+            self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
+        self.config_hash, self.dtype = model.config_hash, model.config.dtype
+        self.boundaries = BOUNDARIES
+        self.conditions = {
+            "discarded": "one prefill and one decode step after each switch of arms",
+            "end_tokens": "looked for at each step, but do not end the trace",
+        }
+
+    @property
+    def trace(self) -> Trace:
+        """What both arms replay."""
+        return self._trace
+
+    def run(self, arm: str) -> Pass:
+        """Replay the trace once."""
+        recorder, marked = Recorder(self._clock), arm == "marked"
+        differing = replay(self._loop, self._trace, recorder, marked=marked)
+        return Pass(arm, differing, {kind: columns(recorder.steps(kind), marked=marked) for kind in recorder.kinds})
+
+    def finish(self) -> None:
+        """Check that the cache is where the trace leaves it.
+
+        Raises:
+            InvalidMeasurement: it is not.
+        """
+        held = self._loop.cache.current_length()
+        if held != self._positions:
+            raise InvalidMeasurement(f"the KV cache holds {held} positions after the last pass, not {self._positions}")
+
+
+def _prompt(plan: "Plan", opened: Opened, model: Reference) -> NDArray[np.int64]:
+    """The prompt, once it is known to fit, with what is generated after it, into context and memory."""
+    num_tokens = prompt_length(plan, opened)
+    check_fits(num_tokens, plan.new_tokens, model.config.max_positions)
+    scores_bytes = 4 * plan.batch * model.config.heads * num_tokens**2
+    refuse_if_too_large(f"a prefill of {plan.batch} x {num_tokens} tokens", scores_bytes)
+    return opened.prompt(text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
+
+
+def prompt_length(plan: "Plan", opened: Opened) -> int:
+    """The tokens of the prompt.
+
+    Raises:
+        InputError: a text without a tokenizer to read it.
+    """
+    if plan.prompt is not None:
+        return len(opened.encode(plan.prompt))
+    return plan.prompt_tokens or DEFAULT_PROMPT_TOKENS
+
+
+def check_fits(prompt_tokens: int, new_tokens: int, positions: int) -> None:
+    """Check that prompt and new tokens fit into the model's context.
+
+    Raises:
+        InputError: they do not.
+    """
+    if prompt_tokens > positions:
+        raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {positions}")
+    if prompt_tokens + new_tokens - 1 > positions:
+        raise InputError(
+            f"a prompt of {prompt_tokens} and --new-tokens {new_tokens} overflow the model's context of {positions};"
+            f" at most {positions - prompt_tokens + 1} new tokens fit"
+        )

@@ -1,0 +1,110 @@
+"""What `ledger` finds: a ledger for decode steps and one for the prefill, from the samples alone."""
+
+from collections.abc import Sequence
+from math import inf
+
+import msgspec
+
+from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
+from perstep.experiments.ledger.samples import Sample, idle_ns, ledger_samples
+from perstep.experiments.sync_counts import SyncCounts, with_syncs
+from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.measure import Ledger, build_ledger
+from perstep.runs import Manifest
+
+
+class LedgerFindings(msgspec.Struct):
+    """`results.json`. `device` is by kind of step, and empty where the host does all the work.
+
+    `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
+    """
+
+    decode: Ledger | None
+    prefill: Ledger
+    tokens_per_s: float | None
+    noise: NoiseSummary
+    differing_choices: int
+    unresolved: str
+    invalid: str
+    device: dict[str, DeviceLedger] = {}
+    bounds: dict[str, LedgerBounds] = {}
+    ceilings: LadderCeilings | None = None
+    bounds_withdrawn: str = ""
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """Those of the host's time, decode first."""
+        return [ledger for ledger in (self.decode, self.prefill) if ledger is not None]
+
+
+def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
+    """The two ledgers: a pure function of manifest and samples.
+
+    Raises:
+        InputError: there are no samples, or rounds that do not hold the same steps and parts.
+        InvalidMeasurement: a step's parts do not add up to it.
+    """
+    ledgers = _host_ledgers(manifest, samples)
+    decode, prefill = ledgers.get("decode"), ledgers["prefill"]
+    differing = sum(p.differing_choices for s in samples for p in s.passes)
+    reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
+    if differing:
+        reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
+    taken = [sample for sample in samples if sample.ceilings]
+    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    return LedgerFindings(
+        decode=decode,
+        prefill=prefill,
+        tokens_per_s=manifest.workload["batch"] * 1e9 / headline_ns(decode) if decode else None,
+        noise=summarise_noise(s.noise for s in samples),
+        differing_choices=differing,
+        unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
+        invalid="; ".join(reasons),
+        device=_device_ledgers(samples),
+        bounds=bounds_of(manifest, ceilings, ledgers),
+        ceilings=ceilings,
+        bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
+    )
+
+
+def _host_ledgers(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Ledger]:
+    conditions, device = manifest.conditions, str(manifest.workload.get("device", "cpu"))
+    counted = msgspec.convert(conditions.get("syncs", {}), dict[str, SyncCounts])
+    made = {}
+    for kind, held in ledger_samples(samples).items():
+        ledger = build_ledger(kind, held, mark_ns=conditions["mark_ns"])
+        made[kind] = with_syncs(ledger, counted.get(kind), device=device)
+    return made
+
+
+def _device_ledgers(samples: Sequence[Sample]) -> dict[str, DeviceLedger]:
+    made = {}
+    for kind, held in ledger_samples(samples, "device").items():
+        idle = idle_ns(samples, kind)
+        ledger = build_ledger(kind, held, mark_ns=0.0)  # what a mark costs the device is not known, only the host's
+        made[kind] = DeviceLedger(ledger=ledger, idle_ns_per_step=sum(idle.values()), idle_parts_ns=idle)
+    return made
+
+
+def headline_ns(ledger: Ledger) -> float:
+    """The step without instruments, which every round of this experiment holds."""
+    assert ledger.plain_step_ns is not None  # noqa: S101
+    return ledger.plain_step_ns
+
+
+def _unresolved(ledger: Ledger, precision: float | None) -> str:
+    now = ledger.resolved()
+    if now.half_width == inf:
+        missing = [name for name, part in ledger.parts.items() if part.ci_low is None]
+        without = ", ".join(missing) if missing else "the inflation"
+        return (
+            f"no interval for {without}: {ledger.rounds} rounds are too few, or resemble their neighbours too much"
+            f" ({now.merged_rounds} are left when those are merged); give a longer --budget, or more --rounds"
+        )
+    if precision is not None and now.half_width > precision:
+        return (
+            f"the widest interval is ±{now.half_width:.2%} of the step, ±{precision:.2%} was asked for;"
+            " give a longer --budget, or more --rounds"
+        )
+    return ""

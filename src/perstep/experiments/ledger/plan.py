@@ -1,0 +1,55 @@
+"""The options of `ledger`, and what is wrong with them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from perstep.errors import InputError
+from perstep.experiments.models import ModelOptions
+from perstep.experiments.options import at_least
+from perstep.targets.reference import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ModelOptions):
+    """The options of `perstep ledger`."""
+
+    prompt_tokens: Annotated[int | None, Parameter(name=["-p", "--prompt-tokens"])] = None
+    """Length of the prompt in tokens. [default: 64]"""
+
+    prompt: str | None = None
+    """A text to begin with, instead of --prompt-tokens of the model's own kind."""
+
+    new_tokens: Annotated[int, Parameter(name=["-n", "--new-tokens"])] = 64
+    """Tokens to generate: one prefill and N - 1 decode steps."""
+
+    batch: Annotated[int, Parameter(name=["-b", "--batch"])] = 1
+    """Sequences decoded side by side."""
+
+    temperature: float = 0.0
+    """0 chooses the most probable token; above, tokens are drawn."""
+
+    top_k: int = 0
+    """Draw among the k most probable tokens; 0 for all."""
+
+    top_p: float = 1.0
+    """Draw among the most probable tokens that hold this probability together."""
+
+    detail: Literal["phases", "modules", "layers"] | None = None
+    """How far to look inside the forward of a transformers model: as a whole, by type of module, or by layer.
+    [default: modules]"""
+
+
+def check(plan: Plan) -> None:
+    """What needs no model.
+
+    Raises:
+        InputError: an option is out of its range, or two exclude each other.
+    """
+    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch, threads=plan.threads)
+    if plan.prompt is not None and plan.prompt_tokens is not None:
+        raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
+    if plan.prompt_tokens is not None:
+        at_least(1, prompt_tokens=plan.prompt_tokens)
+    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range

@@ -1,0 +1,88 @@
+"""The findings of `ledger` as tables, CSV, picture and README."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perstep.experiments.device_ledger import device_table
+from perstep.experiments.ledger.bounds import columns_of
+from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
+from perstep.report import Table
+from perstep.report.format import duration, plural
+from perstep.report.ledger import headline_interval, largest_words, ledger_csv, ledger_png, ledger_table, share_words
+from perstep.report.words import render
+from perstep.runs import Manifest
+
+
+def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
+    """Decode first: it is what most of a generation is made of."""
+    w = manifest.workload
+    new = plural(w["new_tokens"], "new token")
+    subject = f"{manifest.model['name']}, batch {w['batch']}, prompt {w['prompt_tokens']}, {new}"
+    made, bounds = [], columns_of(findings.bounds)
+    for ledger in findings.ledgers:
+        speed = findings.tokens_per_s if ledger is findings.decode else None
+        beside = findings.device.get(ledger.kind)
+        host = ", host time" if beside else ""
+        title = f"{ledger.kind}{host}: {subject}"
+        made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
+        if beside:
+            made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
+    if findings.unresolved:
+        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.bounds_withdrawn:
+        made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
+    made[0].notes.extend(manifest.conditions.get("notes", []))
+    return made
+
+
+def csv(findings: LedgerFindings) -> str:
+    """A row a part of each ledger of the host's time, in nanoseconds."""
+    return ledger_csv(findings.ledgers, columns_of(findings.bounds))
+
+
+def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
+    """`ledger.png` with its CSV, and `README.md`."""
+    return {
+        "ledger.png": _png(manifest, findings),
+        "ledger.csv": csv(findings).encode(),
+        "README.md": render(
+            __package__,
+            manifest=manifest,
+            findings=findings,
+            tables=tables(manifest, findings),
+            boundaries=_boundaries(manifest, findings),
+            headline_interval=headline_interval,
+            largest_words=largest_words,
+            share_words=share_words,
+        ),
+    }
+
+
+def _boundaries(manifest: Manifest, findings: LedgerFindings) -> dict[str, str]:
+    """Those of the parts that were seen; a part may be named with its class or layer, as in `stop/X` and `attn/3`."""
+    seen = {name for ledger in findings.ledgers for part in ledger.parts for name in (part, part.split("/")[0])}
+    return {name: boundary for name, boundary in manifest.boundaries.items() if name in seen}
+
+
+def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
+    """A bar a ledger, the device's below the host's."""
+    name, drawn = str(manifest.model["name"]), []
+    for ledger in findings.ledgers:
+        beside = findings.device.get(ledger.kind)
+        drawn.append((ledger, f"{name}, host time" if beside else name))
+        if beside:
+            drawn.append((beside.ledger, f"{name}, device time"))
+    return ledger_png([ledger for ledger, _ in drawn], subject=[subject for _, subject in drawn])
+
+
+def summary(findings: LedgerFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    ledger = findings.decode or findings.prefill
+    largest = ledger.largest
+    return {
+        "headline": f"{duration(headline_ns(ledger))} per {ledger.kind} step, {largest_words(ledger)}",
+        "plain_step_ns": ledger.plain_step_ns,
+        "inflation": ledger.inflation,
+        "residual_share": ledger.residual_share,
+        "largest_part": largest[0] if len(largest) == 1 else None,
+    }

@@ -1,0 +1,549 @@
+"""The findings of `ops` as tables, pictures, CSV and sentences."""
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
+from perstep.experiments.ops.findings import Estimate, Found, LengthFound, OperatorFound, OpsFindings
+from perstep.experiments.ops.scaling import Exponent
+from perstep.report import Table, to_csv
+from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.ledger import inflation_words
+from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
+from perstep.report.words import render
+from perstep.runs import Manifest
+from perstep.targets.operators.layer import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CHANGES_NOTE = (
+    "An exponent above the formula's: a cache is left, the allocator asks for fresh pages, or another kernel is chosen."
+    " One that falls: threads begin, or another kernel is chosen."
+)
+_GAIN_NOTE = (
+    "The gain is what the arm with the part free measured. Where it is not within the part's own time (no), the others"
+    " took less too without it, and its own time bounds nothing."
+)
+_WITHIN = {True: "yes", False: "no", None: "not resolved"}
+_READABLE = 30
+BUILD, APPLY = "attn.mask.build", "attn.mask.apply"
+
+
+def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
+    """A table for each length, then the masks, what parts made free give back, and the exponents."""
+    made = [_length_table(manifest, length, findings) for length in findings.lengths]
+    made.append(_attention_table(manifest, findings))
+    if any(length.arms for length in findings.lengths):
+        made.append(_arms_table(findings))
+    if any(length.what_if for length in findings.lengths):
+        made.append(_what_if_table(findings))
+    if findings.scaling:
+        made.append(_scaling_table(findings))
+    if findings.unresolved:
+        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    if findings.invalid:
+        made[0].notes.append(f"INVALID: {findings.invalid}")
+    return made
+
+
+def subject(manifest: Manifest) -> str:
+    """What was measured, in words."""
+    w = manifest.workload
+    threads = plural(w["threads"], "thread")
+    return f"{manifest.model['name']}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
+
+
+def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
+    # Not by the largest part alone: beside a product of two seconds a mask would take 0.000520 s.
+    unit, size = time_unit([max(part.ns for part in length.ledger.parts.values()) / _READABLE])
+    past = manifest.workload["past"]
+
+    def published(part: str) -> str:
+        found = expected(manifest.model, past, part, length.seq)
+        return "" if found is None else significant(found.ns / size)
+
+    def cells(name: str, found: Estimate, share: str = "", of_layers: str = "") -> list[str]:
+        low, high = found.ci_low_ns, found.ci_high_ns
+        ends = ["–" if end is None else significant(end / size) for end in (low, high)]
+        return [name, ends[0], significant(found.ns / size), ends[1], share, of_layers]
+
+    rows = []
+    for name, found in length.operators.items():
+        of_layers = "" if found.share_of_layer is None else percent(found.share_of_layer)
+        alone = "" if found.alone is None else significant(found.alone.ns / size)
+        rows.append(
+            [
+                *cells(name, found.in_place, percent(found.share_of_step), of_layers),
+                alone,
+                _ratio(found),
+                published(name),
+            ]
+        )
+    ledger = length.ledger
+    residual = [significant(ledger.residual_ns / size), "", percent(ledger.residual_share)]
+    rows.append(["residual", "", *residual, percent(length.residual_share_of_layers), "", "", ""])
+    rows.append(["step, instrumented", "", significant(ledger.step_ns / size), "", "100.0 %", "", "", "", ""])
+    sums = len(rows)
+    plain = Estimate(
+        ns=ledger.plain_step_ns or 0.0, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
+    )
+    rows.append([*cells("step, the headline", plain), "", "", ""])
+    rows.append([*cells("all layers, not instrumented", length.layers), "", "", ""])
+    composite = len(rows)
+    reference = next(iter(length.attention.values()))
+    if reference.mask is not None:
+        rows.append([*cells(MASK, reference.mask), "", "", published(MASK)])
+    rows.append([*cells(FULL, reference.whole), "", "", published(FULL)])
+    rows += [[*cells(f"{name} (alone)", found), "", "", ""] for name, found in length.own.items()]
+    columns = ["part", "low", f"{unit}/step", "high", "of step", "of layers", f"alone, {unit}", "place/alone"]
+    has_published = any(row[-1] for row in rows)
+    return Table(
+        title=f"{_kind(length)}: {subject(manifest)}",
+        header=[*columns, "published"] if has_published else columns,
+        rows=rows if has_published else [row[:-1] for row in rows],
+        notes=_length_notes(length, findings, published=has_published),
+        rule_before=frozenset({len(length.operators), sums, composite}),
+    )
+
+
+def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
+    ledger = length.ledger
+    in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
+    notes = [
+        f"{inflation_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        *ledger.notes,
+    ]
+    if length is findings.lengths[-1]:
+        notes.append(
+            "Below the second rule: composites on the operands of the step, timed by themselves; they are not summed"
+            " with the parts."
+        )
+        if published:
+            notes.append(f"published: {SOURCE}; another machine and language, so compare how they grow.")
+    return notes
+
+
+def _ratio(found: OperatorFound) -> str:
+    if found.in_place_over_alone is None:
+        return ""
+    ends = interval(found.ratio_ci_low, found.ratio_ci_high, digits=2)
+    return f"{significant(found.in_place_over_alone, 3)} {ends}".removesuffix(" –")
+
+
+def _kind(length: LengthFound) -> str:
+    what = "one new token" if length.seq == 1 else f"{length.seq} new tokens"
+    return f"S = {length.seq}: {what}, {plural(length.keys, 'key')}"
+
+
+def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
+    rows: list[list[str]] = []
+    rules = set()
+    sizes = [found.whole.ns for length in findings.lengths for found in length.attention.values()]
+    unit, size = time_unit(sizes)
+    for length in findings.lengths:
+        rules.add(len(rows))
+        for name, found in length.attention.items():
+            build, apply = (found.parts_ns.get(part) for part in (BUILD, APPLY))
+            rows.append(
+                [
+                    str(length.seq),
+                    name,
+                    significant(found.whole.ns / size),
+                    *("" if ns is None else significant(ns / size) for ns in (build, apply)),
+                    *_change_cells(found.against_reference),
+                    *_change_cells(found.mask_against_reference),
+                ]
+            )
+    notes = ["A blank mask cell: no mask exists there (one query, or the fused kernel)."]
+    if manifest.workload["backend"] == "numpy":
+        notes.append("NumPy has no fused attention; --backend torch has.")
+    elif not any("mask=fused" in length.attention for length in findings.lengths):
+        notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")
+    return Table(
+        title="full_attention, every way to mask, on the operands of the step",
+        header=[
+            "S", "way", unit, "build", "apply", "change", "95 % interval", "verdict",
+            "build + apply", "95 % interval", "verdict",
+        ],
+        rows=rows,
+        text_columns=frozenset({1, 7, 10}),
+        notes=notes,
+        rule_before=frozenset(rules - {0}),
+    )  # fmt: skip
+
+
+def _change_cells(found: Found | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    change = "–" if found.change is None else signed_percent(found.change)
+    return [change, change_interval(found), found.verdict]
+
+
+def change_interval(found: Found) -> str:
+    """`[-3.1 %, -2.2 %]`, or a dash."""
+    if found.ci_low is None or found.ci_high is None:
+        return "–"
+    return f"[{signed_percent(found.ci_low)}, {signed_percent(found.ci_high)}]"
+
+
+def _arms_table(findings: OpsFindings) -> Table:
+    rows = []
+    for length in findings.lengths:
+        unit, size = time_unit([length.ledger.step_ns])
+        rows.append(
+            [str(length.seq), findings.reference, f"{significant(length.ledger.step_ns / size, 4)} {unit}", *[""] * 3]
+        )
+        for name, arm in length.arms.items():
+            step = f"{significant(arm.step.ns / size, 4)} {unit}"
+            rows.append([str(length.seq), name, step, *_change_cells(arm.against_reference)])
+    return Table(
+        title="whole steps, arm by arm, all instrumented alike",
+        header=["S", "arm", "step", "change", "95 % interval", "verdict"],
+        rows=rows,
+        text_columns=frozenset({1, 5}),
+    )
+
+
+def _what_if_table(findings: OpsFindings) -> Table:
+    rows = []
+    for length in findings.lengths:
+        for found in length.what_if.values():
+            whole_ns = next(iter(length.attention.values())).whole.ns
+            for where, gain, own, of_ns in (
+                ("step", found.in_step, found.own, length.ledger.step_ns),
+                (FULL, found.in_attention, found.own_in_attention, whole_ns),
+            ):
+                if gain is None or own is None:
+                    continue
+                rows.append(
+                    [
+                        str(length.seq),
+                        found.part,
+                        f"{duration(own.ns)} ({percent(own.ns / of_ns, 2)})",
+                        duration_interval(own.ci_low_ns, own.ci_high_ns),
+                        where,
+                        f"{duration(gain.ns)} ({percent(gain.share, 2)})",
+                        duration_interval(gain.ci_low_ns, gain.ci_high_ns),
+                        gain.verdict,
+                        _WITHIN[gain.within_own],
+                    ]
+                )
+    return Table(
+        title="what if a part were free: its result was there before, all else did the same work",
+        header=[
+            "S", "part", "its own time", "95 % interval", "of the", "gain", "95 % interval", "with it free",
+            "gain within its own time",
+        ],
+        rows=rows,
+        text_columns=frozenset({1, 4, 7, 8}),
+        notes=[_GAIN_NOTE],
+    )  # fmt: skip
+
+
+def duration_interval(low_ns: float | None, high_ns: float | None) -> str:
+    """`[11.9 µs, 13.8 µs]`, or a dash."""
+    return "–" if low_ns is None or high_ns is None else f"[{duration(low_ns)}, {duration(high_ns)}]"
+
+
+def _scaling_table(findings: OpsFindings) -> Table:
+    rows = []
+    for name, scaled in findings.scaling.items():
+        rows.append(
+            [
+                name,
+                str(scaled.degree),
+                "; ".join(_stretch(exponent) for exponent in scaled.fitted) or "–",
+                "; ".join(f"{_where(change.from_seq, change.to_seq)}: {change.why}" for change in scaled.changes),
+            ]
+        )
+    return Table(
+        title="how each part grows with S: exponents (0 constant, 1 linear, 2 quadratic) with 95 % intervals",
+        header=["part", "formula", "fitted exponent", "change of regime"],
+        rows=rows,
+        text_columns=frozenset({0, 2, 3}),
+        notes=[_CHANGES_NOTE] if any(scaled.changes for scaled in findings.scaling.values()) else [],
+    )
+
+
+def _stretch(found: Exponent) -> str:
+    ends = interval(found.ci_low, found.ci_high, digits=3)
+    return f"S {found.from_seq}–{found.to_seq}: {found.exponent:.2f} {ends}".removesuffix(" –")
+
+
+def _where(low: int, high: int) -> str:
+    return f"at S = {low}" if low == high else f"between S = {low} and {high}"
+
+
+def csv(findings: OpsFindings) -> str:
+    """A row for each operator and length, in nanoseconds."""
+    rows: list[list[object]] = []
+    for length in findings.lengths:
+        for name, f in length.operators.items():
+            alone = f.alone.ns if f.alone else None
+            ends = [f.in_place.ci_low_ns, f.in_place.ns, f.in_place.ci_high_ns]
+            rows.append([length.seq, name, *ends, f.share_of_step, f.share_of_layer, alone, f.in_place_over_alone])
+        rows.append(
+            [length.seq, "residual", None, length.ledger.residual_ns, None, length.ledger.residual_share, *[None] * 3]
+        )
+        for name, whole in _composites(length).items():
+            rows.append([length.seq, name, whole.ci_low_ns, whole.ns, whole.ci_high_ns, *[None] * 4])
+    header = "seq,part,low_ns,estimate_ns,high_ns,share_of_step,share_of_layers,alone_ns,in_place_over_alone"
+    return to_csv(header.split(","), rows)
+
+
+def _composites(length: LengthFound) -> dict[str, Estimate]:
+    ledger = length.ledger
+    plain = ledger.plain_step_ns or 0.0
+    found = {
+        "step (headline)": Estimate(ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high),
+        "layers": length.layers,
+    }
+    for name, attention in length.attention.items():
+        found[f"{FULL} {name}"] = attention.whole
+        if attention.mask is not None:
+            found[f"{MASK} {name}"] = attention.mask
+    return found | length.own
+
+
+def sentences(length: LengthFound) -> list[str]:
+    """What is the bottleneck at one length, and what a cached mask wins there."""
+    step_ns = length.ledger.plain_step_ns or length.ledger.step_ns
+    said = [
+        f"the step takes {duration(step_ns)}, its layers {duration(length.layers.ns)}",
+        f"the bottleneck is `{length.largest}` with {_largest_share(length)} of the step"
+        if length.largest
+        else "which part is the bottleneck is not resolved",
+    ]
+    build, apply = length.operators.get(BUILD), length.operators.get(APPLY)
+    if build is not None and apply is not None:
+        said.append(_mask_sentence(build, apply))
+        said += _caching_sentences(length)
+    elif length.seq == 1:
+        said.append("one query attends to everything before it, so there is no mask, and nothing to cache")
+    fused = length.attention.get("mask=fused")
+    if fused is not None and fused.against_reference is not None:
+        said.append(
+            f"the fused kernel, in which no mask exists, makes `{FULL}` {_change_words(fused.against_reference)}"
+        )
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in said]
+
+
+def _largest_share(length: LengthFound) -> str:
+    return percent(length.operators[length.largest].share_of_step)
+
+
+def _mask_sentence(build: OperatorFound, apply: OperatorFound) -> str:
+    costs = (
+        f"the mask takes {duration(build.in_place.ns)} to build ({percent(build.share_of_step, 2)} of the step) and"
+        f" {duration(apply.in_place.ns)} to apply ({percent(apply.share_of_step, 2)})"
+    )
+    if _longer(apply.in_place, build.in_place):
+        return f"{costs}: applying it, not building it, is the cost, and no cache takes that away"
+    if _longer(build.in_place, apply.in_place):
+        return f"{costs}: building it is the larger half, which a cache takes away"
+    return f"{costs}: which of the two is the larger half is not resolved"
+
+
+def _longer(one: Estimate, other: Estimate) -> bool:
+    """Whether an interval lies above another."""
+    return one.ci_low_ns is not None and other.ci_high_ns is not None and one.ci_low_ns > other.ci_high_ns
+
+
+def _caching_sentences(length: LengthFound) -> list[str]:
+    """What a cached mask was measured to win; building's own time stands before it, and is no bound of it."""
+    cached = length.attention.get("mask=cached")
+    if cached is None or cached.against_reference is None:
+        return []
+    said = f"`CausalMaskCache` makes `{FULL}` {_change_words(cached.against_reference)}"
+    if cached.mask_against_reference is not None:
+        said += f" and building plus applying {_change_words(cached.mask_against_reference)}"
+    return [said]
+
+
+def _change_words(found: Found) -> str:
+    change = "–" if found.change is None else signed_percent(found.change)
+    return f"{change} {change_interval(found)} ({found.verdict})"
+
+
+def summary(findings: OpsFindings) -> dict[str, Any]:
+    """The headline for `perstep list`."""
+    longest = findings.lengths[-1]
+    largest = f"{longest.largest} ({_largest_share(longest)})" if longest.largest else "not resolved"
+    return {
+        "headline": f"S = {longest.seq}: {duration(longest.ledger.plain_step_ns or 0.0)}, the largest part {largest}",
+        "plain_step_ns": {str(length.seq): length.ledger.plain_step_ns for length in findings.lengths},
+        "largest_part": {str(length.seq): length.largest for length in findings.lengths},
+    }
+
+
+NAMED_FROM = 0.045
+"""From this share of the step on, a part has room for its share inside the bar."""
+_HATCHES = ("", "////", "....")
+_MARKERS = "osD^vPX<>*dph"
+_SHADES = 8
+
+
+def ops_png(findings: OpsFindings, subject: str) -> bytes:
+    """A bar of 100 % for each length, parts in the order of the step."""
+    parts = [part for part in PARTS.values() if any(part in length.operators for length in findings.lengths)]
+    largest = {length.largest for length in findings.lengths}
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for row, length in enumerate(findings.lengths):
+            left = 0.0
+            for index, part in enumerate(parts):
+                share = length.ledger.parts[part].share if part in length.ledger.parts else 0.0
+                colour, hatch = part_colour(index), _HATCHES[index // _SHADES]
+                line = "#ffffff" if hatch and is_dark(colour) else "#222222"
+                axes.barh(
+                    row,
+                    100 * share,
+                    left=100 * left,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor=line,
+                    linewidth=0.5,
+                    height=0.72,
+                    label=part if row == 0 else None,
+                )
+                if share >= NAMED_FROM:
+                    ink = "white" if is_dark(colour) else "black"
+                    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0}
+                    axes.text(
+                        100 * (left + share / 2), row, f"{share:.0%}", ha="center", va="center", fontsize=8, color=ink,
+                        bbox=box if hatch else None,
+                    )  # fmt: skip
+                left += share
+            axes.barh(
+                row, 100 * length.ledger.residual_share, left=100 * left, color=RESIDUAL_COLOUR, edgecolor="#222222",
+                linewidth=0.5, height=0.72, label="residual" if row == 0 else None,
+            )  # fmt: skip
+        axes.set_yticks(range(len(findings.lengths)), [_bar_label(length) for length in findings.lengths])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the instrumented step at that length, which stands at its bar")
+        axes.set_title(_finding(findings, largest, subject), loc="left", fontsize=10)
+        axes.spines[["right", "top"]].set_visible(False)
+        figure.legend(loc="outside right center", fontsize=8, frameon=False)
+
+    return draw_png(10, 1.4 + 0.62 * max(len(findings.lengths), 4), draw)
+
+
+def _bar_label(length: LengthFound) -> str:
+    """The step that the bar is 100 % of."""
+    return f"S = {length.seq}\n{duration(length.ledger.step_ns)}"
+
+
+def _finding(findings: OpsFindings, largest: set[str], subject: str) -> str:
+    if len(largest) == 1 and "" not in largest:
+        shares = [length.operators[length.largest].share_of_step for length in findings.lengths]
+        low, high = percent(min(shares), 0), percent(max(shares), 0)
+        span = low if low == high else f"{low} to {high}"
+        return f"{subject}\n{next(iter(largest))} is the largest part at every length: {span} of the step"
+    words = ", ".join(f"{length.largest or 'not resolved'} at S = {length.seq}" for length in findings.lengths)
+    return f"{subject}\nthe largest part: {words}"
+
+
+def scaling_png(findings: OpsFindings, subject: str) -> bytes:
+    """Time of each part in its place against new tokens; a change of regime is a hollow ring."""
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for index, part in enumerate(part for part in PARTS.values() if part in findings.scaling):
+            points = [
+                (length.seq, length.ledger.parts[part].ns) for length in findings.lengths if part in length.operators
+            ]
+            seqs, costs = zip(*points, strict=True)
+            dark = is_dark(part_colour(index))
+            axes.plot(
+                seqs, costs, color=part_colour(index), marker=_MARKERS[index % len(_MARKERS)],
+                linestyle="-" if dark else "--", markeredgecolor="#222222", markeredgewidth=0.5, markersize=5,
+                linewidth=1.6, label=part,
+            )  # fmt: skip
+            for change in findings.scaling[part].changes:
+                at = [(seq, ns) for seq, ns in points if seq in (change.from_seq, change.to_seq)]
+                axes.plot(
+                    *zip(*at, strict=True), linestyle="", marker="o", markersize=12, fillstyle="none", color="#b00020"
+                )
+        _guides(findings, axes)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks([length.seq for length in findings.lengths], [str(length.seq) for length in findings.lengths])
+        axes.set_xlabel("new tokens S")
+        axes.set_ylabel("time per step")
+        axes.yaxis.set_major_formatter(lambda ns, _position: duration(ns, 1))
+        axes.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_title(f"{subject}\n{fill(_growth(findings), 90)}", loc="left", fontsize=10)
+        figure.legend(loc="outside right center", fontsize=8, frameon=False)
+
+    return draw_png(9, 5.6, draw)
+
+
+def _guides(findings: OpsFindings, axes: "object") -> None:
+    """Lines of exponent 1 and 2 from the middle of the picture, for the eye."""
+    seqs = [length.seq for length in findings.lengths]
+    first, last = max(seqs[0], seqs[-1] // 8), seqs[-1]
+    bottom = min(part.ns for length in findings.lengths for part in length.ledger.parts.values() if part.ns)
+    for exponent in (1, 2):
+        costs = [bottom, bottom * (last / first) ** exponent]
+        axes.plot([first, last], costs, color="#888888", linestyle=":", linewidth=1.0)  # type: ignore[attr-defined]
+        axes.annotate(  # type: ignore[attr-defined]
+            "∝ S" if exponent == 1 else "∝ S²",
+            (last, costs[1]),
+            fontsize=8,
+            color="#555555",
+            xytext=(3, -3),
+            textcoords="offset points",
+        )
+
+
+def _growth(findings: OpsFindings) -> str:
+    fastest = max(
+        (
+            (name, scaled.fitted[-1])
+            for name, scaled in findings.scaling.items()
+            if scaled.fitted and name in PARTS.values()
+        ),
+        key=lambda item: item[1].exponent,
+        default=None,
+    )
+    if fastest is None:
+        return "no exponent could be fitted"
+    name, found = fastest
+    changed = sum(bool(scaled.changes) for scaled in findings.scaling.values())
+    rings = "; rings mark changes of regime" if changed else ""
+    span = f"from S = {found.from_seq} to {found.to_seq}"
+    return f"{name} grows fastest at the end: exponent {found.exponent:.2f} {span}{rings}"
+
+
+def scaling_csv(findings: OpsFindings) -> str:
+    """A row for each part and pair of lengths, and for each stretch that was fitted."""
+    rows: list[list[object]] = []
+    for name, scaled in findings.scaling.items():
+        for kind, exponents in (("local", scaled.local), ("fitted", scaled.fitted)):
+            rows += [[name, kind, e.from_seq, e.to_seq, e.exponent, e.ci_low, e.ci_high, ""] for e in exponents]
+        rows += [[name, "change", c.from_seq, c.to_seq, None, None, None, c.why] for c in scaled.changes]
+    return to_csv(["part", "kind", "from_seq", "to_seq", "exponent", "ci_low", "ci_high", "why"], rows)
+
+
+def files(manifest: Manifest, findings: OpsFindings) -> Mapping[str, bytes]:
+    """`ops.png`, `scaling.png`, their CSVs, and `README.md`."""
+    title = subject(manifest)
+    made = {
+        "ops.png": ops_png(findings, title),
+        "ops.csv": csv(findings).encode(),
+        "README.md": render(
+            __package__,
+            manifest=manifest,
+            findings=findings,
+            tables=tables(manifest, findings),
+            words={length.seq: sentences(length) for length in findings.lengths},
+        ),
+    }
+    if findings.scaling:
+        made |= {"scaling.png": scaling_png(findings, title), "scaling.csv": scaling_csv(findings).encode()}
+    return made

@@ -1,0 +1,26 @@
+"""`perstep fix`: what could replace the slow parts of a script's generate calls, tried and measured.
+
+The script runs once, watched and captured; then its calls are made again with drop-ins. `fix_calls` does that and keeps
+a run; the names of an experiment are here, so that `show` and `report` work on it. It has no `prepare`: a script cannot
+be run again from its options alone.
+"""
+
+from perstep.fixing.capture import Captured, Captures
+from perstep.fixing.findings import FixFindings, analyse, summary
+from perstep.fixing.samples import Sample
+from perstep.fixing.show import csv, files, lines, tables
+from perstep.fixing.store import fix_calls
+
+__all__ = [
+    "Captured",
+    "Captures",
+    "FixFindings",
+    "Sample",
+    "analyse",
+    "csv",
+    "files",
+    "fix_calls",
+    "lines",
+    "summary",
+    "tables",
+]

@@ -1,0 +1,162 @@
+"""What processors and criteria do in a call and elsewhere, and which drop-ins do the same: what `fix` offers, and why.
+
+A name proves nothing. Every drop-in is tried beside what it would replace: along other texts, with logits of many
+shapes, and in what its nearest wrong neighbours do otherwise (`criteria.py`, `masks.py`, `chain.py`). It is offered
+where no difference was seen and it was seen to act. That is evidence, not proof.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from perstep.errors import InputError
+from perstep.fixing.capture import REMOVED, Captured, copied, tokens_of
+from perstep.fixing.chain import OutOfOrder, in_order
+from perstep.fixing.criteria import Unlike, for_criterion
+from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exactly, for_settings
+from perstep.fixing.masks import for_processor
+from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
+from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
+
+
+def find_vocabulary(call: Captured) -> Vocabulary | None:
+    """The bytes of the tokens and how the script names them: a tokenizer, a `Vocabulary`, or a list of bytes.
+
+    Looked for in the call's arguments, among the names that its line can see, and in what these hold as `tokenizer`.
+    """
+    from perstep.fast._reading import vocabulary_of
+
+    columns = call.model.config.get_text_config().vocab_size
+    named = [(value, name) for name, value in call.names.items() if not name.startswith("_")]
+    held = ((getattr(value, "__dict__", {}).get("tokenizer"), f"{name}.tokenizer") for value, name in named)
+    named += [(value, name) for value, name in held if value is not None]
+    given = call.arguments[1].get("tokenizer")
+    if given is not None:  # no other is right beside it
+        named = [(value, name) for value, name in [*named, *_of_dicts(call.names)] if value is given]
+    for value, name in named:
+        if _may_be_vocabulary(value):
+            try:
+                vocabulary = vocabulary_of(value)
+            except InputError:
+                continue
+            if vocabulary.size <= columns:
+                return vocabulary, name
+    return None
+
+
+def _of_dicts(names: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """What dictionaries among the names of a call's line hold under names, such as its keyword arguments."""
+    return [
+        (value, f"{name}[{key!r}]")
+        for name, held in names.items()
+        if type(held) is dict and not name.startswith("_")
+        for key, value in held.items()
+        if isinstance(key, str)
+    ]
+
+
+def _may_be_vocabulary(value: Any) -> bool:
+    from perstep.automata import Vocabulary as Bytes
+
+    if isinstance(value, (list, tuple)):
+        return len(value) > 1 and all(isinstance(token, bytes) for token in value)
+    return isinstance(value, Bytes) or (
+        not isinstance(value, type) and hasattr(value, "get_vocab") and hasattr(value, "decode")
+    )
+
+
+def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Offer]:
+    """The drop-ins for what generate built from settings, and for the call's own parts where they do what these do.
+
+    Why there is none for a part is kept in `seen.reasons`.
+    """
+    found = [*for_settings(call, seen, vocabulary)]
+    for kind, parts in call.lists.items():
+        for index, part in enumerate(parts):
+            known = exactly(part, vocabulary, call.names)
+            if known is not None:
+                found.append(Offer(kind, index, (seen.name_of(part),), (known,), BY_CLASS))
+    in_chain = in_order(call, [one for one in found if one.kind == PROCESSORS], _columns(call, seen))
+    proved = []
+    for offer in found:
+        try:
+            proved.append(_proved(call, seen, offer, vocabulary, in_chain))
+        except (Unlike, OutOfOrder) as reason:
+            seen.reasons |= dict.fromkeys(offer.parts, str(reason))
+    answered = {part for offer in found for part in offer.parts}
+    for kind, parts in call.lists.items():
+        for index, (part, steps) in enumerate(zip(parts, seen.steps[kind], strict=True)):
+            name = seen.name_of(part)
+            if name in answered or name in seen.reasons:
+                continue
+            try:
+                drop_in, source, evidence = _for_own(call, kind, part, steps, vocabulary)
+            except Unlike as reason:
+                seen.reasons[name] = str(reason)
+            else:
+                proved.append(Offer(kind, index, (name,), ((drop_in, source),), evidence))
+    return proved
+
+
+def _for_own(call: Captured, kind: str, part: Any, steps: Steps, vocabulary: Vocabulary | None) -> tuple[Any, str, str]:
+    """The drop-in for a part of the call's own, how it is written, and what shows that it is the same.
+
+    Raises:
+        Unlike: nothing is known to be the same.
+    """
+    if kind == PROCESSORS:
+        return for_processor(call, part, steps, vocabulary)
+    if vocabulary is None:
+        raise Unlike(WITHOUT_VOCABULARY)
+    return for_criterion(part, steps, *vocabulary)
+
+
+def _proved(
+    call: Captured,
+    seen: Seen,
+    offer: Offer,
+    vocabulary: Vocabulary | None,
+    in_chain: Mapping[tuple[str, ...], str | OutOfOrder],
+) -> Offer:
+    """An offer by its class with what shows that it does the same.
+
+    Raises:
+        Unlike: it gives other verdicts.
+        OutOfOrder: it gives other scores.
+    """
+    if offer.kind == CRITERIA:
+        drop_in, source, shown = _for_stop_strings(call, seen, offer, vocabulary)
+        return replace(offer, made=((drop_in, source),), evidence=f"{offer.evidence}: {shown}")
+    said = in_chain[offer.parts]
+    if isinstance(said, OutOfOrder):
+        raise said
+    return replace(offer, evidence=f"{offer.evidence}: {said}")
+
+
+def _columns(call: Captured, seen: Seen) -> int:
+    """Logits of a row: as a processor of the call's own saw them, else as the model's config says."""
+    found = [steps.columns for steps in seen.steps[PROCESSORS] if steps.columns]
+    return found[0] if found else int(call.model.config.get_text_config().vocab_size)
+
+
+def _for_stop_strings(call: Captured, seen: Seen, offer: Offer, vocabulary: Vocabulary | None) -> tuple[Any, str, str]:
+    """The drop-in for transformers' stop strings, of the call's own list or built from its settings."""
+    if vocabulary is None:
+        raise Unlike(WITHOUT_VOCABULARY)
+    if offer.index is not None:
+        part, steps = call.lists[CRITERIA][offer.index], seen.steps[CRITERIA][offer.index]
+    else:
+        part = next(one for one in seen.built[CRITERIA] if seen.name_of(one) in offer.parts)
+        steps = _along(call, part)
+    return for_criterion(part, steps, *vocabulary, strings=list(part.stop_strings))
+
+
+def _along(call: Captured, part: Any) -> Steps:
+    """What a criterion that generate built says along the tokens of the call."""
+    tokens = tokens_of(call.result)
+    prompt = (
+        int(call.again(max_new_tokens=1, max_length=REMOVED, min_new_tokens=REMOVED, min_length=REMOVED).shape[1]) - 1
+    )
+    ids = [tokens[:, :end] for end in range(prompt + 1, tokens.shape[1] + 1)][:MOST_STEPS]
+    (asked,) = copied([part])
+    return Steps(ids=ids, after=[verdicts_of(asked(one, None), len(one)) for one in ids])

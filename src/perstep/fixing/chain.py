@@ -1,0 +1,378 @@
+"""The processors of a call in the order in which transformers applies them, and whether others do the same.
+
+The order is not copied from transformers: the list is built by the call itself, as it is and with the drop-ins, and the
+two are run side by side over logits that are shaped so that order, ties and nuclei matter. A processor whose place
+among the others changes must commute with each that it passes, which is known of kinds, not found by trying.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+
+from perstep.fixing.capture import Captured, Original, copied
+from perstep.fixing.offer import PROCESSORS, Offer, changes_of
+from perstep.targets.transformers._wrap import Wraps
+
+Chain = Sequence[Any]
+
+_SCALES = ("TemperatureLogitsWarper", "RepetitionPenaltyLogitsProcessor", "RepetitionPenalty")
+"""Each logit times a factor above 0: -inf stays, and two of them can be applied in any order (within rounding)."""
+_MASKS = (
+    "SuppressTokensLogitsProcessor", "SuppressTokens", "NoBadWordsLogitsProcessor", "NoRepeatNGramLogitsProcessor",
+    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "SuppressTokensAtBeginLogitsProcessor", "Utf8",
+    "PrefixConstrainedLogitsProcessor",
+)  # fmt: skip
+"""-inf where ids and length alone say so."""
+_ANY_ORDER = tuple(
+    frozenset(pair)
+    for pair in (
+        ("mask", "mask"),
+        ("mask", "scale"),
+        ("scale", "scale"),
+        ("TopK", "MinP"),
+        ("TopK", "TemperatureLogitsWarper"),
+    )
+)
+
+_ROWS = 2  # of ids
+_LENGTH = 12
+_GRID = 9  # values of what a shape is varied by
+_HALVINGS = 10  # from 6 logits to 0.006
+_RANGE = (-6.3, 41.9)  # in no step of which two peaks are equal
+_CLOSE = 1e-5
+EDGE = 1e-4
+"""Probability of tokens at the edge of a nucleus that transformers' float32 sums may put on either side of it."""
+_NAMED = 3  # ids that processors are about, which stand at the head of a peak
+
+_UNTRIED = (
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor", "PrefixConstrainedLogitsProcessor", "WatermarkLogitsProcessor",
+    "SynthIDTextWatermarkLogitsProcessor",
+)  # fmt: skip
+"""They call the model or the script, or remember the text; nothing is ever moved past them but what commutes."""
+
+
+class _Built(Exception):  # noqa: N818 - a way out of generate
+    pass
+
+
+def built_chain(call: Captured, lists: dict[str, list[Any]] | None = None, **changes: Any) -> list[Any]:
+    """The processors that the call would apply, in their order; no forward is made."""
+    found: list[Any] = []
+
+    def keep(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found.extend(original(*args, **kwargs))
+        raise _Built
+
+    wraps = Wraps()
+    wraps.method(call.model, "_get_logits_processor", lambda original: partial(keep, original))
+    try:
+        call.again(lists, **changes)
+    except _Built:
+        pass
+    finally:
+        wraps.restore()
+    return found
+
+
+def first_warper(call: Captured) -> int:
+    """The place in what generate applies before which its own processors and the call's stand, and its warpers behind.
+
+    Shown by a processor at the end of the call's own list.
+    """
+    from transformers import LogitsProcessor
+
+    class Last(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+        """Stands where the call's own processors end."""
+
+    last = Last()
+    return built_chain(call, {PROCESSORS: [*copied(call.lists[PROCESSORS]), last]}).index(last)
+
+
+def commute(one: Any, other: Any) -> bool:
+    """Whether two processors are known to give the same in either order, by their kinds."""
+    return any({a, b} in _ANY_ORDER for a in _kinds(one) for b in _kinds(other))
+
+
+def _kinds(part: Any) -> Iterator[str]:
+    name = type(part).__name__
+    yield name.removesuffix("LogitsWarper") if name in ("TopKLogitsWarper", "MinPLogitsWarper") else name
+    if name in _SCALES:
+        yield "scale"
+    if name in _MASKS:
+        yield "mask"
+
+
+class OutOfOrder(Exception):  # noqa: N818 - what was found, not a fault
+    """Why drop-ins would not do in a call what its own processors do, in words."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A processor in a chain: which of the call as it is it stands for, and whether it may be tried on other logits."""
+
+    key: Hashable
+    part: Any
+
+    @property
+    def tried(self) -> bool:
+        """Whether it is transformers' or perstep's, and remembers nothing."""
+        kind = type(self.part)
+        return kind.__module__.split(".")[0] in ("transformers", "perstep") and kind.__name__ not in _UNTRIED
+
+
+def in_order(call: Captured, offers: Sequence[Offer], columns: int) -> dict[tuple[str, ...], str | OutOfOrder]:
+    """What shows of each offer that the call does to logits with it what it does as it is; or why nothing does.
+
+    Args:
+        call: the call.
+        offers: drop-ins for processors of transformers.
+        columns: logits of a row.
+
+    Returns:
+        By the parts of each offer.
+    """
+    own = copied(call.lists[PROCESSORS])
+    before = _links(built_chain(call, {PROCESSORS: own}), own, {})
+    shapes = Shapes([link.part for link in before if link.tried], columns, call.model.device)
+    found: dict[tuple[str, ...], str | OutOfOrder] = {}
+    trials: dict[tuple[str, ...], _Trial] = {}
+    for offer in offers:
+        try:
+            trials[offer.parts] = _Trial(_changed(call, offer, own, before), {id(made) for made, _ in offer.made})
+        except OutOfOrder as reason:
+            found[offer.parts] = reason
+    chains = [chain for trial in trials.values() for chain in trial.chains]
+    try:
+        differences = iter(shapes.differences(chains) if chains else [])
+    except Exception as error:  # a processor that is for other rows, or other logits
+        said = OutOfOrder(f"tried on other logits they ended with {type(error).__name__}: {error}")
+        return found | dict.fromkeys(trials, said)
+    for parts, trial in trials.items():
+        found[parts] = trial.verdict([next(differences) for _ in trial.chains], shapes.count)
+    return found
+
+
+def _changed(call: Captured, offer: Offer, own: Sequence[Any], before: "Sequence[Link]") -> "list[Link]":
+    """The processors that generate applies with an offer.
+
+    Raises:
+        OutOfOrder: they are others, or two that do not commute have changed places.
+    """
+    keys = [("own", offer.index)] if offer.index is not None else [before[place].key for place in offer.places]
+    stands_for = {id(made): key for (made, _), key in zip(offer.made, keys, strict=True)}
+    lists, settings = changes_of(call, [offer])
+    mine = [own[part.index] if isinstance(part, Original) else part for part in lists[PROCESSORS]]
+    after = _links(built_chain(call, {PROCESSORS: mine}, **settings), own, stands_for)
+    was = {link.key: (place, link.part) for place, link in enumerate(before)}
+    if was.keys() != {link.key for link in after} or len(before) != len(after):
+        raise OutOfOrder("with it generate would build other processors than now")
+    for one, other in combinations(after, 2):
+        (early, first), (late, second) = was[one.key], was[other.key]
+        if early > late and not commute(first, second):
+            names = type(second).__name__, type(first).__name__
+            raise OutOfOrder(
+                f"{names[0]} would come behind {names[1]}; generate applies it before, and the order matters"
+            )
+    return after
+
+
+class _Trial:
+    """A chain with drop-ins, and its nearest wrong neighbours: without one of them, and with two exchanged.
+
+    Args:
+        links: the whole chain.
+        made: the `id` of each drop-in.
+
+    Attributes:
+        chains: the chain, it without each drop-in, and with a drop-in and a neighbour exchanged where that may matter.
+    """
+
+    def __init__(self, links: Sequence[Link], made: set[int]) -> None:
+        chain = [link.part for link in links if link.tried]
+        self._made = [at for at, part in enumerate(chain) if id(part) in made]
+        self._names = [type(part).__name__ for part in chain]
+        self._pairs = [
+            at
+            for at, (one, other) in enumerate(pairwise(chain))
+            if ({id(one), id(other)} & made) and not commute(one, other)
+        ]
+        without = [[*chain[:at], *chain[at + 1 :]] for at in self._made]
+        exchanged = [[*chain[:at], chain[at + 1], chain[at], *chain[at + 2 :]] for at in self._pairs]
+        self.chains = [chain, *without, *exchanged]
+
+    def verdict(self, differences: Sequence[str], rows: int) -> "str | OutOfOrder":
+        """What the differences of the chains from the call's own say."""
+        if differences[0]:
+            return OutOfOrder(differences[0])
+        without = dict(zip(self._made, differences[1:], strict=False))
+        idle = [self._names[at] for at, seen in without.items() if not seen]
+        if idle:
+            return OutOfOrder(f"{idle[0]} was never seen to change anything")
+        exchanged = dict(zip(self._pairs, differences[1 + len(self._made) :], strict=True))
+        told = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
+        more = f", and not with {' or '.join(told)}" if told else ""
+        return f"the same scores for {rows:,} rows of shaped logits{more}"
+
+
+def _links(chain: Chain, own: Sequence[Any], stands_for: Mapping[int, Hashable]) -> list[Link]:
+    """The processors of a chain with their names: a place in the call's own list, or a class that generate built."""
+    places = {id(part): ("own", place) for place, part in enumerate(own)}
+    return [Link(stands_for.get(id(part)) or places.get(id(part)) or type(part).__name__, part) for part in chain]
+
+
+class Shapes:
+    """Ids and logits on which chains are compared.
+
+    Args:
+        chain: the processors as they are; the edges of what they allow are looked for.
+        columns: logits of a row.
+        device: of the tensors.
+
+    Attributes:
+        count: rows of logits that were compared.
+    """
+
+    def __init__(self, chain: Chain, columns: int, device: Any) -> None:
+        import torch
+
+        self._random, self._columns, self._device = np.random.default_rng(0), columns, device
+        self._chain, self.count = chain, 0
+        ids = self._random.integers(0, columns, (_rows(chain), _LENGTH))
+        ids[:, -3:] = ids[:, 4:7]  # tokens that occur twice, one behind the other
+        self._ids_BT = torch.tensor(ids, device=device)
+        named = [token for part in chain for token in _ids_of(part) if 0 <= token < columns]
+        self._named = list(dict.fromkeys(named))[:_NAMED]
+
+    def differences(self, chains: Sequence[Chain]) -> list[str]:
+        """How each chain differs from that as it is, in words; empty where it does not."""
+        found = [""] * len(chains)
+        self.count = 0
+        for what, logits in self._probes():
+            scores, expected = self._tensor(logits), self._run(self._chain, logits)
+            self.count += len(scores)
+            for place, chain in enumerate(chains):
+                found[place] = found[place] or _difference(expected, run(chain, self._ids_BT, scores), what)
+        return found
+
+    def _probes(self) -> Iterator[tuple[str, Any]]:
+        """Logits [rows, columns]: random ones, and each shape along a grid and on both sides of every edge in it."""
+        for scale in (0.1, 1.0, 6.0):
+            yield "random logits", self._random.normal(0, scale, (len(self._ids_BT), self._columns))
+        for what, shape in self._shapes():
+            grid = [float(value) for value in np.linspace(*_RANGE, _GRID)]
+            allowed = [self._allowed(shape(value)) for value in grid]
+            for value in grid:
+                yield what, shape(value)
+            for (low, before), (high, after) in pairwise(zip(grid, allowed, strict=True)):
+                if not np.array_equal(before, after):
+                    for value in self._edge(shape, low, high, before):
+                        yield what, shape(value)
+
+    def _edge(self, shape: Callable[[float], Any], low: float, high: float, before: Any) -> tuple[float, float]:
+        """Two values on either side of where other tokens become allowed than at the lower one."""
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if np.array_equal(self._allowed(shape(middle)), before):
+                low = middle
+            else:
+                high = middle
+        return low, high
+
+    def _allowed(self, logits: Any) -> Any:
+        return (self._run(self._chain, logits) > -np.inf).cpu().numpy()
+
+    def _run(self, chain: Chain, logits: Any) -> Any:
+        return run(chain, self._ids_BT, self._tensor(logits))
+
+    def _tensor(self, logits: Any) -> Any:
+        import torch
+
+        return torch.tensor(logits, dtype=torch.float32, device=self._device)
+
+    def _shapes(self) -> Iterator[tuple[str, Callable[[float], Any]]]:
+        """Functions of one number that give logits, with what they are in words."""
+        rows, columns = len(self._ids_BT), self._columns
+        seen, new = self._ids_BT.cpu().numpy(), self._random.integers(0, columns, (rows, 4))
+        flat = self._random.normal(0, 1, (rows, columns))
+        low, tied = flat - 60.0, np.full((rows, columns), 2.0)
+        rank = np.argsort(self._random.random((rows, columns)), axis=1)
+        yield "a peak at a token of the text", _peaks(flat, seen[:, 0])
+        yield "a peak at a new token", _peaks(flat, new[:, 0])
+        yield "two peaks, one at a token of the text", _peaks(_set(flat, seen[:, 1], 24.0), new[:, 1])
+        yield "two peaks, the other at a token of the text", _peaks(_set(flat, new[:, 1], 24.0), seen[:, 1])
+        yield "two peaks at new tokens", _peaks(_set(flat, new[:, 1], 24.0), new[:, 2])
+        yield "negative logits, a peak at a token of the text", _peaks(low, seen[:, 3], -50.0)
+        yield "negative logits, two peaks", _peaks(_set(low, seen[:, 3], -30.0), new[:, 3], -50.0)
+        yield "tied logits but for a token of the text", _peaks(tied, seen[:, 0])
+        yield "a peak at what followed the last tokens before", _peaks(flat, seen[:, 7])
+        yield "two peaks, one at what followed before", _peaks(_set(flat, seen[:, 7], 24.0), new[:, 1])
+        yield "a ladder of logits", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
+        yield "a ladder of tied pairs", lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6)
+        for token in self._named:
+            at = np.full(rows, token)
+            yield f"a peak at the token {token}", _peaks(flat, at)
+            yield f"two peaks, one at the token {token}", _peaks(_set(flat, at, 24.0), new[:, 0])
+
+
+def _set(base: Any, tokens: Any, value: float) -> Any:
+    """Logits [rows, columns] with a value at one token [rows] of each row."""
+    made = base.copy()
+    made[np.arange(len(base)), tokens] = value
+    return made
+
+
+def _peaks(base: Any, tokens: Any, shift: float = 0.0) -> Callable[[float], Any]:
+    return lambda value: _set(base, tokens, value + shift)
+
+
+def _difference(expected: Any, found: Any, what: str) -> str:
+    """How scores [rows, columns] differ from those expected, in words; empty where they do not.
+
+    Of equal logits at an edge transformers' sort leaves open which are kept, so their number counts. A token there
+    whose probability is within rounding of the sums may fall on either side.
+    """
+    for theirs, ours in zip(expected, found, strict=True):
+        both = (theirs > -np.inf) & (ours > -np.inf)
+        if not _are_close(theirs[both], ours[both]):
+            return f"other scores come of {what}"
+        if bool(both.equal(theirs > -np.inf)) and bool(both.equal(ours > -np.inf)):
+            continue
+        kept = [one[one > -np.inf].sort(descending=True).values for one in (theirs, ours)]
+        fewer, more = sorted(kept, key=len)
+        beyond = more.double().softmax(0)[len(fewer) :]
+        if not _are_close(fewer, more[: len(fewer)]) or float(beyond.sum()) > EDGE:
+            return f"other tokens are allowed for {what}"
+    return ""
+
+
+def _are_close(one: Any, other: Any) -> bool:
+    return bool(((one - other).abs() <= _CLOSE * (1 + one.abs())).all())
+
+
+def run(chain: Chain, ids: Any, scores: Any) -> Any:
+    """The scores after all processors, as transformers' list applies them."""
+    scores = scores.clone()
+    for part in chain:
+        scores = part(ids, scores)
+    return scores
+
+
+def _rows(chain: Chain) -> int:
+    """Rows of ids: as many as a penalty has numbers of, for the padding of each."""
+    found = [
+        len(part.prompt_ignore_length) for part in chain if hasattr(getattr(part, "prompt_ignore_length", 0), "__len__")
+    ]
+    return found[0] if found else _ROWS
+
+
+def _ids_of(part: Any) -> list[int]:
+    """Token ids that a processor is about."""
+    found = getattr(part, "suppress_tokens", None)
+    if found is None:
+        found = getattr(part, "eos_token_id", None)
+    listed: list[int] = np.asarray([] if found is None else found).flatten().tolist()
+    return [*listed, *(token for words in getattr(part, "sequence_bias", None) or () for token in words)]

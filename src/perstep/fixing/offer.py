@@ -1,0 +1,83 @@
+"""What an offer is: drop-ins that could replace parts of a call, with how they are written."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from perstep.fixing.capture import Captured, Original
+
+PROCESSORS, CRITERIA, LOOP = "logits_processor", "stopping_criteria", "custom_generate"
+
+
+class Code(str):
+    """Source text where otherwise a value stands: its `repr` is itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Drop-ins that could replace parts of a call.
+
+    Attributes:
+        kind: the argument of generate that changes: `logits_processor`, `stopping_criteria` or `custom_generate`.
+        index: the place in that list of what they replace; None for what generate itself builds from settings.
+        places: for what generate builds: where each drop-in's original stands in what generate applies.
+        first: it stands before the call's own, as all but the warpers do.
+        parts: the names in the ledger of what they replace.
+        made: the drop-ins, and how each is written.
+        evidence: why they are the same.
+        settings: arguments of generate that have to change with them; REMOVED for one to leave out.
+    """
+
+    kind: str
+    index: int | None
+    parts: tuple[str, ...]
+    made: tuple[tuple[Any, str], ...]
+    evidence: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    places: tuple[int, ...] = ()
+    first: bool = False
+
+    @property
+    def source(self) -> str:
+        """How the drop-ins are written."""
+        written = ", ".join(source for _, source in self.made)
+        return f"{LOOP}={written}" if self.kind == LOOP else written
+
+
+def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Any, str]], list[tuple[Any, str]]]:
+    """What comes before a call's own processors or criteria, and what behind them, in the order of generate's own."""
+    built = [offer for offer in offers if offer.kind == kind and offer.index is None]
+
+    def of(first: bool) -> list[tuple[Any, str]]:
+        some = [
+            (one.places[at] if one.places else 0, made)
+            for one in built
+            if one.first == first
+            for at, made in enumerate(one.made)
+        ]
+        return [made for _, made in sorted(some, key=lambda pair: pair[0])]
+
+    return of(True), of(False)
+
+
+def changes_of(call: Captured, offers: list[Offer]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """The processors and criteria of a call with these offers, and its other arguments that change."""
+    lists: dict[str, list[Any]] = {
+        kind: [Original(index) for index in range(len(parts))] for kind, parts in call.lists.items()
+    }
+    settings: dict[str, Any] = {}
+    for offer in offers:
+        settings.update(offer.settings)
+        if offer.kind == LOOP:
+            settings[LOOP] = offer.made[0][0]
+        elif offer.index is not None:
+            lists[offer.kind][offer.index] = offer.made[0][0]
+    for kind, own in lists.items():
+        first, last = around(offers, kind)
+        lists[kind] = [*(made for made, _ in first), *own, *(made for made, _ in last)]
+    return lists, settings

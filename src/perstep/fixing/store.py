@@ -1,0 +1,106 @@
+"""The run of `perstep fix`: what was watched and tried, written into a folder while it becomes known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perstep.experiments import pipeline
+from perstep.experiments.conditions import describe_machine
+from perstep.fixing.capture import Captured
+from perstep.fixing.measure import try_call
+from perstep.fixing.patch import diff
+from perstep.fixing.samples import Patch, Watched
+from perstep.fixing.trial import THRESHOLD
+from perstep.measure import Clock, Progress
+from perstep.runs import Manifest, RunWriter, next_folder
+from perstep.targets.transformers import BOUNDARIES
+from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers.words import DECODE, PREFILL
+from perstep.watching.session import Watch
+
+
+def fix_calls(
+    calls: dict[str, Captured],
+    watched: Watch,
+    plan: dict[str, Any],
+    *,
+    budget_s: float,
+    progress: Progress,
+    out: Path | None = None,
+    force: bool = False,
+    clock: Clock | None = None,
+) -> pipeline.Report:
+    """Try the drop-ins on the captured calls and keep what was found as a run.
+
+    Args:
+        calls: by line, at least one.
+        watched: the same calls, watched.
+        plan: the options, for the manifest.
+        budget_s: for the measurements of each line.
+        progress: told what is tried.
+        out: the run's folder; the next number under `.perstep/runs` if None.
+        force: replace the run in `out`.
+        clock: the host's, unless a test passes its own.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = next_folder("fix") if out is None else out
+    ledgers, prefills = [
+        {name.split(" (")[0]: ledger for name, ledger in reversed(watched.ledgers(kind).items())}
+        for kind in (DECODE, PREFILL)
+    ]
+    with silent(), RunWriter(folder, _manifest(watched, plan), force=force) as writer:
+        for sample in watched.samples:
+            writer.append(Watched(call=sample))
+        edits = []
+        for number, (site, call) in enumerate(calls.items()):
+            say = _Part(progress, number, len(calls))
+            held = ledgers.get(site), prefills.get(site)
+            edits.append(try_call(call, *held, budget_s=budget_s, keep=writer.append, clock=clock, progress=say))
+        changed, applied_in = diff(edits)
+        writer.append(Patch(diff=changed, folder=applied_in))
+    return pipeline.rebuild(folder)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The progress of one of several lines."""
+
+    whole: Progress
+    number: int
+    of: int
+
+    def __call__(self, share: float, what: str) -> None:
+        self.whole((self.number + share) / self.of, what)
+
+
+def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
+    import torch
+
+    threads = torch.get_num_threads()
+    samples = watched.samples
+    manifest = Manifest(
+        experiment="fix",
+        plan=plan,
+        workload={
+            "script": plan["script"],
+            "arguments": plan["arguments"],
+            "dtype": ", ".join(sorted({sample.dtype for sample in samples})),
+            "device": ", ".join(sorted({sample.device for sample in samples})),
+            "threads": threads,
+        },
+        model={"name": ", ".join(sorted({sample.model for sample in samples}))},
+        conditions={
+            "order": "the call as it is and the call with drop-ins take turns in balanced rounds, seed for seed",
+            "discarded": "the first call of each turn, where calls are short",
+            "garbage_collector": "off while timing; as the script has it while it was watched",
+            "copies": "the call's own processors and criteria are copied between the calls, outside their time",
+            "drop_ins": "made anew in each call, in its time",
+            "threshold": THRESHOLD,
+            "mark_ns": watched.mark_ns,
+        },
+        boundaries=BOUNDARIES,
+    )
+    describe_machine(manifest, threads, load_before=watched.load_before)
+    return manifest

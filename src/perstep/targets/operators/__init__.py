@@ -1,0 +1,1 @@
+"""The operators of one decoder layer, one by one: what `ops` times."""

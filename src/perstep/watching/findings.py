@@ -1,0 +1,209 @@
+"""What watched calls say: a ledger for each line that called generate.
+
+Calls from one line of the source have one ledger for decode steps and one for prefills
+(`measure.build_watched_ledger`); first calls stand apart (`first_calls.py`). Nothing is replayed, warmed up or
+repeated, so there are no verdicts here and no rounds to be added; what is said in words is resolved by the
+intervals, or a fact of the recorded steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import inf
+
+import msgspec
+import numpy as np
+
+from perstep.errors import InputError
+from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.sync_counts import merge_counts, with_syncs
+from perstep.machine import NoiseSummary, summarise_noise
+from perstep.measure import Ledger, WatchedSteps, build_watched_ledger
+from perstep.report.format import plural
+from perstep.runs import Manifest
+from perstep.targets.transformers.words import DECODE, PREFILL
+from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
+from perstep.watching.samples import KINDS, Sample, by_site
+
+
+class SiteFindings(msgspec.Struct, kw_only=True):
+    """What the calls from one line of the source cost.
+
+    Attributes:
+        site: the line, as `folder/file.py:12`.
+        model: its class; two models on one line are two sites.
+        calls: watched, those that broke off included.
+        broken_off: ended by an exception; their finished steps count.
+        rows: of the batches, each number once; likewise `prompt_tokens` and `new_tokens`.
+        device_ledgers: the device's own, by kind of step; empty where the host does all the work.
+        costliest: the part outside the forward that takes most of a decode step (of the prefill where there is none);
+            empty where that is not resolved.
+        first_calls: what those calls took that stand apart.
+        prefill_is_first: the ledger of the prefill is of first calls alone.
+    """
+
+    site: str
+    model: str
+    device: str
+    dtype: str
+    calls: int
+    broken_off: int
+    rows: list[int]
+    prompt_tokens: list[int]
+    new_tokens: list[int]
+    decode: Ledger | None
+    prefill: Ledger | None
+    costliest: str
+    notes: list[str]
+    device_ledgers: dict[str, DeviceLedger] = {}
+    first_calls: list[FirstCall] = []
+    prefill_is_first: bool = False
+
+    @property
+    def main(self) -> Ledger | None:
+        """The ledger of decode steps, or where there are none that of the prefill."""
+        return self.decode or self.prefill
+
+
+class WatchFindings(msgspec.Struct, kw_only=True):
+    """`results.json`."""
+
+    sites: list[SiteFindings]
+    noise: NoiseSummary
+    unresolved: str
+    invalid: str
+
+
+def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger | None:
+    """The ledger of the host's time in calls, or None where no step of the kind was marked."""
+    chosen = choose(kind, samples)
+    ledger = _build(kind, samples, _taken(chosen, kind), mark_ns)
+    if ledger is None:
+        return None
+    recorded = sum(len(s.kinds[kind].step_ns) for s in samples if kind in s.kinds)
+    apart = sum(call.skip for call in chosen)
+    if any(not call.is_first for call in chosen):  # then those that are left out whole are first ones
+        apart = recorded - sum(len(call.sample.kinds[kind].step_ns) - call.skip for call in chosen)
+    if apart:
+        note = f"First calls stand apart: the rows leave out {apart:,} of {plural(recorded, f'{kind} step')}."
+        ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
+    counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
+    return with_syncs(ledger, counted, device=samples[0].device)
+
+
+def device_ledger(kind: str, samples: Sequence[Sample]) -> DeviceLedger | None:
+    """The ledger of the device's time in calls, or None where there is none."""
+    # What a mark costs the device is not known, only what it costs the host.
+    chosen = choose(kind, samples)
+    ledger = _build(kind, samples, _taken(chosen, kind, "device_kinds"), 0.0)
+    if ledger is None:
+        return None
+    idle = [steps for _, steps in _taken(chosen, kind, "idle_kinds")]
+    parts = {
+        name: sum(int(c.parts[name].sum()) for c in idle if name in c.parts) / ledger.steps for name in ledger.parts
+    }
+    parts["residual"] = sum(int(c.residual_ns.sum()) for c in idle) / ledger.steps
+    return DeviceLedger(ledger=ledger, idle_ns_per_step=sum(parts.values()), idle_parts_ns=parts)
+
+
+def _taken(chosen: Sequence[Chosen], kind: str, side: str = "kinds") -> list[tuple[Sample, CallSteps]]:
+    """The calls of a ledger with their columns on one side: host time, device time, or what the device waited."""
+    return [(c.sample, c.taken(columns[kind])) for c in chosen if kind in (columns := getattr(c.sample, side))]
+
+
+def _build(
+    kind: str, samples: Sequence[Sample], held: Sequence[tuple[Sample, CallSteps]], mark_ns: float
+) -> Ledger | None:
+    steps = [each for _, each in held]
+    if not any(len(s.residual_ns) for s in steps):
+        return None
+    names = dict.fromkeys(name for s in steps for name in s.parts)
+    absent = [np.zeros(len(s.residual_ns), np.int64) for s in steps]
+    watched = WatchedSteps(
+        step_ns=np.concatenate([s.step_ns for s in steps]),
+        marked=np.concatenate([s.marked for s in steps]).astype(bool),
+        parts={
+            name: np.concatenate([s.parts.get(name, zero) for s, zero in zip(steps, absent, strict=True)])
+            for name in names
+        },
+        residual_ns=np.concatenate([s.residual_ns for s in steps]),
+        marks={name: sum(s.marks.get(name, 0) for s in steps) for name in names},
+        calls=[len(s.step_ns) for s in steps],
+        alike=_alike(held),
+        forwards=sum(_forwards(sample, kind) for sample in samples),
+    )
+    return build_watched_ledger(kind, watched, mark_ns=mark_ns)
+
+
+def _alike(held: Sequence[tuple[Sample, CallSteps]]) -> bool:
+    """Whether the calls repeat each other: one shape, and the same parts; a median would lose a part of a few calls."""
+    shapes = {(sample.finished, sample.rows, sample.prompt_tokens, sample.steps) for sample, _ in held}
+    parts = {frozenset(steps.parts) for _, steps in held if len(steps.residual_ns)}
+    return len(shapes) == len(parts) == 1
+
+
+def _forwards(sample: Sample, kind: str) -> int:
+    """Forwards of this kind: a decode step makes one; the first step, the prefill, made the others."""
+    decode = max(0, sample.steps - 1)
+    return decode if kind == DECODE else sample.forwards - decode
+
+
+def find_sites(samples: Sequence[Sample], mark_ns: float) -> list[SiteFindings]:
+    """What the calls of each line cost: a pure function."""
+    return [_site(name, held, mark_ns) for name, held in by_site(samples).items()]
+
+
+def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
+    decode, prefill = (call_ledger(kind, samples, mark_ns) for kind in KINDS)
+    main = decode or prefill
+    broken_off = sum(not sample.finished for sample in samples)
+    notes = list(dict.fromkeys(note for sample in samples for note in sample.notes))
+    if broken_off:
+        notes.append(f"{plural(broken_off, 'call')} broke off with an exception; the steps finished before it count.")
+    beside = {kind: found for kind in KINDS if (found := device_ledger(kind, samples)) is not None}
+    if beside:
+        notes.append(
+            f"The model is on {samples[0].device}. In the ledger of host time, where the host waits for the device it"
+            " waits for work that earlier parts queued."
+        )
+    return SiteFindings(
+        site=name,
+        model=samples[0].model,
+        device=samples[0].device,
+        dtype=samples[0].dtype,
+        calls=len(samples),
+        broken_off=broken_off,
+        rows=_distinct(sample.rows for sample in samples),
+        prompt_tokens=_distinct(sample.prompt_tokens for sample in samples),
+        new_tokens=_distinct(sample.new_tokens for sample in samples),
+        decode=decode,
+        prefill=prefill,
+        costliest=main.largest_outside[0] if main is not None and len(main.largest_outside) == 1 else "",
+        notes=notes,
+        device_ledgers=beside,
+        first_calls=find_first_calls(samples),
+        prefill_is_first=all(call.is_first for call in choose(PREFILL, samples)),
+    )
+
+
+def _distinct(values: Iterator[int | None]) -> list[int]:
+    return sorted({value for value in values if value is not None})
+
+
+def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
+    """A ledger for each line that called generate: a pure function of manifest and samples.
+
+    Raises:
+        InputError: there are no samples.
+        InvalidMeasurement: a step's parts do not add up to it.
+    """
+    if not samples:
+        raise InputError("the run holds no generate call; watch a script that makes one")
+    sites = find_sites(samples, manifest.conditions["mark_ns"])
+    ledgers = [(site.site, ledger) for site in sites for ledger in (site.decode, site.prefill) if ledger]
+    wide = [site.site for site in sites if site.main is None or site.main.resolved().half_width == inf]
+    return WatchFindings(
+        sites=sites,
+        noise=summarise_noise(sample.noise for sample in samples),
+        unresolved=f"too few steps for intervals of all parts: {', '.join(wide)}" if wide else "",
+        invalid="; ".join(f"{ledger.kind} at {name}: {ledger.invalid}" for name, ledger in ledgers if ledger.invalid),
+    )

@@ -1,0 +1,48 @@
+"""The samples of `watch`: one a generate call."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.sync_counts import SyncCounts
+from perstep.machine import Noise
+from perstep.targets.transformers.words import DECODE, PREFILL
+
+KINDS = (DECODE, PREFILL)
+
+
+class Sample(msgspec.Struct, kw_only=True):
+    """One generate call. `steps` and `forwards` are all it made, or, if it broke off, those that were recorded.
+
+    `kinds` is the host's time; `device_kinds` and `idle_kinds` are the device's, where there is one.
+    """
+
+    site: str
+    model: str
+    device: str
+    dtype: str
+    finished: bool
+    rows: int | None
+    prompt_tokens: int | None
+    new_tokens: int | None
+    steps: int
+    forwards: int
+    kinds: dict[str, CallSteps]
+    notes: list[str]
+    noise: Noise
+    syncs: dict[str, SyncCounts] = {}
+    device_kinds: dict[str, CallSteps] = {}
+    idle_kinds: dict[str, CallSteps] = {}
+
+
+def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    """The calls of each line; where a line called several models, of each of them."""
+    models: dict[str, set[str]] = {}
+    for sample in samples:
+        models.setdefault(sample.site, set()).add(sample.model)
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        name = sample.site if len(models[sample.site]) == 1 else f"{sample.site} ({sample.model})"
+        groups.setdefault(name, []).append(sample)
+    return groups

@@ -1,0 +1,308 @@
+"""Watch somebody's own generate calls, which run once and unchanged: `perstep.watch`.
+
+Inside a call marked steps, whose parts + residual = step, and plain ones, whose duration alone is taken,
+take turns (law 8); the garbage collector and everything else stay as the user has them. What the recorded
+calls say is found in `watch.py`.
+"""
+
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from perstep.errors import InputError
+from perstep.experiments import pipeline
+from perstep.experiments.call_recorder import CallRecorder
+from perstep.experiments.conditions import describe_machine, warn_of_noise
+from perstep.experiments.device_ledger import DeviceLedger
+from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, summarise_noise
+from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
+from perstep.report import Table, to_text
+from perstep.report.format import plural
+from perstep.runs import Manifest, RunWriter, next_folder
+from perstep.targets.transformers import (
+    BOUNDARIES,
+    Detail,
+    Device,
+    EveryGenerate,
+    Instrument,
+    device_of,
+    find_model,
+)
+from perstep.targets.transformers.words import DECODE
+from perstep.watching.findings import call_ledger, device_ledger, find_sites
+from perstep.watching.samples import Sample, by_site
+from perstep.watching.show import site_tables
+
+_HOW_COUNTED = (
+    "counted in one decode step in 130, beginning with the fifth of a call, or in the third call where calls are"
+    " shorter; neither that step nor the next one is timed"
+)
+
+
+class _Site(Instrument):
+    """The Instrument of one line. It hands on a call when it is over, and keeps no model alive between calls."""
+
+    def __init__(self, model: Any, site: str, watch: "Watch") -> None:
+        found = find_model(model)
+        device = watch.device or device_of(found)
+        self._calls_recorder = CallRecorder(watch.clock, device, found.device.type)
+        super().__init__(
+            model, self._calls_recorder, watch.detail, alternate=True, every=watch.every, count=watch.syncs
+        )
+        self._site, self._samples = site, watch.samples
+        self._turn = threading.Lock()
+        self._noted = 0
+
+    @property
+    def model(self) -> Any:
+        """The model, while somebody else holds it."""
+        return self._model()
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._model = weakref.ref(model)
+
+    def call(self, generate: Any, *args: Any, **kwargs: Any) -> Any:
+        """Record a call, and hand it on; a call inside it, or beside it in another thread, is none of ours."""
+        if not self._active or not self._turn.acquire(blocking=False):
+            return super().call(generate, *args, **kwargs)
+        probe, ended = NoiseProbe(), len(self.calls)
+        probe.start()
+        try:
+            return super().call(generate, *args, **kwargs)
+        finally:
+            noise = probe.stop()
+            probe.close()
+            self._hand_on(noise, finished=len(self.calls) > ended)
+            self._turn.release()
+
+    def _hand_on(self, noise: Noise, *, finished: bool) -> None:
+        taken, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
+        self._samples.append(
+            Sample(
+                site=self._site,
+                model=_name(model),
+                device=str(model.device),
+                dtype=str(model.dtype).removeprefix("torch."),
+                finished=finished,
+                rows=call.rows if call else None,
+                prompt_tokens=call.prompt_tokens if call else None,
+                new_tokens=call.new_tokens if call else None,
+                steps=call.steps if call else taken.steps,
+                forwards=call.forwards if call else taken.steps,
+                kinds=taken.kinds,
+                notes=self.notes[self._noted :],
+                noise=noise,
+                syncs=taken.syncs,
+                device_kinds=taken.device,
+                idle_kinds=taken.idle,
+            )
+        )
+        self._noted = len(self.notes)
+
+
+class Watch:
+    """The generate calls made inside a `with` block, and what their steps cost; see `watch`.
+
+    Args:
+        model: whose calls; those of every transformers model if None.
+        detail: `phases`, `modules` or `layers`.
+        every: record one block of four decode steps in so many.
+        syncs: count syncs in a few steps, which are not timed.
+        clock: the host's, unless a test passes its own.
+        device: where events come from, unless a test passes its own: the model's, where it is on CUDA.
+
+    Attributes:
+        samples: one a call, in the order in which they ended.
+        load_before: the load average when this was made, before any of the calls.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        *,
+        detail: Detail = "phases",
+        every: int = 1,
+        syncs: bool = True,
+        clock: Clock | None = None,
+        device: Device | None = None,
+    ) -> None:
+        self.detail, self.every, self.syncs, self.device = detail, every, syncs, device
+        self.clock = clock or HostClock()
+        self.samples: list[Sample] = []
+        self.load_before = load_average()
+        self._mark_ns: float | None = None
+        self._model = None if model is None else find_model(model)
+        if model is not None:
+            Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
+        self._sites: dict[tuple[str, int], _Site] = {}
+        self._every_generate = EveryGenerate(self._choose)
+
+    def __enter__(self) -> Self:
+        self._every_generate.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._every_generate.__exit__(kind, error, where)
+        self._sites.clear()
+
+    def _choose(self, model: Any, site: str) -> Instrument | None:
+        if self._model is not None and model is not self._model:
+            return None
+        known = self._sites.get((site, id(model)))
+        if known is None or known.model is not model:  # an id comes back when a model is gone
+            known = self._sites[site, id(model)] = _Site(model, site, self)
+        return known
+
+    @property
+    def mark_ns(self) -> float:
+        """What one mark costs on this clock; measured when first asked for."""
+        if self._mark_ns is None:
+            self._mark_ns = measure_mark_ns(self.clock)
+        return self._mark_ns
+
+    def ledger(self, kind: str = DECODE) -> Ledger:
+        """The ledger of all calls together.
+
+        Args:
+            kind: `decode` or `prefill`.
+
+        Raises:
+            InputError: generate was never called, or no call made a step of this kind.
+            InvalidMeasurement: a step took no time on this clock.
+        """
+        made = call_ledger(kind, self.samples, self.mark_ns)
+        if made is None:
+            raise InputError(_nothing(self.samples, kind))
+        return made
+
+    def device_ledger(self, kind: str = DECODE) -> DeviceLedger | None:
+        """The device's own ledger of all calls together; None where the host does all the work, or saw no such step.
+
+        Args:
+            kind: `decode` or `prefill`.
+        """
+        return device_ledger(kind, self.samples)
+
+    def ledgers(self, kind: str = DECODE) -> dict[str, Ledger]:
+        """A ledger for each line that called generate and made steps of this kind, in the order of the first calls."""
+        made = {name: call_ledger(kind, samples, self.mark_ns) for name, samples in by_site(self.samples).items()}
+        return {name: ledger for name, ledger in made.items() if ledger is not None}
+
+    def tables(self) -> list[Table]:
+        """A table for each line that called generate, and one of the device's time where there is a device."""
+        return [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
+
+    def __str__(self) -> str:
+        if not self.samples:
+            return _nothing([], DECODE)
+        noise = summarise_noise(sample.noise for sample in self.samples)
+        warnings = "".join(f"warning: {warning}\n" for warning in noise_warnings(noise, of_calls=True))
+        return warnings + "\n".join(to_text(table) for table in self.tables())
+
+
+def watch(
+    model: Any, detail: Detail = "phases", every: int = 1, *, syncs: bool = True, clock: Clock | None = None
+) -> Watch:
+    """Watch the generate calls that a model makes inside a `with` block; nothing else in your code changes.
+
+    Example:
+        >>> with perstep.watch(model) as w:  # doctest: +SKIP
+        ...     model.generate(**inputs, logits_processor=[mine])
+        >>> print(w)  # doctest: +SKIP
+        >>> w.ledger().parts["logits/Mine"].ns  # doctest: +SKIP
+
+    The tokens are those of an unwatched call, and afterwards the model is as before. What the ledger estimates,
+    and from what, stands in `perstep.measure.build_watched_ledger` and in the ledger's notes.
+
+    Args:
+        model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
+        detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
+        every: record one block of four decode steps in so many, for long jobs.
+        syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
+            fifth of a call, or in the third call where calls are shorter. Those steps are not timed.
+        clock: the host's, unless a test passes its own.
+
+    Raises:
+        InputError: not a transformers model that generates, an unknown detail, or a missing extra.
+    """
+    if model is None:
+        raise InputError("None is not a transformers model that generates; give the model whose generate is called")
+    return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
+
+
+def _name(model: Any) -> str:
+    """Its class, and where it was loaded from."""
+    return f"{type(model).__name__} {getattr(model, 'name_or_path', '')}".rstrip()
+
+
+def _nothing(samples: Sequence[Sample], kind: str) -> str:
+    if not samples:
+        return "no generate call was watched; call model.generate(...) inside the `with` block"
+    return f"{plural(len(samples), 'generate call')} made no {kind} step that could be seen; ask for more new tokens"
+
+
+def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
+    """The manifest of what was watched, with what the machine was and what disturbed the calls.
+
+    Args:
+        watch: with at least one call.
+        plan: the options.
+
+    Raises:
+        InputError: no call was watched.
+    """
+    import torch
+
+    if not watch.samples:
+        raise InputError(_nothing([], DECODE))
+    threads = torch.get_num_threads()
+    manifest = Manifest(
+        experiment="watch",
+        plan=plan,
+        workload={
+            "calls": len(watch.samples),
+            "dtype": ", ".join(sorted({sample.dtype for sample in watch.samples})),
+            "device": ", ".join(sorted({sample.device for sample in watch.samples})),
+            "threads": threads,
+        },
+        model={"name": ", ".join(sorted({sample.model for sample in watch.samples}))},
+        conditions={
+            "order": "marked and plain steps take turns inside a call, M P P M; every other call the other way round",
+            "every": watch.every,
+            "detail": watch.detail,
+            "syncs": _HOW_COUNTED if watch.syncs else "not counted",
+            "garbage_collector": "as the watched program has it",
+            "warm_up": "none: the calls run once; first calls stand apart",
+            "mark_ns": watch.mark_ns,
+        },
+        boundaries=BOUNDARIES,
+    )
+    describe_machine(manifest, threads, load_before=watch.load_before, of_calls=True)
+    warn_of_noise(manifest, (sample.noise for sample in watch.samples), threads, of_calls=True)
+    return manifest
+
+
+def store(watch: Watch, manifest: Manifest, *, out: Path | None, force: bool) -> pipeline.Report:
+    """Write what was watched into a run folder, with everything that is derived from it.
+
+    Args:
+        watch: with at least one call.
+        manifest: from `describe_calls`.
+        out: the run's folder; the next number under `.perstep/runs` if None.
+        force: replace the run in `out`.
+
+    Raises:
+        InputError: the folder cannot be written.
+        InvalidMeasurement: a step took no time on this clock.
+    """
+    folder = next_folder("watch") if out is None else out
+    with RunWriter(folder, manifest, force=force) as writer:
+        for sample in watch.samples:
+            writer.append(sample)
+    return pipeline.rebuild(folder)

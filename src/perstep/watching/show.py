@@ -1,0 +1,145 @@
+"""The findings of `watch` as tables, sentences, CSV, picture and README."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perstep.experiments.device_ledger import device_table
+from perstep.measure import Ledger
+from perstep.report import Table, to_csv
+from perstep.report.format import duration, percent, plural
+from perstep.report.ledger import ledger_png, ledger_table
+from perstep.report.words import render
+from perstep.runs import Manifest
+from perstep.watching.findings import SiteFindings, WatchFindings
+from perstep.watching.first_calls import first_call_sentences
+
+NAMED_TOGETHER = 3
+"""So many parts are named where it is not resolved which of them costs most."""
+MOST_BARS = 6
+"""So many ledgers are drawn; those of the longest steps."""
+
+
+def site_tables(site: SiteFindings) -> list[Table]:
+    """The ledger of a line as a table, and where there is a device its ledger as a second one."""
+    beside = None if site.main is None else site.device_ledgers.get(site.main.kind)
+    if beside is None:
+        return [_host_table(site)]
+    title = f"{beside.ledger.kind}, device time at {site.site}: {_subject(site)}"
+    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {plural(site.calls, 'call')}")]
+
+
+def _host_table(site: SiteFindings) -> Table:
+    subject = f"{site.site}: {_subject(site)}"
+    if site.main is None:
+        return Table(title=subject, header=["part"], rows=[], notes=["No step could be seen.", *site.notes])
+    calls = f"in {plural(site.calls, 'call')}"
+    host = ", host time" if site.main.kind in site.device_ledgers else ""
+    table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
+    table.notes[:0] = sentences(site)
+    table.notes.extend(site.notes)
+    return table
+
+
+def _subject(site: SiteFindings) -> str:
+    facts = [site.model, plural(site.calls, "call")]
+    for name, values in (("batch", site.rows), ("prompt", site.prompt_tokens), ("new tokens", site.new_tokens)):
+        if values:
+            facts.append(f"{name} {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else ""))
+    return ", ".join(facts)
+
+
+def sentences(site: SiteFindings) -> list[str]:
+    """What a reader wants to know first: the most costly part that is no forward, and what the prefills took."""
+    said = []
+    if site.main is not None and site.main.largest_outside:
+        said.append(_costliest_sentence(site.main))
+    if site.decode is not None and site.prefill is not None:
+        said.append(_prefill_sentence(site, site.prefill))
+    return [*said, *first_call_sentences(site.first_calls)]
+
+
+def _costliest_sentence(ledger: Ledger) -> str:
+    """A part is named as the most costly only where the rounds tell it from the others."""
+    names = ledger.largest_outside
+    if len(names) == 1:
+        part = ledger.parts[names[0]]
+        return (
+            f"Outside the forward {names[0]} costs most: {duration(part.ns)} of a {ledger.kind} step,"
+            f" {percent(part.share)}."
+        )
+    if len(names) <= NAMED_TOGETHER:
+        return f"Outside the forward {', '.join(names[:-1])} or {names[-1]} costs most; which of them is not resolved."
+    return f"Which part outside the forward costs most is not resolved in {plural(ledger.rounds, 'round')}."
+
+
+def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
+    """The median prefill and the part of it with most time; facts of the recorded calls."""
+    most = max(ledger.parts, key=lambda name: ledger.parts[name].ns, default="")
+    inside = f", {most} {duration(ledger.parts[most].ns)} of it" if most and ledger.parts[most].ns else ""
+    of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
+    warm = "; it is of a first call, and holds what that warmed up" if site.prefill_is_first else ""
+    return f"A prefill took {duration(ledger.step_ns)}{of}, the set-up of the call included{inside}{warm}."
+
+
+def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
+    """One ledger a line that called generate."""
+    return [table for site in findings.sites for table in site_tables(site)]
+
+
+def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
+    """`ledger.png` (where there is anything to draw) with its CSV, and `README.md`."""
+    drawn = [(site, site.main) for site in findings.sites if site.main is not None]
+    drawn = sorted(drawn, key=lambda pair: -pair[1].step_ns)[:MOST_BARS]
+    prefills = [
+        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {plural(site.calls, 'call')}")
+        for site in findings.sites
+        if site.decode is not None and site.prefill is not None
+    ]
+    readme = render(
+        __package__,
+        manifest=manifest,
+        findings=findings,
+        sentences=sentences,
+        subject=_subject,
+        tables=tables(manifest, findings),
+        prefills=prefills,
+        drawn=drawn,
+    )
+    made = {"README.md": readme, "ledger.csv": csv(findings).encode()}
+    if drawn:
+        subjects = [f"{site.site}, {site.model}" for site, _ in drawn]
+        made["ledger.png"] = ledger_png([ledger for _, ledger in drawn], subject=subjects)
+    return made
+
+
+def _prefill_title(site: SiteFindings) -> str:
+    return f"{'prefill of a first call' if site.prefill_is_first else 'prefill'} at {site.site}"
+
+
+def csv(findings: WatchFindings) -> str:
+    """A row a part of each ledger, in nanoseconds, with the call site."""
+    rows: list[list[object]] = []
+    for site in findings.sites:
+        for ledger in (site.decode, site.prefill):
+            if ledger is None:
+                continue
+            rows += [
+                [site.site, ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high]
+                for name, part in ledger.parts.items()
+            ]
+            rows.append([site.site, ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None])
+    return to_csv(["site", "kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
+
+
+def summary(findings: WatchFindings) -> dict[str, Any]:
+    """The headline for `perstep list`: of the line where most time was recorded."""
+    seen = [site for site in findings.sites if site.main is not None]
+    if not seen:
+        return {"headline": "no step could be seen"}
+    site = max(seen, key=lambda site: site.main.step_ns_total if site.main else 0)
+    return {
+        "headline": f"{site.site}: {said[0]}" if (said := sentences(site)) else site.site,
+        "sites": len(findings.sites),
+        "calls": sum(site.calls for site in findings.sites),
+        "costliest": site.costliest,
+    }

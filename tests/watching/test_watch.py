@@ -1,0 +1,469 @@
+"""Somebody's own generate calls, watched: known answers in fake time, and nothing left behind."""
+
+import gc
+import importlib.util
+import json
+import re
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import perstep
+from perstep.errors import InputError, how_to_install
+from perstep.experiments import pipeline
+from perstep.experiments.call_recorder import CallSteps
+from perstep.machine import NoiseProbe
+from perstep.measure import FakeClock, Ledger
+from perstep.watching.first_calls import choose
+from perstep.watching.samples import Sample
+from perstep.watching.session import Watch, describe_calls, store
+
+pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+MS = 1_000_000
+
+
+def build(**changes: Any) -> Any:
+    """A tiny Llama whose calls make as many steps as they are asked for."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.LlamaConfig(vocab_size=96, pad_token_id=0, eos_token_id=None, **{**sizes, **changes})
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Any:
+    """One model for all tests: each leaves it as it was."""
+    return build()
+
+
+@pytest.fixture
+def model(shared: Any) -> Any:
+    """The shared model, which must be as before when the test is over."""
+    before = set(vars(shared)), vars(transformers.GenerationMixin)["generate"]
+    yield shared
+    assert (set(vars(shared)), vars(transformers.GenerationMixin)["generate"]) == before
+
+
+class Spins(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Changes nothing and takes 1 ms."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores as they were."""
+        self.clock.advance(MS)
+        return scores
+
+
+class Dawdles(transformers.StoppingCriteria):  # type: ignore[misc]
+    """Never stops and takes 0.5 ms."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """No row has ended."""
+        self.clock.advance(MS // 2)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def slow(clock: FakeClock) -> dict[str, Any]:
+    """What slows a call down by 1.5 ms a step, among a built-in processor and a built-in criterion."""
+    return {
+        "logits_processor": [Spins(clock)],
+        "stopping_criteria": [Dawdles(clock)],
+        "do_sample": False,
+        "repetition_penalty": 1.1,
+    }
+
+
+def assert_found(ledger: Ledger) -> None:
+    """The planted costs, exactly, and nothing else."""
+    assert ledger.parts["logits/Spins"].ns == MS
+    assert ledger.parts["stop/Dawdles"].ns == MS / 2
+    assert ledger.parts["logits/RepetitionPenaltyLogitsProcessor"].ns == 0
+    assert ledger.step_ns == 1.5 * MS
+    assert ledger.residual_ns == ledger.residual_ns_total == ledger.tree["forward"].ns == 0
+    assert sum(p.ns_total for p in ledger.parts.values()) + ledger.residual_ns_total == ledger.step_ns_total
+
+
+def test_planted_costs_are_found_exactly_in_one_long_call(model: Any, ids: Any) -> None:
+    """A processor of 1 ms and a criterion of 0.5 ms; the instruments take no time on this clock."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(ids, max_new_tokens=41, **slow(clock))
+    ledger = w.ledger()
+    assert_found(ledger)
+    # The first decode step stands apart, in one syncs were counted, and one rested.
+    assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 18, 9)
+    assert ledger.inflation == ledger.inflation_ci_low == ledger.inflation_ci_high == 1
+    assert ledger.plain_step_ns == 1.5 * MS
+    prefill = w.ledger("prefill")
+    assert_found(prefill)
+    assert (prefill.forwards, prefill.plain_step_ns, prefill.inflation) == (1, None, None)
+
+
+@pytest.mark.parametrize("tokens", [[6] * 8, [3, 6, 2, 4, 2, 5, 7, 3]])
+def test_planted_costs_are_found_exactly_in_many_short_calls(model: Any, ids: Any, tokens: list[int]) -> None:
+    """Calls that repeat each other, and calls that do not."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        for new in tokens:
+            model.generate(ids, max_new_tokens=new, **slow(clock))
+    ledger = w.ledger()
+    assert_found(ledger)
+    assert ledger.forwards == sum(tokens) - len(tokens)
+    assert ledger.inflation == 1
+    assert w.ledger("prefill").inflation == 1  # of the seven later ones every other is a plain one
+    assert len(w.samples) == len(tokens)
+    assert [sample.new_tokens for sample in w.samples] == tokens
+
+
+@pytest.mark.parametrize("detail", ["phases", "modules", "layers"])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_tokens_are_those_of_an_unwatched_call(model: Any, ids: Any, detail: Any, do_sample: bool) -> None:
+    """Seed for seed."""
+    made = []
+    for watched in (False, True):
+        torch.manual_seed(7)
+        watch = perstep.watch(model, detail=detail, clock=FakeClock(tick_ns=1))
+        with watch if watched else torch.no_grad():
+            made.append(model.generate(ids, max_new_tokens=12, do_sample=do_sample).tolist())
+    assert made[0] == made[1]
+
+
+def test_where_calls_are_short_the_third_is_given_to_counting(model: Any, ids: Any) -> None:
+    """It is not timed at all; it is counted with the prefill. Executed forwards stay executed."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(8):
+            model.generate(ids, max_new_tokens=4, **slow(clock))
+    assert [sorted(sample.kinds) for sample in w.samples] == [["decode", "prefill"]] * 2 + [[]] + [
+        ["decode", "prefill"]
+    ] * 5
+    assert w.samples[2].syncs["decode"].steps == 3
+    begun = [int(sample.kinds["decode"].marked[0]) for sample in w.samples if sample.kinds]
+    assert begun == [1, 0, 1, 0, 1, 0, 1]  # the timed calls take turns as if the counted one were not there
+    ledger = w.ledger()
+    assert_found(ledger)
+    assert ledger.syncs_per_step == 1
+    assert w.ledger("prefill").syncs_per_step is not None
+    assert (ledger.forwards, w.ledger("prefill").forwards) == (24, 8)
+    assert "at each of 3 positions the median over 6 calls" in " ".join(ledger.notes)
+
+
+def test_detail_shows_what_the_forward_is_made_of(model: Any, ids: Any) -> None:
+    """The tree sums it up; preparing inputs is none of it."""
+    with perstep.watch(model, "modules", clock=FakeClock(tick_ns=1)) as w:
+        model.generate(ids, max_new_tokens=9, do_sample=False)
+    ledger = w.ledger()
+    inside = {"embed", "norm", "attn", "attn.core", "attn.rope", "kv.append", "mlp", "lm_head", "forward.other"}
+    assert inside < set(ledger.parts)
+    forward = [name for name in ledger.parts if name in inside or name.startswith("attn")]
+    assert ledger.tree["forward"].ns_total == sum(ledger.parts[name].ns_total for name in forward)
+
+
+def test_an_exception_passes_and_what_was_finished_before_it_counts(model: Any, ids: Any) -> None:
+    """Three steps are whole when the fourth breaks; the model is as before."""
+    clock = FakeClock()
+    asked = iter(range(4))
+
+    def breaks(input_ids: Any, scores: Any) -> Any:
+        clock.advance(MS)
+        return scores if next(asked) < 3 else 1 / 0
+
+    watched = perstep.watch(model, clock=clock)
+    with pytest.raises(ZeroDivisionError), watched:
+        model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[breaks])
+    assert "generate" not in vars(model)
+    assert watched.ledger().step_ns_total == MS  # of two decode steps one was marked
+    [sample] = watched.samples
+    assert (sample.finished, sample.steps, sample.new_tokens) == (False, 3, None)
+    assert "1 call broke off with an exception" in str(watched)
+
+
+def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: Any, tmp_path: Path) -> None:
+    """It is stored all the same: that it broke is what happened."""
+
+    def breaks(input_ids: Any, scores: Any) -> Any:
+        raise RuntimeError("planted")
+
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w, pytest.raises(RuntimeError, match="planted"):
+        model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
+    assert "No step could be seen." in str(w)
+    report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
+    assert report.manifest.files == ["README.md", "ledger.csv", "results.json"]
+    assert report.manifest.results_summary == {"headline": "no step could be seen"}
+    assert "too few steps" in report.findings.unresolved
+
+
+def test_each_line_that_calls_has_a_ledger(model: Any, ids: Any) -> None:
+    """And all together have one."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(2):
+            model.generate(ids, max_new_tokens=5, **slow(clock))
+        model.generate(ids, max_new_tokens=3, **slow(clock))
+    assert [ledger.forwards for ledger in w.ledgers().values()] == [8, 2]
+    assert all(site.startswith("watching/test_watch.py:") for site in w.ledgers())
+    assert w.ledger().forwards == 10
+    text = str(w)
+    assert text.count("decode at watching/test_watch.py:") == 2
+    assert "Which part outside the forward costs most is not resolved in 1 round." in text
+
+
+def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
+    """Where all models are watched."""
+    other = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=4))
+    clock = FakeClock()
+    with Watch(clock=clock) as w:
+        for each in (model, other.eval()):
+            each.generate(ids, max_new_tokens=4, pad_token_id=0, **slow(clock))
+    assert [name.split(" ", 1)[1] for name in w.ledgers()] == ["(LlamaForCausalLM)", "(GPT2LMHeadModel)"]
+
+
+def test_only_the_given_model_is_watched(model: Any, ids: Any) -> None:
+    """Another one that generates beside it is not."""
+    other = build()
+    with perstep.watch(model) as w:
+        other.generate(ids, max_new_tokens=3, do_sample=False)
+    assert w.samples == []
+
+
+def test_watching_twice_at_once_sees_the_same(model: Any, ids: Any) -> None:
+    """And a call inside a processor is part of that processor, not a call."""
+    clock = FakeClock()
+
+    def asks(input_ids: Any, scores: Any) -> Any:
+        model.generate(input_ids, max_new_tokens=1, do_sample=False)
+        clock.advance(MS)
+        return scores
+
+    with perstep.watch(model, clock=clock) as outer, perstep.watch(model, clock=clock) as inner:
+        model.generate(ids, max_new_tokens=7, do_sample=False, logits_processor=[asks])
+    for w in (outer, inner):
+        assert len(w.samples) == 1
+        assert w.ledger().parts["logits/asks"].ns == w.ledger().step_ns == MS
+    counted = [w.ledger().syncs_per_step for w in (outer, inner)]
+    assert counted.count(None) == 1  # one at a time
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
+    """Nothing is made up; a call of one token has no decode step."""
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
+        pass
+    assert str(w).startswith("no generate call was watched")
+    with pytest.raises(InputError, match="no generate call was watched"):
+        w.ledger()
+    with w:
+        model.generate(ids, max_new_tokens=1, do_sample=False)
+    with pytest.raises(InputError, match="1 generate call made no decode step"):
+        w.ledger()
+    assert w.ledgers() == {}
+    assert "\nprefill at " in f"\n{w}"
+
+
+def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one line that says what would be right."""
+    for given in (None, "gpt2", torch.nn.Linear(2, 2)):
+        with pytest.raises(InputError, match="is not a transformers model that generates"):
+            perstep.watch(given)
+    with pytest.raises(InputError, match="unknown detail 'all'"):
+        perstep.watch(model, detail="all")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="every is 0"):
+        perstep.watch(model, every=0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=re.escape(how_to_install("hf"))):
+        perstep.watch(model)
+
+
+def test_every_records_one_block_in_so_many(model: Any, ids: Any) -> None:
+    """Forwards are those that were executed."""
+    clock = FakeClock()
+    with perstep.watch(model, every=3, clock=clock) as w:
+        model.generate(ids, max_new_tokens=25, **slow(clock))
+    ledger = w.ledger()
+    assert_found(ledger)
+    assert (ledger.forwards, ledger.steps, ledger.rounds) == (24, 3, 1)  # the first step of two blocks stands apart
+
+
+def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
+    """Enabled, or not."""
+    seen = []
+
+    def asks(input_ids: Any, scores: Any) -> Any:
+        seen.append(gc.isenabled())
+        return scores
+
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)):
+        model.generate(ids, max_new_tokens=2, do_sample=False, logits_processor=[asks])
+        gc.disable()
+        try:
+            model.generate(ids, max_new_tokens=2, do_sample=False, logits_processor=[asks])
+        finally:
+            gc.enable()
+    assert seen == [True, True, False, False]
+
+
+def test_a_watched_model_can_be_freed(ids: Any) -> None:
+    """A script that loads one model after another needs the memory of one."""
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
+        model = build()
+        model.generate(ids, max_new_tokens=3, do_sample=False)
+        gone = weakref.ref(model)
+        del model
+        gc.collect()
+        assert gone() is None
+    assert len(w.samples) == 1
+
+
+def test_a_stored_watch_is_made_again_from_its_samples(model: Any, ids: Any, tmp_path: Path) -> None:
+    """One line a call; every derived file is the same again, byte for byte."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(2):
+            model.generate(ids, max_new_tokens=41, **slow(clock))
+    report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
+    assert len((report.folder / "samples.jsonl").read_text().splitlines()) == 2
+    derived = ["README.md", "ledger.csv", "ledger.png", "results.json"]
+    assert report.manifest.files == derived
+    before = {name: (report.folder / name).read_bytes() for name in derived}
+    again = pipeline.rebuild(report.folder)
+    assert {name: (report.folder / name).read_bytes() for name in derived} == before
+    [site] = json.loads(before["results.json"])["sites"]
+    assert site["costliest"] == "logits/Spins"
+    assert site["decode"]["parts"]["stop/Dawdles"]["ns_per_step"] == MS / 2
+    assert "logits/Spins costs most" in again.manifest.results_summary["headline"]
+    assert pipeline.look(report.folder).tables == again.tables == w.tables()
+    with pytest.raises(InputError, match="no ledger of parts"):
+        pipeline.ledgers_of(pipeline.load(pipeline.open_run(report.folder)))
+
+
+def test_nothing_is_stored_without_a_call() -> None:
+    """No empty run."""
+    with pytest.raises(InputError, match="no generate call was watched"):
+        describe_calls(Watch(), {})
+
+
+class Compiles(transformers.LogitsProcessor):  # type: ignore[misc]
+    """Takes 3 s when it is first called, then 1 ms."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.ready = clock, False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores as they were."""
+        self.clock.advance(MS if self.ready else 3_000 * MS)
+        self.ready = True
+        return scores
+
+
+def test_a_first_call_that_compiles_stands_apart(model: Any, ids: Any, tmp_path: Path) -> None:
+    """In no row and no average: it has a sentence, which names the part; prefills are medians of the others."""
+    clock = FakeClock()
+    processor = Compiles(clock)
+    with perstep.watch(model, clock=clock) as w:
+        for _ in range(5):
+            model.generate(ids, max_new_tokens=41, do_sample=False, logits_processor=[processor])
+    prefill, decode = w.ledger("prefill"), w.ledger()
+    assert prefill.step_ns == prefill.plain_step_ns == prefill.parts["logits/Compiles"].ns == MS
+    assert decode.step_ns == MS
+    # Each call leaves two of its 40 decode steps to the counting of syncs.
+    assert "First calls stand apart: the rows leave out 38 of 190 decode steps." in decode.notes
+    assert "First calls stand apart: the rows leave out 1 of 5 prefill steps." in prefill.notes
+    assert (decode.forwards, prefill.forwards) == (200, 5)  # all that were executed
+    text = str(w)
+    assert "Outside the forward logits/Compiles costs most: 1.00 ms of a decode step, 100.0 %." in text
+    assert (
+        "A prefill took 1.00 ms (the median of 2), the set-up of the call included, logits/Compiles 1.00 ms of it."
+        in text
+    )
+    apart = (
+        "The first call stands apart, for what it warms up: its prefill took 3.00 s (logits/Compiles 3.00 s of it),"
+        " its 38 decode steps took 1.00 ms on average."
+    )
+    assert apart in text
+    report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
+    assert apart in (report.folder / "README.md").read_text()
+
+
+def test_the_only_prefill_there_is_names_its_part_and_what_it_holds(model: Any, ids: Any) -> None:
+    """One call has nothing to be compared with; its first decode step is in no row."""
+    clock = FakeClock()
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Compiles(clock)])
+    text = str(w)
+    assert (
+        "A prefill took 3.00 s, the set-up of the call included, logits/Compiles 3.00 s of it; it is of a first call,"
+        " and holds what that warmed up."
+    ) in text
+    assert "The first call stands apart, for what it warms up: its first decode step took 1.00 ms." in text
+    assert "First calls stand apart: the rows leave out 1 of 6 decode steps." in w.ledger().notes
+
+
+def test_the_first_call_with_another_processor_stands_apart_too(model: Any, ids: Any) -> None:
+    """As soon as another call has the same parts; until then only its first decode step does, for it hides nothing."""
+    clock = FakeClock()
+    first, second = Spins(clock), Compiles(clock)
+    with perstep.watch(model, syncs=False, clock=clock) as w:
+        for processor in (first, first, first, second):
+            model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
+    assert w.ledger("prefill").step_ns == MS
+    assert w.ledger().parts["logits/Compiles"].ns_total == 4 * MS
+    apart = "Call 4, the first with logits/Compiles, stands apart, for what it warms up: its prefill took 3.00 s, its"
+    assert f"{apart} first decode step took 1.00 ms." in str(w)
+    again = Watch(model, syncs=False, clock=clock)
+    with again:
+        for processor in (first, first, second, second, second):
+            model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
+    assert "Call 3, the first with logits/Compiles, stands apart, for what it warms up: its prefill took" in str(again)
+    assert "its 8 decode steps took 1.00 ms on average." in str(again)
+
+
+def test_a_part_of_a_few_calls_is_not_lost_in_a_median(model: Any, ids: Any) -> None:
+    """Calls of one shape with different processors do not repeat each other: one of eight has another."""
+    clock = FakeClock()
+    first, second = Spins(clock), Compiles(clock)
+    with perstep.watch(model, syncs=False, clock=clock) as w:
+        for number in range(10):
+            model.generate(
+                ids, max_new_tokens=9, do_sample=False, logits_processor=[second if number in (1, 4) else first]
+            )
+    ledger = w.ledger()
+    assert ledger.parts["logits/Compiles"].ns == MS / 8
+    assert ledger.parts["logits/Spins"].ns == 7 * MS / 8
+
+
+def test_a_first_step_that_alone_holds_a_part_stays() -> None:
+    """It would hide the part; columns of the other steps are as they were."""
+
+    def held(late_ns: list[int]) -> Sample:
+        step = np.array([50, 30, 30, 40], np.int64)
+        late = np.array(late_ns, np.int64)
+        decode = CallSteps(step, np.array([1, 0, 0, 1]), step[[0, 3]] - late, {"late": late}, {"late": 2})
+        probe = NoiseProbe()
+        probe.start()
+        return Sample(
+            site="x.py:1", model="M", device="cpu", dtype="float32", finished=True, rows=1, prompt_tokens=1,
+            new_tokens=5, steps=5, forwards=5, kinds={"decode": decode}, notes=[], noise=probe.stop(),
+        )  # fmt: skip
+
+    [hides] = choose("decode", [held([20, 0])])
+    assert hides.skip == 0
+    [again] = choose("decode", [held([20, 10])])
+    assert again.skip == 1
+    taken = again.taken(again.sample.kinds["decode"])
+    assert (taken.step_ns.tolist(), taken.marked.tolist(), taken.residual_ns.tolist()) == (
+        [30, 30, 40],
+        [0, 0, 1],
+        [30],
+    )
+    assert (taken.parts["late"].tolist(), taken.marks) == ([10], {"late": 1})
