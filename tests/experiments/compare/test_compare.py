@@ -13,10 +13,12 @@ import perstep
 from perstep.errors import InputError
 from perstep.experiments import compare as experiment
 from perstep.experiments.compare.session import waited_by_processes
+from perstep.experiments.compare.show import comparison_tables
 from perstep.machine import QuietProbe
 from perstep.measure import Effort
 from perstep.measure.blocks import ArmFailed, BlockTime, CallableArm
 from perstep.measure.clock import FakeClock
+from perstep.report import to_text
 
 
 def make_arms(clock: FakeClock, jitter: float = 0.0, **costs_ns: float):
@@ -334,9 +336,9 @@ def test_processor_time_gives_no_verdict_while_a_device_is_in_use():
     arms = make_waiting_arms(clock, 0.2, old=5_000_000, new=5_500_000)
     session = make_session({n: CallableArm(n, call, clock) for n, call in arms.items()}, clock)
     samples = [session.measure_round(number) for number in range(30)]
-    assert experiment.analyse(session.manifest, samples)["new"].processor.verdict == "slower"
+    assert experiment.analyse(session.manifest, samples).arms["new"].processor.verdict == "slower"
     session.manifest.conditions["device"] = "NVIDIA H200"
-    found = experiment.analyse(session.manifest, samples)["new"].processor
+    found = experiment.analyse(session.manifest, samples).arms["new"].processor
     assert found.verdict == "not resolved (processor time counts the waiting for NVIDIA H200)"
     assert found.change is None
 
@@ -379,9 +381,9 @@ def test_processes_are_the_replicates_where_arms_have_processes():
     assert len(set(started)) == 40
     found = experiment.analyse(session.manifest, samples)
     assert found.replicates == "processes"
-    assert found["new"].ci_low < 0 < found["new"].ci_high
-    assert found["new"].ci_high - found["new"].ci_low > 0.02
-    assert "each with new processes" in str(found)
+    assert found.arms["new"].ci_low < 0 < found.arms["new"].ci_high
+    assert found.arms["new"].ci_high - found.arms["new"].ci_low > 0.02
+    assert "each with new processes" in to_text(comparison_tables(found)[0])
 
 
 def test_what_is_replicated_is_said():

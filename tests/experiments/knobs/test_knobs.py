@@ -25,6 +25,7 @@ from perstep.experiments.knobs import (
 )
 from perstep.experiments.knobs.latency_model import fit_stage
 from perstep.experiments.knobs.options import PromptOptions
+from perstep.experiments.knobs.output.show import per_token_ms
 from perstep.experiments.knobs.session import is_out_of_memory
 from perstep.measure import FakeClock, Trace
 from perstep.targets import Opened
