@@ -1,4 +1,4 @@
-"""The ledger: law 9 by hand, sums that are exact, and what makes it say less or nothing at all."""
+"""The ledger: rows by hand (law "medians do not add"), exact sums, and what makes it say less or nothing."""
 
 from math import inf
 from typing import Any

@@ -1,10 +1,9 @@
-"""What parts cost when others are present or absent: effects, interactions, Shapley shares.
+"""The costs of parts when others are present or absent: effects, interactions, Shapley values.
 
-Law 3: with up to four parts all 2^k combinations are measured. An effect is the mean change
-when a part is added, over all combinations of the others; an interaction is what two parts
-cost together beyond the sum of their single costs (below 0: they share work or hide behind
-each other). Shapley values split the whole effect so that the shares add up to it. Above
-four parts, leave-one-out and add-one-in; a share is given only where both agree.
+With up to four parts all 2^k combinations are measured (law "interactions are shown"). An effect is the mean change
+when a part is added, over all combinations of the others. An interaction is the cost of two parts together beyond the
+sum of their single costs; below 0 they share work or hide behind each other. Shapley values split the whole effect and
+add up to it. Above four parts there are leave-one-out and add-one-in, and a part has a share only where the two agree.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Opened:
             that were kept of it.
         backend: `numpy` when `model` is a `Reference`, `torch` when it is a transformers model.
         model: in evaluation mode, on its device.
-        random_weights: whether the weights are random (law 14).
+        random_weights: whether the weights are random (law "random weights are a statement").
         facts: its shapes for a manifest; `total_layers` among them where layers were left out.
         source: the folder or hub id that it was loaded from, or `mini`; None for an architecture with random weights.
     """

@@ -1,11 +1,9 @@
-"""Which steps of a generate call are recorded, and which of these are marked (law 8).
+"""Which steps of a generate call are recorded, and which of these are marked (law "the observer is measured").
 
-Marked and unmarked steps alternate in blocks of four, M P P M, so that a cost
-that grows with the position weighs on both alike; every other call begins with
-the other kind, so that over two calls each position is seen both ways; prefills
-alternate over calls, after the first. Syncs are
-counted in steps of their own, because counting costs time: the step is not timed,
-nor is the one after it, which runs in disturbed caches.
+Marked (M) and plain (P) steps alternate in blocks of four, M P P M, so that a cost that grows with the position affects
+both alike. Every other call begins with the other kind, so that over two calls each position is marked once and plain
+once. Prefills alternate over calls, after the first. Syncs are counted in steps of their own, because counting costs
+time. Such a step is not timed, nor is the step after it, which runs in disturbed caches.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Models to measure: real architectures with random weights, and stored models.
 
-The cost of matrix work does not depend on the weights; what does is said in
-`RANDOM_WEIGHTS` (law 14). The table of architectures is data (`presets.toml`),
-with the source of each figure. The network is used for a hub id alone, and no
-code that comes with a model is ever run.
+The cost of matrix work does not depend on the weights. `RANDOM_WEIGHTS` says what
+does (law "random weights are a statement"). The table of architectures is data
+(`presets.toml`), with the source of each figure. The network is used for a hub id
+alone, and no code that comes with a model is ever run.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Replay recorded token ids inside unchanged `model.generate(...)` calls (law 3).
+"""Replay recorded token ids inside unchanged `model.generate(...)` calls (law "arms do the same work").
 
 Every arm sees the same contexts and makes N steps, while what it would have chosen, and where it would have
 stopped, is kept and compared with the trace: a forced token proves nothing. The model's own choice runs on
