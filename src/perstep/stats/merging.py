@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_AUTOCORRELATION = 0.1
 
 # Above this even the widest interval of the merged rounds is too narrow; showing none at all from
-# 0.1 on would show those that passed by luck (docs/statistics.md, "Rounds that resemble each other").
+# 0.1 on would show those that passed by luck (docs/statistics.md, "Autocorrelated rounds").
 MAX_AUTOCORRELATION_OF_WIDEST = 0.5
 
 # What is printed as a 95 % interval is asked of the sign test at 97 %: the share of the error
