@@ -49,7 +49,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         boundaries: part -> what lies inside it (law "boundaries are declared").
         noise: what disturbed it, summed over rounds.
         warnings: sentences for a person.
-        results_summary: the headline figures, also in `results.json`.
+        results_summary: the main figures, also in `results.json`.
         files: the derived files, which `report` makes again from the samples.
         error: what ended a failed run.
     """

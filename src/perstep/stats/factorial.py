@@ -40,7 +40,7 @@ class Factorial:
         interaction: by tuple of names (in the order of `names`), for every two or more parts.
         shapley: the part's fair share of `total`; they add up to it.
         shapley_share: the same as a fraction of the cost with all parts present.
-        leave_one_out: what taking the part away gives back, all others present.
+        leave_one_out: the time saved without the part, all others present.
         add_one_in: what adding the part costs, no other present.
         rounds: rounds measured.
         merged_by: adjacent rounds made one before resampling.
@@ -66,7 +66,7 @@ class SinglePart:
     """One part of many, taken away and added alone.
 
     Attributes:
-        leave_one_out: what taking it away gives back, all others present.
+        leave_one_out: the time saved without it, all others present.
         add_one_in: what adding it costs, no other present.
         cost: their mean where they agree; None where they do not, or cannot be told apart.
         share: `cost` as a fraction of the cost with all parts present; None likewise.

@@ -149,7 +149,7 @@ def round_levels(x_ns: ArrayLike) -> NDArray[np.float64]:
 def run_interval(cost: RunCost, *, comparisons: int = 1, confidence: float = 0.95) -> RunInterval | None:
     """The interval of a run's estimate from its own rounds: the sign test, scaled from the rounds' median to it.
 
-    Rounds that still resemble their neighbours when merging has to end are not refused here: the
+    Rounds that are still autocorrelated when merging has to end are not refused here: the
     run drifts, drift makes runs differ, and their spread holds it.
 
     Args:

@@ -99,7 +99,7 @@ def open_model(
     Args:
         model: `mini` (also when neither it nor `arch` is given), a folder, or a hub id.
         arch: a preset's name or a config.json, for random weights.
-        layers: keep so many decoder layers of `arch`.
+        layers: number of leading decoder layers of `arch` to keep.
         backend: what runs it; by default numpy for `mini` and torch for everything else.
         dtype: of the weights, as torch spells it.
         device: of a transformers model, as torch spells it.
@@ -131,7 +131,7 @@ def weight_bytes(
     Args:
         model: as `open_model` takes it, as the others are.
         arch: a preset's name or a config.json.
-        layers: keep so many decoder layers of `arch`.
+        layers: number of leading decoder layers of `arch` to keep.
         backend: what runs it.
         dtype: of the weights.
 

@@ -48,7 +48,7 @@ class Instrument:
             `layers` (the same by layer, as in `attn/3`).
         alternate: take only the duration of every other step, without looking inside, so that what the
             marks cost can be seen; blocks of four steps, M P P M (law "the observer is measured").
-        every: record one block of decode steps in so many (blocks of one step, or of four with `alternate`).
+        every: record one block of decode steps in this many (blocks of one step, or of four with `alternate`).
         plain: take only the duration of every step; then only what tells steps apart is wrapped.
         count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
             step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The

@@ -175,7 +175,7 @@ def as_arguments(inputs: Any) -> dict[str, Any]:
 class _Call:
     """One call in progress, and the first of its stopping criteria: it keeps the choice and forces the trace's.
 
-    What it keeps stays on the device until somebody asks, so that no step waits for it.
+    What it keeps stays on the device until it is read, so that no step waits for it.
     """
 
     __name__ = "Replay"  # gives the part its name, stop/Replay
