@@ -116,7 +116,7 @@ def test_the_core_can_be_read_in_an_afternoon(core: list[Path]) -> None:
     """The page says how many lines it has, and that is at most 2,000."""
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in core)
     assert lines <= CORE_LINES
-    assert f"{lines:,} lines" in page("reading.md")
+    assert f"{lines:,} lines" in page("reading.md"), f"docs/reading.md must say that the core has {lines:,} lines"
 
 
 def test_what_the_core_page_names_is_there(core: list[Path]) -> None:

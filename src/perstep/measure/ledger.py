@@ -6,8 +6,8 @@ add, so one scale factor multiplies all rows to make them add up to the step (la
 
 The step to quote is the uninstrumented one, measured in the same rounds. `inflation` is the instrumented over the
 uninstrumented step: 1.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps are
-normalised by the speed of the same uninstrumented rounds, so that their ratio is the inflation, or a note says that it
-is not. A note names a part or a factor only where the rounds resolve it.
+normalised by the speed of the same uninstrumented passes, so that their ratio is the inflation, or a note says that it
+is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
 """
 
 from collections.abc import Collection
@@ -41,7 +41,7 @@ MEDIANS_MAY_EXCEED = 0.01
 CLOSING_SAID = 1.05
 """A note states the scale factor above this value."""
 INFLATION_INVALID = 1.5
-"""Above this factor the ledger is invalid."""
+"""Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
 """The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the inflation by at
 most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
