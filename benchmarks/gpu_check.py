@@ -81,7 +81,7 @@ def _ledger(subject: Subject, detail: Any) -> Facts:
 
 
 def _adds_up(ledger: Any) -> None:
-    """Law 1, on each of the two clocks."""
+    """Parts and residual add up to the step on each of the two clocks (law "clocks are never mixed")."""
     total = sum(part.ns_total for part in ledger.parts.values()) + ledger.residual_ns_total
     if total != ledger.step_ns_total:
         raise RuntimeError(f"parts and residual of the {ledger.kind} ledger are {total}, not {ledger.step_ns_total}")

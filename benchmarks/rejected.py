@@ -52,7 +52,7 @@ def stopping_rules(rng: np.random.Generator, series: int) -> list[Row]:
 
 
 def merging(rng: np.random.Generator, series: int) -> list[Row]:
-    """What to show when rounds resemble each other, at a fixed number of rounds."""
+    """What to show when rounds are autocorrelated, at a fixed number of rounds."""
     rows = []
     for name in ("white", "ar1-rounds-0.2", "ar1-rounds-0.5", "ar1-rounds-0.8"):
         for rounds in (20, 30, 60, 200):
@@ -75,7 +75,7 @@ def merging(rng: np.random.Generator, series: int) -> list[Row]:
 
 
 def shown_after_merging(costs: np.ndarray) -> dict[str, stats.MedianInterval | None]:
-    """One comparison [rounds, 2] in four ways of treating rounds that resemble each other."""
+    """One comparison [rounds, 2] in four ways of treating autocorrelated rounds."""
     merged = stats.merge_until_independent(costs, lambda c: stats.log_ratios(c[:, 0], c[:, 1]))
     values = merged.values
     widest = stats.MedianInterval(float(values.min()), float(values.max()), 1.0, 1)

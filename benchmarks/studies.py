@@ -191,7 +191,7 @@ def ledger_rounds(rng: np.random.Generator, base: np.ndarray, rounds: int) -> np
 
 
 def true_shares(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
-    """What the estimate of law 9 tends to: a median of sums is not the sum of medians."""
+    """The limit of the estimate for many rounds (law "medians do not add")."""
     many = ledger_rounds(rng, base, 20_000)
     return np.array([stats.step_estimate(part) for part in many.transpose(1, 0, 2)]) / stats.step_estimate(
         many.sum(axis=1)

@@ -1,4 +1,4 @@
-"""The ledger: law 9 by hand, sums that are exact, and what makes it say less or nothing at all."""
+"""The ledger: rows by hand (law "medians do not add"), exact sums, and what makes it say less or nothing."""
 
 from math import inf
 from typing import Any
@@ -176,7 +176,7 @@ def spells(rounds: int = 24, *, factor: float = 1.03, seed: int = 0) -> LedgerSa
     return LedgerSamples(plain, step, {"mlp": part}, step - part, {"mlp": 1.0})
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3, 4, 5, 6, 7])  # with 2 the rounds resemble each other too much
+@pytest.mark.parametrize("seed", [0, 1, 3, 4, 5, 6, 7])  # with 2 the rounds are too autocorrelated
 def test_the_headline_times_the_inflation_is_the_instrumented_step(seed: int) -> None:
     """On a machine that is slow in spells too: both steps are taken at one pace, and 3 % is found to 1 %."""
     made = spells(seed=seed)

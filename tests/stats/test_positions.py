@@ -1,4 +1,4 @@
-"""The step and its parts as means over positions of medians over rounds (law 9)."""
+"""The step and its parts as means over positions of medians over rounds (law "medians do not add")."""
 
 import numpy as np
 import pytest

@@ -32,7 +32,7 @@ def test_a_percentile_needs_ten_values_beyond_it(percent: float, needed: int) ->
 
 
 def test_p99_of_999_values_is_null_and_says_why() -> None:
-    """The law's own example, through the summary; P95 stands beside it."""
+    """Through the summary; P95 stands beside it."""
     summary = stats.summarise(np.arange(999))
     assert summary.percentile(99).value is None
     assert "1,000" in summary.percentile(99).reason

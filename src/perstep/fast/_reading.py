@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-FEW_ROWS = 8  # up to so many are read one by one
+FEW_ROWS = 8  # up to this many rows are read one by one
 _CODED = 3  # last tokens by whose classes the state is tabled: those that a character can need
 _MOST_CODES = 20_000
 
@@ -57,7 +57,7 @@ class Reading:
     Args:
         class_of_token: the class of each token, int [tokens]; ids from `tokens` on have the class of `unknown`.
         maps: next state by class and state, int [classes, states]; state 0 is the start.
-        window: so many last tokens settle the state.
+        window: the number of last tokens that determine the state.
         unknown: the class of ids that are no tokens.
     """
 
@@ -167,7 +167,7 @@ class Reading:
     def states_after_each(self, ids: torch.Tensor) -> torch.Tensor:
         """The state of each row after each token of `ids` [rows, length], int64 [rows, length], by tensors alone.
 
-        Functions of twice as many tokens are made of two halves, until they span the window.
+        Functions are composed pair by pair, each pair for twice as many tokens, until they span the window.
         """
         _, maps = self.tensors(ids.device)
         f_BTS = maps[self.classes(ids)]

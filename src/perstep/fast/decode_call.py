@@ -1,8 +1,8 @@
 """`fast.decode`: a decode loop for transformers' `generate`, handed over as `custom_generate`.
 
-It gives `generate`'s greedy tokens, and draws from the same distribution (law 12: by noise keyed by seed, row,
-position and token id, so that the draws are not those of `torch.multinomial`). What it cannot honour it refuses by
-name. Needs transformers 5 with its separate prefill.
+It gives `generate`'s greedy tokens and draws from the same distribution (law "a drop-in proves its guarantee"). Its
+noise is keyed by seed, row, position and token id, so the draws are not those of `torch.multinomial`. It refuses by
+name what it does not support. It needs transformers 5 with its separate prefill.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Choosing the next token: greedy, or a draw by keyed noise; over all logits, or over the allowed ids alone.
 
-A draw is argmax(scores + Gumbel noise), the noise a pure function of seed, row, position and token id (law 12):
-the allowed ids alone choose what the full vocabulary would have. Where two candidates are nearer to each other
-than the order of summation can tell, the whole head decides, as it would have in `generate`.
+A draw is argmax(scores + Gumbel noise). The noise is a pure function of seed, row, position and token id, so that the
+allowed ids alone give the same choice as the full vocabulary (law "a drop-in proves its guarantee"). Where two
+candidates are nearer to each other than the order of summation can tell, the whole head decides, as it would in
+`generate`.
 """
 
 from __future__ import annotations

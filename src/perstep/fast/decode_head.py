@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # B batch, D hidden, A allowed tokens, V logits
 
 FEWER = 16
-"""Rows are gathered where at most one token in so many is allowed. At 131,072 x 576 float32 on one core, gathering
+"""Rows are gathered where at most one token in this many is allowed. At 131,072 x 576 float32 on one core, gathering
 and using 8,000 rows takes 0.2 of the whole head's time the first time and 0.08 later; 16,000 rows take as long as the
 whole head the first time."""
 

@@ -29,7 +29,7 @@ class Forwards:
 
     Attributes:
         count: forwards executed, the prefill among them.
-        outputs: of the last one, as long as the next inputs are made of them.
+        outputs: of the last one, as long as the next inputs follow from them.
         model_kwargs: what `generate` prepared, brought up to date.
     """
 
@@ -130,7 +130,7 @@ class Forwards:
 
 
 class InputIds:
-    """The text so far, put together when somebody asks for it."""
+    """The text so far, concatenated on demand."""
 
     def __init__(self, prompt_BT: torch.Tensor) -> None:
         self._joined = prompt_BT
@@ -195,7 +195,7 @@ def _masks_after(mask_BT: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _joined(columns: Iterator[torch.Tensor], num: int) -> torch.Tensor:
-    """The next so many columns side by side."""
+    """The next columns side by side."""
     return next(columns) if num == 1 else torch.cat([next(columns) for _ in range(num)], dim=1)
 
 

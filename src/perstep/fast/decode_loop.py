@@ -128,7 +128,7 @@ class Call:
         return None if pad is None else pad.to(self.prompt_BT.device)
 
     def cache_is_returned(self) -> bool:
-        """Whether somebody sees the cache after the call."""
+        """Whether the caller sees the cache after the call."""
         return bool(self.config.return_dict_in_generate or getattr(self.forwards.cache, "_is_user_defined", False))
 
     def scores(self, outputs: Any) -> torch.Tensor:

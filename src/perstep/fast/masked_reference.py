@@ -1,8 +1,9 @@
-"""Constrained decoding on the reference model: the head's rows of the allowed tokens, and nothing else of it.
+"""Constrained decoding on the reference model: only the head's rows of the allowed tokens are computed.
 
-The same tokens as masking all logits and choosing from them (law 12: noise is keyed by token id), with fewer
-products and, where only one token is allowed, no head and no forward of its own: runs of forced tokens go
-through the model as one chunk. Where two candidates are nearer than rounding, the whole head decides.
+The tokens are those of masking all logits and choosing from them, since noise is keyed by token id (law "a drop-in
+proves its guarantee"). There are fewer products. Where only one token is allowed there is no head and no forward of its
+own: runs of forced tokens go through the model as one chunk. Where two candidates are nearer than rounding, the whole
+head decides.
 """
 
 from __future__ import annotations

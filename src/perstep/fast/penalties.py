@@ -56,8 +56,8 @@ class RepetitionPenalty(Processor):
     Bit for bit the same logits: those of tokens in `input_ids` are divided by the penalty, or multiplied if negative.
 
     Args:
-        penalty: above 0; 1 changes nothing.
-        prompt_ignore_length: so many first tokens do not count; a list has a number for each row. generate itself
+        penalty: above 0; 1 changes nothing. prompt_ignore_length: the number of first tokens that do not count; a list
+        has a number for each row. generate itself
             gives the padding on the left of every row.
 
     Raises:

@@ -39,7 +39,7 @@ class TopP(Processor):
     Args:
         top_p: above 0, up to 1; at 1 every token is kept.
         filter_value: what the others become.
-        min_tokens_to_keep: so many are kept in any case.
+        min_tokens_to_keep: the least number of tokens that are kept.
 
     Raises:
         InputError: a value outside its range.
@@ -104,7 +104,7 @@ class TopK(Processor):
     Args:
         top_k: how many, 1 or more.
         filter_value: what the others become.
-        min_tokens_to_keep: at least so many, as transformers has it.
+        min_tokens_to_keep: the least number of tokens that are kept, as in transformers.
 
     Raises:
         InputError: a value outside its range.
@@ -140,7 +140,7 @@ class MinP(Processor):
     Args:
         min_p: above 0, up to 1.
         filter_value: what the others become.
-        min_tokens_to_keep: so many are kept in any case, ties with the last of them included.
+        min_tokens_to_keep: the least number of tokens that are kept; ties with the last of them stay too.
 
     Raises:
         InputError: a value outside its range.
@@ -199,7 +199,7 @@ def _kth_largest(values: NDArray[np.float32], k: int) -> float:
 
 
 def _keep(row: torch.Tensor, out: torch.Tensor, ordered: NDArray[np.float32], kept: int, filter_value: float) -> None:
-    """Write into `out` the `kept` largest of `row` [columns]; `ordered` are its largest, descending, at least so many.
+    """Write into `out` the `kept` largest of `row` [columns]; `ordered` are its largest, descending, at least `kept`.
 
     Of equal logits the ones with the highest ids are kept.
     """

@@ -147,12 +147,12 @@ class _Rows:
         self._distance = distance
         finite = distance[np.isfinite(distance)]
         self.reach = int(finite.max())
-        """So many tokens finish any character that can be finished."""
+        """The number of tokens that can finish any character that can be finished."""
         # Made now, since under tracing there are only tensors.
         self.allowed = {
             left: torch.from_numpy(self._allowed(left)) for left in range(0 if limited else self.reach, self.reach + 1)
         }
-        """Which tokens are allowed where so many more can follow, bool [states, tokens]."""
+        """Which tokens are allowed where this many more can follow, bool [states, tokens]."""
         self._caps: dict[Any, torch.Tensor] = {}
         self.on_host: dict[tuple[int, int], _CapsOnHost] = {}
         self._lists: dict[tuple[int, int, int], tuple[bool, torch.Tensor]] = {}

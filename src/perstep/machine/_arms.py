@@ -84,7 +84,7 @@ class CeilingArm:
 
 
 def imported_torch() -> Any:
-    """The torch module if somebody has imported it, else None; it is never imported here."""
+    """The torch module if it is imported already, else None. It is never imported here."""
     return sys.modules.get("torch")
 
 
@@ -178,7 +178,7 @@ def gemv_arms(buffer: Buffer, level: str, threads: int) -> Iterator[CeilingArm]:
 
 
 def matrix_shape(numbers: int) -> tuple[int, int]:
-    """Rows and columns of a matrix of about so many numbers: columns a power of two, at most 4096."""
+    """Rows and columns of a matrix of about this many numbers: columns a power of two, at most 4096."""
     columns = min(4096, 1 << max(0, (numbers.bit_length() - 1) // 2))
     return numbers // columns, columns
 

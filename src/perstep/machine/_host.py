@@ -58,7 +58,7 @@ def read_host(source: Source) -> Host:
 
 
 def read_gpus(source: Source) -> Gpus:
-    """The GPUs: from `nvidia-smi`, else the PCI bus, else torch if somebody has imported it."""
+    """The GPUs: from `nvidia-smi`, else the PCI bus, else torch if it is imported."""
     query = "--query-gpu=name,driver_version,memory.total"
     gpus = _nvidia_gpus(source.run(["nvidia-smi", query, "--format=csv,noheader,nounits"]))
     if gpus:

@@ -1,10 +1,10 @@
 """Ceilings at chosen set sizes, measured a round at a time beside what they judge.
 
-A virtual machine may report an L3 of 480 MiB of which it has a sliver, so no level is believed: bandwidth is
-measured at the very sizes that matter (a working set, a layer, a whole step's footprint), and a set takes the figure
-of the nearest size. Likewise the cost of a library call: hot, and right after so many bytes were read. Each ceiling has
-an interval, from its median over rounds to its best round; bounds are made of the latter.
-`measure_ceilings` in `ceilings.py` has the figures of named levels, which are kept between runs.
+A virtual machine may report an L3 of 480 MiB of which it has a sliver, so no level is believed: bandwidth is measured
+at the very sizes that matter (a working set, a layer, a whole step's footprint), and a set takes the figure of the
+nearest size. Likewise the cost of a library call: hot, and right after that many bytes were read. Each ceiling has an
+interval, from its median over rounds to its best round; bounds use the latter. `measure_ceilings` in `ceilings.py` has
+the figures of named levels, which are kept between runs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class LadderCeilings:
         return self._disturbed() if self.quiet_rounds < LEAST_QUIET else ""
 
     def why_no_medians(self) -> str:
-        """Why the medians foretell nothing; empty if they do."""
+        """Why nothing may be predicted from the medians, or empty."""
         return self.why_no_bounds() or (self._disturbed() if 2 * self.quiet_rounds <= self.rounds else "")
 
     def _disturbed(self) -> str:

@@ -24,7 +24,7 @@ CLOCK_SHARE = 0.001
 UNEQUAL_FROM_NS = 50_000_000
 """If equal counts made a block of the slowest arm longer than this, each arm gets a count of its own."""
 UNSEEN_CALLS = 4096
-"""If so many calls take no time by the clock, more will not help."""
+"""If this many calls take no time by the clock, more will not help."""
 
 
 class ArmFailed(InputError):  # noqa: N818 - it reads as what happened, like InvalidMeasurement

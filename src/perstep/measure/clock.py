@@ -4,7 +4,7 @@ A clock is passed in, never imported where it is used, so that everything that
 measures can be tested with a fake one. Stamps are integers in nanoseconds:
 their differences are exact, and so are the sums of a ledger.
 
-Wall time goes on while the machine runs somebody else. A host clock therefore has a second
+Wall time goes on while the machine runs other programs. A host clock therefore has a second
 clock, `processor`, that counts the processor time of all threads of this process.
 """
 

@@ -1,11 +1,13 @@
 """The ledger: named parts that add up to the measured step.
 
-Totals are integers over all instrumented steps and add up exactly (law 1). What is shown per
-step follows law 9: each position of the trace has its median over rounds, a row is the mean of
-those over positions, and one factor brings the rows to the step. The headline is the step
-without instruments, measured in the same rounds; the inflation factor stands between them (law 8):
-both steps are taken at one pace, so that headline x inflation is the instrumented step, or a note says otherwise.
-What a ledger says in words (`largest`, its notes) is resolved by the rounds, or is said not to be.
+Totals are integers over all instrumented steps and add up exactly (law "parts add up"). A row shows time per step: each
+position of the trace has its median over rounds, and a row is the mean of these medians over positions. Medians do not
+add, so one scale factor multiplies all rows to make them add up to the step (law "medians do not add").
+
+The step to quote is the uninstrumented one, measured in the same rounds. `inflation` is the instrumented over the
+uninstrumented step: 1.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps are
+normalised by the speed of the same uninstrumented passes, so that their ratio is the inflation, or a note says that it
+is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
 """
 
 from collections.abc import Collection
@@ -31,23 +33,22 @@ from perstep.stats import (
 )
 
 MARKS_MATTER = 0.05
-"""A part of which the marks themselves make up more than this is flagged."""
+"""A part is flagged if its marks make up more than this share of it."""
 INFLATION_SAID = 1.05
-"""Above this factor the ledger says that instruments slowed the step down."""
+"""Above this factor a note says that the marks slowed the step down."""
 MEDIANS_MAY_EXCEED = 0.01
-"""Medians do not add: those of the rows may exceed that of the step by this share of it before the ledger is invalid.
-The totals add up exactly, whatever the medians do."""
+"""The rows' medians together may exceed the step's median by this share of it; beyond that the ledger is invalid."""
 CLOSING_SAID = 1.05
-"""Above this factor between the step's median and the sum of those of the rows the ledger says so."""
+"""A note states the scale factor above this value."""
 INFLATION_INVALID = 1.5
-"""Above this factor the ledger is invalid."""
+"""Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
-"""The ratio of the two steps has an error of its own: the interval of the inflation is widened to hold it up to so far
-outside, the half-width at which measuring ends. Beyond it the ledger says that its two steps differ."""
+"""The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the inflation by at
+most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
 
 
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
-"""What is computed by the model's forward: a part's first word, or its name without the layer."""
+"""The parts of the model's forward: a part's first word, or its name without the layer."""
 
 
 COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or resemble their neighbours too much."
@@ -57,13 +58,13 @@ NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
 
 @dataclass(frozen=True)
 class LedgerSamples:
-    """What a ledger is made of: integers in nanoseconds, [rounds, passes of the arm in a round, positions].
+    """The measured steps of one kind: integers in nanoseconds, [rounds, passes of the arm in a round, positions].
 
     Attributes:
         plain_ns: uninstrumented steps.
         step_ns: instrumented steps.
         parts: part -> its exclusive time in each instrumented step.
-        residual_ns: what no part covered.
+        residual_ns: the unattributed time in each instrumented step.
         marks_per_step: part -> how often it is entered in a step.
     """
 
@@ -79,15 +80,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ns_total: over all instrumented steps, exact.
-        ns_per_step: mean over positions of the median over rounds (law 9).
+        ns_per_step: mean over positions of the medians over rounds, times the scale factor (`Ledger.closing`).
         p50_ns: median over all instrumented steps.
-        share: of the instrumented step of this ledger, `ns_per_step / step_ns`.
-        ci_low: lower end of the interval of `ns_per_step`: of the part's share of its own step, paired within
-            the round so that drift of the machine cancels; None when there are too few rounds.
+        share: `ns_per_step / step_ns` of this ledger.
+        ci_low: lower end of the interval of `ns_per_step`. It is that of the part's share of its own step, paired
+            within the round so that drift of the machine cancels. None when there are too few rounds.
         ci_high: its upper end.
         marks_per_step: how often the part is entered in a step.
-        marks_share: what the marks cost inside the part, as a share of it.
-        syncs_per_step: waits of the host for the device that it caused in a step; None where they were not counted.
+        marks_share: the cost of the marks inside the part, as a share of it.
+        syncs_per_step: how often the part made the host wait for the device in a step; None where that was not counted.
     """
 
     ns_total: int
@@ -107,7 +108,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sum(msgspec.Struct, frozen=True, kw_only=True):
-    """A roll-up of parts, such as `attn` or `forward`; its interval is made as that of a part."""
+    """A sum of parts, such as `attn` or `forward`. Its interval is computed like that of a part."""
 
     ns_total: int
     ns_per_step: float
@@ -127,30 +128,30 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: `prefill` or `decode`.
         forwards: executed forwards of this kind in one pass over the trace, or in all watched calls together.
-        steps: instrumented steps summed up in the totals.
-        rounds: balanced rounds, the unit of replication: in watched calls runs of as many marked as plain steps.
-        merged_rounds: values behind the intervals, after neighbours that resemble each other were merged.
-        step_ns_total: all instrumented steps.
-        residual_ns_total: what no part covered in them.
-        plain_step_ns: the headline: the step without instruments (law 9); None where a watched call had none.
+        steps: number of instrumented steps in the totals.
+        rounds: balanced rounds, the unit of replication; in watched calls stretches with as many marked as plain steps.
+        merged_rounds: independent values behind the intervals: autocorrelated rounds were merged.
+        step_ns_total: sum over all instrumented steps.
+        residual_ns_total: unattributed time in them.
+        plain_step_ns: the uninstrumented step, the one to quote; None where a watched call had none.
         plain_step_ci_low: lower end of its interval, or None.
         plain_step_ci_high: upper end of its interval, or None.
-        step_ns: the instrumented step (law 9): what the parts are shares of.
-        residual_ns: per step; what no part covers, estimated as the parts are.
-        residual_share: of the instrumented step.
-        inflation: instrumented over uninstrumented step, `step_ns / plain_step_ns`; where there is no interval, or it
-            does not hold that (a note says so), the median over rounds. None where there is no round.
+        step_ns: the instrumented step, of which the parts are shares.
+        residual_ns: the unattributed time per step, estimated like a part.
+        residual_share: its share of the instrumented step.
+        inflation: instrumented over uninstrumented step, `step_ns / plain_step_ns`. Where there is no interval, or the
+            interval does not hold that ratio (a note says so), the median of the rounds. None where there is no round.
         inflation_ci_low: lower end of the interval of the rounds' paired ratios, widened to hold `inflation`; or None.
-        inflation_ci_high: upper end of its interval, or None.
+        inflation_ci_high: its upper end, or None.
         parts: by name, in the order of the step.
-        tree: roll-ups; a part stands in one leaf sum and in `forward` where it belongs.
+        tree: sums of parts by first word; the parts of the forward are also in the sum `forward`.
         invalid: why the ledger must not be believed, or empty. An inflation above 1.5 is a reason unless its interval
-            holds 1, when it is a note.
-        notes: what a reader must know, in sentences.
-        syncs_per_step: waits of the host for the device in a step; None where they were not counted.
-        closing: what all rows were multiplied by, to add up to the step as medians do not.
-        largest: the part with the largest estimate, then those that may be larger for all that the rounds tell: one
-            name where it is resolved which part is the largest.
+            holds 1; then a note states it.
+        notes: warnings to the reader, in sentences.
+        syncs_per_step: how often the host waited for the device in a step; None where that was not counted.
+        closing: the scale factor: all rows were multiplied by it, so that they add up to the step.
+        largest: the part with the largest estimate, then the parts that the rounds do not resolve as smaller. One name
+            means that the largest part is resolved.
         largest_outside: the same among the parts outside the forward.
     """
 
@@ -180,7 +181,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     largest_outside: list[str] = []
 
     def resolved(self) -> Resolved:
-        """Of the widest interval shown, as a share of the step; inf while any interval is missing."""
+        """The half-width of the widest interval shown, as a fraction of the step; inf while any interval is missing."""
         intervals = [(self.inflation_ci_low, self.inflation_ci_high, 1.0)]
         intervals += [(part.ci_low, part.ci_high, self.step_ns) for part in self.parts.values()]
         widths = [inf if low is None or high is None else (high - low) / 2 / unit for low, high, unit in intervals]
@@ -196,8 +197,8 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns: the cost of one mark, from `measure_mark_ns`.
 
     Raises:
-        InvalidMeasurement: the parts and the residual do not add up to the step, or one of them is negative,
-            or a step took no time on this clock.
+        InvalidMeasurement: the parts and the residual do not add up to the step, one of them is negative, or a step
+            took no time on this clock.
     """
     check_sums(kind, samples)
     shares = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
@@ -223,7 +224,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
 
 @dataclass(frozen=True)
 class RoundTotals:
-    """What intervals are made of: the time of a round's steps, [rounds]; the same multiple of a step in all columns."""
+    """The time of each round's steps, [rounds], for the intervals. All columns hold the same multiple of a step."""
 
     plain_ns: NDArray[np.float64]
     step_ns: NDArray[np.float64]
@@ -240,16 +241,16 @@ def close_ledger(
     mark_ns: float,
     forwards: int,
 ) -> Ledger:
-    """A ledger around estimates that have been made: totals, intervals, sums, what makes it invalid.
+    """Complete a ledger from given estimates: add totals, intervals, sums, notes and reasons why it is invalid.
 
     Args:
         kind: `prefill` or `decode`.
         samples: all steps, for the totals; of any shape.
-        estimate: the step and its parts.
-        plain_ns: the step without instruments, if there was one; there is one where there is a round.
-        rounds: what the intervals are made of; without rounds they are None.
+        estimate: the step and its parts, scaled so that they add up.
+        plain_ns: the uninstrumented step, or None if there was none; it is given where there is a round.
+        rounds: the input of the intervals; without rounds these are None.
         mark_ns: the cost of one mark.
-        forwards: executed forwards to state.
+        forwards: number of executed forwards.
     """
     intervals = {
         name: _interval(ns, rounds.step_ns, estimate.share(name), len(samples.parts))
@@ -288,7 +289,7 @@ def close_ledger(
 
 
 def _largest(parts: dict[str, Part], rounds: RoundTotals) -> list[str]:
-    """The part with the largest estimate, then those that the rounds do not show to be smaller."""
+    """The part with the largest estimate, then the parts that the rounds do not resolve as smaller."""
     ranked = sorted(parts, key=lambda name: -parts[name].ns_per_step)
     if not ranked:
         return []
@@ -304,9 +305,10 @@ def _largest(parts: dict[str, Part], rounds: RoundTotals) -> list[str]:
 
 
 def _is_smaller_in_rounds(part_ns: NDArray[np.float64], top_ns: NDArray[np.float64], comparisons: int) -> bool:
-    """Whether the interval of a part's paired ratio to another lies below 1.
+    """Whether the interval of a part's paired ratio to the largest part lies below 1.
 
-    Where rounds resemble each other too much for one: it took less in every round of as many as an interval needs.
+    Autocorrelated rounds may have no interval. Then the part must be smaller in every round, and the rounds must be as
+    many as an interval needs.
     """
     if len(part_ns) < rounds_needed(comparisons):
         return False
@@ -316,14 +318,14 @@ def _is_smaller_in_rounds(part_ns: NDArray[np.float64], top_ns: NDArray[np.float
 
 @dataclass(frozen=True)
 class _Inflation:
-    """What the marks cost: instrumented over uninstrumented step.
+    """The cost of the marks: instrumented over uninstrumented step.
 
     Attributes:
-        factor: between the two steps that the ledger shows, or, where no interval holds that, in the median round.
+        factor: `shown`, or the median of the rounds' ratios where their interval does not hold it; None if unknown.
         low: lower end of the interval of the rounds' ratios, or None.
         high: its upper end.
-        merged_rounds: values behind the interval.
-        shown: between the two steps that the ledger shows; None where it shows one.
+        merged_rounds: independent values behind the interval.
+        shown: the ratio of the two steps that the ledger shows; None where it shows only one.
     """
 
     factor: float | None = None
@@ -334,11 +336,11 @@ class _Inflation:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the marks are known to have made the step longer."""
+        """Whether the interval shows that the marks made the step longer."""
         return self.low is not None and self.low > 1
 
     def notes(self) -> list[str]:
-        """What there is to say; without an interval no factor is named."""
+        """The notes about the marks. Without an interval no factor is named."""
         if self.factor is None or self.low is None or self.high is None:
             return [COST_UNKNOWN if self.shown is None else f"{COST_UNKNOWN} {NOT_TO_BE_COMPARED}"]
         said = []
@@ -382,7 +384,7 @@ def _interval(
 
 
 def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float:
-    """The cost of one mark: the median over repeats of a run of marks with nothing between them."""
+    """The cost of one mark in nanoseconds: the median over repeats of many marks in a row."""
     costs = []
     for _ in range(repeats):
         recorder = Recorder(clock)
@@ -396,9 +398,9 @@ def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float
 
 
 def _side_by_side(samples: LedgerSamples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Uninstrumented and instrumented steps, [rows, positions], each row beside its own.
+    """Uninstrumented and instrumented steps, [rows, positions]; row i of both was measured at about the same time.
 
-    Pass by pass where both arms have as many in a round, otherwise round by round.
+    A row is a pass where both arms have equally many passes in a round, otherwise the mean of a round.
     """
     plain, step = samples.plain_ns.astype(np.float64), samples.step_ns.astype(np.float64)
     if plain.shape != step.shape:
@@ -407,15 +409,15 @@ def _side_by_side(samples: LedgerSamples) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _rows(ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[rounds, passes, positions] → [rounds * passes, positions]: every pass is one look at each position."""
+    """[rounds, passes, positions] → [rounds * passes, positions]: every pass measures each position once."""
     return ns.reshape(-1, ns.shape[-1])
 
 
 def check_sums(kind: str, samples: LedgerSamples) -> None:
-    """See that every single step's parts and residual add up to it, and that none is negative.
+    """Check every single step: parts and residual add up to it, and none of them is negative.
 
     Raises:
-        InvalidMeasurement: they do not.
+        InvalidMeasurement: the check fails.
     """
     columns = {**samples.parts, "residual": samples.residual_ns}
     for name, ns in columns.items():
@@ -518,5 +520,5 @@ def _notes(parts: dict[str, Part], closing: float) -> list[str]:
 
 
 def _marks_matter_surely(part: Part) -> bool:
-    """Whether they do even if the part is as long as its interval allows."""
+    """Whether the marks exceed the limit even if the part is as long as its interval allows."""
     return part.ci_high is not None and part.marks_share * part.ns_per_step > MARKS_MATTER * part.ci_high

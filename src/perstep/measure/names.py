@@ -3,7 +3,7 @@
 import re
 
 STEP = "step"
-"""The step without instruments: the headline of its kind."""
+"""The name of the uninstrumented step of its kind."""
 
 _KIND = re.compile(r"(prefill|S\d+)\.")
 

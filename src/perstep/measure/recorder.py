@@ -1,10 +1,11 @@
-"""The recorder of a ledger: consecutive laps between clock readings (law 1).
+"""The recorder of a ledger: consecutive laps between clock readings (law "parts add up").
 
-A step begins, marks name the parts as they start, the step ends. Each mark ends
-the part before it, so parts cannot overlap and nothing is lost between them:
-parts + residual = step, exactly, in integers, by construction. While steps run
-only stamps and names are kept, one after the other; they are sorted by a hundred
-steps or so at a time, between two steps, and summed up after the run.
+A step begins, marks name the parts as they start, the step ends. Each mark ends the part before it. Parts therefore
+cannot overlap, and no time is lost between them: parts + residual = step, exactly, in integers. The residual is the
+time before the first mark and after a mark of `RESIDUAL`.
+
+While steps run, the recorder only appends stamps and names to a log. About a hundred steps at a time are sorted into
+columns, between two steps. They are summed up after the run.
 """
 
 from array import array
@@ -21,23 +22,23 @@ from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock, HostClock
 
 RESIDUAL = "residual"
-"""What follows `mark(RESIDUAL)` belongs to no part, like the time before a step's first mark."""
+"""The time after `mark(RESIDUAL)` is unattributed, like the time before a step's first mark."""
 FILED_AT = 960
-"""So many entries of the log are sorted into columns at once. Sorting a step costs 10 µs beside a forward, in cold
-caches, and 1 µs among many others. A deque keeps sixteen blocks of 64 entries for use when it is emptied."""
+"""The log is sorted into columns when it has more entries than this. Sorting one step takes 10 µs after a forward, in
+cold caches, and 1 µs among many others. 960 entries are 15 blocks of a deque, which keeps 16 for reuse."""
 _END = "\0"
-"""Stands in the log for the name of a part where a step ends."""
+"""The log's entry for the end of a step, in the place of a part's name."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The recorded steps of one kind, a column a part; all integers in nanoseconds.
+    """The recorded steps of one kind, one column for each part; integers in nanoseconds.
 
     Attributes:
         step_ns: the whole step, shape [steps].
-        parts: for each part its exclusive time in each step, shape [steps]; zero where it did not occur.
-        residual_ns: what no part covers, shape [steps].
-        marks: for each part how often it was entered, over all steps.
+        parts: part -> its exclusive time in each step, shape [steps]; zero where it did not occur.
+        residual_ns: the unattributed time, shape [steps].
+        marks: part -> how often it was entered, over all steps.
     """
 
     step_ns: NDArray[np.int64]
@@ -52,7 +53,7 @@ class _Laps:
 
     names: tuple[str, ...]
     stamps: "array[int]" = field(default_factory=lambda: array("q"))  # steps x (marks + 2), row after row
-    order: "array[int]" = field(default_factory=lambda: array("q"))  # which step of its kind each row is
+    order: "array[int]" = field(default_factory=lambda: array("q"))  # the index of each row's step among its kind
 
 
 class Recorder:
@@ -66,12 +67,12 @@ class Recorder:
         >>> rec.steps().step_ns.shape
         (1,)
 
-    `mark(name)` costs about 0.1 µs. It may be handed around as a plain function.
-    A step that is left by an exception is dropped and counted in `dropped`. As a context manager the
-    recorder checks, when it is left, that no step was begun and not ended.
+    `mark(name)` costs about 0.1 µs. It may be passed around as a plain function.
+    A step that an exception leaves is dropped and counted in `dropped`. On exit the context manager
+    raises if a step was begun and not ended.
 
     Args:
-        clock: where the time comes from.
+        clock: the source of time; the host's clock by default.
     """
 
     __slots__ = ("_add", "_counts", "_laps", "_log", "_now", "_open", "_sequence", "dropped", "mark")
@@ -80,7 +81,7 @@ class Recorder:
     def __init__(self, clock: Clock | None = None) -> None:
         self.dropped = 0
         self._now = (clock or HostClock()).now
-        # A stamp and a name in turn: of each step its kind where it begins, the parts, and _END.
+        # Stamps and names alternate: a stamp and the step's kind, a stamp and a name for each part, a stamp and _END.
         self._log: deque[Any] = deque((0, _END))
         self._add = self._log.append
         self._open = False
@@ -90,11 +91,11 @@ class Recorder:
         self.mark = self._make_mark()
 
     def _make_mark(self) -> Callable[[str], None]:
-        # A closure over bound methods: 100 ns a mark against 160 ns for a method with attribute look-ups.
+        # A closure over bound methods takes 100 ns a mark; a method with attribute look-ups takes 160 ns.
         now, add = self._now, self._add
 
         def mark(part: str) -> None:
-            """End the part before and begin `part`; a part entered twice in a step is summed."""
+            """End the current part and begin `part`. A part that is entered twice in a step gets the sum."""
             add(now())
             add(part)
 
@@ -114,7 +115,7 @@ class Recorder:
             raise InvalidMeasurement(f"a {open_kind} step was begun and not ended; it is dropped")
 
     def begin(self, kind: str = "decode") -> None:
-        """Begin a step of a kind (`decode`, `prefill`, or a name of your own); kinds have ledgers of their own.
+        """Begin a step of a kind (`decode`, `prefill`, or a name of your own). Each kind has its own ledger.
 
         Raises:
             InvalidMeasurement: a step is still open, or a mark was set outside of any step.
@@ -126,7 +127,7 @@ class Recorder:
         self._add(kind)
 
     def _refuse(self) -> None:
-        """Say why no step can begin here."""
+        """Raise the reason why no step can begin here."""
         first = self._open_step()[1]
         if self._open:
             raise InvalidMeasurement(f"a {first} step is still open; end it before the next one begins")
@@ -149,7 +150,7 @@ class Recorder:
             self._file()
 
     def turn(self, kind: str = "decode") -> None:
-        """End the step and begin the next one, in one reading of the clock: nothing lies between them.
+        """End the step and begin the next one with one reading of the clock, so that no time lies between them.
 
         Raises:
             InvalidMeasurement: no step is open.
@@ -161,27 +162,27 @@ class Recorder:
         add(_END)
         if len(self._log) > FILED_AT:
             self._file()
-            now_ns = self._now()  # the filing lies in no step
+            now_ns = self._now()  # the time of sorting belongs to no step
         add(now_ns)
         add(kind)
 
     def drop(self) -> None:
-        """Forget the open step, as if it had not begun; it is counted in `dropped`."""
+        """Forget the open step and count it in `dropped`."""
         self._forget()
         self.dropped += 1
 
     def step(self, kind: str = "decode") -> "_OpenStep":
-        """A context manager around `begin` and `end`; an exception drops the step and passes on."""
+        """A context manager around `begin` and `end`. An exception drops the step and propagates."""
         return _OpenStep(self, kind)
 
     @property
     def part(self) -> str | None:
-        """The part that the open step is in, or None before its first mark: what to go back to after a detour."""
+        """The current part of the open step, or None before its first mark. A wrapper marks it again on its return."""
         return str(self._log[-1]) if self._open and self._log[-3] is not _END else None
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of which steps have been recorded, in the order of their first step."""
+        """The kinds of the recorded steps, in the order of their first step."""
         self._file()
         return list(self._counts)
 
@@ -231,7 +232,7 @@ class Recorder:
         self.dropped = 0
 
     def _open_step(self) -> list[Any]:
-        """What stands in the log after the last step that has ended."""
+        """The entries of the log after the end of the last complete step."""
         log = list(self._log)
         last = len(log) - 1
         while log[last] is not _END:
@@ -239,13 +240,13 @@ class Recorder:
         return log[last + 1 :]
 
     def _forget(self) -> None:
-        """Forget the open step, or marks that were set outside of any."""
+        """Forget the open step, or marks that were set outside of a step."""
         for _ in self._open_step():
             self._log.pop()
         self._open = False
 
     def _file(self) -> None:
-        """Sort the steps that have ended by kind and names."""
+        """Move the complete steps from the log into columns, by kind and names."""
         still_open = self._open_step()
         ended = list(self._log)[2 : len(self._log) - len(still_open)]
         stamps, names = ended[::2], ended[1::2]
@@ -270,7 +271,7 @@ class Recorder:
 
 
 class _OpenStep:
-    """One step as a context manager; a class, because a generator would cost 0.5 µs more a step."""
+    """One step as a context manager. A generator in its place would take 0.5 µs more a step."""
 
     __slots__ = ("_kind", "_recorder")
 

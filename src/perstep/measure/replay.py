@@ -1,7 +1,7 @@
-"""Replaying one recorded trace of token ids, so that every arm does the same work (law 3).
+"""Replaying one recorded trace of token ids, so that every arm does the same work (law "arms do the same work").
 
-Each arm is fed the recorded tokens, whatever it would have chosen itself; what it would have
-chosen is computed all the same, inside the step, and compared with the trace outside of it.
+Each arm is fed the recorded tokens, whatever it would have chosen itself. Its own choice is still computed, inside the
+step, and compared with the trace outside the step.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Trace:
 
     Attributes:
         prompt_BT: the prompt, shape [B, T].
-        chosen_BN: the tokens generated after it, shape [B, N]: one prefill and N - 1 decode steps (law 5).
+        chosen_BN: the tokens generated after it, shape [B, N]: one prefill and N - 1 decode steps.
         expected_BN: what is to be chosen at each step, shape [B, N], where that is not what is fed next.
     """
 

@@ -1,7 +1,7 @@
-"""The loop over rounds: measure one, keep it, look at what is resolved, go on or stop.
+"""The loop over rounds: measure one, store it, look at the width of the intervals, go on or stop.
 
-It stops on precision or on the budget, never because a difference became significant:
-stopping on significance makes false alarms out of chance (docs/statistics.md).
+It stops on precision, on the budget or at a number of rounds. It never stops because a difference became significant:
+that turns chance into false alarms (law "stop on precision").
 """
 
 import gc
@@ -17,17 +17,17 @@ from perstep.stats import FIRST_LOOK, find_steady_state, next_look, should_stop
 Sample = TypeVar("Sample")
 
 Progress = Callable[[float, str], None]
-"""Called with the share of the work that is done (0 to 1) and what is being done."""
+"""Receives the finished share of the work (0 to 1) and a description of the current work."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try.
+    """When to stop measuring.
 
     Attributes:
-        precision: the half-width at which to stop, as a share of the step (0.005 is 0.5 %); None never stops on it.
-        budget_s: the seconds after which no new round begins, even if `precision` is not reached.
-        max_rounds: the round after which to stop in any case, or None.
+        precision: the half-width at which to stop, as a fraction of the step (0.005 is 0.5 %); None never stops on it.
+        budget_s: no round begins after this time, even if `precision` is not reached.
+        max_rounds: the number of rounds after which to stop in any case, or None.
 
     Raises:
         InputError: one of them is out of its range.
@@ -48,11 +48,11 @@ class Effort:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the rounds so far resolve.
+    """How narrow the intervals are after the rounds so far.
 
     Attributes:
-        half_width: of the widest interval shown, as a share of the step; inf while one is missing.
-        merged_rounds: the number of values behind it.
+        half_width: that of the widest interval shown, as a fraction of the step; inf while an interval is missing.
+        merged_rounds: the number of independent values behind it: autocorrelated rounds count as one.
     """
 
     half_width: float
@@ -69,16 +69,16 @@ def run_rounds(
     first_round: int = 0,
     progress: Progress | None = None,
 ) -> str:
-    """Measure round after round until the effort is spent; why it ended, in words.
+    """Measure rounds until the effort is spent; return the reason for the end.
 
     Args:
-        measure: makes the sample of the round with this number.
-        keep: stores a sample before the next is measured.
-        resolved: looks at all kept rounds; asked at 20 rounds and each time there are half as many again.
+        measure: measures the round with this number and returns its sample.
+        keep: stores a sample before the next round is measured.
+        resolved: evaluates all stored rounds; called at 20 rounds and whenever there are half as many again.
         effort: when to stop.
-        clock: the budget's clock.
-        first_round: rounds that were there before, of a resumed run.
-        progress: told after each round.
+        clock: the clock of the budget.
+        first_round: the number of rounds that a resumed run already has.
+        progress: called before each round.
     """
     began_ns = clock.now()
     number = first_round
@@ -107,7 +107,7 @@ def run_rounds(
 
 
 def _share_done(elapsed_s: float, rounds: int, now: Resolved | None, effort: Effort) -> float:
-    """An honest guess: a half-width shrinks with the square root of the rounds."""
+    """The finished share of the work. A half-width is assumed to shrink with the square root of the rounds."""
     shares = [elapsed_s / effort.budget_s]
     if effort.max_rounds:
         shares.append(rounds / effort.max_rounds)
@@ -118,9 +118,9 @@ def _share_done(elapsed_s: float, rounds: int, now: Resolved | None, effort: Eff
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Garbage is collected once, then not until the end; the collector is left as it was found.
+    """Collect garbage once, then switch the collector off until the end; restore its previous state.
 
-    A collection inside a step would be charged to whatever part it falls into.
+    A collection inside a step would be counted as time of the part in which it happens.
     """
     was_on = gc.isenabled()
     gc.collect()
@@ -137,10 +137,10 @@ class WarmUp:
     """How the warm-up ended.
 
     Attributes:
-        rounds: unrecorded rounds that were run.
+        rounds: number of unrecorded rounds that were run.
         steady: whether the rule was met before the limit.
         rule: the rule, in words.
-        reason: what was seen.
+        reason: what the last two windows showed, in words.
     """
 
     rounds: int
@@ -150,6 +150,7 @@ class WarmUp:
 
 
 WINDOW = 4
+"""Rounds in one window of the warm-up."""
 
 
 def warm_up(one_round: Callable[[], None], clock: Clock, *, limit_s: float, max_rounds: int = 100) -> WarmUp:

@@ -1,11 +1,13 @@
-"""The ledger of somebody's own calls, which run once and are not replayed (laws 8 and 9).
+"""The ledger of a user's own calls, which run once and are not replayed.
 
-Marked and plain steps took turns inside the calls. The shortest run of consecutive steps with as many
-marked as plain ones, at least two of each, is a round (M P P M in one long call): intervals and inflation
-come from rounds. The estimate is that of law 9 where calls repeat each other, each position having its
-median over calls; where each call made one step of the kind (a prefill) that is its median over all calls.
-Otherwise a position was seen once, its value is that one, and a row is the plain mean: a median over
-neighbours would lose the rare expensive steps. No step is left out here; bursts are counted.
+Marked and plain steps took turns inside the calls (law "the observer is measured"). The shortest run of consecutive
+steps with as many marked as plain ones, at least two of each, is a round (M P P M in one long call). Intervals and the
+instrumentation overhead come from rounds.
+
+Where calls repeat each other, each position has its median over calls, and a row is the mean of these (law "medians do
+not add"). Where each call made one step of the kind (a prefill), a row is the median over all calls. Otherwise each
+position was measured once, and a row is the mean over steps: a median over neighbouring steps would lose the rare
+expensive ones. No step is left out here; bursts are counted.
 """
 
 from dataclasses import dataclass
@@ -26,13 +28,13 @@ from perstep.measure.ledger import (
 from perstep.stats import LedgerEstimate, ledger_estimate, paired_step_estimates, step_estimate
 
 LOOKS = 3
-"""So many marked looks at a position are needed: the median of two is their mean."""
+"""The least number of marked measurements of a position: the median of two is their mean."""
 IN_A_ROUND = 2
-"""Steps of either kind that a round has at least."""
+"""The least number of steps of either kind in a round."""
 BURST = 3.0
-"""A step of more than so many times the median one is counted as a burst."""
+"""A step counts as a burst if it is longer than this many times the median step."""
 BURSTS_SAID = 0.05
-"""From this share of the time on, bursts are said."""
+"""A note states the bursts from this share of the time on."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,10 @@ def _means(samples: LedgerSamples) -> tuple[LedgerEstimate, float | None]:
 
 
 def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | None:
-    """Law 9 over pairs of calls, in which each position is marked once and plain once; None if it cannot be.
+    """The estimate over pairs of calls in which each position is marked once and plain once; None if there are none.
 
-    A call without a partner is in the totals and not in the estimate.
+    It is the mean over positions of medians over calls. A call without a partner is in the totals and not in the
+    estimate.
     """
     pairs = len(steps.calls) // 2
     if not steps.alike or pairs < LOOKS or len(set(steps.calls)) != 1 or steps.calls[0] == 1:

@@ -46,10 +46,10 @@ class Manifest(msgspec.Struct, kw_only=True):
         hardware: the machine in four facts: processor, cores and threads, memory, governor.
         config: the sizes and repetitions of an experiment that sweeps.
         conditions: how it was measured: GC, warm-up, order, clock.
-        boundaries: part -> what lies inside it (law 6).
+        boundaries: part -> what lies inside it (law "boundaries are declared").
         noise: what disturbed it, summed over rounds.
         warnings: sentences for a person.
-        results_summary: the headline figures, also in `results.json`.
+        results_summary: the main figures, also in `results.json`.
         files: the derived files, which `report` makes again from the samples.
         error: what ended a failed run.
     """

@@ -81,7 +81,7 @@ class RunWriter:
     Args:
         folder: made if it is not there.
         manifest: as known before measuring. Its `argv`, version and times are filled in here.
-        resume_after: go on with the run in `folder`, of which the caller has read so many rounds; its plan and
+        resume_after: go on with the run in `folder`, of which the caller has read this many rounds; its plan and
             workload must be the same.
         force: replace the run in `folder`.
 

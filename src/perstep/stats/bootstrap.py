@@ -1,10 +1,9 @@
 """Resampling whole rounds, for statistics that have no exact interval.
 
-Law: the round is the unit of replication, so a resample draws rounds, and every cell of a
-round stays together; that keeps the pairing and whatever drifts between rounds. A cell's
-cost is the median over rounds of its ratio to the reference cell, times that cell's median:
-robust like the comparisons, and linear afterwards, so that effects add up to their total.
-Percentile intervals; the generator is passed in, the same seed gives the same interval.
+The round is the unit of replication (law "rounds are merged until independent"). A resample therefore draws whole
+rounds, which keeps the pairing of their cells and the drift between rounds. A cell's cost is the median over rounds of
+its ratio to the reference cell, times that cell's median. That is robust, and linear afterwards, so that effects add up
+to their total. Intervals are percentile intervals. The generator is an argument: the same seed gives the same interval.
 """
 
 from __future__ import annotations

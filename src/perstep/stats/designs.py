@@ -1,10 +1,9 @@
-"""Balanced orders in which arms take turns.
+"""Balanced orders of arms (law "arms take turns").
 
-Law: inside one round every arm stands in every position equally often, and follows
-every other arm equally often (first-order carry-over), so that neither warm positions
-nor what the previous arm left in the caches can favour one of them. For two arms this
-is ABBA; for more a Williams square, two of them where the number of arms is odd.
-The order is drawn anew for every round, which breaks resonance with periodic noise.
+Inside one round every arm stands in every position equally often and follows every other arm equally often (first-order
+carry-over). Neither warm positions nor the caches that the previous arm left can then favour an arm. For two arms the
+order is ABBA; for more it is a Williams square, and two of them where the number of arms is odd. The order is drawn
+anew for every round, which prevents resonance with periodic noise.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What parts cost when others are present or absent: effects, interactions, Shapley shares.
+"""The costs of parts when others are present or absent: effects, interactions, Shapley values.
 
-Law 3: with up to four parts all 2^k combinations are measured. An effect is the mean change
-when a part is added, over all combinations of the others; an interaction is what two parts
-cost together beyond the sum of their single costs (below 0: they share work or hide behind
-each other). Shapley values split the whole effect so that the shares add up to it. Above
-four parts, leave-one-out and add-one-in; a share is given only where both agree.
+With up to four parts all 2^k combinations are measured (law "interactions are shown"). An effect is the mean change
+when a part is added, over all combinations of the others. An interaction is the cost of two parts together beyond the
+sum of their single costs; below 0 they share work or hide behind each other. Shapley values split the whole effect and
+add up to it. Above four parts there are leave-one-out and add-one-in, and a part has a share only where the two agree.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Factorial:
         interaction: by tuple of names (in the order of `names`), for every two or more parts.
         shapley: the part's fair share of `total`; they add up to it.
         shapley_share: the same as a fraction of the cost with all parts present.
-        leave_one_out: what taking the part away gives back, all others present.
+        leave_one_out: the time saved without the part, all others present.
         add_one_in: what adding the part costs, no other present.
         rounds: rounds measured.
         merged_by: adjacent rounds made one before resampling.
@@ -67,7 +66,7 @@ class SinglePart:
     """One part of many, taken away and added alone.
 
     Attributes:
-        leave_one_out: what taking it away gives back, all others present.
+        leave_one_out: the time saved without it, all others present.
         add_one_in: what adding it costs, no other present.
         cost: their mean where they agree; None where they do not, or cannot be told apart.
         share: `cost` as a fraction of the cost with all parts present; None likewise.

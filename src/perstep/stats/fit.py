@@ -1,10 +1,10 @@
-"""How a cost grows with a size: fits, local exponents, where two curves cross.
+"""How a cost grows with a size: fits, local exponents, the crossing of two curves.
 
-Law 10: a fit has a constant, a linear and (if that predicts better) a quadratic term, or a
-constant and a multiple of a curve that theory gives, and is judged on points it did not see:
-interleaved ones and the octave beyond. R^2 stands beside and decides nothing. Errors are
-relative, because timing noise is, and so are the weights of the least squares. "None in range"
-is an answer; curves are never extended to make them cross.
+A fit has a constant, a linear and, if that predicts better, a quadratic term, or a constant and a multiple of a curve
+that theory gives. It is judged on points that it did not see, between the fitted ones and in the octave beyond
+(law "fits are judged on held-out points"). R^2 is shown and decides nothing. Errors are relative, because timing noise
+is relative, and so are the weights of the least squares. "None in range" is an answer: curves are not extended to make
+them cross.
 """
 
 from __future__ import annotations

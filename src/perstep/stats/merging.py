@@ -1,11 +1,10 @@
-"""Merging adjacent rounds until they no longer resemble their neighbours.
+"""Merging adjacent rounds until they are not autocorrelated (law "rounds are merged until independent").
 
-Law: an exact interval needs independent rounds. Rounds are joined in pairs, then pairs of
-pairs, until the lag-1 autocorrelation is under 0.1; a merged round is what a round twice
-as long would have been. The autocorrelation is that of the ranks, because only the order
-matters to a sign test and one burst must not hide the rest. It is corrected by 1/n, its
-bias under independence. Where rounds run out first, the widest interval stands in, and
-above 0.5 none (docs/statistics.md has the measured coverage of this and of rejected rules).
+An exact interval needs independent rounds. Rounds are joined in pairs, then pairs of pairs, until the lag-1
+autocorrelation is under 0.1. A merged round equals a round of twice the length. The autocorrelation is that of the
+ranks, because a sign test uses only the order, and one burst must not hide the rest. It is corrected by 1/n, its bias
+under independence. Where rounds run out first, the widest interval is used; from an autocorrelation of 0.5 on there is
+none. docs/statistics.md has the measured coverage of this rule and of rejected ones.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 MAX_AUTOCORRELATION = 0.1
 
 # Above this even the widest interval of the merged rounds is too narrow; showing none at all from
-# 0.1 on would show those that passed by luck (docs/statistics.md, "Rounds that resemble each other").
+# 0.1 on would show those that passed by luck (docs/statistics.md, "Autocorrelated rounds").
 MAX_AUTOCORRELATION_OF_WIDEST = 0.5
 
 # What is printed as a 95 % interval is asked of the sign test at 97 %: the share of the error

@@ -1,10 +1,9 @@
 """Exact intervals for a median, from the sign test.
 
-Law: between the j-th smallest and the j-th largest of n values lies the median with
-probability at least 1 - 2 P[Bin(n, 1/2) < j], whatever the shape of the noise. The
-rank j comes from whole-number arithmetic, so no approximation enters at small n.
-Equal values stay in (they make the interval wider, never narrower). Where n is too
-small for the asked confidence the answer is None; nothing here interpolates ranks.
+The median lies between the j-th smallest and the j-th largest of n independent values with probability at least
+1 - 2 P[Bin(n, 1/2) < j], whatever the shape of the noise (law "intervals are exact"). The rank j comes from integer
+arithmetic, so there is no approximation at small n. Equal values stay in: they widen the interval and never narrow it.
+If n is too small for the wanted confidence, there is no interval. Ranks are not interpolated.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _MAX_VALUES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class MedianInterval:
-    """The order statistics that enclose a median.
+    """The two order statistics that enclose a median.
 
     Attributes:
         low: the `rank`-th smallest value.
         high: the `rank`-th largest value.
-        confidence: achieved confidence of this one interval, at least the one asked for.
+        confidence: achieved confidence of this one interval, at least the wanted one.
         rank: 1-based rank counted from either end.
     """
 
@@ -42,16 +41,15 @@ class MedianInterval:
 
 
 def sign_test_rank(n: int, *, comparisons: int = 1, confidence: float = 0.95) -> int:
-    """The largest rank j whose interval [x_(j), x_(n+1-j)] still keeps the confidence.
+    """The largest rank j whose interval [x_(j), x_(n+1-j)] has the wanted confidence.
 
     Args:
         n: number of values.
-        comparisons: how many intervals are shown together (Bonferroni: each gets
-            1/comparisons of the error).
+        comparisons: number of intervals shown together (Bonferroni: each gets 1/comparisons of the error).
         confidence: wanted confidence of all of them together.
 
     Returns:
-        The rank, counted from 1; 0 where n values cannot give such an interval.
+        The rank, counted from 1; 0 if n values have no such interval.
 
     Raises:
         InputError: if an argument is out of its range.
@@ -78,10 +76,10 @@ def achieved_confidence(n: int, rank: int) -> float:
 
 
 def rounds_needed(comparisons: int = 1, *, confidence: float = 0.95) -> int:
-    """The smallest number of values that has an interval at all (6 for one comparison, 9 for twelve).
+    """The smallest number of values that has an interval (at 95 %: 6 for one comparison, 9 for twelve).
 
     Args:
-        comparisons: how many intervals are shown together.
+        comparisons: number of intervals shown together.
         confidence: wanted confidence of all of them together.
 
     Raises:
@@ -97,8 +95,8 @@ def rounds_needed(comparisons: int = 1, *, confidence: float = 0.95) -> int:
 def median(values: ArrayLike) -> float:
     """The median; infinities are values like others.
 
-    Where the two middle values are -inf and +inf their middle is taken as 0, so that
-    exchanging the arms of a comparison still changes only the sign.
+    If the two middle values are -inf and +inf, the median is 0, so that exchanging the arms of a comparison still
+    changes only the sign.
 
     Args:
         values: [n], no NaN.
@@ -116,15 +114,15 @@ def median(values: ArrayLike) -> float:
 
 
 def median_interval(values: ArrayLike, *, comparisons: int = 1, confidence: float = 0.95) -> MedianInterval | None:
-    """Exact (never below the asked confidence) interval for the median of independent values.
+    """Exact interval for the median of independent values; its confidence is never below the wanted one.
 
     Args:
         values: [n], no NaN; infinities are values like others.
-        comparisons: how many intervals are shown together (Bonferroni).
+        comparisons: number of intervals shown together (Bonferroni).
         confidence: wanted confidence of all of them together.
 
     Returns:
-        The interval, or None where n is smaller than `rounds_needed(comparisons)`.
+        The interval, or None if n is smaller than `rounds_needed(comparisons)`.
 
     Raises:
         InputError: if there is no value, one is NaN, or an argument is out of its range.

@@ -1,10 +1,12 @@
 """The change between two arms that took turns, and the verdict read off its interval.
 
-Law: the estimate is the median of per-round log-ratios candidate / reference, its interval
-the exact sign test on merged rounds (`merging.py`), Bonferroni over the changes shown.
-Wholly inside +-T is "same"; otherwise an interval without 0 is "faster" or "slower";
-otherwise "not resolved", with the change that could have been resolved. Ties and zero
-durations stay in and are counted. Nothing here tests a hypothesis or yields a p-value.
+Each round gives one ratio candidate / reference. The estimate is the median of the ratios, taken in logarithms. Its
+interval is exact (law "intervals are exact") and needs independent rounds, so autocorrelated rounds are first merged
+with their neighbours. Where several changes are shown, all intervals hold together (Bonferroni).
+
+The verdict comes from the interval alone. Wholly inside ±T it is "same"; otherwise, without 0, "faster" or "slower";
+otherwise it is "not resolved", and the detectable change is stated. Ties and zero durations stay in and are counted.
+No hypothesis is tested and there is no p-value.
 """
 
 from __future__ import annotations
@@ -26,13 +28,12 @@ if TYPE_CHECKING:
 
 MIN_ROUNDS_FOR_VERDICT = 20
 MDE_POWER = 0.8
-# Asked of the sign test, so that 80 % are left when some of the tries are merged further by chance
-# (measured: docs/statistics.md).
+# The sign test is asked for 85 %. Some tries are merged further by chance, which leaves 80 % (docs/statistics.md).
 _MDE_POWER_UNMERGED = 0.85
 
 
 class Verdict(StrEnum):
-    """What an interval says."""
+    """The verdicts that an interval can have."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -51,15 +52,15 @@ class Change:
         ci_high: upper end; None without an interval.
         confidence: confidence of all intervals shown together, such as 0.95.
         achieved: confidence of this one interval by the sign test alone; None without an interval.
-        rounds: rounds measured, before merging.
-        merged_by: adjacent rounds that make one value of the interval.
-        autocorrelation: lag-1 autocorrelation left between those values.
-        ties: rounds in which both arms took exactly the same time.
-        mde: minimum detectable effect (`minimum_detectable_effect`); None without an interval.
+        rounds: number of rounds measured, before merging.
+        merged_by: number of adjacent rounds merged into one value.
+        autocorrelation: lag-1 autocorrelation that remains between those values.
+        ties: number of rounds in which both arms took exactly the same time.
+        mde: detectable change (`minimum_detectable_effect`); None without an interval.
         threshold: T of `same (within +-T)`.
         verdict: read off the interval.
-        reason: why, in words.
-        withheld: why there is neither interval nor verdict though there were rounds enough; empty otherwise.
+        reason: the reason for the verdict.
+        withheld: why interval and verdict are withheld although there were enough rounds; empty otherwise.
     """
 
     estimate: float | None
@@ -79,7 +80,7 @@ class Change:
 
     @property
     def merged_rounds(self) -> int:
-        """Number of values behind the interval."""
+        """Number of independent values behind the interval."""
         return self.rounds // self.merged_by
 
     @property
@@ -91,7 +92,7 @@ class Change:
 
     @property
     def label(self) -> str:
-        """The verdict as it is shown."""
+        """The verdict as users see it."""
         if self.verdict is Verdict.SAME:
             return f"same (within ±{100 * self.threshold:g} %)"
         if self.withheld:
@@ -107,12 +108,12 @@ def paired_changes(
     confidence: float = 0.95,
     threshold: float = 0.01,
 ) -> dict[int, Change]:
-    """The change of every arm against the reference arm, Bonferroni over them.
+    """The change of every arm against the reference arm; all intervals hold together (Bonferroni).
 
     Args:
         costs: [rounds, arms] cost of each arm in each round, in one unit, none negative.
         reference: column of the reference arm.
-        comparisons: how many changes are shown together, if more than these.
+        comparisons: number of changes shown together, if more than these.
         confidence: confidence of all intervals together.
         threshold: T of `same (within +-T)`.
 
@@ -151,7 +152,7 @@ def paired_change(
     Args:
         reference: [rounds] cost of the reference in each round, none negative.
         candidate: [rounds] cost of the candidate in the same rounds and unit.
-        comparisons: how many changes are shown together (Bonferroni).
+        comparisons: number of changes shown together (Bonferroni).
         confidence: confidence of all their intervals together.
         threshold: T of `same (within +-T)`.
 
@@ -174,7 +175,7 @@ def paired_change(
     elif not merged.independent:
         reason += f"; {_resemblance(merged)}, so the widest interval is shown"
     no_time = int((costs == 0).all(axis=1).sum())
-    if 2 * no_time > rounds:  # nothing was seen, and nothing is not "the same"
+    if 2 * no_time > rounds:  # the clock saw neither arm; that does not mean that they are the same
         verdict = Verdict.NOT_RESOLVED
         reason = f"the clock saw no time pass in {no_time} of {rounds} rounds; let a round do more work"
     elif 2 * ties > rounds:
@@ -197,22 +198,22 @@ def paired_change(
 
 
 def invalid_change(reason: str, *, rounds: int = 0, confidence: float = 0.95, threshold: float = 0.01) -> Change:
-    """The change of a comparison whose numbers must not be believed.
+    """The change of a comparison whose numbers must not be believed: it has no numbers.
 
     Args:
         reason: why, shown in brackets after the verdict.
-        rounds: rounds measured.
-        confidence: as it would have been.
-        threshold: as it would have been.
+        rounds: number of rounds measured.
+        confidence: the confidence that was asked for.
+        threshold: the threshold that was asked for.
     """
     return Change(None, None, None, confidence, None, rounds, 1, 0.0, 0, None, threshold, Verdict.INVALID, reason)
 
 
 def withhold(change: Change, reason: str) -> Change:
-    """The change without interval and verdict, where the rounds did not have what those assume.
+    """Remove interval and verdict from a change whose rounds do not meet their assumptions.
 
     Args:
-        change: as the rounds gave it; its estimate is what was measured, and stays.
+        change: the change; its estimate was measured and stays.
         reason: why, shown in brackets after `not resolved`; empty leaves the change as it is.
     """
     if not reason or change.verdict is Verdict.INVALID:
@@ -230,7 +231,7 @@ def withhold(change: Change, reason: str) -> Change:
 
 
 def log_ratios(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(candidate / reference): a pair of zeros is a tie (0), a single zero is -inf or inf.
+    """log(candidate / reference). Two zeros are a tie (0); a single zero gives -inf or inf.
 
     Args:
         reference: [rounds], none negative.
@@ -243,13 +244,13 @@ def log_ratios(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -
 
 
 def minimum_detectable_effect(log_ratio: ArrayLike, interval: MedianInterval) -> float:
-    """The smallest relative change that this design in this noise resolves in 80 % of tries.
+    """The smallest relative change that this number of rounds in this noise resolves in 80 % of tries.
 
-    The interval excludes 0 after a shift d if fewer than `rank` of n ratios fall below 0, that
-    is with probability P[Bin(n, F(-d)) < rank], F being the noise about its median. Solving for
-    85 % (five for tries that merge more) gives p = F(-d), and d is read off the sample: half the
-    distance between its p- and (1 - p)-quantile. Where p is below 1/n, beyond the sample's
-    support, the distance at 1/n is stretched as in a normal distribution.
+    After a shift d the interval excludes 0 if fewer than `rank` of n ratios fall below 0. That has the probability
+    P[Bin(n, F(-d)) < rank], where F is the distribution of the noise about its median. It is solved for 85 %, since
+    some tries are merged further. The result is p = F(-d), and d is half the distance between the sample's p- and
+    (1 - p)-quantile. The sample does not support p below 1/n; there the distance at 1/n is extended as in a normal
+    distribution.
 
     Args:
         log_ratio: [n] independent log-ratios.
@@ -294,12 +295,12 @@ def _quantile(ordered: NDArray[np.float64], p: float) -> float:
 
 
 def read_interval(low: float | None, high: float | None, rounds: int, threshold: float) -> tuple[Verdict, str]:
-    """The verdict of an interval, and why.
+    """The verdict of an interval, and the reason.
 
     Args:
         low: lower end; None without an interval.
         high: upper end; None without an interval.
-        rounds: rounds measured.
+        rounds: number of rounds measured.
         threshold: T of `same (within +-T)`.
     """
     if low is None or high is None:
@@ -316,7 +317,7 @@ def read_interval(low: float | None, high: float | None, rounds: int, threshold:
 
 
 def _missing(merged: Merged, needed: int) -> str:
-    """Why there is no interval."""
+    """The reason why there is no interval."""
     if merged.values.size < needed:
         return f"{merged.values.size} rounds; an interval needs {needed}"
     return f"{_resemblance(merged)}; measure more rounds"

@@ -1,11 +1,11 @@
-"""Estimates of a step and its parts from x[rounds, positions] (law 9: medians do not add).
+"""Estimates of a step and its parts from x[rounds, positions] (law "medians do not add").
 
-Each trace position has its median over the rounds; the step and its parts are the means of those over the
-positions. A rare expensive step therefore counts, and a burst in one round does not. Rounds are brought to one
-pace first: on a machine that drifts, the round that happens to be the median of one part is not that of another.
-Then one factor, stated, brings parts and residual to the step: a burst falls on a row in proportion to how long
-the row lasts. So shown columns add up, and no row is negative. Whether the parts of every single step fit into it
-is checked on the raw integers first.
+Each position of the trace has its median over rounds; the step and its parts are the means of these medians over
+positions. A rare expensive step therefore counts, and a burst in one round does not. Rounds are first normalised by
+their speed: on a machine that drifts, the median round of one part is not that of another. Then one scale factor
+multiplies parts and residual so that they add up to the step. That is fair because bursts hit a row in proportion to
+its length. No row is negative. First of all the raw integers of every single step are checked: its parts must fit into
+it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class LedgerEstimate:
     """A step and its parts, in nanoseconds per step.
 
     Attributes:
-        step_ns: mean over positions of the medians over rounds, all at one pace.
+        step_ns: mean over positions of the medians over rounds, normalised by round speed.
         parts_ns: the same for each part, times `closing`.
-        residual_ns: the same for what no part covers, times `closing`.
-        closing: step_ns over the sum of all rows' own estimates: above 1 where bursts fall now on one row, now on
-            another, so that the step's median has more of them than the rows' medians.
+        residual_ns: the same for the unattributed time, times `closing`.
+        closing: the scale factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit
+            different rows at different times, so that the step's median contains more of them than the rows' medians.
     """
 
     step_ns: float
@@ -97,11 +97,12 @@ def step_estimate(x_ns: ArrayLike) -> float:
 
 
 def paired_step_estimates(reference_ns: ArrayLike, candidate_ns: ArrayLike) -> tuple[float, float]:
-    """The steps of two arms that took turns: the reference's own estimate, and the candidate at the reference's pace.
+    """The steps of two arms that took turns: the reference's own estimate, and the candidate at the reference's speed.
 
-    Their ratio is taken after each row of both was divided by how slow the reference was in it. Otherwise the median
-    row of one arm may be a slow one and that of the other a fast one: on a simulated machine that was 1.7 times as slow
-    in spells, the ratio of the arms' own estimates over 28 rounds was wrong by 17 % (root mean square), this by 2 %.
+    Both arms' rows are divided by how slow the reference was in that row, and their ratio is taken afterwards.
+    Otherwise the median row of one arm may be a slow one and that of the other a fast one: on a simulated machine that
+    was 1.7 times as slow in spells, the ratio of the arms' own estimates over 28 rounds was wrong by 17 % (root mean
+    square), this one by 2 %.
 
     Args:
         reference_ns: [rows, positions] durations in nanoseconds.
@@ -123,7 +124,7 @@ def paired_step_estimates(reference_ns: ArrayLike, candidate_ns: ArrayLike) -> t
 
 
 def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> LedgerEstimate:
-    """Estimate the step, each of its parts, and what no part covers, so that they add up.
+    """Estimate the step, each of its parts and the unattributed time, so that they add up.
 
     Args:
         step_ns: [rounds, positions] durations of whole steps.

@@ -1,9 +1,9 @@
 """The interval of a part's share of the step.
 
-Law: part and step are paired inside the round, so that a machine that slows down between
-rounds does not widen the interval; the rounds are merged as in a comparison, the sign test
-is exact, Bonferroni over the parts shown. The interval stands about the estimate of the
-ledger (law 9), which is the number it is shown beside. The estimate itself is not made here.
+Part and step are paired inside the round, so that a machine that slows down between rounds does not widen the interval
+(law "a share is of its own step"). Rounds are merged as in a comparison, the sign test is exact, and the intervals of
+all parts shown hold together (Bonferroni). The interval is placed around the ledger's estimate, the mean over positions
+of medians over rounds, which is an argument here.
 """
 
 from __future__ import annotations
@@ -52,23 +52,22 @@ def share_interval(
     comparisons: int = 1,
     confidence: float = 0.95,
 ) -> ShareInterval | None:
-    """The interval of a share about its estimate: estimate / factor to estimate * factor.
+    """The interval of a share around its estimate: from estimate / factor to estimate * factor.
 
-    The factor is the longer arm, in logarithms, of the exact interval of part / step about its
-    median, so that neither end is ever negative. The longer one, because the estimate of law 9 and
-    the median of the ratios err in different directions (docs/statistics.md has the coverage).
-    Where the median is 0 (a part that most rounds do not hold) the interval of the ratios is widened
-    to hold the estimate.
+    The exact interval of part / step has two distances from its median, in logarithms. The factor is the larger one, so
+    that neither end is negative. The larger one is taken because the estimate and the median of the ratios err in
+    different directions (docs/statistics.md has the coverage). Where the median is 0 (a part that most rounds do not
+    contain) the interval of the ratios is widened to include the estimate.
 
     Args:
         part_totals: [rounds] the part's time in each round.
         step_totals: [rounds] the steps' time in the same rounds and unit, all above 0.
-        estimate: the share it is shown beside (law 9), not negative.
-        comparisons: how many shares are shown together (Bonferroni).
+        estimate: the share that the interval is for, not negative.
+        comparisons: number of shares shown together (Bonferroni).
         confidence: confidence of all their intervals together.
 
     Returns:
-        The interval; None with too few rounds for one, or rounds that resemble each other too much.
+        The interval; None with too few rounds, or with rounds that are too autocorrelated.
 
     Raises:
         InputError: if shapes differ, a total is not finite or negative, a step is 0, or the
@@ -85,7 +84,7 @@ def share_interval(
         return None
     middle = median(merged.values)
     if middle > 0:
-        # A round without the part at all reaches down to nothing; upwards its own interval is what is known.
+        # If a round does not contain the part, the lower end is 0; the upper end is that of the interval itself.
         down = middle / interval.low if interval.low > 0 else np.inf
         factor = max(interval.high / middle, down)
         low = estimate / factor

@@ -1,9 +1,9 @@
-"""When enough rounds were measured: precision reached or budget spent, never significance.
+"""When to stop measuring: precision reached or budget spent, never significance (law "stop on precision").
 
-Law: a rule that stops when a difference appears finds one by chance; this one sees only the
-width of the interval. Even so, every look is another chance to stop on a narrow interval, so
-looks are few (each after half as many rounds again) and at least 20 merged rounds stand
-behind a stop on precision. No clock is read here: elapsed time is handed in.
+A rule that stops when a difference appears finds differences by chance. This rule receives only the width of the
+interval. Even so, every look is another chance to stop on a narrow interval. Looks are therefore few, each after half
+as many rounds again, and a stop on precision needs at least 20 merged rounds. No clock is read here; elapsed time is an
+argument.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Robust summaries of one sample: median, spread, percentiles, outlier census.
 
-Law: every value stays in; outliers are counted (Tukey's fences, as Criterion does), never
-dropped. A percentile needs at least ten values beyond it (P95: 200 values, P99: 1,000);
-without them it is None and says why. Standard deviations divide by n - 1. Nothing here
-treats values as independent: no standard errors, no tests.
+Every value stays in; outliers are counted (Tukey's fences, as Criterion does) and never dropped (law "nothing is
+dropped"). A percentile needs at least ten values beyond it (P95: 200 values, P99: 1,000); without them it is None and
+says why. Standard deviations divide by n - 1. Values are not treated as independent: there are no standard errors and
+no tests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The change between two runs that did not take turns, and the verdict read off its interval.
 
-Law: what happened to one run and not to the other (another hour, another memory layout) is in
-the change and in no round of either, so the interval adds the spread of runs of the same code:
+An event that happened to one run alone (another hour, another memory layout) is in the change, but the rounds of
+neither run show it. The interval therefore adds the spread of runs of the same code (law "runs of one code differ"):
 
     half-width² = within² + (t_{df, 1 - α/2k} · s · √2)²        in logarithms,
 
@@ -50,7 +50,7 @@ class RunCost:
     """What one run says about one cost, in one unit.
 
     Attributes:
-        estimate: the cost per step (law 9).
+        estimate: the cost per step, the mean over positions of medians over rounds.
         rounds: [rounds] the cost of each round, in any multiple of that unit.
     """
 
@@ -125,8 +125,8 @@ def pooled_spread(groups: Sequence[ArrayLike]) -> Spread | None:
 def round_levels(x_ns: ArrayLike) -> NDArray[np.float64]:
     """How slow each round was: the median over steps of step / typical step at its position, weighted by the latter.
 
-    A burst that hits fewer than half of a round's costs does not move it, as it does not move the estimate (law 9);
-    in sums of rounds it would be all there is. The weights let rare expensive positions count by what they cost.
+    A burst that hits fewer than half of a round's costs moves neither this level nor the estimate of the run. It would
+    dominate the sum of a round. The weights let rare expensive positions count by their cost.
 
     Args:
         x_ns: [rounds, passes, positions] durations, none negative.
@@ -149,7 +149,7 @@ def round_levels(x_ns: ArrayLike) -> NDArray[np.float64]:
 def run_interval(cost: RunCost, *, comparisons: int = 1, confidence: float = 0.95) -> RunInterval | None:
     """The interval of a run's estimate from its own rounds: the sign test, scaled from the rounds' median to it.
 
-    Rounds that still resemble their neighbours when merging has to end are not refused here: the
+    Rounds that are still autocorrelated when merging has to end are not refused here: the
     run drifts, drift makes runs differ, and their spread holds it.
 
     Args:

@@ -1,10 +1,9 @@
 """Where a series of durations becomes steady, so that what lies before can be set aside.
 
-Law: the medians of successive windows are compared; the series is steady from the first
-window that agrees with the next one, where "agrees" means within a tolerance or within
-what the noise inside the windows explains. What is set aside is counted and kept in the
-samples. The answer is a pure function of the series and is capped: a series that never
-settles is a drift, which the paired design cancels, not a longer warm-up.
+The medians of successive windows are compared. The series is steady from the first window that agrees with the next one
+(law "every path is warm"): within a tolerance, or within the noise inside the windows. Values that are set aside are
+counted and stay in the samples. The answer is a pure function of the series and is capped: a series that never settles
+has a drift, which the paired design cancels, and not a longer warm-up.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Opened:
             that were kept of it.
         backend: `numpy` when `model` is a `Reference`, `torch` when it is a transformers model.
         model: in evaluation mode, on its device.
-        random_weights: whether the weights are random (law 14).
+        random_weights: whether the weights are random (law "random weights are a statement").
         facts: its shapes for a manifest; `total_layers` among them where layers were left out.
         source: the folder or hub id that it was loaded from, or `mini`; None for an architecture with random weights.
     """
@@ -99,7 +99,7 @@ def open_model(
     Args:
         model: `mini` (also when neither it nor `arch` is given), a folder, or a hub id.
         arch: a preset's name or a config.json, for random weights.
-        layers: keep so many decoder layers of `arch`.
+        layers: number of leading decoder layers of `arch` to keep.
         backend: what runs it; by default numpy for `mini` and torch for everything else.
         dtype: of the weights, as torch spells it.
         device: of a transformers model, as torch spells it.
@@ -131,7 +131,7 @@ def weight_bytes(
     Args:
         model: as `open_model` takes it, as the others are.
         arch: a preset's name or a config.json.
-        layers: keep so many decoder layers of `arch`.
+        layers: number of leading decoder layers of `arch` to keep.
         backend: what runs it.
         dtype: of the weights.
 

@@ -16,8 +16,8 @@ class Packing:
     """Which products of several rows a library carries out on weights as they lie, without packing them.
 
     Attributes:
-        most_products: up to so many multiply-adds, where the numbers of one input lie together.
-        most_results: besides, up to so many results, where those of one output do.
+        most_products: the largest number of multiply-adds, where the numbers of one input lie together.
+        most_results: besides, the largest number of results, where those of one output do.
         least_rows: fewer are multiplied as vectors are, without packing.
         most_bytes: larger weights lie output by output, as they are stored in a file; so do those with fewer outputs
             than inputs.
@@ -81,7 +81,7 @@ class Backend:
             raise InputError(f"backend {self.name}: no number of calls for {', '.join(missing)}; give all or none")
 
     def calls_of(self, part: str, rows: int) -> int:
-        """Library calls each time `part` occurs with so many rows; 0 where calls are not counted."""
+        """Library calls each time `part` occurs with this many rows; 0 where calls are not counted."""
         if rows > 1 and part in self.calls_many_rows:
             return self.calls_many_rows[part]
         return self.calls.get(part, 0)

@@ -79,7 +79,7 @@ class Cost:
         )
 
     def __mul__(self, times: int) -> "Cost":
-        """The cost of so many occurrences."""
+        """The cost of this many occurrences."""
         return Cost(
             self.matmul_flops * times,
             self.vector_flops * times,

@@ -144,7 +144,7 @@ class _Formulas:
         )
 
     def norm(self, rows: int) -> Cost:
-        """One normalisation of the hidden state of so many tokens."""
+        """One normalisation of the hidden state of this many tokens."""
         vector, special = _norm_operations(self.shape.norm, rows * self.D, rows)
         weights = self.shape.norm.weights * self.D
         both = rows * self.D
@@ -264,7 +264,7 @@ class _Formulas:
     def expert(self, mlp: Mlp, width: int, tokens: int, weights: float = 0, experts: float = 1) -> Cost:
         """[tokens, D] times [D, I], twice if gated (Shazeer 2020), the activation, and back to D.
 
-        The tokens are shared out among so many `experts`. Gate and up count as one matrix, as the built-in decoder
+        The tokens are divided among `experts`. Gate and up count as one matrix, as the built-in decoder
         holds them.
         """
         inner = 2 if mlp.gated else 1
@@ -325,7 +325,7 @@ class _Formulas:
         return kept if self.backend.scores_in_place else 2 * kept
 
     def packed(self, rows: float, *weights: tuple[int, int]) -> int:
-        """Numbers read and written to pack weights [inputs, outputs] for products of so many rows."""
+        """Numbers read and written to pack weights [inputs, outputs] for products of this many rows."""
         if (packing := self.backend.packing) is None:
             return 0
         return sum(2 * k * n for k, n in weights if packing.packs(rows, k, n, self.weight))

@@ -63,7 +63,7 @@ class Rates:
             raise InputError("rates must be above 0, and the cost of a call 0 or more")
 
     def level_for(self, num_bytes: float) -> Level:
-        """The nearest level that holds so many bytes.
+        """The nearest level that holds this many bytes.
 
         Going round a set that is larger than a level finds nothing there under least-recently-used eviction,
         so there is no part-way.
@@ -73,7 +73,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Bound:
-    """The least time of a part, and what it is made of.
+    """The least time of a part, and its terms.
 
     `binds` names the largest term: `compute`, `bandwidth@LEVEL`, `packing` or `dispatch`. `bound_ns` is the larger of
     `compute_ns` and `bandwidth_ns`, plus `packing_ns`, which comes before the products, and `dispatch_ns`. `level` is

@@ -43,7 +43,7 @@ def parts(recorder: Recorder, kind: str = "decode") -> list[str]:
 
 
 def test_a_greedy_call_is_one_prefill_and_a_decode_step_for_each_further_token(llama, ids, watch):
-    """N new tokens are one prefill and N-1 decode forwards (law 5)."""
+    """N new tokens are one prefill and N-1 decode forwards (law "divide by executed forwards")."""
     _, recorder, instrument = watch(llama, ids, max_new_tokens=6, do_sample=False)
     assert recorder.kinds == ["prefill", "decode"]
     assert [len(recorder.steps(kind).step_ns) for kind in recorder.kinds] == [1, 5]
@@ -60,7 +60,7 @@ def test_about_ten_marks_a_step(llama, ids, watch):
 
 
 def test_every_part_has_its_boundary_declared(llama, ids, watch):
-    """What lies in a part is said for every name that can occur (law 6)."""
+    """What lies in a part is said for every name that can occur (law "boundaries are declared")."""
     _, recorder, _ = watch(llama, ids, max_new_tokens=3, do_sample=True, streamer=None)
     for kind in recorder.kinds:
         assert {name.split("/")[0] for name in parts(recorder, kind)} <= set(BOUNDARIES)
@@ -118,7 +118,7 @@ def test_many_short_calls_find_the_same_as_one_long_one(llama, ids, processor):
 
 
 def test_parts_and_residual_add_up_to_the_step_exactly(llama, ids, watch):
-    """In integers, even when every reading moves the clock (law 1)."""
+    """In integers, even when every reading moves the clock (law "parts add up")."""
     clock = FakeClock(tick_ns=13)
     _, recorder, _ = watch(llama, ids, clock=clock, max_new_tokens=6, do_sample=True, eos_token_id=2)
     for kind in recorder.kinds:

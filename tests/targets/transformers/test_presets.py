@@ -256,7 +256,7 @@ def test_code_that_comes_with_a_model_is_never_run(build_tiny, tmp_path, no_netw
 
 
 def test_the_statement_about_random_weights_names_what_depends_on_them():
-    """Law 14 asks for a statement."""
+    """Nuclei, routing, masks and stopping (law "random weights are a statement")."""
     for word in ("top-p", "routing", "mask", "stopping"):
         assert word in RANDOM_WEIGHTS
 

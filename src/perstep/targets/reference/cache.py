@@ -1,9 +1,9 @@
 """The key/value cache of the reference decoder: allocated once, written in place, read through views.
 
-Bytes come from shapes: 2 x layers x batch x kv_heads x positions x head_dim x 4. Keys are stored
-[layers, batch, kv_heads, head_dim, capacity], one position a column, because q @ K then runs along contiguous
-memory; values are stored [layers, batch, kv_heads, capacity, head_dim]. All rows of a batch have the same
-length: there is no padding. It does not grow and does not evict.
+Its bytes follow from shapes: 2 x layers x batch x kv_heads x positions x head_dim x 4. Keys are stored
+[layers, batch, kv_heads, head_dim, capacity], one position a column, because q @ K then runs along contiguous memory.
+Values are stored [layers, batch, kv_heads, capacity, head_dim]. All rows of a batch have the same length; there is no
+padding. The cache does not grow and does not evict.
 """
 
 import numpy as np
@@ -27,8 +27,8 @@ class KVCache:
                 raise InputError(f"a KV cache needs a {name} of at least 1, found {value}")
         self.geometry = (num_layers, batch, kv_heads, head_dim)
         self.capacity = capacity
-        # Filled rather than left empty: the first touch of each page costs a fault (about 0.25 us for 4 KiB),
-        # which would otherwise fall into the steps that are measured.
+        # Filled, not left empty: the first touch of each 4 KiB page causes a fault of about 0.25 us. Without this the
+        # faults would happen in the steps that are measured.
         self.keys = np.full((num_layers, batch, kv_heads, head_dim, capacity), 0, dtype=np.float32)
         self.values = np.full((num_layers, batch, kv_heads, capacity, head_dim), 0, dtype=np.float32)
         self._length = 0
@@ -42,14 +42,14 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
     def bytes_used(self) -> int:
-        """The bytes of the positions held now."""
+        """The bytes of the positions that are held."""
         return self.bytes_allocated() // self.capacity * self._length
 
     def room_for(self, num_positions: int) -> int:
-        """The position the next token gets, if `num_positions` more fit.
+        """The position of the next token, if `num_positions` more fit.
 
         Raises:
-            CacheFull: if they do not; nothing is changed.
+            CacheFull: if they do not fit; nothing is changed.
         """
         if self._length + num_positions > self.capacity:
             raise CacheFull(
@@ -59,10 +59,10 @@ class KVCache:
         return self._length
 
     def append(self, layer: int, k_BKHT: Floats, v_BKTH: Floats) -> tuple[Floats, Floats]:
-        """Write T positions of one layer behind those held, and show all of that layer's keys and values.
+        """Write T positions of one layer after those held; return all keys and values of that layer.
 
-        The length moves only with `advance`, once every layer has its T positions; until then a repeated
-        append overwrites, so that an interrupted forward leaves the cache as it was.
+        Only `advance` changes the length, once every layer has its T positions. Until then a repeated append
+        overwrites, so that an interrupted forward leaves the cache as it was.
 
         Args:
             layer: index of the layer.
@@ -91,11 +91,11 @@ class KVCache:
         return self.keys[layer, ..., :end], self.values[layer, ..., :end, :]
 
     def advance(self, num_positions: int) -> None:
-        """Count `num_positions` as held, after every layer has appended them."""
+        """Add `num_positions` to the length, after every layer has appended them."""
         self._length = self.room_for(num_positions) + num_positions
 
     def rollback(self, num_positions: int) -> None:
-        """Forget the last `num_positions`; what they held is overwritten by the next append.
+        """Forget the last `num_positions`; the next append overwrites them.
 
         Raises:
             InputError: if it is negative or more than are held.

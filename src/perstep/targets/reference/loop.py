@@ -1,7 +1,7 @@
-"""The reference decoder with its decode loop, one whole step at a time: forward, sample, stop check.
+"""The decode loop of the reference decoder, one whole step at a time: forward, choice of a token, stop check.
 
-This is the `DecodeLoop` that `perstep.measure` replays. End tokens are looked for at every step, as
-`generate` does, but do not end the loop: the number of steps is the caller's.
+Measurements replay recorded tokens through this loop. Every step looks for end tokens, as `generate` does, but they do
+not end the loop: the caller decides the number of steps.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ class ReferenceLoop:
 
     Args:
         model: the decoder.
-        batch: sequences side by side.
-        capacity: positions of the KV cache.
-        sampler: how tokens are chosen.
+        batch: number of sequences.
+        capacity: number of positions of the KV cache.
+        sampler: how tokens are chosen: greedy, or with temperature, top-k and top-p.
 
     Raises:
         InputError: the model has fewer positions, or the cache would not fit into memory.
@@ -36,12 +36,12 @@ class ReferenceLoop:
         self.cache.reset()
 
     def prefill(self, ids_BT: NDArray[np.int64], mark: Mark) -> Ids:
-        """A step over a whole prompt, [B, T]; the tokens chosen after it, [B]."""
+        """A step over a whole prompt, [B, T]; return the tokens chosen after it, [B]."""
         logits_BV = prefill(self.model, ids_BT, self.cache, mark)
         return self._choose(logits_BV, mark)
 
     def decode(self, ids_B: NDArray[np.int64], mark: Mark) -> Ids:
-        """A step from the tokens [B] to the next ones, [B]."""
+        """A step from the tokens [B] to the next tokens, [B]."""
         logits_BV = decode_one_token(self.model, ids_B, self.cache, mark)
         return self._choose(logits_BV, mark)
 

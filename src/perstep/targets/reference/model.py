@@ -1,17 +1,15 @@
 """A Llama-family decoder in NumPy, to be read top to bottom: the weights, prefill, decode one token, and their parts.
 
-The arithmetic is that of transformers' Llama, Mistral and Qwen2 in float32, rearranged only where sums stay
-equal to rounding: query, key and value weights are one matrix, as are gate and up; 1/sqrt(head_dim) lies in
-the query weights and the 1/2 of SiLU's tanh form in the gate's (`load.py`); rotary pairs lie side by side, so
-that rotation is one complex product. `mark(part)` is called as each part of `parts.BOUNDARIES` begins. Rows
-of a batch have the same length: there is no padding. Not for two threads at once: a model owns its decode
-buffers.
+The arithmetic is that of transformers' Llama, Mistral and Qwen2 in float32. It is rearranged only where results stay
+equal to rounding. Query, key and value weights are one matrix, and gate and up are one. The query weights contain
+1/sqrt(head_dim), and the gate weights the 1/2 of SiLU's tanh form. Rotary pairs lie side by side, so that rotation is
+one complex product. `mark(part)` is called when each part begins. All rows of a batch have the same length; there is no
+padding. A model owns its decode buffers, so two threads must not use it at once.
 """
 
-# Shape suffixes: B batch, T new positions, N = B*T, L held + new positions, D hidden, H head_dim, P = H/2
-# rotary pairs, K key/value heads, G query heads a key/value head, Q = K*G*H, O = Q + 2*K*H, I intermediate, V
-# vocabulary. X and R: the product with the cache runs over G matrices of T rows, or (T = 1) over one matrix
-# of G rows.
+# Shape suffixes: B batch, T new positions, N = B*T, L held + new positions, D hidden, H head_dim, P = H/2 rotary pairs,
+# K key/value heads, G query heads for each key/value head, Q = K*G*H, O = Q + 2*K*H, I intermediate (I2 = 2*I), V
+# vocabulary. The product with the cache has X matrices of R rows: X = G and R = T, or X = 1 and R = G if T = 1.
 
 import math
 from dataclasses import dataclass, field
@@ -50,7 +48,7 @@ class Layer:
 
 @dataclass
 class Reference:
-    """A loaded decoder: its shapes, its weights, and what belongs to its folder."""
+    """A loaded decoder: its shapes, its weights and the tokenizer of its folder."""
 
     config: Config
     config_hash: str
@@ -68,16 +66,16 @@ class Reference:
 
     @property
     def num_parameters(self) -> int:
-        """The number of weights; a tied head counts once."""
+        """The number of weights. A head that is tied to the embedding counts once."""
         return self.config.num_parameters
 
     @property
     def weight_bytes(self) -> int:
-        """The bytes of the weights as held: float32, whatever the file stores."""
+        """The bytes of the weights in memory: float32, whatever the file stores."""
         return 4 * self.num_parameters
 
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
-        """A cache for `batch` sequences of up to `capacity` positions (all the model knows, if None).
+        """A cache for `batch` sequences of up to `capacity` positions (the model's maximum if None).
 
         Raises:
             InputError: if the model has fewer positions, or the cache would not fit into free memory.
@@ -105,7 +103,7 @@ class Reference:
         return self._rotations_L1P
 
     def _buffers(self, B: int, T: int) -> "Buffers":
-        """Those of decode steps are kept, one set a batch size; a prefill's are as short-lived as the prefill."""
+        """The buffers of decode steps are kept, one set for each batch size; those of a prefill are new each time."""
         if T > 1:
             return Buffers(self.config, B, T)
         if B not in self._decode_buffers:
@@ -114,7 +112,7 @@ class Reference:
 
 
 class Buffers:
-    """Where one forward of B rows and T positions writes, and the views through which its parts read."""
+    """The arrays that one forward of B rows and T positions writes, and the views through which its parts read them."""
 
     def __init__(self, c: Config, B: int, T: int):
         N, K, G, H = B * T, c.kv_heads, c.heads // c.kv_heads, c.head_dim
@@ -137,12 +135,12 @@ class Buffers:
         one_position = T == 1
         self.q_BKXRH = q_BKGTH.swapaxes(2, 3) if one_position else q_BKGTH
         self.context_BKXRH = context_BKGTH.swapaxes(2, 3) if one_position else context_BKGTH
-        self.scores_BKXRL = np.empty((*self.q_BKXRH.shape[:-1], 0), np.float32)  # L grows: anew each forward
+        self.scores_BKXRL = np.empty((*self.q_BKXRH.shape[:-1], 0), np.float32)  # L grows: new in each forward
         self.row_stat_BKXR1 = np.empty((*self.q_BKXRH.shape[:-1], 1), np.float32)
 
 
 def forward(model: Reference, ids_BT: ArrayLike, cache: KVCache | None = None, mark: Mark = no_mark) -> Floats:
-    """The logits of every position, [B, T, V]; without a cache everything is computed from `ids_BT` alone.
+    """The logits of every position, [B, T, V]. Without a cache all positions are computed from `ids_BT` alone.
 
     Raises:
         InputError: for ids out of range, a cache of other shapes, or more positions than model or cache hold.
@@ -153,21 +151,21 @@ def forward(model: Reference, ids_BT: ArrayLike, cache: KVCache | None = None, m
 
 
 def prefill(model: Reference, ids_BT: ArrayLike, cache: KVCache, mark: Mark = no_mark) -> Floats:
-    """Append a prompt, or the next chunk of one, to the cache; the logits of its last position, [B, V].
+    """Append a prompt, or the next chunk of one, to the cache; return the logits of its last position, [B, V].
 
-    Scores take batch x heads x T x L x 4 bytes: cut a long prompt into chunks and call this for each.
+    Scores take batch x heads x T x L x 4 bytes. Cut a long prompt into chunks and call this for each.
     Raises as `forward` does.
     """
     return head(model, decoder(model, ids_BT, cache, mark)[:, -1], mark)
 
 
 def decode_one_token(model: Reference, ids_B: ArrayLike, cache: KVCache, mark: Mark = no_mark) -> Floats:
-    """Append one token a row to the cache; the logits for the one after it, [B, V]. Raises as `forward` does."""
+    """Append one token for each row to the cache; return the logits after it, [B, V]. Raises as `forward` does."""
     return head(model, decoder(model, np.asarray(ids_B)[..., None], cache, mark)[:, -1], mark)
 
 
 def decoder(model: Reference, ids_BT: ArrayLike, cache: KVCache | None, mark: Mark) -> Floats:
-    """All layers: token ids to hidden states before the final norm, [B, T, D]; the cache is T longer after it."""
+    """All layers: token ids to hidden states before the final norm, [B, T, D]. The cache grows by T positions."""
     mark("embed")
     c = model.config
     ids_BT = checked_ids(ids_BT, c.vocab)
@@ -235,7 +233,7 @@ def attention(
 
     mark("attn.pv")
     np.matmul(scores_BKXRL, v_BKLH[:, :, None], out=b.context_BKXRH)
-    np.divide(b.context_BKXRH, b.row_stat_BKXR1, out=b.context_BKXRH)  # the softmax's division, over H not L numbers
+    np.divide(b.context_BKXRH, b.row_stat_BKXR1, out=b.context_BKXRH)  # the softmax's division: of H numbers, not L
 
     mark("attn.out")
     np.matmul(b.context_NQ, layer.out_QD, out=b.delta_ND)
@@ -261,7 +259,7 @@ def mlp(layer: Layer, b: Buffers, mark: Mark) -> None:
 
 
 def head(model: Reference, x_ND: Floats, mark: Mark) -> Floats:
-    """The final norm and the language-model head: hidden states to logits, [N, V], in an array of their own."""
+    """The final norm and the language-model head: hidden states to logits, [N, V], in a new array."""
     mark("norm")
     normed_ND = norm(x_ND, model.final_norm_D, model.config.norm_eps, out=np.empty(x_ND.shape, np.float32))
     mark("lm_head")
@@ -271,7 +269,7 @@ def head(model: Reference, x_ND: Floats, mark: Mark) -> Floats:
 def norm(x_ND: Floats, weight_D: Floats, eps: float, out: Floats) -> Floats:
     """RMSNorm, x * weight / sqrt(mean(x^2) + eps) (Zhang and Sennrich 2019)."""
     N, D = x_ND.shape
-    if N == 1:  # the scale of one row is a Python number: 1.7 us instead of 2.9 at D = 128
+    if N == 1:  # the scale of one row is a Python number: 1.7 us in place of 2.9 at D = 128
         np.multiply(x_ND, 1.0 / math.sqrt(float(np.vdot(x_ND, x_ND)) / D + eps), out=out)
     else:
         mean_square_N = np.einsum("nd,nd->n", x_ND, x_ND) / np.float32(D)
@@ -280,17 +278,17 @@ def norm(x_ND: Floats, weight_D: Floats, eps: float, out: Floats) -> Floats:
 
 
 def causal_mask(num_new: int, num_held: int) -> Floats:
-    """The additive mask [T, L]: 0 where new position i may attend to j <= held + i, otherwise -inf."""
+    """The additive mask [T, L]: 0 where new position i may attend to position j, j <= held + i; otherwise -inf."""
     mask_TL = np.full((num_new, num_held + num_new), -np.inf, dtype=np.float32)
     return np.triu(mask_TL, k=num_held + 1)
 
 
 def checked_ids(ids: ArrayLike, vocab: int) -> Ids:
-    """Token ids as an integer array [B, T], all within the vocabulary; InputError otherwise."""
+    """Token ids as an integer array [B, T]. Raises InputError unless all are within the vocabulary."""
     ids_BT = np.asarray(ids)
     if ids_BT.ndim != 2 or ids_BT.size == 0 or ids_BT.dtype.kind not in "iu":
         raise InputError(f"token ids must be integers [batch, positions], found {ids_BT.dtype} {list(ids_BT.shape)}")
-    flat = ids_BT.ravel().tolist()  # on one id 0.3 us; ids_BT.min() and .max() take 3
+    flat = ids_BT.ravel().tolist()  # 0.3 us for one id; ids_BT.min() and .max() take 3 us
     if min(flat) < 0 or max(flat) >= vocab:
         raise InputError(f"token ids must be from 0 to {vocab - 1}, found {min(flat)} to {max(flat)}")
     return ids_BT

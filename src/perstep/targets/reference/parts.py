@@ -1,7 +1,7 @@
-"""The named parts of a decode step, what lies inside each, and the mark that tells when one begins.
+"""The names of the parts of a decode step, what lies inside each, and the mark that begins one.
 
-A mark ends the part before it, so the parts are exclusive and leave no gap between the first mark and the
-last. Measures nothing: whoever passes a `mark` holds the clock.
+A mark ends the part before it, so parts are exclusive and there is no gap between them. Nothing is measured here: the
+caller passes a `mark` that reads a clock.
 """
 
 from collections.abc import Callable
@@ -28,4 +28,4 @@ BOUNDARIES: dict[str, str] = {
 
 
 def no_mark(part: str) -> None:
-    """The mark of a run that nobody watches."""
+    """The mark of a run that is not recorded."""

@@ -1,4 +1,4 @@
-"""Where in somebody's source something happened."""
+"""The place in the user's source where something happened."""
 
 from collections.abc import Set
 from pathlib import Path

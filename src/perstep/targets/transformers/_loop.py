@@ -20,7 +20,7 @@ from perstep.targets.transformers import words
 from perstep.targets.transformers._schedule import COUNT_AT, COUNT_EVERY, Mode, Schedule
 
 CALLS_BEFORE_COUNTING = 2
-"""So many calls are timed before one is given to counting syncs, if none was long enough to have a step for it."""
+"""The number of calls that are timed before one counts syncs, if none was long enough to have a step for it."""
 
 
 class Marks(Protocol):

@@ -1,11 +1,9 @@
-"""Which steps of a generate call are recorded, and which of these are marked (law 8).
+"""Which steps of a generate call are recorded, and which of these are marked (law "the observer is measured").
 
-Marked and unmarked steps alternate in blocks of four, M P P M, so that a cost
-that grows with the position weighs on both alike; every other call begins with
-the other kind, so that over two calls each position is seen both ways; prefills
-alternate over calls, after the first. Syncs are
-counted in steps of their own, because counting costs time: the step is not timed,
-nor is the one after it, which runs in disturbed caches.
+Marked (M) and plain (P) steps alternate in blocks of four, M P P M, so that a cost that grows with the position affects
+both alike. Every other call begins with the other kind, so that over two calls each position is marked once and plain
+once. Prefills alternate over calls, after the first. Syncs are counted in steps of their own, because counting costs
+time. Such a step is not timed, nor is the step after it, which runs in disturbed caches.
 """
 
 from collections.abc import Iterator
@@ -19,11 +17,11 @@ BLOCK = 4
 COUNT_AT = 4
 """The decode step in which syncs are counted first: after one whole block."""
 COUNT_EVERY = 128
-"""So many other decode steps (times `every`) lie between two in which syncs are counted and the one after each."""
+"""The number of decode steps (times `every`) between two countings of syncs, without the step after a counting."""
 
 
 LOOKED_AHEAD = 64
-"""For so many steps the modes are worked out at once: 0.6 µs each, and 3 µs one by one, in cold caches."""
+"""The number of steps whose modes are computed at once: 0.6 µs each, and 3 µs one by one, in cold caches."""
 
 
 class Mode(Enum):
@@ -58,7 +56,7 @@ class Schedule:
 
     Attributes:
         alternate: whether marked and plain steps alternate; otherwise all recorded steps are marked.
-        every: one block of decode steps in so many is recorded (blocks of four when alternating, else of one).
+        every: one block of decode steps in this many is recorded (blocks of four when alternating, else of one).
         plain: no step is marked: all are recorded by their duration alone.
         count: whether syncs are counted in some steps.
     """

@@ -1,4 +1,4 @@
-"""Keeping transformers from writing on somebody's terminal, for as long as it works for perstep."""
+"""Keeping transformers from writing to the user's terminal while it works for perstep."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

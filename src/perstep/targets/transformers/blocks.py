@@ -257,7 +257,7 @@ def _dummy_layer() -> Any:
 
 @functools.cache
 def _identity(kind: Any) -> type:
-    """A class of blocks like `kind`, calling which gives back what comes in."""
+    """A class of blocks like `kind` whose call returns its input."""
     num_outputs = _num_outputs(kind)
     others = (None,) * (num_outputs - 1)
 

@@ -1,10 +1,9 @@
-"""Two ledgers of one run on a device: host time, and device time beside it (law 1).
+"""Two ledgers of one run on a device: host time and device time (law "clocks are never mixed").
 
-At each mark an event is recorded on the current stream. After the run the events
-are read relative to the first of their step, as whole nanoseconds, so that the
-device ledger adds up to itself as exactly as the host's does; the two are never
-mixed. Device time between two marks holds what the device did for that part and
-what it waited; how long it may have waited is bounded, not measured (`idle`).
+At each mark an event is recorded on the current stream. After the run the events are read relative to the first event
+of their step, as whole nanoseconds, so that the device ledger adds up to itself exactly, as the host's does. Device
+time between two marks contains the device's work for that part and its waiting. How long it may have waited has an
+upper bound and is not measured (`idle`).
 """
 
 from array import array

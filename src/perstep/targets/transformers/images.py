@@ -41,7 +41,7 @@ def takes_images(given: Any) -> bool:
 def image_prompt(
     given: Any, text_BT: NDArray[np.int64], num_images: int, image_size: int | None = None, *, seed: int = 0
 ) -> ImagePrompt:
-    """A prompt with so many square images in every row.
+    """A prompt with this many square images in every row.
 
     Args:
         given: a vision-language model.

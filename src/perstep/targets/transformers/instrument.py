@@ -1,9 +1,9 @@
-"""Record the steps of unchanged `model.generate(...)` calls, part by part (laws 1 and 8).
+"""Record the steps of unchanged `model.generate(...)` calls, part by part.
 
-Everything is done by wrapping: nothing of transformers is copied, the call and
-its tokens stay what they were, and on exit every wrapper is gone, whatever
-happened in between. Where a forward is compiled, only what lies outside it is
-timed, and a note says so.
+Parts add up to the step, and steps without marks show what the marks cost (laws "parts add up" and "the observer is
+measured"). Everything is done by wrapping. No code of transformers is copied, and the call and its tokens stay the
+same. On exit every wrapper is gone, after an exception too. Where a forward is compiled, only the time outside it is
+split into parts, and a note says so.
 """
 
 import inspect
@@ -47,8 +47,8 @@ class Instrument:
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), or
             `layers` (the same by layer, as in `attn/3`).
         alternate: take only the duration of every other step, without looking inside, so that what the
-            marks cost can be seen; blocks of four steps, M P P M (law 8).
-        every: record one block of decode steps in so many (blocks of one step, or of four with `alternate`).
+            marks cost can be seen; blocks of four steps, M P P M (law "the observer is measured").
+        every: record one block of decode steps in this many (blocks of one step, or of four with `alternate`).
         plain: take only the duration of every step; then only what tells steps apart is wrapped.
         count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
             step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The

@@ -49,7 +49,7 @@ class Pixels:
     typed_ids: tuple[int, ...] = field(default=())
 
     def pieces(self, num_features: int) -> list[Piece]:
-        """The pieces of one image, which gives so many rows of features."""
+        """The pieces of one image, which gives this many rows of features."""
         places = [*self.places, num_features - sum(self.places)]
         return [Piece(count, *fence) for count, fence in zip(places, self.fences, strict=True)]
 

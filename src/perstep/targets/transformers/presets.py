@@ -1,9 +1,9 @@
 """Models to measure: real architectures with random weights, and stored models.
 
-The cost of matrix work does not depend on the weights; what does is said in
-`RANDOM_WEIGHTS` (law 14). The table of architectures is data (`presets.toml`),
-with the source of each figure. The network is used for a hub id alone, and no
-code that comes with a model is ever run.
+The cost of matrix work does not depend on the weights. `RANDOM_WEIGHTS` says what
+does (law "random weights are a statement"). The table of architectures is data
+(`presets.toml`), with the source of each figure. The network is used for a hub id
+alone, and no code that comes with a model is ever run.
 """
 
 import copy
@@ -58,7 +58,7 @@ def build(
 
     Args:
         arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
-        layers: keep so many of the decoder's layers (and of the encoder's), from the first.
+        layers: number of leading layers to keep, of the decoder and of the encoder.
         vocab: a vocabulary of another size; special tokens outside of it are dropped.
         dtype: of the weights, as torch spells it.
         seed: of the weights.
@@ -139,7 +139,7 @@ def arch_bytes(arch: str | Path, *, layers: int | None = None, dtype: str = "flo
 
     Args:
         arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
-        layers: keep so many of the decoder's layers.
+        layers: number of leading decoder layers to keep.
         dtype: of the weights, as torch spells it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Replay recorded token ids inside unchanged `model.generate(...)` calls (law 3).
+"""Replay recorded token ids inside unchanged `model.generate(...)` calls (law "arms do the same work").
 
 Every arm sees the same contexts and makes N steps, while what it would have chosen, and where it would have
 stopped, is kept and compared with the trace: a forced token proves nothing. The model's own choice runs on
@@ -175,7 +175,7 @@ def as_arguments(inputs: Any) -> dict[str, Any]:
 class _Call:
     """One call in progress, and the first of its stopping criteria: it keeps the choice and forces the trace's.
 
-    What it keeps stays on the device until somebody asks, so that no step waits for it.
+    What it keeps stays on the device until it is read, so that no step waits for it.
     """
 
     __name__ = "Replay"  # gives the part its name, stop/Replay

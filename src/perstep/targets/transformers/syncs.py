@@ -83,7 +83,7 @@ class SyncRecorder:
     Args:
         device_type: of the tensors whose reads count: the model's.
         cuda: stands in for `torch.cuda` in tests.
-        part: asked for the part that a sync lies in, where somebody else takes the marks.
+        part: returns the part that a sync lies in, where another object takes the marks.
     """
 
     mark: Callable[[str], None]

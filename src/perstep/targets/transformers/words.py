@@ -1,4 +1,4 @@
-"""The parts that this adapter names, and what lies inside each (law 6).
+"""The parts that this adapter names, and what lies inside each (law "boundaries are declared").
 
 Between two parts nothing is lost: a part ends where the next begins. What no
 row below covers is the residual. Nothing is recorded after a call's last stop
