@@ -11,8 +11,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 DOCS = ROOT / "docs"
-ROOMS = ("automata", "fast", "machine", "measure", "runs", "stats", "targets", "theory")
-"""Rooms below the experiments, and with them their tests."""
 CORE_LINES = 2_000
 """The core is to be read in an afternoon."""
 
@@ -37,12 +35,6 @@ def texts(*folders: Path) -> Iterator[tuple[Path, str]]:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".py", ".md", ".toml") and path != Path(__file__):
                 yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
-
-
-def owned() -> Iterator[tuple[Path, str]]:
-    """The rooms below the experiments, their tests, the documentation and the benchmarks."""
-    rooms = [SOURCE / "perstep" / room for room in ROOMS] + [ROOT / "tests" / room for room in ROOMS]
-    return texts(*rooms, DOCS, ROOT / "benchmarks")
 
 
 def boundary_tables() -> Iterator[str]:
@@ -98,8 +90,8 @@ def test_every_law_has_a_number_and_a_test() -> None:
 def test_laws_are_cited_by_name() -> None:
     """By the words of a heading of docs/laws.md, and never by a number."""
     names = {name.casefold() for name in headings(page("laws.md"), 3)}
-    assert not [f"{path}: {found[0]}" for path, text in owned() for found in LAW_BY_NUMBER.finditer(text)]
-    everything = texts(SOURCE, ROOT / "tests", DOCS, ROOT / "benchmarks")
+    everything = list(texts(SOURCE, ROOT / "tests", DOCS, ROOT / "benchmarks"))
+    assert not [f"{path}: {found[0]}" for path, text in everything for found in LAW_BY_NUMBER.finditer(text)]
     flat = [(path, re.sub(r"\s+", " ", text)) for path, text in everything]
     cited = [(path, name) for path, text in flat for found in LAW_BY_NAME.findall(text) for name in found if name]
     assert cited

@@ -312,7 +312,7 @@ class _Delay:
 
 
 def _grown(name: str, passes: dict[bool, list[Steps]]) -> float:
-    """By how many nanoseconds a step a part is longer with the delay than without (law 9)."""
+    """By how many nanoseconds a step a part is longer with the delay than without (law "medians do not add")."""
     with_delay, without = ([steps.parts[name] for steps in passes[arm]] for arm in (True, False))
     return step_estimate(with_delay) - step_estimate(without)
 

@@ -119,7 +119,7 @@ def test_a_refused_comparison_names_the_models(tmp_path: Path) -> None:
 @pytest.mark.hf
 @pytest.mark.parametrize("name", ["depth", "experts"])
 def test_quality_of_random_weights_is_said_to_be_that(name: str, tmp_path: Path, drawn: list[str]) -> None:
-    """Below the table, in the picture of quality, in every row of the CSV, in results.json and in the text (law 14)."""
+    """Below the table, in the picture of quality, in every row of the CSV, in results.json and in the text."""
     if name == "depth":
         plan: Any = depth.Plan(arch=write_arch(tmp_path), quality_tokens=16, **{**SHORT, "layers": 2})
     else:

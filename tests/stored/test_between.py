@@ -55,7 +55,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 
 def test_a_run_is_reduced_to_its_costs_per_step(tmp_path: Path, ledger_run: LedgerRun) -> None:
-    """The headline, each part and the residual of each kind of step, by law 9, with the cost of every round."""
+    """The headline, each part and the residual of each kind of step, with the cost of every round."""
     made = run(ledger_run(tmp_path / "run"))
     assert list(made.costs) == DECODE + PREFILL
     nominal = [100_000, 10_000, 80_000, 9_000, 1_000, 51_000, 20_000, 30_000, 1_000]

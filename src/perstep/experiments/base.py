@@ -50,7 +50,7 @@ class Session(Protocol):
         ...
 
     def finish(self) -> None:
-        """Check that the state is as before (law 7); raises InvalidMeasurement if it is not."""
+        """Check that the state is as before (law "the state is as before"); raises InvalidMeasurement if it is not."""
         ...
 
 

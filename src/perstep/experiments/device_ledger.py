@@ -1,4 +1,4 @@
-"""The device's own ledger beside the host's (law 1): two clocks, each adding up to itself, never mixed."""
+"""The device's own ledger beside the host's : each adds up to itself (law "clocks are never mixed")."""
 
 import msgspec
 

@@ -1,8 +1,8 @@
 """`perstep.fast.decode` as a replacement of generate's own loop in a captured call.
 
-Greedy tokens must be the call's. A sampled call draws other numbers of the same distribution (law 12), so there the
-tokens must be those of transformers' own loop when it draws by the same keyed noise, over the full vocabulary. What
-the loop refuses it refuses itself, by name; nothing is guessed here.
+Greedy tokens must be the call's. A sampled call draws other numbers of the same distribution (law "a drop-in proves its
+guarantee"), so there the tokens must be those of transformers' own loop when it draws by the same keyed noise, over the
+full vocabulary. What the loop refuses it refuses itself, by name; nothing is guessed here.
 """
 
 import inspect

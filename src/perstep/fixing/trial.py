@@ -1,9 +1,9 @@
 """Timing of offers: the call without them and the call with them take turns in balanced rounds, seed for seed.
 
-All timed calls make the same number of new tokens (law 3); long calls are timed over their first ones, their decode
-steps apart from what comes once a call. The drop-ins are made in the call, as the lines that are to be written do.
-Copies of the call's own processors are made between the calls, and are no part of their time: the script makes its
-own before the call.
+All timed calls make the same number of new tokens (law "arms do the same work"); long calls are timed over their first
+ones, their decode steps apart from what comes once a call. The drop-ins are made in the call, as the lines that are to
+be written do. Copies of the call's own processors are made between the calls, and are no part of their time: the script
+makes its own before the call.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Watch somebody's own generate calls, which run once and unchanged: `perstep.watch`.
 
-Inside a call marked steps, whose parts + residual = step, and plain ones, whose duration alone is taken,
-take turns (law 8); the garbage collector and everything else stay as the user has them. What the recorded
+Inside a call marked steps, whose parts + residual = step, and plain ones, whose duration alone is taken, take turns
+(law "the observer is measured"); the garbage collector and everything else stay as the user has them. What the recorded
 calls say is found in `watch.py`.
 """
 

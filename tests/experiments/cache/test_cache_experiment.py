@@ -90,7 +90,7 @@ def test_the_context_does_not_move(session: Callable[..., CacheSession]) -> None
 
 
 def test_a_cache_that_was_not_put_back_is_invalid(session: Callable[..., CacheSession]) -> None:
-    """Law 7: the state after measuring is the one before."""
+    """Law "the state is as before": the state after measuring is the one before."""
     made = session()
     made._subject.cache.keys[...] = 7.0  # type: ignore[attr-defined]
     with pytest.raises(InvalidMeasurement, match="the cache was not put back"):

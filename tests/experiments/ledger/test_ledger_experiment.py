@@ -113,7 +113,7 @@ def test_one_new_token_fills_the_context_to_the_last_position(tiny_llama: Path) 
 
 
 def test_the_cache_is_checked_after_measuring(tiny_llama: Path) -> None:
-    """The state is as the trace leaves it (law 7), or the run is invalid."""
+    """The state is as the trace leaves it (law "the state is as before"), or the run is invalid."""
     made = session(tiny_llama, FakeClock(tick_ns=1))
     made.measure_round(0)
     made.finish()

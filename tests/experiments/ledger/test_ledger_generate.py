@@ -146,7 +146,7 @@ def test_syncs_are_counted_in_a_replay_of_their_own(tiny_llama: Path) -> None:
 
 
 def test_random_weights_are_said(tmp_path: Path) -> None:
-    """Law 14: in the manifest, in the table and in the README."""
+    """Law "random weights are a statement": in the manifest, in the table and in the README."""
     config = {
         "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
@@ -195,7 +195,7 @@ def test_a_plan_that_cannot_be_is_refused(plan: dict[str, Any], said: str, tiny_
 
 
 def test_a_generator_that_was_moved_is_told(tiny_llama: Path) -> None:
-    """The state is as before (law 7), or the run is invalid."""
+    """The state is as before (law "the state is as before"), or the run is invalid."""
     made = session(tiny_llama)
     made.finish()
     state = torch.get_rng_state()

@@ -237,7 +237,7 @@ def test_a_run_of_another_shape_is_not_compared(planted: Planted) -> None:
 
 
 def test_an_arm_that_computes_something_else_is_refused(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All arms do the same work (law 3): hidden states are compared before anything is timed."""
+    """All arms do the same work (law "arms do the same work"): hidden states are compared before anything is timed."""
     from perstep.experiments.ops import arms
 
     def no_mask(_backend: str) -> Any:

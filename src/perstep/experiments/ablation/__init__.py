@@ -1,4 +1,4 @@
-"""What comes back when processors and criteria are taken away from generate, on one replayed trace (law 3)."""
+"""What taking processors and criteria away from generate saves (law "arms do the same work": one trace is replayed)."""
 
 from perstep.experiments.ablation.api import Ablation, ablate
 

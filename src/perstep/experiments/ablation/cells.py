@@ -1,4 +1,4 @@
-"""Which combinations of parts are measured, and what their costs say (law 3).
+"""Which combinations of parts are measured, and what their costs say (law "interactions are shown").
 
 Up to four parts all 2^k combinations, so that effects, interactions and Shapley shares exist; above that all,
 none, each left out and each alone, and a part has one cost only where the two ways agree.

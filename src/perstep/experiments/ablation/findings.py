@@ -1,8 +1,8 @@
 """What an ablation found: effects, the same parts timed in place, and where the two disagree.
 
 A pure function of manifest and samples. What taking a part away gives back and what is spent inside it are two
-different questions; they agree unless a part makes others cost more or less. Law 13: measured and derived stand
-in columns of their own.
+different questions; they agree unless a part makes others cost more or less. Law "measured and expected are different
+columns": measured and derived stand in columns of their own.
 """
 
 from collections.abc import Sequence

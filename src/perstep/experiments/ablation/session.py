@@ -334,7 +334,7 @@ class AblationSession:
 
 @contextmanager
 def _generators_kept(model: Any) -> Iterator[None]:
-    """Leave torch's generators as they were (law 7): calls that are thrown away draw as well.
+    """Leave torch's generators as they were (law "the state is as before"): calls that are thrown away draw as well.
 
     No warning is logged: to write the same one at each call would be part of its time.
     """

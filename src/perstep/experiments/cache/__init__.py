@@ -1,9 +1,9 @@
 """`cache`: what a decode step costs against the length of its context, with a KV cache and without one.
 
-Every context is prefilled once; then single decode steps are timed, the cursor put back after each, so that the
-context does not move. All points are visited in every round, in a drawn order and its reverse, with the ceilings of
-the machine among them, so that drift does not become a slope. Bytes come from shapes and are checked against the
-live buffers (law 11). A point that the budget cannot hold is left out and listed, never extrapolated.
+Every context is prefilled once; then single decode steps are timed, the cursor put back after each, so that the context
+does not move. All points are visited in every round, in a drawn order and its reverse, with the ceilings of the machine
+among them, so that drift does not become a slope. Bytes come from shapes and are checked against the live buffers (law
+"bytes come from shapes"). A point that the budget cannot hold is left out and listed, never extrapolated.
 """
 
 from perstep.experiments.cache.findings import CacheFindings, analyse

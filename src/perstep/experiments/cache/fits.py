@@ -1,4 +1,6 @@
-"""Curves through the points of `cache`: fitted to some of them, judged on the others (law 10).
+"""Curves through the points of `cache`: fitted to some of them, judged on the others.
+
+That is the law "fits are judged on held-out points".
 
 With a cache a line. Without one two forms: the polynomial that counts powers, and a + kappa T(S), whose shape is
 theory's own prediction; that one is claimed, because T knows beforehand where scores leave a cache and where a
@@ -111,7 +113,7 @@ def theory_of(points: Sequence[Point], arm: str) -> list[float]:
 
 
 def fit_polynomial(points: Sequence[Point], arm: str) -> Fit:
-    """With a cache a + b S; without one a + b S + c S^2 (law 10)."""
+    """With a cache a + b S; without one a + b S + c S^2 (law "fits are judged on held-out points")."""
     S, ms = times_of(points, arm)
     form = "α + β·S" if arm == WITH else "a + b·S + c·S²"
     claimed = arm == WITH or not theory_of(points, WITHOUT)

@@ -1,4 +1,6 @@
-"""The figures that were published for such a pair, beside this run's (law 13: expected is a column of its own).
+"""The figures that were published for such a pair, beside this run's.
+
+Law "measured and expected are different columns".
 
 They are of another model, machine and compiler, and each of their cells generated freely, so with other tokens; they
 say what shape to expect, not what number.

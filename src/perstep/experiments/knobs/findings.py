@@ -1,10 +1,10 @@
 """What the rounds over a knob say: `results.json` of depth, experts, context and output, a pure function of samples.
 
-Times are in milliseconds, under the names that the schema has (`perstep.data.knob_results_schema_path`).
-`T_LLM_decode` is the total over a call's decode forwards, of which N tokens have N - 1 (law 5). A percentile that the
-sample cannot support is null and says why. An estimate per forward is the mean over positions of the medians over
-rounds (law 9); its interval is that of the rounds' paces, scaled to it. Models share rounds and nothing else: each is
-judged by itself.
+Times are in milliseconds, under the names that the schema has (`perstep.data.knob_results_schema_path`). `T_LLM_decode`
+is the total over a call's decode forwards, of which N tokens have N - 1 (law "divide by executed forwards"). A
+percentile that the sample cannot support is null and says why. An estimate per forward is the mean over positions of
+the medians over rounds (law "medians do not add"); its interval is that of the rounds' paces, scaled to it. Models
+share rounds and nothing else: each is judged by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,8 @@ class Quality(msgspec.Struct, kw_only=True):
         kl: mean Kullback-Leibler divergence of the full model's next-token distribution from this one's, in nats.
         top1_agreement: share of positions at which both hold the same token for the most probable.
         scored_tokens: positions behind these.
-        random_weights: whether the weights were random, so that these say nothing of a trained model (law 14).
+        random_weights: whether the weights were random, so that these say nothing of a trained model (law "random
+            weights are a statement").
     """
 
     perplexity: float | None

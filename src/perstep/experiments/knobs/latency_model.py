@@ -1,9 +1,10 @@
 """Linear models of a stage's latency: against one knob, and over all four, judged on what they did not see.
 
 Least squares weighted by 1 / latency, because timing noise is relative. The held-out error is that of each
-configuration predicted from all the others; R^2 stands beside and decides nothing (law 10). Terms that the data
-cannot tell apart are left out, so that a model never claims a knob that was not turned. Against depth a line may have
-one change of slope (`stats/segments.py`), where weights no longer stay in a cache between two forwards.
+configuration predicted from all the others; R^2 stands beside and decides nothing (law "fits are judged on held-out
+points"). Terms that the data cannot tell apart are left out, so that a model never claims a knob that was not turned.
+Against depth a line may have one change of slope (`stats/segments.py`), where weights no longer stay in a cache between
+two forwards.
 """
 
 from collections.abc import Sequence

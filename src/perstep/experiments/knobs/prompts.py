@@ -1,7 +1,8 @@
 """`--prompts FILE.jsonl`: several prompts in one run, an object a line with a `prompt` (text) or `ids` (token ids).
 
 Each line is a workload of its own: it is recorded, replayed and estimated by itself, so that the positions of prompts
-of different lengths are never averaged into one another (law 9). Other keys of a line are passed over.
+of different lengths are never averaged into one another (law "medians do not add"). Other keys of a line are passed
+over.
 """
 
 import json

@@ -1,8 +1,9 @@
 """What skipping or changing a part of the model does to its predictions: perplexity, divergence, agreement.
 
 Teacher-forced: every configuration sees the same tokens and is asked for the next at each position, in windows of at
-most 128 tokens without a cache. With a text the divergence and the perplexity are of that text; without one the
-tokens are the model's own greedy output. With random weights the figures say nothing of a trained model (law 14).
+most 128 tokens without a cache. With a text the divergence and the perplexity are of that text; without one the tokens
+are the model's own greedy output. With random weights the figures say nothing of a trained model (law "random weights
+are a statement").
 """
 
 from collections.abc import Callable, Mapping, Sequence

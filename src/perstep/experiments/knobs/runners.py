@@ -1,9 +1,9 @@
 """One pass: a whole generate call over a recorded trace, its stages timed inside that one call.
 
-Stages are intervals between declared boundaries, never differences of runs (law 1): the prefill forward and each
-decode forward hold the embedding, every active block, the final norm and the head; the vision tower has an interval
-of its own. All configurations replay tokens, so that all generate the same number (law 3). Times are the host's; on
-CUDA it waits for the device at every boundary.
+Stages are intervals between declared boundaries, never differences of runs (law "parts add up"): the prefill forward
+and each decode forward hold the embedding, every active block, the final norm and the head; the vision tower has an
+interval of its own. All configurations replay tokens, so that all generate the same number (law "arms do the same
+work"). Times are the host's; on CUDA it waits for the device at every boundary.
 """
 
 from collections.abc import Sequence

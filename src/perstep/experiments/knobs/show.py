@@ -190,7 +190,7 @@ def has_quality(findings: KnobFindings) -> bool:
 
 
 def random_quality(findings: KnobFindings) -> list[str]:
-    """What every place that shows quality says of random weights, or nothing (law 14)."""
+    """What every place that shows quality says of random weights, or nothing (law "random weights are a statement")."""
     random = any(s.quality is not None and s.quality.random_weights for s in findings.summary)
     return ["The weights are random: KL, agreement and Pareto say nothing of a trained model."] if random else []
 

@@ -1,7 +1,7 @@
 """The two arms of `ledger` behind one protocol, and those of the reference decoder.
 
-`ledger.py` knows neither the NumPy decoder nor transformers: it is given something loaded, with a recorded
-trace, that one arm or the other replays (law 3). Those of transformers models are in `ledger_generate.py`.
+`ledger.py` knows neither the NumPy decoder nor transformers: it is given something loaded, with a recorded trace, that
+one arm or the other replays (law "arms do the same work"). Those of transformers models are in `ledger_generate.py`.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,7 +50,7 @@ class Arms(Protocol):
         ...
 
     def finish(self) -> None:
-        """Check that the state is as the trace leaves it (law 7); raises InvalidMeasurement if it is not."""
+        """Check that the trace left its state (law "the state is as before"); raises InvalidMeasurement if not."""
         ...
 
 

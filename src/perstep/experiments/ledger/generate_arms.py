@@ -2,7 +2,7 @@
 
 The plain arm takes the duration of each step and wraps only what tells steps apart; the marked arm has an
 Instrument at the asked detail. Both replay the same tokens (`targets.transformers.replay`). On a device each
-arm has two ledgers, host and device time (law 1). Syncs are counted in a pass of their own.
+arm has two ledgers, host and device time (law "clocks are never mixed"). Syncs are counted in a pass of their own.
 """
 
 from typing import TYPE_CHECKING, Any

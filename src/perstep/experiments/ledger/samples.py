@@ -1,6 +1,7 @@
 """The samples of `ledger`: passes of two arms over one trace, kept as columns and stacked into arrays.
 
-Pure data. On a device there are two sets of columns, host time and device time, which are never mixed (law 1).
+Pure data. On a device there are two sets of columns, host time and device time, which are never mixed (law "clocks are
+never mixed").
 """
 
 from collections.abc import Iterable, Sequence

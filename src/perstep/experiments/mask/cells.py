@@ -1,8 +1,8 @@
 """Cells: a vocabulary, a batch and a complexity, with the texts that every arm replays there.
 
-The texts are valid objects, one after another, each closed by the end token; every arm is fed the same tokens, and
-what it would have chosen is compared with the choice under the definition of the mask (law 3). For no mask that is
-what the first pass chose.
+The texts are valid objects, one after another, each closed by the end token; every arm is fed the same tokens, and what
+it would have chosen is compared with the choice under the definition of the mask (law "arms do the same work"). For no
+mask that is what the first pass chose.
 """
 
 import random

@@ -2,7 +2,7 @@
 
 The text is cut into the tokens of the largest vocabulary; at the beginnings of up to eight of these the fill is
 timed, for every size, which is cut so that it meets them too. Before the sizes beyond 32,768 are measured, the cost
-at 50,000 is predicted from those below (law 10).
+at 50,000 is predicted from those below (law "fits are judged on held-out points").
 """
 
 import random
@@ -158,7 +158,7 @@ def predict(points: list[Point], clock: Clock) -> list[Prediction]:
     for name, complexity in dict.fromkeys((point.name, point.complexity) for point in points):
         below = [p for p in points if (p.name, p.complexity) == (name, complexity) and p.size < PREDICTED_AT]
         costs = [
-            np.median([point.fill_ns(clock) for _ in range(_PILOT_ROUNDS)], axis=0).mean()  # law 9: places have medians
+            np.median([point.fill_ns(clock) for _ in range(_PILOT_ROUNDS)], axis=0).mean()  # places have medians
             for point in below
         ]
         sizes = [point.size for point in below]

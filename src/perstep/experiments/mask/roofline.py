@@ -171,7 +171,7 @@ def _bound_by(share: float, sides: str) -> str:
 
 
 def without_exceeded(places: Sequence[Place]) -> list[Place]:
-    """The same, where a part that is faster than a ceiling's best round withdraws that ceiling for all (law 13)."""
+    """The same, where a part that is faster than a ceiling's best round withdraws it for all (law "a bound bounds")."""
     levels = {one.level for one in places if (one.share_of_bandwidth or 0) > 1}
     compute = any((one.share_of_compute or 0) > 1 for one in places)
     return [

@@ -259,7 +259,7 @@ class MaskSession:
         return {arm: ArmRound(**held[arm]) for arm in arms}
 
     def _arm_round(self, cell: Cell, arm: str) -> None:
-        """Both kinds of pass and the hot one, unrecorded: every path is run before it is measured (law 7)."""
+        """Both kinds of pass and the hot one, unrecorded (law "every path is warm")."""
         held: dict[str, Any] = {"differing": 0}
         for marked in (True, False):
             self._pass(cell, arm, held, marked=marked)

@@ -1,8 +1,8 @@
 """The vocabularies that are measured: the model's own, and a real one cut to size.
 
-A smaller vocabulary is the first V tokens of mistral-common's 131,072 that keep every byte and the end token, in
-their old order. The model's head, and with it the embedding, gets as many rows: the model's own where the
-vocabulary is, drawn at random elsewhere (law 14: the cost of the product does not depend on them).
+A smaller vocabulary is the first V tokens of mistral-common's 131,072 that keep every byte and the end token, in their
+old order. The model's head, and with it the embedding, gets as many rows: the model's own where the vocabulary is,
+drawn at random elsewhere (law "random weights are a statement": the cost of the product does not depend on them).
 """
 
 from collections.abc import Sequence

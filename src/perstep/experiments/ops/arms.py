@@ -1,7 +1,8 @@
 """The arms of a run: the layer with another mask, or with a part whose result was computed before.
 
-A part made free returns what it returned when the same step ran in full, so that everything after it does the same
-work on the same numbers (law 4): what its removal saves is the most that any improvement of it could save.
+A part made free returns what it returned when the same step ran in full, so that everything after it does the same work
+on the same numbers (law "a counterfactual bounds the gain"): what its removal saves is the most that any improvement of
+it could save.
 """
 
 from collections.abc import Callable, Collection

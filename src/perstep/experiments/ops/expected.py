@@ -1,4 +1,6 @@
-"""Figures that others published for these shapes, to stand beside the measured ones as `expected` (law 13).
+"""Figures that others published for these shapes, to stand beside the measured ones as `expected`.
+
+Law "measured and expected are different columns".
 
 A benchmark of a Rust engine (Candle 0.9, Criterion, one x86 CPU, October 2025): hidden 4096, 32 heads of 128, float32.
 Its shares divided the parts at every length by one estimated 107 ms and reached 115.6 %, with one part at -17 ms; so

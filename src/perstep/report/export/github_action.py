@@ -1,8 +1,8 @@
 """github-action-benchmark's `customSmallerIsBetter`: a list of name, unit, value, range, extra.
 
-The action compares values of one name over commits and knows no unit, so the unit is always nanoseconds. The
-value is the estimate per step (law 9), the range half its 95 % interval from this run's own rounds: the action does not
-read it, and what runs differ by is not in it. `perstep gate` is the judge that does.
+The action compares values of one name over commits and knows no unit, so the unit is always nanoseconds. The value is
+the estimate per step (law "medians do not add"), the range half its 95 % interval from this run's own rounds: the
+action does not read it, and what runs differ by is not in it. `perstep gate` is the judge that does.
 """
 
 from collections.abc import Iterator, Mapping

@@ -121,7 +121,7 @@ OPERATORS = Operators(
 
 
 def random_weights(config: Config, dtype: str, seed: int) -> Weights:
-    """Normal numbers from one repeated tile: the cost of matrix work does not depend on them (law 14)."""
+    """Normal numbers from one repeated tile: matrix work costs the same (law "random weights are a statement")."""
     tile = (np.random.default_rng(seed).standard_normal(_TILE) * _SCALE).astype(dtype)
     shapes = layer_shapes(config)
 

@@ -29,7 +29,7 @@ from perstep.runs import Manifest
 
 
 def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
-    """A table a model: a row a configuration, measured beside expected (law 13)."""
+    """A table a model: a row a configuration, measured beside expected in a column of its own."""
     return tables_of(manifest, findings, _table)
 
 
