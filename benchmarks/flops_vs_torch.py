@@ -23,7 +23,7 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from perstep.targets.transformers.presets import presets
-from perstep.theory import IDEAL, ModelShape, Step, kv_bytes, parameters, step_cost
+from perstep.theory import IDEAL, Step, kv_bytes, parameters, read_config, step_cost
 from perstep.theory.families import FAMILIES
 
 RESULT = Path(__file__).parent / "results" / "flops_vs_torch.json"
@@ -65,7 +65,7 @@ def counted(model: Any, cache: Any, batch: int, new: int) -> int:
 
 def compare(name: str, config: Any, tokens: int, batch: int) -> dict[str, Any]:
     """One row: each quantity by formula and by count."""
-    model, shape = build(config), ModelShape.from_config(config.to_dict())
+    model, shape = build(config), read_config(config.to_dict())
     cache = transformers.DynamicCache(config=config)
     room = 2 * tokens
     rows = {"parameters": (parameters(shape).total, sum(one.numel() for one in model.parameters()))}

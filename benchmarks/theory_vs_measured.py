@@ -30,7 +30,17 @@ from perstep.measure import HostClock, Recorder, collector_off
 from perstep.stats import round_pace
 from perstep.targets.reference import KVCache, Reference, decode_one_token, load
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
-from perstep.theory import IDEAL, REFERENCE, Level, ModelShape, Rates, StepBound, decode, step_bound, step_cost
+from perstep.theory import (
+    IDEAL,
+    REFERENCE,
+    Level,
+    Rates,
+    StepBound,
+    decode,
+    read_config,
+    step_bound,
+    step_cost,
+)
 
 RESULT = Path(__file__).parent / "results" / "theory_vs_measured.json"
 CONTEXTS = (64, 128, 256, 512, 1024, 2048)
@@ -131,7 +141,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two rounds; nothing is written")
     options = parser.parse_args()
     rounds = 2 if options.quick else options.rounds
-    shape = ModelShape.from_config(SMOLLM2_135M)
+    shape = read_config(SMOLLM2_135M)
     costs = {S: step_cost(shape, decode(S), backend=REFERENCE) for S in CONTEXTS}
     with tempfile.TemporaryDirectory() as folder:
         model = load(write_model(Path(folder)))

@@ -14,16 +14,22 @@ BURN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum
 
 def main() -> int:
     """The exit code of the first run that failed, or 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--times TIMES] PROCESSES [-- OPTIONS OF PYTEST]",
+    )
     parser.add_argument("processes", type=int, help="how many busy processes run beside the tests")
     parser.add_argument("--times", type=int, default=1, help="how often the tests are run (1)")
-    parser.add_argument("pytest", nargs="*", help="options of pytest, after --")
-    asked = parser.parse_args()
+    given = sys.argv[1:]
+    at = given.index("--") if "--" in given else len(given)
+    asked = parser.parse_args(given[:at])  # argparse of Python 3.11 refuses what follows `--` behind an option
+    options = given[at + 1 :]
     busy = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(asked.processes)]
     try:
         for number in range(1, asked.times + 1):
             print(f"run {number} of {asked.times} beside {asked.processes} busy processes", flush=True)
-            code = subprocess.run([sys.executable, "-m", "pytest", *asked.pytest], check=False).returncode
+            code = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
             if code:
                 return code
     finally:

@@ -24,7 +24,7 @@ from perstep.machine import LadderCeilings, LadderFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.runs import Manifest
 from perstep.targets import open_model
-from perstep.theory import PARTS, REFERENCE, ModelShape, decode, prefill, step_bound, step_cost
+from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, step_bound, step_cost
 
 FIGURES = LadderFigures(
     read_gb_s={262_144: 60.0, 1_000_000: 40.0, 4_000_000: 20.0},
@@ -44,7 +44,7 @@ def mini_config() -> dict[str, object]:
 
 def test_the_built_in_decoder_has_the_shape_of_its_folder() -> None:
     """What the manifest holds describes the same model as config.json."""
-    assert shape_of(config_of(open_model("mini"))) == ModelShape.from_config(mini_config())
+    assert shape_of(config_of(open_model("mini"))) == read_config(mini_config())
 
 
 def test_what_theory_cannot_count_has_no_shape() -> None:
@@ -70,14 +70,14 @@ def test_however_badly_products_were_timed_a_matrix_vector_product_is_bound_by_b
     best, typical = rates_between(replace(CEILINGS, typical=disturbed, best=disturbed), "float32")
     assert best.peak_flops == typical.peak_flops == {"float32": 30e9}
     assert rates_between(CEILINGS, "float32")[0].peak_flops == {"float32": 100e9}
-    shape = ModelShape.from_config(mini_config())
+    shape = read_config(mini_config())
     for head in (step_bound(step_cost(shape, decode(64)), each).parts["lm_head"] for each in (best, typical)):
         assert head.binds.startswith("bandwidth@")
 
 
 def test_bandwidth_is_measured_at_the_footprints_themselves() -> None:
     """Of the shortest and the longest step and of their layers, with every octave between."""
-    shape = ModelShape.from_config(mini_config())
+    shape = read_config(mini_config())
     costs = [step_cost(shape, decode(S), backend=REFERENCE) for S in (8, 512)]
     ladder = ladder_for(costs, library="numpy", threads=1)
     sizes = {size // 64 * 64 for cost in costs for size in (cost.resident_bytes, ceil(cost.layer_bytes))}
@@ -87,9 +87,9 @@ def test_bandwidth_is_measured_at_the_footprints_themselves() -> None:
 
 def test_nobody_has_counted_the_calls_of_a_mixture() -> None:
     """Its bound is of bytes and arithmetic alone."""
-    mixture = ModelShape.from_config({**mini_config(), "model_type": "mixtral", "num_local_experts": 4})
+    mixture = read_config({**mini_config(), "model_type": "mixtral", "num_local_experts": 4})
     assert backend_for(REFERENCE, mixture).calls == {}
-    assert backend_for(REFERENCE, ModelShape.from_config(mini_config())) is REFERENCE
+    assert backend_for(REFERENCE, read_config(mini_config())) is REFERENCE
 
 
 def ledger_manifest(backend: str = "reference") -> Manifest:
@@ -125,7 +125,7 @@ def test_each_part_has_the_bound_of_its_name() -> None:
     assert "attn.mask.build" not in found["decode"].parts
     held = [part.bound_ns or 0.0 for part in found["decode"].parts.values()]
     assert sum(held) == pytest.approx(found["decode"].step_ns)
-    shape, (rates, _) = ModelShape.from_config(mini_config()), rates_between(CEILINGS, "float32")
+    shape, (rates, _) = read_config(mini_config()), rates_between(CEILINGS, "float32")
     expected = step_bound(step_cost(shape, prefill(20), backend=REFERENCE), rates)
     assert found["prefill"].parts["mlp"].bound_ns == pytest.approx(expected.parts["mlp"].bound_ns)
     assert found["prefill"].parts["mlp"].binds == expected.parts["mlp"].binds

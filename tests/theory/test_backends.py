@@ -18,9 +18,9 @@ from perstep.theory import (
     TRANSFORMERS_EAGER,
     TRANSFORMERS_STATIC,
     Backend,
-    ModelShape,
     decode,
     prefill,
+    read_config,
     step_cost,
 )
 
@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-SHAPE = ModelShape.from_config(TINY)
+SHAPE = read_config(TINY)
 OUT_OF_SIGHT = ("embed", "kv.append", "sample")  # methods and assignments of arrays
 
 
@@ -61,7 +61,7 @@ def test_calls_of_the_reference(tiny_llama: Path, monkeypatch: pytest.MonkeyPatc
     model = reference.load(tiny_llama)
     cache = model.new_cache(1, 8)
     raw = {"num_attention_heads": model.config.heads, "num_hidden_layers": model.config.num_layers}
-    shape = ModelShape.from_config({**TINY, **raw, "hidden_size": model.config.hidden, "num_key_value_heads": 1})
+    shape = read_config({**TINY, **raw, "hidden_size": model.config.hidden, "num_key_value_heads": 1})
     parts: list[str] = ["before"]
     calls: Counter[str] = Counter()
     monkeypatch.setattr("perstep.targets.reference.model.np", counting_numpy(parts, calls))
@@ -147,7 +147,7 @@ def test_openblas_packs_beyond_so_many_rows(inputs: int, outputs: int, most_rows
 
 def test_a_prefill_packs_its_weights_and_a_decode_step_does_not() -> None:
     """17 rows of `mini`: gate and up, and down, of four layers, in float32, read once and written once."""
-    shape = ModelShape.from_config(MINI)
+    shape = read_config(MINI)
     parts = step_cost(shape, prefill(17), backend=REFERENCE).parts
     assert {part: cost.packed_bytes for part, cost in parts.items() if cost.packed_bytes} == {
         "mlp": 4 * 2 * 4 * (128 * 768 + 384 * 128)
@@ -168,7 +168,7 @@ def test_of_a_mixture_the_experts_touched_are_packed() -> None:
     """8 experts of 3 x 32 x 48 weights, 2 a token: all are touched by many tokens, each by one row or more."""
     mixture = {**TINY, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
     uncounted = replace(TRANSFORMERS, calls={}, calls_many_rows={})
-    shape = ModelShape.from_config(mixture)
+    shape = read_config(mixture)
     one = step_cost(shape, decode(3), backend=uncounted).parts["mlp"]
     many = step_cost(shape, prefill(1000), backend=uncounted).parts["mlp"]
     assert one.packed_bytes == 0
@@ -177,20 +177,20 @@ def test_of_a_mixture_the_experts_touched_are_packed() -> None:
 
 def test_the_reference_goes_over_its_scores_four_times_in_place() -> None:
     """100 positions: 4 heads x 100 x 100 scores a layer, read by four calls and written by two, and nowhere else."""
-    parts = step_cost(ModelShape.from_config(MINI), prefill(100), backend=REFERENCE).parts
+    parts = step_cost(read_config(MINI), prefill(100), backend=REFERENCE).parts
     scores = 4 * 100 * 100 * 4
     assert parts["attn.softmax"].activation_read_bytes == 4 * 4 * scores
     assert parts["attn.softmax"].activation_write_bytes == 4 * 2 * scores
     assert parts["attn.softmax"].working_set_bytes == scores
     assert parts["attn.mask.apply"].working_set_bytes == scores + 100 * 100 * 4
-    eager = step_cost(ModelShape.from_config(MINI), prefill(100), backend=TRANSFORMERS_EAGER).parts
+    eager = step_cost(read_config(MINI), prefill(100), backend=TRANSFORMERS_EAGER).parts
     assert eager["attn.softmax"].activation_read_bytes == 4 * scores
     assert eager["attn.softmax"].working_set_bytes == 2 * scores
 
 
 def test_biases_and_rows_add_calls() -> None:
     """The reference adds each bias by a call of its own, and normalises several rows with six instead of three."""
-    biased = ModelShape.from_config({**TINY, "attention_bias": True, "mlp_bias": True})
+    biased = read_config({**TINY, "attention_bias": True, "mlp_bias": True})
     plain = step_cost(SHAPE, decode(3), backend=REFERENCE).parts
     assert step_cost(biased, decode(3), backend=REFERENCE).parts["attn.qkv"].calls == plain["attn.qkv"].calls + 2
     assert step_cost(biased, decode(3), backend=REFERENCE).parts["mlp"].calls == plain["mlp"].calls + 2 * 2

@@ -9,7 +9,7 @@ import pytest
 
 from perstep.errors import InputError
 from perstep.targets.reference import load, prefill
-from perstep.theory import ModelShape, kv_bytes, kv_bytes_per_token
+from perstep.theory import ModelShape, kv_bytes, kv_bytes_per_token, read_config
 
 
 def shape(**changes: Any) -> ModelShape:
@@ -22,7 +22,7 @@ def shape(**changes: Any) -> ModelShape:
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
     }
-    return ModelShape.from_config({**llama_2_7b, **changes})
+    return read_config({**llama_2_7b, **changes})
 
 
 def test_llama_2_7b_takes_half_a_mebibyte_a_token() -> None:
@@ -40,7 +40,7 @@ def test_grouped_heads_divide_the_cache() -> None:
 def test_gpt_2_and_smollm2() -> None:
     """GPT-2: 2 x 12 x 768 x 4 bytes; SmolLM2-135M: 2 x 30 x 3 x 64 x 4 bytes."""
     gpt2 = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
-    assert kv_bytes_per_token(ModelShape.from_config(gpt2)) == 73_728
+    assert kv_bytes_per_token(read_config(gpt2)) == 73_728
     smollm2 = shape(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
     assert kv_bytes_per_token(smollm2) == 46_080
 
@@ -99,7 +99,7 @@ def test_bytes_are_those_of_the_built_in_cache(make_llama: Callable[..., Path], 
     cache = model.new_cache(batch=2, capacity=20)
     for positions in (7, 12):
         prefill(model, np.ones((2, positions - cache.current_length()), dtype=np.int64), cache)
-        found = kv_bytes(ModelShape.from_config(raw), positions, capacity=20, batch=2)
+        found = kv_bytes(read_config(raw), positions, capacity=20, batch=2)
         assert (found.used, found.allocated) == (cache.bytes_used(), cache.bytes_allocated())
 
 
@@ -111,7 +111,7 @@ def test_bytes_are_those_of_the_dynamic_cache(tiny_name: str, build_tiny: Callab
 
     for dtype in ("float32", "bfloat16"):
         model = build_tiny(tiny_name, dtype=getattr(torch, dtype))
-        found = ModelShape.from_config(model.config.to_dict())
+        found = read_config(model.config.to_dict())
         cache = DynamicCache(config=model.config)
         with torch.no_grad():
             for positions in (3, 4, 9, 10):
@@ -131,4 +131,4 @@ def test_bytes_are_those_of_the_static_cache(static_name: str, build_tiny: Calla
     with torch.no_grad():
         model(torch.ones(2, 3, dtype=torch.long), past_key_values=cache)
     live = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert kv_bytes(ModelShape.from_config(model.config.to_dict()), 3, capacity=32, batch=2).allocated == live
+    assert kv_bytes(read_config(model.config.to_dict()), 3, capacity=32, batch=2).allocated == live

@@ -22,10 +22,11 @@ from perstep.theory import (
     expected_experts,
     num_scores,
     prefill,
+    read_config,
     step_cost,
 )
 
-LLAMA_2_7B = ModelShape.from_config(
+LLAMA_2_7B = read_config(
     {
         "model_type": "llama",
         "vocab_size": 32000,
@@ -91,7 +92,7 @@ def test_expected_experts_are_the_mean_over_all_routings(experts: int, active: i
 
 def test_olmoe_reads_its_active_weights_for_one_token_and_nearly_all_for_many() -> None:
     """1,282,017,280 active numbers of which one row of the table is read; 64 tokens touch 64 (1 - (7/8)^64) experts."""
-    olmoe = ModelShape.from_config(
+    olmoe = read_config(
         {
             "model_type": "olmoe",
             "vocab_size": 50304,
@@ -202,7 +203,7 @@ def test_a_static_cache_needs_a_capacity() -> None:
 
 def test_calls_of_a_mixture_are_not_guessed() -> None:
     """A backend that counts calls counted none of experts."""
-    mixture = ModelShape.from_config(
+    mixture = read_config(
         {
             "model_type": "mixtral",
             "vocab_size": 10,
@@ -220,7 +221,7 @@ def test_calls_of_a_mixture_are_not_guessed() -> None:
 def test_learned_positions_end() -> None:
     """GPT-2 has no row for the 1,025th position."""
     gpt2 = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    shape = ModelShape.from_config(gpt2)
+    shape = read_config(gpt2)
     step_cost(shape, decode(1023))
     with pytest.raises(InputError, match="knows 1024 positions, 1025 were asked for"):
         step_cost(shape, decode(1024))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perstep.theory import IDEAL, Backend, ModelShape, Step, step_cost
+from perstep.theory import IDEAL, Backend, Step, read_config, step_cost
 
 pytestmark = pytest.mark.hf
 
@@ -27,7 +27,7 @@ def count(model: Any, cache: Any, new: int, **options: Any) -> Any:
 
 def flops(model: Any, backend: Backend, new: int, past: int, **options: Any) -> int:
     """The same by formula."""
-    shape = ModelShape.from_config(model.config.to_dict())
+    shape = read_config(model.config.to_dict())
     return step_cost(shape, Step(new, past, batch=2, **options), backend=backend).total.matmul_flops
 
 
@@ -69,7 +69,7 @@ def test_each_part_has_the_flops_of_its_modules(build_tiny: Callable[..., Any]) 
 
     model = build_tiny("llama")
     counter = count(model, DynamicCache(config=model.config), 8)
-    shape = ModelShape.from_config(model.config.to_dict())
+    shape = read_config(model.config.to_dict())
     parts = step_cost(shape, Step(8, batch=2, all_logits=True), backend=EAGER).parts
 
     def of(*endings: str) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from perstep.targets.reference import load
 from perstep.targets.transformers.presets import presets
-from perstep.theory import ModelShape, parameters
+from perstep.theory import parameters, read_config
 
 LLAMA_2_7B = {
     "model_type": "llama",
@@ -66,7 +66,7 @@ MIXTRAL = {
 )
 def test_published_counts(config: dict[str, Any], total: int, active: int) -> None:
     """The numbers on the model cards: "46.7B in all, 12.9B for a token" for Mixtral."""
-    counted = parameters(ModelShape.from_config(config))
+    counted = parameters(read_config(config))
     assert (counted.total, counted.active) == (total, active)
     assert sum(counted.by_part.values()) == total
 
@@ -74,7 +74,7 @@ def test_published_counts(config: dict[str, Any], total: int, active: int) -> No
 @pytest.mark.parametrize("name", [name for name in presets() if name not in ("t5-small", "qwen2.5-vl-3b")])
 def test_presets_have_their_published_counts(name: str) -> None:
     """Every text model that can be asked for by name."""
-    assert parameters(ModelShape.from_config(presets()[name]["config"])).total == presets()[name]["parameters"]
+    assert parameters(read_config(presets()[name]["config"])).total == presets()[name]["parameters"]
 
 
 def test_the_built_in_decoder_counts_the_same(tiny_llama: Any) -> None:
@@ -90,12 +90,12 @@ def test_the_built_in_decoder_counts_the_same(tiny_llama: Any) -> None:
         "num_key_value_heads": model.config.kv_heads,
         "tie_word_embeddings": model.config.tied,
     }
-    assert parameters(ModelShape.from_config(raw)).total == model.num_parameters
+    assert parameters(read_config(raw)).total == model.num_parameters
 
 
 @pytest.mark.hf
 def test_parameters_are_those_of_the_model(tiny_name: str, build_tiny: Callable[..., Any]) -> None:
     """To the last bias, for every family."""
     model = build_tiny(tiny_name)
-    counted = parameters(ModelShape.from_config(model.config.to_dict()))
+    counted = parameters(read_config(model.config.to_dict()))
     assert counted.total == sum(parameter.numel() for parameter in model.parameters())

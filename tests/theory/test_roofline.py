@@ -11,13 +11,13 @@ from perstep.theory import (
     REFERENCE,
     Cost,
     Level,
-    ModelShape,
     Precision,
     Rates,
     binding_terms,
     decode,
     part_bound,
     prefill,
+    read_config,
     roofline_ns,
     step_bound,
     step_cost,
@@ -25,7 +25,7 @@ from perstep.theory import (
 
 L2, L3, MEMORY = Level("l2", 100e9, 1 << 20), Level("l3", 50e9, 32 << 20), Level("memory", 10e9)
 RATES = Rates((L2, L3, MEMORY), {"float32": 100e9}, dispatch_ns=500)
-TINY = ModelShape.from_config(
+TINY = read_config(
     {
         "model_type": "llama",
         "vocab_size": 500,

@@ -9,7 +9,7 @@ import pytest
 
 from perstep import theory
 from perstep.errors import InputError
-from perstep.theory import ModelShape
+from perstep.theory import ModelShape, read_config
 from perstep.theory.families import FAMILIES
 from perstep.theory.refused import REFUSED
 from perstep.theory.vision import VISION
@@ -27,7 +27,7 @@ SIZES = {key: value for key, value in LLAMA.items() if key != "model_type"}
 
 def read(**changes: Any) -> ModelShape:
     """A small Llama, changed."""
-    return ModelShape.from_config({**LLAMA, **changes})
+    return read_config({**LLAMA, **changes})
 
 
 def test_a_silent_llama_has_full_heads_and_an_untied_head() -> None:
@@ -79,10 +79,10 @@ def test_text_part_of_a_vision_language_model() -> None:
     """The text_config is read, whatever stands beside it, also where an old file has its keys at the top."""
     nested = {"model_type": "qwen2_5_vl", "text_config": SIZES, "vision_config": {"hidden_size": 999}}
     flat = {**SIZES, "model_type": "qwen2_5_vl", "vision_config": {"hidden_size": 999}}
-    assert ModelShape.from_config(nested) == ModelShape.from_config(flat)
-    assert ModelShape.from_config(nested).qkv_bias
-    assert not ModelShape.from_config(nested).tied
-    assert ModelShape.from_config({**nested, "tie_word_embeddings": True}).tied
+    assert read_config(nested) == read_config(flat)
+    assert read_config(nested).qkv_bias
+    assert not read_config(nested).tied
+    assert read_config({**nested, "tie_word_embeddings": True}).tied
 
 
 @pytest.mark.parametrize("model_type", ["deepseek_v3", "mamba", "jamba", "t5", "qwen3_next", "whisper"])
@@ -178,7 +178,7 @@ def test_silent_keys_mean_what_transformers_makes_of_them(model_type: str) -> No
     sizes |= {"word_embed_proj_dim": 256} if model_type == "opt" else {}
     sizes |= {"rotary_dim": 8} if model_type == "gptj" else {}  # its default is wider than these heads
     full = AutoConfig.for_model(model_type, **special, **sizes).to_dict()
-    assert ModelShape.from_config(full) == ModelShape.from_config({"model_type": model_type, **sizes})
+    assert read_config(full) == read_config({"model_type": model_type, **sizes})
 
 
 @pytest.mark.hf
@@ -204,4 +204,4 @@ def test_vision_language_models_have_the_parameters_of_their_text_part(
     text_part = [*model.get_decoder().parameters(), *model.get_output_embeddings().parameters()]
     expected = sum(parameter.numel() for parameter in {id(one): one for one in text_part}.values())
     for written in (config.to_dict(), {"model_type": model_type, "text_config": named, **raw}):
-        assert theory.parameters(ModelShape.from_config(written)).total == expected
+        assert theory.parameters(read_config(written)).total == expected

@@ -15,6 +15,7 @@ import numpy as np
 from perstep.automata.rows import BUDGET_BYTES, Row, RowStore
 from perstep.automata.table import TokenAutomaton, TokenTable, same_vocabulary
 from perstep.automata.walk import DenseWalk, is_dense, live_share, sparse_walk
+from perstep.automata.whole import whole_table
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ class LazyTable(TokenAutomaton):
 
     def whole(self) -> TokenTable:
         """The same automaton with every row and class known."""
-        from perstep.automata.compiling import compile as compile_whole
-
-        return compile_whole(self.dfa, self.vocabulary, budget_bytes=self._store.budget_bytes)
+        return whole_table(self.dfa, self.vocabulary, self._store.budget_bytes)
 
     def __and__(self, other: TokenAutomaton) -> TokenAutomaton:
         if not isinstance(other, LazyTable):

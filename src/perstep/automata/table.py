@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perstep.automata.grouping import group_masks
+from perstep.automata import graphs
+from perstep.automata.grouping import group_masks, group_rows, number_by_first
 from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, pack_bits
 from perstep.errors import InputError
 
@@ -225,8 +226,6 @@ class TokenTable(TokenAutomaton):
         return self
 
     def __and__(self, other: TokenAutomaton) -> TokenTable:
-        from perstep.automata.product import both
-
         return both(self, other.whole())
 
     def _new_row(self, number: int) -> Row:
@@ -251,3 +250,58 @@ def same_vocabulary(left: TokenAutomaton, right: TokenAutomaton) -> None:
             f"two automata combine over one vocabulary; these are over {left.vocabulary.size:,} and "
             f"{right.vocabulary.size:,} tokens of different bytes"
         )
+
+
+def without_dead_ends(
+    class_of_token: NDArray[np.int64], transitions: NDArray[np.int32], accepting: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The same table without moves into states from which no tokens lead to acceptance."""
+    alive = graphs.leads_to(transitions, accepting)
+    pruned = np.where(alive[transitions], transitions, 0)
+    first, group = group_rows(pruned.T)  # classes may have become equal; class 0 stays first
+    return group[class_of_token], np.ascontiguousarray(pruned[:, first])
+
+
+def both(left: TokenTable, right: TokenTable) -> TokenTable:
+    """The table of what both tables allow: states are pairs, a token is allowed where both allow it.
+
+    Pairs from which the two can never end together are cut off, so that the product leads into no dead end that neither
+    table has alone.
+
+    Raises:
+        InputError: if they are over different vocabularies, or no text satisfies both.
+    """
+    same_vocabulary(left, right)
+    classes, class_of_token = _joint_classes(left, right)
+    # Without the column of end of sequence and the row of `ended`, which are added again at the end.
+    left_rows = left.transitions[:-1, classes // right.num_classes].astype(np.int64)
+    right_rows = right.transitions[:-1, classes % right.num_classes].astype(np.int64)
+    width = right.num_states + 1
+
+    def follow(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        one, other = left_rows[keys // width], right_rows[keys % width]
+        return np.where((one == 0) | (other == 0), 0, one * width + other)
+
+    start = left.start * width + right.start
+    keys = graphs.explore(start, follow)
+    keys = np.concatenate([[0], keys[keys != 0]])
+    transitions = np.searchsorted(keys, follow(keys)).astype(np.int32)
+    accepting = left.accepting[keys // width] & right.accepting[keys % width]
+    class_of_token, transitions = without_dead_ends(class_of_token, transitions, accepting)
+    first = int(np.searchsorted(keys, start))
+    source = f"({left.source}) and ({right.source})"
+    if not (accepting[first] or transitions[first].any()):
+        raise InputError(f"no text satisfies both {left.source} and {right.source}")
+    return TokenTable(transitions, class_of_token, accepting, first, left.vocabulary, source, left.budget_bytes)
+
+
+def _joint_classes(left: TokenTable, right: TokenTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of classes (left * classes of right + right) that tokens have; the pair of each token.
+
+    Pair 0 is dead: all tokens that either side never allows, end of sequence among them.
+    """
+    one, other = left.class_of_token.astype(np.int64), right.class_of_token.astype(np.int64)
+    dead = (one == 0) | (other == 0) | (one == left.num_classes) | (other == right.num_classes)
+    pair = np.where(dead, 0, one * right.num_classes + other)
+    first, group = number_by_first(np.concatenate([[0], pair]))
+    return np.concatenate([[0], pair])[first], group[1:]

@@ -26,6 +26,7 @@ from perstep.theory import (
     Rates,
     StepCost,
     bytes_each,
+    read_config,
 )
 
 EXCEEDED = "ceilings exceeded; not judged"
@@ -38,7 +39,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def config_of(opened: Opened) -> dict[str, Any]:
-    """A target's config.json as a dictionary, for a manifest and `ModelShape.from_config`."""
+    """A target's config.json as a dictionary, for a manifest and `read_config`."""
     if opened.backend == "torch":
         return dict(json.loads(opened.model.config.to_json_string(use_diff=False)))
     c = opened.model.config
@@ -61,7 +62,7 @@ def config_of(opened: Opened) -> dict[str, Any]:
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     """The shape that a config describes, or None where `perstep.theory` has no formula for it."""
     try:
-        return ModelShape.from_config(config)
+        return read_config(config)
     except InputError:
         return None
 

@@ -1,6 +1,6 @@
 """Shapes in, FLOPs, bytes and bounds out: what each part of a step must cost at least. Measures nothing.
 
-`ModelShape.from_config` reads a config.json, `step_cost` counts a `prefill` or `decode` of it, `step_bound` turns
+`read_config` reads a config.json, `step_cost` counts a `prefill` or `decode` of it, `step_bound` turns
 the count into times with the rates of a machine. Standard library only; `docs/theory.md` lists the formulas.
 """
 
@@ -14,6 +14,7 @@ from perstep.theory.backends import (
     Packing,
 )
 from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
+from perstep.theory.config import read_config
 from perstep.theory.cost import Cost, StepCost
 from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
 from perstep.theory.parts import PARTS, Parameters, parameters
@@ -57,6 +58,7 @@ __all__ = [
     "parameters",
     "part_bound",
     "prefill",
+    "read_config",
     "roofline_ns",
     "step_bound",
     "step_cost",

@@ -18,7 +18,15 @@ _LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
 
 
 def read_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the decoder that a `config.json` describes; see `ModelShape.from_config`."""
+    """The shape of the decoder that a `config.json` describes, or the `to_dict()` of a transformers configuration.
+
+    A vision-language configuration gives the shape of its text part. A key that is left out means what transformers
+    makes of it, except for the sizes, which must be there.
+
+    Raises:
+        InputError: naming what cannot be modelled (latent attention, state spaces, encoders, an unknown model_type) or
+            which key is missing or wrong.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise InputError(f"config.json: model_type must be a name, found {model_type!r}")

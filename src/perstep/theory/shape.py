@@ -1,13 +1,12 @@
 """The shape of a decoder: every number that decides what a step costs, and none that decides what it says.
 
-`ModelShape.from_config` reads a `config.json` (its `text_config` for a vision-language model); `families.py`
+`read_config` reads a `config.json` (its `text_config` for a vision-language model); `families.py`
 says what each `model_type` means. The names of the sizes are those of Vaswani et al. 2017 and, for grouped
 heads, Ainslie et al. 2023. Allocates nothing and reads no file.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from perstep.errors import InputError
 
@@ -127,21 +126,6 @@ class ModelShape:
             raise InputError("a model shape needs at least one layer, found none")
         for layer in self.layers:
             _check_layer(layer, self.head_dim)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
-        """Read a `config.json`, or the `to_dict()` of a transformers configuration.
-
-        A vision-language configuration gives the shape of its text part. A key that is left out means what
-        transformers makes of it, except for the sizes, which must be there.
-
-        Raises:
-            InputError: naming what cannot be modelled (latent attention, state spaces, encoders, an unknown
-                model_type) or which key is missing or wrong.
-        """
-        from perstep.theory.config import read_config
-
-        return read_config(config)
 
     @property
     def num_layers(self) -> int:

@@ -14,8 +14,10 @@ import psutil
 
 from perstep.errors import InputError
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.runners import Runner, open_runner
+from perstep.experiments.knobs.reference_runner import ReferenceRunner
+from perstep.experiments.knobs.runners import Runner
 from perstep.experiments.knobs.session import KnobSession, Subject, is_out_of_memory
+from perstep.experiments.knobs.torch_runner import TorchRunner
 from perstep.measure import Clock, Progress
 from perstep.targets import Opened, weight_bytes
 
@@ -132,3 +134,10 @@ def _naming(name: str, several: bool) -> Iterator[None]:
         if not several or str(error).startswith((f"{name} ", f"{name}:")):
             raise
         raise InputError(f"{name}: {error}") from error
+
+
+def open_runner(opened: Opened, clock: Clock) -> Runner:
+    """What makes passes of an opened model."""
+    if opened.backend == "numpy":
+        return ReferenceRunner(opened, clock)
+    return TorchRunner(opened, clock)

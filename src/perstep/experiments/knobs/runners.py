@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.knobs.samples import Pass
-from perstep.measure import Clock, Progress, Trace
+from perstep.measure import Progress, Trace
 from perstep.targets import Opened
 
 
@@ -98,14 +98,3 @@ def record_all(
         progress(number / len(prompts_BT), "record")
         works.append(runner.record(prompt_BT, new_tokens))
     return works
-
-
-def open_runner(opened: Opened, clock: Clock) -> Runner:
-    """What makes passes of an opened model."""
-    if opened.backend == "numpy":
-        from perstep.experiments.knobs.reference_runner import ReferenceRunner
-
-        return ReferenceRunner(opened, clock)
-    from perstep.experiments.knobs.torch_runner import TorchRunner
-
-    return TorchRunner(opened, clock)
