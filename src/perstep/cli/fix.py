@@ -3,13 +3,14 @@
 import os
 import shlex
 import sys
-from contextlib import chdir, suppress
+from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.cli.output import progress_shown, remark, render_tables
+from perstep.cli.watch import GENERATE_LIVES_IN, existing_script, flush_streams
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.options import parse_seconds
@@ -19,8 +20,6 @@ from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
 from perstep.watching.script import INTERRUPTED, after_import, run_script
 from perstep.watching.session import Watch
-
-_GENERATE_LIVES_IN = "transformers.generation.utils"
 
 
 def fix(
@@ -53,13 +52,7 @@ def fix(
         quiet: No progress, no remarks.
     """
     require()
-    path = Path(script)
-    if not path.is_file():
-        raise InputError(f"no script {script!r}: give the path of a Python file")
-    try:
-        budget_s = parse_seconds(budget)
-    except ValueError as error:
-        raise InputError(f"--budget {budget}: {error}") from error
+    path, budget_s = existing_script(script), _seconds(budget)
     check_out("fix", out, force=force, resume=False)
     begun_in, process = Path.cwd(), os.getpid()
     captures, watcher = Captures(), Watch()
@@ -68,15 +61,13 @@ def fix(
         captures.__enter__()
         watcher.__enter__()
 
-    with after_import(_GENERATE_LIVES_IN, begin):
+    with after_import(GENERATE_LIVES_IN, begin):
         code = run_script(path, arguments)
     watcher.__exit__(None, None, None)
     captures.__exit__(None, None, None)
     if os.getpid() != process or code == INTERRUPTED:
         return code  # a child that the script forked, or somebody who wants no more
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed by the script, or by who reads it
-            stream.flush()
+    flush_streams()
     say = (lambda _text: None) if quiet else remark
     if not captures.calls:
         say(f"perstep: {script} made no generate call of a transformers model that came to its end; nothing is tried")
@@ -94,6 +85,13 @@ def fix(
     say(f"run: {report.folder}")
     pipeline.check(report)
     return code
+
+
+def _seconds(budget: str) -> float:
+    try:
+        return parse_seconds(budget)
+    except ValueError as error:
+        raise InputError(f"--budget {budget}: {error}") from error
 
 
 def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -22,8 +22,8 @@ from perstep.targets.transformers import require
 from perstep.watching.script import after_import, run_script
 from perstep.watching.session import Watch, describe_calls, store
 
-# transformers' home of GenerationMixin: when the script has imported it, and not before, its calls are watched.
-_GENERATE_LIVES_IN = "transformers.generation.utils"
+GENERATE_LIVES_IN = "transformers.generation.utils"
+"""transformers' home of GenerationMixin: when the script has imported it, and not before, its calls are watched."""
 
 
 def watch(
@@ -57,20 +57,16 @@ def watch(
     """
     require()
     at_least(1, every=every)
-    path = Path(script)
-    if not path.is_file():
-        raise InputError(f"no script {script!r}: give the path of a Python file")
+    path = existing_script(script)
     check_out("watch", out, force=force, resume=False)
     begun_in, process, forks = Path.cwd(), os.getpid(), _Forks()
     watcher = Watch(detail=detail, every=every, syncs=syncs)
-    with after_import(_GENERATE_LIVES_IN, watcher.__enter__):
+    with after_import(GENERATE_LIVES_IN, watcher.__enter__):
         code = run_script(path, arguments)
     watcher.__exit__(None, None, None)
     if os.getpid() != process:
         return code  # a child that the script forked and that came to its end here: the ledgers are its parent's
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed by the script, or by who reads it
-            stream.flush()
+    flush_streams()
     say = (lambda _text: None) if quiet else remark
     if forks.count:
         times = "once" if forks.count == 1 else f"{forks.count} times"
@@ -79,28 +75,53 @@ def watch(
         say(f"perstep: {script} made no generate call of a transformers model; there is nothing to show")
         return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
-    try:
-        manifest = describe_calls(watcher, plan)
-        warnings = [f"warning: {warning}" for warning in manifest.warnings]
-        first, last = (warnings, []) if output == "table" else ([], warnings)  # a program's JSON begins at once
-        for line in first:  # who reads the figures has read what disturbed them
-            say(line)
-        if not quiet:
-            _show(watcher, output)
-        with chdir(begun_in):
-            report = store(watcher, manifest, out=out, force=force)
-        if output == "json" and not quiet:
-            sys.stderr.write(encode_json(report.findings).decode())
-        for line in (*last, f"run: {report.folder}"):
-            say(line)
-    except PerstepError as error:
-        remark(f"perstep: {' '.join(str(error).split())}")
+    with chdir(begun_in):
+        _report(watcher, plan, None if quiet else output, out, force=force)
     return code
 
 
-def _show(watcher: Watch, output: Output) -> None:
-    if output != "json":
-        sys.stderr.write(render_tables(watcher.tables(), output))
+def _report(watcher: Watch, plan: dict[str, Any], output: Output | None, out: Path | None, *, force: bool) -> None:
+    """Keep the run; the ledgers on stderr in this form, or nothing there if None."""
+    try:
+        manifest = describe_calls(watcher, plan)
+        warnings = [f"warning: {warning}" for warning in manifest.warnings] if output else []
+        if output == "table":  # who reads the figures has read what disturbed them
+            _say(warnings)
+        if output and output != "json":
+            sys.stderr.write(render_tables(watcher.tables(), output))
+        report = store(watcher, manifest, out=out, force=force)
+        if output == "json":
+            sys.stderr.write(encode_json(report.findings).decode())
+        if output and output != "table":  # a program's JSON begins at once
+            _say(warnings)
+        if output:
+            _say([f"run: {report.folder}"])
+    except PerstepError as error:
+        remark(f"perstep: {' '.join(str(error).split())}")
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        remark(line)
+
+
+def existing_script(script: str) -> Path:
+    """The path of a script.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(script)
+    if not path.is_file():
+        raise InputError(f"no script {script!r}: give the path of a Python file")
+    return path
+
+
+def flush_streams() -> None:
+    """Let out what the script wrote; it, or who reads it, may have closed a stream."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
 
 
 class _Forks:

@@ -5,7 +5,7 @@ shapes, and in what its nearest wrong neighbours do otherwise (`criteria.py`, `m
 where no difference was seen and it was seen to act. That is evidence, not proof.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,12 +70,7 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
 
     Why there is none for a part is kept in `seen.reasons`.
     """
-    found = [*for_settings(call, seen, vocabulary)]
-    for kind, parts in call.lists.items():
-        for index, part in enumerate(parts):
-            known = exactly(part, vocabulary, call.names)
-            if known is not None:
-                found.append(Offer(kind, index, (seen.name_of(part),), (known,), BY_CLASS))
+    found = [*for_settings(call, seen, vocabulary), *_by_class(call, seen, vocabulary)]
     in_chain = in_order(call, [one for one in found if one.kind == PROCESSORS], _columns(call, seen))
     proved = []
     for offer in found:
@@ -84,6 +79,20 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
         except (Unlike, OutOfOrder) as reason:
             seen.reasons |= dict.fromkeys(offer.parts, str(reason))
     answered = {part for offer in found for part in offer.parts}
+    return [*proved, *_by_behaviour(call, seen, vocabulary, answered)]
+
+
+def _by_class(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Iterator[Offer]:
+    """For the parts whose class is one of transformers'."""
+    for kind, parts in call.lists.items():
+        for index, part in enumerate(parts):
+            known = exactly(part, vocabulary, call.names)
+            if known is not None:
+                yield Offer(kind, index, (seen.name_of(part),), (known,), BY_CLASS)
+
+
+def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, answered: set[str]) -> Iterator[Offer]:
+    """For the call's own parts that no other offer answers, where they do what a drop-in does."""
     for kind, parts in call.lists.items():
         for index, (part, steps) in enumerate(zip(parts, seen.steps[kind], strict=True)):
             name = seen.name_of(part)
@@ -94,8 +103,7 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
             except Unlike as reason:
                 seen.reasons[name] = str(reason)
             else:
-                proved.append(Offer(kind, index, (name,), ((drop_in, source),), evidence))
-    return proved
+                yield Offer(kind, index, (name,), ((drop_in, source),), evidence)
 
 
 def _for_own(call: Captured, kind: str, part: Any, steps: Steps, vocabulary: Vocabulary | None) -> tuple[Any, str, str]:

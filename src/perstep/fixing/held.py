@@ -79,20 +79,11 @@ class _Search:
         self.queue.append((value, depth + 1))
 
     def inside(self, value: Any, depth: int) -> None:
-        if isinstance(value, Mapping):
-            self._all([*value.keys(), *value.values()], depth)
-        elif isinstance(value, re.Pattern):
-            self.visit(value.pattern, depth)
-        elif isinstance(value, functools.partial):
-            self._all([value.func, value.args, value.keywords], depth)
-        elif isinstance(value, MethodType):
-            self._all([value.__func__, value.__self__], depth)
+        wrapped = _wrapped(value)
+        if wrapped is not None:
+            self._all(wrapped, depth)
         elif isinstance(value, FunctionType):
             self._function(value, depth)
-        elif isinstance(value, property):
-            self.visit(value.fget, depth)
-        elif isinstance(value, (staticmethod, classmethod)):
-            self.visit(value.__func__, depth)
         elif isinstance(value, type):
             if _is_own(value):
                 self._all(vars(value).values(), depth)
@@ -132,6 +123,24 @@ class _Search:
             if name in _DRAWS or (module in _CHANGING and value is not None):
                 self.held.changing = self.held.changing or name
             self.visit(value, depth)
+
+
+def _wrapped(value: Any) -> list[Any] | None:
+    """What a thing of Python's own wraps; None if it wraps nothing."""
+    match value:
+        case Mapping():
+            return [*value.keys(), *value.values()]
+        case re.Pattern():
+            return [value.pattern]
+        case functools.partial():
+            return [value.func, value.args, value.keywords]
+        case MethodType():
+            return [value.__func__, value.__self__]
+        case property():
+            return [value.fget]
+        case staticmethod() | classmethod():
+            return [value.__func__]
+    return None
 
 
 def _is_own(thing: Any) -> bool:

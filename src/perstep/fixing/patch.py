@@ -7,7 +7,7 @@ writes them itself, by their elements where it names them; what is put together 
 import ast
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,17 +175,10 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
     for argument, changed in edit.lists().items():
         count = len(edit.call.lists[argument])
         if argument in keywords:
-            value = keywords[argument].value
-            items = _items(value)
-            if items is not None and len(items.elts) == count:
-                written = [text.of(one) for one in items.elts]
-                _change_items(text, items, changed)
-            elif _is_plain(value):
-                written = [f"{text.of(value)}[{index}]" for index in range(count)]
-                text.replace(value, _list(changed.all(written)))
-            else:
+            written = _change_argument(text, keywords[argument].value, changed, count)
+            if written is None:
                 return f"{argument} is put together elsewhere"
-            change.lines[argument] = f"{argument}={_list(changed.all(written))}"
+            change.lines[argument] = f"{argument}={written}"
         elif not count:
             change.lines[argument] = f"{argument}={_list(changed.all([]))}"
             text.add_argument(node, change.lines[argument])
@@ -193,23 +186,53 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
             inside[argument] = _list(changed.all([f"{rest}[{argument!r}][{index}]" for index in range(count)]))
         else:
             return f"{argument} is put together elsewhere"
+    where = _change_settings(edit, node, text, change, keywords, rest if starred else None)
+    if isinstance(where, str):
+        return where
+    inside |= where
+    if inside:
+        new = f"{{**{rest}, {', '.join(f'{name!r}: {value}' for name, value in inside.items())}}}"
+        text.replace(starred[0], new)
+        change.lines["**"] = f"**{new}"
+    return change
+
+
+def _change_settings(
+    edit: Edit, node: ast.Call, text: Text, change: "_Change", keywords: Mapping[str, ast.keyword], rest: str | None
+) -> dict[str, str] | str:
+    """Change the settings that drop-ins replace; those inside `**rest` are returned, or why it cannot be done.
+
+    Args:
+        rest: how `**kwargs` is written, empty where that cannot be told, None where there is none.
+    """
+    inside: dict[str, str] = {}
     for name, setting in edit.settings().items():
         new = "None" if setting is REMOVED else repr(setting)
         if name in keywords:
             text.replace(keywords[name].value, new)
             change.lines[name] = f"{name}={new}"
-        elif name in edit.call.arguments[1] and not edit.call.pipeline and starred:
+        elif name in edit.call.arguments[1] and not edit.call.pipeline and rest is not None:
             if not rest:
                 return f"{name} is put together elsewhere"
             inside[name] = new
         elif setting is not REMOVED:
             change.lines[name] = f"{name}={new}"
             text.add_argument(node, change.lines[name])
-    if inside:
-        new = f"{{**{rest}, {', '.join(f'{name!r}: {value}' for name, value in inside.items())}}}"
-        text.replace(starred[0], new)
-        change.lines["**"] = f"**{new}"
-    return change
+    return inside
+
+
+def _change_argument(text: Text, value: ast.expr, changed: _Items, count: int) -> str | None:
+    """Change a list where it is written; how it then reads, or None where it is put together elsewhere."""
+    items = _items(value)
+    if items is not None and len(items.elts) == count:
+        written = [text.of(one) for one in items.elts]
+        _change_items(text, items, changed)
+    elif _is_plain(value):
+        written = [f"{text.of(value)}[{index}]" for index in range(count)]
+        text.replace(value, _list(changed.all(written)))
+    else:
+        return None
+    return _list(changed.all(written))
 
 
 def _list(items: list[str]) -> str:

@@ -108,35 +108,38 @@ class StopProbes:
 
     def _around(self, stop: bytes, name: str) -> Iterator[Row]:
         """What a criterion that looks for `stop` must tell from everything else."""
-        spell, usual = self._spell, self._usual
-
-        def few() -> list[int]:
-            return self._any(_AFTER)
-
         for way in self._ways(stop):
-            yield Row(usual(), [*few(), *way, *few()], f"at {name} in {plural(len(way), 'token')}")
-            yield Row(usual(spell.spell(REAL.encode())[:PROMPT]), way, f"at {name} behind a real text")
-            for cut in range(1, len(way)):
-                yield Row(usual(way[:cut]), [*way[cut:], *few()], f"at {name} where the prompt ends inside it")
-                for token in sorted(self._vocabulary.special_ids)[:2]:
-                    inside = [*way[:cut], token, *way[cut:], *few()]
-                    yield Row(usual(), inside, f"where {name} has an id without text inside")
-            for length in (1, 2, 7, *_LONG):
-                yield Row(usual(length=length), [*way, *few()], f"at {name} behind {plural(length, 'token')}")
-            yield Row(usual([*way, *few()]), few(), f"where the prompt holds {name}")
-            yield Row(
-                usual([*way, *few()]), [*few(), *way, *few()], f"where the prompt holds {name} and it comes again"
-            )
-            yield Row(usual(way), few(), f"where the prompt ends with {name}")
-            yield Row(usual([*way, *self._any(200)], 256), few(), f"where the prompt holds {name} far before")
+            yield from self._around_way(way, name)
+        usual = self._usual
         for text, what in _nearly(stop, name):
-            for way in spell.ways(text)[:2]:
-                yield Row(usual(), [*way, *few()], f"at {what}")
+            for way in self._spell.ways(text)[:2]:
+                yield Row(usual(), [*way, *self._few()], f"at {what}")
         for before in _BEFORE:
-            for way in spell.ways(before.encode() + stop)[:2]:
-                yield Row(usual(), [*way, *few()], f"at {name} behind {before!r}")
+            for way in self._spell.ways(before.encode() + stop)[:2]:
+                yield Row(usual(), [*way, *self._few()], f"at {name} behind {before!r}")
         for new in self._ending(stop):
-            yield Row(usual(), [*new, *few()], f"at a token that ends {name} and may hold more")
+            yield Row(usual(), [*new, *self._few()], f"at a token that ends {name} and may hold more")
+
+    def _few(self) -> list[int]:
+        """Some random tokens behind."""
+        return self._any(_AFTER)
+
+    def _around_way(self, way: list[int], name: str) -> Iterator[Row]:
+        """A stop string spelled in one way: alone, cut by the end of the prompt, after prompts of several lengths."""
+        spell, usual, few = self._spell, self._usual, self._few
+        yield Row(usual(), [*few(), *way, *few()], f"at {name} in {plural(len(way), 'token')}")
+        yield Row(usual(spell.spell(REAL.encode())[:PROMPT]), way, f"at {name} behind a real text")
+        for cut in range(1, len(way)):
+            yield Row(usual(way[:cut]), [*way[cut:], *few()], f"at {name} where the prompt ends inside it")
+            for token in sorted(self._vocabulary.special_ids)[:2]:
+                inside = [*way[:cut], token, *way[cut:], *few()]
+                yield Row(usual(), inside, f"where {name} has an id without text inside")
+        for length in (1, 2, 7, *_LONG):
+            yield Row(usual(length=length), [*way, *few()], f"at {name} behind {plural(length, 'token')}")
+        yield Row(usual([*way, *few()]), few(), f"where the prompt holds {name}")
+        yield Row(usual([*way, *few()]), [*few(), *way, *few()], f"where the prompt holds {name} and it comes again")
+        yield Row(usual(way), few(), f"where the prompt ends with {name}")
+        yield Row(usual([*way, *self._any(200)], 256), few(), f"where the prompt holds {name} far before")
 
     def _real(self) -> list[int]:
         """A prompt of real text."""

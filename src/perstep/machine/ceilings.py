@@ -280,18 +280,9 @@ def measure_ceilings(
             machine, threads=counts, quick=quick, pool=pool, now=now, deadline_ns=fill_deadline_ns
         )
         arms.append(CeilingArm("clock.read", getattr(now, "__qualname__", "clock"), now, 1, "ns"))
-        timed: list[Timed] = []
-        for arm in arms:
-            if now() > begin_ns + round(TRY_SHARE * budget_s * 1e9):
-                omitted[arm.name] = "no time to try it"
-                continue
-            with setter(arm.threads):
-                one = calibrate(arm, QUICK_LEAST_NS if quick else LEAST_NS, now)
-            if one is None:
-                omitted[arm.name] = "the clock did not move"
-            else:
-                timed.append(one)
-        timed, slow = without_slow_rivals(timed)
+        least_ns = QUICK_LEAST_NS if quick else LEAST_NS
+        tried, not_tried = try_arms(arms, least_ns, setter, now, until_ns=begin_ns + round(TRY_SHARE * budget_s * 1e9))
+        timed, slow = without_slow_rivals(tried)
         timed, rounds, costly = fit_into(timed, deadline_ns - now())
         samples = run_rounds(
             timed,
@@ -316,8 +307,35 @@ def measure_ceilings(
         elapsed_ns=now() - begin_ns,
         measured_at_unix_s=int(unix_s()),
         figures=figures,
-        omitted={**omitted, **slow, **costly},
+        omitted={**omitted, **not_tried, **slow, **costly},
     )
+
+
+def try_arms(
+    arms: Sequence[CeilingArm], least_ns: int, setter: ThreadSetter, now: Callable[[], int], *, until_ns: int
+) -> tuple[list[Timed], dict[str, str]]:
+    """The arms with as many calls as a timing needs, and by name why others are left out.
+
+    Args:
+        arms: to try.
+        least_ns: that a timing lasts.
+        setter: of threads.
+        now: the clock, in nanoseconds.
+        until_ns: when the last one may begin.
+    """
+    tried: list[Timed] = []
+    omitted: dict[str, str] = {}
+    for arm in arms:
+        if now() > until_ns:
+            omitted[arm.name] = "no time to try it"
+            continue
+        with setter(arm.threads):
+            one = calibrate(arm, least_ns, now)
+        if one is None:
+            omitted[arm.name] = "the clock did not move"
+        else:
+            tried.append(one)
+    return tried, omitted
 
 
 def best_figures(arms: Sequence[CeilingArm], values: dict[str, list[float]]) -> dict[str, Ceiling]:
