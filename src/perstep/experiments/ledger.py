@@ -15,7 +15,10 @@ from cyclopts import Parameter
 
 from perstep.errors import InputError
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.device_bounds import DeviceBounds, device_bounds, device_ceilings_of
 from perstep.experiments.device_ledger import DeviceLedger, device_table
+from perstep.experiments.device_show import DeviceDetail, check_detail, work_table
+from perstep.experiments.device_work import DeviceWork, device_work
 from perstep.experiments.ledger_arms import Arms, ReferenceArms
 from perstep.experiments.ledger_bounds import Ceilings, LedgerBounds, bounds_of, columns_of
 from perstep.experiments.ledger_steps import ARMS, Columns, Pass, Sample, idle_ns, ledger_samples
@@ -23,6 +26,7 @@ from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.experiments.sync_counts import SyncCounts, with_syncs
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Clock, Ledger, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
 from perstep.report import Table
 from perstep.report.format import duration, plural
@@ -85,9 +89,13 @@ class Plan(ModelOptions):
     """How far to look inside the forward of a transformers model: as a whole, by type of module, or by layer.
     [default: modules]"""
 
+    device_detail: DeviceDetail | None = None
+    """On a device: the kernels' time by part; under each part its kernels; or, in place of both, time on the device's
+    stream, waiting included, which is no measure of work. [default: parts]"""
+
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`. `device` is by kind of step, and empty where the host does all the work.
+    """`results.json`. `device` (time on the stream) and `device_work` are by kind of step; without a device both are empty.
 
     `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
     """
@@ -103,6 +111,9 @@ class LedgerFindings(msgspec.Struct):
     bounds: dict[str, LedgerBounds] = {}
     ceilings: LadderCeilings | None = None
     bounds_withdrawn: str = ""
+    device_work: dict[str, DeviceWork] = {}
+    device_bounds: dict[str, DeviceBounds] = {}
+    device_ceilings: DeviceCeilings | None = None
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -158,6 +169,7 @@ class LedgerSession:
                 "warm_up": asdict(warm),
                 "bounds": self._ceilings.conditions,
                 **self._arms.conditions,
+                **self._arms.device_conditions(),
             },
             boundaries=self._arms.boundaries,
         )
@@ -169,7 +181,7 @@ class LedgerSession:
         self._probe.start()
         passes = [self._arms.run(ARMS[arm]) for arm in order]
         ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known
-        return Sample(number, passes, self._probe.stop(), ceilings)
+        return Sample(number, passes, self._probe.stop(), ceilings, self._arms.profile())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -204,6 +216,7 @@ def _check(plan: Plan) -> None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
     if plan.prompt_tokens is not None:
         at_least(1, prompt_tokens=plan.prompt_tokens)
+    check_detail(plan.device, plan.device_detail)
     Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range
 
 
@@ -225,11 +238,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     ledgers = _host_ledgers(manifest, samples)
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
+    differing += sum(s.profiled.differing_choices for s in samples if s.profiled is not None)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
     taken = [sample for sample in samples if sample.ceilings]
     ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    works, on_device = device_work(samples), device_ceilings_of(manifest)
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
@@ -242,6 +257,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         bounds=bounds_of(manifest, ceilings, ledgers),
         ceilings=ceilings,
         bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
+        device_work=works,
+        device_bounds=device_bounds(manifest, on_device, works),
+        device_ceilings=on_device,
     )
 
 
@@ -295,12 +313,22 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     made, bounds = [], columns_of(findings.bounds)
     for ledger in findings.ledgers:
         speed = findings.tokens_per_s if ledger is findings.decode else None
-        beside = findings.device.get(ledger.kind)
-        host = ", host time" if beside else ""
+        beside, work = findings.device.get(ledger.kind), findings.device_work.get(ledger.kind)
+        host = ", host time" if beside or work else ""
         title = f"{ledger.kind}{host}: {subject}"
         made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
         if beside:
-            made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
+            made.append(device_table(beside, title=f"{ledger.kind}, time on the device's stream: {subject}"))
+        if work:
+            made.append(
+                work_table(
+                    work,
+                    title=f"{ledger.kind}, what the device does: {subject}",
+                    host=ledger,
+                    bounds=findings.device_bounds.get(ledger.kind),
+                    detail=manifest.plan.get("device_detail") or "parts",
+                )
+            )
     if findings.unresolved:
         made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     if findings.bounds_withdrawn:
@@ -345,7 +373,7 @@ def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
         beside = findings.device.get(ledger.kind)
         drawn.append((ledger, f"{name}, host time" if beside else name))
         if beside:
-            drawn.append((beside.ledger, f"{name}, device time"))
+            drawn.append((beside.ledger, f"{name}, time on the device's stream"))
     return ledger_png([ledger for ledger, _ in drawn], subject=[subject for _, subject in drawn])
 
 

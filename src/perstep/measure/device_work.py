@@ -1,9 +1,9 @@
 """What a device did in each part of each step: kernels, by the range that launched them.
 
-A kernel belongs to the part, and to the step, in whose range its launch lies on the host; so a difference between the two
-clocks moves nothing. Busy time is that of the device's own timeline: an instant on which several kernels run belongs to
-the one that started first, so parts add up to the time in which the device did anything. What cannot be attributed is
-counted and named, never dropped (law 1). A pure function of a trace's rows.
+A kernel belongs to the part, and to the step, in whose range its launch lies on the host; so a difference between the
+two clocks moves nothing. Busy time is that of the device's own timeline: an instant on which several kernels run
+belongs to the one that started first, so parts add up to the time in which the device did anything. What cannot be
+attributed is counted and named, never dropped (law 1). A pure function of a trace's rows.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,8 @@
 """Which parts the kernels of a replayed graph belong to, from what the same region launched under ranges.
 
-A replay is one call on the host and many kernels on the device, so no range tells them apart. Where the same kernels, in
-the same order and with the same names, were launched one by one under ranges before (warm-up steps, or other steps of
-the trace), they belong to the parts that they belonged to there. Where the sequence does not occur, or occurs with
+A replay is one call on the host and many kernels on the device, so no range tells them apart. Where the same kernels,
+in the same order and with the same names, were launched one by one under ranges before (warm-up steps, or other steps
+of the trace), they belong to the parts that they belonged to there. Where the sequence does not occur, or occurs with
 different parts, nothing is said.
 """
 

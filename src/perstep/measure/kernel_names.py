@@ -23,7 +23,7 @@ def short_name(name: str) -> str:
     Args:
         name: as the profiler gives it, perhaps cut.
 
-    >>> short_name("void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<c10::BFloat16> >(int)")
+    >>> short_name("void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<float> >(int)")
     'vectorized_elementwise_kernel<CUDAFunctor_add>'
     >>> short_name("Memcpy DtoH (Device -> Pinned)")
     'Memcpy DtoH (Device -> Pinned)'

@@ -1,0 +1,75 @@
+"""The profiled steps of `ledger` on a device: the beginning of the trace, once a round, in a generate call of its own.
+
+Both arms' steps stay as they are; a profiled step's own duration is never kept. The ceilings of the device are measured
+once, when all is warm, within three seconds.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from perstep.experiments.device_samples import ProfiledRound, profiled_round
+from perstep.machine.device_ceilings import DeviceCeilings, device_arms, measure_device_ceilings
+from perstep.targets import Opened
+from perstep.targets.transformers import Detail, Instrument, silent
+from perstep.targets.transformers.device_lab import CudaLab
+from perstep.targets.transformers.device_profile import KinetoProfiler, Profiler, RangeRecorder, profile_steps
+from perstep.targets.transformers.replay import GenerateTrace, Replay
+
+PROFILED_TOKENS = 6
+"""In each round one prefill and at most so many minus one decode steps: some 40,000 rows of a trace at 30 layers."""
+
+
+class ProfiledSteps:
+    """Profiles the beginning of a trace.
+
+    Args:
+        model: a transformers model.
+        trace: what is replayed.
+        detail: how far the forward is looked into: the parts are those of the host's ledger.
+        generate: makes a call of so many new tokens.
+        profiler: takes the rows.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        trace: GenerateTrace,
+        detail: Detail,
+        generate: Callable[[int], None],
+        profiler: Profiler | None = None,
+    ) -> None:
+        beginning = GenerateTrace(trace.prompt_BT, trace.chosen_BN[:, :PROFILED_TOKENS], seed=trace.seed)
+        self._model, self._detail, self._generate = model, detail, generate
+        self._new_tokens = beginning.chosen_BN.shape[1]
+        self._replay = Replay(model, beginning)
+        self._profiler = profiler or KinetoProfiler(model.device.type)
+
+    def measure(self) -> ProfiledRound:
+        """One profiled call; its kernels are warm, since the round's other passes have run them."""
+        recorder = RangeRecorder()
+        with silent(), Instrument(self._model, recorder, self._detail), self._replay:
+            work = profile_steps(self._profiler, recorder, lambda: self._generate(self._new_tokens))
+        [made] = self._replay.calls
+        self._replay.clear()
+        return profiled_round(work, made.differing)
+
+
+def ceilings_of(opened: Opened, *, rows: int, lab: Any = None) -> DeviceCeilings:
+    """The ceilings of the device that a model is on, in its dtype and for its batch.
+
+    Args:
+        opened: the model.
+        rows: of its products in a decode step: the batch.
+        lab: runs the arms; the CUDA device by default.
+    """
+    import torch
+
+    dtype, device = opened.model.dtype, opened.model.device
+    width = int(opened.facts["hidden"] or 4096)
+    name, free = "unknown", 1 << 30
+    if device.type == "cuda":
+        name, free = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[0]
+    spelt = str(dtype).removeprefix("torch.")
+    arms, omitted = device_arms(itemsize=dtype.itemsize, free_bytes=free, width=width, rows=[1, rows, 256, 4096])
+    lab = lab or CudaLab(spelt, width, device=str(device))
+    return measure_device_ceilings(lab, arms, device=name, dtype=spelt, width=width, omitted=omitted)
