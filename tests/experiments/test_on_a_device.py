@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import perstep
-from perstep.experiments import ledger_generate, pipeline
+from perstep.experiments import ledger, ledger_generate, pipeline
 from perstep.experiments.ledger import Plan
 from perstep.experiments.watching import Watch, describe_calls, store
 from perstep.measure import FakeClock
@@ -51,7 +51,8 @@ def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, mon
     gpu = Gpu()
     monkeypatch.setattr(ledger_generate, "device_of", lambda _model: gpu)
     monkeypatch.setattr(pipeline, "HostClock", lambda: FakeClock(tick_ns=7))
-    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=2, detail="phases")
+    monkeypatch.setattr(ledger, "check_detail", lambda _device, _detail: None)
+    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=2, detail="phases", device_detail="stream")
     report = pipeline.run("ledger", plan, progress=lambda _share, _what: None, out=tmp_path / "run")
     host, beside = report.findings.decode, report.findings.device["decode"]
     assert list(beside.ledger.parts) == list(host.parts)
@@ -64,7 +65,8 @@ def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, mon
     assert 0 <= beside.idle_ns_per_step <= beside.ledger.step_ns
     assert beside.idle_ns_per_step == pytest.approx(sum(beside.idle_parts_ns.values()))
     assert [table.title.split(":")[0] for table in report.tables] == [
-        "decode, host time", "decode, device time", "prefill, host time", "prefill, device time",
+        "decode, host time", "decode, time on the device's stream",
+        "prefill, host time", "prefill, time on the device's stream",
     ]  # fmt: skip
     readme = (report.folder / "README.md").read_text()
     assert "On the device's own clock a step takes 100 ns" in readme

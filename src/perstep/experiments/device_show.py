@@ -204,8 +204,8 @@ def notes(work: DeviceWork) -> list[str]:
     """What a reader of these numbers must know."""
     where = "" if work.kind == "prefill" else f" at the first {plural(work.positions, 'position')} of the trace"
     what = (
-        f"Device busy is the kernels' own time in {plural(work.steps, 'profiled step')}{where}, which are steps of their "
-        "own; the step is that of steps without instruments at the same positions, and idle is the difference."
+        f"Device busy is the kernels' own time in {plural(work.steps, 'profiled step')}{where}, which are steps of "
+        "their own; the step is that of steps without instruments at the same positions, and idle is the difference."
     )
     said = [what]
     for name, part in work.parts.items():

@@ -95,7 +95,7 @@ class Plan(ModelOptions):
 
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`. `device` (time on the stream) and `device_work` are by kind of step; without a device both are empty.
+    """`results.json`. `device` (time on the stream) and `device_work` are by kind of step; empty without a device.
 
     `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
     """

@@ -7,6 +7,7 @@ once, when all is warm, within three seconds.
 from collections.abc import Callable
 from typing import Any
 
+from perstep.errors import InputError
 from perstep.experiments.device_samples import ProfiledRound, profiled_round
 from perstep.machine.device_ceilings import DeviceCeilings, device_arms, measure_device_ceilings
 from perstep.targets import Opened
@@ -45,12 +46,20 @@ class ProfiledSteps:
         self._profiler = profiler or KinetoProfiler(model.device.type)
 
     def measure(self) -> ProfiledRound:
-        """One profiled call; its kernels are warm, since the round's other passes have run them."""
+        """One profiled call; its kernels are warm, since the round's other passes have run them.
+
+        Raises:
+            InputError: the profiler sees no kernels here.
+        """
         recorder = RangeRecorder()
         with silent(), Instrument(self._model, recorder, self._detail), self._replay:
             work = profile_steps(self._profiler, recorder, lambda: self._generate(self._new_tokens))
         [made] = self._replay.calls
         self._replay.clear()
+        if not work.kernels:
+            raise InputError(
+                "torch's profiler sees no kernel on this device, so none can be attributed: give --device-detail stream"
+            )
         return profiled_round(work, made.differing)
 
 

@@ -52,7 +52,7 @@ class Pass(msgspec.Struct, omit_defaults=True):
 
 
 class Sample(msgspec.Struct):
-    """One round: a balanced block of passes, what the ceilings were in it, and what a device did; older runs lack some."""
+    """One round: a balanced block of passes, the ceilings in it, and what a device did; older runs lack some."""
 
     round: int
     passes: list[Pass]

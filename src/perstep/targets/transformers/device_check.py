@@ -34,7 +34,7 @@ def check_device(device: str) -> None:
         device: as `--device` takes it.
 
     Raises:
-        InputError: it is none, not here, busy, or several at once.
+        InputError: it is none, not here, several at once, or busy before this process has used any.
     """
     if device == "cpu":
         return
@@ -51,11 +51,13 @@ def check_device(device: str) -> None:
         )
     if kind != "cuda":
         raise InputError(f"--device {device} cannot be used here: perstep measures on cpu or cuda")
+    began = torch.cuda.is_initialized()
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
-    refuse_if_busy(device, device_use)
+    if not began:  # later, what runs there may be our own
+        refuse_if_busy(device, device_use)
 
 
 def refuse_if_busy(
@@ -120,6 +122,9 @@ def refuse_if_no_room(what: str, needed_bytes: int, device: str, remedy: str) ->
     import torch
 
     free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+        device
+    )  # kept by torch for its next tensors
     if needed_bytes > free:
         raise InputError(
             f"{what} needs at least {needed_bytes / 1e9:.1f} GB, and of {total / 1e9:.1f} GB on {device} "

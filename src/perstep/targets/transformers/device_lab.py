@@ -54,6 +54,8 @@ class CudaLab:
             return self._profiled(calls, rounds)
         finally:
             self._buffer = None
+            if self._torch.device(self._device).type == "cuda":
+                self._torch.cuda.empty_cache()  # gigabytes, which the model may need
 
     def host_ns(self, figure: str) -> list[float]:
         """What a launch, a graph's node, a sync or an event costs, in nanoseconds."""

@@ -5,6 +5,7 @@ the counting of syncs does. Each part and each step is a `record_function` range
 kernels were launched in which. The host's times in such steps mean nothing and are not kept.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -105,6 +106,8 @@ class KinetoProfiler:
 
     def rows(self, call: Callable[[], None]) -> list[Row]:
         """Profile a call."""
+        # Kineto writes a line on stderr whenever it begins or ends, unless asked not to before it is used first.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
         import torch
         from torch.profiler import ProfilerActivity, profile
 
