@@ -4,17 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 import pytest
 
-from perstep.errors import InputError
 from perstep.experiments import ledger, ledger_generate, ledger_profile, pipeline
-from perstep.experiments.device_bounds import rates_of
 from perstep.experiments.ledger import Plan
 from perstep.machine.device_ceilings import DeviceCeilings, DeviceFigure
 from perstep.measure import FakeClock
-from perstep.measure.device_rows import Row, is_launch
+from perstep.measure.device_rows import Row
 from perstep.targets.transformers.device_profile import KinetoProfiler
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
@@ -26,7 +22,7 @@ KERNEL_NS = 1_000
 
 
 class MadeUpKernels:
-    """torch's own profiler on the host, and one kernel for each matrix product, addition and choice that it saw there."""
+    """torch's own profiler on the host, and one kernel for each operator of a few kinds that it saw."""
 
     LAUNCHING = ("aten::mm", "aten::addmm", "aten::bmm", "aten::add", "aten::mul", "aten::argmax")
 

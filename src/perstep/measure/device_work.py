@@ -185,7 +185,7 @@ def _places(
     places, before = [], _Place(None, UNMATCHED)
     for index, kernel in enumerate(found.work):
         launch = found.launches.get(kernel.correlation)
-        if launch is None and kernel.linked in found.operators:
+        if launch is None and kernel.linked and kernel.linked in found.operators:
             launch = found.operators[kernel.linked]
             work.by_operator += 1
         if launch is None:

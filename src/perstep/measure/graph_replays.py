@@ -9,6 +9,10 @@ different parts, nothing is said.
 from collections.abc import Iterable, Sequence
 
 
+SHORTEST = 8
+"""A replay of fewer kernels is not told apart: so few may stand in the same order where another region ran."""
+
+
 class Seen:
     """Sequences of kernels whose parts are known.
 
@@ -24,12 +28,12 @@ class Seen:
         self._texts = ["".join(self._letter(name) for name, _ in sequence) for sequence in held]
 
     def parts_of(self, names: Sequence[str]) -> list[str | None] | None:
-        """The part of each kernel of a replay; None where the sequence was not seen, or not always in the same parts.
+        """The part of each kernel of a replay; None where it is short, not seen, or not always seen in the same parts.
 
         Args:
             names: of the replay's kernels, in the order in which they ran.
         """
-        if not names or any(name not in self._letters for name in names):
+        if len(names) < SHORTEST or any(name not in self._letters for name in names):
             return None
         text = "".join(self._letters[name] for name in names)
         found: list[str | None] | None = None
