@@ -16,14 +16,19 @@ import numpy as np
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, config_of, shape_of
 from perstep.experiments.device_work import DeviceWork
 from perstep.experiments.ledger_bounds import BEATEN, FUSED, MOST_CONTEXTS
-from perstep.machine.device_ceilings import DeviceCeilings
+from perstep.machine.device_ceilings import KINDS, DeviceCeilings
 from perstep.report.format import duration, percent, significant
 from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, Backend, Precision, StepCost, decode, prefill, step_cost
 from perstep.theory.device import DeviceBound, DeviceRates, Utilisation, device_bound, utilisation
+from perstep.theory.kernels import KernelTimes, count_of, expected_ns, step_kernels
 
 TERMS = ("compute_ns", "bandwidth_ns", "launches_ns")
+
+
+EXPECTED_LAUNCHES = 0.05
+"""A part is foretold only if its launches are as many as were counted, but for this share: else other kernels ran."""
 
 
 class DevicePartBound(msgspec.Struct, frozen=True):
@@ -39,6 +44,8 @@ class DeviceBounds(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         parts: of every part that launches something.
+        expected_ns: part -> what its kernels are expected to take, from medians: no bound. Parts whose kernels nobody
+            has counted, or that launched others, are missing.
         step_ns: of all kernels of the step, without the parts whose bound is withdrawn; None where all are.
         mbu: model bandwidth utilisation of the plain step; None where theory has no formula for the model.
         mfu: model FLOPs utilisation.
@@ -54,6 +61,7 @@ class DeviceBounds(msgspec.Struct, frozen=True, kw_only=True):
     memory_gb_s: float
     peak_tflop_s: float
     notes: list[str] = []
+    expected_ns: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,39 @@ def device_bounds(
     made = {}
     for kind, work in works.items():
         steps = _costs(conditions, kind, work, prompt_tokens=w["prompt_tokens"], batch=w["batch"])
-        made[kind] = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
+        bounds = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
+        fused = conditions.get("backend") == TRANSFORMERS.name
+        foretold = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
+        made[kind] = msgspec.structs.replace(bounds, expected_ns=foretold)
     return made
+
+
+def expected(work: DeviceWork, steps: Sequence[StepCost], times: KernelTimes) -> dict[str, float]:
+    """What the kernels of parts are expected to take, where they are those that were counted.
+
+    Args:
+        work: what was measured, of which the launches alone are asked.
+        steps: at the contexts that were measured.
+        times: of kernels, on this device.
+    """
+    counted = [step_kernels(step.shape, step.step, step.precision) for step in steps]
+    found = {}
+    for name in counted[0] if counted else ():
+        launches = work.parts[name].launches if name in work.parts else 0.0
+        kernels = count_of(counted[0][name])
+        each = [expected_ns(one[name], times) for one in counted]
+        if abs(launches - kernels) <= EXPECTED_LAUNCHES * kernels and None not in each:
+            found[name] = float(np.mean([ns for ns in each if ns is not None]))
+    return found
+
+
+def times_of(ceilings: DeviceCeilings) -> KernelTimes:
+    """How long kernels take: the medians of what was timed."""
+    smallest: dict[str, float] = {
+        kind: ceilings.figures[f"kernel.{kind}"].value for kind in KINDS if f"kernel.{kind}" in ceilings.figures
+    }
+    products = [(figure.rows, figure.bytes_moved, figure.value) for figure in ceilings.of("product")]
+    return KernelTimes(smallest, products, (ceilings.memory_gb_s or 1.0) * 1e9)
 
 
 def device_ceilings_of(manifest: Manifest) -> DeviceCeilings | None:
@@ -144,7 +183,7 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
     roofs = {name: _part_bound(name, 0.0, least, rates).bound_ns for name in known}
     took = {name: work.parts[name].busy_ns for name in known}
     used = _utilisation(work, least, rates)
-    common = {"memory_gb_s": rates.bytes_per_s / 1e9, "peak_tflop_s": rates.peak_flops / 1e12}
+    memory_gb_s, peak_tflop_s = rates.bytes_per_s / 1e9, rates.peak_flops / 1e12
     faster = [
         f"{name} took {duration(took[name])} of at least {duration(roofs[name])}"
         for name in known
@@ -153,7 +192,9 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
     if faster:
         gone = {name: DevicePartBound(None, "", EXCEEDED) for name in known}
         said = [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."]
-        return DeviceBounds(parts=gone, step_ns=None, mbu=None, mfu=None, notes=said, **common)
+        return DeviceBounds(
+            parts=gone, step_ns=None, mbu=None, mfu=None, memory_gb_s=memory_gb_s, peak_tflop_s=peak_tflop_s, notes=said
+        )
     beaten = [name for name, bound in known.items() if took[name] < bound.bound_ns]
     parts = {
         name: DevicePartBound(None, "", BEATEN) if name in beaten else DevicePartBound(bound.bound_ns, bound.binds)
@@ -164,8 +205,9 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
         step_ns=sum(part.bound_ns or 0.0 for part in parts.values()),
         mbu=None if used is None else used.mbu,
         mfu=None if used is None else used.mfu,
+        memory_gb_s=memory_gb_s,
+        peak_tflop_s=peak_tflop_s,
         notes=_notes(beaten, used, rates),
-        **common,
     )
 
 

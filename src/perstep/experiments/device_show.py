@@ -12,7 +12,7 @@ from perstep.experiments.device_work import BUSY_CLASSES, DeviceWork, KernelTime
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
 from perstep.report import Table
-from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
+from perstep.report.format import bar, duration, interval, percent, plural, signed_percent, significant, time_unit
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
 GAPS_SAID = 3
@@ -43,31 +43,62 @@ def work_table(
     unit, size = time_unit([work.step_ns])
     header = ["part", f"host ({unit}/step)", f"device busy ({unit}/step)", "share of busy", "",
               f"95 % interval ({unit})", f"kernel sum ({unit})", "launches/step"]  # fmt: skip
-    judged = bounds is not None and any(part.bound_ns for part in bounds.parts.values())
+    theory = _Theory(bounds, size)
     rows: list[list[str]] = []
     for name, part in work.parts.items():
-        row = _row(name, part, host, size)
-        rows.append([*row, *_bound(name, part.busy_ns, bounds, size)] if judged else row)
+        rows.append([*_row(name, part, host, size), *theory.cells(name, part.busy_ns)])
         if detail == "kernels":
-            rows += [kernel + [""] * (3 if judged else 0) for kernel in _kernel_rows(part, size)]
-    sums = _sums(work, size)
-    if judged:
-        step_ns = bounds.step_ns if bounds is not None else None
-        ends = ["", "", ""]
-        sums = [[*sums[0], *_over(work.busy_ns, step_ns, size), ""], *([*row, *ends] for row in sums[1:])]
+            rows += [[*kernel, *theory.empty] for kernel in _kernel_rows(part, size)]
+    first, *others = _sums(work, size)
+    sums = [[*first, *theory.sums(work.busy_ns)], *([*row, *theory.empty] for row in others)]
     return Table(
         title=title,
-        header=[*header, f"bound ({unit})", "measured/bound", "bound by"] if judged else header,
+        header=[*header, *theory.header(unit)],
         rows=[*rows, *sums],
-        text_columns=frozenset({0, 4, *([10] if judged else [])}),
+        text_columns=frozenset({0, 4, *(len(header) + column for column in theory.text_columns)}),
         notes=[
             bounding_sentence(work),
             *gap_sentences(work, host),
             *(bounds.notes if bounds is not None else []),
+            *expectation_sentences(work, bounds),
             *notes(work),
         ],
         rule_before=frozenset({len(rows)}),
     )
+
+
+class _Theory:
+    """The columns of theory beside busy time: bound, what binds, and what is expected; those that there are."""
+
+    def __init__(self, bounds: DeviceBounds | None, size: float) -> None:
+        self._size = size
+        self._step_ns = None if bounds is None else bounds.step_ns
+        self._parts = {} if bounds is None else bounds.parts
+        self._judged = any(part.bound_ns for part in self._parts.values())
+        self._expected = {} if bounds is None else bounds.expected_ns
+        self.text_columns = [2] if self._judged else []
+        self.empty = [""] * (3 * self._judged + bool(self._expected))
+
+    def header(self, unit: str) -> list[str]:
+        """Of the columns."""
+        judged = [f"bound ({unit})", "measured/bound", "bound by"] if self._judged else []
+        return [*judged, *([f"expected ({unit})"] if self._expected else [])]
+
+    def cells(self, name: str, ns: float) -> list[str]:
+        """Of a part that took so long."""
+        part, cells = self._parts.get(name), []
+        if self._judged:
+            cells += ["", "", ""] if part is None else [*self._over(ns, part.bound_ns), part.withdrawn or part.binds]
+        if self._expected:
+            cells.append(significant(self._expected[name] / self._size) if name in self._expected else "")
+        return cells
+
+    def sums(self, ns: float) -> list[str]:
+        """Of all kernels of the step."""
+        return [*([*self._over(ns, self._step_ns), ""] if self._judged else []), *([""] if self._expected else [])]
+
+    def _over(self, ns: float, bound_ns: float | None) -> list[str]:
+        return [significant(bound_ns / self._size), significant(ns / bound_ns)] if bound_ns else ["", ""]
 
 
 def _row(name: str, part: PartWork, host: Ledger | None, size: float) -> list[str]:
@@ -130,17 +161,6 @@ def _kernel_row(name: str, ns: float, count: float, share: float, size: float) -
             f"{significant(count)} kernels"]  # fmt: skip
 
 
-def _bound(name: str, ns: float, bounds: DeviceBounds | None, size: float) -> list[str]:
-    part = None if bounds is None else bounds.parts.get(name)
-    if part is None:
-        return ["", "", ""]
-    return [*_over(ns, part.bound_ns, size), part.withdrawn or part.binds]
-
-
-def _over(ns: float, bound_ns: float | None, size: float) -> list[str]:
-    return [significant(bound_ns / size), significant(ns / bound_ns)] if bound_ns else ["", ""]
-
-
 def bounding_sentence(work: DeviceWork) -> str:
     """What bounds the step, with its numbers: `host-bound: kernels run 2.3 of 24.6 ms (9 %); ...`."""
     run = f"kernels run {_of(work.busy_ns, work.step_ns)} ({percent(work.busy_share, 0)})"
@@ -198,6 +218,20 @@ def gap_sentences(work: DeviceWork, host: Ledger | None) -> list[str]:
         for name in said
     )
     return [f"The device waits for launches most in {named} (host times with instruments)."]
+
+
+def expectation_sentences(work: DeviceWork, bounds: DeviceBounds | None) -> list[str]:
+    """What the parts whose kernels are known were expected to take together, and what they took."""
+    if bounds is None or not bounds.expected_ns:
+        return []
+    expected_ns = sum(bounds.expected_ns.values())
+    took_ns = sum(work.parts[name].busy_ns for name in bounds.expected_ns)
+    others = [name for name in work.parts if name not in bounds.expected_ns]
+    said = (
+        f"Expected, from the median times of small kernels of each kind and of products with as many weights: "
+        f"{_of(expected_ns, took_ns)} ({signed_percent(expected_ns / took_ns - 1, 0)})"
+    )
+    return [f"{said}; not foretold: {', '.join(map(_called, others))}." if others else f"{said}."]
 
 
 def notes(work: DeviceWork) -> list[str]:

@@ -8,7 +8,6 @@ different parts, nothing is said.
 
 from collections.abc import Iterable, Sequence
 
-
 SHORTEST = 8
 """A replay of fewer kernels is not told apart: so few may stand in the same order where another region ran."""
 
