@@ -245,6 +245,7 @@ class Check:
 
 CHECKS: dict[str, Check] = {
     "too_large": Check(device.too_large, 20.0),
+    "built_there": Check(device.built_there, 20.0),
     "after_profiling": Check(device.after_profiling, 40.0),
     "attribution": Check(device.attribution, 20.0),
     "ceilings": Check(device.ceilings, 15.0),

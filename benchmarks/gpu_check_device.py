@@ -317,6 +317,22 @@ def too_large(shared: Shared) -> Found:
     return Found("refused in one line with the 282 GB needed, nothing allocated", grown, reached, {"said": said})
 
 
+def built_there(shared: Shared) -> Found:
+    """Weights built on the device are those that the CPU would have built."""
+    import torch
+
+    from perstep.targets.transformers import build
+
+    there, here = (build(shared.arch, layers=2, dtype=shared.dtype, device=each) for each in (shared.device, "cpu"))
+    unlike = [
+        name
+        for (name, one), other in zip(there.named_parameters(), here.parameters(), strict=True)
+        if one.ndim > 1 and not torch.equal(one.cpu(), other)
+    ]
+    facts = {"unlike": unlike[:8], "on": str(there.device)}
+    return Found("weights as the CPU builds them", float(len(unlike)), not unlike, facts)
+
+
 def ledger(shared: Shared) -> Found:
     """The ledger of the small model: host, device busy, launches, bounds, and the sentence with its interval."""
     return _ledger(shared, shared.arch, rounds=shared.rounds, batch=1, device_detail="kernels")

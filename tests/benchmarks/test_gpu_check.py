@@ -117,7 +117,16 @@ def test_the_limits_fit_into_the_time(script: ModuleType) -> None:
 def test_the_checks_of_the_device_run_on_the_host(script: ModuleType, small: Any) -> None:
     """Where there are no kernels they miss their goals and say what they saw; what they find is plain values."""
     threads = torch.get_num_threads()
-    names = ["after_profiling", "attribution", "ceilings", "graph", "ledger", "ledger_stream", "ledger_large"]
+    names = [
+        "built_there",
+        "after_profiling",
+        "attribution",
+        "ceilings",
+        "graph",
+        "ledger",
+        "ledger_stream",
+        "ledger_large",
+    ]
     found = script.run_checks(names, small)
     torch.set_num_threads(threads)
     assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]

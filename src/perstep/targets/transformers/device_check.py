@@ -47,7 +47,7 @@ def check_device(device: str) -> None:
     kind = device.partition(":")[0]
     if kind == "mps":
         raise InputError(
-            "--device mps: perstep does not see what that device does; give cpu, or cuda on a machine with one"
+            f"--device {device}: perstep does not see what that device does; give cpu, or cuda on a machine with one"
         )
     if kind != "cuda":
         raise InputError(f"--device {device} cannot be used here: perstep measures on cpu or cuda")
