@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from perstep.errors import InputError
 from perstep.experiments import ledger, ledger_generate, ledger_profile, pipeline
 from perstep.experiments.ledger import Plan
 from perstep.machine.device_ceilings import DeviceCeilings, DeviceFigure
@@ -97,3 +98,45 @@ def test_a_ledger_on_a_device_shows_what_kernels_take(tiny_llama: Path, tmp_path
     before = {name: (report.folder / name).read_bytes() for name in report.manifest.files}
     pipeline.rebuild(report.folder)
     assert {name: (report.folder / name).read_bytes() for name in report.manifest.files} == before
+
+
+@pytest.mark.usefixtures("on_made_up_device")
+def test_kernels_are_shown_under_their_parts_if_asked(tiny_llama: Path, tmp_path: Path) -> None:
+    """By their short names, with count, mean and share; the files hold the full names, and how a step is bound."""
+    report = measured(tiny_llama, tmp_path / "run", device_detail="kernels")
+    table = next(each for each in report.tables if "what the device does" in each.title)
+    rows = {row[0].strip(): row for row in table.rows}
+    assert rows["kernel_argmax"][5] == "1.00 µs each"
+    csv = (report.folder / "device.csv").read_text().splitlines()
+    assert csv[0].startswith("kind,part,kernel,busy_ns_per_step")
+    assert any(line.startswith("decode,sample,kernel_argmax,") for line in csv)
+    readme = (report.folder / "README.md").read_text()
+    assert "What bounds the step: host-bound: kernels run" in readme
+    assert "On the device's own clock" not in readme
+
+
+@pytest.mark.usefixtures("on_made_up_device")
+def test_a_device_on_which_nothing_is_seen_is_said_so(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the profiler may not look, no zeros are shown; nothing has been written."""
+    monkeypatch.setattr(MadeUpKernels, "LAUNCHING", ())
+    with pytest.raises(InputError, match="sees no kernel on this device"):
+        measured(tiny_llama, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_detail_without_a_device_is_bad_input(cli: Any) -> None:
+    """Exit code 2, one line."""
+    said = cli("ledger", "--device-detail", "kernels", "--rounds", 1)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert "--device-detail goes with --device cuda" in said.err
+
+
+def test_a_device_of_another_kind_is_bad_input(cli: Any, tiny_llama: Path) -> None:
+    """Exit code 2, one line, no traceback."""
+    said = cli("ledger", "-m", tiny_llama, "--backend", "torch", "--device", "mps", "--rounds", 1)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert "--device mps" in said.err

@@ -11,7 +11,7 @@ from perstep.experiments.device_bounds import DeviceBounds
 from perstep.experiments.device_work import BUSY_CLASSES, DeviceWork, KernelTime, PartWork
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
-from perstep.report import Table
+from perstep.report import Table, to_csv
 from perstep.report.format import bar, duration, interval, percent, plural, signed_percent, significant, time_unit
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
@@ -268,13 +268,15 @@ def _called(name: str) -> str:
     return "no part" if name == RESIDUAL else name
 
 
-def work_csv_rows(works: Mapping[str, DeviceWork]) -> list[list[object]]:
-    """kind, part, busy, interval, sum, launches: a row a part."""
-    return [
-        [kind, name, part.busy_ns, part.ci_low, part.ci_high, part.sum_ns, part.launches]
-        for kind, work in works.items()
-        for name, part in work.parts.items()
-    ]
+def work_csv(works: Mapping[str, DeviceWork]) -> str:
+    """A row a part of each kind of step, and a row a kernel with its full name; times in nanoseconds."""
+    rows: list[list[object]] = []
+    for kind, work in works.items():
+        for name, part in work.parts.items():
+            rows.append([kind, name, "", part.busy_ns, part.ci_low, part.ci_high, part.sum_ns, part.launches])
+            rows += [[kind, name, k.name, None, None, None, k.ns_per_step, k.per_step] for k in part.kernels]
+    header = ["kind", "part", "kernel", "busy_ns_per_step", "ci_low_ns", "ci_high_ns", "sum_ns_per_step", "per_step"]
+    return to_csv(header, rows)
 
 
 def check_detail(device: str, device_detail: str | None) -> None:

@@ -17,7 +17,7 @@ from perstep.errors import InputError
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.device_bounds import DeviceBounds, device_bounds, device_ceilings_of
 from perstep.experiments.device_ledger import DeviceLedger, device_table
-from perstep.experiments.device_show import DeviceDetail, check_detail, work_table
+from perstep.experiments.device_show import DeviceDetail, bounding_sentence, check_detail, work_csv, work_table
 from perstep.experiments.device_work import DeviceWork, device_work
 from perstep.experiments.ledger_arms import Arms, ReferenceArms
 from perstep.experiments.ledger_bounds import Ceilings, LedgerBounds, bounds_of, columns_of
@@ -347,12 +347,14 @@ def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
     return {
         "ledger.png": _png(manifest, findings),
         "ledger.csv": csv(findings).encode(),
+        **({"device.csv": work_csv(findings.device_work).encode()} if findings.device_work else {}),
         "README.md": render(
             "ledger.md",
             manifest=manifest,
             findings=findings,
             tables=tables(manifest, findings),
             boundaries=_boundaries(manifest, findings),
+            bounding_sentence=bounding_sentence,
             headline_interval=headline_interval,
             largest_words=largest_words,
             share_words=share_words,
