@@ -93,7 +93,8 @@ def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(tiny_model: A
     assert w.device_ledger("prefill") is not None
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert [table.title.split(":")[0] for table in report.tables] == [
-        f"{name} at experiments/test_on_a_device.py" for name in ("decode, host time", "decode, device time")
+        f"{name} at experiments/test_on_a_device.py"
+        for name in ("decode, host time", "decode, time on the device's stream")
     ]
     readme = (report.folder / "README.md").read_text()
     assert "The device waited for the host at most" in readme

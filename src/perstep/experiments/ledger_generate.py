@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import config_of, shape_of
 from perstep.experiments.device_bounds import bound_conditions
+from perstep.experiments.device_machine import ceilings_of
 from perstep.experiments.device_samples import ProfiledRound
 from perstep.experiments.ledger_arms import check_fits, prompt_length
-from perstep.experiments.ledger_profile import ProfiledSteps, ceilings_of
+from perstep.experiments.ledger_profile import ProfiledSteps
 from perstep.experiments.ledger_steps import KINDS, Columns, Pass, columns
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
 from perstep.measure import Clock, Recorder

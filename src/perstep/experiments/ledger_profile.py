@@ -1,7 +1,6 @@
 """The profiled steps of `ledger` on a device: the beginning of the trace, once a round, in a generate call of its own.
 
-Both arms' steps stay as they are; a profiled step's own duration is never kept. The ceilings of the device are measured
-once, when all is warm, within three seconds.
+Both arms' steps stay as they are; a profiled step's own duration is never kept.
 """
 
 from collections.abc import Callable
@@ -9,10 +8,7 @@ from typing import Any
 
 from perstep.errors import InputError
 from perstep.experiments.device_samples import ProfiledRound, profiled_round
-from perstep.machine.device_ceilings import DeviceCeilings, device_arms, measure_device_ceilings
-from perstep.targets import Opened
 from perstep.targets.transformers import Detail, Instrument, silent
-from perstep.targets.transformers.device_lab import CudaLab
 from perstep.targets.transformers.device_profile import KinetoProfiler, Profiler, RangeRecorder, profile_steps
 from perstep.targets.transformers.replay import GenerateTrace, Replay
 
@@ -61,24 +57,3 @@ class ProfiledSteps:
                 "torch's profiler sees no kernel on this device, so none can be attributed: give --device-detail stream"
             )
         return profiled_round(work, made.differing)
-
-
-def ceilings_of(opened: Opened, *, rows: int, lab: Any = None) -> DeviceCeilings:
-    """The ceilings of the device that a model is on, in its dtype and for its batch.
-
-    Args:
-        opened: the model.
-        rows: of its products in a decode step: the batch.
-        lab: runs the arms; the CUDA device by default.
-    """
-    import torch
-
-    dtype, device = opened.model.dtype, opened.model.device
-    width = int(opened.facts["hidden"] or 4096)
-    name, free = "unknown", 1 << 30
-    if device.type == "cuda":
-        name, free = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[0]
-    spelt = str(dtype).removeprefix("torch.")
-    arms, omitted = device_arms(itemsize=dtype.itemsize, free_bytes=free, width=width, rows=[1, rows, 256, 4096])
-    lab = lab or CudaLab(spelt, width, device=str(device))
-    return measure_device_ceilings(lab, arms, device=name, dtype=spelt, width=width, omitted=omitted)

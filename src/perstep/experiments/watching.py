@@ -193,7 +193,7 @@ class Watch:
         return {name: ledger for name, ledger in made.items() if ledger is not None}
 
     def tables(self) -> list[Table]:
-        """A table for each line that called generate, and one of the device's time where there is a device."""
+        """A table for each line that called generate, and one of the time on the device's stream where there is one."""
         return [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
 
     def __str__(self) -> str:
