@@ -35,7 +35,7 @@ from perstep.targets.transformers import (
     device_of,
     silent,
 )
-from perstep.targets.transformers.device_check import refuse_if_no_room
+from perstep.targets.transformers.device_check import refuse_if_no_room, refuse_if_spread
 from perstep.targets.transformers.replay import GenerateTrace, Replay, record
 from perstep.targets.transformers.words import PLAIN
 from perstep.theory import kv_bytes
@@ -60,6 +60,7 @@ class GenerateArms:
     def __init__(self, plan: "Plan", opened: Opened, clock: Clock) -> None:
         import torch
 
+        refuse_if_spread(opened.model)
         self._torch, self._model = torch, opened.model
         self._device = device_of(self._model)
         self.prompt_BT = _prompt(plan, opened)

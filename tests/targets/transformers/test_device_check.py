@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+import perstep
 from perstep.errors import InputError
-from perstep.targets.transformers import build, device_of
+from perstep.targets.transformers import build
 from perstep.targets.transformers.device_check import (
     DeviceUse,
     check_device,
     device_use,
     refuse_if_busy,
     refuse_if_no_room,
+    refuse_if_spread,
 )
 
 pytestmark = pytest.mark.hf
@@ -105,9 +107,11 @@ def test_weights_are_refused_before_they_are_allocated(monkeypatch: pytest.Monke
 
 
 def test_a_model_that_lies_on_several_devices_is_refused(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its device_map; one that lies on one device is not."""
+    """By its device_map, when it is given to `watch` as well; one that lies on one device is not."""
     monkeypatch.setattr(llama, "hf_device_map", {"model": 0, "lm_head": 0}, raising=False)
-    assert device_of(llama) is None  # it is on the CPU
+    refuse_if_spread(llama)
+    perstep.watch(llama)
     monkeypatch.setattr(llama, "hf_device_map", {"model": 0, "lm_head": 1})
-    with pytest.raises(InputError, match=r"spread over 0, 1 \(device_map\)"):
-        device_of(llama)
+    for refuse in (refuse_if_spread, perstep.watch):
+        with pytest.raises(InputError, match=r"spread over 0, 1 \(device_map\)"):
+            refuse(llama)

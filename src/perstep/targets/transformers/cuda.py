@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from perstep.errors import InputError
 from perstep.measure import Clock, HostClock, Recorder, Steps
-from perstep.targets.transformers.device_check import refuse_if_spread
 
 MOST_EVENTS = 65_536
 """Events kept before they are read: each holds resources of the driver."""
@@ -69,12 +68,7 @@ class CudaDevice:
 
 
 def device_of(model: Any) -> Device | None:
-    """The device whose time is worth a ledger of its own; None where the host does all the work.
-
-    Raises:
-        InputError: the model lies on several devices.
-    """
-    refuse_if_spread(model)
+    """The device whose time is worth a ledger of its own; None where the host does all the work."""
     return CudaDevice() if model.device.type == "cuda" else None
 
 

@@ -132,6 +132,17 @@ def refuse_if_no_room(what: str, needed_bytes: int, device: str, remedy: str) ->
         )
 
 
+def spread_over(model: Any) -> list[str]:
+    """The devices that a model's layers lie on by its `device_map`; empty where they lie on one.
+
+    Args:
+        model: a transformers model.
+    """
+    placed = getattr(model, "hf_device_map", None) or {}
+    devices = sorted({str(place) for place in placed.values()})
+    return devices if len(devices) > 1 else []
+
+
 def refuse_if_spread(model: Any) -> None:
     """Refuse a model whose layers lie on several devices.
 
@@ -141,10 +152,8 @@ def refuse_if_spread(model: Any) -> None:
     Raises:
         InputError: it lies on more than one device.
     """
-    placed = getattr(model, "hf_device_map", None) or {}
-    devices = sorted({str(place) for place in placed.values()})
-    if len(devices) > 1:
+    if devices := spread_over(model):
         raise InputError(
-            f"the model is spread over {', '.join(devices)} (device_map): perstep measures on one device at a "
-            "time; load it without a device_map, or with fewer layers"
+            f"the model is spread over {', '.join(devices)} (device_map): perstep measures on one device at a time; "
+            "load it without a device_map, or with fewer layers"
         )
