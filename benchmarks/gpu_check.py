@@ -252,6 +252,7 @@ CHECKS: dict[str, Check] = {
     "graph": Check(device.graph, 15.0),
     "ledger": Check(device.ledger, 50.0),
     "ledger_stream": Check(device.ledger_stream, 25.0),
+    "compiled": Check(device.compiled, 60.0),
     "ledger_large": Check(device.ledger_large, 60.0),
     "ledger_large_batch": Check(device.ledger_large_batch, 70.0),
     "drop_ins": Check(_older(drop_ins, "no sync in a step"), 20.0),

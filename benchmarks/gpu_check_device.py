@@ -299,6 +299,51 @@ def _captured(region: Callable[[], None]) -> Callable[[], None]:
     return replay
 
 
+def compiled(shared: Shared) -> Found:
+    """A compiled forward with a static cache: the device's time of the whole is right, even if its parts are opaque."""
+    from perstep.measure.device_work import attribute
+    from perstep.targets.transformers import Instrument, build
+    from perstep.targets.transformers.device_profile import KinetoProfiler, RangeRecorder
+
+    import torch
+
+    if shared.device == "cpu":
+        return Found("nothing is compiled on the cpu", None, True)
+    model = build(shared.arch, layers=2, dtype=shared.dtype, device=shared.device)
+    ids = shared.ids()
+    options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+
+    def call() -> None:
+        model.generate(ids, max_new_tokens=8, cache_implementation="static", **options)
+
+    began = time.monotonic()
+    call()
+    call()
+    cold_s = time.monotonic() - began
+    recorder = RangeRecorder()
+    with Instrument(model, recorder, "phases") as instrument:
+        work = attribute(KinetoProfiler("cuda").rows(call))
+    steps = [step for step in recorder.kept(work) if step.kind == "decode"]
+    inside = sum(part.sum_ns for step in work.steps for part in step.parts.values())
+    parts = {name for step in steps for name in step.parts}
+    facts = {
+        "cold_s": round(cold_s, 1),
+        "notes": instrument.notes,
+        "busy_us_per_step": {
+            name: sum(s.parts[name].busy_ns for s in steps if name in s.parts) / len(steps) / 1e3 for name in parts
+        },
+        "launches_per_step": {
+            name: sum(s.parts[name].launches for s in steps if name in s.parts) / len(steps) for name in parts
+        },
+        "whole_replays": work.whole_replays,
+        "split_replays": work.split_replays,
+        "unmatched": work.unmatched,
+        "share_in_steps": inside / work.total_ns if work.total_ns else 0.0,
+    }
+    reached = not work.unmatched and inside + work.outside_ns == work.total_ns and "forward" in parts
+    return Found("all device time attributed, the forward's as a whole", facts["share_in_steps"], reached, facts)
+
+
 def too_large(shared: Shared) -> Found:
     """What does not fit is refused in one line, before anything is allocated."""
     import torch
