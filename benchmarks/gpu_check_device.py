@@ -301,11 +301,11 @@ def _captured(region: Callable[[], None]) -> Callable[[], None]:
 
 def compiled(shared: Shared) -> Found:
     """A compiled forward with a static cache: the device's time of the whole is right, even if its parts are opaque."""
+    import torch
+
     from perstep.measure.device_work import attribute
     from perstep.targets.transformers import Instrument, build
     from perstep.targets.transformers.device_profile import KinetoProfiler, RangeRecorder
-
-    import torch
 
     if shared.device == "cpu":
         return Found("nothing is compiled on the cpu", None, True)

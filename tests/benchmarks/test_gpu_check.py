@@ -123,6 +123,7 @@ def test_the_checks_of_the_device_run_on_the_host(script: ModuleType, small: Any
         "attribution",
         "ceilings",
         "graph",
+        "compiled",
         "ledger",
         "ledger_stream",
         "ledger_large",

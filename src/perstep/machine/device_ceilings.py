@@ -27,6 +27,8 @@ LEAST_ROUNDS = 3
 SIZES = tuple(1 << power for power in (18, 20, 22, 24, 26, 28, 30))
 """Bytes of weights, 256 KiB to 1 GiB."""
 ROWS = (1, 4, 16, 32, 64, 256, 1024, 4096)
+BEYOND_CACHES_BYTES = 1 << 28
+"""A set of 256 MiB comes from memory: the largest cache of a GPU today holds 126 MB (B200), and of an APU 256 MiB."""
 MOST_PRODUCT_BYTES = 1 << 28
 """Products of many rows are timed with weights up to this: 256 MiB are as far away as any."""
 MOST_FLOPS = 600_000_000_000
@@ -128,13 +130,11 @@ class DeviceCeilings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def memory_gb_s(self) -> float | None:
-        """The best that was reached with the largest set, in any way; None where none was timed."""
-        reached = [figure for kind in ("product", "read", "copy") for figure in self.of(kind) if figure.gb_s]
-        if not reached:
-            return None
-        # A copy moves each byte twice: sets are told apart by what is held, so half of what a copy moves.
-        largest = max(figure.bytes_moved for figure in reached)
-        return max(figure.gb_s or 0.0 for figure in reached if figure.bytes_moved >= largest / 4)
+        """The best that was reached with the largest set, in any way; None where none is larger than caches are."""
+        moved = [figure for kind in ("product", "read", "copy") for figure in self.of(kind)]
+        largest = max((figure.bytes_moved for figure in moved), default=0)
+        far = [figure.gb_s for figure in moved if figure.bytes_moved >= max(largest // 4, BEYOND_CACHES_BYTES)]
+        return max((gb_s for gb_s in far if gb_s), default=None)
 
     @property
     def peak_tflop_s(self) -> float | None:

@@ -10,7 +10,7 @@ LONGEST = 64
 """Characters of a short name."""
 
 _ANONYMOUS = re.compile(r"\(anonymous namespace\)::|at_cuda_detail::")
-_WHAT = re.compile(r"\b(\w*(?:Functor|Ops|_kernel_cuda|_kernel_impl|Op)\w*)")
+_WHAT = re.compile(r"\b(\w*(?:Functor|Ops|_kernel_cuda|_kernel_impl)\w*|\w+Op\b)")
 _AROUND = re.compile(
     r"(Binary|Unary|AUnary|BUnary)Functor\w*|gpu_kernel_impl\w*|func_wrapper_t|ReduceOp|CUDAFunctor$|\w*Ops_base"
 )

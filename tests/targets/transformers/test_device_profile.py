@@ -113,3 +113,21 @@ def test_the_lab_times_each_arm_by_the_kernels_of_its_own_range() -> None:
     assert found["read.262144"] == [len("aten::mm")] * 3  # the reading before it is in no range
     assert found["kernel.gather"] == []
     assert lab.host_ns("launch") == []
+
+
+def test_kinetos_own_flops_are_those_of_theory(llama: Any, ids: Any) -> None:
+    """Products of a decode step of two rows; attention is one kernel, of which the profiler gives none."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from perstep.theory import ModelShape, decode, step_cost
+
+    with torch.no_grad():
+        cache = llama(ids, use_cache=True).past_key_values
+        with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
+            llama(ids[:, :1], past_key_values=cache, use_cache=True)
+    counted = sum(
+        e.flops() for e in profiled.profiler.kineto_results.events() if e.name() in ("aten::mm", "aten::addmm")
+    )
+    parts = step_cost(ModelShape.from_config(llama.config.to_dict()), decode(ids.shape[1], batch=ids.shape[0])).parts
+    expected = sum(parts[name].matmul_flops for name in ("attn.qkv", "attn.out", "mlp", "lm_head"))
+    assert counted == expected > 0
