@@ -222,6 +222,7 @@ def ceilings(
         "product": 3.5,
         "attention": 4.0,
     }
+    made["launch"] = figure(6000.0, DeviceArm("launch"))
     made |= {f"kernel.{kind}": figure(shortest_ns * times, DeviceArm("k")) for kind, times in kinds.items()}
     return DeviceCeilings(device="H200", dtype="bfloat16", width=576, figures=made)
 
@@ -257,6 +258,9 @@ def test_bounds_stand_beside_busy_time(calm: Noise) -> None:
     assert found.step_ns == pytest.approx(sum(part.bound_ns for part in found.parts.values()))
     assert found.mbu == pytest.approx(363.4e6 / 4.24e12 / 24.6e-3, rel=0.01)  # 181.7 million weights
     assert any(note.startswith("MBU 0.3 %, MFU 0.0 %") for note in found.notes)
+    assert found.notes[-1] == (
+        "A bare launch from Python costs the host 7.20 µs here: as many as a step has, 735, would take 5.29 ms."
+    )
     assert found.expected_ns["mlp"] > found.parts["mlp"].bound_ns
     assert set(found.expected_ns) == {"norm", "mlp", "lm_head"}
 

@@ -101,8 +101,18 @@ def device_bounds(
         bounds = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
         fused = conditions.get("backend") == TRANSFORMERS.name
         foretold = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
-        made[kind] = msgspec.structs.replace(bounds, expected_ns=foretold)
+        said = [*bounds.notes, *_launch_note(work, ceilings)]
+        made[kind] = msgspec.structs.replace(bounds, expected_ns=foretold, notes=said)
     return made
+
+
+def _launch_note(work: DeviceWork, ceilings: DeviceCeilings) -> list[str]:
+    """What as many bare launches would cost the host."""
+    bare = ceilings.figures.get("launch")
+    if bare is None:
+        return []
+    said = f"A bare launch from Python costs the host {duration(bare.value)} here: as many as a step has, "
+    return [f"{said}{significant(work.launches)}, would take {duration(work.launches * bare.value)}."]
 
 
 def expected(work: DeviceWork, steps: Sequence[StepCost], times: KernelTimes) -> dict[str, float]:

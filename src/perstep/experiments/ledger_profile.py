@@ -39,7 +39,7 @@ class ProfiledSteps:
         self._model, self._detail, self._generate = model, detail, generate
         self._new_tokens = beginning.chosen_BN.shape[1]
         self._replay = Replay(model, beginning)
-        self._profiler = profiler or KinetoProfiler(model.device.type)
+        self._profiler = profiler or KinetoProfiler(str(model.device))
 
     def measure(self) -> ProfiledRound:
         """One profiled call; its kernels are warm, since the round's other passes have run them.

@@ -40,7 +40,7 @@ class CudaLab:
 
         self._torch, self._device, self._width = torch, device, width
         self._dtype = getattr(torch, dtype)
-        self._profiler = profiler or KinetoProfiler(torch.device(device).type)
+        self._profiler = profiler or KinetoProfiler(device)
         self._warm_s = warm_s
         self._buffer: Any = None
 
@@ -61,6 +61,10 @@ class CudaLab:
         """What a launch, a graph's node, a sync or an event costs, in nanoseconds."""
         if self._torch.device(self._device).type != "cuda":
             return []
+        with self._torch.cuda.device(self._device):
+            return self._host_ns(figure)
+
+    def _host_ns(self, figure: str) -> list[float]:
         x = self._torch.ones(_SMALL, device=self._device)
         if figure == "graph_node":
             return self._graph_node_ns(x)
@@ -105,8 +109,8 @@ class CudaLab:
         """The arms that run here, each called once."""
         calls = {}
         for arm in arms:
-            call = self._call(arm)
             try:
+                call = self._call(arm)
                 call()
             except (RuntimeError, NotImplementedError):
                 continue  # named as left out by who asked for it
@@ -119,7 +123,7 @@ class CudaLab:
             for call in calls.values():
                 call()
             if self._torch.device(self._device).type == "cuda":  # else the queue would hold seconds of work
-                self._torch.cuda.synchronize()
+                self._torch.cuda.synchronize(self._device)
 
     def _profiled(self, calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[int]]:
         open_range = self._open_range()

@@ -98,11 +98,12 @@ class KinetoProfiler:
     """torch's profiler on host and device.
 
     Args:
-        device_type: `cuda`, also for ROCm builds; with `cpu` there are host rows alone.
+        device: as torch spells it, also for ROCm builds; with `cpu` there are host rows alone.
     """
 
-    def __init__(self, device_type: str = "cuda") -> None:
-        self._on_device = device_type == "cuda"
+    def __init__(self, device: str = "cuda") -> None:
+        self._device = device
+        self._on_device = device.partition(":")[0] == "cuda"
 
     def rows(self, call: Callable[[], None]) -> list[Row]:
         """Profile a call."""
@@ -114,11 +115,11 @@ class KinetoProfiler:
         # Without the host's rows there are no ranges, and nothing could be attributed.
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_device else [])]
         if self._on_device:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self._device)
         with profile(activities=activities) as profiled:
             call()
             if self._on_device:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(self._device)
         return kineto_rows(profiled)
 
 
