@@ -30,6 +30,8 @@ from gpu_check_device import Facts, Found, Shared
 RESULT = Path(__file__).parent / "results" / "gpu_check.json"
 TOTAL_S = 285.0
 """No check begins whose limit would end after so many seconds."""
+MOST_LETTERS = 160
+"""Of a fact that is words, on a line."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,7 @@ def run_checks(
     checks: dict[str, Check] | None = None,
     now_s: Callable[[], float] = time.monotonic,
     tell: Callable[[str], None] = lambda _line: None,
+    found: dict[str, Facts] | None = None,
 ) -> dict[str, Facts]:
     """Run checks one after the other; what each found, how long it took, or what was wrong.
 
@@ -294,17 +297,28 @@ def run_checks(
         checks: those there are.
         now_s: the clock of the limit.
         tell: given each result as a JSON line, as soon as it is known.
+        found: where the results go, one by one; what is returned.
     """
     known = CHECKS if checks is None else checks
-    began_s, found = now_s(), {}
+    began_s, found = now_s(), {} if found is None else found
     for name in names:
         at_s, check = now_s(), known[name]
         if at_s - began_s + check.limit_s > TOTAL_S and len(names) > 1:
             found[name] = {"status": "left out: no time", "seconds": 0.0}
         else:
             found[name] = {**_run_one(check, shared), "seconds": round(now_s() - at_s, 1)}
-        tell(json.dumps({"check": name, **found[name]}))
+        tell(json.dumps({"check": name, **_short(found[name])}))
     return found
+
+
+def _short(found: Facts) -> Facts:
+    """What fits on a line: of the facts those that are one number or a few words. The file holds all."""
+    facts = {
+        name: value
+        for name, value in found.get("facts", {}).items()
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MOST_LETTERS)
+    }
+    return {**found, **({"facts": facts} if "facts" in found else {})}
 
 
 def _run_one(check: Check, shared: Shared) -> Facts:
@@ -361,9 +375,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         json.dumps({"check": "start", "seconds": round(time.monotonic() - began_s, 1), **result["device"]}), flush=True
     )
-    result["checks"] = run_checks(options.only, Shared(), tell=lambda line: print(line, flush=True))
+    result["checks"] = {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # a killed run keeps what it has
+
+    run_checks(options.only, Shared(), tell=tell, found=result["checks"])
     return int(any(found["status"] != "ok" for found in result["checks"].values()))
 
 

@@ -55,6 +55,8 @@ def small(script: ModuleType, arch: str, monkeypatch: pytest.MonkeyPatch) -> Any
     monkeypatch.setattr("perstep.experiments.compare.call_alarm", lambda _seconds: nullcontext())
     monkeypatch.setattr(script.Subject, "__init__", _short_subject(script.Subject.__init__))
     monkeypatch.setattr(script.device, "PLAIN_STEPS", 2)
+    monkeypatch.setattr(script, "limited", lambda _seconds: nullcontext())  # however busy the machine is
+    monkeypatch.setattr(script, "TOTAL_S", 1e9)
     return script.Shared(
         arch=arch, large=arch, dtype="float32", device="cpu", rounds=1, large_rounds=1, new_tokens=3, prompt_tokens=8
     )
@@ -86,15 +88,22 @@ def test_a_check_that_fails_misses_its_goal_or_would_end_too_late_is_named(scrip
     def breaks(_shared: Any) -> Any:
         raise RuntimeError("planted")
 
-    one = script.Check(lambda _shared: script.Found("1", 2.0, False, {"answer": 1}), 10.0)
+    one = script.Check(lambda _shared: script.Found("1", 2.0, False, {"answer": 1, "long": [1, 2]}), 10.0)
     checks = {"one": one, "two": script.Check(breaks, 10.0), "three": one, "four": one}
     told: list[str] = []
     found = script.run_checks(list(checks), script.Shared(), checks=checks, now_s=lambda: next(clock), tell=told.append)
-    assert found["one"] == {"status": "missed", "goal": "1", "figure": 2.0, "facts": {"answer": 1}, "seconds": 1.0}
+    assert found["one"] == {
+        "status": "missed",
+        "goal": "1",
+        "figure": 2.0,
+        "facts": {"answer": 1, "long": [1, 2]},
+        "seconds": 1.0,
+    }
     assert found["two"] == {"status": "failed", "error": "RuntimeError: planted", "seconds": 98.0}
     assert found["three"]["seconds"] == 0.0
     assert found["four"] == {"status": "left out: no time", "seconds": 0.0}
     assert [json.loads(line)["check"] for line in told] == list(checks)
+    assert json.loads(told[0])["facts"] == {"answer": 1}  # what is longer than a line is in the file
 
 
 @pytest.mark.real_clock
