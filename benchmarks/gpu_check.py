@@ -1,42 +1,49 @@
-"""Everything of perstep that only a GPU can show, in one run of less than eight minutes.
+"""Everything of perstep that only a GPU can show, in one run of at most five minutes.
 
-Each check is a function with a line in `CHECKS`; it is given what to measure and answers with plain values for the JSON
-file. One that fails does not keep the others from running, one that would begin too late is left out and named. The
-device is named in the result. Without a GPU it says so in one line and exits with 2; if a check failed it exits with 1.
+Each check is a function with a line in `CHECKS`, cheapest first, with a limit of its own; it answers with a figure, the
+goal it is held against, and plain values. One JSON line a check goes to stdout as soon as it is known. One that fails
+does not keep the others from running; one whose limit no longer fits into the time is left out and named. Imports and
+the small model are paid once. Without a GPU, or with a busy one, it says so in one line and exits with 2; if a check
+failed or missed its goal it exits with 1.
 
-    python -P benchmarks/gpu_check.py --date 2026-11-22 [--only NAME ...] [--out FILE]
+    python -P benchmarks/gpu_check.py --date 2026-11-22 [--only NAME ...] [--out FILE] [--traces FOLDER]
 
-To add a check: write `def mine(subject: Subject) -> Facts`, raise what is wrong, and add it to `CHECKS`.
+To add a check: write `def mine(shared: Shared) -> Found`, raise what is wrong, and add it to `CHECKS`.
 """
 
 import argparse
 import json
+import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import gpu_check_device as device
+from gpu_check_device import Facts, Found, Shared
 
 RESULT = Path(__file__).parent / "results" / "gpu_check.json"
-TOTAL_S = 420.0
-"""No check begins after so many seconds."""
-Facts = dict[str, Any]
+TOTAL_S = 285.0
+"""No check begins whose limit would end after so many seconds."""
+MOST_LETTERS = 160
+"""Of a fact that is words, on a line."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, and how long a measurement may take.
+    """What the checks of watching and of drop-ins measure, and how long they may take.
 
     Attributes:
         arch: as `--arch` takes it: real shapes, random weights.
         layers: keep so many of them; all if None.
         dtype: of the weights.
         device: as torch spells it.
-        budget_s: of one run of `perstep ledger`.
+        budget_s: of one comparison, twice.
         new_tokens: of one call.
         calls: watched calls.
     """
@@ -45,39 +52,9 @@ class Subject:
     layers: int | None = None
     dtype: str = "bfloat16"
     device: str = "cuda"
-    budget_s: float = 60.0
-    new_tokens: int = 32
-    calls: int = 20
-
-
-def ledger_phases(subject: Subject) -> Facts:
-    """The ledgers of host and device, the forward as a whole."""
-    return _ledger(subject, "phases")
-
-
-def ledger_modules(subject: Subject) -> Facts:
-    """The ledgers of host and device, the forward by type of module."""
-    return _ledger(subject, "modules")
-
-
-def _ledger(subject: Subject, detail: Any) -> Facts:
-    from perstep.experiments import pipeline
-    from perstep.experiments.ledger import Plan
-
-    plan = Plan(
-        arch=subject.arch, layers=subject.layers, dtype=subject.dtype, device=subject.device, detail=detail,
-        budget=subject.budget_s, prompt_tokens=64, new_tokens=subject.new_tokens,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        report = pipeline.run("ledger", plan, progress=lambda _share, _what: None, out=Path(folder) / "run")
-    pipeline.check(report)
-    found, on_device = report.findings, subject.device != "cpu"
-    if on_device and "decode" not in found.device:
-        raise RuntimeError("the run on a device has no ledger of the device's time")
-    for ledger in (*found.ledgers, *(beside.ledger for beside in found.device.values())):
-        _adds_up(ledger)
-    facts: Facts = msgspec.to_builtins(found)
-    return {**facts, "manifest_model": report.manifest.model, "conditions": report.manifest.conditions}
+    budget_s: float = 24.0
+    new_tokens: int = 16
+    calls: int = 6
 
 
 def _adds_up(ledger: Any) -> None:
@@ -251,44 +228,107 @@ def _alarm(subject: Subject, mode: str) -> None:
         torch.cuda.set_sync_debug_mode(mode)
 
 
-CHECKS: dict[str, Callable[[Subject], Facts]] = {
-    "ledger_phases": ledger_phases,
-    "ledger_modules": ledger_modules,
-    "watch_inflation": watch_inflation,
-    "drop_ins": drop_ins,
-    "drop_ins_overhead": drop_ins_overhead,
-    "drop_ins_captured": drop_ins_captured,
+def _older(check: Callable[[Subject], Facts], goal: str) -> Callable[[Shared], Found]:
+    """A check whose goal is that nothing is raised."""
+
+    def run(shared: Shared) -> Found:
+        return Found(goal, None, True, check(Subject(arch=shared.arch, dtype=shared.dtype, device=shared.device)))
+
+    return run
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check and how long it may take, in seconds."""
+
+    run: Callable[[Shared], Found]
+    limit_s: float
+
+
+CHECKS: dict[str, Check] = {
+    "too_large": Check(device.too_large, 20.0),
+    "built_there": Check(device.built_there, 20.0),
+    "after_profiling": Check(device.after_profiling, 40.0),
+    "attribution": Check(device.attribution, 20.0),
+    "ceilings": Check(device.ceilings, 15.0),
+    "graph": Check(device.graph, 15.0),
+    "ledger": Check(device.ledger, 50.0),
+    "ledger_stream": Check(device.ledger_stream, 25.0),
+    "compiled": Check(device.compiled, 60.0),
+    "ledger_large": Check(device.ledger_large, 60.0),
+    "ledger_large_batch": Check(device.ledger_large_batch, 70.0),
+    "drop_ins": Check(_older(drop_ins, "no sync in a step"), 20.0),
+    "drop_ins_captured": Check(_older(drop_ins_captured, "a replay equals the calls"), 15.0),
+    "watch_inflation": Check(_older(watch_inflation, "ledgers add up, tokens unchanged"), 40.0),
+    "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
 }
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer; it is raised between two lines of Python, not inside a kernel."""
+
+    def late(_number: int, _frame: Any) -> None:
+        raise TimeoutError(f"more than its {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def run_checks(
     names: Sequence[str],
-    subject: Subject,
+    shared: Shared,
     *,
-    checks: dict[str, Callable[[Subject], Facts]] | None = None,
+    checks: dict[str, Check] | None = None,
     now_s: Callable[[], float] = time.monotonic,
+    tell: Callable[[str], None] = lambda _line: None,
+    found: dict[str, Facts] | None = None,
 ) -> dict[str, Facts]:
     """Run checks one after the other; what each found, how long it took, or what was wrong.
 
     Args:
         names: which.
-        subject: what they measure.
+        shared: what they measure.
         checks: those there are.
         now_s: the clock of the limit.
+        tell: given each result as a JSON line, as soon as it is known.
+        found: where the results go, one by one; what is returned.
     """
     known = CHECKS if checks is None else checks
-    began_s, found = now_s(), {}
+    began_s, found = now_s(), {} if found is None else found
     for name in names:
-        at_s = now_s()
-        if at_s - began_s > TOTAL_S:
+        at_s, check = now_s(), known[name]
+        if at_s - began_s + check.limit_s > TOTAL_S and len(names) > 1:
             found[name] = {"status": "left out: no time", "seconds": 0.0}
-            continue
-        try:
-            facts: Facts = {"status": "ok", "facts": known[name](subject)}
-        except Exception as error:  # the other checks are worth having
-            facts = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        found[name] = {**facts, "seconds": round(now_s() - at_s, 1)}
+        else:
+            found[name] = {**_run_one(check, shared), "seconds": round(now_s() - at_s, 1)}
+        tell(json.dumps({"check": name, **_short(found[name])}))
     return found
+
+
+def _short(found: Facts) -> Facts:
+    """What fits on a line: of the facts those that are one number or a few words. The file holds all."""
+    facts = {
+        name: value
+        for name, value in found.get("facts", {}).items()
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MOST_LETTERS)
+    }
+    return {**found, **({"facts": facts} if "facts" in found else {})}
+
+
+def _run_one(check: Check, shared: Shared) -> Facts:
+    try:
+        with limited(check.limit_s):
+            made = check.run(shared)
+    except Exception as error:  # the other checks are worth having
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    status = "ok" if made.reached else "missed"
+    return {"status": status, "goal": made.goal, "figure": made.figure, "facts": made.facts}
 
 
 def describe_device() -> Facts:
@@ -296,12 +336,13 @@ def describe_device() -> Facts:
     import torch
     import transformers
 
-    device = torch.cuda.get_device_properties(0)
+    held = torch.cuda.get_device_properties(0)
     return {
-        "name": device.name,
-        "memory_gb": round(device.total_memory / 1e9, 1),
-        "capability": f"{device.major}.{device.minor}",
+        "name": held.name,
+        "memory_gb": round(held.total_memory / 1e9, 1),
+        "capability": f"{held.major}.{held.minor}",
         "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -313,17 +354,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--date", required=True, help="of the run, as 2026-11-22")
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), metavar="NAME")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--traces", help="a folder for the traces that are taken")
     options = parser.parse_args(arguments)
+    began_s = time.monotonic()
     import torch
+
+    from perstep.errors import InputError
+    from perstep.targets.transformers.device_check import check_device
 
     if not torch.cuda.is_available():
         print("gpu_check: no CUDA device is available here; run it on a machine that has one", file=sys.stderr)
         return 2
-    result: Facts = {"schema_version": 1, "date": options.date, "device": describe_device(), "subject": vars(Subject())}
-    result["checks"] = run_checks(options.only, Subject())
-    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name, found in result["checks"].items():
-        print(f"{name}: {found['status']} ({found['seconds']} s) {found.get('error', '')}".rstrip())
+    try:
+        check_device("cuda")
+    except InputError as error:
+        print(f"gpu_check: {error}", file=sys.stderr)
+        return 2
+    device.shared_trace_folder[:] = [options.traces] if options.traces else []
+    result: Facts = {"schema_version": 2, "date": options.date, "device": describe_device()}
+    print(
+        json.dumps({"check": "start", "seconds": round(time.monotonic() - began_s, 1), **result["device"]}), flush=True
+    )
+    result["checks"] = {}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(line: str) -> None:
+        print(line, flush=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # a killed run keeps what it has
+
+    run_checks(options.only, Shared(), tell=tell, found=result["checks"])
     return int(any(found["status"] != "ok" for found in result["checks"].values()))
 
 

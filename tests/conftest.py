@@ -1,5 +1,6 @@
 """What all tests share: a tiny Llama with and without torch, calm rounds, the command line as function and process."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -339,3 +340,28 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
     monkeypatch.setattr(model, "mlp", slow)
     return clock
+
+
+@pytest.fixture(scope="session")
+def h200_rows() -> list[Any]:
+    """A real trace: smollm2-135m in bfloat16, one prefill and five decode steps on an H200.
+
+    A sleep of 507 µs is planted in a processor. Host operators around which no kernel was launched are left out.
+    """
+    from perstep.measure.device_rows import Row
+
+    with gzip.open(Path(__file__).parent / "h200_trace.json.gz", "rt") as file:
+        stored = json.load(file)
+    made, start_ns = [], 0
+    for name, on_host, after, *rest in zip(*stored["rows"], strict=True):
+        start_ns += after
+        made.append(Row(stored["names"][name], "DeviceType.CPU" if on_host else "DeviceType.CUDA", start_ns, *rest))
+    return made
+
+
+@pytest.fixture(scope="session")
+def h200_steps(h200_rows: list[Any]) -> list[tuple[str, int, int]]:
+    """Its steps: from one forward to the next, as (kind, start, end) in nanoseconds."""
+    starts = [row.start_ns for row in h200_rows if row.on_host and row.name == "perstep:forward"]
+    ends = [*starts[1:], max(row.end_ns for row in h200_rows) + 1]
+    return [("decode" if index else "prefill", *both) for index, both in enumerate(zip(starts, ends, strict=True))]

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,26 +21,52 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    """The script as a module."""
+    """The script as a module; what lies beside it is found as when it is run."""
+    path = list(sys.path)
     spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules["gpu_check"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["gpu_check"]
+    for name in ("gpu_check", "gpu_check_device"):
+        del sys.modules[name]
+    sys.path[:] = path
 
 
 @pytest.fixture
-def small(script: ModuleType, tmp_path: Path) -> Any:
-    """A subject of two tiny layers on the CPU."""
+def arch(tmp_path: Path) -> str:
+    """Two tiny layers."""
     config = {
         "model_type": "llama", "vocab_size": 96, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128,
     }  # fmt: skip
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    return script.Subject(arch=str(path), dtype="float32", device="cpu", budget_s=0.2, new_tokens=8, calls=4)
+    return str(path)
+
+
+@pytest.fixture
+def small(script: ModuleType, arch: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A subject of two tiny layers on the CPU, calls that are short, and threads as they were afterwards."""
+    from perstep.targets.transformers import instrument
+
+    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
+    monkeypatch.setattr("perstep.experiments.compare.call_alarm", lambda _seconds: nullcontext())
+    monkeypatch.setattr(script.Subject, "__init__", _short_subject(script.Subject.__init__))
+    monkeypatch.setattr(script.device, "PLAIN_STEPS", 2)
+    monkeypatch.setattr(script, "limited", lambda _seconds: nullcontext())  # however busy the machine is
+    monkeypatch.setattr(script, "TOTAL_S", 1e9)
+    return script.Shared(
+        arch=arch, large=arch, dtype="float32", device="cpu", rounds=1, large_rounds=1, new_tokens=3, prompt_tokens=8
+    )
+
+
+def _short_subject(init: Any) -> Any:
+    def short(self: Any, **options: Any) -> None:
+        init(self, **{**options, "budget_s": 0.2, "new_tokens": 8, "calls": 4})
+
+    return short
 
 
 def test_without_a_gpu_it_says_so_in_one_line(
@@ -54,50 +81,83 @@ def test_without_a_gpu_it_says_so_in_one_line(
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_check_that_fails_or_would_begin_too_late_is_named(script: ModuleType) -> None:
-    """The others run."""
-    clock = iter([0.0, 0.0, 1.0, 2.0, 500.0, 501.0])
+def test_a_check_that_fails_misses_its_goal_or_would_end_too_late_is_named(script: ModuleType) -> None:
+    """The others run; each is told as a JSON line as soon as it is known."""
+    clock = iter([0.0, 0.0, 1.0, 2.0, 100.0, 101.0, 101.0, 280.0])
 
-    def breaks(_subject: Any) -> dict[str, Any]:
+    def breaks(_shared: Any) -> Any:
         raise RuntimeError("planted")
 
-    checks = {"one": lambda _subject: {"answer": 1}, "two": breaks, "three": breaks}
-    found = script.run_checks(list(checks), script.Subject(), checks=checks, now_s=lambda: next(clock))
-    assert found["one"] == {"status": "ok", "facts": {"answer": 1}, "seconds": 1.0}
-    assert found["two"] == {"status": "failed", "error": "RuntimeError: planted", "seconds": 498.0}
-    assert found["three"] == {"status": "left out: no time", "seconds": 0.0}
+    one = script.Check(lambda _shared: script.Found("1", 2.0, False, {"answer": 1, "long": [1, 2]}), 10.0)
+    checks = {"one": one, "two": script.Check(breaks, 10.0), "three": one, "four": one}
+    told: list[str] = []
+    found = script.run_checks(list(checks), script.Shared(), checks=checks, now_s=lambda: next(clock), tell=told.append)
+    assert found["one"] == {
+        "status": "missed",
+        "goal": "1",
+        "figure": 2.0,
+        "facts": {"answer": 1, "long": [1, 2]},
+        "seconds": 1.0,
+    }
+    assert found["two"] == {"status": "failed", "error": "RuntimeError: planted", "seconds": 98.0}
+    assert found["three"]["seconds"] == 0.0
+    assert found["four"] == {"status": "left out: no time", "seconds": 0.0}
+    assert [json.loads(line)["check"] for line in told] == list(checks)
+    assert json.loads(told[0])["facts"] == {"answer": 1}  # what is longer than a line is in the file
 
 
 @pytest.mark.real_clock
-def test_every_check_runs_on_a_tiny_model(script: ModuleType, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the host alone; what it finds is plain values."""
-    from perstep.targets.transformers import instrument
+def test_a_check_that_hangs_is_ended(script: ModuleType) -> None:
+    """By its own limit, and the alarm is off afterwards."""
+    hangs = script.Check(lambda _shared: time.sleep(30), 0.2)
+    began = time.monotonic()
+    found = script.run_checks(["hangs"], script.Shared(), checks={"hangs": hangs})
+    assert time.monotonic() - began < 20
+    assert found["hangs"]["error"] == "TimeoutError: more than its 0.2 s"
 
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
-    monkeypatch.setattr("perstep.experiments.pipeline.check", lambda _report: None)  # a tiny step is mostly marks
+
+def test_the_limits_fit_into_the_time(script: ModuleType) -> None:
+    """Cheapest first: what looks into the device comes before what takes a minute."""
+    assert script.TOTAL_S < 300
+    assert list(script.CHECKS).index("attribution") < list(script.CHECKS).index("ledger_large")
+
+
+@pytest.mark.real_clock
+def test_the_checks_of_the_device_run_on_the_host(script: ModuleType, small: Any) -> None:
+    """Where there are no kernels they miss their goals and say what they saw; what they find is plain values."""
     threads = torch.get_num_threads()
-    mine = ["ledger_phases", "ledger_modules", "watch_inflation"]
-    found = script.run_checks(mine, small)
-    torch.set_num_threads(threads)
-    assert [(name, each["status"], each.get("error")) for name, each in found.items()] == [
-        (name, "ok", None) for name in mine
+    names = [
+        "built_there",
+        "after_profiling",
+        "attribution",
+        "ceilings",
+        "graph",
+        "compiled",
+        "ledger",
+        "ledger_stream",
+        "ledger_large",
     ]
+    found = script.run_checks(names, small)
+    torch.set_num_threads(threads)
+    assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]
+    assert found["attribution"]["facts"]["kernels"] == 0
+    assert found["attribution"]["status"] == "missed"
+    assert found["attribution"]["facts"]["rows"] > 100
+    assert small.plain_before_ns != 0  # of a tiny model on a busy machine, so that even its sign may be noise
     json.dumps(found)
-    watched = found["watch_inflation"]["facts"]["phases"]
-    assert watched["syncs_by_part"] == {"sync": 1.0}
-    assert found["ledger_modules"]["facts"]["decode"]["parts"]["mlp"]["ns_total"] > 0
 
 
 @pytest.mark.real_clock
-def test_the_drop_ins_are_checked_on_the_host_as_well(
-    script: ModuleType, small: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_older_checks_run_on_the_host_as_well(script: ModuleType, small: Any) -> None:
     """Without the alarm and without a graph, which only a GPU has; the tokens are those of generate all the same."""
-    for module in ("api", "session"):
-        monkeypatch.setattr(f"perstep.experiments.compare.{module}.call_alarm", lambda _seconds: nullcontext())
-    names = ["drop_ins", "drop_ins_overhead", "drop_ins_captured"]
+    threads = torch.get_num_threads()
+    names = ["watch_inflation", "drop_ins", "drop_ins_overhead", "drop_ins_captured"]
     found = script.run_checks(names, small)
-    assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]
+    torch.set_num_threads(threads)
+    assert [(name, found[name]["status"], found[name].get("error")) for name in names] == [
+        (name, "ok", None) for name in names
+    ]
+    assert found["watch_inflation"]["facts"]["phases"]["syncs_by_part"] == {"sync": 1.0}
     assert set(found["drop_ins"]["facts"]) >= {"Utf8", "TokenMask", "TopP", "WordStop", "StopStrings"}
     assert found["drop_ins_captured"]["facts"]["outputs"] == 4
     json.dumps(found)

@@ -52,7 +52,8 @@ def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, mon
     gpu = Gpu()
     monkeypatch.setattr(ledger_generate, "device_of", lambda _model: gpu)
     monkeypatch.setattr(pipeline, "HostClock", lambda: FakeClock(tick_ns=7))
-    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=2, detail="phases")
+    monkeypatch.setattr("perstep.experiments.ledger.plan.check_detail", lambda _device, _detail: None)
+    plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=2, detail="phases", device_detail="stream")
     report = pipeline.run("ledger", plan, progress=lambda _share, _what: None, out=tmp_path / "run")
     host, beside = report.findings.decode, report.findings.device["decode"]
     assert list(beside.ledger.parts) == list(host.parts)
@@ -65,7 +66,8 @@ def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, mon
     assert 0 <= beside.idle_ns_per_step <= beside.ledger.step_ns
     assert beside.idle_ns_per_step == pytest.approx(sum(beside.idle_parts_ns.values()))
     assert [table.title.split(":")[0] for table in report.tables] == [
-        "decode, host time", "decode, device time", "prefill, host time", "prefill, device time",
+        "decode, host time", "decode, time on the device's stream",
+        "prefill, host time", "prefill, time on the device's stream",
     ]  # fmt: skip
     readme = (report.folder / "README.md").read_text()
     assert "On the device's own clock a step takes 100 ns" in readme
@@ -92,7 +94,8 @@ def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(tiny_model: A
     assert w.device_ledger("prefill") is not None
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert [table.title.split(":")[0] for table in report.tables] == [
-        f"{name} at experiments/test_on_a_device.py" for name in ("decode, host time", "decode, device time")
+        f"{name} at experiments/test_on_a_device.py"
+        for name in ("decode, host time", "decode, time on the device's stream")
     ]
     readme = (report.folder / "README.md").read_text()
     assert "The device waited for the host at most" in readme

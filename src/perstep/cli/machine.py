@@ -19,6 +19,7 @@ from perstep.machine import (
     warnings_for,
 )
 from perstep.report import Output
+from perstep.report.device_ceilings import device_ceilings_table
 from perstep.report.machine import ceilings_table, machine_table
 from perstep.runs import encode_json
 
@@ -27,6 +28,7 @@ def machine(
     *,
     ceilings: Annotated[Literal["stored", "measure", "quick"], Parameter()] = "stored",
     torch: Annotated[bool, Parameter(negative="")] = False,
+    device: str | None = None,
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
@@ -36,11 +38,17 @@ def machine(
         ceilings: The ceilings that are stored for this machine, or measure them anew (15 s) or quickly (3 s) and
             store them.
         torch: Measure torch's dtypes and dispatch cost as well; needs the hf extra.
+        device: Measure the ceilings of a device as well, such as cuda (3 s): memory, products, kernels, syncs.
         output: Form of the result on stdout.
         quiet: No progress, no remarks.
     """
     import numpy as np  # noqa: F401 - so that its matrix library is described
 
+    on_device = None
+    if device is not None:
+        from perstep.experiments.device_machine import device_machine
+
+        on_device = device_machine(device)
     if torch:
         _import_torch()
     found = describe()
@@ -53,6 +61,7 @@ def machine(
             "machine": found,
             "ceilings": known,
             "ceilings_disturbed": disturbed,
+            "device_ceilings": on_device,
             "warnings": warnings,
         }
         sys.stdout.write(encode_json(msgspec.to_builtins(facts)).decode())
@@ -60,6 +69,8 @@ def machine(
     made = [machine_table(found, warnings)]
     if known is not None:
         made.append(ceilings_table(known))
+    if on_device is not None:
+        made.append(device_ceilings_table(on_device))
     print_tables(made, output)
     return 0
 

@@ -174,13 +174,13 @@ def _open_transformers(
 
     total = None
     if arch is not None:
-        model = transformers.build(arch, layers=layers, dtype=dtype or "float32", seed=seed)
+        model = transformers.build(arch, layers=layers, dtype=dtype or "float32", seed=seed, device=device)
         total = layers if layers is None else transformers.arch_layers(arch)
         shown = shown_name(arch if arch in transformers.presets() else _folder_name(arch), layers, total)
     else:
         model = transformers.load(mini_path() if name == BUILT_IN else name, dtype=dtype)
         shown = _folder_name(name) if Path(name).is_dir() else name
-    model = transformers.to_device(model, device)
+        model = transformers.to_device(model, device)
     source = None if arch is not None else name
     facts = {**transformers.describe(shown, model), **({} if total == layers else {"total_layers": total})}
     return Opened(shown, "torch", model, arch is not None, facts, source)

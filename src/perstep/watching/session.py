@@ -31,6 +31,7 @@ from perstep.targets.transformers import (
     device_of,
     find_model,
 )
+from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.words import DECODE
 from perstep.watching.findings import call_ledger, device_ledger, find_sites
 from perstep.watching.samples import Sample, by_site
@@ -52,6 +53,8 @@ class _Site(Instrument):
         super().__init__(
             model, self._calls_recorder, watch.detail, alternate=True, every=watch.every, count=watch.syncs
         )
+        if devices := spread_over(found):  # in somebody's own call nothing is refused
+            self._note(f"the model is spread over {', '.join(devices)}: time on the stream is that of one of them")
         self._site, self._samples = site, watch.samples
         self._turn = threading.Lock()
         self._noted = 0
@@ -137,6 +140,7 @@ class Watch:
         self._mark_ns: float | None = None
         self._model = None if model is None else find_model(model)
         if model is not None:
+            refuse_if_spread(self._model)
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
         self._every_generate = EveryGenerate(self._choose)
@@ -195,7 +199,7 @@ class Watch:
         return {name: ledger for name, ledger in made.items() if ledger is not None}
 
     def tables(self) -> list[Table]:
-        """A table for each line that called generate, and one of the device's time where there is a device."""
+        """A table for each line that called generate, and one of the time on the device's stream where there is one."""
         return [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
 
     def __str__(self) -> str:

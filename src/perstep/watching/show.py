@@ -24,7 +24,7 @@ def site_tables(site: SiteFindings) -> list[Table]:
     beside = None if site.main is None else site.device_ledgers.get(site.main.kind)
     if beside is None:
         return [_host_table(site)]
-    title = f"{beside.ledger.kind}, device time at {site.site}: {_subject(site)}"
+    title = f"{beside.ledger.kind}, time on the device's stream at {site.site}: {_subject(site)}"
     return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {plural(site.calls, 'call')}")]
 
 

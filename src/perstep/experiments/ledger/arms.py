@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.device_samples import ProfiledRound
 from perstep.experiments.ledger.samples import Pass, columns
 from perstep.measure import Clock, Recorder, Trace, record_trace, replay
 from perstep.targets import Opened
@@ -47,6 +48,14 @@ class Arms(Protocol):
 
     def run(self, arm: str) -> Pass:
         """Replay the trace once, after a prefill and a decode step that are thrown away."""
+        ...
+
+    def profile(self) -> ProfiledRound | None:
+        """What a device does in the first steps of the trace, in a replay of its own; None without a device."""
+        ...
+
+    def device_conditions(self) -> dict[str, Any]:
+        """The ceilings of the device, measured now, for the manifest; nothing without a device."""
         ...
 
     def finish(self) -> None:
@@ -90,6 +99,13 @@ class ReferenceArms:
         recorder, marked = Recorder(self._clock), arm == "marked"
         differing = replay(self._loop, self._trace, recorder, marked=marked)
         return Pass(arm, differing, {kind: columns(recorder.steps(kind), marked=marked) for kind in recorder.kinds})
+
+    def profile(self) -> None:
+        """There is no device."""
+
+    def device_conditions(self) -> dict[str, Any]:
+        """There is no device."""
+        return {}
 
     def finish(self) -> None:
         """Check that the cache is where the trace leaves it.

@@ -5,17 +5,20 @@ from math import inf
 
 import msgspec
 
+from perstep.experiments.device_bounds import DeviceBounds, device_bounds, device_ceilings_of
 from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.device_work import DeviceWork, device_work
 from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
 from perstep.experiments.ledger.samples import Sample, idle_ns, ledger_samples
 from perstep.experiments.sync_counts import SyncCounts, with_syncs
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Ledger, build_ledger
 from perstep.runs import Manifest
 
 
 class LedgerFindings(msgspec.Struct):
-    """`results.json`. `device` is by kind of step, and empty where the host does all the work.
+    """`results.json`. `device` (time on the stream) and `device_work` are by kind of step; empty without a device.
 
     `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
     """
@@ -31,6 +34,9 @@ class LedgerFindings(msgspec.Struct):
     bounds: dict[str, LedgerBounds] = {}
     ceilings: LadderCeilings | None = None
     bounds_withdrawn: str = ""
+    device_work: dict[str, DeviceWork] = {}
+    device_bounds: dict[str, DeviceBounds] = {}
+    device_ceilings: DeviceCeilings | None = None
 
     @property
     def ledgers(self) -> list[Ledger]:
@@ -48,11 +54,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     ledgers = _host_ledgers(manifest, samples)
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
+    differing += sum(s.profiled.differing_choices for s in samples if s.profiled is not None)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
     taken = [sample for sample in samples if sample.ceilings]
     ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    works, on_device = device_work(samples), device_ceilings_of(manifest)
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
@@ -65,6 +73,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         bounds=bounds_of(manifest, ceilings, ledgers),
         ceilings=ceilings,
         bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
+        device_work=works,
+        device_bounds=device_bounds(manifest, on_device, works),
+        device_ceilings=on_device,
     )
 
 

@@ -1,8 +1,9 @@
 """The two arms of `ledger` for transformers models: real `model.generate(...)` calls over one trace.
 
 The plain arm takes the duration of each step and wraps only what tells steps apart; the marked arm has an
-Instrument at the asked detail. Both replay the same tokens (`targets.transformers.replay`). On a device each
-arm has two ledgers, host and device time (law "clocks are never mixed"). Syncs are counted in a pass of their own.
+Instrument at the asked detail. Both replay the same tokens (`targets.transformers.replay`). What a device does is seen
+in profiled steps of their own (`profile.py`); with `--device-detail stream` each arm has a second ledger, of
+time on the device's stream (law "clocks are never mixed"). Syncs are counted in a pass of their own.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.bounds import config_of, shape_of
+from perstep.experiments.device_bounds import bound_conditions
+from perstep.experiments.device_machine import ceilings_of
+from perstep.experiments.device_samples import ProfiledRound
 from perstep.experiments.ledger.arms import check_fits, prompt_length
+from perstep.experiments.ledger.profile import ProfiledSteps
 from perstep.experiments.ledger.samples import KINDS, Columns, Pass, columns
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
 from perstep.measure import Clock, Recorder
@@ -29,8 +35,10 @@ from perstep.targets.transformers import (
     device_of,
     silent,
 )
+from perstep.targets.transformers.device_check import refuse_if_no_room, refuse_if_spread
 from perstep.targets.transformers.replay import GenerateTrace, Replay, record
 from perstep.targets.transformers.words import PLAIN
+from perstep.theory import kv_bytes
 
 if TYPE_CHECKING:
     from perstep.experiments.ledger.plan import Plan
@@ -52,6 +60,7 @@ class GenerateArms:
     def __init__(self, plan: "Plan", opened: Opened, clock: Clock) -> None:
         import torch
 
+        refuse_if_spread(opened.model)
         self._torch, self._model = torch, opened.model
         self._device = device_of(self._model)
         self.prompt_BT = _prompt(plan, opened)
@@ -66,11 +75,16 @@ class GenerateArms:
             except ValueError as error:
                 raise InputError(f"generate refuses this model: {str(error).splitlines()[0]}") from error
         self._replay = Replay(self._model, self.trace)
+        self._on_stream = plan.device_detail == "stream"
         self._recorders = {arm: self._recorder(clock) for arm in ("plain", "marked")}
         self._instruments = {
             "plain": Instrument(self._model, self._recorders["plain"], plain=True),
             "marked": Instrument(self._model, self._recorders["marked"], self._detail),
         }
+        self._profiled: ProfiledSteps | None = None
+        if self._device is not None and not self._on_stream:
+            self._profiled = ProfiledSteps(self._model, self._trace, self._detail, self._generate)
+        self._opened = opened
         self._rng = torch.get_rng_state()
         self.config_hash = config_hash(self._model)
         self.dtype = str(opened.facts["dtype"])
@@ -96,6 +110,18 @@ class GenerateArms:
             raise InvalidMeasurement(f"a replay of {new_tokens} tokens made {made.forwards} forwards, not as many")
         return _pass(arm, recorder, made.differing)
 
+    def profile(self) -> ProfiledRound | None:
+        """What the device does in the first steps of the trace; None without one."""
+        return None if self._profiled is None else self._profiled.measure()
+
+    def device_conditions(self) -> dict[str, Any]:
+        """The device's ceilings, measured now, and what its bounds are made of."""
+        if self._profiled is None:
+            return {}
+        self.profile()  # the first one loads the profiler's library
+        ceilings = ceilings_of(self._opened, rows=self.prompt_BT.shape[0])
+        return {"device_ceilings": msgspec.to_builtins(ceilings), "device_bounds": bound_conditions(self._opened)}
+
     def finish(self) -> None:
         """Check that torch's random generator is as before.
 
@@ -106,7 +132,9 @@ class GenerateArms:
             raise InvalidMeasurement("torch's random generator is not as it was before measuring")
 
     def _recorder(self, clock: Clock) -> Any:
-        return Recorder(clock) if self._device is None else DeviceRecorder(self._device, clock)
+        if self._device is None or not self._on_stream:
+            return Recorder(clock)
+        return DeviceRecorder(self._device, clock)
 
     def _generate(self, new_tokens: int) -> None:
         self._model.generate(**self._inputs, max_new_tokens=new_tokens, **self._options)
@@ -191,4 +219,17 @@ def _prompt(plan: "Plan", opened: Opened) -> NDArray[np.int64]:
         refuse_if_too_large(
             f"a prefill of {plan.batch} x {num_tokens} tokens", plan.batch * width * opened.model.dtype.itemsize
         )
+    else:
+        _check_device_memory(plan, opened, num_tokens)
     return opened.prompt(text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
+
+
+def _check_device_memory(plan: "Plan", opened: Opened, num_tokens: int) -> None:
+    """A lower bound of what generating takes on a device: the prefill's hidden states, a step's logits, the cache."""
+    facts, dtype = opened.facts, opened.model.dtype
+    needed = plan.batch * (num_tokens * (facts["hidden"] or 1) + (facts["vocab"] or 1)) * dtype.itemsize
+    shape, spelt = shape_of(config_of(opened)), str(dtype).removeprefix("torch.")
+    if shape is not None:
+        needed += kv_bytes(shape, num_tokens + plan.new_tokens - 1, batch=plan.batch, dtype=spelt).used
+    what = f"a prefill of {plan.batch} x {num_tokens} tokens and the cache of {plan.new_tokens} more"
+    refuse_if_no_room(what, needed, facts["device"], "give a smaller --batch or --prompt-tokens")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from perstep.errors import InputError
+from perstep.experiments.device_show import DeviceDetail, check_detail
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.targets.reference import Sampler
@@ -40,6 +41,10 @@ class Plan(ModelOptions):
     """How far to look inside the forward of a transformers model: as a whole, by type of module, or by layer.
     [default: modules]"""
 
+    device_detail: DeviceDetail | None = None
+    """On a device: the kernels' time by part; under each part its kernels; or, in place of both, time on the device's
+    stream, waiting included, which is no measure of work. [default: parts]"""
+
 
 def check(plan: Plan) -> None:
     """What needs no model.
@@ -52,4 +57,5 @@ def check(plan: Plan) -> None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
     if plan.prompt_tokens is not None:
         at_least(1, prompt_tokens=plan.prompt_tokens)
+    check_detail(plan.device, plan.device_detail)
     Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range

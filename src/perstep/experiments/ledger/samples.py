@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InputError
+from perstep.experiments.device_samples import ProfiledRound
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
 from perstep.runs import Column
@@ -52,12 +53,13 @@ class Pass(msgspec.Struct, omit_defaults=True):
 
 
 class Sample(msgspec.Struct):
-    """One round: a balanced block of passes, and what the ceilings were in it (nothing in older runs)."""
+    """One round: a balanced block of passes, the ceilings in it, and what a device did; older runs lack some."""
 
     round: int
     passes: list[Pass]
     noise: Noise
     ceilings: dict[str, float] = {}
+    profiled: ProfiledRound | None = None
 
 
 def columns(steps: Steps, *, marked: bool) -> Columns:

@@ -64,6 +64,7 @@ class LedgerSession:
                 "warm_up": asdict(warm),
                 "bounds": self._ceilings.conditions,
                 **self._arms.conditions,
+                **self._arms.device_conditions(),
             },
             boundaries=self._arms.boundaries,
         )
@@ -75,7 +76,7 @@ class LedgerSession:
         self._probe.start()
         passes = [self._arms.run(ARMS[arm]) for arm in order]
         ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known
-        return Sample(number, passes, self._probe.stop(), ceilings)
+        return Sample(number, passes, self._probe.stop(), ceilings, self._arms.profile())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""

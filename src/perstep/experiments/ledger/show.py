@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perstep.experiments.device_ledger import device_table
+from perstep.experiments.device_show import bounding_sentence, work_csv, work_table
 from perstep.experiments.ledger.bounds import columns_of
 from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
 from perstep.report import Table
@@ -21,12 +22,22 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     made, bounds = [], columns_of(findings.bounds)
     for ledger in findings.ledgers:
         speed = findings.tokens_per_s if ledger is findings.decode else None
-        beside = findings.device.get(ledger.kind)
-        host = ", host time" if beside else ""
+        beside, work = findings.device.get(ledger.kind), findings.device_work.get(ledger.kind)
+        host = ", host time" if beside or work else ""
         title = f"{ledger.kind}{host}: {subject}"
         made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
         if beside:
-            made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
+            made.append(device_table(beside, title=f"{ledger.kind}, time on the device's stream: {subject}"))
+        if work:
+            made.append(
+                work_table(
+                    work,
+                    title=f"{ledger.kind}, what the device does: {subject}",
+                    host=ledger,
+                    bounds=findings.device_bounds.get(ledger.kind),
+                    detail=manifest.plan.get("device_detail") or "parts",
+                )
+            )
     if findings.unresolved:
         made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
     if findings.bounds_withdrawn:
@@ -45,12 +56,14 @@ def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
     return {
         "ledger.png": _png(manifest, findings),
         "ledger.csv": csv(findings).encode(),
+        **({"device.csv": work_csv(findings.device_work).encode()} if findings.device_work else {}),
         "README.md": render(
             __package__,
             manifest=manifest,
             findings=findings,
             tables=tables(manifest, findings),
             boundaries=_boundaries(manifest, findings),
+            bounding_sentence=bounding_sentence,
             headline_interval=headline_interval,
             largest_words=largest_words,
             share_words=share_words,
@@ -71,7 +84,7 @@ def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
         beside = findings.device.get(ledger.kind)
         drawn.append((ledger, f"{name}, host time" if beside else name))
         if beside:
-            drawn.append((beside.ledger, f"{name}, device time"))
+            drawn.append((beside.ledger, f"{name}, time on the device's stream"))
     return ledger_png([ledger for ledger, _ in drawn], subject=[subject for _, subject in drawn])
 
 

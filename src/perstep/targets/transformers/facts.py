@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from perstep.errors import InputError
+from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
 
 
 def describe(name: str, model: Any) -> dict[str, Any]:
@@ -68,14 +69,14 @@ def to_device(model: Any, device: str) -> Any:
         device: as torch spells it.
 
     Raises:
-        InputError: torch knows no such device, or this machine has none.
+        InputError: torch knows no such device, this machine has none, or it is busy.
     """
-    import torch
-
     if device == "cpu":
         return model
+    check_device(device)
+    needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    refuse_if_no_room("the model", needed, device, "give a smaller --dtype")
     try:
-        torch.empty(1, device=device)
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -19,6 +19,7 @@ from typing import Any, Final
 from perstep.errors import InputError
 from perstep.targets.transformers import version
 from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
 
 RANDOM_WEIGHTS: Final = (
     "The weights are random: matrix work costs what it costs with trained ones, but top-p nuclei, expert routing, mask "
@@ -50,11 +51,12 @@ def build(
     dtype: str = "float32",
     seed: int = 0,
     attn_implementation: str | None = None,
+    device: str = "cpu",
 ) -> Any:
-    """A model of a real architecture with random weights, on the CPU, in evaluation mode.
+    """A model of a real architecture with random weights, built on its device, in evaluation mode.
 
     The weights are one tile of normal numbers repeated, which takes as long as writing the memory:
-    a billion numbers of their own would take ten seconds.
+    a billion numbers of their own would take ten seconds. On a device they never pass through the host's memory.
 
     Args:
         arch: the name of a preset, or the path of a `config.json` or of a folder that holds one.
@@ -63,9 +65,10 @@ def build(
         dtype: of the weights, as torch spells it.
         seed: of the weights.
         attn_implementation: as transformers spells it; its default when None.
+        device: as torch spells it.
 
     Raises:
-        InputError: an unknown architecture, a number out of range, or too little memory.
+        InputError: an unknown architecture, a number out of range, too little memory, or a device that is not here.
     """
     version.require()
     import torch
@@ -77,12 +80,13 @@ def build(
     if vocab is not None:
         _resize_vocabulary(config, vocab)
     make = _maker(config, torch_dtype, attn_implementation)
+    check_device(device)
     with torch.device("meta"):
-        _check_memory(make(), torch_dtype, arch)
-    with _uninitialised():
+        _check_memory(make(), torch_dtype, arch, device)
+    with _uninitialised(), torch.device(device):
         model = make()
     model.tie_weights()
-    _fill(model, config, seed)
+    _fill(model, config, seed, device)
     return model.eval()
 
 
@@ -301,10 +305,14 @@ def _bytes(shape: Any, dtype: Any) -> int:
     return int(sum(parameter.numel() for parameter in shape.parameters()) * dtype.itemsize)
 
 
-def _check_memory(shape: Any, dtype: Any, arch: str | Path) -> None:
+def _check_memory(shape: Any, dtype: Any, arch: str | Path, device: str) -> None:
     import psutil
 
     needed = _bytes(shape, dtype)
+    if device != "cpu":
+        spelt = str(dtype).removeprefix("torch.")
+        refuse_if_no_room(f"{arch} in {spelt}", needed, device, "keep fewer layers, or use bfloat16")
+        return
     free = psutil.virtual_memory().available
     if needed > free:
         raise InputError(
@@ -323,15 +331,16 @@ def _uninitialised() -> AbstractContextManager[None]:
     return context
 
 
-def _fill(model: Any, config: Any, seed: int) -> None:
+def _fill(model: Any, config: Any, seed: int, device: str) -> None:
     """Give every parameter its values: the tile, and in small modules what the architecture itself would set."""
     import torch
 
     std = getattr(config.get_text_config(decoder=True), "initializer_range", None) or 0.02
     generator = torch.Generator().manual_seed(seed)
     tile = torch.randn(_TILE, generator=generator) * std
-    rng_state = torch.get_rng_state()
-    with torch.no_grad():
+    tile = tile.to(device)  # once: the same weights as on a CPU
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -340,7 +349,6 @@ def _fill(model: Any, config: Any, seed: int) -> None:
                 _repeat(tile.to(parameter.dtype).roll(start), parameter.view(-1))
         torch.manual_seed(seed)
         _initialise_small(model, model)
-    torch.set_rng_state(rng_state)
 
 
 def _repeat(tile: Any, flat: Any) -> None:
