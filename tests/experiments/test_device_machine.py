@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments.device_machine import ceilings_of, device_machine
+from perstep.experiments.device.machine import ceilings_of, device_machine
 from perstep.machine.device_ceilings import DeviceArm
 from perstep.report.device_ceilings import device_ceilings_table
 from perstep.report.table import to_text

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments.device_bounds import DeviceBounds, DevicePartBound, device_bounds, rates_of, times_of
-from perstep.experiments.device_samples import ProfiledRound, WorkColumns, profiled_round
-from perstep.experiments.device_show import bounding_sentence, check_detail, gap_sentences, notes, work_table
-from perstep.experiments.device_work import DeviceWork, device_work, what_bounds
+from perstep.experiments.device.bounds import DeviceBounds, DevicePartBound, device_bounds, rates_of, times_of
+from perstep.experiments.device.findings import DeviceWork, device_work, what_bounds
+from perstep.experiments.device.samples import ProfiledRound, WorkColumns, profiled_round
+from perstep.experiments.device.show import bounding_sentence, check_detail, gap_sentences, notes, work_table
 from perstep.experiments.ledger.samples import Columns, Pass, Sample, ledger_samples
 from perstep.machine import Noise
 from perstep.machine.device_ceilings import DeviceArm, DeviceCeilings, DeviceFigure

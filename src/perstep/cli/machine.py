@@ -46,7 +46,7 @@ def machine(
 
     on_device = None
     if device is not None:
-        from perstep.experiments.device_machine import device_machine
+        from perstep.experiments.device.machine import device_machine
 
         on_device = device_machine(device)
     if torch:

@@ -14,7 +14,7 @@ import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.call_recorder import CallSteps
-from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.sync_counts import merge_counts, with_syncs
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger, WatchedSteps, build_watched_ledger

@@ -16,7 +16,7 @@ from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
 from perstep.experiments.conditions import describe_machine, warn_of_noise
-from perstep.experiments.device_ledger import DeviceLedger
+from perstep.experiments.device.stream import DeviceLedger
 from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, summarise_noise
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text

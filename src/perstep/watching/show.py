@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perstep.experiments.device_ledger import device_table
+from perstep.experiments.device.stream import device_table
 from perstep.measure import Ledger
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, percent, plural

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.device_samples import ProfiledRound
+from perstep.experiments.device.samples import ProfiledRound
 from perstep.experiments.ledger.samples import Pass, columns
 from perstep.measure import Clock, Recorder, Trace, record_trace, replay
 from perstep.targets import Opened

@@ -5,9 +5,9 @@ from math import inf
 
 import msgspec
 
-from perstep.experiments.device_bounds import DeviceBounds, device_bounds, device_ceilings_of
-from perstep.experiments.device_ledger import DeviceLedger
-from perstep.experiments.device_work import DeviceWork, device_work
+from perstep.experiments.device.bounds import DeviceBounds, device_bounds, device_ceilings_of
+from perstep.experiments.device.findings import DeviceWork, device_work
+from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
 from perstep.experiments.ledger.samples import Sample, idle_ns, ledger_samples
 from perstep.experiments.sync_counts import SyncCounts, with_syncs

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import config_of, shape_of
-from perstep.experiments.device_bounds import bound_conditions
-from perstep.experiments.device_machine import ceilings_of
-from perstep.experiments.device_samples import ProfiledRound
+from perstep.experiments.device.bounds import bound_conditions
+from perstep.experiments.device.machine import ceilings_of
+from perstep.experiments.device.samples import ProfiledRound
 from perstep.experiments.ledger.arms import check_fits, prompt_length
 from perstep.experiments.ledger.profile import ProfiledSteps
 from perstep.experiments.ledger.samples import KINDS, Columns, Pass, columns

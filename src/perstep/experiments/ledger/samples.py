@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.experiments.device_samples import ProfiledRound
+from perstep.experiments.device.samples import ProfiledRound
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
 from perstep.runs import Column

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perstep.experiments.device_ledger import device_table
-from perstep.experiments.device_show import bounding_sentence, work_csv, work_table
+from perstep.experiments.device.show import bounding_sentence, work_csv, work_table
+from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.bounds import columns_of
 from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
 from perstep.report import Table

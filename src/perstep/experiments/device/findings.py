@@ -2,7 +2,7 @@
 
 Busy time is that of kernels in profiled steps, which are steps of their own; the step is that of plain ones at the same
 positions of the same rounds. `idle` is derived from both, and has an interval from the rounds. Nothing of the profiled
-steps' own duration is kept: the profiler stretches it. `device_samples.py` has the samples, `device_show.py` the
+steps' own duration is kept: the profiler stretches it. `samples.py` has the samples, `show.py` the
 tables.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.device_samples import ProfiledRound, WorkColumns
+from perstep.experiments.device.samples import ProfiledRound, WorkColumns
 from perstep.experiments.ledger.samples import KINDS, Sample
 from perstep.measure import RESIDUAL
 from perstep.measure.kernel_names import short_name

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, config_of, shape_of
-from perstep.experiments.device_work import DeviceWork
+from perstep.experiments.device.findings import DeviceWork
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, MOST_CONTEXTS
 from perstep.machine.device_ceilings import KINDS, DeviceCeilings
 from perstep.report.format import duration, percent, significant
