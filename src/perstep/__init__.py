@@ -1,4 +1,4 @@
-"""perstep tells what every part of an LLM decode step costs, proves it, and shows what replacing a part gives back.
+"""perstep tells what every part of an LLM decode step costs, proves it, and shows the time saved by replacing it.
 
 Names are handed on when they are first used, so that `import perstep` costs nothing.
 """

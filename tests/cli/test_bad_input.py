@@ -101,7 +101,7 @@ def test_options_that_are_wrong(options: list[str], why: str, cli: Cli, tiny_lla
         (["show", "99"], "no run 99"),
         (["show", "missing"], "no run missing"),
         (["show", ""], "is not a run"),
-        (["show", "a", "b"], "'b' is too much; `perstep show --help`"),
+        (["show", "a", "b"], "unexpected argument 'b'; `perstep show --help`"),
         (["show", "x" * 300], "File name too long"),
         (["report"], "RUN requires an argument"),
         (["report", "99"], "no run 99"),

@@ -1,4 +1,4 @@
-"""Autocorrelation of ranks, and the merging of rounds that resemble their neighbours."""
+"""Autocorrelation of ranks, and the merging of rounds that are autocorrelated."""
 
 import numpy as np
 import pytest

@@ -44,7 +44,7 @@ def make_app(called: str = "") -> App:
     """The application. A line in the list of commands hides a command's own help, so the one called has none."""
     app = App(
         name="perstep",
-        help="What every part of an LLM decode step costs, proved, and what comes back when you replace that part.",
+        help="What every part of an LLM decode step costs, proved, and the time saved by replacing that part.",
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -69,7 +69,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except UnusedCliTokensError as error:
         surplus = " ".join(error.unused_tokens or ())
         return _complain(
-            f"{surplus!r} is too much; `perstep {tokens[0]} --help` says what is taken", InputError.exit_code
+            f"unexpected argument {surplus!r}; `perstep {tokens[0]} --help` says what is taken", InputError.exit_code
         )
     except CycloptsError as error:
         return _complain(str(error), InputError.exit_code)

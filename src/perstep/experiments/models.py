@@ -21,7 +21,7 @@ class ModelOptions(RunOptions):
     """A real architecture with random weights instead: a name such as smollm2-135m, or a config.json."""
 
     layers: int | None = None
-    """Keep so many decoder layers of --arch, from the first."""
+    """Number of leading decoder layers of --arch to keep."""
 
     backend: Literal["numpy", "torch"] | None = None
     """What runs the model: perstep's own NumPy decoder (`mini` and other Llama-family folders), or transformers on

@@ -98,9 +98,11 @@ def _convert_share(_type: Any, tokens: Sequence[Any]) -> float:
     return parse_share(tokens[0].value)
 
 
-Seconds = Annotated[float, Parameter(converter=_convert_seconds)]
-Share = Annotated[float, Parameter(converter=_convert_share)]
-Counts = Annotated[tuple[int, ...], Parameter(converter=_convert_counts, n_tokens=1, accepts_keys=False, negative="")]
+Seconds = Annotated[float, Parameter(converter=_convert_seconds, metavar="DURATION")]
+Share = Annotated[float, Parameter(converter=_convert_share, metavar="PERCENT")]
+Counts = Annotated[
+    tuple[int, ...], Parameter(converter=_convert_counts, n_tokens=1, accepts_keys=False, negative="", metavar="RANGE")
+]
 """Several counts, written as `parse_counts` reads them; ascending, each once. Zero is allowed: see `at_least`."""
 
 
@@ -112,7 +114,7 @@ class RunOptions:
     """Threads of the matrix library."""
 
     seed: int = 0
-    """Of everything random: prompts, draws, the order of arms."""
+    """Random seed for prompts, sampling and arm order."""
 
     rounds: int | None = None
     """Stop after this many rounds; fewer than 20 give no verdict, fewer than an interval needs no interval."""

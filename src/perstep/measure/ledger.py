@@ -51,7 +51,7 @@ FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head
 """The parts of the model's forward: a part's first word, or its name without the layer."""
 
 
-COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or resemble their neighbours too much."
+COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or autocorrelated; measure longer."
 
 NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
 

@@ -34,7 +34,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         status: how far the run got.
         experiment: the name under which it is registered (`ledger`, `mask`, ...).
         plan: the experiment's options, by field name.
-        seed: of everything random in it.
+        seed: of prompts, sampling and arm order.
         started_at: UTC, ISO 8601; `finished_at` is empty while it runs.
         argv: the command line, or an empty list from Python.
         perstep_version: what measured it.

@@ -173,7 +173,7 @@ def paired_change(
     if interval is None:
         reason = _missing(merged, rounds_needed(comparisons, confidence=guarded_confidence(confidence)))
     elif not merged.independent:
-        reason += f"; {_resemblance(merged)}, so the widest interval is shown"
+        reason += f"; {_autocorrelation(merged)}, so the widest interval is shown"
     no_time = int((costs == 0).all(axis=1).sum())
     if 2 * no_time > rounds:  # the clock saw neither arm; that does not mean that they are the same
         verdict = Verdict.NOT_RESOLVED
@@ -320,12 +320,12 @@ def _missing(merged: Merged, needed: int) -> str:
     """The reason why there is no interval."""
     if merged.values.size < needed:
         return f"{merged.values.size} rounds; an interval needs {needed}"
-    return f"{_resemblance(merged)}; measure more rounds"
+    return f"{_autocorrelation(merged)}; measure longer"
 
 
-def _resemblance(merged: Merged) -> str:
+def _autocorrelation(merged: Merged) -> str:
     by = f" after merging by {merged.merged_by}" if merged.merged_by > 1 else ""
-    return f"neighbouring rounds resemble each other (autocorrelation {merged.autocorrelation:.2f}{by})"
+    return f"rounds are autocorrelated (lag-1 {merged.autocorrelation:.2f}{by})"
 
 
 def _relative(log_ratio: float) -> float:

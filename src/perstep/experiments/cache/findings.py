@@ -263,9 +263,7 @@ def _crossover(
 
 def _unresolved(width: float, precision: float | None, rounds: int) -> str:
     if width == np.inf:
-        return (
-            f"{rounds} rounds are too few for intervals, or resemble their neighbours too much; give a longer --budget"
-        )
+        return f"{rounds} rounds are too few for intervals, or are autocorrelated; give a longer --budget"
     if precision is not None and width > precision:
         return (
             f"the widest interval is ±{width:.2%} of its step, ±{precision:.2%} was asked for; give a longer --budget"

@@ -559,7 +559,7 @@ def _unresolved(measured: Sequence[Summary], precision: float | None) -> str:
     if without:
         which = ", ".join(without) if len(without) <= 3 else f"{len(without)} of {len(timed)} configurations"
         return (
-            f"no interval for {which}: the rounds are too few, or resemble their neighbours too much; "
+            f"no interval for {which}: the rounds are too few, or are autocorrelated; "
             "give a longer --budget, or more --rounds"
         )
     widths = {s.label: _half_width(s) for s in timed}

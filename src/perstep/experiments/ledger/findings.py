@@ -110,7 +110,7 @@ def _unresolved(ledger: Ledger, precision: float | None) -> str:
         missing = [name for name, part in ledger.parts.items() if part.ci_low is None]
         without = ", ".join(missing) if missing else "the inflation"
         return (
-            f"no interval for {without}: {ledger.rounds} rounds are too few, or resemble their neighbours too much"
+            f"no interval for {without}: {ledger.rounds} rounds are too few, or are autocorrelated"
             f" ({now.merged_rounds} are left when those are merged); give a longer --budget, or more --rounds"
         )
     if precision is not None and now.half_width > precision:

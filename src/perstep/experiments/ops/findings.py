@@ -408,7 +408,7 @@ def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
     if now.half_width == inf:
         return (
             f"not every part has an interval at S = {widest.seq}: {widest.ledger.rounds} rounds are too few, or"
-            " resemble their neighbours too much; give a longer --budget, or more --rounds"
+            " are autocorrelated; give a longer --budget, or more --rounds"
         )
     if precision is not None and now.half_width > precision:
         return (
