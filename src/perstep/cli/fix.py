@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
@@ -72,19 +73,24 @@ def fix(
     if not captures.calls:
         say(f"perstep: {script} made no generate call of a transformers model that came to its end; nothing is tried")
         return code
-    if code != 0:
-        say(f"perstep: {script} ended with exit code {code}; the calls that it made before are tried")
-    if "--apply" in arguments and not apply:
-        say(f"perstep: --apply behind {script} went to the script; for the diff: perstep fix --apply {script}")
+    for remarked in _before(script, code, misplaced="--apply" in arguments and not apply):
+        say(remarked)
     plan = {"script": script, "arguments": list(arguments), "budget": budget_s}
     with chdir(begun_in), progress_shown(quiet=quiet) as progress:
         report = fix_calls(captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force)
     _show(report, output, apply=apply)
-    for warning in report.manifest.warnings:
-        say(f"warning: {warning}")
-    say(f"run: {report.folder}")
+    for line in (*(f"warning: {warning}" for warning in report.manifest.warnings), f"run: {report.folder}"):
+        say(line)
     pipeline.check(report)
     return code
+
+
+def _before(script: str, code: int, *, misplaced: bool) -> Iterator[str]:
+    """What somebody should know before the trials."""
+    if code != 0:
+        yield f"perstep: {script} ended with exit code {code}; the calls that it made before are tried"
+    if misplaced:
+        yield f"perstep: --apply behind {script} went to the script; for the diff: perstep fix --apply {script}"
 
 
 def _seconds(budget: str) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ from perstep.machine._arms import (
     gemv_arms,
     imported_torch,
 )
-from perstep.machine._rounds import ThreadSetter, Timed, calibrate, fit_into, run_rounds, without_slow_rivals
+from perstep.machine._rounds import Samples, ThreadSetter, Timed, calibrate, fit_into, run_rounds, without_slow_rivals
 from perstep.machine._sources import NONE, UNKNOWN, FloatOrNone, MaybeInt
 from perstep.machine.describe import Machine, describe, identity
 from perstep.machine.noise import CEILING_LIMITS, TAKEN, NoiseProbe, NoiseSummary, summarise_noise
@@ -266,49 +266,49 @@ def measure_ceilings(
     from concurrent.futures import ThreadPoolExecutor
 
     begin_ns = now()
-    budget_s = budget_s if budget_s is not None else QUICK_BUDGET_S if quick else BUDGET_S
-    if budget_s <= 0:
-        raise InputError(f"budget_s is {budget_s:g}; it must be more than 0 seconds")
+    budget_s = _positive(budget_s if budget_s is not None else QUICK_BUDGET_S if quick else BUDGET_S)
     machine = machine or describe()
-    setter = ThreadSetter()
+    setter, least_ns = ThreadSetter(), QUICK_LEAST_NS if quick else LEAST_NS
     counts = tuple(sorted(set(threads or (1, setter.blas_threads()))))
     deadline_ns = begin_ns + round(budget_s * 1e9)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(max(counts))) if max(counts) > 1 else None
-        fill_deadline_ns = begin_ns + round(FILL_SHARE * budget_s * 1e9)
-        arms, omitted = ceiling_arms(
-            machine, threads=counts, quick=quick, pool=pool, now=now, deadline_ns=fill_deadline_ns
-        )
+        until_ns = begin_ns + round(FILL_SHARE * budget_s * 1e9)
+        arms, omitted = ceiling_arms(machine, threads=counts, quick=quick, pool=pool, now=now, deadline_ns=until_ns)
         arms.append(CeilingArm("clock.read", getattr(now, "__qualname__", "clock"), now, 1, "ns"))
-        least_ns = QUICK_LEAST_NS if quick else LEAST_NS
         tried, not_tried = try_arms(arms, least_ns, setter, now, until_ns=begin_ns + round(TRY_SHARE * budget_s * 1e9))
         timed, slow = without_slow_rivals(tried)
         timed, rounds, costly = fit_into(timed, deadline_ns - now())
+        probe = stack.enter_context(NoiseProbe(now=now))
         samples = run_rounds(
-            timed,
-            rounds,
-            now=now,
-            setting=setter,
-            deadline_ns=deadline_ns,
-            probe=stack.enter_context(NoiseProbe(now=now)),
-            progress=progress,
+            timed, rounds, now=now, setting=setter, deadline_ns=deadline_ns, probe=probe, progress=progress
         )
-    figures = best_figures([one.arm for one in timed], samples.values)
-    if any(samples.resolutions_ns):
-        figures["clock.resolution"] = _resolution([step for step in samples.resolutions_ns if step])
     return Ceilings(
-        identity=identity(machine),
-        versions=ceiling_versions(machine),
-        allowed_cpus=allowed_cpu_count(machine),
-        cpu_quota_cores=machine.cgroup.cpu_quota_cores,
+        **_processor_of(machine),
         threads=counts,
         quick=quick,
         noise=summarise_noise(samples.noises, CEILING_LIMITS),
         elapsed_ns=now() - begin_ns,
         measured_at_unix_s=int(unix_s()),
-        figures=figures,
+        figures=figures_of([one.arm for one in timed], samples),
         omitted={**omitted, **not_tried, **slow, **costly},
     )
+
+
+def _positive(budget_s: float) -> float:
+    if budget_s <= 0:
+        raise InputError(f"budget_s is {budget_s:g}; it must be more than 0 seconds")
+    return budget_s
+
+
+def _processor_of(machine: Machine) -> dict[str, Any]:
+    """What ceilings say of the machine that they are of."""
+    return {
+        "identity": identity(machine),
+        "versions": ceiling_versions(machine),
+        "allowed_cpus": allowed_cpu_count(machine),
+        "cpu_quota_cores": machine.cgroup.cpu_quota_cores,
+    }
 
 
 def try_arms(
@@ -336,6 +336,14 @@ def try_arms(
         else:
             tried.append(one)
     return tried, omitted
+
+
+def figures_of(arms: Sequence[CeilingArm], samples: Samples) -> dict[str, Ceiling]:
+    """The best rounds of each figure, and the clock's resolution if it was seen."""
+    figures = best_figures(arms, samples.values)
+    if any(samples.resolutions_ns):
+        figures["clock.resolution"] = _resolution([step for step in samples.resolutions_ns if step])
+    return figures
 
 
 def best_figures(arms: Sequence[CeilingArm], values: dict[str, list[float]]) -> dict[str, Ceiling]:

@@ -67,16 +67,6 @@ class Panel:
     from_zero: bool = True
 
 
-def panels_png(title: str, panels: list[Panel]) -> bytes:
-    """The panels side by side.
-
-    Args:
-        title: the finding, in a sentence.
-        panels: one to three.
-    """
-    return grid_png(title, [panels])
-
-
 def grid_png(title: str, rows: list[list[Panel]]) -> bytes:
     """Rows of panels under one title, with one legend for all.
 

@@ -5,7 +5,7 @@ from math import inf
 from typing import Any
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.ablation.factories import Factory, components
+from perstep.experiments.ablation.factories import Component, Factory, components
 from perstep.experiments.ablation.findings import AblationFindings, analyse
 from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.session import AblationSession, Call, Work
@@ -102,34 +102,42 @@ def ablate(
     """
     require()
     found = find_model(model)
-    for name in ("max_length", "logits_processor", "stopping_criteria"):
-        if name in generate_kwargs:
-            raise InputError(f"{name} is not an argument of generate here; see the arguments of ablate")
-    parts = components(logits_processor or {}, stopping_criteria or {})
+    parts = _parts(logits_processor, stopping_criteria, generate_kwargs)
     effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
     clock, progress = clock or HostClock(), progress or (lambda _share, _what: None)
-    trace = record(
-        found,
-        inputs,
-        max_new_tokens,
-        seed=seed,
-        logits_processor=[part.make() for part in parts if part.kind == "processor"],
-        stopping_criteria=[part.make() for part in parts if part.kind == "criterion"],
-        **generate_kwargs,
-    )
+    made = {
+        "logits_processor": [part.make() for part in parts if part.kind == "processor"],
+        "stopping_criteria": [part.make() for part in parts if part.kind == "criterion"],
+    }
+    trace = record(found, inputs, max_new_tokens, seed=seed, **made, **generate_kwargs)
     work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
-    samples: list[Sample] = []
     with collector_off():
         session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
         session.manifest.model = {"name": type(found).__name__}
-        run_rounds(
-            session.measure_round,
-            samples.append,
-            lambda: session.resolved(samples),
-            effort=effort,
-            clock=clock,
-            progress=progress,
-        )
+        return _measured(session, clock, progress)
+
+
+def _parts(
+    processors: Mapping[str, Factory] | None, criteria: Mapping[str, Factory] | None, arguments: Mapping[str, Any]
+) -> tuple[Component, ...]:
+    """The parts to take away, once it is known that generate's arguments name none of them."""
+    for name in ("max_length", "logits_processor", "stopping_criteria"):
+        if name in arguments:
+            raise InputError(f"{name} is not an argument of generate here; see the arguments of ablate")
+    return components(processors or {}, criteria or {})
+
+
+def _measured(session: AblationSession, clock: Clock, progress: Progress) -> Ablation:
+    """Rounds until the session's effort is spent."""
+    samples: list[Sample] = []
+    run_rounds(
+        session.measure_round,
+        samples.append,
+        lambda: session.resolved(samples),
+        effort=session.effort,
+        clock=clock,
+        progress=progress,
+    )
     findings = analyse(session.manifest, samples)
     if findings.invalid:
         raise InvalidMeasurement(findings.invalid)
