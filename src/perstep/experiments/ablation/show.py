@@ -4,7 +4,7 @@ from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
-from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
 
@@ -27,16 +27,12 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         header += ["cold, s", "graphs", "breaks", "recompiled"]
     rows = []
     for label, cell in found.cells.items():
-        change = "" if cell.change is None else signed_percent(cell.change)
-        ends = "" if label == ALL else _percent_interval(cell.ci_low, cell.ci_high)
         row = [
             label,
             significant(cell.ns_per_step / size),
             significant(findings.pass_ns[label] / whole_size),
             percent(cell.ns_per_step / every),
-            change,
-            ends,
-            cell.verdict,
+            *cell.cells(),
         ]
         if cold is not None:
             c = cold[label]
@@ -57,10 +53,6 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         notes.append(f"INVALID: {findings.invalid}")
     name = manifest.model.get("name", "the model")
     return Table(f"{name}: a step with and without each part", header, rows, frozenset({0, 6}), notes)
-
-
-def _percent_interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{signed_percent(low)}, {signed_percent(high)}]"
 
 
 def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # noqa: ARG001 - as the other table

@@ -5,10 +5,11 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
-from perstep.experiments.ops.findings import Estimate, Found, LengthFound, OperatorFound, OpsFindings
+from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
 from perstep.experiments.ops.scaling import Exponent
 from perstep.report import Table, to_csv
-from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.change import RelativeChange
+from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import inflation_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.words import render
@@ -174,18 +175,8 @@ def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
     )  # fmt: skip
 
 
-def _change_cells(found: Found | None) -> list[str]:
-    if found is None:
-        return ["", "", ""]
-    change = "–" if found.change is None else signed_percent(found.change)
-    return [change, change_interval(found), found.verdict]
-
-
-def change_interval(found: Found) -> str:
-    """`[-3.1 %, -2.2 %]`, or a dash."""
-    if found.ci_low is None or found.ci_high is None:
-        return "–"
-    return f"[{signed_percent(found.ci_low)}, {signed_percent(found.ci_high)}]"
+def _change_cells(found: RelativeChange | None) -> list[str]:
+    return ["", "", ""] if found is None else found.cells()
 
 
 def _arms_table(findings: OpsFindings) -> Table:
@@ -362,9 +353,8 @@ def _caching_sentences(length: LengthFound) -> list[str]:
     return [said]
 
 
-def _change_words(found: Found) -> str:
-    change = "–" if found.change is None else signed_percent(found.change)
-    return f"{change} {change_interval(found)} ({found.verdict})"
+def _change_words(found: RelativeChange) -> str:
+    return f"{found.percent()} {found.interval()} ({found.verdict})"
 
 
 def summary(findings: OpsFindings) -> dict[str, Any]:
