@@ -2,6 +2,7 @@
 
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings, Growth
+from perstep.experiments.columns import precision_notes
 from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
@@ -47,8 +48,7 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         )
     if found.rounds < MIN_ROUNDS_FOR_VERDICT:
         notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval stands without one.")
-    if findings.unresolved:
-        notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    notes += precision_notes(findings)
     if findings.invalid:
         notes.append(f"INVALID: {findings.invalid}")
     name = manifest.model.get("name", "the model")

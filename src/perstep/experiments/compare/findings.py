@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
+from perstep.experiments.columns import require_rounds
 from perstep.experiments.compare.samples import Sample
 from perstep.machine import NoiseSummary, busy_reason, summarise_noise
 from perstep.report.change import TimeChange
@@ -139,8 +139,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
     Raises:
         InputError: there are no samples.
     """
-    if not samples:
-        raise InputError("the comparison has no finished round; give it a larger budget")
+    require_rounds(samples)
     names = manifest.conditions["arms"]
     calls = manifest.conditions["calls_per_block"]
     changes = changes_of(manifest, samples)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from perstep.experiments.columns import precision_notes
 from perstep.experiments.device_ledger import device_table
 from perstep.experiments.ledger.bounds import columns_of
 from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
@@ -27,8 +28,7 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
         made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
         if beside:
             made.append(device_table(beside, title=f"{ledger.kind}, device time: {subject}"))
-    if findings.unresolved:
-        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[0].notes.extend(precision_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
     made[0].notes.extend(manifest.conditions.get("notes", []))

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.experiments.columns import TOO_FEW, why_unresolved
 from perstep.experiments.ops.plan import MASK_PARTS
 from perstep.experiments.ops.samples import (
     LengthSample,
@@ -376,18 +377,9 @@ def _positive(by_seq: Mapping[int, Rounds]) -> bool:
 
 def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
     widest = max(found, key=lambda length: length.ledger.resolved().half_width)
-    now = widest.ledger.resolved()
-    if now.half_width == inf:
-        return (
-            f"not every part has an interval at S = {widest.seq}: {widest.ledger.rounds} rounds are too few, or"
-            " resemble their neighbours too much; give a longer --budget, or more --rounds"
-        )
-    if precision is not None and now.half_width > precision:
-        return (
-            f"the widest interval, at S = {widest.seq}, is ±{now.half_width:.2%} of the step, ±{precision:.2%} was"
-            " asked for; give a longer --budget, or more --rounds"
-        )
-    return ""
+    half_width, at = widest.ledger.resolved().half_width, f"at S = {widest.seq}"
+    missing = f"not every part has an interval {at}: {widest.ledger.rounds} {TOO_FEW}" if half_width == inf else ""
+    return why_unresolved(missing, half_width, precision, widest=at)
 
 
 def _change(reference: Rounds, other: Rounds, comparisons: int, busy: str) -> Change:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from perstep.experiments.columns import precision_notes
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
 from perstep.experiments.ops.scaling import Exponent
@@ -42,8 +43,7 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
         made.append(_what_if_table(findings))
     if findings.scaling:
         made.append(_scaling_table(findings))
-    if findings.unresolved:
-        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[0].notes.extend(precision_notes(findings))
     if findings.invalid:
         made[0].notes.append(f"INVALID: {findings.invalid}")
     return made
