@@ -6,7 +6,7 @@ from perstep.fixing.findings import FixFindings, Result, Row, Site
 from perstep.fixing.samples import RIGHT
 from perstep.fixing.suggest import BETWEEN, DECODE
 from perstep.report import Table, to_csv
-from perstep.report.change import TimeChange
+from perstep.report.change import RelativeChange, TimeChange
 from perstep.report.format import duration, percent, plural, significant, time_unit
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -299,11 +299,9 @@ _NUMBERS = ("change", "ci_low", "ci_high", "verdict")
 
 
 def _numbers(result: Result | None) -> list[object]:
-    if result is None:
-        return [None, *[None, None, None, ""] * 3, None]
-    arms = (result.step, result.call, result.projected)
-    each = [[None, None, None, ""] if arm is None else [getattr(arm, name) for name in _NUMBERS] for arm in arms]
-    return [result.new_tokens, *(number for numbers in each for number in numbers), result.making_ns]
+    arms = (None, None, None) if result is None else (result.step, result.call, result.projected)
+    numbers = [getattr(arm or RelativeChange(), name) for arm in arms for name in _NUMBERS]
+    return [result and result.new_tokens, *numbers, result and result.making_ns]
 
 
 def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:

@@ -7,6 +7,9 @@ import msgspec
 from perstep.report.format import signed_percent
 from perstep.stats import Change, UnpairedChange, Verdict
 
+CHANGE_HEADER = ("change", "95 % interval", "verdict")
+"""The header over `RelativeChange.cells`."""
+
 
 class RelativeChange(msgspec.Struct, frozen=True, kw_only=True):
     """A cost against that of the reference: 0.031 is 3.1 % more. All fields are empty for the reference itself.

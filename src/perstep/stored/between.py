@@ -91,11 +91,11 @@ class PartChange(RelativeChange, frozen=True, kw_only=True):
         part: `step` is the step without instruments; parts are named as in the ledger.
         kind: of step: `decode`, `prefill`.
         ref_ns: per step in the reference; None where it has no such part.
-        ref_ci_low: lower end of its interval from its own rounds, or None.
-        ref_ci_high: upper end.
+        ref_ci_low_ns: lower end of its interval from its own rounds, or None.
+        ref_ci_high_ns: upper end.
         new_ns: per step in the new run; None where it has no such part.
-        new_ci_low: lower end of its interval from its own rounds, or None.
-        new_ci_high: upper end.
+        new_ci_low_ns: lower end of its interval from its own rounds, or None.
+        new_ci_high_ns: upper end.
         sd_log: the spread of runs that went into it; None if not known.
         rounds: of the run that has fewer.
     """
@@ -103,12 +103,12 @@ class PartChange(RelativeChange, frozen=True, kw_only=True):
     part: str
     kind: str
     ref_ns: float | None
-    ref_ci_low: float | None
-    ref_ci_high: float | None
+    ref_ci_low_ns: float | None = None
+    ref_ci_high_ns: float | None = None
     new_ns: float | None
-    new_ci_low: float | None
-    new_ci_high: float | None
-    sd_log: float | None
+    new_ci_low_ns: float | None = None
+    new_ci_high_ns: float | None = None
+    sd_log: float | None = None
     rounds: int
 
     @property
@@ -284,11 +284,11 @@ def _row(
         part=name,
         kind=kind_of(name),
         ref_ns=old.estimate,
-        ref_ci_low=found.reference.low if found.reference else None,
-        ref_ci_high=found.reference.high if found.reference else None,
+        ref_ci_low_ns=found.reference.low if found.reference else None,
+        ref_ci_high_ns=found.reference.high if found.reference else None,
         new_ns=now.estimate,
-        new_ci_low=found.candidate.low if found.candidate else None,
-        new_ci_high=found.candidate.high if found.candidate else None,
+        new_ci_low_ns=found.candidate.low if found.candidate else None,
+        new_ci_high_ns=found.candidate.high if found.candidate else None,
         sd_log=spread.sd_log if spread and spread.df >= MIN_SPREAD_DF else None,
         rounds=min(old.rounds.size, now.rounds.size),
     )
@@ -300,12 +300,7 @@ def _one_sided(name: str, ref: Run, new: Run) -> PartChange:
         part=name,
         kind=kind_of(name),
         ref_ns=old.estimate if old else None,
-        ref_ci_low=None,
-        ref_ci_high=None,
         new_ns=now.estimate if now else None,
-        new_ci_low=None,
-        new_ci_high=None,
-        sd_log=None,
         rounds=0,
         verdict=str(Verdict.NOT_RESOLVED),
         reason=f"only {ref.name if old else new.name} has it",

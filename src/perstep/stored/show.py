@@ -44,8 +44,8 @@ def part_cells(row: PartChange) -> list[str]:
         verdict += f" (detectable: {_coarse(row.mde)})"
     return [
         row.part,
-        _cost(row.ref_ns, row.ref_ci_low, row.ref_ci_high),
-        _cost(row.new_ns, row.new_ci_low, row.new_ci_high),
+        _cost(row.ref_ns, row.ref_ci_low_ns, row.ref_ci_high_ns),
+        _cost(row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns),
         row.percent(None),
         row.interval(None),
         verdict,
@@ -86,10 +86,4 @@ def comparison_notes(found: StoredComparison) -> list[str]:
 
 def comparison_rows(found: StoredComparison) -> list[list[object]]:
     """Numbers for a CSV, under `CSV_HEADER`."""
-    return [
-        [
-            row.part, row.kind, row.ref_ns, row.ref_ci_low, row.ref_ci_high, row.new_ns, row.new_ci_low,
-            row.new_ci_high, row.change, row.ci_low, row.ci_high, row.mde, row.verdict, row.reason,
-        ]
-        for row in found.parts
-    ]  # fmt: skip
+    return [[getattr(row, name) for name in CSV_HEADER] for row in found.parts]

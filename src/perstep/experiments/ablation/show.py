@@ -5,6 +5,7 @@ from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.experiments.columns import precision_notes
 from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
+from perstep.report.change import CHANGE_HEADER
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
@@ -23,7 +24,7 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
     unit, size = time_unit(cell.ns_per_step for cell in found.cells.values())
     whole_unit, whole_size = time_unit(findings.pass_ns.values())
     every = found.cells[ALL].ns_per_step
-    header = ["cell", f"{unit}/step", f"{whole_unit} a pass", "of all", "change", "95 % interval", "verdict"]
+    header = ["cell", f"{unit}/step", f"{whole_unit} a pass", "of all", *CHANGE_HEADER]
     if cold is not None:
         header += ["cold, s", "graphs", "breaks", "recompiled"]
     rows = []

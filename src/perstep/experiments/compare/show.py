@@ -5,7 +5,7 @@ from typing import Any
 
 from perstep.experiments.compare.findings import CompareFindings
 from perstep.report import Table, to_csv
-from perstep.report.change import TimeChange
+from perstep.report.change import CHANGE_HEADER, TimeChange
 from perstep.report.format import plural, significant, time_unit
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -44,7 +44,7 @@ def _table(
     reasons = [f"{name}: {arm.reason}" for name, arm in shown.items() if arm.reason and arm.reason not in arm.verdict]
     return Table(
         title=title,
-        header=["arm", f"{time}{unit}/call", "change", "95 % interval", "verdict", "detectable"],
+        header=["arm", f"{time}{unit}/call", *CHANGE_HEADER, "detectable"],
         rows=rows,
         text_columns=frozenset({0, 4}),
         notes=[*reasons, *notes],

@@ -9,7 +9,7 @@ from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
 from perstep.experiments.ops.scaling import Exponent
 from perstep.report import Table, to_csv
-from perstep.report.change import RelativeChange
+from perstep.report.change import CHANGE_HEADER, RelativeChange
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import inflation_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
@@ -164,15 +164,12 @@ def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
         notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")
     return Table(
         title="full_attention, every way to mask, on the operands of the step",
-        header=[
-            "S", "way", unit, "build", "apply", "change", "95 % interval", "verdict",
-            "build + apply", "95 % interval", "verdict",
-        ],
+        header=["S", "way", unit, "build", "apply", *CHANGE_HEADER, "build + apply", *CHANGE_HEADER[1:]],
         rows=rows,
         text_columns=frozenset({1, 7, 10}),
         notes=notes,
         rule_before=frozenset(rules - {0}),
-    )  # fmt: skip
+    )
 
 
 def _change_cells(found: RelativeChange | None) -> list[str]:
@@ -191,7 +188,7 @@ def _arms_table(findings: OpsFindings) -> Table:
             rows.append([str(length.seq), name, step, *_change_cells(arm.against_reference)])
     return Table(
         title="whole steps, arm by arm, all instrumented alike",
-        header=["S", "arm", "step", "change", "95 % interval", "verdict"],
+        header=["S", "arm", "step", *CHANGE_HEADER],
         rows=rows,
         text_columns=frozenset({1, 5}),
     )
