@@ -92,7 +92,9 @@ class Try:
         """Keep the candidate's result."""
         results = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
         name = next(name for name in results["arms"] if name != results["reference"])
-        self.found = {**results["arms"][name], "rounds": results["rounds"], "busy": results["busy"]}
+        arm = results["arms"][name]
+        rounds, busy = results["rounds"], results["busy"]
+        self.found = {**arm["wall"], "processor": arm["processor"], "rounds": rounds, "busy": busy}
 
 
 SPIN = [sys.executable, "-c", "while True: pass"]

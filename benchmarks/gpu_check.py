@@ -166,7 +166,7 @@ def drop_ins_overhead(subject: Subject) -> Facts:
     if not torch.equal(guarded(), plain):
         raise RuntimeError("fast.decode gave other tokens than generate")
     found = perstep.compare({"bare": bare, "guarded": guarded}, reference="bare", budget_s=subject.budget_s / 2)
-    change = found["guarded"]
+    change = found["guarded"].wall
     return {"change": change.change, "interval": [change.ci_low, change.ci_high], "verdict": change.verdict}
 
 

@@ -103,10 +103,10 @@ def compared(arms: dict[str, Any], rounds: int) -> Rows:
     return [
         {
             "arm": name,
-            "us": arm.ns_per_call / 1000,
-            "change": arm.change,
-            "ci": [arm.ci_low, arm.ci_high],
-            "verdict": arm.verdict,
+            "us": arm.wall.ns / 1000,
+            "change": arm.wall.change,
+            "ci": [arm.wall.ci_low, arm.wall.ci_high],
+            "verdict": arm.wall.verdict,
             "rounds": found.rounds,
         }
         for name, arm in found.arms.items()

@@ -61,7 +61,7 @@ def believed(ratio: float) -> str:
 def with_perstep(a: int, b: int, seconds: float) -> str:
     """perstep.compare, its verdict."""
     found = perstep.compare({"a": work(a), "b": work(b)}, budget_s=seconds, precision=1e-9, threshold=THRESHOLD)
-    return found["b"].verdict.split(" (")[0]
+    return found["b"].wall.verdict.split(" (")[0]
 
 
 def with_timeit(a: int, b: int, seconds: float) -> str:
@@ -160,7 +160,7 @@ def identical(tries: int, seconds: float) -> dict[str, Any]:
     for number in range(tries):
         arm = perstep.compare(
             {"a": work(ITERATIONS_50_US), "b": work(ITERATIONS_50_US)}, budget_s=seconds, precision=1e-9, seed=number
-        )["b"]
+        )["b"].wall
         verdicts.append(arm.verdict.split(" (")[0])
         errors.append(abs(arm.change or 0.0))
         covered += arm.ci_low is not None and arm.ci_high is not None and arm.ci_low <= 0 <= arm.ci_high
@@ -181,7 +181,7 @@ def detection(workload: str, iterations: int, tries: int, budget_s: float) -> di
     for number in range(tries):
         arms = {"a": work(iterations), "b": work(iterations * 101 // 100)}
         found = perstep.compare(arms, budget_s=budget_s, precision=THRESHOLD, threshold=THRESHOLD, seed=number)
-        verdicts.append(found["b"].verdict.split(" (")[0])
+        verdicts.append(found["b"].wall.verdict.split(" (")[0])
         rounds.append(found.rounds)
         progress(f"+1 % of {workload}", number + 1, tries)
     return {

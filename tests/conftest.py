@@ -230,8 +230,9 @@ def write_ledger_run(
     """
     import msgspec
 
-    from perstep.experiments.ledger import Columns, Pass, Sample
+    from perstep.experiments.ledger import Pass, Sample
     from perstep.machine import NoiseProbe, describe
+    from perstep.measure import Steps
     from perstep.runs import Manifest, RunWriter
 
     rng = np.random.default_rng(seed)
@@ -240,7 +241,7 @@ def write_ledger_run(
     noise = probe.stop()
     factors = parts or {}
 
-    def columns(costs_ns: dict[str, float], steps: int, drift: float, marked: bool) -> Columns:
+    def columns(costs_ns: dict[str, float], steps: int, drift: float, marked: bool) -> Steps:
         usual = {**costs_ns, "residual": 1_000.0}
         ns = {
             name: np.full(steps, round(cost * factors.get(name, 1.0) * level * drift), np.int64)
@@ -248,7 +249,7 @@ def write_ledger_run(
         }
         residual = ns.pop("residual")
         step = sum(ns.values()) + residual
-        return Columns(step, ns, residual, dict.fromkeys(ns, steps)) if marked else Columns(step)
+        return Steps(step, ns, residual, dict.fromkeys(ns, steps)) if marked else Steps(step)
 
     manifest = Manifest(
         experiment="ledger",

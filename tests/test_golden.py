@@ -6,6 +6,7 @@ pixels: two machines may compress them differently.
 """
 
 import io
+import runpy
 import shutil
 from pathlib import Path
 
@@ -47,3 +48,15 @@ def _same_picture(stored: bytes, made: bytes) -> bool:
 
     one, other = (np.asarray(imread(io.BytesIO(data))) for data in (stored, made))
     return one.shape == other.shape and bool(np.abs(one - other).max() <= PIXELS_MAY_DIFFER_BY)
+
+
+def test_a_difference_that_no_name_explains_is_found() -> None:
+    """A renamed value is none; a changed one, a lost one and a new one are."""
+    differences = runpy.run_path(str(Path(__file__).parent / "golden_names.py"))["differences"]
+    names = {"/arms/*/ns": "/arms/*/wall/ns", "added": ["/arms/*/wall/ties"]}
+    old = {"arms": {"a": {"ns": 1.0, "calls": 2}}}
+    assert differences(old, {"arms": {"a": {"wall": {"ns": 1.0, "ties": 0}, "calls": 2}}}, names, {}) == []
+    found = differences(old, {"arms": {"a": {"wall": {"ns": 1.5}, "more": 2}}}, names, {})
+    assert [line.split(":")[0] for line in found] == ["/arms/a/calls", "/arms/a/more", "/arms/a/wall/ns"]
+    assert differences({"said": "a riddle"}, {"said": "a word"}, {}, {"riddle": "word"}) == []
+    assert differences({"said": "a riddle"}, {"said": "a fact"}, {}, {"riddle": "word"}) != []

@@ -154,7 +154,7 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
         different.append(_detect(change, _DIFFERENT_TRIES, budget_s * _DIFFERENT / len(CHANGES), seed + index + 1))
     progress(0.38, "the longest comparison")
     longest_s = budget_s * _LONGEST
-    longest = _compare(0.0, longest_s, seed)["candidate"].mde
+    longest = _compare(0.0, longest_s, seed)["candidate"].wall.mde
     bench = _Bench(seed, clock)
     attribution = []
     with collector_off():
@@ -221,7 +221,7 @@ def _compare(change: float, seconds: float, seed: int) -> Comparison:
 
 
 def _detect(change: float, tries: int, seconds: float, seed: int) -> Detection:
-    found = [_compare(change, seconds / tries, seed * 1000 + number)["candidate"] for number in range(tries)]
+    found = [_compare(change, seconds / tries, seed * 1000 + number)["candidate"].wall for number in range(tries)]
     verdicts = [arm.verdict.split(" (")[0] for arm in found]
     detectable = [arm.mde for arm in found if arm.mde is not None]
     errors = [abs(arm.change - change) for arm in found if arm.change is not None]

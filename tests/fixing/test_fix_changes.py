@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.experiments.compare import Sample
-from perstep.experiments.compare.findings import ProcessorTime
-from perstep.fixing.changes import FIXED, REFERENCE, TimeChange, changes
+from perstep.fixing.changes import FIXED, REFERENCE, changes
 from perstep.fixing.findings import Result, Row, Site, _bound
 from perstep.fixing.samples import Offered, Round, Tried
 from perstep.fixing.show import tables
 from perstep.fixing.suggest import SETUP, at_most
 from perstep.machine import NoiseProbe, summarise_noise
 from perstep.measure import Ledger, LedgerSamples, build_ledger
+from perstep.report.change import TimeChange
 
 MS = 1_000_000
 TURNS = [REFERENCE, FIXED, FIXED, REFERENCE]
@@ -187,7 +187,7 @@ def arm(change: float, half: float | None) -> TimeChange:
     return TimeChange(ns=1.0, change=change, ci_low=low, ci_high=high, mde=None, verdict="faster", reason="")
 
 
-WORKED = ProcessorTime(ns_per_call=1.0)
+WORKED = TimeChange(ns=1.0)
 
 
 @pytest.mark.parametrize(

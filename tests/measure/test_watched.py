@@ -96,7 +96,14 @@ def test_medians_that_add_up_to_more_than_the_step_give_way_to_means() -> None:
         name: np.array(ns, np.int64) for name, ns in {"a": [0, 50, 50], "b": [50, 0, 50], "c": [50, 50, 0]}.items()
     }
     watched = WatchedSteps(
-        step, np.array(shape), columns, np.zeros(3, np.int64), dict.fromkeys(columns, 3), [1] * 6, True, 6
+        step,
+        columns,
+        np.zeros(3, np.int64),
+        dict.fromkeys(columns, 3),
+        marked=np.array(shape),
+        calls=[1] * 6,
+        alike=True,
+        forwards=6,
     )
     ledger = built(watched)
     assert ledger.residual_ns == 0

@@ -448,7 +448,7 @@ def test_a_first_step_that_alone_holds_a_part_stays() -> None:
     def held(late_ns: list[int]) -> Sample:
         step = np.array([50, 30, 30, 40], np.int64)
         late = np.array(late_ns, np.int64)
-        decode = CallSteps(step, np.array([1, 0, 0, 1]), step[[0, 3]] - late, {"late": late}, {"late": 2})
+        decode = CallSteps(step, {"late": late}, step[[0, 3]] - late, {"late": 2}, marked=np.array([1, 0, 0, 1]))
         probe = NoiseProbe()
         probe.start()
         return Sample(

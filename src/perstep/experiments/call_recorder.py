@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
@@ -21,17 +20,13 @@ _TURN = threading.Lock()
 """Held by the one recorder that counts: what CUDA reports, it reports to the whole process."""
 
 
-class CallSteps(msgspec.Struct, omit_defaults=True, eq=False):
-    """The recorded steps of one kind in one call; integers in nanoseconds, one a step.
+class CallSteps(Steps, kw_only=True, eq=False):
+    """The recorded steps of one kind in one call.
 
     `step_ns` and `marked` (1 or 0) hold all steps in their order, the other columns the marked ones alone.
     """
 
-    step_ns: Column
     marked: Column
-    residual_ns: Column
-    parts: dict[str, Column] = {}
-    marks: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,9 @@ class CallRecorder:
             steps, marked = steps_of(kind), np.array(order, bool)
             step_ns = np.zeros(len(order), np.int64)
             step_ns[marked], step_ns[~marked] = steps.step_ns, steps_of(kind + PLAIN).step_ns
-            found[kind] = CallSteps(step_ns, marked.astype(np.int64), steps.residual_ns, steps.parts, steps.marks)
+            found[kind] = CallSteps(
+                step_ns, steps.parts, steps.residual_ns, steps.marks, marked=marked.astype(np.int64)
+            )
         return found
 
     def _new_syncs(self) -> SyncRecorder:

@@ -12,36 +12,13 @@ from typing import Any
 
 import msgspec
 
-from perstep.experiments.compare.findings import ArmResult, ProcessorTime, analyse
+from perstep.experiments.compare.findings import ArmResult, analyse
 from perstep.fixing.samples import Round
+from perstep.report.change import TimeChange
 from perstep.runs import Manifest
 
 REFERENCE, FIXED = "as it is", "with the drop-ins"
 """The two arms. What the offer is tried beside, the reference has too."""
-
-
-class TimeChange(msgspec.Struct, frozen=True, kw_only=True):
-    """How some wall time changed, the second arm of a trial against the first.
-
-    Attributes:
-        ns: of the second arm, median over rounds.
-        change: 0.031 is 3.1 % slower; None if it is withheld.
-        ci_low: lower end of its interval, or None.
-        ci_high: upper end.
-        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
-        verdict: as of any comparison.
-        reason: why, in words.
-        merged_by: adjacent rounds joined because they resembled each other.
-    """
-
-    ns: float
-    change: float | None
-    ci_low: float | None
-    ci_high: float | None
-    mde: float | None
-    verdict: str
-    reason: str
-    merged_by: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Changes:
     step: TimeChange | None
     call: TimeChange | None
     projected: TimeChange | None
-    processor: ProcessorTime
+    processor: TimeChange
     making_ns: float
 
     @property
@@ -87,7 +64,7 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
         step = _change(conditions, rounds, steps, {name: count * (tokens - 1) for name, count in calls.items()})
     timed = _compared(conditions, rounds, totals, calls)
     if tokens >= all_tokens or not told_apart:  # without steps the first tokens are all that can be said
-        return Changes(step, _time_change(timed), None, timed.processor, making)
+        return Changes(step, timed.wall, None, timed.processor, making)
     more = (all_tokens - tokens) / (tokens - 1)
     whole = [
         [round(total + more * decode) for total, decode in zip(block, decoded, strict=True)]
@@ -99,20 +76,7 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
 def _change(
     conditions: dict[str, Any], rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
 ) -> TimeChange:
-    return _time_change(_compared(conditions, rounds, block_ns, calls))
-
-
-def _time_change(arm: ArmResult) -> TimeChange:
-    return TimeChange(
-        ns=arm.ns_per_call,
-        change=arm.change,
-        ci_low=arm.ci_low,
-        ci_high=arm.ci_high,
-        mde=arm.mde,
-        verdict=arm.verdict,
-        reason=arm.reason,
-        merged_by=arm.merged_by,
-    )
+    return _compared(conditions, rounds, block_ns, calls).wall
 
 
 def _compared(

@@ -10,13 +10,12 @@ from typing import Any
 import msgspec
 
 from perstep.errors import InputError
-from perstep.experiments.compare.findings import ProcessorTime
-from perstep.fixing.changes import Changes, TimeChange, changes
+from perstep.fixing.changes import Changes, changes
 from perstep.fixing.samples import RIGHT, Clash, Offered, Patch, Round, Sample, Trial, Tried, Watched, Written
 from perstep.fixing.suggest import BETWEEN, DECODE, at_most, bound, loop_parts, why_nothing
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger
-from perstep.report.format import signed_percent
+from perstep.report.change import TimeChange
 from perstep.runs import Manifest
 from perstep.stats import Verdict
 from perstep.targets.transformers.words import DECODE as DECODE_STEP
@@ -46,7 +45,7 @@ class Result(msgspec.Struct, kw_only=True):
     step: TimeChange | None
     call: TimeChange | None
     projected: TimeChange | None
-    processor: ProcessorTime
+    processor: TimeChange
     making_ns: float
     new_tokens: int
     rounds: int
@@ -226,7 +225,7 @@ _ROUNDING = 1e-9  # a bound that is met is not beaten
 
 
 def _is_open(row: Row) -> bool:
-    return row.result is not None and row.result.whole.verdict.startswith(Verdict.NOT_RESOLVED)
+    return row.result is not None and not row.result.whole.resolved
 
 
 def _by_line(samples: Sequence[Sample]) -> dict[str, _Held]:
@@ -358,7 +357,7 @@ def _bound(
     for what, most, arm in shown:
         if most is not None and arm is not None and arm.change is not None and arm.change < 1 / most - 1 - _ROUNDING:
             row.no_bound = (
-                f"the change of {what}, {signed_percent(arm.change, 2)}, goes beyond the {most:.2f}× that its part of"
+                f"the change of {what}, {arm.percent(2)}, goes beyond the {most:.2f}× that its part of"
                 " the ledger allows"
             )
     if not row.no_bound:
@@ -390,7 +389,7 @@ def headline(site: Site) -> str:
         return f"{site.site}: {'nothing was proven faster' if unproven else 'nothing to replace'}"
     arm = site.together.whole
     projected = "" if site.together.call else ", projected"
-    return f"{site.site}: {arm.verdict} {100 * (arm.change or 0):+.1f} %{projected}"
+    return f"{site.site}: {arm.verdict} {arm.percent()}{projected}"
 
 
 def summary(findings: FixFindings) -> dict[str, Any]:

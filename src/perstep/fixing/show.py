@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from perstep.experiments.compare.findings import ProcessorTime
-from perstep.fixing.changes import TimeChange
 from perstep.fixing.findings import FixFindings, Result, Row, Site
 from perstep.fixing.samples import RIGHT
 from perstep.fixing.suggest import BETWEEN, DECODE
 from perstep.report import Table, to_csv
-from perstep.report.format import duration, percent, plural, signed_percent, significant, time_unit
+from perstep.report.change import RelativeChange, TimeChange
+from perstep.report.format import duration, percent, plural, significant, time_unit
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -81,11 +80,7 @@ def _changes(row: Row, names: list[str]) -> list[str]:
 
 def _with_verdict(arm: TimeChange | None) -> str:
     """A change and its verdict; why there is none stands in a note."""
-    return "–" if arm is None else f"{_shown(arm)} {arm.verdict.split(' (the machine')[0]}".removeprefix("– ")
-
-
-def _shown(arm: TimeChange | ProcessorTime) -> str:
-    return "–" if arm.change is None else signed_percent(arm.change, 2)
+    return "–" if arm is None else f"{arm.percent(2)} {arm.verdict.split(' (the machine')[0]}".removeprefix("– ")
 
 
 def _name(row: Row) -> str:
@@ -161,8 +156,7 @@ def _all_lines(site: Site) -> list[str]:
         said.append("No drop-in was faster beyond doubt, so nothing is to be written.")
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
-    unresolved = [row for row in site.rows if row.result and row.result.whole.verdict.startswith("not resolved")]
-    if unresolved:
+    if any(row.result and not row.result.whole.resolved for row in site.rows):
         said.append("A larger --budget, on a quiet machine, may tell what is not resolved.")
     return said
 
@@ -184,8 +178,12 @@ def _in_words(result: Result, site: Site) -> str:
     return f"{_change(result.whole)} of the call's time over {over}, the prefill included, in {rounds}"
 
 
-def _change(arm: TimeChange | ProcessorTime) -> str:
-    return arm.verdict if arm.change is None else f"{arm.verdict}, {_shown(arm)} {_interval(arm)}"
+def _change(arm: TimeChange) -> str:
+    return arm.verdict if arm.change is None else f"{arm.verdict}, {_shown(arm)}"
+
+
+def _shown(arm: TimeChange) -> str:
+    return f"{arm.percent(2)} {arm.interval(missing='(no interval)')}"
 
 
 def _on_the_loop(site: Site, row: Row) -> list[str]:
@@ -229,12 +227,6 @@ def _in_any_case(site: Site) -> list[str]:
     return said
 
 
-def _interval(arm: TimeChange | ProcessorTime) -> str:
-    if arm.ci_low is None or arm.ci_high is None:
-        return "(no interval)"
-    return f"[{signed_percent(arm.ci_low)}, {signed_percent(arm.ci_high)}]"
-
-
 def lines(site: Site) -> str:
     """What to write into the call, ready to be copied, and apart from it what is unproven; empty without either."""
     top = f", with {' and '.join(f'`{one}`' for one in site.imports)} at the top of the file" if site.imports else ""
@@ -266,7 +258,7 @@ def _what_is_known(row: Row, site: Site) -> str:
         why = f"; not so together with {', '.join(_others_of(row, site))}"
     if arm.change is None:
         return arm.verdict
-    return f"{_shown(arm)} {_interval(arm)} of {of}, {arm.verdict}{why}"
+    return f"{_shown(arm)} of {of}, {arm.verdict}{why}"
 
 
 def _others_of(row: Row, site: Site) -> list[str]:
@@ -307,11 +299,9 @@ _NUMBERS = ("change", "ci_low", "ci_high", "verdict")
 
 
 def _numbers(result: Result | None) -> list[object]:
-    if result is None:
-        return [None, *[None, None, None, ""] * 3, None]
-    arms = (result.step, result.call, result.projected)
-    each = [[None, None, None, ""] if arm is None else [getattr(arm, name) for name in _NUMBERS] for arm in arms]
-    return [result.new_tokens, *(number for numbers in each for number in numbers), result.making_ns]
+    arms = (None, None, None) if result is None else (result.step, result.call, result.projected)
+    numbers = [getattr(arm or RelativeChange(), name) for arm in arms for name in _NUMBERS]
+    return [result and result.new_tokens, *numbers, result and result.making_ns]
 
 
 def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:

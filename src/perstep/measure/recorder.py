@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,9 +31,13 @@ _END = "\0"
 """The log's entry for the end of a step, in the place of a part's name."""
 
 
-@dataclass(frozen=True)
-class Steps:
+_NO_STEPS = np.zeros(0, np.int64)
+
+
+class Steps(msgspec.Struct, omit_defaults=True, eq=False):
     """The recorded steps of one kind, one column for each part; integers in nanoseconds.
+
+    Samples hold this record too. Uninstrumented steps have `step_ns` alone.
 
     Attributes:
         step_ns: the whole step, shape [steps].
@@ -42,9 +47,9 @@ class Steps:
     """
 
     step_ns: NDArray[np.int64]
-    parts: dict[str, NDArray[np.int64]]
-    residual_ns: NDArray[np.int64]
-    marks: dict[str, int]
+    parts: dict[str, NDArray[np.int64]] = {}
+    residual_ns: NDArray[np.int64] = _NO_STEPS
+    marks: dict[str, int] = {}
 
 
 @dataclass

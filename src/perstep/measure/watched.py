@@ -10,8 +10,6 @@ position was measured once, and a row is the mean over steps: a median over neig
 expensive ones. No step is left out here; bursts are counted.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +23,7 @@ from perstep.measure.ledger import (
     check_sums,
     close_ledger,
 )
+from perstep.measure.recorder import Steps
 from perstep.stats import LedgerEstimate, ledger_estimate, paired_step_estimates, step_estimate
 
 LOOKS = 3
@@ -37,26 +36,17 @@ BURSTS_SAID = 0.05
 """A note states the bursts from this share of the time on."""
 
 
-@dataclass(frozen=True)
-class WatchedSteps:
-    """The recorded steps of one kind, in the order in which they ran; integers in nanoseconds.
+class WatchedSteps(Steps, kw_only=True, eq=False):
+    """The recorded steps of one kind, in the order in which they ran; the columns of parts hold the marked ones alone.
 
     Attributes:
-        step_ns: every step, shape [steps].
-        marked: whether marks were taken in it, shape [steps].
-        parts: part -> its exclusive time in each marked step, shape [marked steps].
-        residual_ns: what no part covered, shape [marked steps].
-        marks: part -> how often it was entered, over all marked steps.
+        marked: whether marks were taken in a step, shape [steps].
         calls: how many steps each call has here, in order; calls of equal shape alone may repeat each other.
         alike: the calls had one shape, so that step k of one stands for step k of another.
         forwards: forwards executed, recorded or not.
     """
 
-    step_ns: NDArray[np.int64]
     marked: NDArray[np.bool_]
-    parts: dict[str, NDArray[np.int64]]
-    residual_ns: NDArray[np.int64]
-    marks: dict[str, int]
     calls: list[int]
     alike: bool
     forwards: int

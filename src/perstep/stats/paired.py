@@ -41,6 +41,10 @@ class Verdict(StrEnum):
     NOT_RESOLVED = "not resolved"
     INVALID = "invalid"
 
+    def within(self, threshold: float) -> str:
+        """As users see it: `same` with its T."""
+        return f"{self} (within ±{100 * threshold:g} %)" if self is Verdict.SAME else str(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -93,11 +97,8 @@ class Change:
     @property
     def label(self) -> str:
         """The verdict as users see it."""
-        if self.verdict is Verdict.SAME:
-            return f"same (within ±{100 * self.threshold:g} %)"
-        if self.withheld:
-            return f"{self.verdict} ({self.withheld})"
-        return f"invalid ({self.reason})" if self.verdict is Verdict.INVALID else str(self.verdict)
+        why = self.reason if self.verdict is Verdict.INVALID else self.withheld
+        return f"{self.verdict} ({why})" if why else self.verdict.within(self.threshold)
 
 
 def paired_changes(

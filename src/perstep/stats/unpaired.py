@@ -86,6 +86,7 @@ class UnpairedChange:
         candidate: the candidate's own interval, or None with too few rounds.
         verdict: read off the interval.
         reason: why, in words.
+        threshold: T of `same (within +-T)`.
     """
 
     estimate: float | None
@@ -96,6 +97,12 @@ class UnpairedChange:
     candidate: RunInterval | None
     verdict: Verdict
     reason: str
+    threshold: float
+
+    @property
+    def label(self) -> str:
+        """The verdict as users see it."""
+        return self.verdict.within(self.threshold)
 
 
 def pooled_spread(groups: Sequence[ArrayLike]) -> Spread | None:
@@ -206,14 +213,14 @@ def unpaired_change(
     new = run_interval(candidate, comparisons=comparisons, confidence=confidence)
     if reference.estimate <= 0 or candidate.estimate <= 0:
         reason = "it took no time on this clock in one of the runs, so there is no ratio"
-        return UnpairedChange(None, None, None, None, ref, new, Verdict.NOT_RESOLVED, reason)
+        return UnpairedChange(None, None, None, None, ref, new, Verdict.NOT_RESOLVED, reason, threshold)
     ratio = log(candidate.estimate / reference.estimate)
     rounds = min(reference.rounds.size, candidate.rounds.size)
     usable = spread is not None and spread.df >= MIN_SPREAD_DF
     if ref is None or new is None or spread is None or not usable:
         needed = _rounds_needed(comparisons, confidence)
         reason = _missing(rounds, needed) if ref is None or new is None else "the spread of runs is not known"
-        return UnpairedChange(expm1(ratio), None, None, None, ref, new, Verdict.NOT_RESOLVED, reason)
+        return UnpairedChange(expm1(ratio), None, None, None, ref, new, Verdict.NOT_RESOLVED, reason, threshold)
     between = _t_quantile(spread.df, comparisons, confidence) * spread.sd_log * sqrt(2)
     down = hypot(_log_distance(new.low, candidate), _log_distance(ref.high, reference), between)
     up = hypot(_log_distance(new.high, candidate), _log_distance(ref.low, reference), between)
@@ -231,6 +238,7 @@ def unpaired_change(
         candidate=new,
         verdict=verdict,
         reason=reason,
+        threshold=threshold,
     )
 
 

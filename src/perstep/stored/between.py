@@ -18,13 +18,13 @@ from perstep.errors import InputError
 from perstep.machine import Machine, identity
 from perstep.measure import RESIDUAL, LedgerSamples
 from perstep.measure.names import STEP, is_headline, kind_of, part_name
+from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
 from perstep.stats import (
     MIN_ROUNDS_FOR_VERDICT,
     MIN_SPREAD_DF,
     RunCost,
     Spread,
-    UnpairedChange,
     Verdict,
     ledger_estimate,
     round_levels,
@@ -84,54 +84,37 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
 
 
-class PartChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a comparison.
+class PartChange(RelativeChange, frozen=True, kw_only=True):
+    """One row of a comparison; between-run noise is in the interval of its change.
 
     Attributes:
         part: `step` is the step without instruments; parts are named as in the ledger.
         kind: of step: `decode`, `prefill`.
         ref_ns: per step in the reference; None where it has no such part.
-        ref_ci_low: lower end of its interval from its own rounds, or None.
-        ref_ci_high: upper end.
+        ref_ci_low_ns: lower end of its interval from its own rounds, or None.
+        ref_ci_high_ns: upper end.
         new_ns: per step in the new run; None where it has no such part.
-        new_ci_low: lower end of its interval from its own rounds, or None.
-        new_ci_high: upper end.
-        change: new over reference, minus 1; 0.031 is 3.1 % slower.
-        ci_low: lower end of its interval, between-run noise included; None without an interval.
-        ci_high: upper end.
-        mde: smallest change that would have been resolved in 80 % of tries; None without an interval.
+        new_ci_low_ns: lower end of its interval from its own rounds, or None.
+        new_ci_high_ns: upper end.
         sd_log: the spread of runs that went into it; None if not known.
         rounds: of the run that has fewer.
-        verdict: `faster`, `slower`, `same (within ±T)`, `not resolved`.
-        reason: why, in words.
     """
 
     part: str
     kind: str
     ref_ns: float | None
-    ref_ci_low: float | None
-    ref_ci_high: float | None
+    ref_ci_low_ns: float | None = None
+    ref_ci_high_ns: float | None = None
     new_ns: float | None
-    new_ci_low: float | None
-    new_ci_high: float | None
-    change: float | None
-    ci_low: float | None
-    ci_high: float | None
-    mde: float | None
-    sd_log: float | None
+    new_ci_low_ns: float | None = None
+    new_ci_high_ns: float | None = None
+    sd_log: float | None = None
     rounds: int
-    verdict: str
-    reason: str
 
     @property
     def trusted(self) -> bool:
         """Whether the rounds are enough for a verdict."""
         return self.rounds >= MIN_ROUNDS_FOR_VERDICT
-
-    @property
-    def resolved(self) -> bool:
-        """Whether there is a verdict."""
-        return self.verdict != Verdict.NOT_RESOLVED
 
 
 class StoredComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,23 +279,18 @@ def _row(
     if old is None or now is None:
         return _one_sided(name, ref, new)
     found = unpaired_change(old, now, spread, comparisons=comparisons, confidence=confidence, threshold=threshold)
-    return PartChange(
+    return PartChange.of(
+        found,
         part=name,
         kind=kind_of(name),
         ref_ns=old.estimate,
-        ref_ci_low=found.reference.low if found.reference else None,
-        ref_ci_high=found.reference.high if found.reference else None,
+        ref_ci_low_ns=found.reference.low if found.reference else None,
+        ref_ci_high_ns=found.reference.high if found.reference else None,
         new_ns=now.estimate,
-        new_ci_low=found.candidate.low if found.candidate else None,
-        new_ci_high=found.candidate.high if found.candidate else None,
-        change=found.estimate,
-        ci_low=found.ci_low,
-        ci_high=found.ci_high,
-        mde=found.mde,
+        new_ci_low_ns=found.candidate.low if found.candidate else None,
+        new_ci_high_ns=found.candidate.high if found.candidate else None,
         sd_log=spread.sd_log if spread and spread.df >= MIN_SPREAD_DF else None,
         rounds=min(old.rounds.size, now.rounds.size),
-        verdict=_label(found, threshold),
-        reason=found.reason,
     )
 
 
@@ -322,24 +300,11 @@ def _one_sided(name: str, ref: Run, new: Run) -> PartChange:
         part=name,
         kind=kind_of(name),
         ref_ns=old.estimate if old else None,
-        ref_ci_low=None,
-        ref_ci_high=None,
         new_ns=now.estimate if now else None,
-        new_ci_low=None,
-        new_ci_high=None,
-        change=None,
-        ci_low=None,
-        ci_high=None,
-        mde=None,
-        sd_log=None,
         rounds=0,
         verdict=str(Verdict.NOT_RESOLVED),
         reason=f"only {ref.name if old else new.name} has it",
     )
-
-
-def _label(found: UnpairedChange, threshold: float) -> str:
-    return f"same (within ±{100 * threshold:g} %)" if found.verdict is Verdict.SAME else str(found.verdict)
 
 
 def _facts(run: Run) -> RunFacts:

@@ -14,9 +14,9 @@ import msgspec
 
 from perstep.errors import InputError
 from perstep.report import Table
-from perstep.report.format import percent, signed_percent
+from perstep.report.format import percent
 from perstep.stored.between import PartChange, Run, SpreadOfRuns, StoredComparison, compare_runs
-from perstep.stored.show import change_interval, comparison_notes, part_cells
+from perstep.stored.show import comparison_notes, part_cells
 
 DEFAULT_LIMITS = ("step:5%",)
 _LIMIT = re.compile(r"(?P<part>.+):(?P<percent>[0-9]+(\.[0-9]+)?) ?%")
@@ -121,7 +121,7 @@ def _finding(part: Judged) -> str:
     row = part.change
     if row.change is None or row.ci_low is None or not row.trusted:
         return f"{row.part}: {row.reason}"
-    return f"{row.part} {signed_percent(row.change)} {change_interval(row)}, limit +{percent(part.limit)}"
+    return f"{row.part} {row.percent()} {row.interval(None)}, limit +{percent(part.limit)}"
 
 
 def gate_table(found: GateFindings) -> Table:

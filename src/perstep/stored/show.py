@@ -1,7 +1,7 @@
 """A comparison of two stored runs as tables, in benchstat's manner: one row a part, one table a kind of step."""
 
 from perstep.report import Table
-from perstep.report.format import duration, percent, signed_percent
+from perstep.report.format import duration, percent
 from perstep.stored.between import PartChange, StoredComparison
 
 CSV_HEADER = [
@@ -44,24 +44,12 @@ def part_cells(row: PartChange) -> list[str]:
         verdict += f" (detectable: {_coarse(row.mde)})"
     return [
         row.part,
-        _cost(row.ref_ns, row.ref_ci_low, row.ref_ci_high),
-        _cost(row.new_ns, row.new_ci_low, row.new_ci_high),
-        "–" if row.change is None else _signed(row.change),
-        change_interval(row),
+        _cost(row.ref_ns, row.ref_ci_low_ns, row.ref_ci_high_ns),
+        _cost(row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns),
+        row.percent(None),
+        row.interval(None),
         verdict,
     ]
-
-
-def change_interval(row: PartChange) -> str:
-    """`[-1.2 %, +0.4 %]`, or a dash."""
-    if row.ci_low is None or row.ci_high is None:
-        return "–"
-    return f"[{_signed(row.ci_low)}, {_signed(row.ci_high)}]"
-
-
-def _signed(change: float) -> str:
-    """`+1.2 %`; from a doubling on without decimals."""
-    return signed_percent(change, 1 if abs(change) < 1 else 0)
 
 
 def _coarse(share: float) -> str:
@@ -98,10 +86,4 @@ def comparison_notes(found: StoredComparison) -> list[str]:
 
 def comparison_rows(found: StoredComparison) -> list[list[object]]:
     """Numbers for a CSV, under `CSV_HEADER`."""
-    return [
-        [
-            row.part, row.kind, row.ref_ns, row.ref_ci_low, row.ref_ci_high, row.new_ns, row.new_ci_low,
-            row.new_ci_high, row.change, row.ci_low, row.ci_high, row.mde, row.verdict, row.reason,
-        ]
-        for row in found.parts
-    ]  # fmt: skip
+    return [[getattr(row, name) for name in CSV_HEADER] for row in found.parts]

@@ -38,10 +38,10 @@ class Chosen:
         left = 1 - marked / max(len(steps.residual_ns), 1)
         return CallSteps(
             steps.step_ns[self.skip :],
-            steps.marked[self.skip :],
-            steps.residual_ns[marked:],
             {name: ns[marked:] for name, ns in steps.parts.items()},
+            steps.residual_ns[marked:],
             {name: round(count * left) for name, count in steps.marks.items()},
+            marked=steps.marked[self.skip :],
         )
 
 

@@ -40,40 +40,40 @@ def test_a_slower_arm_is_slower_by_the_true_change():
     """3 % more time is a change of 0.03, and the verdict is `slower`."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, old=100_000, new=103_000))
-    assert isclose(found["new"].change, 0.03, rel_tol=1e-9)
-    assert found["new"].verdict == "slower"
-    assert isclose(found["new"].ci_low, 0.03, rel_tol=1e-9)
-    assert isclose(found["new"].ci_high, 0.03, rel_tol=1e-9)
+    assert isclose(found["new"].wall.change, 0.03, rel_tol=1e-9)
+    assert found["new"].wall.verdict == "slower"
+    assert isclose(found["new"].wall.ci_low, 0.03, rel_tol=1e-9)
+    assert isclose(found["new"].wall.ci_high, 0.03, rel_tol=1e-9)
     assert found.reference == "old"
-    assert isclose(found["old"].ns_per_call, 100_000)
+    assert isclose(found["old"].wall.ns, 100_000)
 
 
 def test_a_faster_arm_is_faster_and_an_equal_one_is_the_same():
     """Signs are not mixed up; identical programs are `same`, with every round a tie."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, old=100_000, fast=80_000, equal=100_000))
-    assert isclose(found["fast"].change, -0.2, rel_tol=1e-9)
-    assert found["fast"].verdict == "faster"
-    assert found["equal"].verdict == "same (within ±1 %)"
-    assert found["equal"].ties == found.rounds
+    assert isclose(found["fast"].wall.change, -0.2, rel_tol=1e-9)
+    assert found["fast"].wall.verdict == "faster"
+    assert found["equal"].wall.verdict == "same (within ±1 %)"
+    assert found["equal"].wall.ties == found.rounds
 
 
 def test_the_reference_may_be_any_arm():
     """Changes are relative to the named arm."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, old=100_000, new=50_000), reference="new")
-    assert isclose(found["old"].change, 1.0, rel_tol=1e-9)
+    assert isclose(found["old"].wall.change, 1.0, rel_tol=1e-9)
 
 
 def test_fewer_than_twenty_rounds_give_no_verdict():
     """Nineteen rounds, however clear, are not resolved; four have no interval either."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, old=100_000, new=200_000), rounds=19)
-    assert found["new"].verdict == "not resolved"
-    assert found["new"].ci_low is not None
+    assert found["new"].wall.verdict == "not resolved"
+    assert found["new"].wall.ci_low is not None
     few = run(clock, make_arms(clock, old=100_000, new=200_000), rounds=4)
-    assert few["new"].ci_low is None
-    assert few["new"].verdict == "not resolved"
+    assert few["new"].wall.ci_low is None
+    assert few["new"].wall.verdict == "not resolved"
     assert "4 rounds" in few.unresolved
 
 
@@ -81,7 +81,7 @@ def test_a_thousandfold_difference_is_measured():
     """Arms with their own numbers of calls give the true ratio, and the comparison says so."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, fast=1_000, slow=1_000_000))
-    assert isclose(found["slow"].change, 999.0, rel_tol=1e-6)
+    assert isclose(found["slow"].wall.change, 999.0, rel_tol=1e-6)
     assert any("own number of calls" in note for note in found.notes)
 
 
@@ -89,8 +89,8 @@ def test_arms_that_take_no_time_by_the_clock_are_ties():
     """Zero durations are kept as ties; no division by zero."""
     clock = FakeClock()
     found = run(clock, {"a": lambda: None, "b": lambda: None})
-    assert found["b"].change == 0
-    assert found["b"].ties == 24
+    assert found["b"].wall.change == 0
+    assert found["b"].wall.ties == 24
 
 
 def test_a_clock_that_steps_back_makes_the_comparison_invalid():
@@ -103,7 +103,7 @@ def test_a_clock_that_steps_back_makes_the_comparison_invalid():
         clock.advance(-(10**9) if next(calls) == 501 else 103_000)
 
     found = run(clock, {"old": arms["old"], "new": unsteady})
-    assert found["new"].verdict.startswith("invalid (the clock stepped back in 1 round")
+    assert found["new"].wall.verdict.startswith("invalid (the clock stepped back in 1 round")
     assert found.invalid
 
 
@@ -111,8 +111,8 @@ def test_noise_does_not_hide_a_change_nor_make_one():
     """Under 2 % jitter a true 3 % is found, and identical arms get no verdict of a difference."""
     clock = FakeClock()
     found = run(clock, make_arms(clock, 0.02, old=100_000, new=103_000, same=100_000), rounds=60)
-    assert found["new"].verdict == "slower"
-    assert found["same"].verdict not in {"slower", "faster"}
+    assert found["new"].wall.verdict == "slower"
+    assert found["same"].wall.verdict not in {"slower", "faster"}
 
 
 def test_rounds_are_complete_balanced_blocks():
@@ -164,7 +164,7 @@ def test_a_failing_arm_keeps_what_was_measured():
     with pytest.raises(ArmFailed, match="'new' failed in call 401: RuntimeError: boom") as caught:
         run(clock, {"old": arms["old"], "new": fails}, rounds=1000)
     assert caught.value.partial.rounds > 20
-    assert caught.value.partial["new"].verdict.startswith("same")
+    assert caught.value.partial["new"].wall.verdict.startswith("same")
 
 
 def test_different_results_are_refused_under_check():
@@ -218,7 +218,7 @@ def test_a_comparison_may_run_in_a_thread():
     thread = threading.Thread(target=lambda: results.append(run(clock, arms)))
     thread.start()
     thread.join()
-    assert results[0]["new"].verdict == "slower"
+    assert results[0]["new"].wall.verdict == "slower"
 
 
 @pytest.mark.parametrize(
@@ -262,11 +262,11 @@ def test_a_busy_machine_gets_no_verdict_from_wall_time():
     """Most rounds waited: no change of wall time is shown, and the change of processor time stands beside it."""
     clock = FakeClock()
     found = run(clock, make_waiting_arms(clock, 0.2, old=5_000_000, new=5_500_000), rounds=40)
-    new = found["new"]
+    new, processor = found["new"].wall, found["new"].processor
     assert new.verdict.startswith("not resolved (the machine was busy: waited ")
     assert (new.change, new.ci_low, new.ci_high, new.mde) == (None, None, None, None)
-    assert isclose(new.processor.change, 0.1, rel_tol=1e-9)
-    assert new.processor.verdict == "slower"
+    assert isclose(processor.change, 0.1, rel_tol=1e-9)
+    assert processor.verdict == "slower"
     assert "the machine was busy" in found.unresolved
     text = str(found)
     assert "Processor time of the same rounds" in text
@@ -292,7 +292,7 @@ def test_processor_time_is_different_only_beyond_the_threshold():
 
         return run(clock, {name: waiting(call) for name, call in calls.items()}, rounds=60)["new"]
 
-    quiet, busy = compared(0), compared(5_000_000).processor
+    quiet, busy = compared(0).wall, compared(5_000_000).processor
     assert 0 < quiet.ci_low < 0.01 < quiet.ci_high
     assert quiet.verdict == "slower"
     assert (busy.ci_low, busy.ci_high) == (quiet.ci_low, quiet.ci_high)
@@ -307,7 +307,7 @@ def test_a_machine_that_is_busy_now_and_then_gets_a_verdict():
     found = run(clock, arms, rounds=60)
     assert 0.1 < np.mean([share > 0.05 for share in waited_shares(arms, clock)]) < 0.5
     assert found.busy == ""
-    assert found["new"].verdict == "slower"
+    assert found["new"].wall.verdict == "slower"
     assert "Processor time" not in str(found)
 
 
@@ -381,8 +381,8 @@ def test_processes_are_the_replicates_where_arms_have_processes():
     assert len(set(started)) == 40
     found = experiment.analyse(session.manifest, samples)
     assert found.replicates == "processes"
-    assert found.arms["new"].ci_low < 0 < found.arms["new"].ci_high
-    assert found.arms["new"].ci_high - found.arms["new"].ci_low > 0.02
+    assert found.arms["new"].wall.ci_low < 0 < found.arms["new"].wall.ci_high
+    assert found.arms["new"].wall.ci_high - found.arms["new"].wall.ci_low > 0.02
     assert "each with new processes" in to_text(comparison_tables(found)[0])
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import ledger, pipeline
-from perstep.experiments.ledger import Columns, Pass, Plan, Sample, analyse, files, prepare, tables
+from perstep.experiments.ledger import Pass, Plan, Sample, analyse, files, prepare, tables
 from perstep.experiments.ledger.session import LedgerSession
 from perstep.machine import Noise
-from perstep.measure import FakeClock
+from perstep.measure import FakeClock, Steps
 from perstep.runs import Manifest
 from perstep.targets.reference import BOUNDARIES, model
 
@@ -177,14 +177,12 @@ def test_two_kinds_of_prompt_exclude_each_other(tiny_llama: Path) -> None:
 # What samples say
 
 
-def steps(num: int, part_ns: int, marked: bool) -> Columns:
+def steps(num: int, part_ns: int, marked: bool) -> Steps:
     """Steps that are all alike."""
     if not marked:
-        return Columns(np.full(num, 2 * part_ns + 100))
+        return Steps(np.full(num, 2 * part_ns + 100))
     column = np.full(num, part_ns)
-    return Columns(
-        np.full(num, 2 * part_ns + 100), {"mlp": column, "attn.qkv": column}, np.full(num, 100), {"mlp": num}
-    )
+    return Steps(np.full(num, 2 * part_ns + 100), {"mlp": column, "attn.qkv": column}, np.full(num, 100), {"mlp": num})
 
 
 def made_up(calm: Noise, rounds: int = 3, *, new_tokens: int = 4, differing: int = 0, slow: int = 1) -> list[Sample]:
@@ -276,7 +274,7 @@ def test_rounds_that_do_not_hold_the_same_are_refused(damage: str, calm: Noise) 
     elif damage == "passes":
         samples[0].passes.clear()
     else:
-        decode.residual_ns = None
+        decode.residual_ns = decode.residual_ns[:0]
     with pytest.raises(InputError, match="do not all hold the same passes, steps and parts") as caught:
         analyse(manifest_for(), samples)
     assert "\n" not in str(caught.value)

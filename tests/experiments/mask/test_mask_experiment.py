@@ -327,7 +327,8 @@ def _rounds(number: int, ratio: float, jitter: Callable[[], float]) -> list[Samp
             parts |= {"mask.fill": steps // 8}
         residual = steps - sum(parts.values())
         marks = dict.fromkeys(parts, 4)
-        return ArmRound(steps, steps, parts, residual, marks, 0, steps // 16 if masked else steps[:0])
+        hot_ns = steps // 16 if masked else steps[:0]
+        return ArmRound(steps, parts, residual, marks, plain_ns=steps, differing=0, hot_fill_ns=hot_ns)
 
     return [
         Sample(

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.report.change import RelativeChange
 from perstep.stats import (
     MAX_FACTORIAL_PARTS,
     Effect,
@@ -75,24 +76,16 @@ def _label(every: frozenset[str], present: frozenset[str], names: Sequence[str])
     return "only " + " + ".join(name for name in names if name in present)
 
 
-class Cell(msgspec.Struct, kw_only=True):
-    """One combination of parts.
+class Cell(RelativeChange, frozen=True, kw_only=True):
+    """One combination of parts, and its change against the cell `all`.
 
     Attributes:
         parts: those present.
         ns_per_step: a whole call over its forwards, median over rounds paired with the cell `all`.
-        change: of that cell's time against `all`: -0.3 is 30 % faster. None for `all` itself.
-        ci_low: lower end of its interval; None with too few rounds.
-        ci_high: upper end.
-        verdict: read off the interval; empty for `all`.
     """
 
     parts: list[str]
     ns_per_step: float
-    change: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    verdict: str = ""
 
 
 class PartEffects(msgspec.Struct, kw_only=True):
@@ -158,21 +151,14 @@ def effects(plan: Design, costs_ns: dict[str, NDArray[np.float64]], busy: str = 
         without = np.stack([costs_ns[plan.without(name)] for name in plan.names], 1)
         only = np.stack([costs_ns[plan.only(name)] for name in plan.names], 1)
         found = _from_single(one_at_a_time(every, costs_ns[NONE], without, only, plan.names, rng))
-    found.cells = {label: _cell(plan, label, every, cost) for label, cost in costs_ns.items()}
     comparisons = len(costs_ns) - 1
     for label, cost in costs_ns.items():
-        if label != ALL:
-            change = withhold(paired_change(every, cost, comparisons=comparisons), busy)
-            cell = found.cells[label]
-            cell.change, cell.ci_low, cell.ci_high = change.estimate, change.ci_low, change.ci_high
-            cell.verdict = change.label
+        # Paired with `all`, as the effects are, so that the columns of a table agree.
+        ns = float(np.median(cost / every) * np.median(every))
+        change = None if label == ALL else withhold(paired_change(every, cost, comparisons=comparisons), busy)
+        present = [name for name in plan.names if name in plan.cells[label]]
+        found.cells[label] = Cell.of(change, parts=present, ns_per_step=ns)
     return found
-
-
-def _cell(plan: Design, label: str, every: NDArray[np.float64], cost: NDArray[np.float64]) -> Cell:
-    # Paired with `all`, as the effects are, so that the columns of a table agree.
-    ns = float(np.median(cost / every) * np.median(every))
-    return Cell(parts=[name for name in plan.names if name in plan.cells[label]], ns_per_step=ns)
 
 
 def _from_factorial(f: Factorial) -> Effects:

@@ -7,7 +7,6 @@ columns": measured and derived stand in columns of their own.
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,6 +16,7 @@ from perstep.errors import InputError
 from perstep.experiments.ablation.cells import ALL, NONE, Design, Effects, design, effects
 from perstep.experiments.ablation.reasons import Elsewhere, Spent, agreement, elsewhere
 from perstep.experiments.ablation.samples import InPlace, Sample
+from perstep.experiments.columns import require_rounds, same_in_every_round, why_unresolved
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import RESIDUAL, Resolved
 from perstep.runs import Manifest
@@ -175,8 +175,7 @@ def _plus_one(estimate: float | None, low: float | None, high: float | None) -> 
 
 def _costs(manifest: Manifest, samples: Sequence[Sample]) -> tuple[Design, dict[str, NDArray[np.float64]]]:
     """By cell, [rounds] nanoseconds a step."""
-    if not samples:
-        raise InputError("the ablation has no finished round; give it a larger budget")
+    require_rounds(samples)
     c = manifest.conditions
     plan = design(list(c["parts"]))
     steps = c["turns_per_round"] / c["calls"] * c["steps_per_pass"]
@@ -188,12 +187,8 @@ def _costs(manifest: Manifest, samples: Sequence[Sample]) -> tuple[Design, dict[
 
 def _spent(samples: Sequence[Sample]) -> dict[str, Spent]:
     """By marked cell, the time spent in each part: [rounds, steps]."""
-    try:
+    with same_in_every_round("parts and steps"):
         return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same parts and steps ({error}); restore the file, or measure again"
-        ) from error
 
 
 def _stack(passes: Sequence[InPlace]) -> Spent:
@@ -320,15 +315,8 @@ def _notes(manifest: Manifest, found: Effects, others: list[Elsewhere]) -> list[
 
 def _unresolved(manifest: Manifest, found: Effects) -> str:
     half = _half_width(found)
-    asked: Any = manifest.conditions["precision"]
-    if half == inf:
-        return f"no intervals: {found.reason}; give a longer --budget, or more --rounds"
-    if asked is not None and half > asked:
-        return (
-            f"the widest interval is ±{half:.2%} of the step, ±{asked:.2%} was asked for;"
-            " give a longer --budget, or more --rounds"
-        )
-    return ""
+    missing = f"no intervals: {found.reason}" if half == inf else ""
+    return why_unresolved(missing, half, manifest.conditions["precision"])
 
 
 def _invalid(samples: Sequence[Sample]) -> str:

@@ -2,9 +2,11 @@
 
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings, Growth
+from perstep.experiments.columns import precision_notes
 from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
-from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.change import CHANGE_HEADER
+from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
 
@@ -22,21 +24,17 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
     unit, size = time_unit(cell.ns_per_step for cell in found.cells.values())
     whole_unit, whole_size = time_unit(findings.pass_ns.values())
     every = found.cells[ALL].ns_per_step
-    header = ["cell", f"{unit}/step", f"{whole_unit} a pass", "of all", "change", "95 % interval", "verdict"]
+    header = ["cell", f"{unit}/step", f"{whole_unit} a pass", "of all", *CHANGE_HEADER]
     if cold is not None:
         header += ["cold, s", "graphs", "breaks", "recompiled"]
     rows = []
     for label, cell in found.cells.items():
-        change = "" if cell.change is None else signed_percent(cell.change)
-        ends = "" if label == ALL else _percent_interval(cell.ci_low, cell.ci_high)
         row = [
             label,
             significant(cell.ns_per_step / size),
             significant(findings.pass_ns[label] / whole_size),
             percent(cell.ns_per_step / every),
-            change,
-            ends,
-            cell.verdict,
+            *cell.cells(),
         ]
         if cold is not None:
             c = cold[label]
@@ -51,16 +49,11 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         )
     if found.rounds < MIN_ROUNDS_FOR_VERDICT:
         notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval stands without one.")
-    if findings.unresolved:
-        notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    notes += precision_notes(findings)
     if findings.invalid:
         notes.append(f"INVALID: {findings.invalid}")
     name = manifest.model.get("name", "the model")
     return Table(f"{name}: a step with and without each part", header, rows, frozenset({0, 6}), notes)
-
-
-def _percent_interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{signed_percent(low)}, {signed_percent(high)}]"
 
 
 def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # noqa: ARG001 - as the other table

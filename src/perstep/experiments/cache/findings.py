@@ -22,6 +22,7 @@ from perstep.experiments.cache.fits import (
     times_of,
 )
 from perstep.experiments.cache.samples import Sample, stacked
+from perstep.experiments.columns import TOO_FEW, why_unresolved
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.runs import Manifest
 from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_pace
@@ -102,6 +103,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     """
     points = stacked(samples)
     found = estimates(points)
+    width = widest(found)
+    missing = f"{len(samples)} {TOO_FEW}" if width == np.inf else ""
     ceilings = ladder_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
     bounds, withdrawn = _bounds(manifest, ceilings, {key: ns for key, (ns, _, _) in found.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
@@ -136,7 +139,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
         ceilings=ceilings,
         left_out=manifest.conditions["left_out"],
         noise=summarise_noise(sample.noise for sample in samples),
-        unresolved=_unresolved(widest(found), manifest.conditions["precision"], len(samples)),
+        unresolved=why_unresolved(missing, width, manifest.conditions["precision"]),
     )
 
 
@@ -259,13 +262,3 @@ def _crossover(
         side = f"cached is faster from S = {S[0]}" if faster else f"cached is slower up to S = {S[-1]}"
         return None, None, None, f"none in range: {side}"
     return None, None, None, crossing.reason
-
-
-def _unresolved(width: float, precision: float | None, rounds: int) -> str:
-    if width == np.inf:
-        return f"{rounds} rounds are too few for intervals, or are autocorrelated; give a longer --budget"
-    if precision is not None and width > precision:
-        return (
-            f"the widest interval is ±{width:.2%} of its step, ±{precision:.2%} was asked for; give a longer --budget"
-        )
-    return ""

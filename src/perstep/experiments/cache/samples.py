@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.cache.fits import WITH, WITHOUT
+from perstep.experiments.columns import require_rounds
 from perstep.machine import Noise
 from perstep.runs import Column
 
@@ -34,8 +35,7 @@ def stacked(samples: Sequence[Sample]) -> dict[tuple[str, int], NDArray[np.float
     Raises:
         InputError: there are no samples, or a point without repetitions.
     """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    require_rounds(samples)
     found = {}
     for arm in (WITH, WITHOUT):
         contexts = set.intersection(*(set(sample.step_ns.get(arm, {})) for sample in samples))

@@ -13,6 +13,7 @@ import msgspec
 
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
+from perstep.experiments.columns import precision_notes
 from perstep.report import Table, to_csv
 from perstep.report.format import interval, percent, significant
 from perstep.report.plot import draw_png
@@ -352,8 +353,7 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
     w = manifest.workload
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
     notes += theory_notes(findings)
-    if findings.unresolved:
-        notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    notes += precision_notes(findings)
     return Table(
         title=f"one decode step, ms: {name_of(manifest)}, {w['cache']} cache, batch {w['batch']}",
         header=["S", "with", "95 %", "theory", "without", "95 %", "theory", "without/with"],

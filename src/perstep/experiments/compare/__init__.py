@@ -10,7 +10,7 @@ processor time then stands beside it, as such.
 """
 
 from perstep.experiments.compare.api import Comparison, compare
-from perstep.experiments.compare.findings import ArmResult, CompareFindings, ProcessorTime, analyse
+from perstep.experiments.compare.findings import ArmResult, CompareFindings, analyse
 from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Sample
 from perstep.experiments.compare.session import CompareSession, prepare
@@ -22,7 +22,6 @@ __all__ = [
     "CompareSession",
     "Comparison",
     "Plan",
-    "ProcessorTime",
     "Sample",
     "analyse",
     "compare",

@@ -74,25 +74,28 @@ def compare(
         raise InputError("budget_s, precision, threshold and rounds must be above 0, shares below 1")
     check_results(ordered, check)
     effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
-    samples: list[Sample] = []
     timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
-    session: CompareSession | None = None
+    with collector_off():
+        # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
+        with call_alarm(patience_s(effort)):
+            session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
+        return _measured(session, clock, progress)
+
+
+def _measured(session: CompareSession, clock: Clock, progress: Progress) -> Comparison:
+    """Rounds until the session's effort is spent; an arm that fails takes along what the rounds before it say."""
+    samples: list[Sample] = []
     try:
-        with collector_off():
-            # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
-            with call_alarm(patience_s(effort)):
-                session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
-            live = session
-            run_rounds(
-                session.measure_round,
-                samples.append,
-                lambda: live.resolved(samples),
-                effort=effort,
-                clock=clock,
-                progress=progress,
-            )
+        run_rounds(
+            session.measure_round,
+            samples.append,
+            lambda: session.resolved(samples),
+            effort=session.effort,
+            clock=clock,
+            progress=progress,
+        )
     except ArmFailed as failed:
-        if session is not None and samples:
+        if samples:
             failed.partial = _comparison(session.manifest, samples)
         raise
     return _comparison(session.manifest, samples)

@@ -1,44 +1,20 @@
 """What `compare` finds: the change of each arm with its interval and verdict, in wall and in processor time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
+from perstep.experiments.columns import require_rounds
 from perstep.experiments.compare.samples import Sample
 from perstep.machine import NoiseSummary, busy_reason, summarise_noise
+from perstep.report.change import TimeChange
 from perstep.report.format import plural, significant
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Change, Verdict, invalid_change, paired_changes, withhold
-
-
-class ProcessorTime(msgspec.Struct, frozen=True, kw_only=True):
-    """The processor time of an arm's calls, all threads (of a command: all its processes), and how it changed.
-
-    It is not the time that a caller waits: it leaves out waiting of every kind.
-
-    Attributes:
-        ns_per_call: median over rounds.
-        change: relative to the reference's processor time; None for the reference itself, or without a verdict.
-        ci_low: lower end of its 95 % interval (Bonferroni over the arms), or None.
-        ci_high: upper end.
-        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
-        verdict: as in `ArmResult`, read off this interval; `faster` and `slower` only where all of it is beyond ±T.
-        reason: why, in words.
-    """
-
-    ns_per_call: float
-    change: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    mde: float | None = None
-    verdict: str = ""
-    reason: str = ""
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,32 +22,16 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the arm.
-        ns_per_call: median over rounds of the wall time.
         calls_per_block: timed calls in a turn.
-        processor: the processor time of the same calls.
-        change: relative to the reference, 0.031 is 3.1 % slower; None for the reference itself or if invalid.
-        ci_low: lower end of its 95 % interval (Bonferroni over the arms), or None.
-        ci_high: upper end.
-        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
-        verdict: `faster`, `slower`, `same (within ±T)`, `not resolved`, `not resolved (the machine was busy ...)`,
-            `invalid (reason)`; empty for the reference.
-        reason: why, in words.
-        merged_by: adjacent rounds joined because they resembled each other.
-        ties: rounds in which both took exactly the same time.
+        wall: the wall time of a call.
+        processor: the processor time of the same call, all threads (of a command: all its processes). A caller waits
+            longer: waiting of every kind is left out. `faster` and `slower` only where the whole interval is beyond ±T.
     """
 
     name: str
-    ns_per_call: float
     calls_per_block: int
-    processor: ProcessorTime
-    change: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    mde: float | None = None
-    verdict: str = ""
-    reason: str = ""
-    merged_by: int = 1
-    ties: int = 0
+    wall: TimeChange
+    processor: TimeChange
 
 
 class CompareFindings(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,26 +139,16 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
     Raises:
         InputError: there are no samples.
     """
-    if not samples:
-        raise InputError("the comparison has no finished round; give it a larger budget")
+    require_rounds(samples)
     names = manifest.conditions["arms"]
     calls = manifest.conditions["calls_per_block"]
-    wall_ns, processor_ns = (
-        np.median(_costs(manifest, samples, of), axis=0) for of in (wall_block_ns, processor_block_ns)
-    )
-    changes, processor_changes = changes_of(manifest, samples), changes_of(manifest, samples, processor_block_ns)
-    arms = {}
-    for column, name in enumerate(names):
-        change = changes.get(column)
-        arms[name] = ArmResult(
-            name=name,
-            ns_per_call=float(wall_ns[column]),
-            calls_per_block=calls[name],
-            processor=_processor_time(float(processor_ns[column]), processor_changes.get(column)),
-            **({} if change is None else _shown(change)),
-            merged_by=1 if change is None else change.merged_by,
-            ties=0 if change is None else change.ties,
-        )
+    changes = changes_of(manifest, samples)
+    wall = _times(manifest, samples, wall_block_ns, changes)
+    processor = _times(manifest, samples, processor_block_ns, changes_of(manifest, samples, processor_block_ns))
+    arms = {
+        name: ArmResult(name=name, calls_per_block=calls[name], wall=wall[column], processor=processor[column])
+        for column, name in enumerate(names)
+    }
     invalid = [change.reason for change in changes.values() if change.verdict is Verdict.INVALID]
     open_ = [f"{names[c]}: {ch.reason}" for c, ch in changes.items() if ch.verdict is Verdict.NOT_RESOLVED]
     return CompareFindings(
@@ -214,19 +164,12 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
     )
 
 
-def _shown(change: Change) -> dict[str, Any]:
-    return {
-        "change": change.estimate,
-        "ci_low": change.ci_low,
-        "ci_high": change.ci_high,
-        "mde": change.mde,
-        "verdict": change.label,
-        "reason": change.reason,
-    }
-
-
-def _processor_time(ns_per_call: float, change: Change | None) -> ProcessorTime:
-    return ProcessorTime(ns_per_call=ns_per_call, **({} if change is None else _shown(change)))
+def _times(
+    manifest: Manifest, samples: Sequence[Sample], of: Callable[[Sample], list[int]], changes: Mapping[int, Change]
+) -> list[TimeChange]:
+    """One of the two times of each arm, with its change."""
+    medians = np.median(_costs(manifest, samples, of), axis=0)
+    return [TimeChange.of(changes.get(column), ns=float(ns)) for column, ns in enumerate(medians)]
 
 
 def _notes(manifest: Manifest, rounds: int) -> list[str]:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perstep.experiments.compare.findings import ArmResult, CompareFindings, ProcessorTime
+from perstep.experiments.compare.findings import CompareFindings
 from perstep.report import Table, to_csv
-from perstep.report.format import plural, signed_percent, significant, time_unit
+from perstep.report.change import CHANGE_HEADER, TimeChange
+from perstep.report.format import plural, significant, time_unit
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -17,7 +18,7 @@ def comparison_tables(found: CompareFindings) -> list[Table]:
     turns = {"processes": ", each with new processes that took turns"}.get(
         found.replicates, " in one process, in which the arms took turns"
     )
-    wall = {arm.name: arm for arm in found.arms.values()}
+    wall = {arm.name: arm.wall for arm in found.arms.values()}
     title = plural(found.rounds, "round") + turns + hit
     tables = [_table(title, "", wall, found, notes=found.notes)]
     if found.busy:
@@ -28,16 +29,14 @@ def comparison_tables(found: CompareFindings) -> list[Table]:
 
 
 def _table(
-    title: str, time: str, shown: Mapping[str, ArmResult | ProcessorTime], found: CompareFindings, *, notes: list[str]
+    title: str, time: str, shown: Mapping[str, TimeChange], found: CompareFindings, *, notes: list[str]
 ) -> Table:
-    unit, size = time_unit(arm.ns_per_call for arm in shown.values())
+    unit, size = time_unit(arm.ns for arm in shown.values())
     rows = [
         [
             name,
-            significant(arm.ns_per_call / size, 4),
-            "reference" if name == found.reference else shown_change(arm),
-            "" if name == found.reference else _interval(arm),
-            arm.verdict,
+            significant(arm.ns / size, 4),
+            *(["reference", "", ""] if name == found.reference else arm.cells(2)),
             "" if arm.mde is None else f"{100 * arm.mde:.2g} %",
         ]
         for name, arm in shown.items()
@@ -45,29 +44,19 @@ def _table(
     reasons = [f"{name}: {arm.reason}" for name, arm in shown.items() if arm.reason and arm.reason not in arm.verdict]
     return Table(
         title=title,
-        header=["arm", f"{time}{unit}/call", "change", "95 % interval", "verdict", "detectable"],
+        header=["arm", f"{time}{unit}/call", *CHANGE_HEADER, "detectable"],
         rows=rows,
         text_columns=frozenset({0, 4}),
         notes=[*reasons, *notes],
     )
 
 
-def shown_change(arm: ArmResult | ProcessorTime) -> str:
-    """`+3.10 %`, or a dash where there is none."""
-    return "–" if arm.change is None else signed_percent(arm.change, 2)
-
-
-def _interval(arm: ArmResult | ProcessorTime) -> str:
-    if arm.ci_low is None or arm.ci_high is None:
-        return "–"
-    return f"[{signed_percent(arm.ci_low, 2)}, {signed_percent(arm.ci_high, 2)}]"
-
-
 def csv(findings: CompareFindings) -> str:
     """A row an arm: its wall time, then its processor time."""
-    columns = ["ns_per_call", "change", "ci_low", "ci_high", "mde", "verdict"]
+    numbers = ["change", "ci_low", "ci_high", "mde", "verdict"]
+    columns = ["ns_per_call", *numbers]
     rows: list[list[object]] = [
-        [arm.name, *(getattr(times, column) for times in (arm, arm.processor) for column in columns)]
+        [arm.name, *(getattr(time, name) for time in (arm.wall, arm.processor) for name in ("ns", *numbers))]
         for arm in findings.arms.values()
     ]
     return to_csv(["arm", *columns, *(f"processor_{column}" for column in columns)], rows)
@@ -89,4 +78,4 @@ def files(manifest: Manifest, findings: CompareFindings) -> Mapping[str, bytes]:
 def summary(findings: CompareFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
-    return {"headline": "; ".join(f"{arm.name}: {arm.verdict} {shown_change(arm)}" for arm in others)}
+    return {"headline": "; ".join(f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)}" for arm in others)}

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
+from perstep.experiments.columns import TOO_FEW, require_rounds, why_unresolved
 from perstep.experiments.knobs.latency_model import LatencyModel, StageFit, fit_latency_model, fit_stage
 from perstep.experiments.knobs.samples import Pass, Sample
 from perstep.machine import NoiseSummary, summarise_noise
@@ -276,8 +276,7 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
     Raises:
         InputError: there are no samples.
     """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    require_rounds(samples)
     name = str(manifest.model["name"])
     configurations = msgspec.convert(manifest.conditions["configurations"], list[Configuration])
     for c in configurations:
@@ -558,18 +557,10 @@ def _unresolved(measured: Sequence[Summary], precision: float | None) -> str:
     without = [s.label for s in timed if s.decode_step_ci_low is None]
     if without:
         which = ", ".join(without) if len(without) <= 3 else f"{len(without)} of {len(timed)} configurations"
-        return (
-            f"no interval for {which}: the rounds are too few, or are autocorrelated; "
-            "give a longer --budget, or more --rounds"
-        )
+        return why_unresolved(f"no interval for {which}: the {TOO_FEW}", 0.0, precision)
     widths = {s.label: _half_width(s) for s in timed}
-    if precision is not None and widths and max(widths.values()) > precision:
-        widest = max(widths, key=lambda label: widths[label])
-        return (
-            f"the widest interval, of {widest}, is ±{widths[widest]:.1%} of the step, ±{precision:.1%} was asked for; "
-            "give a longer --budget, or more --rounds"
-        )
-    return ""
+    widest = max(widths, key=widths.__getitem__, default="")
+    return why_unresolved("", widths.get(widest, 0.0), precision, widest=f"of {widest}")
 
 
 def _half_width(s: Summary) -> float:

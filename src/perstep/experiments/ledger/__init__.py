@@ -6,12 +6,11 @@ and instrumented ones, whose parts + residual = step. Prefill and decode have le
 
 from perstep.experiments.ledger.findings import LedgerFindings, analyse
 from perstep.experiments.ledger.plan import Plan
-from perstep.experiments.ledger.samples import Columns, Pass, Sample, ledger_samples
+from perstep.experiments.ledger.samples import Pass, Sample, ledger_samples
 from perstep.experiments.ledger.session import prepare
 from perstep.experiments.ledger.show import csv, files, summary, tables
 
 __all__ = [
-    "Columns",
     "LedgerFindings",
     "Pass",
     "Plan",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.device.samples import ProfiledRound
-from perstep.experiments.ledger.samples import Pass, columns
+from perstep.experiments.ledger.samples import Pass, stored
 from perstep.measure import Clock, Recorder, Trace, record_trace, replay
 from perstep.targets import Opened
 from perstep.targets.reference import BOUNDARIES, Reference, Sampler
@@ -98,7 +98,7 @@ class ReferenceArms:
         """Replay the trace once."""
         recorder, marked = Recorder(self._clock), arm == "marked"
         differing = replay(self._loop, self._trace, recorder, marked=marked)
-        return Pass(arm, differing, {kind: columns(recorder.steps(kind), marked=marked) for kind in recorder.kinds})
+        return Pass(arm, differing, {kind: stored(recorder.steps(kind), marked=marked) for kind in recorder.kinds})
 
     def profile(self) -> None:
         """There is no device."""

@@ -5,6 +5,7 @@ from math import inf
 
 import msgspec
 
+from perstep.experiments.columns import TOO_FEW, why_unresolved
 from perstep.experiments.device.bounds import DeviceBounds, device_bounds, device_ceilings_of
 from perstep.experiments.device.findings import DeviceWork, device_work
 from perstep.experiments.device.stream import DeviceLedger
@@ -105,17 +106,9 @@ def headline_ns(ledger: Ledger) -> float:
 
 
 def _unresolved(ledger: Ledger, precision: float | None) -> str:
-    now = ledger.resolved()
+    now, missing = ledger.resolved(), ""
     if now.half_width == inf:
-        missing = [name for name, part in ledger.parts.items() if part.ci_low is None]
-        without = ", ".join(missing) if missing else "the inflation"
-        return (
-            f"no interval for {without}: {ledger.rounds} rounds are too few, or are autocorrelated"
-            f" ({now.merged_rounds} are left when those are merged); give a longer --budget, or more --rounds"
-        )
-    if precision is not None and now.half_width > precision:
-        return (
-            f"the widest interval is ±{now.half_width:.2%} of the step, ±{precision:.2%} was asked for;"
-            " give a longer --budget, or more --rounds"
-        )
-    return ""
+        without = ", ".join(name for name, part in ledger.parts.items() if part.ci_low is None) or "the inflation"
+        left = f"({now.merged_rounds} are left when those are merged)"
+        missing = f"no interval for {without}: {ledger.rounds} {TOO_FEW} {left}"
+    return why_unresolved(missing, now.half_width, precision)

@@ -19,9 +19,9 @@ from perstep.experiments.device.machine import ceilings_of
 from perstep.experiments.device.samples import ProfiledRound
 from perstep.experiments.ledger.arms import check_fits, prompt_length
 from perstep.experiments.ledger.profile import ProfiledSteps
-from perstep.experiments.ledger.samples import KINDS, Columns, Pass, columns
+from perstep.experiments.ledger.samples import KINDS, Pass, stored
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
-from perstep.measure import Clock, Recorder
+from perstep.measure import Clock, Recorder, Steps
 from perstep.targets import Opened
 from perstep.targets.reference.memory import refuse_if_too_large
 from perstep.targets.transformers import (
@@ -171,10 +171,10 @@ class GenerateArms:
 def _pass(arm: str, recorder: Any, differing: int) -> Pass:
     marked = arm == "marked"
 
-    def taken(steps: Any) -> dict[str, Columns]:
+    def taken(steps: Any) -> dict[str, Steps]:
         host = recorder if isinstance(recorder, Recorder) else recorder.host
         found = {kind: kind if marked else kind + PLAIN for kind in reversed(KINDS)}
-        return {kind: columns(steps(name), marked=marked) for kind, name in found.items() if name in host.kinds}
+        return {kind: stored(steps(name), marked=marked) for kind, name in found.items() if name in host.kinds}
 
     if isinstance(recorder, Recorder):
         return Pass(arm, differing, taken(recorder.steps))

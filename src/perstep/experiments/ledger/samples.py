@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from perstep.errors import InputError
+from perstep.experiments.columns import require_rounds, same_in_every_round, stack_passes
 from perstep.experiments.device.samples import ProfiledRound
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
@@ -20,18 +20,6 @@ KINDS = ("decode", "prefill")
 ARMS = ("plain", "marked")
 Side = Literal["kinds", "device", "idle"]
 """Which columns of a pass: host time, device time, and what the device may have waited for the host at most."""
-
-
-class Columns(msgspec.Struct, omit_defaults=True, eq=False):
-    """Steps of one kind in one pass, a column a part; integers in nanoseconds, one a step.
-
-    Uninstrumented steps have `step_ns` alone.
-    """
-
-    step_ns: Column
-    parts: dict[str, Column] = {}
-    residual_ns: Column | None = None
-    marks: dict[str, int] = {}
 
 
 class Pass(msgspec.Struct, omit_defaults=True):
@@ -47,9 +35,9 @@ class Pass(msgspec.Struct, omit_defaults=True):
 
     arm: str
     differing_choices: int
-    kinds: dict[str, Columns]
-    device: dict[str, Columns] = {}
-    idle: dict[str, Columns] = {}
+    kinds: dict[str, Steps]
+    device: dict[str, Steps] = {}
+    idle: dict[str, Steps] = {}
 
 
 class Sample(msgspec.Struct):
@@ -62,9 +50,9 @@ class Sample(msgspec.Struct):
     profiled: ProfiledRound | None = None
 
 
-def columns(steps: Steps, *, marked: bool) -> Columns:
+def stored(steps: Steps, *, marked: bool) -> Steps:
     """Recorded steps as they are stored; of unmarked ones the duration alone."""
-    return Columns(**vars(steps)) if marked else Columns(steps.step_ns)
+    return steps if marked else Steps(steps.step_ns)
 
 
 def ledger_samples(samples: Sequence[Sample], side: Side = "kinds") -> dict[str, LedgerSamples]:
@@ -77,14 +65,9 @@ def ledger_samples(samples: Sequence[Sample], side: Side = "kinds") -> dict[str,
     Raises:
         InputError: there are no samples, or rounds that do not hold the same steps and parts.
     """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
-    try:
+    require_rounds(samples)
+    with same_in_every_round("passes, steps and parts"):
         return {kind: _stack(samples, kind, side) for kind in KINDS if kind in getattr(samples[0].passes[0], side)}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same passes, steps and parts ({error}); restore the file, or measure again"
-        ) from error
 
 
 def idle_ns(samples: Sequence[Sample], kind: str) -> dict[str, float]:
@@ -92,7 +75,7 @@ def idle_ns(samples: Sequence[Sample], kind: str) -> dict[str, float]:
     held = [p.idle[kind] for s in samples for p in s.passes if kind in p.idle]
     names = dict.fromkeys(name for c in held for name in c.parts)
     mean = {name: _mean(c.parts.get(name, np.zeros(0, np.int64)) for c in held) for name in names}
-    return {**mean, "residual": _mean(c.residual_ns for c in held if c.residual_ns is not None)}
+    return {**mean, "residual": _mean(c.residual_ns for c in held)}
 
 
 def _mean(found: Iterable[Column]) -> float:
@@ -100,16 +83,5 @@ def _mean(found: Iterable[Column]) -> float:
 
 
 def _stack(samples: Sequence[Sample], kind: str, side: Side) -> LedgerSamples:
-    """[rounds, passes of the arm in a round, positions]."""
-    plain = [[getattr(p, side)[kind] for p in s.passes if p.arm == "plain"] for s in samples]
-    marked = [[getattr(p, side)[kind] for p in s.passes if p.arm == "marked"] for s in samples]
-    first = marked[0][0]
-    return LedgerSamples(
-        plain_ns=np.array([[c.step_ns for c in passes] for passes in plain], np.int64),
-        step_ns=np.array([[c.step_ns for c in passes] for passes in marked], np.int64),
-        parts={
-            name: np.array([[c.parts[name] for c in passes] for passes in marked], np.int64) for name in first.parts
-        },
-        residual_ns=np.array([[c.residual_ns for c in passes] for passes in marked], np.int64),
-        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
-    )
+    plain, marked = ([[getattr(p, side)[kind] for p in s.passes if p.arm == arm] for s in samples] for arm in ARMS)
+    return stack_passes([[steps.step_ns for steps in passes] for passes in plain], marked)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from perstep.experiments.columns import precision_notes
 from perstep.experiments.device.show import bounding_sentence, work_csv, work_table
 from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.bounds import columns_of
@@ -38,8 +39,7 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
                     detail=manifest.plan.get("device_detail") or "parts",
                 )
             )
-    if findings.unresolved:
-        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[0].notes.extend(precision_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
     made[0].notes.extend(manifest.conditions.get("notes", []))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, how_to_install
+from perstep.experiments.columns import TOO_FEW, require_rounds, same_in_every_round, stack_passes, why_unresolved
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, Prediction
@@ -22,7 +23,6 @@ from perstep.experiments.mask.roofline import Place, place, without_exceeded, wo
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
-from perstep.report.format import plural
 from perstep.runs import Manifest
 from perstep.stats import (
     Change,
@@ -293,8 +293,7 @@ def _seed_fields(cells: Sequence[CellFinding], about: Mapping[str, Any]) -> tupl
 
 def _held(samples: Sequence[Sample]) -> dict[str, dict[str, list[ArmRound]]]:
     """Cell -> arm -> its rounds, for what every round holds."""
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    require_rounds(samples)
     found = {
         key: {
             arm: [sample.cells[key][arm] for sample in samples]
@@ -335,7 +334,7 @@ def _cell(
     key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]], manifest: Manifest, busy: str
 ) -> CellFinding:
     changes = changes_of(arms, busy)
-    try:
+    with same_in_every_round("steps and parts"):
         ledgers = {
             name: build_ledger("decode", ledger_samples(rounds), mark_ns=manifest.conditions["mark_ns"])
             for name, rounds in arms.items()
@@ -346,10 +345,6 @@ def _cell(
             _arm(name, arms[name], _paired(ledgers[name], free, change), change, about["batch"], len(changes))
             for name, change in changes.items()
         ]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same steps and parts ({error}); restore the file, or measure again"
-        ) from error
     return CellFinding(
         key=key,
         vocab=about["vocab"],
@@ -416,14 +411,7 @@ def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: in
 
 def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
     """An arm's rounds as arrays, [rounds, 1 pass, positions]."""
-    first = rounds[0]
-    return LedgerSamples(
-        plain_ns=np.array([[each.plain_ns] for each in rounds], np.int64),
-        step_ns=np.array([[each.step_ns] for each in rounds], np.int64),
-        parts={name: np.array([[each.parts[name]] for each in rounds], np.int64) for name in first.parts},
-        residual_ns=np.array([[each.residual_ns] for each in rounds], np.int64),
-        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
-    )
+    return stack_passes([[each.plain_ns] for each in rounds], [[each] for each in rounds])
 
 
 def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
@@ -494,15 +482,7 @@ def _why_invalid(cell: CellFinding) -> str:
 
 
 def _unresolved(cells: Sequence[CellFinding], samples: Sequence[Sample], precision: float | None) -> str:
-    missing = [f"{arm.engine} at {cell.key}" for cell in cells for arm in cell.arms[1:] if arm.ratio_low is None]
-    if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} others" if len(missing) > 3 else "")
-        rounds = plural(len(samples), "round")
-        return f"no interval for {shown}: {rounds}, too few or too alike; give a longer --budget, or more --rounds"
-    now = resolved_by(samples)
-    if precision is not None and now.half_width > precision:
-        return (
-            f"the widest interval is ±{now.half_width:.2%} of the step, ±{precision:.2%} was asked for;"
-            " give a longer --budget, or more --rounds"
-        )
-    return ""
+    without = [f"{arm.engine} at {cell.key}" for cell in cells for arm in cell.arms[1:] if arm.ratio_low is None]
+    shown = ", ".join(without[:3]) + (f" and {len(without) - 3} others" if len(without) > 3 else "")
+    missing = f"no interval for {shown}: {len(samples)} {TOO_FEW}" if without else ""
+    return why_unresolved(missing, resolved_by(samples).half_width, precision)

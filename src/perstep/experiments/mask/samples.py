@@ -3,27 +3,20 @@
 import msgspec
 
 from perstep.machine import Noise
+from perstep.measure import Steps
 from perstep.runs import Column
 
 
-class ArmRound(msgspec.Struct, omit_defaults=True, eq=False):
-    """Two passes of one arm over the trace of one cell, decode steps only; integers in nanoseconds, one a step.
+class ArmRound(Steps, kw_only=True, eq=False):
+    """Two passes of one arm over the trace of one cell, decode steps only: the instrumented steps, and the others.
 
     Attributes:
         plain_ns: uninstrumented steps.
-        step_ns: instrumented steps.
-        parts: part -> its exclusive time in each instrumented step.
-        residual_ns: what no part covers.
-        marks: part -> how often it was entered in all steps.
         differing: choices that differ from what the definition of the mask leaves, in both passes.
         hot_fill_ns: fills of one row over the same trace with nothing between them; empty for no mask.
     """
 
     plain_ns: Column
-    step_ns: Column
-    parts: dict[str, Column]
-    residual_ns: Column
-    marks: dict[str, int]
     differing: int
     hot_fill_ns: Column
 

@@ -270,7 +270,7 @@ class MaskSession:
         held["differing"] += cell.pass_over(arm, recorder, marked=marked)
         steps = recorder.steps()
         if marked:
-            held.update(vars(steps))
+            held.update(msgspec.structs.asdict(steps))
         else:
             held["plain_ns"] = steps.step_ns
 

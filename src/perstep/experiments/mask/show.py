@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from perstep.experiments.columns import precision_notes
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
 from perstep.measure import RESIDUAL
@@ -25,8 +26,7 @@ def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     """Steps by cell; then what is built before them, fills against size, the roofline, what was left out."""
     made = [_cell_table(cell, manifest) for cell in findings.cells]
     made[-1].notes.extend(findings.notes)
-    if findings.unresolved:
-        made[-1].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[-1].notes.extend(precision_notes(findings))
     if findings.invalid:
         made[0].notes.append(f"INVALID: {findings.invalid}")
     made.append(_build_table(findings.builds))

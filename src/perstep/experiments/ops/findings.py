@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.experiments.columns import TOO_FEW, why_unresolved
 from perstep.experiments.ops.plan import MASK_PARTS
 from perstep.experiments.ops.samples import (
     LengthSample,
@@ -27,6 +28,7 @@ from perstep.experiments.ops.samples import (
 from perstep.experiments.ops.scaling import Scaling, degree_of, scaling
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger, LedgerSamples, build_ledger
+from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
 from perstep.stats import Change, ledger_estimate, median, paired_change, share_interval, step_estimate, withhold
 from perstep.targets.operators.layer import OUTSIDE_LAYER
@@ -38,29 +40,6 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     ns: float
     ci_low_ns: float | None
     ci_high_ns: float | None
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A change against the reference, 0.031 is 3.1 % slower, with its 95 % interval and verdict."""
-
-    change: float | None
-    ci_low: float | None
-    ci_high: float | None
-    mde: float | None
-    verdict: str
-    reason: str
-
-    @classmethod
-    def of(cls, change: Change) -> "Found":
-        """As it is shown."""
-        return cls(
-            change=change.estimate,
-            ci_low=change.ci_low,
-            ci_high=change.ci_high,
-            mde=change.mde,
-            verdict=change.label,
-            reason=change.reason,
-        )
 
 
 class OperatorFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,8 +80,8 @@ class AttentionFound(msgspec.Struct, frozen=True, kw_only=True):
     whole: Estimate
     parts_ns: dict[str, float]
     mask: Estimate | None
-    against_reference: Found | None
-    mask_against_reference: Found | None
+    against_reference: RelativeChange | None
+    mask_against_reference: RelativeChange | None
 
 
 class ArmFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,26 +95,20 @@ class ArmFound(msgspec.Struct, frozen=True, kw_only=True):
 
     step: Estimate
     parts_ns: dict[str, float]
-    against_reference: Found
+    against_reference: RelativeChange
 
 
-class Gain(msgspec.Struct, frozen=True, kw_only=True):
-    """What is saved when a part costs nothing, measured.
+class Gain(Estimate, frozen=True, kw_only=True):
+    """The time that a free part saves, measured: the reference minus the arm in which the part's result existed before.
 
     Attributes:
-        ns: the reference minus the arm in which the part's result was there before.
-        ci_low_ns: lower end of its interval.
-        ci_high_ns: upper end.
         share: of the reference.
         verdict: whether the arm is faster.
-        reason: why, in words.
+        reason: the reason for the verdict, in words.
         within_own: whether it is no more than the part's own time: True where its upper end is not above that of the
             part, False where its lower end is, None where the intervals do not tell.
     """
 
-    ns: float
-    ci_low_ns: float | None
-    ci_high_ns: float | None
     share: float
     verdict: str
     reason: str
@@ -304,8 +277,8 @@ def _attention(rounds: Sequence[LengthSample], arm: str, busy: str) -> dict[str,
             whole=_paired(median(whole), change) if change else _estimate(whole),
             parts_ns={part: median(attention_ns(rounds, name, [part])) for part in parts},
             mask=(_paired(median(mask), of_mask) if of_mask else _estimate(other_mask)) if has_mask else None,
-            against_reference=Found.of(change) if change else None,
-            mask_against_reference=Found.of(of_mask) if of_mask else None,
+            against_reference=RelativeChange.of(change) if change else None,
+            mask_against_reference=RelativeChange.of(of_mask) if of_mask else None,
         )
     return found
 
@@ -320,7 +293,7 @@ def _arm(
     return ArmFound(
         step=step,
         parts_ns={part: found.share(part) * step.ns for part in found.parts_ns},
-        against_reference=Found.of(change),
+        against_reference=RelativeChange.of(change),
     )
 
 
@@ -404,18 +377,9 @@ def _positive(by_seq: Mapping[int, Rounds]) -> bool:
 
 def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
     widest = max(found, key=lambda length: length.ledger.resolved().half_width)
-    now = widest.ledger.resolved()
-    if now.half_width == inf:
-        return (
-            f"not every part has an interval at S = {widest.seq}: {widest.ledger.rounds} rounds are too few, or"
-            " are autocorrelated; give a longer --budget, or more --rounds"
-        )
-    if precision is not None and now.half_width > precision:
-        return (
-            f"the widest interval, at S = {widest.seq}, is ±{now.half_width:.2%} of the step, ±{precision:.2%} was"
-            " asked for; give a longer --budget, or more --rounds"
-        )
-    return ""
+    half_width, at = widest.ledger.resolved().half_width, f"at S = {widest.seq}"
+    missing = f"not every part has an interval {at}: {widest.ledger.rounds} {TOO_FEW}" if half_width == inf else ""
+    return why_unresolved(missing, half_width, precision, widest=at)
 
 
 def _change(reference: Rounds, other: Rounds, comparisons: int, busy: str) -> Change:

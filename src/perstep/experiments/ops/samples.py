@@ -11,26 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
+from perstep.experiments.columns import require_rounds, same_in_every_round, stack_passes
 from perstep.machine import Noise
-from perstep.measure import LedgerSamples, Recorder
+from perstep.measure import LedgerSamples, Recorder, Steps
 from perstep.runs import Column
 from perstep.targets.operators.layer import LAYER
-
-
-class Laps(msgspec.Struct, eq=False):
-    """The steps of one arm in one round, a column a part."""
-
-    step_ns: Column
-    parts: dict[str, Column]
-    residual_ns: Column
-    marks: dict[str, int]
 
 
 class Composite(msgspec.Struct, eq=False):
     """`full_attention` in one way in one round: by itself, and, in as many other calls, with its parts marked."""
 
     plain_ns: Column
-    marked: Laps
+    marked: Steps
 
 
 class Timed(msgspec.Struct):
@@ -52,8 +44,8 @@ class LengthSample(msgspec.Struct):
     """
 
     seq: int
-    plain: Laps
-    arms: dict[str, Laps]
+    plain: Steps
+    arms: dict[str, Steps]
     attention: dict[str, Composite]
     alone: dict[str, Timed]
 
@@ -70,14 +62,9 @@ MARKED, PLAIN = "marked", "plain"
 """Kinds of step in a recorder."""
 
 
-def laps_of(recorder: Recorder, kind: str = MARKED) -> Laps:
-    """What a recorder holds."""
-    return Laps(**vars(recorder.steps(kind)))
-
-
 def composite_of(recorder: Recorder) -> Composite:
     """What a recorder holds of both kinds."""
-    return Composite(recorder.steps(PLAIN).step_ns, laps_of(recorder))
+    return Composite(recorder.steps(PLAIN).step_ns, recorder.steps(MARKED))
 
 
 def kind_of_length(seq: int) -> str:
@@ -91,8 +78,7 @@ def at_lengths(samples: Sequence[Sample]) -> dict[int, list[LengthSample]]:
     Raises:
         InputError: there are no samples, or rounds without one of the lengths.
     """
-    if not samples:
-        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+    require_rounds(samples)
     found: dict[int, list[LengthSample]] = {}
     for sample in samples:
         for length in sample.lengths:
@@ -119,20 +105,9 @@ def stack(rounds: Sequence[LengthSample], arm: str) -> LedgerSamples:
     Raises:
         InputError: rounds that do not hold the same steps and parts.
     """
-    try:
-        marked = [length.arms[arm] for length in rounds]
-        first = marked[0]
-        return LedgerSamples(
-            plain_ns=_column(length.plain.step_ns for length in rounds),
-            step_ns=_column(laps.step_ns for laps in marked),
-            parts={name: _column(laps.parts[name] for laps in marked) for name in first.parts},
-            residual_ns=_column(laps.residual_ns for laps in marked),
-            marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same arms, steps and parts ({error}); restore the file, or measure again"
-        ) from error
+    with same_in_every_round("arms, steps and parts"):
+        plain = [[length.plain.step_ns] for length in rounds]
+        return stack_passes(plain, [[length.arms[arm]] for length in rounds], one_position=True)
 
 
 def _column(columns: Iterable[Column]) -> NDArray[np.int64]:

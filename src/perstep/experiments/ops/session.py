@@ -24,7 +24,6 @@ from perstep.experiments.ops.samples import (
     Sample,
     Timed,
     composite_of,
-    laps_of,
     ledger_samples,
 )
 from perstep.measure import Clock, Progress, Recorder, Resolved, build_ledger, measure_mark_ns, no_mark, warm_up
@@ -243,7 +242,7 @@ class OpsSession:
         attention = {name: Recorder(self._clock) for name in length.attention}
         for name in self._turns(list(attention), number, seq + 1, length):
             self._attention(length, name, attention[name])
-        arms = {name: laps_of(recorder) for name, recorder in recorders.items()}
+        arms = {name: recorder.steps(MARKED) for name, recorder in recorders.items()}
         return LengthSample(
             seq=seq,
             plain=arms.pop(PLAIN),

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from perstep.experiments.columns import precision_notes
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
-from perstep.experiments.ops.findings import Estimate, Found, LengthFound, OperatorFound, OpsFindings
+from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
 from perstep.experiments.ops.scaling import Exponent
 from perstep.report import Table, to_csv
-from perstep.report.format import duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.change import CHANGE_HEADER, RelativeChange
+from perstep.report.format import duration, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import inflation_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.words import render
@@ -41,8 +43,7 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
         made.append(_what_if_table(findings))
     if findings.scaling:
         made.append(_scaling_table(findings))
-    if findings.unresolved:
-        made[0].notes.append(f"Not resolved to the asked precision: {findings.unresolved}.")
+    made[0].notes.extend(precision_notes(findings))
     if findings.invalid:
         made[0].notes.append(f"INVALID: {findings.invalid}")
     return made
@@ -163,29 +164,16 @@ def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
         notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")
     return Table(
         title="full_attention, every way to mask, on the operands of the step",
-        header=[
-            "S", "way", unit, "build", "apply", "change", "95 % interval", "verdict",
-            "build + apply", "95 % interval", "verdict",
-        ],
+        header=["S", "way", unit, "build", "apply", *CHANGE_HEADER, "build + apply", *CHANGE_HEADER[1:]],
         rows=rows,
         text_columns=frozenset({1, 7, 10}),
         notes=notes,
         rule_before=frozenset(rules - {0}),
-    )  # fmt: skip
+    )
 
 
-def _change_cells(found: Found | None) -> list[str]:
-    if found is None:
-        return ["", "", ""]
-    change = "–" if found.change is None else signed_percent(found.change)
-    return [change, change_interval(found), found.verdict]
-
-
-def change_interval(found: Found) -> str:
-    """`[-3.1 %, -2.2 %]`, or a dash."""
-    if found.ci_low is None or found.ci_high is None:
-        return "–"
-    return f"[{signed_percent(found.ci_low)}, {signed_percent(found.ci_high)}]"
+def _change_cells(found: RelativeChange | None) -> list[str]:
+    return ["", "", ""] if found is None else found.cells()
 
 
 def _arms_table(findings: OpsFindings) -> Table:
@@ -200,7 +188,7 @@ def _arms_table(findings: OpsFindings) -> Table:
             rows.append([str(length.seq), name, step, *_change_cells(arm.against_reference)])
     return Table(
         title="whole steps, arm by arm, all instrumented alike",
-        header=["S", "arm", "step", "change", "95 % interval", "verdict"],
+        header=["S", "arm", "step", *CHANGE_HEADER],
         rows=rows,
         text_columns=frozenset({1, 5}),
     )
@@ -362,9 +350,8 @@ def _caching_sentences(length: LengthFound) -> list[str]:
     return [said]
 
 
-def _change_words(found: Found) -> str:
-    change = "–" if found.change is None else signed_percent(found.change)
-    return f"{change} {change_interval(found)} ({found.verdict})"
+def _change_words(found: RelativeChange) -> str:
+    return f"{found.percent()} {found.interval()} ({found.verdict})"
 
 
 def summary(findings: OpsFindings) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from perstep.measure import RESIDUAL
-from perstep.report.export.source import Columns, Source
+from perstep.measure import RESIDUAL, Steps
+from perstep.report.export.source import Source
 
 DEFAULT_ROUNDS = 5
 """A round of 64 tokens has about two thousand slices; viewers are slow from a few hundred thousand on."""
@@ -70,8 +70,8 @@ def _round(source: Source, number: int, now_ns: int) -> tuple[list[dict[str, Any
     return events, now_ns
 
 
-def _parts(kind: str, columns: Columns, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Any]]:
-    if columns.residual_ns is None:
+def _parts(kind: str, columns: Steps, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Any]]:
+    if not columns.residual_ns.size:
         return
     for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
         part_ns = int(ns[position])

@@ -7,28 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.measure import RESIDUAL, Ledger, LedgerSamples
+from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Steps
 from perstep.measure.names import STEP, part_name
 from perstep.runs import Manifest
-
-
-class Columns(Protocol):
-    """The steps of one kind in one pass; a column a part, in nanoseconds, in the order of the ledger."""
-
-    @property
-    def step_ns(self) -> NDArray[np.int64]:
-        """Whole steps, shape [steps]."""
-        ...
-
-    @property
-    def parts(self) -> Mapping[str, NDArray[np.int64]]:
-        """Parts, shape [steps] each; empty for steps without instruments."""
-        ...
-
-    @property
-    def residual_ns(self) -> NDArray[np.int64] | None:
-        """What no part covers, shape [steps]; None for steps without instruments."""
-        ...
 
 
 class Pass(Protocol):
@@ -40,7 +21,7 @@ class Pass(Protocol):
         ...
 
     @property
-    def kinds(self) -> Mapping[str, Columns]:
+    def kinds(self) -> Mapping[str, Steps]:
         """By kind of step, in the order in which they ran."""
         ...
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.measure import RESIDUAL
+from perstep.measure import RESIDUAL, Steps
 from perstep.measure.names import STEP
-from perstep.report.export.source import Columns, Source
+from perstep.report.export.source import Source
 
 HEADER = ["kind", "round", "pass", "position", "part", "ns"]
 
@@ -31,8 +31,8 @@ def to_tidy_csv(source: Source) -> Iterator[bytes]:
         yield buffer.getvalue().encode()
 
 
-def _held(columns: Columns) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    if columns.residual_ns is None:
+def _held(columns: Steps) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    if not columns.residual_ns.size:
         yield STEP, columns.step_ns
     else:
         yield from columns.parts.items()

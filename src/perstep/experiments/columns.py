@@ -1,0 +1,97 @@
+"""What experiments share about rounds: how they become arrays, and what is said where they are missing or too few."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perstep.errors import InputError
+from perstep.experiments.base import Findings
+from perstep.measure import LedgerSamples, Steps
+from perstep.runs import Column
+
+T = TypeVar("T")
+Passes = Sequence[Sequence[T]]
+"""By round, then by pass of the arm in it."""
+
+TOO_FEW = "rounds are too few, or are autocorrelated"
+
+
+def require_rounds(samples: Sequence[Any]) -> None:
+    """Refuse to analyse nothing.
+
+    Raises:
+        InputError: there are no samples.
+    """
+    if not samples:
+        raise InputError("the run has no finished round; resume it with --resume, or measure again")
+
+
+@contextmanager
+def same_in_every_round(what: str) -> Iterator[None]:
+    """Read columns of all rounds together.
+
+    Args:
+        what: the rounds must hold alike, such as `steps and parts`.
+
+    Raises:
+        InputError: they do not.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the rounds do not all hold the same {what} ({error}); restore the file, or measure again"
+        ) from error
+
+
+def stack_passes(plain: Passes[Column], marked: Passes[Steps], *, one_position: bool = False) -> LedgerSamples:
+    """Passes as arrays, [rounds, passes of the arm in a round, positions].
+
+    Args:
+        plain: uninstrumented steps, by round and pass.
+        marked: instrumented steps, likewise; the first pass tells the parts.
+        one_position: the steps of a pass are repetitions of one position; each counts as a pass.
+
+    Raises:
+        KeyError, IndexError, ValueError: the passes do not hold the same; see `same_in_every_round`.
+    """
+
+    def turned(columns: Passes[Column]) -> NDArray[np.int64]:
+        found = np.array(columns, np.int64)
+        return found.swapaxes(1, 2) if one_position else found
+
+    first = marked[0][0]
+    step_ns = turned([[steps.step_ns for steps in passes] for passes in marked])
+    residual_ns = turned([[steps.residual_ns for steps in passes] for passes in marked])
+    if residual_ns.shape != step_ns.shape:
+        raise ValueError("no residual")
+    return LedgerSamples(
+        plain_ns=turned(plain),
+        step_ns=step_ns,
+        parts={name: turned([[steps.parts[name] for steps in passes] for passes in marked]) for name in first.parts},
+        residual_ns=residual_ns,
+        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
+    )
+
+
+def why_unresolved(missing: str, half_width: float, precision: float | None, *, widest: str = "") -> str:
+    """Why the rounds do not reach the asked precision; empty where they do.
+
+    Args:
+        missing: which intervals are missing and why, or empty.
+        half_width: of the widest interval, as a share of the step.
+        precision: asked for; None asks for intervals alone.
+        widest: what the widest interval is of, if that is said.
+    """
+    if not missing and precision is not None and half_width > precision:
+        of = f", {widest}," if widest else ""
+        missing = f"the widest interval{of} is ±{half_width:.2%} of the step, ±{precision:.2%} was asked for"
+    return f"{missing}; give a longer --budget, or more --rounds" if missing else ""
+
+
+def precision_notes(findings: Findings) -> list[str]:
+    """Under a table: that the asked precision was not reached."""
+    return [f"Not resolved to the asked precision: {findings.unresolved}."] if findings.unresolved else []

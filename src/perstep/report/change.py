@@ -1,0 +1,86 @@
+"""A change with its interval and verdict: the record that findings hold, and how it is shown."""
+
+from typing import Any, Self
+
+import msgspec
+
+from perstep.report.format import signed_percent
+from perstep.stats import Change, UnpairedChange, Verdict
+
+CHANGE_HEADER = ("change", "95 % interval", "verdict")
+"""The header over `RelativeChange.cells`."""
+
+
+class RelativeChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A cost against that of the reference: 0.031 is 3.1 % more. All fields are empty for the reference itself.
+
+    Attributes:
+        change: None where the estimate is withheld or invalid.
+        ci_low: lower end of its 95 % interval, which holds together with those shown beside it; or None.
+        ci_high: upper end.
+        mde: the smallest change that these rounds would have resolved in 80 % of tries, or None.
+        verdict: `faster`, `slower`, `same (within ±T)`, `not resolved`, `not resolved (the machine was busy ...)`,
+            `invalid (reason)`.
+        reason: the reason for the verdict, in words.
+    """
+
+    change: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    mde: float | None = None
+    verdict: str = ""
+    reason: str = ""
+
+    @classmethod
+    def of(cls, change: Change | UnpairedChange | None, **others: Any) -> Self:
+        """The record of a change.
+
+        Args:
+            change: as computed; None for the reference.
+            others: fields of this record that a change does not have.
+        """
+        if change is None:
+            return cls(**others)
+        shared = {name: getattr(change, name) for name in cls.__struct_fields__ if hasattr(change, name)}
+        return cls(**shared | {"change": change.estimate, "verdict": change.label} | others)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether there is a verdict."""
+        return not self.verdict.startswith(Verdict.NOT_RESOLVED)
+
+    def percent(self, digits: int | None = 1) -> str:
+        """`+3.10 %`, or a dash.
+
+        Args:
+            digits: decimals; None for one, and for none from a doubling on.
+        """
+        return "–" if self.change is None else _signed(self.change, digits)
+
+    def interval(self, digits: int | None = 1, *, missing: str = "–") -> str:
+        """`[+2.9 %, +3.3 %]`, or what stands where there is none."""
+        if self.ci_low is None or self.ci_high is None:
+            return missing
+        return f"[{_signed(self.ci_low, digits)}, {_signed(self.ci_high, digits)}]"
+
+    def cells(self, digits: int | None = 1) -> list[str]:
+        """The cells of a table: change, interval, verdict; empty for the reference."""
+        return [self.percent(digits), self.interval(digits), self.verdict] if self.verdict else ["", "", ""]
+
+
+class TimeChange(RelativeChange, frozen=True, kw_only=True):
+    """A time, and how it changed against the reference's.
+
+    Attributes:
+        ns: the time, median over rounds.
+        merged_by: number of adjacent rounds merged into one value, because they were autocorrelated.
+        ties: rounds in which both took exactly the same time.
+    """
+
+    ns: float
+    merged_by: int = 1
+    ties: int = 0
+
+
+def _signed(change: float, digits: int | None) -> str:
+    return signed_percent(change, digits if digits is not None else 1 if abs(change) < 1 else 0)
