@@ -280,7 +280,7 @@ def test_a_manifest_that_lacks_a_fact_is_bad_input(field: str, value: object, ru
     """By the name of the fact."""
     spoil(run_folder, **{field: value})
     for read in (pipeline.look, pipeline.rebuild):
-        with pytest.raises(InputError, match=r"manifest\.json lacks '"):
+        with pytest.raises(InputError, match=rf"manifest\.json lacks {field}\.\w+; restore it"):
             read(run_folder)
 
 

@@ -139,7 +139,8 @@ def test_a_run_without_a_ledger_is_refused(tmp_path: Path) -> None:
         ("dtype", "float16", "dtype: float32 → float16"),
         ("device", "cuda", "device: cpu → cuda"),
         ("threads", 2, "threads: 1 → 2"),
-        ("top_p", 0.9, "top_p: none → 0.9"),
+        ("top_p", 0.9, "top_p: 1.0 → 0.9"),
+        ("min_p", 0.9, "min_p: none → 0.9"),
     ],
 )
 def test_other_work_is_refused_by_the_name_of_the_field(

@@ -4,18 +4,22 @@ Two arms replay one recorded trace of tokens in balanced rounds: uninstrumented 
 and instrumented ones, whose parts + residual = step. Prefill and decode have ledgers of their own.
 """
 
+from perstep.experiments.conditions import Model
 from perstep.experiments.ledger.findings import LedgerFindings, analyse
 from perstep.experiments.ledger.plan import Plan
-from perstep.experiments.ledger.samples import Columns, Pass, Sample, ledger_samples
+from perstep.experiments.ledger.samples import Columns, Conditions, Pass, Sample, Workload, ledger_samples
 from perstep.experiments.ledger.session import prepare
 from perstep.experiments.ledger.show import csv, files, summary, tables
 
 __all__ = [
     "Columns",
+    "Conditions",
     "LedgerFindings",
+    "Model",
     "Pass",
     "Plan",
     "Sample",
+    "Workload",
     "analyse",
     "csv",
     "files",

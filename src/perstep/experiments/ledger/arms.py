@@ -4,13 +4,15 @@
 one arm or the other replays (law "arms do the same work"). Those of transformers models are in `ledger_generate.py`.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.ledger.samples import Pass, columns
+from perstep.experiments.ledger.samples import Conditions, Pass, columns
 from perstep.measure import Clock, Recorder, Trace, record_trace, replay
 from perstep.targets import Opened
 from perstep.targets.reference import BOUNDARIES, Reference, Sampler
@@ -31,14 +33,14 @@ class Arms(Protocol):
         config_hash: of the model's configuration.
         dtype: of its weights.
         boundaries: part -> what lies inside it.
-        conditions: how its steps are made, for the manifest.
+        conditions: the manifest's, in which stands already how the steps are made.
     """
 
     prompt_BT: NDArray[np.int64]
     config_hash: str
     dtype: str
     boundaries: dict[str, str]
-    conditions: dict[str, Any]
+    conditions: Callable[..., Conditions]
 
     @property
     def trace(self) -> Trace:
@@ -75,10 +77,11 @@ class ReferenceArms:
             self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
         self.config_hash, self.dtype = model.config_hash, model.config.dtype
         self.boundaries = BOUNDARIES
-        self.conditions = {
-            "discarded": "one prefill and one decode step after each switch of arms",
-            "end_tokens": "looked for at each step, but do not end the trace",
-        }
+        self.conditions: Callable[..., Conditions] = partial(
+            Conditions,
+            discarded="one prefill and one decode step after each switch of arms",
+            end_tokens="looked for at each step, but do not end the trace",
+        )
 
     @property
     def trace(self) -> Trace:

@@ -5,10 +5,11 @@ from math import inf
 
 import msgspec
 
+from perstep.experiments.conditions import typed
 from perstep.experiments.device_ledger import DeviceLedger
 from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
-from perstep.experiments.ledger.samples import Sample, idle_ns, ledger_samples
-from perstep.experiments.sync_counts import SyncCounts, with_syncs
+from perstep.experiments.ledger.samples import Conditions, Sample, Workload, idle_ns, ledger_samples
+from perstep.experiments.sync_counts import with_syncs
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import Ledger, build_ledger
 from perstep.runs import Manifest
@@ -45,7 +46,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         InputError: there are no samples, or rounds that do not hold the same steps and parts.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    ledgers = _host_ledgers(manifest, samples)
+    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
+    ledgers = _host_ledgers(conditions, samples, workload.device)
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
@@ -56,25 +58,23 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
-        tokens_per_s=manifest.workload["batch"] * 1e9 / headline_ns(decode) if decode else None,
+        tokens_per_s=workload.batch * 1e9 / headline_ns(decode) if decode else None,
         noise=summarise_noise(s.noise for s in samples),
         differing_choices=differing,
-        unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
+        unresolved=_unresolved(decode or prefill, conditions.precision),
         invalid="; ".join(reasons),
         device=_device_ledgers(samples),
-        bounds=bounds_of(manifest, ceilings, ledgers),
+        bounds=bounds_of(conditions.bounds, workload, ceilings, ledgers),
         ceilings=ceilings,
         bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
     )
 
 
-def _host_ledgers(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Ledger]:
-    conditions, device = manifest.conditions, str(manifest.workload.get("device", "cpu"))
-    counted = msgspec.convert(conditions.get("syncs", {}), dict[str, SyncCounts])
+def _host_ledgers(conditions: Conditions, samples: Sequence[Sample], device: str) -> dict[str, Ledger]:
     made = {}
     for kind, held in ledger_samples(samples).items():
-        ledger = build_ledger(kind, held, mark_ns=conditions["mark_ns"])
-        made[kind] = with_syncs(ledger, counted.get(kind), device=device)
+        ledger = build_ledger(kind, held, mark_ns=conditions.mark_ns)
+        made[kind] = with_syncs(ledger, conditions.syncs.get(kind), device=device)
     return made
 
 

@@ -5,15 +5,16 @@ Instrument at the asked detail. Both replay the same tokens (`targets.transforme
 arm has two ledgers, host and device time (law "clocks are never mixed"). Syncs are counted in a pass of their own.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.ledger.arms import check_fits, prompt_length
-from perstep.experiments.ledger.samples import KINDS, Columns, Pass, columns
+from perstep.experiments.ledger.samples import KINDS, Columns, Conditions, Pass, columns
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
 from perstep.measure import Clock, Recorder
 from perstep.targets import Opened
@@ -75,7 +76,7 @@ class GenerateArms:
         self.config_hash = config_hash(self._model)
         self.dtype = str(opened.facts["dtype"])
         self.boundaries = {**BOUNDARIES, _REPLAY: _BOUNDARY}
-        self.conditions = self._conditions(opened)
+        self.conditions: Callable[..., Conditions] = self._conditions(opened)
 
     @property
     def trace(self) -> GenerateTrace:
@@ -116,19 +117,19 @@ class GenerateArms:
         with self._torch.random.fork_rng(devices=devices):
             self._generate(min(2, self.trace.chosen_BN.shape[1]))
 
-    def _conditions(self, opened: Opened) -> dict[str, Any]:
-        said: dict[str, Any] = {
-            "discarded": "a generate call of two tokens after each switch of arms",
-            "end_tokens": "looked for at each step, but do not end the trace",
-            "detail": self._detail,
-            "generate": {name: value for name, value in self._options.items() if name != "pad_token_id"},
-            "notes": self._instruments["marked"].notes + ([RANDOM_WEIGHTS] if opened.random_weights else []),
-            "syncs": msgspec.to_builtins(self._count_syncs()),
-        }
-        if self._model.device.type == "cuda":
-            cuda = self._torch.backends.cuda.matmul
-            said |= {"tf32": cuda.allow_tf32, "cudnn_benchmark": self._torch.backends.cudnn.benchmark}
-        return said
+    def _conditions(self, opened: Opened) -> Callable[..., Conditions]:
+        backends = self._torch.backends if self._model.device.type == "cuda" else None
+        return partial(
+            Conditions,
+            discarded="a generate call of two tokens after each switch of arms",
+            end_tokens="looked for at each step, but do not end the trace",
+            detail=self._detail,
+            generate={name: value for name, value in self._options.items() if name != "pad_token_id"},
+            notes=self._instruments["marked"].notes + ([RANDOM_WEIGHTS] if opened.random_weights else []),
+            syncs=self._count_syncs(),
+            tf32=backends and backends.cuda.matmul.allow_tf32,
+            cudnn_benchmark=backends and backends.cudnn.benchmark,
+        )
 
     def _count_syncs(self) -> dict[str, SyncCounts]:
         """The syncs by kind of step, in one replay of the beginning of the trace."""

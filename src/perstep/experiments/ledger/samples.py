@@ -1,16 +1,18 @@
-"""The samples of `ledger`: passes of two arms over one trace, kept as columns and stacked into arrays.
+"""The samples of `ledger`: passes of two arms over one trace, kept as columns and stacked into arrays. And its facts.
 
 Pure data. On a device there are two sets of columns, host time and device time, which are never mixed (law "clocks are
 never mixed").
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from perstep.errors import InputError
+from perstep.experiments.conditions import MarkedConditions, ModelWorkload
+from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
 from perstep.runs import Column
@@ -19,6 +21,70 @@ KINDS = ("decode", "prefill")
 ARMS = ("plain", "marked")
 Side = Literal["kinds", "device", "idle"]
 """Which columns of a pass: host time, device time, and what the device may have waited for the host at most."""
+
+
+class Bounded(msgspec.Struct, omit_defaults=True):
+    """What theory must know of the target for bounds beside its parts; empty where it has no formula.
+
+    Attributes:
+        config: of the model, as in its config.json.
+        backend: how the steps are carried out, a name of `experiments.bounds.BACKENDS`.
+        dtype: of the weights.
+    """
+
+    config: dict[str, Any] = {}
+    backend: str = ""
+    dtype: str = ""
+
+
+class Conditions(MarkedConditions, kw_only=True):
+    """How `ledger` measured.
+
+    Attributes:
+        arms: in the order of `ARMS`.
+        bounds: what the bounds of the parts are made of.
+        end_tokens: what becomes of them, in words.
+        detail: how far inside the forward of a transformers model; None for the NumPy decoder.
+        generate: the arguments of the generate calls.
+        notes: sentences below the first table.
+        syncs: syncs that were counted, by kind of step.
+        tf32: whether matrix products may use it; None without a device.
+        cudnn_benchmark: whether cuDNN tries its algorithms; None without a device.
+    """
+
+    arms: list[str]
+    bounds: Bounded
+    end_tokens: str
+    detail: str | None = None
+    generate: dict[str, Any] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
+    syncs: dict[str, SyncCounts] = msgspec.field(default_factory=dict)
+    tf32: bool | None = None
+    cudnn_benchmark: bool | None = None
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `ledger`.
+
+    Attributes:
+        token_ids_sha256: of prompt and trace.
+        model_config_sha256: of the model's configuration.
+        prompt_tokens: of each sequence.
+        new_tokens: of each sequence: one prefill and N - 1 decode steps.
+        batch: sequences.
+        temperature: 0 chooses the most probable token.
+        top_k: draws among so many tokens; 0 for all.
+        top_p: draws among tokens that hold this probability together.
+    """
+
+    token_ids_sha256: str
+    model_config_sha256: str
+    prompt_tokens: int
+    new_tokens: int
+    batch: int
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 class Columns(msgspec.Struct, omit_defaults=True, eq=False):
