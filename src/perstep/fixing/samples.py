@@ -4,10 +4,11 @@ First every watched call; then for each line that called generate what was offer
 what to write. Everything that is shown follows from these.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from perstep.experiments.compare.samples import Conditions as RoundConditions
 from perstep.experiments.compare.samples import Sample as ComparedRound
 from perstep.watching.samples import Sample as WatchedCall
 
@@ -109,7 +110,7 @@ class Trial(msgspec.Struct, kw_only=True, tag="trial"):
     offers: list[int]
     beside: list[int] = []
     tokens: int
-    conditions: dict[str, Any]
+    conditions: RoundConditions
 
 
 class Round(msgspec.Struct, kw_only=True, tag="round"):

@@ -12,18 +12,22 @@ processor time then stands beside it, as such.
 from perstep.experiments.compare.api import Comparison, compare
 from perstep.experiments.compare.findings import ArmResult, CompareFindings, ProcessorTime, analyse
 from perstep.experiments.compare.plan import Plan
-from perstep.experiments.compare.samples import Sample
+from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.compare.session import CompareSession, prepare
 from perstep.experiments.compare.show import csv, files, summary, tables
+from perstep.experiments.conditions import Model
 
 __all__ = [
     "ArmResult",
     "CompareFindings",
     "CompareSession",
     "Comparison",
+    "Conditions",
+    "Model",
     "Plan",
     "ProcessorTime",
     "Sample",
+    "Workload",
     "analyse",
     "compare",
     "csv",
