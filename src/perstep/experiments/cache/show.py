@@ -228,11 +228,8 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
     """Both curves as JSON, CSV and picture, and `README.md`."""
     memory = [name for name in Point.__struct_fields__ if name == "S" or "bytes" in name]
     latency = [name for name in Point.__struct_fields__ if name == "S" or name == "cache_bytes" or "bytes" not in name]
-    facts = {
-        "model": name_of(manifest),
-        "cache": typed(manifest, Workload).cache,
-        "batch": typed(manifest, Workload).batch,
-    }
+    w = typed(manifest, Workload)
+    facts = {"model": name_of(manifest), "cache": w.cache, "batch": w.batch}
     regimes = changes_of_regime(findings)
     return {
         "memory.json": encode_json({**facts, "points": _rows(findings, memory)}),
@@ -458,8 +455,9 @@ def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
         if error == 0
         else f"is within {percent(error, 2)} of theory"
     )
-    title = f"{name_of(manifest)}, {typed(manifest, Workload).cache} cache: what it uses {found}"
-    return memory_png(curves, title=title, preallocated=typed(manifest, Workload).capacity is not None)
+    w = typed(manifest, Workload)
+    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {found}"
+    return memory_png(curves, title=title, preallocated=w.capacity is not None)
 
 
 def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:
