@@ -1,4 +1,4 @@
-"""What a round of `ops` leaves on disk, and the same as arrays.
+"""What a round of `ops` leaves on disk, the same as arrays, and what the manifest holds.
 
 One line a round: at each length the whole steps of every arm lap by lap, the composite `full_attention` of every way
 to mask, and each operator alone. Integers in nanoseconds.
@@ -11,10 +11,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
+from perstep.experiments.conditions import MarkedConditions, ModelWorkload
+from perstep.experiments.conditions import Model as NamedModel
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Recorder
 from perstep.runs import Column
 from perstep.targets.operators.layer import LAYER
+
+
+class Conditions(MarkedConditions, kw_only=True):
+    """How `ops` measured.
+
+    Attributes:
+        arm: the reference.
+        arms: ways to mask, the reference first.
+        what_if: parts that were made free.
+        own: names of the user's own operators.
+        weights: what they are, in words.
+        steps_per_turn: new tokens -> steps in a turn.
+    """
+
+    arm: str
+    arms: list[str]
+    what_if: list[str]
+    own: list[str]
+    weights: str
+    steps_per_turn: dict[str, int]
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `ops`.
+
+    Attributes:
+        model_config_sha256: of the model's configuration.
+        layers: that a step has.
+        seq: new tokens of a step, ascending.
+        past: positions held before.
+        backend: `numpy` or `torch`.
+    """
+
+    model_config_sha256: str
+    layers: int
+    seq: list[int]
+    past: int
+    backend: str
+
+
+class Model(NamedModel, kw_only=True):
+    """The shapes of `ops`, in numbers: `hidden`, `intermediate` and `head_dim` wide, so many heads, `vocab` tokens."""
+
+    model_type: str
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
 
 
 class Laps(msgspec.Struct, eq=False):
