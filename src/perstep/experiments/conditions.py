@@ -9,8 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
@@ -102,9 +101,11 @@ class Model(Facts, kw_only=True):
 
 
 class OfOneModel(msgspec.Struct):
-    """What a run of several models says of one of them."""
+    """What a run of several models says of one of them, in place of what it says of all."""
 
-    model: Model
+    model: dict[str, Any]
+    workload: dict[str, Any]
+    conditions: dict[str, Any]
 
 
 class OfSeveral(Facts):
@@ -124,13 +125,13 @@ class OfLedger(Facts):
 Kind = TypeVar("Kind", bound=Facts)
 
 
-def typed(manifest: Manifest, kind: type[Kind], path: Path = Path(MANIFEST)) -> Kind:
+def typed(manifest: Manifest, kind: type[Kind], where: str = MANIFEST) -> Kind:
     """The facts that a manifest holds.
 
     Args:
         manifest: of a run.
         kind: which facts.
-        path: of the manifest's file, for the message.
+        where: they are held, for the message.
 
     Raises:
         InputError: a fact is missing or of another type, by its name.
@@ -142,7 +143,25 @@ def typed(manifest: Manifest, kind: type[Kind], path: Path = Path(MANIFEST)) -> 
         field = kind.section + below.rstrip("`")
         missing = re.fullmatch("Object missing required field `(.*)`", what)
         wrong = f"lacks {field}.{missing[1]}" if missing else f"is wrong in {field}: {what[0].lower()}{what[1:]}"
-        raise InputError(f"{path} {wrong}; restore it, or measure again") from error
+        raise InputError(f"{where} {wrong}; restore it, or measure again") from error
+
+
+def of_each_model(manifest: Manifest, where: str = MANIFEST) -> dict[str, Manifest]:
+    """The manifest of each of several models, by name, as if it were alone; of one model the manifest itself, by ''.
+
+    Raises:
+        InputError: what is said of one of several is not complete.
+    """
+    several = typed(manifest, OfSeveral, where).models
+    return {
+        name: msgspec.structs.replace(
+            manifest,
+            model=own.model,
+            workload={**manifest.workload, **own.workload},
+            conditions={**manifest.conditions, **own.conditions},
+        )
+        for name, own in several.items()
+    } or {"": manifest}
 
 
 def hash_ids(*arrays: NDArray[np.int64]) -> str:
@@ -196,10 +215,9 @@ def noise_probe(clock: Clock) -> NoiseProbe | QuietProbe:
 
 def left_out_layers(manifest: Manifest) -> list[str]:
     """A sentence for each model of which only some layers were measured: what was found is not of all of it."""
-    several = typed(manifest, OfSeveral).models.values()
     return [
         f"{model.name}: these were measured, with what stands around them. Nothing here is said of the whole model."
-        for model in [each.model for each in several] or [typed(manifest, Model)]
+        for model in (typed(one, Model) for one in of_each_model(manifest).values())
         if model.total_layers not in (None, model.num_layers)
     ]
 

@@ -9,7 +9,7 @@ import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.base import Experiment, Findings, HasLedger, Session
-from perstep.experiments.conditions import Model, left_out_layers, threads_limited, typed, warn_of_noise
+from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
@@ -192,9 +192,11 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
 
 def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[str]]:
     """The samples of a run whose manifest holds all that its experiment says."""
-    for name in ("Conditions", "Workload", "Model"):
-        if hasattr(experiment, name):
-            typed(stored.manifest, getattr(experiment, name), stored.folder / MANIFEST)
+    path = str(stored.folder / MANIFEST)
+    for model, manifest in of_each_model(stored.manifest, path).items():
+        for name in ("Conditions", "Workload", "Model"):
+            if hasattr(experiment, name):
+                typed(manifest, getattr(experiment, name), f"{path}, of {model}," if model else path)
     return read_samples(stored.folder, experiment.Sample)
 
 
@@ -210,7 +212,7 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
         replace_file(folder / file_name, content)
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
-    if said and "models" not in manifest.conditions:  # of several each is named already
+    if said and "" in of_each_model(manifest):  # of several each is named already
         name = typed(manifest, Model).name
         manifest.results_summary["headline"] = f"{name}: {manifest.results_summary['headline']}"
     tables = _tables(experiment, manifest, findings)

@@ -173,7 +173,7 @@ class _Runner:
 
     def __init__(self, name: str, fits: bool) -> None:
         self.opened = Opened(name, "numpy", None, False, {"name": name, "dtype": "float32"})
-        self.config_hash, self.conditions = "made up", dict[str, Any]()
+        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
         self._fits = fits
 
     def run(self, work: Work) -> Pass:

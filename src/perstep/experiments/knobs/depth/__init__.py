@@ -4,11 +4,25 @@ Configurations are sets of active blocks. All replay the full model's tokens in 
 ran makes the run invalid. Quality stands beside latency, so that the fastest configuration is not taken for the best.
 """
 
+from perstep.experiments.conditions import Model
 from perstep.experiments.knobs.depth.plan import Plan
+from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.depth.session import prepare
 from perstep.experiments.knobs.depth.show import files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
-from perstep.experiments.knobs.samples import Sample
+from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = ["Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Model",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]
