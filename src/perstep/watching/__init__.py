@@ -1,7 +1,20 @@
 """`watch`: what each part of a step costs in somebody's own generate calls, which run once and unchanged."""
 
+from perstep.experiments.conditions import Model
 from perstep.watching.findings import SiteFindings, WatchFindings, analyse
-from perstep.watching.samples import Sample
+from perstep.watching.samples import Conditions, Sample, Workload
 from perstep.watching.show import csv, files, summary, tables
 
-__all__ = ["Sample", "SiteFindings", "WatchFindings", "analyse", "csv", "files", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Model",
+    "Sample",
+    "SiteFindings",
+    "WatchFindings",
+    "Workload",
+    "analyse",
+    "csv",
+    "files",
+    "summary",
+    "tables",
+]
