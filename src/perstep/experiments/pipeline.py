@@ -194,9 +194,8 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[st
     """The samples of a run whose manifest holds all that its experiment says."""
     path = str(stored.folder / MANIFEST)
     for model, manifest in of_each_model(stored.manifest, path).items():
-        for name in ("Conditions", "Workload", "Model"):
-            if hasattr(experiment, name):
-                typed(manifest, getattr(experiment, name), f"{path}, of {model}," if model else path)
+        for kind in (experiment.Conditions, experiment.Workload, experiment.Model):
+            typed(manifest, kind, f"{path}, of {model}," if model else path)
     return read_samples(stored.folder, experiment.Sample)
 
 

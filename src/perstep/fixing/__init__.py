@@ -5,17 +5,21 @@ a run; the names of an experiment are here, so that `show` and `report` work on 
 be run again from its options alone.
 """
 
+from perstep.experiments.conditions import Model
 from perstep.fixing.capture import Captured, Captures
 from perstep.fixing.findings import FixFindings, analyse, summary
-from perstep.fixing.samples import Sample
+from perstep.fixing.samples import Conditions, Sample, Workload
 from perstep.fixing.show import csv, files, lines, tables
 from perstep.fixing.store import fix_calls
 
 __all__ = [
     "Captured",
     "Captures",
+    "Conditions",
     "FixFindings",
+    "Model",
     "Sample",
+    "Workload",
     "analyse",
     "csv",
     "files",
