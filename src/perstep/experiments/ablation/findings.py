@@ -19,7 +19,7 @@ from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, 
 from perstep.experiments.conditions import typed
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import RESIDUAL, Resolved
-from perstep.runs import Manifest
+from perstep.runs import Manifest, refuse_unlike
 from perstep.stats import (
     Effect,
     fit_cost,
@@ -178,12 +178,10 @@ def _costs(c: Conditions, samples: Sequence[Sample]) -> tuple[Design, dict[str, 
 
 def _spent(samples: Sequence[Sample]) -> dict[str, Spent]:
     """By marked cell, the time spent in each part: [rounds, steps]."""
-    try:
-        return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same parts and steps ({error}); restore the file, or measure again"
-        ) from error
+    for cell in (ALL, NONE):
+        found = (s.in_place.get(cell) for s in samples)
+        refuse_unlike(({} if one is None else {"steps": one.step_ns, **one.parts} for one in found), "parts and steps")
+    return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
 
 
 def _stack(passes: Sequence[InPlace]) -> Spent:

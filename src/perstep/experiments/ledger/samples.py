@@ -15,7 +15,7 @@ from perstep.experiments.conditions import MarkedConditions, ModelWorkload
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
-from perstep.runs import Column
+from perstep.runs import Column, refuse_unlike
 
 KINDS = ("decode", "prefill")
 ARMS = ("plain", "marked")
@@ -99,6 +99,10 @@ class Columns(msgspec.Struct, omit_defaults=True, eq=False):
     marks: dict[str, int] = {}
 
 
+_NOTHING = Columns(np.zeros(0, np.int64))
+_ALIKE = "passes, steps and parts"
+
+
 class Pass(msgspec.Struct, omit_defaults=True):
     """One replay of the trace by one arm.
 
@@ -143,12 +147,11 @@ def ledger_samples(samples: Sequence[Sample], side: Side = "kinds") -> dict[str,
     """
     if not samples:
         raise InputError("the run has no finished round; resume it with --resume, or measure again")
-    try:
-        return {kind: _stack(samples, kind, side) for kind in KINDS if kind in getattr(samples[0].passes[0], side)}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same passes, steps and parts ({error}); restore the file, or measure again"
-        ) from error
+    counts = {tuple(sum(p.arm == arm for p in s.passes) for arm in ARMS) for s in samples}
+    held = {kind for s in samples for p in s.passes for kind in getattr(p, side)}
+    if len(counts) > 1 or 0 in min(counts) or (side == "kinds" and "prefill" not in held):
+        raise InputError(f"the rounds do not all hold the same {_ALIKE}; restore the file, or measure again")
+    return {kind: _stack(samples, kind, side) for kind in KINDS if kind in held}
 
 
 def idle_ns(samples: Sequence[Sample], kind: str) -> dict[str, float]:
@@ -165,8 +168,13 @@ def _mean(found: Iterable[Column]) -> float:
 
 def _stack(samples: Sequence[Sample], kind: str, side: Side) -> LedgerSamples:
     """[rounds, passes of the arm in a round, positions]."""
-    plain = [[getattr(p, side)[kind] for p in s.passes if p.arm == "plain"] for s in samples]
-    marked = [[getattr(p, side)[kind] for p in s.passes if p.arm == "marked"] for s in samples]
+    plain, marked = (
+        [[getattr(p, side).get(kind, _NOTHING) for p in s.passes if p.arm == arm] for s in samples] for arm in ARMS
+    )
+    refuse_unlike(({"steps": c.step_ns} for passes in plain for c in passes), _ALIKE)
+    refuse_unlike(
+        ({"steps": c.step_ns, "residual": c.residual_ns, **c.parts} for passes in marked for c in passes), _ALIKE
+    )
     first = marked[0][0]
     return LedgerSamples(
         plain_ns=np.array([[c.step_ns for c in passes] for passes in plain], np.int64),

@@ -23,7 +23,7 @@ from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Samp
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.report.format import plural
-from perstep.runs import Manifest
+from perstep.runs import Manifest, refuse_unlike
 from perstep.stats import (
     Change,
     fit_cost,
@@ -333,21 +333,16 @@ def resolved_by(samples: Sequence[Sample]) -> Resolved:
 
 
 def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_ns: float, busy: str) -> CellFinding:
+    ledgers = {name: build_ledger("decode", ledger_samples(rounds), mark_ns=mark_ns) for name, rounds in arms.items()}
+    if any("mask.fill" not in ledgers[name].parts for name in arms if name != NO_MASK):
+        raise InputError(f"a masked arm of {key} has no part mask.fill; restore the file, or measure again")
     changes = changes_of(arms, busy)
-    try:
-        ledgers = {
-            name: build_ledger("decode", ledger_samples(rounds), mark_ns=mark_ns) for name, rounds in arms.items()
-        }
-        free = ledgers[NO_MASK]
-        found = [_arm(NO_MASK, arms[NO_MASK], free, None, about.batch, len(changes))]
-        found += [
-            _arm(name, arms[name], _paired(ledgers[name], free, change), change, about.batch, len(changes))
-            for name, change in changes.items()
-        ]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same steps and parts ({error}); restore the file, or measure again"
-        ) from error
+    free = ledgers[NO_MASK]
+    found = [_arm(NO_MASK, arms[NO_MASK], free, None, about.batch, len(changes))]
+    found += [
+        _arm(name, arms[name], _paired(ledgers[name], free, change), change, about.batch, len(changes))
+        for name, change in changes.items()
+    ]
     return CellFinding(
         key=key,
         vocab=about.vocab,
@@ -413,8 +408,19 @@ def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: in
 
 
 def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
-    """An arm's rounds as arrays, [rounds, 1 pass, positions]."""
+    """An arm's rounds as arrays, [rounds, 1 pass, positions].
+
+    Raises:
+        InputError: rounds that do not hold the same steps and parts.
+    """
     first = rounds[0]
+    refuse_unlike(
+        (
+            {"plain steps": each.plain_ns, "steps": each.step_ns, "residual": each.residual_ns, **each.parts}
+            for each in rounds
+        ),
+        "steps and parts",
+    )
     return LedgerSamples(
         plain_ns=np.array([[each.plain_ns] for each in rounds], np.int64),
         step_ns=np.array([[each.step_ns] for each in rounds], np.int64),

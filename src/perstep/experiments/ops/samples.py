@@ -15,7 +15,7 @@ from perstep.experiments.conditions import MarkedConditions, ModelWorkload
 from perstep.experiments.conditions import Model as NamedModel
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Recorder
-from perstep.runs import Column
+from perstep.runs import Column, refuse_unlike
 from perstep.targets.operators.layer import LAYER
 
 
@@ -151,6 +151,9 @@ def at_lengths(samples: Sequence[Sample]) -> dict[int, list[LengthSample]]:
             found.setdefault(length.seq, []).append(length)
     if any(len(rounds) != len(samples) for rounds in found.values()):
         raise InputError("the rounds do not all hold the same lengths; restore the file, or measure again")
+    for rounds in found.values():
+        if any(not length.attention.keys() >= rounds[0].attention.keys() for length in rounds):
+            raise InputError("the rounds do not all hold the same ways to mask; restore the file, or measure again")
     return dict(sorted(found.items()))
 
 
@@ -171,20 +174,22 @@ def stack(rounds: Sequence[LengthSample], arm: str) -> LedgerSamples:
     Raises:
         InputError: rounds that do not hold the same steps and parts.
     """
-    try:
-        marked = [length.arms[arm] for length in rounds]
-        first = marked[0]
-        return LedgerSamples(
-            plain_ns=_column(length.plain.step_ns for length in rounds),
-            step_ns=_column(laps.step_ns for laps in marked),
-            parts={name: _column(laps.parts[name] for laps in marked) for name in first.parts},
-            residual_ns=_column(laps.residual_ns for laps in marked),
-            marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
-        )
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same arms, steps and parts ({error}); restore the file, or measure again"
-        ) from error
+    if any(arm not in length.arms for length in rounds):
+        raise InputError(f"the rounds do not all hold the arm {arm!r}; restore the file, or measure again")
+    marked = [length.arms[arm] for length in rounds]
+    first = marked[0]
+    plain = ({"steps": length.plain.step_ns, LAYER: length.plain.parts.get(LAYER)} for length in rounds)
+    refuse_unlike(plain, "steps and layers")
+    refuse_unlike(
+        ({"steps": laps.step_ns, "residual": laps.residual_ns, **laps.parts} for laps in marked), "steps and parts"
+    )
+    return LedgerSamples(
+        plain_ns=_column(length.plain.step_ns for length in rounds),
+        step_ns=_column(laps.step_ns for laps in marked),
+        parts={name: _column(laps.parts[name] for laps in marked) for name in first.parts},
+        residual_ns=_column(laps.residual_ns for laps in marked),
+        marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
+    )
 
 
 def _column(columns: Iterable[Column]) -> NDArray[np.int64]:
