@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from perstep.experiments import registry
+from perstep.experiments.conditions import Model
 from perstep.runs import MANIFEST
 
 from ..conftest import Cli, Said
@@ -20,7 +21,7 @@ NO_TYPE_OF_A_FIELD = [[[[None]]]]
 def required(name: str) -> Iterator[tuple[str, str]]:
     """Each fact that an experiment's manifest must hold: the field of the manifest, and the fact's name."""
     experiment = registry.find(name)
-    for kind in (experiment.Conditions, experiment.Workload, experiment.Model):
+    for kind in (experiment.Conditions, experiment.Workload, getattr(experiment, "Model", Model)):
         yield from ((kind.section, fact.name) for fact in msgspec.structs.fields(kind) if fact.required)
 
 

@@ -331,5 +331,5 @@ def test_every_registered_experiment_has_the_names_of_one() -> None:
     """Those of the protocol."""
     for name in registry.EXPERIMENTS:
         module: Any = registry.find(name)
-        for needed in ("Sample", "Conditions", "Workload", "Model", "analyse", "tables", "files", "summary"):
+        for needed in ("Sample", "Conditions", "Workload", "analyse", "tables", "files", "summary"):
             assert hasattr(module, needed), f"{name} lacks {needed}"

@@ -56,12 +56,15 @@ class Session(Protocol):
 
 
 class Experiment(Protocol):
-    """The names that an experiment's module has. Three structs say what its manifest holds under these names."""
+    """The names that an experiment's module has.
+
+    `Conditions` and `Workload` say what the manifest holds under these names. An experiment that knows more of its
+    model than `conditions.Model` says it likewise.
+    """
 
     Sample: type
     Conditions: type[Facts]
     Workload: type[Facts]
-    Model: type[Facts]
 
     def prepare(self, plan: Any, progress: Progress, clock: Clock) -> Session:
         """Check the plan, load the target, warm up.

@@ -85,6 +85,29 @@ class ModelWorkload(BaseWorkload, kw_only=True):
     device: str
 
 
+class ReplayedWorkload(ModelWorkload, kw_only=True):
+    """The same, where tokens are replayed: SHA-256 of all token ids and of the model's configuration."""
+
+    token_ids_sha256: str
+    model_config_sha256: str
+
+
+class GeneratedWorkload(ReplayedWorkload, kw_only=True):
+    """The same, where the tokens were chosen by the model.
+
+    Attributes:
+        batch: sequences.
+        temperature: 0 chooses the most probable token.
+        top_k: draws among so many tokens; 0 for all.
+        top_p: draws among tokens that hold this probability together.
+    """
+
+    batch: int
+    temperature: float
+    top_k: int
+    top_p: float
+
+
 class Model(Facts, kw_only=True):
     """What was measured.
 

@@ -194,7 +194,7 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[st
     """The samples of a run whose manifest holds all that its experiment says."""
     path = str(stored.folder / MANIFEST)
     for model, manifest in of_each_model(stored.manifest, path).items():
-        for kind in (experiment.Conditions, experiment.Workload, experiment.Model):
+        for kind in (experiment.Conditions, experiment.Workload, getattr(experiment, "Model", Model)):
             typed(manifest, kind, f"{path}, of {model}," if model else path)
     return read_samples(stored.folder, experiment.Sample)
 

@@ -5,7 +5,6 @@ a run; the names of an experiment are here, so that `show` and `report` work on 
 be run again from its options alone.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.fixing.capture import Captured, Captures
 from perstep.fixing.findings import FixFindings, analyse, summary
 from perstep.fixing.samples import Conditions, Sample, Workload
@@ -17,7 +16,6 @@ __all__ = [
     "Captures",
     "Conditions",
     "FixFindings",
-    "Model",
     "Sample",
     "Workload",
     "analyse",

@@ -1,13 +1,11 @@
 """`watch`: what each part of a step costs in somebody's own generate calls, which run once and unchanged."""
 
-from perstep.experiments.conditions import Model
 from perstep.watching.findings import SiteFindings, WatchFindings, analyse
 from perstep.watching.samples import Conditions, Sample, Workload
 from perstep.watching.show import csv, files, summary, tables
 
 __all__ = [
     "Conditions",
-    "Model",
     "Sample",
     "SiteFindings",
     "WatchFindings",

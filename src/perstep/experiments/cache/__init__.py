@@ -11,12 +11,10 @@ from perstep.experiments.cache.plan import Plan
 from perstep.experiments.cache.samples import Conditions, Sample, Workload
 from perstep.experiments.cache.session import prepare
 from perstep.experiments.cache.show import csv, files, summary, tables
-from perstep.experiments.conditions import Model
 
 __all__ = [
     "CacheFindings",
     "Conditions",
-    "Model",
     "Plan",
     "Sample",
     "Workload",

@@ -15,7 +15,6 @@ from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.compare.session import CompareSession, prepare
 from perstep.experiments.compare.show import csv, files, summary, tables
-from perstep.experiments.conditions import Model
 
 __all__ = [
     "ArmResult",
@@ -23,7 +22,6 @@ __all__ = [
     "CompareSession",
     "Comparison",
     "Conditions",
-    "Model",
     "Plan",
     "ProcessorTime",
     "Sample",

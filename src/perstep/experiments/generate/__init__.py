@@ -7,7 +7,6 @@ parts are timed in place. With a compiler, cold and warm stand side by side. `ab
 from perstep.experiments.ablation.findings import AblationFindings
 from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.show import csv
-from perstep.experiments.conditions import Model
 from perstep.experiments.generate.findings import analyse
 from perstep.experiments.generate.plan import Plan
 from perstep.experiments.generate.samples import Conditions, Workload
@@ -17,7 +16,6 @@ from perstep.experiments.generate.show import files, summary, tables
 __all__ = [
     "AblationFindings",
     "Conditions",
-    "Model",
     "Plan",
     "Sample",
     "Workload",

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import ModelWorkload, WarmConditions
+from perstep.experiments.conditions import ReplayedWorkload, WarmConditions
 from perstep.machine import Noise
 from perstep.measure import Recorder
 from perstep.runs import Column
@@ -109,17 +109,9 @@ class Conditions(KnobConditions, kw_only=True):
     device_waits: str = ""
 
 
-class Workload(ModelWorkload, kw_only=True):
-    """The work of a knob; texts of several models are joined.
+class Workload(ReplayedWorkload, kw_only=True):
+    """The work of a knob: `batch` sequences. Texts of several models are joined."""
 
-    Attributes:
-        token_ids_sha256: of prompts and traces.
-        model_config_sha256: of the model's configuration.
-        batch: sequences.
-    """
-
-    token_ids_sha256: str
-    model_config_sha256: str
     batch: int
 
 

@@ -4,7 +4,6 @@ Two arms replay one recorded trace of tokens in balanced rounds: uninstrumented 
 and instrumented ones, whose parts + residual = step. Prefill and decode have ledgers of their own.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.ledger.findings import LedgerFindings, analyse
 from perstep.experiments.ledger.plan import Plan
 from perstep.experiments.ledger.samples import Columns, Conditions, Pass, Sample, Workload, ledger_samples
@@ -15,7 +14,6 @@ __all__ = [
     "Columns",
     "Conditions",
     "LedgerFindings",
-    "Model",
     "Pass",
     "Plan",
     "Sample",

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.experiments.conditions import MarkedConditions, ModelWorkload
+from perstep.experiments.conditions import GeneratedWorkload, MarkedConditions
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Steps
@@ -63,28 +63,16 @@ class Conditions(MarkedConditions, kw_only=True):
     cudnn_benchmark: bool | None = None
 
 
-class Workload(ModelWorkload, kw_only=True):
+class Workload(GeneratedWorkload, kw_only=True):
     """The work of `ledger`.
 
     Attributes:
-        token_ids_sha256: of prompt and trace.
-        model_config_sha256: of the model's configuration.
         prompt_tokens: of each sequence.
         new_tokens: of each sequence: one prefill and N - 1 decode steps.
-        batch: sequences.
-        temperature: 0 chooses the most probable token.
-        top_k: draws among so many tokens; 0 for all.
-        top_p: draws among tokens that hold this probability together.
     """
 
-    token_ids_sha256: str
-    model_config_sha256: str
     prompt_tokens: int
     new_tokens: int
-    batch: int
-    temperature: float
-    top_k: int
-    top_p: float
 
 
 class Columns(msgspec.Struct, omit_defaults=True, eq=False):

@@ -5,7 +5,6 @@ naive walk, token tables, and the engines people use. Finding a mask and applyin
 and applying are different parts").
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.mask.findings import MaskFindings, analyse
 from perstep.experiments.mask.plan import Plan
 from perstep.experiments.mask.samples import Conditions, Sample, Workload
@@ -16,7 +15,6 @@ __all__ = [
     "Conditions",
     "MaskFindings",
     "MaskSession",
-    "Model",
     "Plan",
     "Sample",
     "Workload",

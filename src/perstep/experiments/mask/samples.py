@@ -2,7 +2,7 @@
 
 import msgspec
 
-from perstep.experiments.conditions import ModelWorkload, RoundConditions
+from perstep.experiments.conditions import ReplayedWorkload, RoundConditions
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import AboutPoint, Prediction
 from perstep.experiments.mask.roofline import AboutCell
@@ -68,12 +68,10 @@ class Conditions(RoundConditions, kw_only=True):
     predictions: list[Prediction]
 
 
-class Workload(ModelWorkload, kw_only=True):
+class Workload(ReplayedWorkload, kw_only=True):
     """The work of `mask`.
 
     Attributes:
-        token_ids_sha256: of the texts of all cells.
-        model_config_sha256: of the model's configuration.
         schema_sha256: of the JSON schema.
         schema: its title.
         whitespace: what is allowed between tokens of JSON, in a word or a regular expression.
@@ -84,8 +82,6 @@ class Workload(ModelWorkload, kw_only=True):
         temperature: 0, since choices are greedy.
     """
 
-    token_ids_sha256: str
-    model_config_sha256: str
     schema_sha256: str
     schema: str
     whitespace: str

@@ -4,7 +4,6 @@ Vision tower, prefill and decode are intervals of one call, never differences of
 what the model is given, not computed from the size of an image. Text lengths are beginnings of one prompt.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.knobs.context.plan import Plan
 from perstep.experiments.knobs.context.session import prepare
 from perstep.experiments.knobs.context.show import files, summary, tables
@@ -12,16 +11,4 @@ from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = [
-    "Conditions",
-    "Model",
-    "Plan",
-    "Sample",
-    "Workload",
-    "analyse",
-    "csv",
-    "files",
-    "prepare",
-    "summary",
-    "tables",
-]
+__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]

@@ -4,7 +4,6 @@ Configurations are sets of active blocks. All replay the full model's tokens in 
 ran makes the run invalid. Quality stands beside latency, so that the fastest configuration is not taken for the best.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.knobs.depth.plan import Plan
 from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.depth.session import prepare
@@ -13,16 +12,4 @@ from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = [
-    "Conditions",
-    "Model",
-    "Plan",
-    "Sample",
-    "Workload",
-    "analyse",
-    "csv",
-    "files",
-    "prepare",
-    "summary",
-    "tables",
-]
+__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]

@@ -4,7 +4,6 @@ The routers' own `top_k` is changed and put back; a dense model, and a family on
 name. All configurations replay the tokens of the unchanged model. Host syncs are counted in calls of their own.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.experts.session import prepare
@@ -13,16 +12,4 @@ from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = [
-    "Conditions",
-    "Model",
-    "Plan",
-    "Sample",
-    "Workload",
-    "analyse",
-    "csv",
-    "files",
-    "prepare",
-    "summary",
-    "tables",
-]
+__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]

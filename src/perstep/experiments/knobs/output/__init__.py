@@ -5,7 +5,6 @@ it look as if each token became dearer with N: the factor (N - 1) / N, nothing e
 What a forward really costs more at later positions is read off the longest call, position by position.
 """
 
-from perstep.experiments.conditions import Model
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.knobs.output.session import prepare
@@ -13,16 +12,4 @@ from perstep.experiments.knobs.output.show import files, summary, tables
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = [
-    "Conditions",
-    "Model",
-    "Plan",
-    "Sample",
-    "Workload",
-    "analyse",
-    "csv",
-    "files",
-    "prepare",
-    "summary",
-    "tables",
-]
+__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]
