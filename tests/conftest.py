@@ -96,6 +96,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def facts(experiment: str, field: str, **changes: Any) -> dict[str, Any]:
+    """What a field of the manifest holds in the golden run of an experiment, changed."""
+    stored = Path(__file__).parent / "golden" / experiment / "manifest.json"
+    return {**json.loads(stored.read_text())[field], **changes}
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command line did."""
@@ -251,16 +257,14 @@ def write_ledger_run(
         step = sum(ns.values()) + residual
         return Steps(step, ns, residual, dict.fromkeys(ns, steps)) if marked else Steps(step)
 
+    work = {"token_ids_sha256": "1" * 64, "model_config_sha256": "2" * 64, "new_tokens": 4, **workload}
     manifest = Manifest(
         experiment="ledger",
         plan={},
-        workload={
-            "token_ids_sha256": "1" * 64, "model_config_sha256": "2" * 64, "prompt_tokens": 8, "new_tokens": 4,
-            "batch": 1, "dtype": "float32", "device": "cpu", "threads": 1, **workload,
-        },
+        workload=facts("ledger", "workload", **work),
         model={"name": "tiny"},
         machine={**msgspec.to_builtins(describe()), "git": git or {"commit": "a" * 40, "dirty": False}},
-        conditions={"mark_ns": 10.0, "precision": 0.5},
+        conditions=facts("ledger", "conditions", mark_ns=10.0, precision=0.5, bounds={}),
     )  # fmt: skip
     with RunWriter(folder, manifest) as writer:
         for number in range(rounds):

@@ -3,8 +3,8 @@
 Usage: `python tests/golden_names.py REVISION`.
 
 `golden/names.json` says, for each experiment, what became of a path of `results.json`: old path -> new path, and a list
-`added` of paths that had no old name. A star in a path stands for any key or index. `golden/words.json`: old -> new words of
-sentences. Every other path and every value must be as it was.
+`added` of paths that had no old name. A star in a path stands for any key or index. `golden/words.json`: old ->
+new words of sentences. Every other path and every value must be as it was.
 """
 
 import json

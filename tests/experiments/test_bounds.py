@@ -20,11 +20,13 @@ from perstep.experiments.bounds import (
     shape_of,
 )
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
+from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import LadderCeilings, LadderFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
-from perstep.runs import Manifest
 from perstep.targets import open_model
 from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, step_bound, step_cost
+
+from ..conftest import facts
 
 FIGURES = LadderFigures(
     read_gb_s={262_144: 60.0, 1_000_000: 40.0, 4_000_000: 20.0},
@@ -92,20 +94,19 @@ def test_nobody_has_counted_the_calls_of_a_mixture() -> None:
     assert backend_for(REFERENCE, read_config(mini_config())) is REFERENCE
 
 
-def ledger_manifest(backend: str = "reference") -> Manifest:
-    """Of a run over mini: a prompt of 20, one prefill and 9 decode steps."""
-    return Manifest(
-        experiment="ledger",
-        plan={},
-        workload={"prompt_tokens": 20, "new_tokens": 10, "batch": 1},
-        conditions={"bounds": {"config": mini_config(), "backend": backend, "dtype": "float32"}},
-    )
+WORK = msgspec.convert(facts("ledger", "workload", prompt_tokens=20, new_tokens=10), Workload)
+"""Of a run over mini: a prompt of 20, one prefill and 9 decode steps."""
+
+
+def over_mini(backend: str = "reference") -> Bounded:
+    """What the bounds of that run are made of."""
+    return Bounded(mini_config(), backend, "float32")
 
 
 def ledgers(slowness: float = 10.0, **parts: float) -> dict[str, Ledger]:
     """Decode and prefill of mini, each part so many times as slow as its bound, or as told, in 1,000 ns steps."""
     rates, _ = rates_between(CEILINGS, "float32")
-    costs = step_costs(ledger_manifest().conditions["bounds"], prompt_tokens=20, new_tokens=10, batch=1)
+    costs = step_costs(over_mini(), prompt_tokens=20, new_tokens=10, batch=1)
     made = {}
     for kind, steps in costs.items():
         bounds = [step_bound(cost, rates).parts for cost in steps]
@@ -120,7 +121,7 @@ def ledgers(slowness: float = 10.0, **parts: float) -> dict[str, Ledger]:
 
 def test_each_part_has_the_bound_of_its_name() -> None:
     """The mean over the contexts of the trace; what has no formula has none, and the step is their sum."""
-    found = bounds_of(ledger_manifest(), CEILINGS, ledgers())
+    found = bounds_of(over_mini(), WORK, CEILINGS, ledgers())
     assert "stop" not in found["decode"].parts
     assert "attn.mask.build" not in found["decode"].parts
     held = [part.bound_ns or 0.0 for part in found["decode"].parts.values()]
@@ -139,7 +140,7 @@ def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> No
         {size: value / 2 for size, value in FIGURES.call_ns.items()},
         200.0, 10.0, 4.0, 3,
     )  # fmt: skip
-    found = bounds_of(ledger_manifest(), replace(CEILINGS, best=best), ledgers())["decode"]
+    found = bounds_of(over_mini(), WORK, replace(CEILINGS, best=best), ledgers())["decode"]
     assert found.interval == pytest.approx(1.0)
     for part in found.parts.values():
         assert part.bound_ns == pytest.approx((part.typical_ns or 0) / 2)
@@ -160,9 +161,9 @@ def withdrawn(found: LedgerBounds, reason: str) -> set[str]:
 )
 def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) -> None:
     """A call is the mean of four, and data may be nearer than thought: that says nothing of others."""
-    every = bounds_of(ledger_manifest(), CEILINGS, ledgers())["decode"]
+    every = bounds_of(over_mini(), WORK, CEILINGS, ledgers())["decode"]
     assert every.parts[part].binds.startswith(binds)
-    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(**{part.replace(".", "_"): 0.9}))["decode"]
+    found = bounds_of(over_mini(), WORK, CEILINGS, ledgers(**{part.replace(".", "_"): 0.9}))["decode"]
     assert withdrawn(found, BEATEN) == {part}
     assert found.step_ns == pytest.approx((every.step_ns or 0) - (every.parts[part].bound_ns or 0))
     columns = columns_of({"decode": found})["decode"]
@@ -172,7 +173,7 @@ def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) ->
 
 def test_a_part_that_is_faster_than_the_ceilings_withdraws_them() -> None:
     """The head reads its 256 KiB in half of the time that takes at best: no part has a bound, nor has the step."""
-    found = bounds_of(ledger_manifest(), CEILINGS, ledgers(lm_head=0.1))["decode"]
+    found = bounds_of(over_mini(), WORK, CEILINGS, ledgers(lm_head=0.1))["decode"]
     assert withdrawn(found, EXCEEDED) == set(found.parts) > {"mlp", "norm"}
     assert found.step_ns is None
     [sentence] = found.withdrawn
@@ -186,7 +187,7 @@ def test_a_part_that_is_faster_than_the_ceilings_withdraws_them() -> None:
 def test_a_step_that_is_faster_than_its_bounds_together_withdraws_the_ceilings() -> None:
     """As gpt2's, at 0.56 of the least time it could take: no bound is left beside it."""
     fast = {kind: msgspec.structs.replace(each, plain_step_ns=1000.0) for kind, each in ledgers().items()}
-    found = bounds_of(ledger_manifest(), CEILINGS, fast)["decode"]
+    found = bounds_of(over_mini(), WORK, CEILINGS, fast)["decode"]
     assert found.step_ns is None
     assert withdrawn(found, EXCEEDED) == set(found.parts)
     assert found.withdrawn[0].startswith("Bounds: ceilings exceeded; not judged: the step took 1.00 µs of at least ")
@@ -201,25 +202,21 @@ def test_parts_of_transformers_models_hold_several_of_theory() -> None:
 
     parts = ("embed", "norm", "attn", "attn.rope", "kv.append", "attn.core", "mlp", "lm_head", "sample")
     for names in (parts, ("forward", "sample")):
-        found = bounds_of(ledger_manifest("transformers"), CEILINGS, of(*names))["decode"]
+        found = bounds_of(over_mini("transformers"), WORK, CEILINGS, of(*names))["decode"]
         assert sum(part.bound_ns or 0 for part in found.parts.values()) == pytest.approx(found.step_ns)
     assert set().union(*FUSED.values()) <= set(PARTS)
 
 
 def test_a_run_without_ceilings_has_no_bounds_nor_has_one_whose_ceilings_were_disturbed() -> None:
-    """Runs of older versions, and rounds in which the processor was taken away."""
-    assert bounds_of(ledger_manifest(), None, ledgers()) == {}
-    assert bounds_of(ledger_manifest(), replace(CEILINGS, quiet_rounds=2), ledgers()) == {}
-    bare = ledger_manifest()
-    del bare.conditions["bounds"]
-    assert bounds_of(bare, CEILINGS, ledgers()) == {}
+    """Runs on a device, and rounds in which the processor was taken away."""
+    assert bounds_of(over_mini(), WORK, None, ledgers()) == {}
+    assert bounds_of(over_mini(), WORK, replace(CEILINGS, quiet_rounds=2), ledgers()) == {}
+    assert bounds_of(Bounded(), WORK, CEILINGS, ledgers()) == {}
 
 
 def test_a_long_trace_is_judged_at_sixteen_contexts() -> None:
     """From its first to its last step."""
-    costs = step_costs(ledger_manifest().conditions["bounds"], prompt_tokens=20, new_tokens=1000, batch=1)
+    costs = step_costs(over_mini(), prompt_tokens=20, new_tokens=1000, batch=1)
     assert (len(costs["prefill"]), len(costs["decode"])) == (1, 16)
     assert [cost.step.past for cost in (costs["decode"][0], costs["decode"][-1])] == [20, 1018]
-    assert list(step_costs(ledger_manifest().conditions["bounds"], prompt_tokens=20, new_tokens=1, batch=1)) == [
-        "prefill"
-    ]
+    assert list(step_costs(over_mini(), prompt_tokens=20, new_tokens=1, batch=1)) == ["prefill"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments.columns import require_rounds, same_in_every_round, stack_passes, why_unresolved
+from perstep.experiments.columns import require_rounds, stack_passes, why_unresolved
 from perstep.measure import Steps
 
 
@@ -18,25 +18,25 @@ def test_passes_become_arrays() -> None:
     """Rounds, passes, positions; or each step as a pass, where all are of one position."""
     marked = [[steps(10), steps(20)], [steps(30), steps(40)]]
     plain = [[one.step_ns for one in passes] for passes in marked]
-    found = stack_passes(plain, marked)
+    found = stack_passes(plain, marked, "steps")
     assert found.step_ns.shape == found.parts["mlp"].shape == found.residual_ns.shape == (2, 2, 3)
     assert found.step_ns[1, 0].tolist() == [30, 31, 32]
     assert found.marks_per_step == {"mlp": 2.0}
-    assert stack_passes(plain, marked, one_position=True).step_ns[1, :, 0].tolist() == [30, 31, 32]
+    assert stack_passes(plain, marked, "steps", one_position=True).step_ns[1, :, 0].tolist() == [30, 31, 32]
 
 
 @pytest.mark.parametrize("other", [Steps(np.arange(3)), Steps(np.arange(2), {"mlp": np.arange(2)}, np.arange(2))])
 def test_passes_that_do_not_hold_the_same_are_refused(other: Steps) -> None:
     """A pass without parts, and a shorter one."""
-    with pytest.raises(InputError, match="do not all hold the same steps"), same_in_every_round("steps"):
-        stack_passes([], [[steps(10)], [other]])
+    with pytest.raises(InputError, match="do not all hold the same steps"):
+        stack_passes([], [[steps(10)], [other]], "steps")
 
 
 def test_steps_without_a_residual_are_refused() -> None:
     """Also where all lack it."""
     lacking = Steps(np.arange(3), {"mlp": np.arange(3)})
-    with pytest.raises(InputError, match=r"same steps \(no residual\)"), same_in_every_round("steps"):
-        stack_passes([], [[lacking], [lacking]])
+    with pytest.raises(InputError, match=r"same steps \(residual"):
+        stack_passes([], [[lacking], [lacking]], "steps")
 
 
 def test_no_rounds_are_refused() -> None:

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments.device.bounds import DeviceBounds, DevicePartBound, device_bounds, rates_of, times_of
-from perstep.experiments.device.findings import DeviceWork, device_work, what_bounds
-from perstep.experiments.device.samples import ProfiledRound, WorkColumns, profiled_round
-from perstep.experiments.device.show import bounding_sentence, check_detail, gap_sentences, notes, work_table
-from perstep.experiments.ledger.samples import Columns, Pass, Sample, ledger_samples
+from perstep.experiments.ledger.device.bounds import DeviceBounds, DevicePartBound, device_bounds, rates_of, times_of
+from perstep.experiments.ledger.device.findings import DeviceWork, device_work, what_bounds
+from perstep.experiments.ledger.device.samples import ProfiledRound, WorkColumns, profiled_round
+from perstep.experiments.ledger.device.show import bounding_sentence, check_detail, gap_sentences, notes, work_table
+from perstep.experiments.ledger.samples import Bounded, Pass, Sample, Workload, ledger_samples
 from perstep.machine import Noise
 from perstep.machine.device_ceilings import DeviceArm, DeviceCeilings, DeviceFigure
-from perstep.measure import build_ledger
+from perstep.measure import Steps, build_ledger
 from perstep.measure.device_work import StepWork, TraceWork
 from perstep.report.table import to_text
-from perstep.runs import Manifest
 from perstep.runs.columns import encode_sample, sample_decoder
 
 SMOLLM2 = {
@@ -64,10 +63,10 @@ def samples(
         step = np.full(STEPS + 1, round(step_ns * slow * own), np.int64)
         parts = {name: np.full(STEPS + 1, round(ns * slow), np.int64) for name, ns in (host_ns or {"mlp": 1.0}).items()}
         rest = np.full(STEPS + 1, round(1.05 * step_ns * slow), np.int64) - sum(parts.values())
-        plain = Pass("plain", 0, {"decode": Columns(step), "prefill": Columns(step[:1])})
+        plain = Pass("plain", 0, {"decode": Steps(step), "prefill": Steps(step[:1])})
         whole = rest + sum(parts.values())
-        marked = {"decode": Columns(whole, parts, rest, dict.fromkeys(parts, STEPS + 1))}
-        marked["prefill"] = Columns(whole[:1], {n: p[:1] for n, p in parts.items()}, rest[:1], dict.fromkeys(parts, 1))
+        marked = {"decode": Steps(whole, parts, rest, dict.fromkeys(parts, STEPS + 1))}
+        marked["prefill"] = Steps(whole[:1], {n: p[:1] for n, p in parts.items()}, rest[:1], dict.fromkeys(parts, 1))
         passes = [plain, Pass("marked", 0, marked), Pass("marked", 0, marked), plain]
         work = columns(busy_ns, float(slow), launches or {})
         total = round(STEPS * sum(busy_ns.values()))
@@ -169,7 +168,7 @@ def test_what_could_not_be_attributed_is_told(calm: Noise) -> None:
 
 
 def test_samples_are_the_same_after_they_were_stored(calm: Noise) -> None:
-    """Columns are lists in JSON and arrays in memory."""
+    """Steps are lists in JSON and arrays in memory."""
     [sample] = samples(calm, busy_ns={"mlp": 2e6}, step_ns=10e6, rounds=1)
     again = sample_decoder(Sample).decode(encode_sample(sample))
     assert device_work([again])["decode"] == device_work([sample])["decode"]
@@ -227,12 +226,11 @@ def ceilings(
     return DeviceCeilings(device="H200", dtype="bfloat16", width=576, figures=made)
 
 
-def manifest(**conditions: Any) -> Manifest:
-    """Of a run of smollm2."""
-    bounds = {"config": SMOLLM2, "backend": "transformers", "dtype": "bfloat16"}
-    workload = {"prompt_tokens": 64, "new_tokens": 8, "batch": 1}
-    return Manifest(experiment="ledger", plan={}, workload=workload, model={"name": "x"}, machine={},
-                    conditions={"device_bounds": bounds, **conditions})  # fmt: skip
+SMOLLM2_IN_HALF = Bounded(SMOLLM2, "transformers", "bfloat16")
+WORKLOAD = Workload(
+    token_ids_sha256="", model_config_sha256="", dtype="bfloat16", device="cuda", threads=1, batch=1,
+    temperature=0.0, top_k=0, top_p=1.0, prompt_tokens=64, new_tokens=8,
+)  # fmt: skip
 
 
 BUSY = {"norm": 652e3, "attn": 500e3, "mlp": 441e3, "lm_head": 38.2e3, "sample": 20e3}
@@ -246,7 +244,7 @@ def bounds_of(
 ) -> DeviceBounds:
     """The bounds beside them."""
     work = work_of(calm, busy_ns=busy_ns or BUSY, step_ns=24.6e6, launches=LAUNCHES, spread=1e-6)
-    return device_bounds(manifest(), made, {"decode": work})["decode"]
+    return device_bounds(SMOLLM2_IN_HALF, WORKLOAD, made, {"decode": work})["decode"]
 
 
 def test_bounds_stand_beside_busy_time(calm: Noise) -> None:
@@ -285,14 +283,14 @@ def test_a_part_faster_than_its_launches_loses_its_bound_alone(calm: Noise) -> N
 def test_too_few_rounds_of_ceilings_judge_nothing(calm: Noise) -> None:
     """Nor do none."""
     work = {"decode": work_of(calm, busy_ns=BUSY, step_ns=24.6e6)}
-    assert device_bounds(manifest(), ceilings(repeats=2), work) == {}
-    assert device_bounds(manifest(), None, work) == {}
+    assert device_bounds(SMOLLM2_IN_HALF, WORKLOAD, ceilings(repeats=2), work) == {}
+    assert device_bounds(SMOLLM2_IN_HALF, WORKLOAD, None, work) == {}
 
 
 def test_a_model_without_formulas_is_bound_by_its_launches(calm: Noise) -> None:
     """And has no MBU."""
     work = work_of(calm, busy_ns=BUSY, step_ns=24.6e6, launches=LAUNCHES)
-    found = device_bounds(manifest(device_bounds={}), ceilings(), {"decode": work})["decode"]
+    found = device_bounds(Bounded(), WORKLOAD, ceilings(), {"decode": work})["decode"]
     assert {part.binds for part in found.parts.values()} == {"launches"}
     assert (found.mbu, found.expected_ns) == (None, {})
 
@@ -311,7 +309,7 @@ def test_a_set_is_read_at_the_figure_of_the_nearest_size() -> None:
 def test_a_table_has_the_columns_that_there_are(calm: Noise) -> None:
     """Bounds and expectations where there are any, kernels if asked; every row is as wide as the header."""
     work = work_of(calm, busy_ns=BUSY, step_ns=24.6e6, launches=LAUNCHES)
-    bounds = device_bounds(manifest(), ceilings(), {"decode": work})["decode"]
+    bounds = device_bounds(SMOLLM2_IN_HALF, WORKLOAD, ceilings(), {"decode": work})["decode"]
     for judged in (None, bounds):
         for detail in ("parts", "kernels"):
             table = work_table(work, title="t", bounds=judged, detail=detail)

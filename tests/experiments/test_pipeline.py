@@ -280,7 +280,7 @@ def test_a_manifest_that_lacks_a_fact_is_bad_input(field: str, value: object, ru
     """By the name of the fact."""
     spoil(run_folder, **{field: value})
     for read in (pipeline.look, pipeline.rebuild):
-        with pytest.raises(InputError, match=r"manifest\.json lacks '"):
+        with pytest.raises(InputError, match=rf"manifest\.json lacks {field}\.\w+; restore it"):
             read(run_folder)
 
 
@@ -329,7 +329,7 @@ def test_a_state_that_is_not_as_before_fails_the_run(
 
 def test_every_registered_experiment_has_the_names_of_one() -> None:
     """Those of the protocol; watched calls and scripts are not made from options, so these two have no `prepare`."""
-    wanted = {"Sample", "analyse", "tables", "csv", "files", "summary"}
+    wanted = {"Sample", "Conditions", "Workload", "analyse", "tables", "csv", "files", "summary"}
     for name in registry.EXPERIMENTS:
         module: Any = registry.find(name)
         measured = set() if name in ("watch", "fix") else {"Plan", "prepare"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perstep.experiments.compare import Sample
+from perstep.experiments.compare import Conditions, Sample
 from perstep.fixing.changes import FIXED, REFERENCE, changes
 from perstep.fixing.findings import Result, Row, Site, _bound
 from perstep.fixing.samples import Offered, Round, Tried
@@ -19,24 +19,21 @@ from perstep.machine import NoiseProbe, summarise_noise
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.report.change import TimeChange
 
+from ..conftest import facts
+
 MS = 1_000_000
 TURNS = [REFERENCE, FIXED, FIXED, REFERENCE]
 
 
-def conditions(calls: int = 1) -> dict[str, Any]:
+def conditions(calls: int = 1) -> Conditions:
     """Of a trial with so many calls a block."""
-    return {
+    changed = {
         "arms": [REFERENCE, FIXED],
         "calls_per_block": dict.fromkeys((REFERENCE, FIXED), calls),
-        "threshold": 0.01,
-        "comparisons": 1,
-        "equal_calls": True,
         "clock_share_of_block": 0.0,
-        "warm_up": {"steady": True},
         "replicates": "rounds of one process",
-        "round_ns": 1.0,
-        "device": "",
     }
+    return msgspec.convert(facts("compare", "conditions", **changed), Conditions)
 
 
 def rounds(

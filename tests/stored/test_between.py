@@ -28,6 +28,8 @@ from perstep.stored.between import (
 from perstep.stored.repeats import learn_spread, load_pair, machine_record, reduce_run, spread_of
 from perstep.stored.show import CSV_HEADER, comparison_rows, comparison_tables
 
+from ..conftest import facts
+
 LedgerRun = Callable[..., Path]
 
 DECODE = ["step", "embed", "mlp", "sample", "residual"]
@@ -111,15 +113,19 @@ def test_a_broken_line_in_the_middle_is_named_and_refused(tmp_path: Path, ledger
 def test_a_run_without_a_ledger_is_refused(tmp_path: Path) -> None:
     """A live comparison has no parts."""
     folder = tmp_path / "live"
-    conditions = {"arms": ["a", "b"], "calls_per_block": {"a": 1, "b": 1}, "threshold": 0.01, "equal_calls": True,
-                  "clock_share_of_block": 0.0, "warm_up": {"steady": True}, "device": "", "replicates": "processes",
-                  "round_ns": 1}  # fmt: skip
+    manifest = Manifest(
+        experiment="compare",
+        plan={},
+        workload=facts("compare", "workload"),
+        model={"name": "a vs b"},
+        conditions=facts("compare", "conditions", arms=["a", "b"], calls_per_block={"a": 1, "b": 1}),
+    )
     from perstep.experiments.compare import Sample
     from perstep.machine import NoiseProbe
 
     probe = NoiseProbe()
     probe.start()
-    with RunWriter(folder, Manifest(experiment="compare", plan={}, conditions=conditions)) as writer:
+    with RunWriter(folder, manifest) as writer:
         writer.append(Sample(0, ["a", "b", "b", "a"], [1, 1, 1, 1], [1, 1, 1, 1], None, probe.stop()))
     with pytest.raises(InputError, match="is a `compare` run, which has no ledger of parts"):
         run(folder)
@@ -139,7 +145,8 @@ def test_a_run_without_a_ledger_is_refused(tmp_path: Path) -> None:
         ("dtype", "float16", "dtype: float32 → float16"),
         ("device", "cuda", "device: cpu → cuda"),
         ("threads", 2, "threads: 1 → 2"),
-        ("top_p", 0.9, "top_p: none → 0.9"),
+        ("top_p", 0.9, "top_p: 1.0 → 0.9"),
+        ("min_p", 0.9, "min_p: none → 0.9"),
     ],
 )
 def test_other_work_is_refused_by_the_name_of_the_field(

@@ -7,6 +7,7 @@ every table and picture can be made again without measuring. `pipeline` drives i
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from perstep.experiments.conditions import Facts
 from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
@@ -55,9 +56,15 @@ class Session(Protocol):
 
 
 class Experiment(Protocol):
-    """The names that an experiment's module has."""
+    """The names that an experiment's module has.
+
+    `Conditions` and `Workload` say what the manifest holds under these names. An experiment that knows more of its
+    model than `conditions.Model` says it likewise.
+    """
 
     Sample: type
+    Conditions: type[Facts]
+    Workload: type[Facts]
 
     def prepare(self, plan: Any, progress: Progress, clock: Clock) -> Session:
         """Check the plan, load the target, warm up.

@@ -1,7 +1,6 @@
 """What experiments share about rounds: how they become arrays, and what is said where they are missing or too few."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.base import Findings
 from perstep.measure import LedgerSamples, Steps
-from perstep.runs import Column
+from perstep.runs import Column, refuse_unlike
 
 T = TypeVar("T")
 Passes = Sequence[Sequence[T]]
@@ -29,35 +28,24 @@ def require_rounds(samples: Sequence[Any]) -> None:
         raise InputError("the run has no finished round; resume it with --resume, or measure again")
 
 
-@contextmanager
-def same_in_every_round(what: str) -> Iterator[None]:
-    """Read columns of all rounds together.
-
-    Args:
-        what: the rounds must hold alike, such as `steps and parts`.
-
-    Raises:
-        InputError: they do not.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the rounds do not all hold the same {what} ({error}); restore the file, or measure again"
-        ) from error
-
-
-def stack_passes(plain: Passes[Column], marked: Passes[Steps], *, one_position: bool = False) -> LedgerSamples:
+def stack_passes(
+    plain: Passes[Column], marked: Passes[Steps], what: str, *, one_position: bool = False
+) -> LedgerSamples:
     """Passes as arrays, [rounds, passes of the arm in a round, positions].
 
     Args:
         plain: uninstrumented steps, by round and pass.
         marked: instrumented steps, likewise; the first pass tells the parts.
+        what: the rounds should share, for the message.
         one_position: the steps of a pass are repetitions of one position; each counts as a pass.
 
     Raises:
-        KeyError, IndexError, ValueError: the passes do not hold the same; see `same_in_every_round`.
+        InputError: the passes do not hold the same.
     """
+    refuse_unlike(({"steps": column} for passes in plain for column in passes), what)
+    refuse_unlike(
+        ({"steps": s.step_ns, "residual": s.residual_ns, **s.parts} for passes in marked for s in passes), what
+    )
 
     def turned(columns: Passes[Column]) -> NDArray[np.int64]:
         found = np.array(columns, np.int64)
@@ -65,14 +53,11 @@ def stack_passes(plain: Passes[Column], marked: Passes[Steps], *, one_position: 
 
     first = marked[0][0]
     step_ns = turned([[steps.step_ns for steps in passes] for passes in marked])
-    residual_ns = turned([[steps.residual_ns for steps in passes] for passes in marked])
-    if residual_ns.shape != step_ns.shape:
-        raise ValueError("no residual")
     return LedgerSamples(
         plain_ns=turned(plain),
         step_ns=step_ns,
         parts={name: turned([[steps.parts[name] for steps in passes] for passes in marked]) for name in first.parts},
-        residual_ns=residual_ns,
+        residual_ns=turned([[steps.residual_ns for steps in passes] for passes in marked]),
         marks_per_step={name: marks / len(first.step_ns) for name, marks in first.marks.items()},
     )
 

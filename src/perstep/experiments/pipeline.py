@@ -1,7 +1,6 @@
 """The one way from a plan to a report, and from the samples to the same report again."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.base import Experiment, Findings, HasLedger, Session
-from perstep.experiments.conditions import left_out_layers, threads_limited, warn_of_noise
+from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
 from perstep.report import Table
@@ -87,7 +86,7 @@ def run(
     clock = clock or HostClock()
     # Before the target is loaded, so that a bad --out is refused at once.
     check_out(name, out, force=force, resume=resume)
-    samples = _read(out, experiment)[0] if resume and out is not None else []
+    samples: list[Any] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
         if approve is not None:
@@ -136,12 +135,12 @@ def rebuild(name: str | Path) -> Report:
     """Make every derived file of a stored run again, from its manifest and samples alone.
 
     Raises:
-        InputError: there is no such run, or its samples are damaged.
+        InputError: there is no such run, or its manifest or samples are damaged.
     """
     stored = open_run(name)
     experiment = find(stored.manifest.experiment)
-    with locked(stored.folder), _stored_facts(stored.folder):
-        samples, notes = _read(stored.folder, experiment)
+    with locked(stored.folder):
+        samples, notes = _read(stored, experiment)
         report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
         replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
     return report
@@ -151,12 +150,11 @@ def look(name: str | Path) -> Report:
     """What a stored run found, writing nothing.
 
     Raises:
-        InputError: there is no such run, or its samples are damaged.
+        InputError: there is no such run, or its manifest or samples are damaged.
     """
     loaded = load(open_run(name))
     stored, found = loaded.stored, loaded.findings
-    with _stored_facts(stored.folder):
-        tables = _tables(loaded.experiment, stored.manifest, found)
+    tables = _tables(loaded.experiment, stored.manifest, found)
     return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
 
 
@@ -164,13 +162,12 @@ def load(stored: StoredRun) -> Loaded:
     """A stored run with its samples and what they say; nothing is written.
 
     Raises:
-        InputError: its samples are damaged.
+        InputError: its manifest or samples are damaged.
         InvalidMeasurement: its parts do not add up.
     """
     experiment = find(stored.manifest.experiment)
-    samples, notes = _read(stored.folder, experiment)
-    with _stored_facts(stored.folder):
-        return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
+    samples, notes = _read(stored, experiment)
+    return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
 
 
 def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, LedgerSamples]:
@@ -193,17 +190,13 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
     return experiment.ledger_samples(loaded.samples[:rounds])
 
 
-def _read(folder: Path, experiment: Experiment) -> tuple[list[Any], list[str]]:
-    return read_samples(folder, experiment.Sample)
-
-
-@contextmanager
-def _stored_facts(folder: Path) -> Iterator[None]:
-    """A fact that somebody took out of a stored manifest is bad input, not a fault of ours."""
-    try:
-        yield
-    except KeyError as error:
-        raise InputError(f"{folder / MANIFEST} lacks {error}; restore it, or measure again") from error
+def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[str]]:
+    """The samples of a run whose manifest holds all that its experiment says."""
+    path = str(stored.folder / MANIFEST)
+    for model, manifest in of_each_model(stored.manifest, path).items():
+        for kind in (experiment.Conditions, experiment.Workload, getattr(experiment, "Model", Model)):
+            typed(manifest, kind, f"{path}, of {model}," if model else path)
+    return read_samples(stored.folder, experiment.Sample)
 
 
 def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: list[Any], notes: list[str]) -> Report:
@@ -218,8 +211,9 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
         replace_file(folder / file_name, content)
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
-    if said and "models" not in manifest.conditions:  # of several each is named already
-        manifest.results_summary["headline"] = f"{manifest.model['name']}: {manifest.results_summary['headline']}"
+    if said and "" in of_each_model(manifest):  # of several each is named already
+        name = typed(manifest, Model).name
+        manifest.results_summary["headline"] = f"{name}: {manifest.results_summary['headline']}"
     tables = _tables(experiment, manifest, findings)
     return Report(folder, manifest, findings, tables, experiment.csv(findings), notes)
 

@@ -7,15 +7,17 @@ be run again from its options alone.
 
 from perstep.fixing.capture import Captured, Captures
 from perstep.fixing.findings import FixFindings, analyse, summary
-from perstep.fixing.samples import Sample
+from perstep.fixing.samples import Conditions, Sample, Workload
 from perstep.fixing.show import csv, files, lines, tables
 from perstep.fixing.store import fix_calls
 
 __all__ = [
     "Captured",
     "Captures",
+    "Conditions",
     "FixFindings",
     "Sample",
+    "Workload",
     "analyse",
     "csv",
     "files",

@@ -8,11 +8,11 @@ the mean of those that were timed. A projection is never shown as a measurement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from perstep.experiments.compare.findings import ArmResult, analyse
+from perstep.experiments.compare.samples import Conditions
 from perstep.fixing.samples import Round
 from perstep.report.change import TimeChange
 from perstep.runs import Manifest
@@ -45,7 +45,7 @@ class Changes:
         return self.call or self.projected
 
 
-def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, all_tokens: int) -> Changes:
+def changes(conditions: Conditions, rounds: Sequence[Round], tokens: int, all_tokens: int) -> Changes:
     """The changes of a trial: a pure function of its rounds.
 
     Args:
@@ -54,7 +54,7 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
         tokens: new tokens of every timed call.
         all_tokens: of the script's call.
     """
-    calls = conditions["calls_per_block"]
+    calls = conditions.calls_per_block
     totals = [made.round.block_ns for made in rounds]
     steps = [made.decode_ns for made in rounds]
     told_apart = tokens > 1 and all(block and all(block) for block in steps)
@@ -74,16 +74,17 @@ def changes(conditions: dict[str, Any], rounds: Sequence[Round], tokens: int, al
 
 
 def _change(
-    conditions: dict[str, Any], rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
+    conditions: Conditions, rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
 ) -> TimeChange:
     return _compared(conditions, rounds, block_ns, calls).wall
 
 
 def _compared(
-    conditions: dict[str, Any], rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
+    conditions: Conditions, rounds: Sequence[Round], block_ns: list[list[int]], calls: dict[str, int]
 ) -> ArmResult:
     """The second arm by some quantity of the same turns; its processor time is that of the timed calls."""
-    manifest = Manifest(experiment="compare", plan={}, conditions={**conditions, "calls_per_block": calls})
+    timed = msgspec.structs.replace(conditions, calls_per_block=calls)
+    manifest = Manifest(experiment="compare", plan={}, conditions=msgspec.to_builtins(timed))
     samples = [
         msgspec.structs.replace(made.round, block_ns=block) for made, block in zip(rounds, block_ns, strict=True)
     ]

@@ -10,8 +10,21 @@ from typing import Any
 import msgspec
 
 from perstep.errors import InputError
+from perstep.experiments.conditions import typed
 from perstep.fixing.changes import Changes, changes
-from perstep.fixing.samples import RIGHT, Clash, Offered, Patch, Round, Sample, Trial, Tried, Watched, Written
+from perstep.fixing.samples import (
+    RIGHT,
+    Clash,
+    Conditions,
+    Offered,
+    Patch,
+    Round,
+    Sample,
+    Trial,
+    Tried,
+    Watched,
+    Written,
+)
 from perstep.fixing.suggest import BETWEEN, DECODE, at_most, bound, loop_parts, why_nothing
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger
@@ -194,11 +207,12 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
     by_line: dict[str, list[Any]] = {}
     for name, calls in by_site(watched).items():
         by_line.setdefault(name.split(" (")[0], calls)
+    mark_ns = typed(manifest, Conditions).mark_ns
     held = _by_line(samples)
     sites = []
     for line, found in held.items():
         calls = by_line.get(line, [])
-        ledgers = (call_ledger(kind, calls, manifest.conditions["mark_ns"]) if calls else None for kind in _KINDS)
+        ledgers = (call_ledger(kind, calls, mark_ns) if calls else None for kind in _KINDS)
         sites.append(_site(found, *ledgers, model=calls[0].model if calls else ""))
     rounds = [made.round for found in held.values() for _, kept in found.trials for made in kept]
     patch = next((sample for sample in reversed(samples) if isinstance(sample, Patch)), Patch(diff=""))

@@ -1,14 +1,16 @@
 """What a run of `fix` keeps: the lines of its `samples.jsonl`, in the order in which they became known.
 
 First every watched call; then for each line that called generate what was offered, the trials with their rounds, and
-what to write. Everything that is shown follows from these.
+what to write. Everything that is shown follows from these, and from what the manifest holds.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from perstep.experiments.compare.samples import Conditions as RoundConditions
 from perstep.experiments.compare.samples import Sample as ComparedRound
+from perstep.experiments.conditions import BaseConditions, ModelWorkload
 from perstep.watching.samples import Sample as WatchedCall
 
 Tokens = Literal["the same", "equal in distribution", "differ", "not made"]
@@ -16,6 +18,31 @@ Tokens = Literal["the same", "equal in distribution", "differ", "not made"]
 
 RIGHT: tuple[Tokens, ...] = ("the same", "equal in distribution")
 """Tokens with which an offer may be used."""
+
+
+class Conditions(BaseConditions, kw_only=True):
+    """How `fix` measured.
+
+    Attributes:
+        discarded: what is run and not kept, in words.
+        copies: what is copied between the calls, in words.
+        drop_ins: when they are made, in words.
+        threshold: T of `same (within ±T)`, a share.
+        mark_ns: nanoseconds of a mark, where calls were watched.
+    """
+
+    discarded: str
+    copies: str
+    drop_ins: str
+    threshold: float
+    mark_ns: float
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `fix`: a script and its arguments; dtypes and devices of several models are joined."""
+
+    script: str
+    arguments: list[str]
 
 
 class Watched(msgspec.Struct, kw_only=True, tag="watched"):
@@ -109,7 +136,7 @@ class Trial(msgspec.Struct, kw_only=True, tag="trial"):
     offers: list[int]
     beside: list[int] = []
     tokens: int
-    conditions: dict[str, Any]
+    conditions: RoundConditions
 
 
 class Round(msgspec.Struct, kw_only=True, tag="round"):

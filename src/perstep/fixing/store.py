@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from perstep.experiments import pipeline
-from perstep.experiments.conditions import describe_machine
+from perstep.experiments.conditions import Model, describe_machine
 from perstep.fixing.capture import Captured
 from perstep.fixing.measure import try_call
 from perstep.fixing.patch import diff
-from perstep.fixing.samples import Patch, Watched
+from perstep.fixing.samples import Conditions, Patch, Watched, Workload
 from perstep.fixing.trial import THRESHOLD
 from perstep.measure import Clock, Progress
 from perstep.runs import Manifest, RunWriter, next_folder
@@ -80,26 +82,28 @@ def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
 
     threads = torch.get_num_threads()
     samples = watched.samples
+    workload = Workload(
+        script=plan["script"],
+        arguments=plan["arguments"],
+        dtype=", ".join(sorted({sample.dtype for sample in samples})),
+        device=", ".join(sorted({sample.device for sample in samples})),
+        threads=threads,
+    )
+    conditions = Conditions(
+        order="the call as it is and the call with drop-ins take turns in balanced rounds, seed for seed",
+        discarded="the first call of each turn, where calls are short",
+        garbage_collector="off while timing; as the script has it while it was watched",
+        copies="the call's own processors and criteria are copied between the calls, outside their time",
+        drop_ins="made anew in each call, in its time",
+        threshold=THRESHOLD,
+        mark_ns=watched.mark_ns,
+    )
     manifest = Manifest(
         experiment="fix",
         plan=plan,
-        workload={
-            "script": plan["script"],
-            "arguments": plan["arguments"],
-            "dtype": ", ".join(sorted({sample.dtype for sample in samples})),
-            "device": ", ".join(sorted({sample.device for sample in samples})),
-            "threads": threads,
-        },
-        model={"name": ", ".join(sorted({sample.model for sample in samples}))},
-        conditions={
-            "order": "the call as it is and the call with drop-ins take turns in balanced rounds, seed for seed",
-            "discarded": "the first call of each turn, where calls are short",
-            "garbage_collector": "off while timing; as the script has it while it was watched",
-            "copies": "the call's own processors and criteria are copied between the calls, outside their time",
-            "drop_ins": "made anew in each call, in its time",
-            "threshold": THRESHOLD,
-            "mark_ns": watched.mark_ns,
-        },
+        workload=msgspec.to_builtins(workload),
+        model=msgspec.to_builtins(Model(name=", ".join(sorted({sample.model for sample in samples})))),
+        conditions=msgspec.to_builtins(conditions),
         boundaries=BOUNDARIES,
     )
     describe_machine(manifest, threads, load_before=watched.load_before)

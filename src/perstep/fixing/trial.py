@@ -183,10 +183,8 @@ class Trials:
                     threshold=THRESHOLD,
                     comparisons=self.shown,
                 )
-                conditions = session.manifest.conditions
-                conditions["discarded"] = (
-                    f"the first call of each turn, where calls take less than {_LONG_NS // 10**6} ms"
-                )
+                conditions = session.conditions
+                conditions.discarded = f"the first call of each turn, where calls take less than {_LONG_NS // 10**6} ms"
                 self._keep(
                     Trial(site=site, offers=list(tried), beside=list(beside), tokens=tokens, conditions=conditions)
                 )

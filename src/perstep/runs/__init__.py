@@ -2,7 +2,7 @@
 
 from perstep.runs.baselines import BASELINES, check_baseline_name, list_baselines, require_baseline, save_baseline
 from perstep.runs.catalog import StoredRun, list_runs, open_run
-from perstep.runs.columns import Column
+from perstep.runs.columns import Column, refuse_unlike
 from perstep.runs.files import encode_json, replace_file
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
 from perstep.runs.reader import SAMPLES, Cut, iter_samples, read_samples
@@ -32,6 +32,7 @@ __all__ = [
     "open_run",
     "read_manifest",
     "read_samples",
+    "refuse_unlike",
     "replace_file",
     "require_baseline",
     "save_baseline",

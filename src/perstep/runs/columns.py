@@ -5,11 +5,14 @@ integers is alive at a time: ten million numbers take 80 MB instead of 360 MB.
 """
 
 from array import array
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_origin
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from perstep.errors import InputError
 
 Column = NDArray[np.int64]
 """A field of a sample: one integer a step, shape [steps]."""
@@ -28,6 +31,28 @@ def sample_decoder(kind: type[Sample]) -> msgspec.json.Decoder[Sample]:
     A column that holds anything but whole numbers of 64 bits is a `msgspec.DecodeError`.
     """
     return msgspec.json.Decoder(kind, dec_hook=_to_column)
+
+
+def refuse_unlike(rounds: Iterable[Mapping[str, Column | None]], what: str) -> None:
+    """Check that rounds can be stacked: all have the columns of the first, and every column is as long as its first.
+
+    Args:
+        rounds: name -> column, of each round.
+        what: they should share, for the message.
+
+    Raises:
+        InputError: one differs.
+    """
+    lengths = [{name: None if ns is None else len(ns) for name, ns in held.items()} for held in rounds]
+    first = next(iter(lengths), {})
+    length = next(iter(first.values()), None)
+    for number, held in enumerate(lengths):
+        wrong = [name for name in first if held.get(name) != length]
+        if wrong or not length:
+            raise InputError(
+                f"the rounds do not all hold the same {what} ({', '.join(wrong) or 'nothing'} of the pass number"
+                f" {number + 1}); restore the file, or measure again"
+            )
 
 
 def _to_list(value: Any) -> Any:

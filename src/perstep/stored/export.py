@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from perstep.errors import InputError
+from perstep.experiments.conditions import OfLedger, typed
 from perstep.experiments.pipeline import ledgers_of, load
 from perstep.measure import build_ledger
 from perstep.report.export import Source
@@ -25,7 +26,7 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
     stored = open_run(name)
     loaded = load(stored)
     samples = ledgers_of(loaded, rounds)
-    mark_ns = stored.manifest.conditions["mark_ns"]
+    mark_ns = typed(stored.manifest, OfLedger).mark_ns
     source = Source(
         name=stored.folder.resolve().name,
         manifest=stored.manifest,

@@ -14,6 +14,7 @@ import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.sync_counts import merge_counts, with_syncs
 from perstep.machine import NoiseSummary, summarise_noise
@@ -22,7 +23,7 @@ from perstep.report.format import plural
 from perstep.runs import Manifest
 from perstep.targets.transformers.words import DECODE, PREFILL
 from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
-from perstep.watching.samples import KINDS, Sample, by_site
+from perstep.watching.samples import KINDS, Conditions, Sample, by_site
 
 
 class SiteFindings(msgspec.Struct, kw_only=True):
@@ -198,7 +199,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
     """
     if not samples:
         raise InputError("the run holds no generate call; watch a script that makes one")
-    sites = find_sites(samples, manifest.conditions["mark_ns"])
+    sites = find_sites(samples, typed(manifest, Conditions).mark_ns)
     ledgers = [(site.site, ledger) for site in sites for ledger in (site.decode, site.prefill) if ledger]
     wide = [site.site for site in sites if site.main is None or site.main.resolved().half_width == inf]
     return WatchFindings(

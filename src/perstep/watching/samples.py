@@ -1,15 +1,40 @@
-"""The samples of `watch`: one a generate call."""
+"""The samples of `watch`: one a generate call. And what its manifest holds."""
 
 from collections.abc import Sequence
 
 import msgspec
 
 from perstep.experiments.call_recorder import CallSteps
+from perstep.experiments.conditions import BaseConditions, ModelWorkload
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
+
+
+class Conditions(BaseConditions, kw_only=True):
+    """How `watch` measured.
+
+    Attributes:
+        every: one block of four decode steps in so many is recorded.
+        detail: how far inside the forward.
+        syncs: how they were counted, in words.
+        warm_up: what there was, in words.
+        mark_ns: nanoseconds of a mark.
+    """
+
+    every: int
+    detail: str
+    syncs: str
+    warm_up: str
+    mark_ns: float
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `watch`: so many calls; dtypes and devices of several models are joined."""
+
+    calls: int
 
 
 class Sample(msgspec.Struct, kw_only=True):

@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
-from perstep.experiments.conditions import describe_machine, warn_of_noise
+from perstep.experiments.conditions import Model, describe_machine, warn_of_noise
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, summarise_noise
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
@@ -34,7 +36,7 @@ from perstep.targets.transformers import (
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.words import DECODE
 from perstep.watching.findings import call_ledger, device_ledger, find_sites
-from perstep.watching.samples import Sample, by_site
+from perstep.watching.samples import Conditions, Sample, Workload, by_site
 from perstep.watching.show import site_tables
 
 _HOW_COUNTED = (
@@ -266,25 +268,27 @@ def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
     if not watch.samples:
         raise InputError(_nothing([], DECODE))
     threads = torch.get_num_threads()
+    workload = Workload(
+        calls=len(watch.samples),
+        dtype=", ".join(sorted({sample.dtype for sample in watch.samples})),
+        device=", ".join(sorted({sample.device for sample in watch.samples})),
+        threads=threads,
+    )
+    conditions = Conditions(
+        order="marked and plain steps take turns inside a call, M P P M; every other call the other way round",
+        every=watch.every,
+        detail=watch.detail,
+        syncs=_HOW_COUNTED if watch.syncs else "not counted",
+        garbage_collector="as the watched program has it",
+        warm_up="none: the calls run once; first calls stand apart",
+        mark_ns=watch.mark_ns,
+    )
     manifest = Manifest(
         experiment="watch",
         plan=plan,
-        workload={
-            "calls": len(watch.samples),
-            "dtype": ", ".join(sorted({sample.dtype for sample in watch.samples})),
-            "device": ", ".join(sorted({sample.device for sample in watch.samples})),
-            "threads": threads,
-        },
-        model={"name": ", ".join(sorted({sample.model for sample in watch.samples}))},
-        conditions={
-            "order": "marked and plain steps take turns inside a call, M P P M; every other call the other way round",
-            "every": watch.every,
-            "detail": watch.detail,
-            "syncs": _HOW_COUNTED if watch.syncs else "not counted",
-            "garbage_collector": "as the watched program has it",
-            "warm_up": "none: the calls run once; first calls stand apart",
-            "mark_ns": watch.mark_ns,
-        },
+        workload=msgspec.to_builtins(workload),
+        model=msgspec.to_builtins(Model(name=", ".join(sorted({sample.model for sample in watch.samples})))),
+        conditions=msgspec.to_builtins(conditions),
         boundaries=BOUNDARIES,
     )
     describe_machine(manifest, threads, load_before=watch.load_before, of_calls=True)

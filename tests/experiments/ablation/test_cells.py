@@ -5,6 +5,7 @@ import pytest
 
 from perstep.experiments.ablation.cells import design, effects
 from perstep.experiments.ablation.reasons import Elsewhere, Spent, agreement, elsewhere
+from perstep.experiments.ablation.samples import ColdCell
 from perstep.stats import Effect
 
 ROUNDS = 24
@@ -82,9 +83,9 @@ def test_the_reasons_for_a_disagreement():
     """A hidden sync, the compile boundary, other parts' work, or none of these."""
     assert "(a hidden sync)" in judge(100, 400, syncs=2.0)[1]
     assert "(a hidden sync)" not in judge(400, 100, syncs=2.0)[1]
-    cold = {"all": {"graphs": 3}, "without x": {"graphs": 1}}
+    cold = {label: ColdCell(1, graphs, 0, 0) for label, graphs in (("all", 3), ("without x", 1))}
     assert "The compile boundary moves with it: 3 graphs with all parts, 1 without it." in judge(400, 100, cold=cold)[1]
-    same = {"all": {"graphs": 1}, "without x": {"graphs": 1}}
+    same = dict.fromkeys(("all", "without x"), ColdCell(1, 1, 0, 0))
     other = Elsewhere(part="sample", ns=Effect(300.0, 290.0, 310.0))
     assert "`sample` itself takes 300 ns more a step" in judge(400, 100, cold=same, others=[other])[1]
     assert "No sync, no compile boundary" in judge(100, 400, others=[other])[1]

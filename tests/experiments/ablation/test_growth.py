@@ -10,6 +10,8 @@ from perstep.experiments.generate.show import growth_csv
 from perstep.machine import NoiseProbe
 from perstep.runs import Manifest
 
+from ...conftest import facts
+
 STEPS = 8
 
 
@@ -34,13 +36,13 @@ def _findings(burst_ns: int) -> tuple[Manifest, AblationFindings]:
                 noise=noise,
             )
         )
-    conditions = {
+    changed = {
         "parts": {"word": "processor"}, "in_ledger": {"word": "logits/word"}, "turns_per_round": 1, "calls": 1,
-        "steps_per_pass": STEPS, "forwards": {"all": STEPS, "none": STEPS}, "cold": None, "choices": STEPS,
-        "syncs_per_step": {}, "device": "cpu", "changed_choices": {"none": 0}, "context": list(range(10, 10 + STEPS)),
-        "warm_up": {"steady": True}, "notes": [], "precision": None,
+        "steps_per_pass": STEPS, "forwards": {"all": STEPS, "none": STEPS}, "choices": STEPS, "syncs_per_step": {},
+        "changed_choices": {"none": 0}, "context": list(range(10, 10 + STEPS)), "notes": [],
     }  # fmt: skip
-    manifest = Manifest(experiment="generate", plan={}, conditions=conditions)
+    conditions = facts("generate", "conditions", **changed)
+    manifest = Manifest(experiment="generate", plan={}, model={"name": "made up"}, conditions=conditions)
     return manifest, analyse(manifest, samples)
 
 

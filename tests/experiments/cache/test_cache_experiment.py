@@ -19,6 +19,8 @@ from perstep.machine import Noise
 from perstep.measure import FakeClock
 from perstep.runs import Manifest
 
+from ...conftest import facts
+
 CONTEXTS = (2, 4, 6, 8, 12, 16, 24, 32, 48)
 DOUBLING = tuple(8 << n for n in range(8))
 RATES = {
@@ -178,24 +180,15 @@ def run_of(
     manifest = Manifest(
         experiment="cache",
         plan={},
-        workload={
-            "contexts": list(DOUBLING),
-            "batch": 1,
-            "cache": "built-in",
-            "capacity": 1025,
-            "dtype": "float32",
-            "threads": 1,
-            "device": "cpu",
-        },
+        workload=facts("cache", "workload", contexts=list(DOUBLING), capacity=1025),
         model={"name": "made up"},
-        conditions={
-            "config": config,
-            "backend": "reference",
-            "backend_without": "reference",
-            "precision": 0.05,
-            "left_out": [],
-            "prompt": "made up",
-            "memory": [
+        conditions=facts(
+            "cache",
+            "conditions",
+            config=config,
+            precision=0.05,
+            prompt="made up",
+            memory=[
                 {
                     "S": S,
                     "cache_bytes": size * S,
@@ -207,7 +200,7 @@ def run_of(
                 }
                 for S in DOUBLING
             ],
-        },
+        ),
     )
     return manifest, samples
 

@@ -52,7 +52,7 @@ class Greedy:
 
     def __init__(self, enough_for: int, error: Exception) -> None:
         self.opened = Opened("made up", "numpy", None, False, {"name": "made up", "dtype": "float32"})
-        self.config_hash, self.conditions = "made up", dict[str, Any]()
+        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
         self._left, self._error = enough_for, error
 
     def run(self, work: Work) -> Pass:

@@ -115,7 +115,7 @@ class Failing:
 
     def __init__(self) -> None:
         self.opened = Opened("made up", "numpy", None, False, {"name": "made up", "dtype": "float32"})
-        self.config_hash, self.conditions = "made up", dict[str, Any]()
+        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
         self.full = False
 
     def run(self, work: Work) -> Pass:

@@ -151,6 +151,12 @@ def test_the_report_has_a_section_for_each_model(
     before = {path.name: path.read_bytes() for path in report.folder.iterdir() if path.name != "manifest.json"}
     pipeline.rebuild(report.folder)
     assert {p.name: p.read_bytes() for p in report.folder.iterdir() if p.name != "manifest.json"} == before
+    path = report.folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["conditions"]["models"]["two"]["conditions"]["cache"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json, of two, lacks conditions\.cache; restore it"):
+        pipeline.look(report.folder)
 
 
 def test_a_model_of_such_a_run_can_be_fitted_with_other_runs(two: str, clock: FakeClock, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ class _Runner:
 
     def __init__(self, name: str, fits: bool) -> None:
         self.opened = Opened(name, "numpy", None, False, {"name": name, "dtype": "float32"})
-        self.config_hash, self.conditions = "made up", dict[str, Any]()
+        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
         self._fits = fits
 
     def run(self, work: Work) -> Pass:

@@ -18,6 +18,8 @@ from perstep.measure import FakeClock, Steps
 from perstep.runs import Manifest
 from perstep.targets.reference import BOUNDARIES, model
 
+from ...conftest import facts
+
 MakeLlama = Callable[..., Path]
 
 
@@ -207,9 +209,9 @@ def manifest_for(name: str = "tiny", new_tokens: int = 4) -> Manifest:
     return Manifest(
         experiment="ledger",
         plan={},
-        workload={"batch": 2, "prompt_tokens": 8, "new_tokens": new_tokens, "threads": 1, "dtype": "float32"},
+        workload=facts("ledger", "workload", batch=2, new_tokens=new_tokens),
         model={"name": name},
-        conditions={"mark_ns": 10.0, "precision": 0.005},
+        conditions=facts("ledger", "conditions", mark_ns=10.0, precision=0.005),
         boundaries={"mlp": "inside", "attn.qkv": "x", "embed": "not in this ledger"},
     )
 
@@ -421,10 +423,10 @@ def test_disturbed_ceilings_are_a_sentence_and_no_bound(tiny_llama: Path, calm: 
 
 
 def test_a_run_without_ceilings_is_shown_without_bounds(tiny_llama: Path) -> None:
-    """As older versions measured them: no columns, no sentence, and samples that lack the field are read."""
+    """As where theory has no formula: no columns, no sentence, and samples that lack the field are read."""
     made = session(tiny_llama, FakeClock(tick_ns=1000))
     old = [msgspec.structs.replace(made.measure_round(number), ceilings={}) for number in range(3)]
-    del made.manifest.conditions["bounds"]
+    made.manifest.conditions["bounds"] = {}
     found = analyse(made.manifest, old)
     assert (found.bounds, found.ceilings) == ({}, None)
     assert "measured/bound" not in tables(made.manifest, found)[0].header

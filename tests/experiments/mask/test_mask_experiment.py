@@ -26,6 +26,8 @@ from perstep.measure import FakeClock, no_mark
 from perstep.runs import Manifest, read_manifest
 from perstep.targets import open_target
 
+from ...conftest import facts
+
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", "yy"]}},
@@ -306,12 +308,7 @@ def _curve_only(tmp_path: Path, clock: FakeClock) -> Any:
     probe.start()
     noise = probe.stop()
     samples = [Sample(n, {}, {point.key: point.fill_ns(clock) for point in points}, noise) for n in range(3)]
-    manifest = Manifest(
-        experiment="mask",
-        plan={},
-        conditions={"curves": describe_points(points), "predictions": msgspec.to_builtins(predictions)},
-    )
-    return find_curves(manifest, samples)
+    return find_curves(describe_points(points), predictions, samples)
 
 
 def _rounds(number: int, ratio: float, jitter: Callable[[], float]) -> list[Sample]:
@@ -346,11 +343,9 @@ def _manifest(**cell: Any) -> Manifest:
         "vocab": "own", "own": True, "vocab_size": 512, "batch": 1, "complexity": 1, "states": 5, "hidden": 8,
         "allowed_mean": 3.0, "allowed_median": 2.0, "lookups_per_fill": 600.0, "texts_end": 1, **cell,
     }  # fmt: skip
-    conditions = {
-        "cells": {"own/b1/x1": about}, "curves": {}, "predictions": [], "builds": [], "left_out": [],
-        "only_own": True, "mark_ns": 1.0, "precision": 0.005,
-    }  # fmt: skip
-    return Manifest(experiment="mask", plan={}, conditions=conditions)
+    changed = {"cells": {"own/b1/x1": about}, "builds": [], "only_own": True, "mark_ns": 1.0, "precision": 0.005}
+    conditions = facts("mask", "conditions", **changed)
+    return Manifest(experiment="mask", plan={}, workload=facts("mask", "workload"), conditions=conditions)
 
 
 def test_the_ratio_is_that_of_the_rounds_and_its_interval_holds_it() -> None:
@@ -503,7 +498,7 @@ def test_too_few_rounds_give_no_interval_and_no_verdict() -> None:
     assert summary(found)["headline"] == "naive mask on 512 tokens: not resolved"
     assert "naive not resolved at 512 tokens" in _finding(found.cells, "mini")
     manifest = _manifest()
-    manifest.model, manifest.workload = {"name": "mini"}, {"schema": "s", "forwards": 4, "whitespace": "fixed"}
+    manifest.model = {"name": "mini"}
     table = _cell_table(found.cells[0], manifest)
     assert table.rows[1][:4] == ["naive", "0.00150", "–", "not resolved"]
     assert "inflation" not in table.notes[0]
@@ -536,7 +531,7 @@ def test_an_arm_that_is_not_in_every_round_is_left_out_and_listed() -> None:
     samples[0].cells["own/b1/x1"]["table"] = samples[0].cells["own/b1/x1"]["naive"]
     found = analyse(_manifest(), samples)
     assert [arm.engine for arm in found.cells[0].arms] == [NO_MASK, "naive"]
-    assert found.left_out[0]["why"] == "not in every round"
+    assert found.left_out[0].why == "not in every round"
     samples[0].cells["2048/b1/x1"] = samples[0].cells["own/b1/x1"]  # a cell for which there was no time any more
     assert [cell.key for cell in analyse(_manifest(), samples).cells] == ["own/b1/x1"]
     assert list(changes_of(_held(samples))) == ["naive"]
@@ -576,7 +571,7 @@ def test_an_engine_with_a_stack_is_measured_where_no_automaton_is(
     assert report.findings.cells[0].arms[1].differing_choices == 0
     both = _run(tmp_path, "other", engine="naive,llguidance", **options).findings
     assert [arm.engine for arm in both.cells[0].arms] == [NO_MASK, "llguidance"]
-    assert [entry["engine"] for entry in both.left_out] == ["naive"]
+    assert [entry.engine for entry in both.left_out] == ["naive"]
     with pytest.raises(InputError, match=r"no engine can be measured on this schema: .*llguidance"):
         _run(tmp_path, "none", engine="naive,table", **options)
     assert not (tmp_path / "none").exists()
@@ -592,8 +587,8 @@ def test_an_engine_that_cannot_replay_the_texts_is_listed_and_the_others_go_on(
     monkeypatch.setattr(OutlinesEngine, "accept", lambda _self, _token: False)
     found = _run(tmp_path, model=str(tiny_llama), vocab="own", schema=schema_file, engine="table,outlines").findings
     assert [arm.engine for arm in found.cells[0].arms] == [NO_MASK, "table"]
-    assert found.left_out[0]["engine"] == "outlines"
-    assert found.left_out[0]["why"].startswith("it does not accept '{'")
+    assert found.left_out[0].engine == "outlines"
+    assert found.left_out[0].why.startswith("it does not accept '{'")
 
 
 def test_recursion_nests_as_deep_as_is_said() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,11 +16,13 @@ from perstep.automata import Vocabulary, json_schema
 from perstep.errors import InputError, how_to_install
 from perstep.experiments.bounds import EXCEEDED
 from perstep.experiments.mask.planning import Cost, left_out, needed_s
-from perstep.experiments.mask.roofline import Place, count_lookups, open_ladder, place, without_exceeded
+from perstep.experiments.mask.roofline import AboutCell, Place, count_lookups, open_ladder, place, without_exceeded
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
 from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
 from perstep.machine import LadderCeilings, LadderFigures
 from perstep.targets import open_target
+
+from ...conftest import facts
 
 NESTED = {
     "type": "object",
@@ -245,11 +248,15 @@ def test_without_ceilings_nothing_is_said_to_bind(ceilings: LadderCeilings | Non
 
 def test_ceilings_are_measured_at_the_bytes_that_parts_move() -> None:
     """Of batches of one: the head, the look-ups and the logits; sets below 256 KiB count as that."""
-    about = {"batch": 1, "vocab_size": 32_768, "hidden": 32, "lookups_per_fill": 100_000.0}
-    ladder = open_ladder([about, {**about, "batch": 8, "vocab_size": 99_999}], dtype="float32", threads=1)
+    cell = facts("mask", "conditions")["cells"]["mini/b1/x1"]
+    changed = {"batch": 1, "vocab_size": 32_768, "hidden": 32, "lookups_per_fill": 100_000.0}
+    about = AboutCell(**{**cell, **changed})
+    eight = msgspec.structs.replace(about, batch=8)
+    wide = msgspec.structs.replace(eight, vocab_size=99_999)
+    ladder = open_ladder([about, wide], dtype="float32", threads=1)
     assert ladder is not None
     assert ladder.sizes == (262_144, 300_000 // 64 * 64, 4_194_304)
-    assert open_ladder([{**about, "batch": 8}], dtype="float32", threads=1) is None
+    assert open_ladder([eight], dtype="float32", threads=1) is None
 
 
 def _cell(cell: str, free: float, **arms: float) -> list[Cost]:

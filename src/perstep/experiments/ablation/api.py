@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+import msgspec
+
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.ablation.factories import Component, Factory, components
 from perstep.experiments.ablation.findings import AblationFindings, analyse
 from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.session import AblationSession, Call, Work
 from perstep.experiments.ablation.show import tables
+from perstep.experiments.conditions import Model
 from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
 from perstep.report import to_text
 from perstep.runs import Manifest
@@ -113,7 +116,7 @@ def ablate(
     work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
     with collector_off():
         session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
-        session.manifest.model = {"name": type(found).__name__}
+        session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
         return _measured(session, clock, progress)
 
 

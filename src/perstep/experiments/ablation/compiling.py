@@ -12,23 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perstep.errors import InputError
-
-
-@dataclass(frozen=True)
-class ColdCell:
-    """The first pass over the calls, compilation included, measured once.
-
-    Attributes:
-        ns: of the calls together.
-        graphs: compiled.
-        graph_breaks: places where the compiler gave up and went on behind them.
-        recompilations: compiled again because a guard failed, such as another shape.
-    """
-
-    ns: int
-    graphs: int
-    graph_breaks: int
-    recompilations: int
+from perstep.experiments.ablation.samples import ColdCell
 
 
 @dataclass

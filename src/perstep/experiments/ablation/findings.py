@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.ablation.cells import ALL, NONE, Design, Effects, design, effects
 from perstep.experiments.ablation.reasons import Elsewhere, Spent, agreement, elsewhere
-from perstep.experiments.ablation.samples import InPlace, Sample
-from perstep.experiments.columns import require_rounds, same_in_every_round, why_unresolved
+from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
+from perstep.experiments.columns import require_rounds, why_unresolved
+from perstep.experiments.conditions import typed
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import RESIDUAL, Resolved
-from perstep.runs import Manifest
+from perstep.runs import Manifest, refuse_unlike
 from perstep.stats import (
     Effect,
     fit_cost,
@@ -81,15 +82,6 @@ class PartFindings(msgspec.Struct, kw_only=True):
     growth: Growth
 
 
-class Cold(msgspec.Struct, kw_only=True):
-    """A cell's first pass after the compiler forgot everything; measured once, so without an interval."""
-
-    ns: int
-    graphs: int
-    graph_breaks: int
-    recompilations: int
-
-
 class AblationFindings(msgspec.Struct, kw_only=True):
     """`results.json`.
 
@@ -110,7 +102,7 @@ class AblationFindings(msgspec.Struct, kw_only=True):
     inflation: Effect
     forwards_per_pass: int
     pass_ns: dict[str, float]
-    cold: dict[str, Cold] | None
+    cold: dict[str, ColdCell] | None
     choices: int
     noise: NoiseSummary
     notes: list[str]
@@ -124,14 +116,14 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
     Raises:
         InputError: there are no samples, or they do not hold the same cells and parts.
     """
-    c = manifest.conditions
-    plan, costs = _costs(manifest, samples)
+    c = typed(manifest, Conditions)
+    plan, costs = _costs(c, samples)
     noise = summarise_noise(s.noise for s in samples)
     found = effects(plan, costs, noise.busy)
     spent = _spent(samples)
-    others = elsewhere(spent[ALL], spent[NONE], set(c["in_ledger"].values()))
-    parts = {name: _part(name, manifest, found, spent[ALL], others) for name in plan.names}
-    passes = c["turns_per_round"] / c["calls"]
+    others = elsewhere(spent[ALL], spent[NONE], set(c.in_ledger.values()))
+    parts = {name: _part(name, c, found, spent[ALL], others) for name in plan.names}
+    passes = c.turns_per_round / c.calls
     inflation = paired_change(
         np.array([s.ns[ALL] / passes for s in samples]),
         np.array([s.in_place[ALL].call_ns for s in samples], np.float64),
@@ -141,20 +133,20 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
         parts=parts,
         elsewhere=others,
         inflation=_plus_one(inflation.estimate, inflation.ci_low, inflation.ci_high),
-        forwards_per_pass=c["forwards"][ALL],
-        pass_ns={label: cell.ns_per_step * c["steps_per_pass"] for label, cell in found.cells.items()},
-        cold=None if c["cold"] is None else msgspec.convert(c["cold"], dict[str, Cold]),
-        choices=c["choices"],
+        forwards_per_pass=c.forwards[ALL],
+        pass_ns={label: cell.ns_per_step * c.steps_per_pass for label, cell in found.cells.items()},
+        cold=c.cold,
+        choices=c.choices,
         noise=noise,
-        notes=_notes(manifest, found, others),
-        unresolved=_unresolved(manifest, found),
+        notes=_notes(c, found, others),
+        unresolved=_unresolved(c.precision, found),
         invalid=_invalid(samples),
     )
 
 
-def resolved(manifest: Manifest, samples: Sequence[Sample]) -> Resolved:
+def resolved(c: Conditions, samples: Sequence[Sample]) -> Resolved:
     """The widest interval of what a part gives back, as a share of the step with all parts."""
-    plan, costs = _costs(manifest, samples)
+    plan, costs = _costs(c, samples)
     found = effects(plan, costs)
     return Resolved(_half_width(found), found.rounds // found.merged_by)
 
@@ -173,22 +165,23 @@ def _plus_one(estimate: float | None, low: float | None, high: float | None) -> 
     return Effect(1 + (estimate or 0.0), None if low is None else 1 + low, None if high is None else 1 + high)
 
 
-def _costs(manifest: Manifest, samples: Sequence[Sample]) -> tuple[Design, dict[str, NDArray[np.float64]]]:
+def _costs(c: Conditions, samples: Sequence[Sample]) -> tuple[Design, dict[str, NDArray[np.float64]]]:
     """By cell, [rounds] nanoseconds a step."""
     require_rounds(samples)
-    c = manifest.conditions
-    plan = design(list(c["parts"]))
-    steps = c["turns_per_round"] / c["calls"] * c["steps_per_pass"]
-    try:
-        return plan, {cell: np.array([s.ns[cell] for s in samples], np.float64) / steps for cell in plan.cells}
-    except KeyError as error:
-        raise InputError(f"a round lacks the cell {error}; restore the file, or measure again") from error
+    plan = design(list(c.parts))
+    steps = c.turns_per_round / c.calls * c.steps_per_pass
+    for cell in plan.cells:
+        if any(cell not in s.ns for s in samples):
+            raise InputError(f"a round lacks the cell {cell!r}; restore the file, or measure again")
+    return plan, {cell: np.array([s.ns[cell] for s in samples], np.float64) / steps for cell in plan.cells}
 
 
 def _spent(samples: Sequence[Sample]) -> dict[str, Spent]:
     """By marked cell, the time spent in each part: [rounds, steps]."""
-    with same_in_every_round("parts and steps"):
-        return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
+    for cell in (ALL, NONE):
+        found = (s.in_place.get(cell) for s in samples)
+        refuse_unlike(({} if one is None else {"steps": one.step_ns, **one.parts} for one in found), "parts and steps")
+    return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
 
 
 def _stack(passes: Sequence[InPlace]) -> Spent:
@@ -199,46 +192,45 @@ def _stack(passes: Sequence[InPlace]) -> Spent:
 
 def _part(
     name: str,
-    manifest: Manifest,
+    c: Conditions,
     found: Effects,
     spent: Spent,
     others: list[Elsewhere],
 ) -> PartFindings:
-    c = manifest.conditions
-    part = c["in_ledger"][name]
+    part = c.in_ledger[name]
     if part not in spent.parts:
         raise InputError(f"no marked call entered {part}, which is where {name} should be; measure again")
     # Whole rounds, as the cells are: a disturbed step counts here as it does there, so that the two can be compared.
     part_ns, steps_ns = spent.parts[part].mean(axis=1), spent.step_ns.mean(axis=1)
     share, step_ns = float(np.median(part_ns / steps_ns)), float(np.median(steps_ns))
-    interval = share_interval(part_ns, steps_ns, estimate=share, comparisons=len(c["parts"]))
+    interval = share_interval(part_ns, steps_ns, estimate=share, comparisons=len(c.parts))
     in_place = Effect(
         share * step_ns,
         None if interval is None else interval.low * step_ns,
         None if interval is None else interval.high * step_ns,
     )
-    syncs = c["syncs_per_step"].get(part, 0.0)
-    without = design(list(c["parts"])).without(name)
+    syncs = c.syncs_per_step.get(part, 0.0)
+    without = design(list(c.parts)).without(name)
     agrees, sentence = agreement(
         name,
         found.parts[name].leave_one_out,
         in_place,
         step_ns=found.cells[ALL].ns_per_step,
-        syncs=syncs if c["device"] != "cpu" else 0.0,
-        cold=c["cold"],
+        syncs=syncs if c.device != "cpu" else 0.0,
+        cold=c.cold,
         without=without,
         others=others,
     )
     return PartFindings(
-        kind=c["parts"][name],
+        kind=c.parts[name],
         in_ledger=part,
         in_place=in_place,
         in_place_share=share,
         agreement=sentence,
         agrees=agrees,
         syncs_per_step=syncs,
-        changed_choices=c["changed_choices"][without],
-        growth=_growth(np.asarray(c["context"]), spent.parts[part].astype(np.float64), in_place.estimate),
+        changed_choices=c.changed_choices[without],
+        growth=_growth(np.asarray(c.context), spent.parts[part].astype(np.float64), in_place.estimate),
     )
 
 
@@ -292,31 +284,30 @@ def _slopes(sizes: NDArray[np.int64], costs: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(np.median(rise / (sizes[apart:] - sizes[:-apart]), axis=1), dtype=np.float64)
 
 
-def _notes(manifest: Manifest, found: Effects, others: list[Elsewhere]) -> list[str]:
-    c = manifest.conditions
+def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
     notes = []
-    changed = {cell: count for cell, count in c["changed_choices"].items() if count}
+    changed = {cell: count for cell, count in c.changed_choices.items() if count}
     if changed:
         worst = max(changed, key=changed.__getitem__)
         notes.append(
-            f"In the same contexts `{worst}` would have chosen {changed[worst]} of {c['choices']} tokens otherwise "
+            f"In the same contexts `{worst}` would have chosen {changed[worst]} of {c.choices} tokens otherwise "
             "than with all parts; the trace was forced on every cell, so all made the same forwards. What depends on "
             "the values of the scores alone (a nucleus) may cost otherwise in a run of its own."
         )
     notes += [f"{other.sentence()}." for other in others]
-    if not found.interaction and len(c["parts"]) > 1:
+    if not found.interaction and len(c.parts) > 1:
         notes.append("Above four parts each was left out and added alone; a share stands only where both agree.")
-    if c.get("compiled_again_when_warm"):
-        notes.append(f"During the warm rounds {c['compiled_again_when_warm']} frames were compiled again.")
-    if not c["warm_up"]["steady"]:
-        notes.append(f"The warm-up ended without reaching a steady state: {c['warm_up']['reason']}.")
-    return [*notes, *c["notes"]]
+    if c.compiled_again_when_warm:
+        notes.append(f"During the warm rounds {c.compiled_again_when_warm} frames were compiled again.")
+    if not c.warm_up.steady:
+        notes.append(f"The warm-up ended without reaching a steady state: {c.warm_up.reason}.")
+    return [*notes, *c.notes]
 
 
-def _unresolved(manifest: Manifest, found: Effects) -> str:
+def _unresolved(asked: float | None, found: Effects) -> str:
     half = _half_width(found)
     missing = f"no intervals: {found.reason}" if half == inf else ""
-    return why_unresolved(missing, half, manifest.conditions["precision"])
+    return why_unresolved(missing, half, asked)
 
 
 def _invalid(samples: Sequence[Sample]) -> str:

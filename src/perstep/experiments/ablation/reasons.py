@@ -6,12 +6,12 @@ boundary, and in other parts whose work changes. Where none of them accounts for
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.experiments.ablation.samples import ColdCell
 from perstep.report.format import duration, interval, significant, time_unit
 from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_pace
 
@@ -88,7 +88,7 @@ def agreement(
     *,
     step_ns: float,
     syncs: float,
-    cold: Mapping[str, Mapping[str, Any]] | None,
+    cold: Mapping[str, ColdCell] | None,
     without: str,
     others: Sequence[Elsewhere],
 ) -> tuple[bool | None, str]:
@@ -128,17 +128,17 @@ def _shown(effect: Effect, size: float) -> str:
 
 
 def _why(
-    gap: float, syncs: float, cold: Mapping[str, Mapping[str, Any]] | None, without: str, others: Sequence[Elsewhere]
+    gap: float, syncs: float, cold: Mapping[str, ColdCell] | None, without: str, others: Sequence[Elsewhere]
 ) -> str:
     if syncs and gap < 0:
         return (
             f"It waits for the device {syncs:.3g} times a step (a hidden sync): in place it is charged with work that "
             "was queued before it, and without it somebody else waits for that work."
         )
-    if cold is not None and cold["all"]["graphs"] != cold[without]["graphs"]:
+    if cold is not None and cold["all"].graphs != cold[without].graphs:
         return (
-            f"The compile boundary moves with it: {cold['all']['graphs']} graphs with all parts, "
-            f"{cold[without]['graphs']} without it."
+            f"The compile boundary moves with it: {cold['all'].graphs} graphs with all parts, "
+            f"{cold[without].graphs} without it."
         )
     same_way = [other for other in others if (other.ns.estimate > 0) == (gap > 0)]
     if same_way:

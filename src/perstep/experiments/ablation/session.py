@@ -8,19 +8,20 @@ parts, and with none, in every round.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.ablation.cells import ALL, NONE, Design, design
-from perstep.experiments.ablation.compiling import ColdCell, Compiling
+from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
-from perstep.experiments.ablation.samples import InPlace, Sample
+from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
 from perstep.experiments.conditions import noise_probe
 from perstep.measure import Clock, Effort, Progress, Recorder, Resolved, warm_up
 from perstep.runs import Manifest
@@ -118,28 +119,29 @@ class AblationSession:
             syncs = self._count_syncs()
             warm = warm_up(self._warm_round, clock, limit_s=min(effort.budget_s, 30.0) / 10)
         self.manifest = Manifest(experiment="ablation", plan={}, seed=seed, boundaries=BOUNDARIES)
-        self.manifest.conditions = {
-            "parts": {part.name: part.kind for part in parts},
-            "in_ledger": parts_in_ledger(parts),
-            "forwards": forwards,
-            "calls": len(work.calls),
-            "turns_per_round": self._repeats * len(work.calls),
-            "steps_per_pass": self._steps,
-            "context": work.context,
-            "changed_choices": {cell: self._changed(cell) for cell in self.design.cells},
-            "choices": self._steps * len(work.calls[0].trace.chosen_BN),
-            "syncs_per_step": syncs,
-            "device": str(model.device.type),
-            "compiled": None if compiling is None else compiling.backend,
-            "cold": cold,
-            "order": "balanced blocks over the cells, one turn a cell and call, drawn by seed and round",
-            "discarded": "a call of one token before each turn",
-            "timed": "each turn from the call of generate to its return",
-            "garbage_collector": "off",
-            "notes": self._notes,
-            "precision": effort.precision,
-            "warm_up": asdict(warm),
-        }
+        self.conditions = Conditions(
+            parts={part.name: part.kind for part in parts},
+            in_ledger=parts_in_ledger(parts),
+            forwards=forwards,
+            calls=len(work.calls),
+            turns_per_round=self._repeats * len(work.calls),
+            steps_per_pass=self._steps,
+            context=work.context,
+            changed_choices={cell: self._changed(cell) for cell in self.design.cells},
+            choices=self._steps * len(work.calls[0].trace.chosen_BN),
+            syncs_per_step=syncs,
+            device=str(model.device.type),
+            compiled=None if compiling is None else compiling.backend,
+            cold=cold,
+            order="balanced blocks over the cells, one turn a cell and call, drawn by seed and round",
+            discarded="a call of one token before each turn",
+            timed="each turn from the call of generate to its return",
+            garbage_collector="off",
+            notes=self._notes,
+            precision=effort.precision,
+            warm_up=warm,
+        )
+        self.manifest.conditions = msgspec.to_builtins(self.conditions)
 
     def measure_round(self, number: int) -> Sample:
         """Every cell in balanced turns; before or after them, alternately, the marked passes."""
@@ -162,7 +164,7 @@ class AblationSession:
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The widest interval of a part's share."""
-        return resolved(self.manifest, samples)
+        return resolved(self.conditions, samples)
 
     def finish(self) -> None:
         """Note what was compiled during the warm rounds."""
@@ -307,16 +309,16 @@ class AblationSession:
     def _warm_round(self) -> None:
         self._turn(ALL, self._work.calls[0])
 
-    def _run_cold(self, progress: Progress) -> dict[str, Any] | None:
+    def _run_cold(self, progress: Progress) -> dict[str, ColdCell] | None:
         """The first pass of each cell after the compiler forgot everything, once each."""
         if self._compiling is None:
             return None
-        cold: dict[str, Any] = {}
+        cold: dict[str, ColdCell] = {}
         labels = list(self.design.cells)
         with _generators_kept(self._model), self._compiling.nothing_stored():
             for index in np.random.default_rng([self._seed, 1]).permutation(len(labels)):
                 progress(0.0, f"cold: {labels[index]}")
-                cold[labels[index]] = asdict(self._cold_pass(labels[index], self._compiling))
+                cold[labels[index]] = self._cold_pass(labels[index], self._compiling)
         self._compiling.look()
         return {label: cold[label] for label in labels}
 

@@ -2,7 +2,9 @@
 
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings, Growth
+from perstep.experiments.ablation.samples import Conditions
 from perstep.experiments.columns import precision_notes
+from perstep.experiments.conditions import Model, typed
 from perstep.measure.ledger import CLOSING_SAID
 from perstep.report import Table, to_csv
 from perstep.report.change import CHANGE_HEADER
@@ -43,8 +45,9 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
     forwards = plural(findings.forwards_per_pass, "forward")
     notes = [f"{forwards} a pass in every cell · {plural(found.rounds, 'round')} · a pass is the step times these"]
     if cold is not None:
+        compiled = typed(manifest, Conditions).compiled
         notes.append(
-            f"Warm times are those of compiled calls ({manifest.conditions['compiled']}); cold is each cell's first "
+            f"Warm times are those of compiled calls ({compiled}); cold is each cell's first "
             "pass with nothing compiled or stored, once, so without an interval."
         )
     if found.rounds < MIN_ROUNDS_FOR_VERDICT:
@@ -52,7 +55,7 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
     notes += precision_notes(findings)
     if findings.invalid:
         notes.append(f"INVALID: {findings.invalid}")
-    name = manifest.model.get("name", "the model")
+    name = typed(manifest, Model).name
     return Table(f"{name}: a step with and without each part", header, rows, frozenset({0, 6}), notes)
 
 

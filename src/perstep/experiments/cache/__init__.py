@@ -8,8 +8,20 @@ among them, so that drift does not become a slope. Bytes come from shapes and ar
 
 from perstep.experiments.cache.findings import CacheFindings, analyse
 from perstep.experiments.cache.plan import Plan
-from perstep.experiments.cache.samples import Sample
+from perstep.experiments.cache.samples import Conditions, Sample, Workload
 from perstep.experiments.cache.session import prepare
 from perstep.experiments.cache.show import csv, files, summary, tables
 
-__all__ = ["CacheFindings", "Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "CacheFindings",
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

@@ -13,6 +13,7 @@ from perstep.experiments.cache.fits import (
     WITH,
     WITHOUT,
     Fit,
+    Memory,
     Point,
     Square,
     fit_by_theory,
@@ -21,8 +22,9 @@ from perstep.experiments.cache.fits import (
     theory_of,
     times_of,
 )
-from perstep.experiments.cache.samples import Sample, stacked
+from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.columns import TOO_FEW, why_unresolved
+from perstep.experiments.conditions import typed
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.runs import Manifest
 from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_pace
@@ -101,17 +103,17 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     Raises:
         InputError: there are no samples, or they do not hold what they should.
     """
+    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
     points = stacked(samples)
     found = estimates(points)
     width = widest(found)
     missing = f"{len(samples)} {TOO_FEW}" if width == np.inf else ""
     ceilings = ladder_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
-    bounds, withdrawn = _bounds(manifest, ceilings, {key: ns for key, (ns, _, _) in found.items()})
+    bounds, withdrawn = _bounds(conditions, workload, ceilings, {key: ns for key, (ns, _, _) in found.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
     uncached = {S: bound for (arm, S), bound in bounds.items() if arm == WITHOUT}
-    memory = manifest.conditions["memory"]
     repetitions = {key: sum(len(s.step_ns[key[0]][str(key[1])]) for s in samples) for key in points}
-    made = [_point(each, found, repetitions, theory) for each in memory]
+    made = [_point(each, found, repetitions, theory) for each in conditions.memory]
     crossover, low, high, words = _crossover(points, found)
     used = [
         (p.cache_bytes, p.theory_bytes, p.cache_bytes_allocated, p.theory_bytes_allocated)
@@ -137,25 +139,25 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
         attention_from_S=_half({S: _attention(bound) for S, bound in uncached.items()}),
         theory_withdrawn=withdrawn,
         ceilings=ceilings,
-        left_out=manifest.conditions["left_out"],
+        left_out=conditions.left_out,
         noise=summarise_noise(sample.noise for sample in samples),
-        unresolved=why_unresolved(missing, width, manifest.conditions["precision"]),
+        unresolved=why_unresolved(missing, width, conditions.precision),
     )
 
 
 def _point(
-    memory: Mapping[str, Any],
+    memory: Memory,
     found: Mapping[tuple[str, int], tuple[float, float | None, float | None]],
     repetitions: Mapping[tuple[str, int], int],
     theory: Mapping[tuple[str, int], float],
 ) -> Point:
-    S = memory["S"]
+    S = memory.S
     ms = {
         arm: [None if ns is None else ns / 1e6 for ns in found.get((arm, S), (None, None, None))]
         for arm in (WITH, WITHOUT)
     }
     return Point(
-        **memory,
+        **msgspec.structs.asdict(memory),
         per_token_ms_with_cache=ms[WITH][0],
         with_cache_low_ms=ms[WITH][1],
         with_cache_high_ms=ms[WITH][2],
@@ -169,47 +171,50 @@ def _point(
     )
 
 
-def step_costs(manifest: Manifest) -> dict[tuple[str, int], Any]:
+def step_costs(conditions: Conditions, w: Workload) -> dict[tuple[str, int], Any]:
     """(arm, context) -> the `StepCost` of a step; empty where theory has no formula for the model."""
-    shape = shape_of(manifest.conditions["config"])
+    shape = shape_of(conditions.config)
     if shape is None:
         return {}
-    w = manifest.workload
-    precision, capacity = Precision.all(w["dtype"]), w["capacity"]
-    backend = backend_for(BACKENDS[manifest.conditions["backend"]], shape)
-    uncached = backend_for(BACKENDS[manifest.conditions["backend_without"]], shape)
+    precision = Precision.all(w.dtype)
+    backend = backend_for(BACKENDS[conditions.backend], shape)
+    uncached = backend_for(BACKENDS[conditions.backend_without], shape)
     costs = {}
-    for S in w["contexts"]:
-        costs[WITH, S] = step_cost(shape, decode(S, batch=w["batch"], capacity=capacity), precision, backend)
-        costs[WITHOUT, S] = step_cost(shape, prefill(S + 1, batch=w["batch"]), precision, uncached)
+    for S in w.contexts:
+        costs[WITH, S] = step_cost(shape, decode(S, batch=w.batch, capacity=w.capacity), precision, backend)
+        costs[WITHOUT, S] = step_cost(shape, prefill(S + 1, batch=w.batch), precision, uncached)
     return costs
 
 
-def theory_bytes(manifest: Manifest, S: int) -> tuple[int | None, int | None]:
+def theory_bytes(conditions: Conditions, w: Workload, S: int) -> tuple[int | None, int | None]:
     """Used and allocated bytes of the cache at a context, from the shapes."""
-    shape, w = shape_of(manifest.conditions["config"]), manifest.workload
+    shape = shape_of(conditions.config)
     if shape is None:
         return None, None
-    both = kv_bytes(shape, S, capacity=w["capacity"], batch=w["batch"], dtype=w["dtype"])
+    both = kv_bytes(shape, S, capacity=w.capacity, batch=w.batch, dtype=w.dtype)
     return both.used, both.allocated
 
 
 def _bounds(
-    manifest: Manifest, ceilings: LadderCeilings | None, step_ns: Mapping[tuple[str, int], float]
+    conditions: Conditions,
+    workload: Workload,
+    ceilings: LadderCeilings | None,
+    step_ns: Mapping[tuple[str, int], float],
 ) -> tuple[dict[tuple[str, int], StepBound], dict[str, str]]:
     """(arm, context) -> what theory says, part by part; and of each arm of which it may say nothing, why.
 
     Args:
-        manifest: of the run.
+        conditions: of the run.
+        workload: of the run.
         ceilings: of its rounds.
         step_ns: what was measured: a step below its bound proves the ceilings of its arm wrong.
     """
-    costs = step_costs(manifest)
+    costs = step_costs(conditions, workload)
     if ceilings is None or not costs:
         return {}, {}
     if reason := ceilings.why_no_medians():
         return {}, dict.fromkeys((WITH, WITHOUT), reason)
-    dtype = manifest.workload["dtype"]
+    dtype = workload.dtype
     best, typical = rates_between(ceilings, dtype)[0], rates_from(ceilings.typical, dtype)
     roofs = {key: sum(roofline_ns(part, best, dtype) for part in cost.parts.values()) for key, cost in costs.items()}
     beaten = [key for key, ns in step_ns.items() if ns < roofs[key]]

@@ -19,8 +19,8 @@ from perstep.stats import CostFit, PolynomialFit, ScaledFit, fit_cost, fit_scale
 WITH, WITHOUT = "with", "without"
 
 
-class Point(msgspec.Struct, kw_only=True):
-    """One context: bytes of the cache, and a decode step with and without it; None where it was not measured.
+class Memory(msgspec.Struct, kw_only=True):
+    """The bytes of the cache at one context; None where there is no formula, or nothing was measured.
 
     Attributes:
         S: positions held before the step.
@@ -30,11 +30,6 @@ class Point(msgspec.Struct, kw_only=True):
         theory_bytes_allocated: likewise.
         rss_growth_bytes: pages of the buffers that a fresh process has touched after a prefill of S.
         rss_page_bound_bytes: what whole pages make of the used bytes.
-        per_token_ms_with_cache: the decode step, median over rounds at one pace.
-        with_cache_low_ms: lower end of its 95 % interval.
-        with_cache_high_ms: upper end.
-        with_cache_repetitions: timed steps behind it.
-        theory_ms_with_cache: predicted from shapes and measured ceilings, nothing fitted.
     """
 
     S: int
@@ -44,6 +39,19 @@ class Point(msgspec.Struct, kw_only=True):
     theory_bytes_allocated: int | None
     rss_growth_bytes: int | None
     rss_page_bound_bytes: int | None
+
+
+class Point(Memory, kw_only=True):
+    """One context: bytes of the cache, and a decode step with and without it; None where it was not measured.
+
+    Attributes:
+        per_token_ms_with_cache: the decode step, median over rounds at one pace.
+        with_cache_low_ms: lower end of its 95 % interval.
+        with_cache_high_ms: upper end.
+        with_cache_repetitions: timed steps behind it.
+        theory_ms_with_cache: predicted from shapes and measured ceilings, nothing fitted.
+    """
+
     per_token_ms_with_cache: float | None
     with_cache_low_ms: float | None
     with_cache_high_ms: float | None

@@ -7,9 +7,9 @@ from cyclopts import Parameter
 
 from perstep.errors import InputError
 from perstep.experiments.cache.findings import theory_bytes
+from perstep.experiments.cache.samples import Conditions, Workload
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import Counts, parse_counts
-from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.targets.reference.memory import refuse_if_too_large
 
@@ -50,9 +50,9 @@ def contexts_of(plan: Plan, opened: Opened) -> tuple[int, ...]:
     return plan.context
 
 
-def check_memory(plan: Plan, contexts: tuple[int, ...], manifest: Manifest) -> None:
+def check_memory(plan: Plan, contexts: tuple[int, ...], conditions: Conditions, workload: Workload) -> None:
     """What the caches need, from shapes, before anything is allocated."""
-    used = [theory_bytes(manifest, S)[1] or 0 for S in contexts]
-    caches = sum(used) + used[-1] if manifest.workload["capacity"] is None else used[-1]
-    what = "a KV cache for each context" if manifest.workload["capacity"] is None else "a KV cache for contexts"
+    used = [theory_bytes(conditions, workload, S)[1] or 0 for S in contexts]
+    caches = sum(used) + used[-1] if workload.capacity is None else used[-1]
+    what = "a KV cache for each context" if workload.capacity is None else "a KV cache for contexts"
     refuse_if_too_large(f"{what} up to {contexts[-1]:,} and a batch of {plan.batch:,}", caches)

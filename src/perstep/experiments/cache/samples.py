@@ -1,16 +1,62 @@
-"""The samples of `cache`: the durations of a round by arm and context."""
+"""The samples of `cache`: the durations of a round by arm and context. And what its manifest holds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.cache.fits import WITH, WITHOUT
+from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.columns import require_rounds
+from perstep.experiments.conditions import ModelWorkload, RoundConditions
 from perstep.machine import Noise
 from perstep.runs import Column
+
+
+class Conditions(RoundConditions, kw_only=True):
+    """How `cache` measured.
+
+    Attributes:
+        config: of the model, as in its config.json.
+        backend: how a step with a cache is carried out, a name of `experiments.bounds.BACKENDS`.
+        backend_without: likewise without one.
+        random_weights: whether the weights are random.
+        rewound: what is put back before each step, in words.
+        prompt: what the contexts are made of, in words.
+        memory: the bytes at each context.
+        left_out: points that the budget does not hold, in words.
+        repetitions_a_round: arm and context -> timed steps a round.
+    """
+
+    config: dict[str, Any]
+    backend: str
+    backend_without: str
+    random_weights: bool
+    rewound: str
+    prompt: str
+    memory: list[Memory]
+    left_out: list[str]
+    repetitions_a_round: dict[str, int]
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `cache`.
+
+    Attributes:
+        contexts: positions held before the step, ascending.
+        batch: sequences.
+        cache: `built-in`, `dynamic` or `static`.
+        capacity: positions that are allocated beforehand; None where the cache grows.
+        token_ids_sha256: of the prompt.
+    """
+
+    contexts: list[int]
+    batch: int
+    cache: str
+    capacity: int | None
+    token_ids_sha256: str
 
 
 class Sample(msgspec.Struct):

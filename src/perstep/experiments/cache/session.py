@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import config_of, ladder_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
-from perstep.experiments.cache.fits import WITH, WITHOUT
+from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
 from perstep.experiments.cache.resident import Resident, ResidentRequest, measure_resident
-from perstep.experiments.cache.samples import Sample, stacked
+from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.cache.subjects import subject_of
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.options import at_least
@@ -62,23 +63,23 @@ class CacheSession:
             )
         self._contexts, self._opened = contexts_of(plan, opened), opened
         self._manifest_facts(opened)
-        check_memory(plan, self._contexts, self.manifest)
+        check_memory(plan, self._contexts, self._conditions, self._workload)
         ids_BT = opened.prompt(text=None, num_tokens=self._contexts[-1] + 1, batch=plan.batch, seed=plan.seed)
-        self.manifest.workload["token_ids_sha256"] = hash_ids(ids_BT)
+        self._workload.token_ids_sha256 = hash_ids(ids_BT)
         progress(0.0, "prefill")
         self._subject = subject_of(opened, ids_BT, plan.cache or "dynamic")
         self._subject.fill(self._contexts)
         self._tolerance = AGREE.get(opened.facts["dtype"], AGREE_ROUGHLY)
         self._last_logits = self._step(WITH, self._contexts[-1])[1]
-        self._cells, left_out = self._plan_cells(progress)
+        self._cells, self._conditions.left_out = self._plan_cells(progress)
         progress(0.0, "memory, in fresh processes")
-        self.manifest.conditions["memory"] = self._memory(opened)
+        self._conditions.memory = self._memory(opened)
         progress(0.0, "ceilings")
         self._ladder = self._open_ladder(opened)
-        self.manifest.conditions |= {
-            "left_out": left_out,
-            "repetitions_a_round": {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells},
-        }
+        repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
+        self._conditions.repetitions_a_round = repetitions
+        self.manifest.workload = msgspec.to_builtins(self._workload)
+        self.manifest.conditions = msgspec.to_builtins(self._conditions)
         self._probe = noise_probe(clock)
         self._rounds = 0
         describe_machine(self.manifest, plan.threads)
@@ -194,7 +195,7 @@ class CacheSession:
                 "the arms do not do the same work"
             )
 
-    def _memory(self, opened: Opened) -> list[dict[str, Any]]:
+    def _memory(self, opened: Opened) -> list[Memory]:
         """Bytes at each context: of the live buffers, from the shapes, and resident in a fresh process."""
         resident, why_not = self._resident(opened)
         if why_not:
@@ -203,18 +204,18 @@ class CacheSession:
         found = []
         for S in self._contexts:
             self._subject.rewind(S)
-            used, allocated = theory_bytes(self.manifest, S)
+            used, allocated = theory_bytes(self._conditions, self._workload, S)
             each = by_context.get(S)
             found.append(
-                {
-                    "S": S,
-                    "cache_bytes": self._subject.used_bytes(),
-                    "cache_bytes_allocated": sum(buffer.num_bytes for buffer in self._subject.buffers()),
-                    "theory_bytes": used,
-                    "theory_bytes_allocated": allocated,
-                    "rss_growth_bytes": None if each is None else each.resident_bytes,
-                    "rss_page_bound_bytes": None if each is None else each.most_bytes,
-                }
+                Memory(
+                    S=S,
+                    cache_bytes=self._subject.used_bytes(),
+                    cache_bytes_allocated=sum(buffer.num_bytes for buffer in self._subject.buffers()),
+                    theory_bytes=used,
+                    theory_bytes_allocated=allocated,
+                    rss_growth_bytes=None if each is None else each.resident_bytes,
+                    rss_page_bound_bytes=None if each is None else each.most_bytes,
+                )
             )
         return found
 
@@ -243,7 +244,7 @@ class CacheSession:
 
     def _open_ladder(self, opened: Opened) -> Any:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
-        costs = list(step_costs(self.manifest).values())
+        costs = list(step_costs(self._conditions, self._workload).values())
         if not costs or self._plan.device != "cpu":
             self.manifest.warnings.append(
                 "theory has no curve: no formula for this architecture"
@@ -257,20 +258,35 @@ class CacheSession:
         plan, facts = self._plan, opened.facts
         kind = "built-in" if opened.backend == "numpy" else plan.cache or "dynamic"
         backend = {"built-in": REFERENCE, "dynamic": TRANSFORMERS, "static": TRANSFORMERS_STATIC}[kind]
-        capacity = None if kind == "dynamic" else self._contexts[-1] + 1
+        self._workload = Workload(
+            contexts=list(self._contexts),
+            batch=plan.batch,
+            cache=kind,
+            capacity=None if kind == "dynamic" else self._contexts[-1] + 1,
+            dtype=facts["dtype"],
+            device=plan.device,
+            threads=plan.threads,
+            token_ids_sha256="",  # the prompt is made once the cache is known to fit into memory
+        )
+        self._conditions = Conditions(
+            config=config_of(opened),
+            backend=backend.name,
+            backend_without=(REFERENCE if kind == "built-in" else TRANSFORMERS).name,
+            random_weights=opened.random_weights,
+            order="all points and the ceilings in a drawn order, then in its reverse, once a round",
+            discarded=f"{DISCARDED} step after each switch of points",
+            rewound="the cache's cursor is put back before each step; the context does not move",
+            prompt="held-out sentences of the grammar, end to end" if opened.name == "mini" else "ids drawn at random",
+            garbage_collector="off",
+            precision=self.effort.precision,
+            memory=[],
+            left_out=[],
+            repetitions_a_round={},
+        )
         self.manifest = Manifest(
             experiment="cache",
             plan=asdict(plan),
             seed=plan.seed,
-            workload={
-                "contexts": list(self._contexts),
-                "batch": plan.batch,
-                "cache": kind,
-                "capacity": capacity,
-                "dtype": facts["dtype"],
-                "device": plan.device,
-                "threads": plan.threads,
-            },
             model={
                 **facts,
                 "L": facts["num_layers"],
@@ -279,20 +295,6 @@ class CacheSession:
                 "S_max": self._contexts[-1],
             },
             config={"S_points": list(self._contexts), "warmup_reps": DISCARDED},
-            conditions={
-                "config": config_of(opened),
-                "backend": backend.name,
-                "backend_without": (REFERENCE if kind == "built-in" else TRANSFORMERS).name,
-                "random_weights": opened.random_weights,
-                "order": "all points and the ceilings in a drawn order, then in its reverse, once a round",
-                "discarded": f"{DISCARDED} step after each switch of points",
-                "rewound": "the cache's cursor is put back before each step; the context does not move",
-                "prompt": "held-out sentences of the grammar, end to end"
-                if opened.name == "mini"
-                else "ids drawn at random",
-                "garbage_collector": "off",
-                "precision": self.effort.precision,
-            },
             boundaries={
                 "with": "one new position through the model and its cache, and the greedy choice",
                 "without": "all positions through the same model, the head for the last alone, and the greedy choice",

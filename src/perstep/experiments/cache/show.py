@@ -13,7 +13,9 @@ import msgspec
 
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
+from perstep.experiments.cache.samples import Workload
 from perstep.experiments.columns import precision_notes
+from perstep.experiments.conditions import Model, typed
 from perstep.report import Table, to_csv
 from perstep.report.format import interval, percent, significant
 from perstep.report.plot import draw_png
@@ -227,7 +229,8 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
     """Both curves as JSON, CSV and picture, and `README.md`."""
     memory = [name for name in Point.__struct_fields__ if name == "S" or "bytes" in name]
     latency = [name for name in Point.__struct_fields__ if name == "S" or name == "cache_bytes" or "bytes" not in name]
-    facts = {"model": name_of(manifest), "cache": manifest.workload["cache"], "batch": manifest.workload["batch"]}
+    w = typed(manifest, Workload)
+    facts = {"model": name_of(manifest), "cache": w.cache, "batch": w.batch}
     regimes = changes_of_regime(findings)
     return {
         "memory.json": encode_json({**facts, "points": _rows(findings, memory)}),
@@ -283,7 +286,7 @@ def claimed_without(findings: CacheFindings) -> Fit:
 
 def name_of(manifest: Manifest) -> str:
     """The model's name, with the layers that were kept of it."""
-    return str(manifest.model["name"])
+    return typed(manifest, Model).name
 
 
 def theory_notes(findings: CacheFindings) -> list[str]:
@@ -350,12 +353,12 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
         ]
         for p in findings.points
     ]
-    w = manifest.workload
+    w = typed(manifest, Workload)
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
     notes += theory_notes(findings)
     notes += precision_notes(findings)
     return Table(
-        title=f"one decode step, ms: {name_of(manifest)}, {w['cache']} cache, batch {w['batch']}",
+        title=f"one decode step, ms: {name_of(manifest)}, {w.cache} cache, batch {w.batch}",
         header=["S", "with", "95 %", "theory", "without", "95 %", "theory", "without/with"],
         rows=rows,
         text_columns=frozenset(),
@@ -378,7 +381,7 @@ def _memory(manifest: Manifest, findings: CacheFindings) -> Table:
     ]
     error = findings.memory_max_relative_error_to_theory
     return Table(
-        title=f"bytes of the cache: {name_of(manifest)}, {manifest.workload['cache']} cache",
+        title=f"bytes of the cache: {name_of(manifest)}, {typed(manifest, Workload).cache} cache",
         header=["S", "used", "theory", "allocated", "theory", "resident", "whole pages of the used"],
         rows=rows,
         text_columns=frozenset(),
@@ -452,8 +455,9 @@ def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
         if error == 0
         else f"is within {percent(error, 2)} of theory"
     )
-    title = f"{name_of(manifest)}, {manifest.workload['cache']} cache: what it uses {found}"
-    return memory_png(curves, title=title, preallocated=manifest.workload["capacity"] is not None)
+    w = typed(manifest, Workload)
+    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {found}"
+    return memory_png(curves, title=title, preallocated=w.capacity is not None)
 
 
 def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:

@@ -12,7 +12,7 @@ processor time then stands beside it, as such.
 from perstep.experiments.compare.api import Comparison, compare
 from perstep.experiments.compare.findings import ArmResult, CompareFindings, analyse
 from perstep.experiments.compare.plan import Plan
-from perstep.experiments.compare.samples import Sample
+from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.compare.session import CompareSession, prepare
 from perstep.experiments.compare.show import csv, files, summary, tables
 
@@ -21,8 +21,10 @@ __all__ = [
     "CompareFindings",
     "CompareSession",
     "Comparison",
+    "Conditions",
     "Plan",
     "Sample",
+    "Workload",
     "analyse",
     "compare",
     "csv",

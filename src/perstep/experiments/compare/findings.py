@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.columns import require_rounds
-from perstep.experiments.compare.samples import Sample
+from perstep.experiments.compare.samples import Conditions, Sample
+from perstep.experiments.conditions import typed
 from perstep.machine import NoiseSummary, busy_reason, summarise_noise
 from perstep.report.change import TimeChange
 from perstep.report.format import plural, significant
@@ -61,10 +62,10 @@ class CompareFindings(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-def _costs(manifest: Manifest, samples: Sequence[Sample], of: Callable[[Sample], list[int]]) -> NDArray[np.float64]:
+def _costs(conditions: Conditions, samples: Sequence[Sample], of: Callable[[Sample], list[int]]) -> NDArray[np.float64]:
     """Nanoseconds a call, [rounds, arms]: the mean of an arm's turns in the round."""
-    names = manifest.conditions["arms"]
-    calls = np.array([manifest.conditions["calls_per_block"][name] for name in names], np.float64)
+    names = conditions.arms
+    calls = np.array([conditions.calls_per_block[name] for name in names], np.float64)
     index = {name: column for column, name in enumerate(names)}
     turns = np.array([[index[name] for name in s.turns] for s in samples])
     block_ns = np.array([of(s) for s in samples], np.float64)
@@ -85,27 +86,24 @@ def processor_block_ns(sample: Sample) -> list[int]:
 
 
 def changes_of(
-    manifest: Manifest, samples: Sequence[Sample], of: Callable[[Sample], list[int]] = wall_block_ns
+    conditions: Conditions, samples: Sequence[Sample], of: Callable[[Sample], list[int]] = wall_block_ns
 ) -> dict[int, Change]:
     """The change of each arm but the reference, in one of the two times.
 
     Wall time has none where the machine was busy, processor time none where a device was in use.
     """
-    conditions = manifest.conditions
-    threshold = conditions["threshold"]
+    threshold = conditions.threshold
     if min(min(of(s)) for s in samples) < 0:
         back = sum(min(of(s)) < 0 for s in samples)
         reason = f"the clock stepped back in {plural(back, 'round')}"
         return {
             arm: invalid_change(reason, rounds=len(samples), threshold=threshold)
-            for arm in range(1, len(conditions["arms"]))
+            for arm in range(1, len(conditions.arms))
         }
-    found = paired_changes(
-        _costs(manifest, samples, of), comparisons=conditions.get("comparisons"), threshold=threshold
-    )
+    found = paired_changes(_costs(conditions, samples, of), comparisons=conditions.comparisons, threshold=threshold)
     if of is processor_block_ns:
         found = {arm: _beyond_preemption(change) for arm, change in found.items()}
-    why = why_busy(samples) if of is wall_block_ns else _waits_for_device(manifest)
+    why = why_busy(samples) if of is wall_block_ns else _waits_for_device(conditions.device)
     # The estimate goes with the interval: under load a ratio of 13.8 between identical programs was measured.
     return {arm: replace(withhold(change, why), estimate=None) if why else change for arm, change in found.items()}
 
@@ -128,8 +126,7 @@ def why_busy(samples: Sequence[Sample]) -> str:
     return busy_reason(sample.waited_share for sample in samples)
 
 
-def _waits_for_device(manifest: Manifest) -> str:
-    device = manifest.conditions["device"]
+def _waits_for_device(device: str) -> str:
     return f"processor time counts the waiting for {device}" if device else ""
 
 
@@ -140,11 +137,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
         InputError: there are no samples.
     """
     require_rounds(samples)
-    names = manifest.conditions["arms"]
-    calls = manifest.conditions["calls_per_block"]
-    changes = changes_of(manifest, samples)
-    wall = _times(manifest, samples, wall_block_ns, changes)
-    processor = _times(manifest, samples, processor_block_ns, changes_of(manifest, samples, processor_block_ns))
+    conditions = typed(manifest, Conditions)
+    names, calls = conditions.arms, conditions.calls_per_block
+    changes = changes_of(conditions, samples)
+    wall = _times(conditions, samples, wall_block_ns, changes)
+    processor = _times(conditions, samples, processor_block_ns, changes_of(conditions, samples, processor_block_ns))
     arms = {
         name: ArmResult(name=name, calls_per_block=calls[name], wall=wall[column], processor=processor[column])
         for column, name in enumerate(names)
@@ -154,40 +151,39 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
     return CompareFindings(
         reference=names[0],
         rounds=len(samples),
-        replicates=manifest.conditions["replicates"],
+        replicates=conditions.replicates,
         arms=arms,
         busy=why_busy(samples),
         noise=summarise_noise(s.noise for s in samples),
         invalid=invalid[0] if invalid else "",
         unresolved="; ".join(open_),
-        notes=_notes(manifest, len(samples)),
+        notes=_notes(conditions, len(samples)),
     )
 
 
 def _times(
-    manifest: Manifest, samples: Sequence[Sample], of: Callable[[Sample], list[int]], changes: Mapping[int, Change]
+    conditions: Conditions, samples: Sequence[Sample], of: Callable[[Sample], list[int]], changes: Mapping[int, Change]
 ) -> list[TimeChange]:
     """One of the two times of each arm, with its change."""
-    medians = np.median(_costs(manifest, samples, of), axis=0)
+    medians = np.median(_costs(conditions, samples, of), axis=0)
     return [TimeChange.of(changes.get(column), ns=float(ns)) for column, ns in enumerate(medians)]
 
 
-def _notes(manifest: Manifest, rounds: int) -> list[str]:
-    conditions = manifest.conditions
+def _notes(conditions: Conditions, rounds: int) -> list[str]:
     notes = []
-    if not conditions["equal_calls"]:
+    if not conditions.equal_calls:
         notes.append(
             "The arms differ so much that each has its own number of calls a block; small changes may be biased."
         )
-    if conditions["clock_share_of_block"] > 0.001:
-        share = conditions["clock_share_of_block"]
+    if conditions.clock_share_of_block > 0.001:
+        share = conditions.clock_share_of_block
         notes.append(
             f"Reading the clock is {share:.2%} of the shortest block; the calls are too short to count precisely."
         )
-    if not conditions["warm_up"]["steady"] and conditions["replicates"] != "processes":
-        notes.append(f"The warm-up ended without reaching a steady state: {conditions['warm_up']['reason']}.")
+    if not conditions.warm_up.steady and conditions.replicates != "processes":
+        notes.append(f"The warm-up ended without reaching a steady state: {conditions.warm_up.reason}.")
     if rounds < MIN_ROUNDS_FOR_VERDICT:
-        seconds = conditions["round_ns"] * MIN_ROUNDS_FOR_VERDICT / 1e9
+        seconds = conditions.round_ns * MIN_ROUNDS_FOR_VERDICT / 1e9
         notes.append(
             f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds. At the pace of the warm-up they take"
             f" {significant(seconds, 2)} s: give --budget {ceil(1.2 * seconds)}s."

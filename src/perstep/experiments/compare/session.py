@@ -4,18 +4,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.arms import arms_of, call_alarm, closed_on_error
 from perstep.experiments.compare.findings import changes_of, processor_block_ns, wall_block_ns, why_busy
 from perstep.experiments.compare.plan import Plan
-from perstep.experiments.compare.samples import Sample
-from perstep.experiments.conditions import describe_machine, noise_probe
+from perstep.experiments.compare.samples import Conditions, Sample, Workload
+from perstep.experiments.conditions import Model, describe_machine, noise_probe
 from perstep.machine import Noise, waited_share
-from perstep.measure import Clock, Effort, Progress, Resolved, WarmUp, warm_up
+from perstep.measure import Clock, Effort, Progress, Resolved, warm_up
 from perstep.measure.blocks import BLOCK_NS, Arm, Blocks, BlockTime, plan_blocks, run_turns
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
@@ -66,13 +66,25 @@ class CompareSession:
         limit_s = 0.0 if self._fresh else min(effort.budget_s, 30.0) / 10
         warm = warm_up(self._warm_round, clock, limit_s=limit_s)
         round_ns = (clock.now() - begun_ns) / warm.rounds
-        self.manifest.conditions = _conditions(self._names, self._blocks, warm, effort, threshold)
-        self.manifest.conditions |= {
-            "comparisons": comparisons or len(arms) - 1,
-            "replicates": "processes" if self._fresh else "rounds of one process",
-            "round_ns": round_ns,
-            "device": _device(fresh=self._fresh),
-        }
+        self.conditions = Conditions(
+            arms=self._names,
+            order="one balanced block of turns a round, drawn by seed and round",
+            discarded="the first call of each turn",
+            garbage_collector="off",
+            calls_per_block=self._blocks.calls,
+            equal_calls=self._blocks.equal,
+            clock_read_ns=self._blocks.clock.read_ns,
+            clock_resolution_ns=self._blocks.clock.resolution_ns,
+            clock_share_of_block=self._blocks.clock_share,
+            precision=effort.precision,
+            threshold=threshold,
+            warm_up=warm,
+            comparisons=comparisons or len(arms) - 1,
+            replicates="processes" if self._fresh else "rounds of one process",
+            round_ns=round_ns,
+            device=_device(fresh=self._fresh),
+        )
+        self.manifest.conditions = msgspec.to_builtins(self.conditions)
 
     def _planned(self, clock: Clock) -> Blocks:
         """How long the turns are, in processes that are new where they will be."""
@@ -105,7 +117,7 @@ class CompareSession:
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The widest of the changes' intervals: of wall time or, where that has none, of processor time."""
-        changes = changes_of(self.manifest, samples, processor_block_ns if why_busy(samples) else wall_block_ns)
+        changes = changes_of(self.conditions, samples, processor_block_ns if why_busy(samples) else wall_block_ns)
         return Resolved(max(c.half_width for c in changes.values()), min(c.merged_rounds for c in changes.values()))
 
     def finish(self) -> None:
@@ -161,24 +173,8 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> CompareSession:
                 arms, effort, seed=plan.seed, clock=clock, progress=progress, threshold=plan.threshold
             )
     session.manifest.plan = asdict(plan)
-    session.manifest.model = {"name": " vs ".join(arms)}
-    session.manifest.workload = {"arms": list(plan.arms), "pythons": list(plan.pythons), "threads": plan.threads}
+    session.manifest.model = msgspec.to_builtins(Model(name=" vs ".join(arms)))
+    workload = Workload(arms=list(plan.arms), pythons=list(plan.pythons), threads=plan.threads)
+    session.manifest.workload = msgspec.to_builtins(workload)
     describe_machine(session.manifest, plan.threads)
     return session
-
-
-def _conditions(names: list[str], blocks: Blocks, warm: WarmUp, effort: Effort, threshold: float) -> dict[str, Any]:
-    return {
-        "arms": names,
-        "order": "one balanced block of turns a round, drawn by seed and round",
-        "discarded": "the first call of each turn",
-        "garbage_collector": "off",
-        "calls_per_block": blocks.calls,
-        "equal_calls": blocks.equal,
-        "clock_read_ns": blocks.clock.read_ns,
-        "clock_resolution_ns": blocks.clock.resolution_ns,
-        "clock_share_of_block": blocks.clock_share,
-        "precision": effort.precision,
-        "threshold": threshold,
-        "warm_up": asdict(warm),
-    }

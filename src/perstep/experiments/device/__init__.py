@@ -1,1 +1,1 @@
-"""What a device does in each part of a step: samples, findings, bounds and tables that `ledger` and `watch` share."""
+"""What experiments share of a device: time on its stream, and its ceilings."""

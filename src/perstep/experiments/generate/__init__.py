@@ -9,7 +9,20 @@ from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.show import csv
 from perstep.experiments.generate.findings import analyse
 from perstep.experiments.generate.plan import Plan
+from perstep.experiments.generate.samples import Conditions, Workload
 from perstep.experiments.generate.session import prepare
 from perstep.experiments.generate.show import files, summary, tables
 
-__all__ = ["AblationFindings", "Plan", "Sample", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "AblationFindings",
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

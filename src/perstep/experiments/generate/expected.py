@@ -7,6 +7,8 @@ say what shape to expect, not what number.
 """
 
 from perstep.experiments.ablation.findings import AblationFindings
+from perstep.experiments.conditions import typed
+from perstep.experiments.generate.samples import Workload
 from perstep.report import Table
 from perstep.report.format import percent, signed_percent
 from perstep.runs import Manifest
@@ -19,7 +21,7 @@ COLD_S = {"all": 20.1456, "without utf8": 17.2984, "without word": 18.4905, "non
 def expected_table(manifest: Manifest, findings: AblationFindings) -> Table | None:
     """Measured and published shares side by side; None where the parts are not the published pair."""
     cells = findings.effects.cells
-    if set(cells) != set(WARM_S) or manifest.workload.get("preset") != "words":
+    if set(cells) != set(WARM_S) or typed(manifest, Workload).preset != "words":
         return None
     header = ["cell", "measured, of all", "expected, of all"]
     if findings.cold is not None:

@@ -2,12 +2,14 @@
 
 from dataclasses import asdict
 
+import msgspec
+
 from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.session import AblationSession, Work
 from perstep.experiments.conditions import describe_machine, hash_ids
 from perstep.experiments.generate.plan import Plan, check, find_parts, find_work, open_model
+from perstep.experiments.generate.samples import Conditions, Workload
 from perstep.measure import Clock, Progress
-from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.targets.transformers import RANDOM_WEIGHTS, config_hash
 
@@ -36,38 +38,41 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
         progress=progress,
         compiling=compiling,
     )
-    _describe(session.manifest, plan, opened, work)
+    _describe(session, plan, opened, work)
     describe_machine(session.manifest, plan.threads)
     return session
 
 
-def _describe(manifest: Manifest, plan: Plan, opened: Opened, work: Work) -> None:
+def _describe(session: AblationSession, plan: Plan, opened: Opened, work: Work) -> None:
     """What was measured, and the settings of torch that decide how fast it is."""
     import torch
 
+    manifest, of_ablation = session.manifest, session.conditions
     manifest.experiment = "generate"
     manifest.plan = asdict(plan)
     manifest.model = {**opened.facts, "random_weights": opened.random_weights}
-    manifest.workload = {
-        "token_ids_sha256": hash_ids(*(ids for c in work.calls for ids in (c.trace.prompt_BT, c.trace.chosen_BN))),
-        "model_config_sha256": config_hash(opened.model),
-        "parts": list(manifest.conditions["parts"]),
-        "preset": plan.preset,
-        "batch": plan.batch,
-        "new_tokens": [call.new_tokens for call in work.calls],
-        "dtype": opened.facts["dtype"],
-        "device": plan.device,
-        "threads": plan.threads,
-        "temperature": plan.temperature,
-        "top_k": plan.top_k,
-        "top_p": plan.top_p,
-        "compiled": manifest.conditions["compiled"],
-    }
-    manifest.conditions |= {
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "attn_implementation": opened.facts["attn_implementation"],
-        "dtype": opened.facts["dtype"],
-    }
+    workload = Workload(
+        token_ids_sha256=hash_ids(*(ids for c in work.calls for ids in (c.trace.prompt_BT, c.trace.chosen_BN))),
+        model_config_sha256=config_hash(opened.model),
+        parts=list(of_ablation.parts),
+        preset=plan.preset,
+        batch=plan.batch,
+        new_tokens=[call.new_tokens for call in work.calls],
+        dtype=opened.facts["dtype"],
+        device=plan.device,
+        threads=plan.threads,
+        temperature=plan.temperature,
+        top_k=plan.top_k,
+        top_p=plan.top_p,
+        compiled=of_ablation.compiled,
+    )
+    conditions = Conditions(
+        **msgspec.structs.asdict(of_ablation),
+        tf32=torch.backends.cuda.matmul.allow_tf32,
+        cudnn_benchmark=torch.backends.cudnn.benchmark,
+        attn_implementation=opened.facts["attn_implementation"],
+        dtype=opened.facts["dtype"],
+    )
     if opened.random_weights:
-        manifest.conditions["notes"].append(RANDOM_WEIGHTS)
+        conditions.notes = [*conditions.notes, RANDOM_WEIGHTS]
+    manifest.workload, manifest.conditions = msgspec.to_builtins(workload), msgspec.to_builtins(conditions)

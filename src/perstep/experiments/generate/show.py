@@ -9,6 +9,7 @@ from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings
 from perstep.experiments.ablation.show import csv, growth_words
 from perstep.experiments.ablation.show import tables as ablation_tables
+from perstep.experiments.conditions import Model, typed
 from perstep.experiments.generate.expected import expected_table
 from perstep.report import Table, to_csv
 from perstep.report.format import percent, significant, time_unit
@@ -110,7 +111,7 @@ def _draw_cells(ax: "Axes", manifest: Manifest, findings: AblationFindings, labe
     share = percent(findings.effects.total.estimate / every, 0)
     parts, verb = " and ".join(findings.parts), "is" if len(findings.parts) == 1 else "are"
     ax.set_title(
-        f"{manifest.model.get('name', 'the model')}: {parts} {verb} {share} of generate",
+        f"{typed(manifest, Model).name}: {parts} {verb} {share} of generate",
         loc="left",
         fontsize=10,
     )

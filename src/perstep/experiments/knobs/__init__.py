@@ -1,12 +1,12 @@
 """What the four knob experiments (depth, experts, context, output) share: options, passes, rounds, results."""
 
 from perstep.experiments.knobs.combine import latency_model_of_runs
-from perstep.experiments.knobs.findings import Configuration, KnobFindings, analyse_knob
+from perstep.experiments.knobs.findings import KnobFindings, analyse_knob
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
 from perstep.experiments.knobs.models import open_runner, prepare_models
 from perstep.experiments.knobs.options import KnobOptions, NewTokens, PromptOptions
 from perstep.experiments.knobs.runners import Runner, Work, record_all
-from perstep.experiments.knobs.samples import Pass, Sample
+from perstep.experiments.knobs.samples import Configuration, Pass, Sample
 from perstep.experiments.knobs.session import Arm, KnobSession, Subject
 from perstep.experiments.knobs.show import Drawing, headlines, parts, picture, readme, tables_of
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from perstep.errors import InputError
 from perstep.experiments import pipeline
+from perstep.experiments.conditions import typed
 from perstep.experiments.knobs.findings import KnobFindings, Summary
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
+from perstep.experiments.knobs.samples import Workload
 from perstep.experiments.knobs.show import Part, parts
 from perstep.runs import open_run
 
@@ -34,7 +36,8 @@ def latency_model_of_runs(runs: Sequence[str | Path], model: str | None = None) 
         if findings.invalid:
             raise InputError(f"{run} is invalid: {findings.invalid}")
         manifest, findings = _one(str(run), parts(stored.manifest, findings), model)
-        same = (manifest.model, *(manifest.workload[name] for name in ("batch", "dtype", "device", "threads")))
+        w = typed(manifest, Workload)
+        same = (manifest.model, w.batch, w.dtype, w.device, w.threads)
         if first and same != first:
             raise InputError(f"{run} is not of the same model and workload as {runs[0]}; give runs of one model")
         first = same

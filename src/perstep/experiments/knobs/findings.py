@@ -15,68 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.columns import TOO_FEW, require_rounds, why_unresolved
+from perstep.experiments.conditions import Model, typed
 from perstep.experiments.knobs.latency_model import LatencyModel, StageFit, fit_latency_model, fit_stage
-from perstep.experiments.knobs.samples import Pass, Sample
+from perstep.experiments.knobs.samples import Configuration, KnobConditions, Pass, Sample, Workload
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.runs import Manifest
 from perstep.stats import merge_until_independent, merged_interval, round_pace, step_estimate, summarise
-
-
-class Quality(msgspec.Struct, kw_only=True):
-    """What a configuration's predictions are worth, teacher-forced over tokens that all configurations share.
-
-    Attributes:
-        perplexity: exp of the mean negative log-likelihood of the text; null without a text.
-        kl: mean Kullback-Leibler divergence of the full model's next-token distribution from this one's, in nats.
-        top1_agreement: share of positions at which both hold the same token for the most probable.
-        scored_tokens: positions behind these.
-        random_weights: whether the weights were random, so that these say nothing of a trained model (law "random
-            weights are a statement").
-    """
-
-    perplexity: float | None
-    kl: float
-    top1_agreement: float
-    scored_tokens: int
-    random_weights: bool = False
-
-
-class Configuration(msgspec.Struct, kw_only=True):
-    """One setting of the knobs.
-
-    Attributes:
-        label: as tables show it.
-        knob: the value on the axis of the experiment's plot.
-        num_input_text_tokens: of the prompt, a row; the mean over the prompts where there are several.
-        num_vision_tokens: of the prompt, a row, counted in what the model was given.
-        num_output_tokens: generated tokens, a row.
-        top_k: experts a token, of a mixture-of-experts model; null for a dense one.
-        experts_implementation: as transformers names it.
-        quality: null where none was measured.
-        syncs_per_step: places where the host waits for the device, or would; null where not counted.
-        failed: why it could not be measured from some round on, or empty.
-        prompt_text_tokens: text tokens of each prompt of `--prompts`, in the file's order; empty without it.
-        weight_bytes: of the weights that a decode forward goes over, those of the active blocks and of the head; null
-            outside `depth`, and where the experts that are taken decide.
-        model: name of the model; empty only in the manifests of runs that were stored before there could be several.
-    """
-
-    label: str
-    knob: float
-    num_active_blocks: int
-    num_total_blocks: int
-    active_block_indices: list[int]
-    num_input_text_tokens: int | float
-    num_vision_tokens: int
-    num_output_tokens: int
-    top_k: int | None = None
-    experts_implementation: str | None = None
-    quality: Quality | None = None
-    syncs_per_step: float | None = None
-    failed: str = ""
-    prompt_text_tokens: list[int] = []
-    weight_bytes: int | None = None
-    model: str = ""
 
 
 class Spread(msgspec.Struct):
@@ -140,7 +84,7 @@ class Summary(Configuration, kw_only=True):
     decode_step_ci_low: float | None
     decode_step_ci_high: float | None
     pareto: bool | None = None
-    prompts: list[PromptCost] = []
+    prompts: list[PromptCost] = msgspec.field(default_factory=list)
 
 
 class SampleRow(msgspec.Struct, kw_only=True):
@@ -277,20 +221,18 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
         InputError: there are no samples.
     """
     require_rounds(samples)
-    name = str(manifest.model["name"])
-    configurations = msgspec.convert(manifest.conditions["configurations"], list[Configuration])
-    for c in configurations:
-        c.model = c.model or name
+    conditions = typed(manifest, KnobConditions)
+    configurations = conditions.configurations
     summary = [_summarise(c, samples, arm, len(configurations)) for arm, c in enumerate(configurations)]
     models = list(dict.fromkeys(c.model for c in configurations))
-    found = {model: _of_model(model, manifest, samples, summary, len(models)) for model in models}
+    found = {model: _of_model(model, manifest, conditions, samples, summary, len(models)) for model in models}
     one = found[models[0]] if len(models) == 1 else _of_all(found)
     return KnobFindings(
         schema_version=1,
         experiment=manifest.experiment,
-        model=name,
+        model=typed(manifest, Model).name,
         unit="ms",
-        batch=manifest.workload["batch"],
+        batch=typed(manifest, Workload).batch,
         summary=summary,
         all_samples=[row for arm, c in enumerate(configurations) for row in _rows(c, samples, arm)],
         fits=one.fits,
@@ -305,7 +247,12 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
 
 
 def _of_model(
-    model: str, manifest: Manifest, samples: Sequence[Sample], everything: Sequence[Summary], num_models: int
+    model: str,
+    manifest: Manifest,
+    conditions: KnobConditions,
+    samples: Sequence[Sample],
+    everything: Sequence[Summary],
+    num_models: int,
 ) -> ModelFindings:
     """What the configurations of one model say; marks those that are not beaten."""
     arms = [arm for arm, s in enumerate(everything) if s.model == model]
@@ -313,7 +260,7 @@ def _of_model(
     _mark_pareto(summary)
     budget_s = manifest.plan.get("under")
     measured = [s for s in summary if s.samples]
-    unchanged = [arm for arm in manifest.conditions["unchanged"] if arm in arms]
+    unchanged = [arm for arm in conditions.unchanged if arm in arms]
     differing = sum(p.differing for arm in unchanged for p in passes_of(samples, arm))
     nothing = "" if measured else f"no configuration could be measured: {summary[0].failed}"
     reasons = [f"{differing} choices of the unchanged model differ from the replayed trace"] if differing else []
@@ -326,7 +273,7 @@ def _of_model(
         latency_model=fit_latency_model(measured),
         under=None if budget_s is None else _under(measured, 1e3 * budget_s),
         positions_ms=_by_prompt(columns, everything[longest]).mean(axis=0).tolist() if columns.size else [],
-        unresolved=nothing if num_models > 1 and nothing else _unresolved(measured, manifest.conditions["precision"]),
+        unresolved=nothing if num_models > 1 and nothing else _unresolved(measured, conditions.precision),
         invalid="; ".join(reasons),
     )
 

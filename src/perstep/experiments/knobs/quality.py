@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from perstep.data import heldout_path
 from perstep.errors import InputError
-from perstep.experiments.knobs.findings import Quality
 from perstep.experiments.knobs.runners import Work
+from perstep.experiments.knobs.samples import Quality
 from perstep.measure import Progress
 from perstep.report.format import plural
 from perstep.targets import BUILT_IN, BlockMask, Opened

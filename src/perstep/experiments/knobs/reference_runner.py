@@ -24,7 +24,7 @@ class ReferenceRunner:
     def __init__(self, opened: Opened, clock: Clock) -> None:
         self.opened = opened
         self.config_hash = opened.model.config_hash
-        self.conditions: dict[str, Any] = {"cache": "allocated once for the longest call, emptied before each"}
+        self.cache, self.device_waits = "allocated once for the longest call, emptied before each", ""
         self._clock = clock
         self._loops: dict[int, ReferenceLoop] = {}
 

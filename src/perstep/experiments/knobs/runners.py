@@ -55,12 +55,14 @@ class Runner(Protocol):
     Attributes:
         opened: the model.
         config_hash: of its configuration.
-        conditions: how passes are made, for the manifest.
+        cache: what the passes have, in words.
+        device_waits: where the host waits for the device, in words; or empty.
     """
 
     opened: Opened
     config_hash: str
-    conditions: dict[str, Any]
+    cache: str
+    device_waits: str
 
     def record(
         self,

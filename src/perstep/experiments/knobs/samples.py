@@ -1,9 +1,10 @@
-"""The samples of the knobs: the passes of a round."""
+"""The samples of the knobs: the passes of a round. And what their manifests hold."""
 
 import msgspec
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
+from perstep.experiments.conditions import ReplayedWorkload, WarmConditions
 from perstep.machine import Noise
 from perstep.measure import Recorder
 from perstep.runs import Column
@@ -19,6 +20,99 @@ BOUNDARIES = {
     "T_total": "the whole call, from its beginning to the last stop check: besides the stages above preparation, "
     "sampling, stop checks and the loop's own work",
 }
+
+
+class Quality(msgspec.Struct, kw_only=True):
+    """What a configuration's predictions are worth, teacher-forced over tokens that all configurations share.
+
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood of the text; null without a text.
+        kl: mean Kullback-Leibler divergence of the full model's next-token distribution from this one's, in nats.
+        top1_agreement: share of positions at which both hold the same token for the most probable.
+        scored_tokens: positions behind these.
+        random_weights: whether the weights were random, so that these say nothing of a trained model (law "random
+            weights are a statement").
+    """
+
+    perplexity: float | None
+    kl: float
+    top1_agreement: float
+    scored_tokens: int
+    random_weights: bool = False
+
+
+class Configuration(msgspec.Struct, kw_only=True):
+    """One setting of the knobs.
+
+    Attributes:
+        label: as tables show it.
+        knob: the value on the axis of the experiment's plot.
+        num_input_text_tokens: of the prompt, a row; the mean over the prompts where there are several.
+        num_vision_tokens: of the prompt, a row, counted in what the model was given.
+        num_output_tokens: generated tokens, a row.
+        top_k: experts a token, of a mixture-of-experts model; null for a dense one.
+        experts_implementation: as transformers names it.
+        quality: null where none was measured.
+        syncs_per_step: places where the host waits for the device, or would; null where not counted.
+        failed: why it could not be measured from some round on, or empty.
+        prompt_text_tokens: text tokens of each prompt of `--prompts`, in the file's order; empty without it.
+        weight_bytes: of the weights that a decode forward goes over, those of the active blocks and of the head; null
+            outside `depth`, and where the experts that are taken decide.
+        model: name of the model; the session fills it in.
+    """
+
+    label: str
+    knob: float
+    num_active_blocks: int
+    num_total_blocks: int
+    active_block_indices: list[int]
+    num_input_text_tokens: int | float
+    num_vision_tokens: int
+    num_output_tokens: int
+    top_k: int | None = None
+    experts_implementation: str | None = None
+    quality: Quality | None = None
+    syncs_per_step: float | None = None
+    failed: str = ""
+    prompt_text_tokens: list[int] = []
+    weight_bytes: int | None = None
+    model: str = ""
+
+
+class KnobConditions(WarmConditions, kw_only=True):
+    """How the knobs measured: what a run of several models says of all of them.
+
+    Attributes:
+        configurations: of all models, in the order of `Pass.arm`.
+        unchanged: arms in which a model chose the trace itself.
+        end_tokens: what becomes of them, in words.
+        marks: what they cost, in words.
+    """
+
+    configurations: list[Configuration]
+    unchanged: list[int]
+    end_tokens: str
+    marks: str
+
+
+class Conditions(KnobConditions, kw_only=True):
+    """The same, with what is said of one model.
+
+    Attributes:
+        random_weights: whether its weights are random.
+        cache: what it is, in words.
+        device_waits: where the host waits for the device, in words; empty without a device.
+    """
+
+    random_weights: bool
+    cache: str
+    device_waits: str = ""
+
+
+class Workload(ReplayedWorkload, kw_only=True):
+    """The work of a knob: `batch` sequences. Texts of several models are joined."""
+
+    batch: int
 
 
 class Pass(msgspec.Struct, omit_defaults=True, eq=False):

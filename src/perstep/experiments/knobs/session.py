@@ -8,7 +8,7 @@ A configuration that runs out of memory is not tried again; what was measured of
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -19,11 +19,19 @@ from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
-from perstep.experiments.knobs.findings import Configuration, columns_of, round_levels
+from perstep.experiments.knobs.findings import columns_of, round_levels
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.runners import Runner, Work
-from perstep.experiments.knobs.samples import BOUNDARIES, Pass, Sample
-from perstep.measure import Clock, Progress, Resolved, measure_mark_ns, warm_up
+from perstep.experiments.knobs.samples import (
+    BOUNDARIES,
+    Conditions,
+    Configuration,
+    KnobConditions,
+    Pass,
+    Sample,
+    Workload,
+)
+from perstep.measure import Clock, Progress, Resolved, WarmUp, measure_mark_ns, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, merge_until_independent, merged_interval
 
@@ -56,14 +64,14 @@ class Subject:
         runner: makes its passes.
         arms: its configurations.
         unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
-        conditions: further facts for the manifest.
+        conditions: the manifest's, in which further facts stand already.
         warnings: sentences for a person.
     """
 
     runner: Runner
     arms: Sequence[Arm]
     unchanged: Sequence[int]
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Callable[..., Conditions] = Conditions
     warnings: Sequence[str] = ()
 
     @property
@@ -82,9 +90,12 @@ class Subject:
             "device": facts.get("device", "cpu"),
         }
 
-    def own_conditions(self) -> dict[str, Any]:
-        """What of a manifest's conditions is this model's own."""
-        return {"random_weights": self.runner.opened.random_weights, **self.runner.conditions, **self.conditions}
+    def conditions_with(self, **shared: Any) -> dict[str, Any]:
+        """A manifest's conditions: what all models share, and what is this model's own."""
+        runner = self.runner
+        own = {"random_weights": runner.opened.random_weights, "cache": runner.cache}
+        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own, device_waits=runner.device_waits))
+        return made
 
 
 class KnobSession:
@@ -117,42 +128,52 @@ class KnobSession:
         limit_s = max(0.1 * min(self.effort.budget_s, 60.0), 0.1)
         warm = warm_up(self._warm_round, clock, limit_s=limit_s)
         several = len(subjects) > 1
-        first_arms = accumulate((len(subject.arms) for subject in subjects), initial=0)
         self.manifest = Manifest(
             experiment=name,
             plan=_plain(asdict(plan)),
             seed=plan.seed,
-            workload={
-                **(_of_several(subjects) if several else subjects[0].workload()),
-                "batch": plan.batch,
-                "threads": plan.threads,
-            },
+            workload=msgspec.to_builtins(Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads)),
             model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
-            conditions={
-                "configurations": [
-                    {**msgspec.to_builtins(arm.configuration), "model": subject.name}
-                    for arm, subject in zip(arms, self._of, strict=True)
-                ],
-                "unchanged": [
-                    first + arm
-                    for first, subject in zip(first_arms, subjects, strict=False)
-                    for arm in subject.unchanged
-                ],
-                "order": "every configuration once a round; a row of a Williams square a round, drawn by seed, so that"
-                " as many rounds as the square has rows are a balanced block" + (_SEVERAL if self._prompts > 1 else ""),
-                "discarded": "a prefill and a decode step before each recorded call",
-                "garbage_collector": "off",
-                "end_tokens": "held off: every call replays its tokens to the last",
-                "marks": f"{measure_mark_ns(clock):.0f} ns each, and they are in every figure: about ten in a step of a"
-                " transformers model, three in one of the reference",
-                "precision": self.effort.precision,
-                "warm_up": asdict(warm),
-                **({"models": _separately(subjects)} if several else subjects[0].own_conditions()),
-            },
+            conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),
             boundaries=BOUNDARIES,
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
         describe_machine(self.manifest, plan.threads)
+
+    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Any]:
+        """Of one model all together; of several what is each one's own by its name."""
+        first_arms = list(accumulate((len(subject.arms) for subject in subjects), initial=0))
+        everything = [
+            subject.conditions_with(
+                configurations=[
+                    msgspec.structs.replace(arm.configuration, model=of.name)
+                    for arm, of in zip(self._arms, self._of, strict=True)
+                ],
+                unchanged=[first + arm for first, s in zip(first_arms, subjects, strict=False) for arm in s.unchanged],
+                order="every configuration once a round; a row of a Williams square a round, drawn by seed, so that"
+                " as many rounds as the square has rows are a balanced block" + (_SEVERAL if self._prompts > 1 else ""),
+                discarded="a prefill and a decode step before each recorded call",
+                garbage_collector="off",
+                end_tokens="held off: every call replays its tokens to the last",
+                marks=f"{mark_ns:.0f} ns each, and they are in every figure: about ten in a step of a"
+                " transformers model, three in one of the reference",
+                precision=self.effort.precision,
+                warm_up=warm,
+            )
+            for subject in subjects
+        ]
+        if len(subjects) == 1:
+            return everything[0]
+        shared = {name: value for name, value in everything[0].items() if name in KnobConditions.__struct_fields__}
+        models = {
+            s.name: {
+                "model": s.runner.opened.facts,
+                "workload": s.workload(),
+                "conditions": {name: value for name, value in one.items() if name not in shared},
+            }
+            for s, one in zip(subjects, everything, strict=True)
+        }
+        return {**shared, "models": models}
 
     def measure_round(self, number: int) -> Sample:
         """Every configuration that has not failed, once with every prompt; prompts one after another."""
@@ -226,18 +247,10 @@ class KnobSession:
                     self._pass(arm, prompt)
 
 
-def _of_several(subjects: Sequence[Subject]) -> dict[str, Any]:
-    """The workload of several models together: in the order of the models, what is alike once."""
+def _workload(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """The workload of all models together: in the order of the models, what is alike once."""
     own = [subject.workload() for subject in subjects]
     return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}
-
-
-def _separately(subjects: Sequence[Subject]) -> dict[str, Any]:
-    """What a manifest says of each of several models; `sections.parts` reads it."""
-    return {
-        s.name: {"model": s.runner.opened.facts, "workload": s.workload(), "conditions": s.own_conditions()}
-        for s in subjects
-    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

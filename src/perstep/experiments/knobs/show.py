@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 
+from perstep.experiments.conditions import of_each_model, typed
 from perstep.experiments.knobs.findings import KnobFindings, ModelFindings, SampleRow, Summary
 from perstep.experiments.knobs.latency_model import StageFit
+from perstep.experiments.knobs.samples import Workload
 from perstep.report import Table
 from perstep.report.format import interval, percent, plural, significant
 from perstep.report.panels import Panel, Series, grid_png
@@ -52,20 +54,10 @@ def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
     if not findings.models:
         return [(manifest, findings)]
     return [
-        (_manifest_of(manifest, name), _alone(findings, name, own))
+        (of_each_model(manifest)[name], _alone(findings, name, own))
         for name, own in findings.models.items()
         if any(s.samples for s in findings.summary if s.model == name)
     ]
-
-
-def _manifest_of(manifest: Manifest, name: str) -> Manifest:
-    own = manifest.conditions["models"][name]
-    return msgspec.structs.replace(
-        manifest,
-        model=own["model"],
-        workload={**manifest.workload, **own["workload"]},
-        conditions={**manifest.conditions, **own["conditions"]},
-    )
 
 
 def _alone(findings: KnobFindings, name: str, own: ModelFindings) -> KnobFindings:
@@ -252,15 +244,12 @@ def _heldout(error: float | None) -> str:
 
 def subject(manifest: Manifest, findings: KnobFindings) -> str:
     """What was measured, for titles."""
-    w = manifest.workload
+    w = typed(manifest, Workload)
     rows = [s.samples for s in findings.summary]
     lengths = findings.summary[0].prompt_text_tokens
     spans = f"{min(lengths)}" if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}" if lengths else ""
     prompts = f"{plural(len(lengths), 'prompt')} of {spans} tokens, " if lengths else ""
-    return (
-        f"{findings.model}, batch {w['batch']}, {w['dtype']} on {w['device']}, {prompts}"
-        f"{max(rows)} samples a configuration"
-    )
+    return f"{findings.model}, batch {w.batch}, {w.dtype} on {w.device}, {prompts}{max(rows)} samples a configuration"
 
 
 def line(fit: StageFit, xs: Sequence[float], *, curved: bool = False) -> list[Series]:

@@ -23,11 +23,11 @@ class TorchRunner:
     def __init__(self, opened: Opened, clock: Clock) -> None:
         self.opened = opened
         self.config_hash = config_hash(opened.model)
-        self.conditions: dict[str, Any] = {"cache": "dynamic, a new one each call"}
+        self.cache, self.device_waits = "dynamic, a new one each call", ""
         self._model = opened.model
         self._clock = _DeviceClock(clock) if opened.model.device.type == "cuda" else clock
         if opened.model.device.type == "cuda":
-            self.conditions["device_waits"] = "at every boundary of a stage"
+            self.device_waits = "at every boundary of a stage"
 
     def record(
         self,

@@ -6,15 +6,17 @@ and instrumented ones, whose parts + residual = step. Prefill and decode have le
 
 from perstep.experiments.ledger.findings import LedgerFindings, analyse
 from perstep.experiments.ledger.plan import Plan
-from perstep.experiments.ledger.samples import Pass, Sample, ledger_samples
+from perstep.experiments.ledger.samples import Conditions, Pass, Sample, Workload, ledger_samples
 from perstep.experiments.ledger.session import prepare
 from perstep.experiments.ledger.show import csv, files, summary, tables
 
 __all__ = [
+    "Conditions",
     "LedgerFindings",
     "Pass",
     "Plan",
     "Sample",
+    "Workload",
     "analyse",
     "csv",
     "files",

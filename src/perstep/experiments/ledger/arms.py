@@ -1,17 +1,19 @@
 """The two arms of `ledger` behind one protocol, and those of the reference decoder.
 
-`ledger.py` knows neither the NumPy decoder nor transformers: it is given something loaded, with a recorded trace, that
-one arm or the other replays (law "arms do the same work"). Those of transformers models are in `ledger_generate.py`.
+`session.py` knows neither the NumPy decoder nor transformers: it is given something loaded, with a recorded trace, that
+one arm or the other replays (law "arms do the same work"). Those of transformers models are in `generate_arms.py`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.device.samples import ProfiledRound
-from perstep.experiments.ledger.samples import Pass, stored
+from perstep.experiments.ledger.device.samples import ProfiledRound
+from perstep.experiments.ledger.samples import Conditions, Pass, stored
 from perstep.measure import Clock, Recorder, Trace, record_trace, replay
 from perstep.targets import Opened
 from perstep.targets.reference import BOUNDARIES, Reference, Sampler
@@ -32,14 +34,14 @@ class Arms(Protocol):
         config_hash: of the model's configuration.
         dtype: of its weights.
         boundaries: part -> what lies inside it.
-        conditions: how its steps are made, for the manifest.
+        conditions: the manifest's, in which stands already how the steps are made.
     """
 
     prompt_BT: NDArray[np.int64]
     config_hash: str
     dtype: str
     boundaries: dict[str, str]
-    conditions: dict[str, Any]
+    conditions: Callable[..., Conditions]
 
     @property
     def trace(self) -> Trace:
@@ -84,10 +86,11 @@ class ReferenceArms:
             self._trace = record_trace(self._loop, prompt_BT, plan.new_tokens)
         self.config_hash, self.dtype = model.config_hash, model.config.dtype
         self.boundaries = BOUNDARIES
-        self.conditions = {
-            "discarded": "one prefill and one decode step after each switch of arms",
-            "end_tokens": "looked for at each step, but do not end the trace",
-        }
+        self.conditions: Callable[..., Conditions] = partial(
+            Conditions,
+            discarded="one prefill and one decode step after each switch of arms",
+            end_tokens="looked for at each step, but do not end the trace",
+        )
 
     @property
     def trace(self) -> Trace:

@@ -10,17 +10,16 @@ and judge nothing; nor do ceilings from which the processor was taken away.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
+from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import Ladder, LadderCeilings
 from perstep.measure import Ledger
 from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
-from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.theory import (
     PARTS,
@@ -124,13 +123,13 @@ class Ceilings:
     """
 
     def __init__(self, opened: Opened, *, prompt_tokens: int, new_tokens: int, batch: int, threads: int) -> None:
-        self.conditions: dict[str, Any] = {}
+        self.conditions = Bounded()
         self._ladder: Ladder | None = None
         config = config_of(opened)
         on_cpu = opened.backend == "numpy" or opened.model.device.type == "cpu"
         if shape_of(config) is None or not on_cpu:
             return
-        self.conditions = {"config": config, "backend": _backend_name(opened), "dtype": opened.facts["dtype"]}
+        self.conditions = Bounded(config, _backend_name(opened), opened.facts["dtype"])
         by_kind = step_costs(self.conditions, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
         costs = [cost for costs in by_kind.values() for cost in costs]
         self._ladder = ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=threads)
@@ -140,14 +139,12 @@ class Ceilings:
         return {} if self._ladder is None else self._ladder.measure()
 
 
-def step_costs(
-    conditions: Mapping[str, Any], *, prompt_tokens: int, new_tokens: int, batch: int
-) -> dict[str, list[StepCost]]:
+def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: int) -> dict[str, list[StepCost]]:
     """Kind -> the costs of its steps, at up to 16 contexts of the trace."""
-    shape = shape_of(conditions["config"])
+    shape = shape_of(bounded.config)
     if shape is None:
         return {}
-    backend, precision = backend_for(BACKENDS[conditions["backend"]], shape), Precision.all(conditions["dtype"])
+    backend, precision = backend_for(BACKENDS[bounded.backend], shape), Precision.all(bounded.dtype)
     made = {"prefill": [step_cost(shape, prefill(prompt_tokens, batch=batch), precision, backend)]}
     if new_tokens > 1:
         contexts = np.unique(np.linspace(prompt_tokens, prompt_tokens + new_tokens - 2, MOST_CONTEXTS).astype(int))
@@ -156,26 +153,26 @@ def step_costs(
 
 
 def bounds_of(
-    manifest: Manifest, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
+    bounded: Bounded, workload: Workload, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
 ) -> dict[str, LedgerBounds]:
     """The bounds of each kind of step; nothing for a run without ceilings, or where they judge nothing.
 
     Args:
-        manifest: of a ledger run.
+        bounded: what is known of the target.
+        workload: of a ledger run.
         ceilings: of its rounds.
         ledgers: by kind of step.
     """
-    conditions = manifest.conditions.get("bounds")
-    if not conditions or ceilings is None or ceilings.why_no_bounds():
+    if not bounded.config or ceilings is None or ceilings.why_no_bounds():
         return {}
-    rates, w = rates_between(ceilings, conditions["dtype"]), manifest.workload
-    costs = step_costs(conditions, prompt_tokens=w["prompt_tokens"], new_tokens=w["new_tokens"], batch=w["batch"])
+    rates, w = rates_between(ceilings, bounded.dtype), workload
+    costs = step_costs(bounded, prompt_tokens=w.prompt_tokens, new_tokens=w.new_tokens, batch=w.batch)
     made = {}
     for kind, steps in costs.items():
         if kind in ledgers:
             least, typical = ([step_bound(cost, each) for cost in steps] for each in rates)
             bounds = {name: _part(name, least, typical) for name in ledgers[kind].parts}
-            roofs = {name: _roof(name, steps, rates[0], conditions["dtype"]) for name in bounds}
+            roofs = {name: _roof(name, steps, rates[0], bounded.dtype) for name in bounds}
             step_ns = _mean([bound.bound_ns for bound in least])
             known = {name: bound for name, bound in bounds.items() if bound is not None}
             made[kind] = _judged(ledgers[kind], known, roofs, step_ns, least[-1].level)

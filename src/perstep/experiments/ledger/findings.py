@@ -6,12 +6,13 @@ from math import inf
 import msgspec
 
 from perstep.experiments.columns import TOO_FEW, why_unresolved
-from perstep.experiments.device.bounds import DeviceBounds, device_bounds, device_ceilings_of
-from perstep.experiments.device.findings import DeviceWork, device_work
+from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
-from perstep.experiments.ledger.samples import Sample, idle_ns, ledger_samples
-from perstep.experiments.sync_counts import SyncCounts, with_syncs
+from perstep.experiments.ledger.device.bounds import DeviceBounds, device_bounds
+from perstep.experiments.ledger.device.findings import DeviceWork, device_work
+from perstep.experiments.ledger.samples import Conditions, Sample, Workload, idle_ns, ledger_samples
+from perstep.experiments.sync_counts import with_syncs
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Ledger, build_ledger
@@ -52,7 +53,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         InputError: there are no samples, or rounds that do not hold the same steps and parts.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    ledgers = _host_ledgers(manifest, samples)
+    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
+    ledgers = _host_ledgers(conditions, samples, workload.device)
     decode, prefill = ledgers.get("decode"), ledgers["prefill"]
     differing = sum(p.differing_choices for s in samples for p in s.passes)
     differing += sum(s.profiled.differing_choices for s in samples if s.profiled is not None)
@@ -61,32 +63,30 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
     taken = [sample for sample in samples if sample.ceilings]
     ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
-    works, on_device = device_work(samples), device_ceilings_of(manifest)
+    works, on_device = device_work(samples), conditions.device_ceilings
     return LedgerFindings(
         decode=decode,
         prefill=prefill,
-        tokens_per_s=manifest.workload["batch"] * 1e9 / headline_ns(decode) if decode else None,
+        tokens_per_s=workload.batch * 1e9 / headline_ns(decode) if decode else None,
         noise=summarise_noise(s.noise for s in samples),
         differing_choices=differing,
-        unresolved=_unresolved(decode or prefill, manifest.conditions["precision"]),
+        unresolved=_unresolved(decode or prefill, conditions.precision),
         invalid="; ".join(reasons),
         device=_device_ledgers(samples),
-        bounds=bounds_of(manifest, ceilings, ledgers),
+        bounds=bounds_of(conditions.bounds, workload, ceilings, ledgers),
         ceilings=ceilings,
         bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
         device_work=works,
-        device_bounds=device_bounds(manifest, on_device, works),
+        device_bounds=device_bounds(conditions.device_bounds, workload, on_device, works),
         device_ceilings=on_device,
     )
 
 
-def _host_ledgers(manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Ledger]:
-    conditions, device = manifest.conditions, str(manifest.workload.get("device", "cpu"))
-    counted = msgspec.convert(conditions.get("syncs", {}), dict[str, SyncCounts])
+def _host_ledgers(conditions: Conditions, samples: Sequence[Sample], device: str) -> dict[str, Ledger]:
     made = {}
     for kind, held in ledger_samples(samples).items():
-        ledger = build_ledger(kind, held, mark_ns=conditions["mark_ns"])
-        made[kind] = with_syncs(ledger, counted.get(kind), device=device)
+        ledger = build_ledger(kind, held, mark_ns=conditions.mark_ns)
+        made[kind] = with_syncs(ledger, conditions.syncs.get(kind), device=device)
     return made
 
 

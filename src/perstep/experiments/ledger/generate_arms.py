@@ -6,20 +6,21 @@ in profiled steps of their own (`profile.py`); with `--device-detail stream` eac
 time on the device's stream (law "clocks are never mixed"). Syncs are counted in a pass of their own.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import config_of, shape_of
-from perstep.experiments.device.bounds import bound_conditions
 from perstep.experiments.device.machine import ceilings_of
-from perstep.experiments.device.samples import ProfiledRound
 from perstep.experiments.ledger.arms import check_fits, prompt_length
+from perstep.experiments.ledger.device.bounds import bounded_by
+from perstep.experiments.ledger.device.samples import ProfiledRound
 from perstep.experiments.ledger.profile import ProfiledSteps
-from perstep.experiments.ledger.samples import KINDS, Pass, stored
+from perstep.experiments.ledger.samples import KINDS, Conditions, Pass, stored
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
 from perstep.measure import Clock, Recorder, Steps
 from perstep.targets import Opened
@@ -89,7 +90,7 @@ class GenerateArms:
         self.config_hash = config_hash(self._model)
         self.dtype = str(opened.facts["dtype"])
         self.boundaries = {**BOUNDARIES, _REPLAY: _BOUNDARY}
-        self.conditions = self._conditions(opened)
+        self.conditions: Callable[..., Conditions] = self._conditions(opened)
 
     @property
     def trace(self) -> GenerateTrace:
@@ -120,7 +121,7 @@ class GenerateArms:
             return {}
         self.profile()  # the first one loads the profiler's library
         ceilings = ceilings_of(self._opened, rows=self.prompt_BT.shape[0])
-        return {"device_ceilings": msgspec.to_builtins(ceilings), "device_bounds": bound_conditions(self._opened)}
+        return {"device_ceilings": ceilings, "device_bounds": bounded_by(self._opened)}
 
     def finish(self) -> None:
         """Check that torch's random generator is as before.
@@ -144,19 +145,19 @@ class GenerateArms:
         with self._torch.random.fork_rng(devices=devices):
             self._generate(min(2, self.trace.chosen_BN.shape[1]))
 
-    def _conditions(self, opened: Opened) -> dict[str, Any]:
-        said: dict[str, Any] = {
-            "discarded": "a generate call of two tokens after each switch of arms",
-            "end_tokens": "looked for at each step, but do not end the trace",
-            "detail": self._detail,
-            "generate": {name: value for name, value in self._options.items() if name != "pad_token_id"},
-            "notes": self._instruments["marked"].notes + ([RANDOM_WEIGHTS] if opened.random_weights else []),
-            "syncs": msgspec.to_builtins(self._count_syncs()),
-        }
-        if self._model.device.type == "cuda":
-            cuda = self._torch.backends.cuda.matmul
-            said |= {"tf32": cuda.allow_tf32, "cudnn_benchmark": self._torch.backends.cudnn.benchmark}
-        return said
+    def _conditions(self, opened: Opened) -> Callable[..., Conditions]:
+        backends = self._torch.backends if self._model.device.type == "cuda" else None
+        return partial(
+            Conditions,
+            discarded="a generate call of two tokens after each switch of arms",
+            end_tokens="looked for at each step, but do not end the trace",
+            detail=self._detail,
+            generate={name: value for name, value in self._options.items() if name != "pad_token_id"},
+            notes=self._instruments["marked"].notes + ([RANDOM_WEIGHTS] if opened.random_weights else []),
+            syncs=self._count_syncs(),
+            tf32=backends and backends.cuda.matmul.allow_tf32,
+            cudnn_benchmark=backends and backends.cudnn.benchmark,
+        )
 
     def _count_syncs(self) -> dict[str, SyncCounts]:
         """The syncs by kind of step, in one replay of the beginning of the trace."""

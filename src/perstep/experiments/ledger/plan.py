@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from perstep.errors import InputError
-from perstep.experiments.device.show import DeviceDetail, check_detail
+from perstep.experiments.ledger.device.show import DeviceDetail, check_detail
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.targets.reference import Sampler

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from perstep.errors import InputError
-from perstep.experiments.device.samples import ProfiledRound, profiled_round
+from perstep.experiments.ledger.device.samples import ProfiledRound, profiled_round
 from perstep.targets.transformers import Detail, Instrument, silent
 from perstep.targets.transformers.device_profile import KinetoProfiler, Profiler, RangeRecorder, profile_steps
 from perstep.targets.transformers.replay import GenerateTrace, Replay

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import msgspec
 import numpy as np
 
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.ledger.arms import Arms, ReferenceArms
 from perstep.experiments.ledger.bounds import Ceilings
 from perstep.experiments.ledger.plan import Plan, check
-from perstep.experiments.ledger.samples import ARMS, Sample, ledger_samples
-from perstep.measure import Clock, Progress, Resolved, build_ledger, measure_mark_ns, warm_up
+from perstep.experiments.ledger.samples import ARMS, Conditions, Sample, Workload, ledger_samples
+from perstep.measure import Clock, Progress, Resolved, WarmUp, build_ledger, measure_mark_ns, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets import Opened
@@ -41,34 +42,40 @@ class LedgerSession:
             experiment="ledger",
             plan=asdict(plan),
             seed=plan.seed,
-            workload={
-                "token_ids_sha256": hash_ids(self._arms.prompt_BT, trace.chosen_BN),
-                "model_config_sha256": self._arms.config_hash,
-                "prompt_tokens": self._arms.prompt_BT.shape[1],
-                "new_tokens": plan.new_tokens,
-                "batch": plan.batch,
-                "dtype": self._arms.dtype,
-                "device": plan.device,
-                "threads": plan.threads,
-                "temperature": plan.temperature,
-                "top_k": plan.top_k,
-                "top_p": plan.top_p,
-            },
+            workload=msgspec.to_builtins(self._workload()),
             model={**opened.facts, "random_weights": opened.random_weights},
-            conditions={
-                "arms": list(ARMS),
-                "order": "one balanced block a round (ABBA or BAAB), drawn by seed and round",
-                "garbage_collector": "off",
-                "mark_ns": measure_mark_ns(clock),
-                "precision": self.effort.precision,
-                "warm_up": asdict(warm),
-                "bounds": self._ceilings.conditions,
-                **self._arms.conditions,
-                **self._arms.device_conditions(),
-            },
+            conditions=msgspec.to_builtins(self._conditions(warm, measure_mark_ns(clock))),
             boundaries=self._arms.boundaries,
         )
         describe_machine(self.manifest, plan.threads)
+
+    def _workload(self) -> Workload:
+        plan = self._plan
+        return Workload(
+            token_ids_sha256=hash_ids(self._arms.prompt_BT, self._arms.trace.chosen_BN),
+            model_config_sha256=self._arms.config_hash,
+            prompt_tokens=self._arms.prompt_BT.shape[1],
+            new_tokens=plan.new_tokens,
+            batch=plan.batch,
+            dtype=self._arms.dtype,
+            device=plan.device,
+            threads=plan.threads,
+            temperature=plan.temperature,
+            top_k=plan.top_k,
+            top_p=plan.top_p,
+        )
+
+    def _conditions(self, warm: WarmUp, mark_ns: float) -> Conditions:
+        return self._arms.conditions(
+            arms=list(ARMS),
+            order="one balanced block a round (ABBA or BAAB), drawn by seed and round",
+            garbage_collector="off",
+            mark_ns=mark_ns,
+            precision=self.effort.precision,
+            warm_up=warm,
+            bounds=self._ceilings.conditions,
+            **self._arms.device_conditions(),
+        )
 
     def measure_round(self, number: int) -> Sample:
         """One balanced block: each arm replays the trace twice; then every ceiling once."""

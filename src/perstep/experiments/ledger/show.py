@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from perstep.experiments.columns import precision_notes
-from perstep.experiments.device.show import bounding_sentence, work_csv, work_table
+from perstep.experiments.conditions import Model, typed
 from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.bounds import columns_of
+from perstep.experiments.ledger.device.show import bounding_sentence, work_csv, work_table
 from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
+from perstep.experiments.ledger.samples import Conditions, Workload
 from perstep.report import Table
 from perstep.report.format import duration, plural
 from perstep.report.ledger import headline_interval, largest_words, ledger_csv, ledger_png, ledger_table, share_words
@@ -17,9 +19,8 @@ from perstep.runs import Manifest
 
 def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     """Decode first: it is what most of a generation is made of."""
-    w = manifest.workload
-    new = plural(w["new_tokens"], "new token")
-    subject = f"{manifest.model['name']}, batch {w['batch']}, prompt {w['prompt_tokens']}, {new}"
+    w, name = typed(manifest, Workload), typed(manifest, Model).name
+    subject = f"{name}, batch {w.batch}, prompt {w.prompt_tokens}, {plural(w.new_tokens, 'new token')}"
     made, bounds = [], columns_of(findings.bounds)
     for ledger in findings.ledgers:
         speed = findings.tokens_per_s if ledger is findings.decode else None
@@ -42,7 +43,7 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     made[0].notes.extend(precision_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
-    made[0].notes.extend(manifest.conditions.get("notes", []))
+    made[0].notes.extend(typed(manifest, Conditions).notes)
     return made
 
 
@@ -79,7 +80,7 @@ def _boundaries(manifest: Manifest, findings: LedgerFindings) -> dict[str, str]:
 
 def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
     """A bar a ledger, the device's below the host's."""
-    name, drawn = str(manifest.model["name"]), []
+    name, drawn = typed(manifest, Model).name, []
     for ledger in findings.ledgers:
         beside = findings.device.get(ledger.kind)
         drawn.append((ledger, f"{name}, host time" if beside else name))

@@ -7,15 +7,17 @@ and applying are different parts").
 
 from perstep.experiments.mask.findings import MaskFindings, analyse
 from perstep.experiments.mask.plan import Plan
-from perstep.experiments.mask.samples import Sample
+from perstep.experiments.mask.samples import Conditions, Sample, Workload
 from perstep.experiments.mask.session import MaskSession, prepare
 from perstep.experiments.mask.show import csv, files, summary, tables
 
 __all__ = [
+    "Conditions",
     "MaskFindings",
     "MaskSession",
     "Plan",
     "Sample",
+    "Workload",
     "analyse",
     "csv",
     "files",

@@ -7,7 +7,6 @@ at 50,000 is predicted from those below (law "fits are judged on held-out points
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -46,6 +45,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     from_sizes: list[int]
     fill_ns: float
+
+
+class AboutPoint(msgspec.Struct):
+    """What a manifest says of a point: `size` in tokens; `lookups` of a naive fill, on average, None of others."""
+
+    engine: str
+    complexity: int
+    size: int
+    lookups: float | None
 
 
 @dataclass(frozen=True)
@@ -172,9 +180,6 @@ def curves_of(points: list[Point]) -> set[tuple[str, int]]:
     return {(point.name, point.complexity) for point in points}
 
 
-def describe_points(points: list[Point]) -> dict[str, Any]:
+def describe_points(points: list[Point]) -> dict[str, AboutPoint]:
     """What a manifest says of the points, by key."""
-    return {
-        point.key: {"engine": point.name, "complexity": point.complexity, "size": point.size, "lookups": point.lookups}
-        for point in points
-    }
+    return {point.key: AboutPoint(point.name, point.complexity, point.size, point.lookups) for point in points}

@@ -8,19 +8,19 @@ in every round are left out and listed.
 
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError, how_to_install
-from perstep.experiments.columns import TOO_FEW, require_rounds, same_in_every_round, stack_passes, why_unresolved
+from perstep.experiments.columns import TOO_FEW, require_rounds, stack_passes, why_unresolved
+from perstep.experiments.conditions import typed
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
-from perstep.experiments.mask.curves import PREDICTED_AT, Prediction
-from perstep.experiments.mask.roofline import Place, place, without_exceeded, works
-from perstep.experiments.mask.samples import ArmRound, Sample
+from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
+from perstep.experiments.mask.roofline import AboutCell, Place, place, without_exceeded, works
+from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.runs import Manifest
@@ -72,19 +72,19 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     prediction_error: float | None
 
 
-def find_curves(manifest: Manifest, samples: Sequence[Sample]) -> list[Curve]:
+def find_curves(
+    points: Mapping[str, AboutPoint], predictions: Sequence[Prediction], samples: Sequence[Sample]
+) -> list[Curve]:
     """A curve for each engine and complexity, of the points that every round holds."""
-    predictions = msgspec.convert(manifest.conditions["predictions"], list[Prediction])
-    points = manifest.conditions["curves"]
     costs: dict[tuple[str, int], dict[int, float]] = {}
     lookups: dict[tuple[str, int], list[float]] = {}
     for key, about in points.items():
         if all(key in sample.curves for sample in samples):
             cost = step_estimate(np.array([sample.curves[key] for sample in samples]))
-            which = (about["engine"], about["complexity"])
-            costs.setdefault(which, {})[about["size"]] = cost
-            if about["lookups"] is not None:
-                lookups.setdefault(which, []).append(about["lookups"])
+            which = (about.engine, about.complexity)
+            costs.setdefault(which, {})[about.size] = cost
+            if about.lookups is not None:
+                lookups.setdefault(which, []).append(about.lookups)
     return [_curve(*which, by_size, lookups.get(which, []), predictions) for which, by_size in costs.items()]
 
 
@@ -230,7 +230,7 @@ class MaskFindings(msgspec.Struct):
     curves: list[Curve]
     roofline: list[Place]
     ceilings: LadderCeilings | None
-    left_out: list[dict[str, Any]]
+    left_out: list[LeftOut]
     notes: list[str]
     rounds: int
     noise: NoiseSummary
@@ -246,16 +246,17 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         InvalidMeasurement: a step's parts do not add up to it.
     """
     held = _held(samples)
-    about = manifest.conditions["cells"]
+    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
+    about = conditions.cells
     noise = summarise_noise(sample.noise for sample in samples)
-    cells = [_cell(key, about[key], arms, manifest, noise.busy) for key, arms in held.items() if key in about]
+    cells = [_cell(key, about[key], arms, conditions.mark_ns, noise.busy) for key, arms in held.items() if key in about]
     if not cells:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
     taken = [sample for sample in samples if sample.ceilings]
     ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     lost = [
-        {**{k: about[key][k] for k in ("vocab", "batch", "complexity")}, "engine": name, "why": "not in every round"}
+        LeftOut(about[key].vocab, about[key].batch, about[key].complexity, name, "not in every round")
         for sample in samples
         for key, arms in sample.cells.items()
         for name in arms
@@ -270,24 +271,24 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         ratio_low=arm.ratio_low,
         ratio_high=arm.ratio_high,
         cells=cells,
-        builds=msgspec.convert(manifest.conditions["builds"], list[Build]),
-        curves=find_curves(manifest, samples),
+        builds=conditions.builds,
+        curves=find_curves(conditions.curves, conditions.predictions, samples),
         roofline=without_exceeded(
-            [found for cell in cells for found in _places(cell, about[cell.key], ceilings, manifest)]
+            [found for cell in cells for found in _places(cell, about[cell.key], ceilings, workload.dtype)]
         ),
         ceilings=ceilings,
-        left_out=[*manifest.conditions["left_out"], *{str(entry): entry for entry in lost}.values()],
-        notes=_notes(manifest, cells),
+        left_out=[*conditions.left_out, *dict.fromkeys(lost)],
+        notes=_notes(conditions, cells),
         rounds=len(samples),
         noise=noise,
-        unresolved=_unresolved(cells, samples, manifest.conditions["precision"]),
+        unresolved=_unresolved(cells, samples, conditions.precision),
         invalid="; ".join(_why_invalid(cell) for cell in cells if _why_invalid(cell)),
     )
 
 
-def _seed_fields(cells: Sequence[CellFinding], about: Mapping[str, Any]) -> tuple[CellFinding, Arm]:
+def _seed_fields(cells: Sequence[CellFinding], about: Mapping[str, AboutCell]) -> tuple[CellFinding, Arm]:
     """The cell and the arm that the first fields of `results.json` are of."""
-    naive = ((cell, cell.arm("naive")) for cell in cells if about[cell.key]["own"])
+    naive = ((cell, cell.arm("naive")) for cell in cells if about[cell.key].own)
     return next(((cell, arm) for cell, arm in naive if arm is not None), (cells[0], cells[0].arms[1]))
 
 
@@ -330,30 +331,26 @@ def resolved_by(samples: Sequence[Sample]) -> Resolved:
     return Resolved(max(widths, default=inf), min((change.merged_rounds for change in changes), default=0))
 
 
-def _cell(
-    key: str, about: Mapping[str, Any], arms: Mapping[str, list[ArmRound]], manifest: Manifest, busy: str
-) -> CellFinding:
+def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_ns: float, busy: str) -> CellFinding:
+    ledgers = {name: build_ledger("decode", ledger_samples(rounds), mark_ns=mark_ns) for name, rounds in arms.items()}
+    if any("mask.fill" not in ledgers[name].parts for name in arms if name != NO_MASK):
+        raise InputError(f"a masked arm of {key} has no part mask.fill; restore the file, or measure again")
     changes = changes_of(arms, busy)
-    with same_in_every_round("steps and parts"):
-        ledgers = {
-            name: build_ledger("decode", ledger_samples(rounds), mark_ns=manifest.conditions["mark_ns"])
-            for name, rounds in arms.items()
-        }
-        free = ledgers[NO_MASK]
-        found = [_arm(NO_MASK, arms[NO_MASK], free, None, about["batch"], len(changes))]
-        found += [
-            _arm(name, arms[name], _paired(ledgers[name], free, change), change, about["batch"], len(changes))
-            for name, change in changes.items()
-        ]
+    free = ledgers[NO_MASK]
+    found = [_arm(NO_MASK, arms[NO_MASK], free, None, about.batch, len(changes))]
+    found += [
+        _arm(name, arms[name], _paired(ledgers[name], free, change), change, about.batch, len(changes))
+        for name, change in changes.items()
+    ]
     return CellFinding(
         key=key,
-        vocab=about["vocab"],
-        vocab_size=about["vocab_size"],
-        batch=about["batch"],
-        complexity=about["complexity"],
-        states=about["states"],
-        allowed_mean=about["allowed_mean"],
-        allowed_median=about["allowed_median"],
+        vocab=about.vocab,
+        vocab_size=about.vocab_size,
+        batch=about.batch,
+        complexity=about.complexity,
+        states=about.states,
+        allowed_mean=about.allowed_mean,
+        allowed_median=about.allowed_median,
         arms=found,
     )
 
@@ -410,8 +407,12 @@ def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: in
 
 
 def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
-    """An arm's rounds as arrays, [rounds, 1 pass, positions]."""
-    return stack_passes([[each.plain_ns] for each in rounds], [[each] for each in rounds])
+    """An arm's rounds as arrays, [rounds, 1 pass, positions].
+
+    Raises:
+        InputError: rounds that do not hold the same steps and parts.
+    """
+    return stack_passes([[each.plain_ns] for each in rounds], [[each] for each in rounds], "steps and parts")
 
 
 def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
@@ -431,13 +432,11 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     )
 
 
-def _places(
-    cell: CellFinding, about: Mapping[str, Any], ceilings: LadderCeilings | None, manifest: Manifest
-) -> list[Place]:
+def _places(cell: CellFinding, about: AboutCell, ceilings: LadderCeilings | None, dtype: str) -> list[Place]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
-    counted, dtype = works(about), manifest.workload.get("dtype", "float32")
+    counted = works(about)
     found = []
     for engine, part in PLACED:
         arm = cell.arm(engine)
@@ -447,14 +446,14 @@ def _places(
     return found
 
 
-def _notes(manifest: Manifest, cells: Sequence[CellFinding]) -> list[str]:
+def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:
     notes = []
-    if manifest.conditions["only_own"]:
+    if conditions.only_own:
         notes.append(
             "Only the model's own vocabulary: larger ones are cut from the one that the grammar extra brings; "
             f"{how_to_install('grammar')}."
         )
-    if any(not about["own"] for about in manifest.conditions["cells"].values()):
+    if any(not about.own for about in conditions.cells.values()):
         notes.append(
             "Heads over other vocabularies than the model's own have random rows: the cost of the product does not "
             "depend on them, and the texts are given."

@@ -6,8 +6,7 @@ the head is 2 V D operations over 4 V D bytes of weights. What reaches under a t
 neither: in Python that is the interpreter. Ceilings are measured in the rounds of the masks, as `ledger` does.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -64,31 +63,57 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: str = ""
 
 
-def works(about: Mapping[str, Any]) -> dict[str, Work]:
-    """Part -> its operations and bytes in a step of one row, of those that can be counted.
+class AboutCell(msgspec.Struct, kw_only=True):
+    """What analysis needs of a cell: counted, not timed.
 
-    Args:
-        about: a cell, as the manifest has it.
+    Attributes:
+        vocab: name of the vocabulary.
+        own: it is the model's own.
+        vocab_size: tokens.
+        batch: sequences.
+        complexity: of the schema.
+        states: of the automaton; None where there is none.
+        hidden: width of the model.
+        allowed_mean: allowed tokens at a place of the text, mean over places; None where that was not counted.
+        allowed_median: likewise.
+        lookups_per_fill: of the naive walk, mean over places; None without it.
+        texts_end: end tokens in the texts.
     """
-    size, hidden, lookups = about["vocab_size"], about["hidden"], about["lookups_per_fill"]
+
+    vocab: str
+    own: bool
+    vocab_size: int
+    batch: int
+    complexity: int
+    states: int | None
+    hidden: int
+    allowed_mean: float | None
+    allowed_median: float | None
+    lookups_per_fill: float | None
+    texts_end: int
+
+
+def works(about: AboutCell) -> dict[str, Work]:
+    """Part -> its operations and bytes in a step of one row, of those that can be counted."""
+    size, hidden, lookups = about.vocab_size, about.hidden, about.lookups_per_fill
     fill = {"mask.fill": (lookups, BYTES_PER_LOOKUP * lookups)} if lookups else {}
     head = {"lm_head": (2 * size * hidden, 4 * size * hidden)}
     return {**head, **fill, "mask.apply": (size, BYTES_PER_LOGIT * size)}
 
 
-def open_ladder(cells: Sequence[Mapping[str, Any]], *, dtype: str, threads: int) -> Ladder | None:
+def open_ladder(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> Ladder | None:
     """The ceilings that judge the cells, at the very sizes that their parts move; None without a batch of one.
 
     Args:
-        cells: as the manifest has them.
+        cells: of the run.
         dtype: of the model.
         threads: in force.
     """
-    single = [about for about in cells if about["batch"] == 1]
+    single = [about for about in cells if about.batch == 1]
     sizes = {int(moved) for about in single for _, moved in works(about).values()}
     if not sizes:
         return None
-    return Ladder(sorted(sizes), call_up_to=1, dtype=dtype, row=single[0]["hidden"], threads=threads)
+    return Ladder(sorted(sizes), call_up_to=1, dtype=dtype, row=single[0].hidden, threads=threads)
 
 
 def count_lookups(dfa: Dfa, vocabulary: Vocabulary, state: int) -> int:

@@ -1,10 +1,96 @@
-"""What a round of `mask` leaves on disk."""
+"""What a round of `mask` leaves on disk, and what its manifest holds."""
 
 import msgspec
 
+from perstep.experiments.conditions import ReplayedWorkload, RoundConditions
+from perstep.experiments.mask.building import Build
+from perstep.experiments.mask.curves import AboutPoint, Prediction
+from perstep.experiments.mask.roofline import AboutCell
+from perstep.experiments.mask.vocabularies import AboutVocabulary
 from perstep.machine import Noise
 from perstep.measure import Steps
 from perstep.runs import Column
+
+
+class AboutLanguage(msgspec.Struct):
+    """What the texts of a complexity are in: its automaton in words, and its size; None where there is none."""
+
+    complexity: int
+    automaton: str
+    states: int | None
+    fields: int
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A row of the table `not measured`.
+
+    Attributes:
+        vocab: a vocabulary's name, or `its curve` for fills against size.
+        batch: sequences; None where it is of every batch.
+        complexity: of the schema.
+        engine: that is left out.
+        why: in words.
+    """
+
+    vocab: str
+    batch: int | None
+    complexity: int
+    engine: str
+    why: str
+
+
+class Conditions(RoundConditions, kw_only=True):
+    """How `mask` measured.
+
+    Attributes:
+        cells: key -> what was counted about the cell.
+        arms: key of a cell -> its arms.
+        languages: a row a complexity.
+        builds: what building the engines took.
+        curves: key -> a point of the fills against size.
+        left_out: what was not measured.
+        vocabularies: that the cells are of.
+        only_own: the grammar extra is not there, and no vocabulary was asked for.
+        mark_ns: nanoseconds of a mark.
+        rounds_wanted: rounds that the budget was divided by.
+        predictions: of fills at sizes that were then measured.
+    """
+
+    cells: dict[str, AboutCell]
+    arms: dict[str, list[str]]
+    languages: list[AboutLanguage]
+    builds: list[Build]
+    curves: dict[str, AboutPoint]
+    left_out: list[LeftOut]
+    vocabularies: list[AboutVocabulary]
+    only_own: bool
+    mark_ns: float
+    rounds_wanted: int
+    predictions: list[Prediction]
+
+
+class Workload(ReplayedWorkload, kw_only=True):
+    """The work of `mask`.
+
+    Attributes:
+        schema_sha256: of the JSON schema.
+        schema: its title.
+        whitespace: what is allowed between tokens of JSON, in a word or a regular expression.
+        max_depth: how deep recursion goes; None where there is no limit.
+        prompt_tokens: of each sequence.
+        new_tokens: of each sequence.
+        forwards: decode forwards in a pass.
+        temperature: 0, since choices are greedy.
+    """
+
+    schema_sha256: str
+    schema: str
+    whitespace: str
+    max_depth: int | None
+    prompt_tokens: int
+    new_tokens: int
+    forwards: int
+    temperature: float
 
 
 class ArmRound(Steps, kw_only=True, eq=False):

@@ -30,12 +30,12 @@ from perstep.experiments.mask.cells import (
     masked_loop,
     record_choices,
 )
-from perstep.experiments.mask.curves import Point, curves_of, describe_points, make_points, predict
+from perstep.experiments.mask.curves import Point, Prediction, curves_of, describe_points, make_points, predict
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
 from perstep.experiments.mask.planning import SLOW_HOT_NS, Cost, left_out, needed_s, try_arms
-from perstep.experiments.mask.roofline import open_ladder
-from perstep.experiments.mask.samples import ArmRound, Sample
+from perstep.experiments.mask.roofline import AboutCell, open_ladder
+from perstep.experiments.mask.samples import AboutLanguage, ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.experiments.mask.schema import complicate, read_schema
 from perstep.experiments.mask.vocabularies import (
     Named,
@@ -83,7 +83,7 @@ class MaskSession:
             raise InputError(f"no engine can be measured on this schema: {languages[0].no_automaton}")
         self._vocabularies = Vocabularies(model, own)
         self._workshop = Workshop(clock, BuildTime(self.effort.budget_s, clock))
-        self._left_out: list[dict[str, Any]] = []
+        self._left_out: list[LeftOut] = []
         self.cells: list[Cell] = []
         self.points: list[Point] = []
         built: dict[str, dict[str, Engine]] = {}
@@ -105,10 +105,17 @@ class MaskSession:
         for cell in self.cells:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
-        self.manifest = self._manifest(model, languages, schema)
-        self.manifest.conditions["predictions"] = msgspec.to_builtins(predictions)
-        cells = list(self.manifest.conditions["cells"].values())
-        self._ladder = open_ladder(cells, dtype=model.config.dtype, threads=plan.threads)
+        conditions = self._conditions(languages, predictions)
+        self.manifest = Manifest(
+            experiment="mask",
+            plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
+            seed=plan.seed,
+            workload=msgspec.to_builtins(self._work(model, schema)),
+            model=describe_target(plan.model, model),
+            conditions=msgspec.to_builtins(conditions),
+            boundaries=BOUNDARIES,
+        )
+        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
         describe_machine(self.manifest, plan.threads)
 
     def _make_cells(
@@ -126,9 +133,7 @@ class MaskSession:
                 try:
                     cell = self._cell(vocab, batch, spoken, wide, list(made.values()))
                 except NoTextError as error:
-                    self._left_out += [
-                        left_out_entry(vocab.name, batch, spoken.complexity, name, str(error)) for name in made
-                    ]
+                    self._left_out += [LeftOut(vocab.name, batch, spoken.complexity, name, str(error)) for name in made]
                     continue
                 usable = self._usable(made, cell)
                 if usable:
@@ -157,15 +162,15 @@ class MaskSession:
         return usable
 
     def _leave_out(self, cell: Cell, arm: str, why: str) -> None:
-        self._left_out.append(left_out_entry(cell.vocab.name, cell.batch, cell.language.complexity, arm, why))
+        self._left_out.append(LeftOut(cell.vocab.name, cell.batch, cell.language.complexity, arm, why))
 
     def _why_none(self) -> str:
         """What each engine lacks, where none can be measured."""
         engines: dict[str, list[str]] = {}
         for entry in [*self._refused(), *self._left_out]:
-            named = engines.setdefault(entry["why"], [])
-            if entry["engine"] not in named:
-                named.append(entry["engine"])
+            named = engines.setdefault(entry.why, [])
+            if entry.engine not in named:
+                named.append(entry.engine)
         reasons = (f"{', '.join(named)}: {why}" for why, named in engines.items())
         return f"no engine can be measured on this schema; {'; '.join(reasons)}"
 
@@ -176,7 +181,7 @@ class MaskSession:
             )
             self.points += points
             self._left_out += [
-                left_out_entry("its curve", None, spoken.complexity, name, why) for name, why in refused.items()
+                LeftOut("its curve", None, spoken.complexity, name, why) for name, why in refused.items()
             ]
 
     def _choose(self, built: dict[str, dict[str, Engine]]) -> None:
@@ -217,7 +222,7 @@ class MaskSession:
             )
             if cost.curve:
                 complexity = next(point.complexity for point in self.points if point.curve == cost.cell)
-                self._left_out.append(left_out_entry("its curve", None, complexity, cost.arm, why))
+                self._left_out.append(LeftOut("its curve", None, complexity, cost.arm, why))
             elif not cost.reference:
                 self._leave_out(cells[cost.cell], cost.arm, why)
 
@@ -301,79 +306,67 @@ class MaskSession:
             if held != expected:
                 raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
 
-    def _manifest(self, model: Reference, languages: Sequence[Language], schema: dict[str, Any]) -> Manifest:
+    def _work(self, model: Reference, schema: dict[str, Any]) -> Workload:
         plan = self._plan
-        return Manifest(
-            experiment="mask",
-            plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
-            seed=plan.seed,
-            workload={
-                "token_ids_sha256": self._tokens_hash,
-                "model_config_sha256": model.config_hash,
-                "schema_sha256": hashlib.sha256(json.dumps(schema).encode()).hexdigest(),
-                "schema": schema.get("title") or (plan.schema.name if plan.schema else "schema"),
-                "whitespace": plan.whitespace,
-                "max_depth": plan.max_depth,
-                "prompt_tokens": PROMPT_TOKENS,
-                "new_tokens": plan.new_tokens,
-                "forwards": plan.new_tokens - 1,
-                "dtype": model.config.dtype,
-                "device": "cpu",
-                "threads": plan.threads,
-                "temperature": 0.0,
-            },
-            model=describe_target(plan.model, model),
-            conditions={
-                "cells": {cell.key: self._describe(cell) for cell in self.cells},
-                "arms": {cell.key: list(cell.loops) for cell in self.cells},
-                "languages": [_describe_language(spoken) for spoken in languages],
-                "builds": msgspec.to_builtins(self._workshop.builds),
-                "curves": describe_points(self.points),
-                "left_out": [*self._refused(), *self._left_out],
-                "vocabularies": [describe_vocabulary(vocab) for vocab in self._used()],
-                "only_own": not has_real() and plan.vocab is None,
-                "order": "each arm twice in a round, the order then reversed; orders follow a Williams square; "
-                "with marks and without in turn",
-                "discarded": "one prefill and one decode step at the beginning of each pass; the prefill of each pass",
-                "garbage_collector": "off",
-                "mark_ns": measure_mark_ns(self._clock),
-                "precision": self.effort.precision,
-                "rounds_wanted": plan.rounds_wanted(),
-            },
-            boundaries=BOUNDARIES,
+        return Workload(
+            token_ids_sha256=self._tokens_hash,
+            model_config_sha256=model.config_hash,
+            schema_sha256=hashlib.sha256(json.dumps(schema).encode()).hexdigest(),
+            schema=schema.get("title") or (plan.schema.name if plan.schema else "schema"),
+            whitespace=plan.whitespace,
+            max_depth=plan.max_depth,
+            prompt_tokens=PROMPT_TOKENS,
+            new_tokens=plan.new_tokens,
+            forwards=plan.new_tokens - 1,
+            dtype=model.config.dtype,
+            device="cpu",
+            threads=plan.threads,
+            temperature=0.0,
+        )
+
+    def _conditions(self, languages: Sequence[Language], predictions: list[Prediction]) -> Conditions:
+        return Conditions(
+            cells={cell.key: self._describe(cell) for cell in self.cells},
+            arms={cell.key: list(cell.loops) for cell in self.cells},
+            languages=[_describe_language(spoken) for spoken in languages],
+            builds=self._workshop.builds,
+            curves=describe_points(self.points),
+            left_out=[*self._refused(), *self._left_out],
+            vocabularies=[describe_vocabulary(vocab) for vocab in self._used()],
+            only_own=not has_real() and self._plan.vocab is None,
+            order="each arm twice in a round, the order then reversed; orders follow a Williams square; "
+            "with marks and without in turn",
+            discarded="one prefill and one decode step at the beginning of each pass; the prefill of each pass",
+            garbage_collector="off",
+            mark_ns=measure_mark_ns(self._clock),
+            precision=self.effort.precision,
+            rounds_wanted=self._plan.rounds_wanted(),
+            predictions=predictions,
         )
 
     def _used(self) -> list[Named]:
         return list({cell.vocab.name: cell.vocab for cell in self.cells}.values())
 
-    def _refused(self) -> list[dict[str, Any]]:
-        return [
-            left_out_entry(vocab, None, complexity, name, why)
-            for name, vocab, complexity, why in self._workshop.refusals
-        ]
+    def _refused(self) -> list[LeftOut]:
+        return [LeftOut(vocab, None, complexity, name, why) for name, vocab, complexity, why in self._workshop.refusals]
 
-    def _describe(self, cell: Cell) -> dict[str, Any]:
+    def _describe(self, cell: Cell) -> AboutCell:
         """What analysis needs of a cell: counted, not timed."""
         allowed = cell.allowed()
         lookups = cell.lookups() if "naive" in cell.loops else []
-        return {
-            "vocab": cell.vocab.name,
-            "own": cell.vocab.own,
-            "vocab_size": cell.vocab.vocabulary.size,
-            "batch": cell.batch,
-            "complexity": cell.language.complexity,
-            "states": cell.language.dfa.num_states if cell.language.dfa else None,
-            "hidden": cell.model.config.hidden,
-            "allowed_mean": float(np.mean(allowed)) if allowed else None,
-            "allowed_median": float(np.median(allowed)) if allowed else None,
-            "lookups_per_fill": float(np.mean(lookups)) if lookups else None,
-            "texts_end": int(np.isin(cell.trace.chosen_BN, cell.vocab.vocabulary.eos_ids).sum()),
-        }
-
-
-def left_out_entry(vocab: str, batch: int | None, complexity: int, engine: str, why: str) -> dict[str, Any]:
-    """A row of the table `not measured`; `vocab` is a vocabulary's name, or `its curve` for fills against size."""
-    return {"vocab": vocab, "batch": batch, "complexity": complexity, "engine": engine, "why": why}
+        return AboutCell(
+            vocab=cell.vocab.name,
+            own=cell.vocab.own,
+            vocab_size=cell.vocab.vocabulary.size,
+            batch=cell.batch,
+            complexity=cell.language.complexity,
+            states=cell.language.dfa.num_states if cell.language.dfa else None,
+            hidden=cell.model.config.hidden,
+            allowed_mean=float(np.mean(allowed)) if allowed else None,
+            allowed_median=float(np.median(allowed)) if allowed else None,
+            lookups_per_fill=float(np.mean(lookups)) if lookups else None,
+            texts_end=int(np.isin(cell.trace.chosen_BN, cell.vocab.vocabulary.eos_ids).sum()),
+        )
 
 
 def _default_vocab(own: str, *, fast: bool) -> str:
@@ -397,13 +390,13 @@ def _turned(items: Sequence[Item], number: int) -> list[Item]:
     return [*items[start:], *items[:start]]
 
 
-def _describe_language(spoken: Language) -> dict[str, Any]:
-    return {
-        "complexity": spoken.complexity,
-        "automaton": spoken.dfa.source if spoken.dfa else "none: the texts are written along an engine's masks",
-        "states": spoken.dfa.num_states if spoken.dfa else None,
-        "fields": len(spoken.grammar.schema.get("properties", ())),
-    }
+def _describe_language(spoken: Language) -> AboutLanguage:
+    return AboutLanguage(
+        complexity=spoken.complexity,
+        automaton=spoken.dfa.source if spoken.dfa else "none: the texts are written along an engine's masks",
+        states=spoken.dfa.num_states if spoken.dfa else None,
+        fields=len(spoken.grammar.schema.get("properties", ())),
+    )
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> MaskSession:

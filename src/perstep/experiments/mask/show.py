@@ -5,8 +5,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from perstep.experiments.columns import precision_notes
+from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
+from perstep.experiments.mask.samples import LeftOut, Workload
 from perstep.measure import RESIDUAL
 from perstep.report import Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant
@@ -47,7 +49,7 @@ def subject(cell: CellFinding) -> str:
 
 
 def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
-    w = manifest.workload
+    w = typed(manifest, Workload)
     rows = [
         [
             arm.engine,
@@ -61,7 +63,7 @@ def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
         for arm in cell.arms
     ]
     return Table(
-        title=f"{manifest.model['name']}, {subject(cell)}: a decode step under the mask of {w['schema']}",
+        title=f"{typed(manifest, Model).name}, {subject(cell)}: a decode step under the mask of {w.schema}",
         header=[
             "engine", "ms/step", "ratio", "95 % interval", "fill µs", "accept µs", "apply µs", "fill µs, hot",
             "mask", "tokens/s",
@@ -115,11 +117,11 @@ def _times(ratio: float | None, low: float | None, high: float | None, what: str
 
 
 def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
-    w = manifest.workload
+    w = typed(manifest, Workload)
     allowed = "" if cell.allowed_mean is None else f", {significant(cell.allowed_mean)} tokens allowed on average"
     states = "no automaton" if cell.states is None else f"{cell.states:,} states"
     return (
-        f"{plural(w['forwards'], 'decode forward')} a pass of valid texts, whitespace {w['whitespace']}, "
+        f"{plural(w.forwards, 'decode forward')} a pass of valid texts, whitespace {w.whitespace}, "
         f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')}{_inflation(cell)}"
     )
 
@@ -241,14 +243,14 @@ def _ceiling_notes(findings: MaskFindings) -> list[str]:
     return [f"{ends}: GB/s reading {read}; products {products} GFLOP/s.", *notes]
 
 
-def _left_out_table(left_out: Sequence[Mapping[str, Any]]) -> Table:
+def _left_out_table(left_out: Sequence[LeftOut]) -> Table:
     rows = [
         [
-            str(entry["engine"]),
-            str(entry["vocab"]),
-            _DASH if entry["batch"] is None else str(entry["batch"]),
-            str(entry["complexity"]),
-            str(entry["why"]),
+            entry.engine,
+            entry.vocab,
+            _DASH if entry.batch is None else str(entry.batch),
+            str(entry.complexity),
+            entry.why,
         ]
         for entry in left_out
     ]
@@ -286,7 +288,7 @@ def scaling_csv(curves: Sequence[Curve]) -> str:
 def files(manifest: Manifest, findings: MaskFindings) -> Mapping[str, bytes]:
     """`overhead.png` and, where sizes were measured, `scaling.png`, with their CSVs; `README.md`."""
     made = {
-        "overhead.png": overhead_png(findings.cells, str(manifest.model["name"])),
+        "overhead.png": overhead_png(findings.cells, typed(manifest, Model).name),
         "overhead.csv": csv(findings).encode(),
     }
     if findings.curves:

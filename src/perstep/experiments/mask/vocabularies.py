@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from perstep.automata import Vocabulary
@@ -159,18 +159,38 @@ class Cutter:
         return found
 
 
-def describe_vocabulary(named: Named) -> dict[str, Any]:
+class AboutVocabulary(msgspec.Struct, kw_only=True):
+    """What a manifest says of a vocabulary.
+
+    Attributes:
+        name: of the vocabulary.
+        size: tokens.
+        sha256: of all tokens.
+        special_ids: how many ids stand for no text.
+        duplicates: how many tokens have the text of another.
+        made: how, in words.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    special_ids: int
+    duplicates: int
+    made: str
+
+
+def describe_vocabulary(named: Named) -> AboutVocabulary:
     """What a manifest says of a vocabulary."""
     vocabulary = named.vocabulary
     made = "the model's own tokenizer, its own head" if named.own else _how_made(vocabulary.size)
-    return {
-        "name": named.name,
-        "size": vocabulary.size,
-        "sha256": vocabulary.hash,
-        "special_ids": len(vocabulary.special_ids),
-        "duplicates": len(vocabulary.duplicates),
-        "made": made,
-    }
+    return AboutVocabulary(
+        name=named.name,
+        size=vocabulary.size,
+        sha256=vocabulary.hash,
+        special_ids=len(vocabulary.special_ids),
+        duplicates=len(vocabulary.duplicates),
+        made=made,
+    )
 
 
 def _how_made(size: int) -> str:

@@ -6,8 +6,21 @@ and parts made free are arms of the same rounds. Shares are of the step at that 
 
 from perstep.experiments.ops.findings import analyse
 from perstep.experiments.ops.plan import Plan
-from perstep.experiments.ops.samples import Sample, ledger_samples
+from perstep.experiments.ops.samples import Conditions, Model, Sample, Workload, ledger_samples
 from perstep.experiments.ops.session import prepare
 from perstep.experiments.ops.show import csv, files, summary, tables
 
-__all__ = ["Plan", "Sample", "analyse", "csv", "files", "ledger_samples", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Model",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "csv",
+    "files",
+    "ledger_samples",
+    "prepare",
+    "summary",
+    "tables",
+]

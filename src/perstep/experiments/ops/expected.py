@@ -7,10 +7,8 @@ Its shares divided the parts at every length by one estimated 107 ms and reached
 only its durations are kept. Its `causal_mask` timed making a mask *and* adding it to all scores.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from perstep.experiments.ops.findings import Estimate
+from perstep.experiments.ops.samples import Model
 
 SOURCE = "by others, for a Rust engine with these shapes (Criterion, October 2025)"
 MASK, FULL = "attn.mask.build + apply", "full_attention"
@@ -49,16 +47,16 @@ _US: dict[str, dict[int, tuple[float, float, float]]] = {
 """Part -> new tokens -> low, estimate, high in microseconds."""
 
 
-def expected(model: Mapping[str, Any], past: int, part: str, seq: int) -> Estimate | None:
+def expected(model: Model, past: int, part: str, seq: int) -> Estimate | None:
     """The published duration, if the shapes are those it was published for.
 
     Args:
-        model: the manifest's.
+        model: what was measured.
         past: positions held before.
         part: by its name, or one of the composites `MASK` and `FULL`.
         seq: new tokens.
     """
-    same = (model["hidden"], model["heads"], model["kv_heads"], model["head_dim"], past) == (4096, 32, 32, 128, 0)
+    same = (model.hidden, model.heads, model.kv_heads, model.head_dim, past) == (4096, 32, 32, 128, 0)
     found = _US.get(part, {}).get(seq) if same else None
     if found is None:
         return None

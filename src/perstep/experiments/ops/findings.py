@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.columns import TOO_FEW, why_unresolved
+from perstep.experiments.conditions import typed
 from perstep.experiments.ops.plan import MASK_PARTS
 from perstep.experiments.ops.samples import (
+    Conditions,
     LengthSample,
     Sample,
+    Workload,
     alone_ns,
     at_lengths,
     attention_ns,
@@ -186,19 +189,19 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> OpsFindings:
         InputError: there are no samples, or rounds that do not hold the same steps and parts.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    conditions = manifest.conditions
+    conditions, past = typed(manifest, Conditions), typed(manifest, Workload).past
     noise = summarise_noise(s.noise for s in samples)
     found = [
-        _length(seq, rounds, manifest.workload["past"], conditions["mark_ns"], conditions["own"], noise.busy)
+        _length(seq, rounds, past, conditions.mark_ns, conditions.own, noise.busy)
         for seq, rounds in at_lengths(samples).items()
     ]
     reasons = [f"{length.ledger.kind}: {length.ledger.invalid}" for length in found if length.ledger.invalid]
     return OpsFindings(
-        reference=conditions["arm"],
+        reference=conditions.arm,
         lengths=found,
-        scaling=_scaling(samples, conditions["arm"], manifest.workload["past"]),
+        scaling=_scaling(samples, conditions.arm, past),
         noise=noise,
-        unresolved=_unresolved(found, conditions["precision"]),
+        unresolved=_unresolved(found, conditions.precision),
         invalid="; ".join(reasons),
     )
 

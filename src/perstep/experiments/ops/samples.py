@@ -1,4 +1,4 @@
-"""What a round of `ops` leaves on disk, and the same as arrays.
+"""What a round of `ops` leaves on disk, the same as arrays, and what the manifest holds.
 
 One line a round: at each length the whole steps of every arm lap by lap, the composite `full_attention` of every way
 to mask, and each operator alone. Integers in nanoseconds.
@@ -11,11 +11,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.columns import require_rounds, same_in_every_round, stack_passes
+from perstep.experiments.columns import require_rounds, stack_passes
+from perstep.experiments.conditions import MarkedConditions, ModelWorkload
+from perstep.experiments.conditions import Model as NamedModel
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Recorder, Steps
-from perstep.runs import Column
+from perstep.runs import Column, refuse_unlike
 from perstep.targets.operators.layer import LAYER
+
+
+class Conditions(MarkedConditions, kw_only=True):
+    """How `ops` measured.
+
+    Attributes:
+        arm: the reference.
+        arms: ways to mask, the reference first.
+        what_if: parts that were made free.
+        own: names of the user's own operators.
+        weights: what they are, in words.
+        steps_per_turn: new tokens -> steps in a turn.
+    """
+
+    arm: str
+    arms: list[str]
+    what_if: list[str]
+    own: list[str]
+    weights: str
+    steps_per_turn: dict[str, int]
+
+
+class Workload(ModelWorkload, kw_only=True):
+    """The work of `ops`.
+
+    Attributes:
+        model_config_sha256: of the model's configuration.
+        layers: that a step has.
+        seq: new tokens of a step, ascending.
+        past: positions held before.
+        backend: `numpy` or `torch`.
+    """
+
+    model_config_sha256: str
+    layers: int
+    seq: list[int]
+    past: int
+    backend: str
+
+
+class Model(NamedModel, kw_only=True):
+    """The shapes of `ops`, in numbers: `hidden`, `intermediate` and `head_dim` wide, so many heads, `vocab` tokens."""
+
+    model_type: str
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
 
 
 class Composite(msgspec.Struct, eq=False):
@@ -85,6 +137,9 @@ def at_lengths(samples: Sequence[Sample]) -> dict[int, list[LengthSample]]:
             found.setdefault(length.seq, []).append(length)
     if any(len(rounds) != len(samples) for rounds in found.values()):
         raise InputError("the rounds do not all hold the same lengths; restore the file, or measure again")
+    for rounds in found.values():
+        if any(not length.attention.keys() >= rounds[0].attention.keys() for length in rounds):
+            raise InputError("the rounds do not all hold the same ways to mask; restore the file, or measure again")
     return dict(sorted(found.items()))
 
 
@@ -105,9 +160,12 @@ def stack(rounds: Sequence[LengthSample], arm: str) -> LedgerSamples:
     Raises:
         InputError: rounds that do not hold the same steps and parts.
     """
-    with same_in_every_round("arms, steps and parts"):
-        plain = [[length.plain.step_ns] for length in rounds]
-        return stack_passes(plain, [[length.arms[arm]] for length in rounds], one_position=True)
+    if any(arm not in length.arms for length in rounds):
+        raise InputError(f"the rounds do not all hold the arm {arm!r}; restore the file, or measure again")
+    refuse_unlike(({LAYER: length.plain.parts.get(LAYER)} for length in rounds), "layers")
+    plain = [[length.plain.step_ns] for length in rounds]
+    marked = [[length.arms[arm]] for length in rounds]
+    return stack_passes(plain, marked, "steps and parts", one_position=True)
 
 
 def _column(columns: Iterable[Column]) -> NDArray[np.int64]:

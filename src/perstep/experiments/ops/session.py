@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, prod
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
@@ -20,13 +21,16 @@ from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_
 from perstep.experiments.ops.samples import (
     MARKED,
     PLAIN,
+    Conditions,
     LengthSample,
+    Model,
     Sample,
     Timed,
+    Workload,
     composite_of,
     ledger_samples,
 )
-from perstep.measure import Clock, Progress, Recorder, Resolved, build_ledger, measure_mark_ns, no_mark, warm_up
+from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, build_ledger, measure_mark_ns, no_mark, warm_up
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, williams_square
 from perstep.targets.operators.layer import (
@@ -102,14 +106,26 @@ class OpsSession:
             for length in self.lengths.values():
                 self._check_arms(length)
             warm = warm_up(self._warm_round, clock, limit_s=0.05 * min(self.effort.budget_s, 60.0))
-        self.manifest = _manifest(plan, self._work)
-        self.manifest.conditions |= {
-            "steps_per_turn": {str(seq): length.steps for seq, length in self.lengths.items()},
-            "mark_ns": measure_mark_ns(clock),
-            "precision": self.effort.precision,
-            "warm_up": asdict(warm),
-        }
+        self.manifest = _manifest(plan, self._work, self._conditions(warm))
         describe_machine(self.manifest, plan.threads)
+
+    def _conditions(self, warm: WarmUp) -> Conditions:
+        work = self._work
+        return Conditions(
+            arm=f"mask={work.masks[0]}",
+            arms=[f"mask={mask}" for mask in work.masks],
+            what_if=list(work.what_if),
+            own=[own.name for own in work.own],
+            order="at each length a balanced block drawn by seed; of long ones a row a round",
+            discarded=f"the first step of a turn, and the first call of a block, unless they exceed"
+            f" {LONG_NS // 1_000_000} ms",
+            garbage_collector="off",
+            weights="random; the embedding reads the head's table",
+            steps_per_turn={str(seq): length.steps for seq, length in self.lengths.items()},
+            mark_ns=measure_mark_ns(self._clock),
+            precision=self.effort.precision,
+            warm_up=warm,
+        )
 
     def measure_round(self, number: int) -> Sample:
         """Every length once, in an order of its own."""
@@ -327,40 +343,36 @@ def _expected_ns(config: Config, seq: int, past: int, size: int) -> float:
     return STEP_NS + max(flops / FLOPS_PER_NS, (weights + head) * size / BYTES_PER_NS) + scores / SCORES_PER_NS
 
 
-def _manifest(plan: Plan, work: Work) -> Manifest:
+def _manifest(plan: Plan, work: Work, conditions: Conditions) -> Manifest:
     c = work.config
-    sizes = {name: getattr(c, name) for name in ("hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab")}
+    workload = Workload(
+        model_config_sha256=work.config_sha256,
+        layers=plan.layers,
+        seq=list(plan.seq),
+        past=plan.past,
+        backend=plan.backend,
+        dtype=plan.dtype,
+        device="cpu",
+        threads=plan.threads,
+    )
+    model = Model(
+        name=work.name,
+        model_type=c.model_type,
+        num_layers=c.num_layers,
+        total_layers=work.total_layers,
+        hidden=c.hidden,
+        heads=c.heads,
+        kv_heads=c.kv_heads,
+        head_dim=c.head_dim,
+        intermediate=c.intermediate,
+        vocab=c.vocab,
+    )
     return Manifest(
         experiment="ops",
         plan=asdict(plan),
         seed=plan.seed,
-        workload={
-            "model_config_sha256": work.config_sha256,
-            "layers": plan.layers,
-            "seq": list(plan.seq),
-            "past": plan.past,
-            "backend": plan.backend,
-            "dtype": plan.dtype,
-            "device": "cpu",
-            "threads": plan.threads,
-        },
-        model={
-            "name": work.name,
-            "model_type": c.model_type,
-            "num_layers": c.num_layers,
-            "total_layers": work.total_layers,
-            **sizes,
-        },
-        conditions={
-            "arm": f"mask={work.masks[0]}",
-            "arms": [f"mask={mask}" for mask in work.masks],
-            "what_if": list(work.what_if),
-            "own": [own.name for own in work.own],
-            "order": "at each length a balanced block drawn by seed; of long ones a row a round",
-            "discarded": f"the first step of a turn, and the first call of a block, unless they exceed"
-            f" {LONG_NS // 1_000_000} ms",
-            "garbage_collector": "off",
-            "weights": "random; the embedding reads the head's table",
-        },
+        workload=msgspec.to_builtins(workload),
+        model=msgspec.to_builtins(model),
+        conditions=msgspec.to_builtins(conditions),
         boundaries=BOUNDARIES,
     )

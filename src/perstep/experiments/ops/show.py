@@ -5,8 +5,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from perstep.experiments.columns import precision_notes
+from perstep.experiments.conditions import typed
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
+from perstep.experiments.ops.samples import Conditions, Model, Workload
 from perstep.experiments.ops.scaling import Exponent
 from perstep.report import Table, to_csv
 from perstep.report.change import CHANGE_HEADER, RelativeChange
@@ -51,18 +53,17 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
 
 def subject(manifest: Manifest) -> str:
     """What was measured, in words."""
-    w = manifest.workload
-    threads = plural(w["threads"], "thread")
-    return f"{manifest.model['name']}, {w['backend']}, {w['dtype']}, {threads}, {manifest.conditions['arm']}"
+    w, name, arm = typed(manifest, Workload), typed(manifest, Model).name, typed(manifest, Conditions).arm
+    return f"{name}, {w.backend}, {w.dtype}, {plural(w.threads, 'thread')}, {arm}"
 
 
 def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
     # Not by the largest part alone: beside a product of two seconds a mask would take 0.000520 s.
     unit, size = time_unit([max(part.ns for part in length.ledger.parts.values()) / _READABLE])
-    past = manifest.workload["past"]
+    model, past = typed(manifest, Model), typed(manifest, Workload).past
 
     def published(part: str) -> str:
-        found = expected(manifest.model, past, part, length.seq)
+        found = expected(model, past, part, length.seq)
         return "" if found is None else significant(found.ns / size)
 
     def cells(name: str, found: Estimate, share: str = "", of_layers: str = "") -> list[str]:
@@ -158,7 +159,7 @@ def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
                 ]
             )
     notes = ["A blank mask cell: no mask exists there (one query, or the fused kernel)."]
-    if manifest.workload["backend"] == "numpy":
+    if typed(manifest, Workload).backend == "numpy":
         notes.append("NumPy has no fused attention; --backend torch has.")
     elif not any("mask=fused" in length.attention for length in findings.lengths):
         notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, prepare_models, record_all
 from perstep.experiments.knobs.depth.plan import Plan, check
+from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.quality import Scored, importance, measure_quality, scored_tokens
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
@@ -71,11 +73,12 @@ def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, 
         )
         for label, blocks in zip(labels, active, strict=True)
     ]
-    conditions = {
-        "strategy": "by index" if plan.active_block_indices is not None else plan.strategy,
-        "quality_of": None if scored is None else scored.source,
-        "importance": ranking if plan.strategy == "importance" else None,
-    }
+    conditions = partial(
+        Conditions,
+        strategy="by index" if plan.active_block_indices is not None else plan.strategy,
+        quality_of=None if scored is None else scored.source,
+        importance=ranking if plan.strategy == "importance" else None,
+    )
     unchanged = [index for index, blocks in enumerate(active) if len(blocks) == total]
     return Subject(runner, arms, unchanged, conditions)
 

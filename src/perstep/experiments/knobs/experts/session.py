@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, Work, prepare_models, record_all
 from perstep.experiments.knobs.experts.plan import Plan
+from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.quality import measure_quality, scored_tokens
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
@@ -102,12 +104,13 @@ def _subject(plan: Plan, runner: Runner, checked: _Checked, progress: Progress) 
         for index, arm in enumerate(arms)
         if (arm.configuration.top_k, arm.configuration.experts_implementation) == (routers.top_k, own)
     ]
-    conditions = {
-        "num_experts": routers.num_experts,
-        "own_top_k": routers.top_k,
-        "own_implementation": own,
-        "quality_of": scored.source if plan.quality_tokens else None,
-    }
+    conditions = partial(
+        Conditions,
+        num_experts=routers.num_experts,
+        own_top_k=routers.top_k,
+        own_implementation=own,
+        quality_of=scored.source if plan.quality_tokens else None,
+    )
     return Subject(runner, arms, unchanged, conditions, warnings)
 
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from perstep.experiments.conditions import typed
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
+from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.show import (
     doubt,
     fit_note,
@@ -36,8 +38,8 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         *quality_columns(findings),
     ]
     notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
-    c = manifest.conditions
-    notes.append(f"The model itself: k = {c['own_top_k']} of {c['num_experts']} experts, {c['own_implementation']}.")
+    c = typed(manifest, Conditions)
+    notes.append(f"The model itself: k = {c.own_top_k} of {c.num_experts} experts, {c.own_implementation}.")
     return one_table(f"experts: {subject(manifest, findings)}", findings, columns, notes)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.device.samples import ProfiledRound, WorkColumns
+from perstep.experiments.ledger.device.samples import ProfiledRound, WorkColumns
 from perstep.experiments.ledger.samples import KINDS, Sample
 from perstep.measure import RESIDUAL
 from perstep.measure.kernel_names import short_name

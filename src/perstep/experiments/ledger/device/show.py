@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from perstep.errors import InputError
-from perstep.experiments.device.bounds import DeviceBounds
-from perstep.experiments.device.findings import BUSY_CLASSES, DeviceWork, KernelTime, PartWork
+from perstep.experiments.ledger.device.bounds import DeviceBounds
+from perstep.experiments.ledger.device.findings import BUSY_CLASSES, DeviceWork, KernelTime, PartWork
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
 from perstep.report import Table, to_csv

@@ -8,17 +8,16 @@ step was, the ceilings are wrong and judge nothing.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, config_of, shape_of
-from perstep.experiments.device.findings import DeviceWork
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, MOST_CONTEXTS
+from perstep.experiments.ledger.device.findings import DeviceWork
+from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine.device_ceilings import KINDS, DeviceCeilings
 from perstep.report.format import duration, percent, significant
-from perstep.runs import Manifest
 from perstep.targets import Opened
 from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, Backend, Precision, StepCost, decode, prefill, step_cost
 from perstep.theory.device import DeviceBound, DeviceRates, Utilisation, device_bound, utilisation
@@ -72,34 +71,34 @@ class Costs:
     least: StepCost
 
 
-def bound_conditions(opened: Opened) -> dict[str, Any]:
-    """What `device_bounds` needs to know of the target, for the manifest; nothing where theory has no formula."""
+def bounded_by(opened: Opened) -> Bounded:
+    """What `device_bounds` needs to know of the target; empty where theory has no formula."""
     config = config_of(opened)
     if shape_of(config) is None:
-        return {}
+        return Bounded()
     eager = opened.facts.get("attn_implementation") == "eager"
     backend = TRANSFORMERS_EAGER if eager else TRANSFORMERS
-    return {"config": config, "backend": backend.name, "dtype": opened.facts["dtype"]}
+    return Bounded(config, backend.name, opened.facts["dtype"])
 
 
 def device_bounds(
-    manifest: Manifest, ceilings: DeviceCeilings | None, works: Mapping[str, DeviceWork]
+    of: Bounded, workload: Workload, ceilings: DeviceCeilings | None, works: Mapping[str, DeviceWork]
 ) -> dict[str, DeviceBounds]:
     """The bounds by kind of step; nothing without ceilings that bound.
 
     Args:
-        manifest: of a ledger run.
+        of: the target.
+        workload: of the run.
         ceilings: of the device that it ran on.
         works: by kind of step.
     """
     if ceilings is None or ceilings.why_no_bounds():
         return {}
-    conditions, w = manifest.conditions.get("device_bounds") or {}, manifest.workload
     made = {}
     for kind, work in works.items():
-        steps = _costs(conditions, kind, work, prompt_tokens=w["prompt_tokens"], batch=w["batch"])
+        steps = _costs(of, kind, work, prompt_tokens=workload.prompt_tokens, batch=workload.batch)
         bounds = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
-        fused = conditions.get("backend") == TRANSFORMERS.name
+        fused = of.backend == TRANSFORMERS.name
         foretold = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
         said = [*bounds.notes, *_launch_note(work, ceilings)]
         made[kind] = msgspec.structs.replace(bounds, expected_ns=foretold, notes=said)
@@ -143,12 +142,6 @@ def times_of(ceilings: DeviceCeilings) -> KernelTimes:
     return KernelTimes(smallest, products, (ceilings.memory_gb_s or 1.0) * 1e9)
 
 
-def device_ceilings_of(manifest: Manifest) -> DeviceCeilings | None:
-    """The ceilings of the device that a run was measured on; None without any."""
-    held = manifest.conditions.get("device_ceilings")
-    return None if held is None else msgspec.convert(held, DeviceCeilings)
-
-
 def rates_of(ceilings: DeviceCeilings, footprint_bytes: int | None) -> DeviceRates:
     """A device's rates at their best, for a step that goes over so many bytes (None: more than any cache holds).
 
@@ -165,14 +158,12 @@ def rates_of(ceilings: DeviceCeilings, footprint_bytes: int | None) -> DeviceRat
     return DeviceRates(memory * 1e9, (ceilings.peak_tflop_s or 0.0) * 1e12, ceilings.shortest_ns() or 0.0)
 
 
-def _costs(
-    conditions: Mapping[str, Any], kind: str, work: DeviceWork, *, prompt_tokens: int, batch: int
-) -> list[Costs]:
+def _costs(of: Bounded, kind: str, work: DeviceWork, *, prompt_tokens: int, batch: int) -> list[Costs]:
     """The costs of the steps that were profiled, at up to 16 contexts; none where theory has no formula."""
-    shape = shape_of(conditions["config"]) if conditions else None
+    shape = shape_of(of.config)
     if shape is None:
         return []
-    precision, backend = Precision.all(conditions["dtype"]), _on_a_device(BACKENDS[conditions["backend"]])
+    precision, backend = Precision.all(of.dtype), _on_a_device(BACKENDS[of.backend])
     if kind == "prefill":
         steps = [prefill(prompt_tokens, batch=batch)]
     else:

@@ -1,0 +1,41 @@
+"""Rounds that can be read one by one and do not belong together: a stored run says so in one line, nothing is shown."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perstep.runs import SAMPLES
+
+from ..conftest import Cli
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+DAMAGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "a part of one round": ("mask", lambda s: s["cells"]["mini/b1/x1"]["naive"]["parts"].pop("lm_head")),
+    "a step of one round": ("mask", lambda s: s["cells"]["mini/b1/x1"]["table"]["step_ns"].pop()),
+    "a part of an arm": ("ops", lambda s: s["lengths"][0]["arms"]["mask=rebuild"]["parts"].pop("mlp")),
+    "an arm": ("ops", lambda s: s["lengths"][1]["arms"].clear()),
+    "the layers": ("ops", lambda s: s["lengths"][2]["plain"]["parts"].clear()),
+    "a way to mask": ("ops", lambda s: s["lengths"][2]["attention"].clear()),
+    "a part in place": ("generate", lambda s: s["in_place"]["all"]["parts"].pop("stop/WordInPython")),
+    "a marked cell": ("generate", lambda s: s["in_place"].pop("none")),
+    "a cell": ("generate", lambda s: s["ns"].pop("without word")),
+    "a kind": ("ledger", lambda s: [p["kinds"].pop("prefill") for p in s["passes"]]),
+}
+
+
+@pytest.mark.parametrize("lost", DAMAGES)
+def test_a_round_that_lacks_something_is_refused(lost: str, cli: Cli, tmp_path: Path) -> None:
+    """By what is lost, with what to do."""
+    name, damage = DAMAGES[lost]
+    run = shutil.copytree(GOLDEN / name, tmp_path / name)
+    lines = [json.loads(line) for line in (run / SAMPLES).read_text().splitlines()]
+    damage(lines[2])
+    (run / SAMPLES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = cli("show", run)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "restore the file, or measure again" in said.err
