@@ -19,8 +19,10 @@ import msgspec
 import numpy as np
 
 from perstep.experiments.conditions import describe_machine
-from perstep.experiments.ledger import Plan
+from perstep.experiments.ledger import Conditions, Plan, Workload
+from perstep.experiments.ledger.samples import ARMS, Bounded
 from perstep.machine import NoiseProbe
+from perstep.measure import WarmUp
 from perstep.runs import SAMPLES, Manifest, RunWriter
 
 DECODE_PARTS = (
@@ -63,11 +65,21 @@ def make_run(folder: Path, numbers: int) -> int:
     manifest = Manifest(
         experiment="ledger",
         plan=msgspec.to_builtins(Plan()),
-        workload={"prompt_tokens": 64, "new_tokens": 64, "batch": 1, "dtype": "float32", "threads": 1},
+        workload=msgspec.to_builtins(
+            Workload(
+                token_ids_sha256="", model_config_sha256="", prompt_tokens=64, new_tokens=64, batch=1, dtype="float32",
+                device="cpu", threads=1, temperature=0.0, top_k=0, top_p=1.0,
+            )
+        ),
         model={"name": "synthetic"},
-        conditions={"mark_ns": 100.0, "precision": 0.005},
+        conditions=msgspec.to_builtins(
+            Conditions(
+                arms=list(ARMS), order="", discarded="", end_tokens="", garbage_collector="off", mark_ns=100.0,
+                precision=0.005, warm_up=WarmUp(0, steady=True, rule="", reason=""), bounds=Bounded(),
+            )
+        ),
         boundaries=dict.fromkeys(PREFILL_PARTS, "synthetic"),
-    )
+    )  # fmt: skip
     describe_machine(manifest, 1)
     probe = NoiseProbe()
     probe.start()
