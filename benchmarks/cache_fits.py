@@ -1,4 +1,4 @@
-"""How well fits of a decode step's cost foretell contexts that they have not seen, for four models.
+"""How well fits of a decode step's cost predict contexts that they have not seen, for four models.
 
 The `cache` experiment itself, on `mini` with the NumPy decoder and on the first layers of three real architectures
 with random weights in transformers. Held out are every second context and the octave beyond the fitted range; the

@@ -64,7 +64,7 @@ def _adds_up(ledger: Any) -> None:
         raise RuntimeError(f"parts and residual of the {ledger.kind} ledger are {total}, not {ledger.step_ns_total}")
 
 
-def watch_inflation(subject: Subject) -> Facts:
+def watch_overhead(subject: Subject) -> Facts:
     """What watching costs at each level of detail, and how often a step waits for the device, by part."""
     import torch
 
@@ -87,7 +87,7 @@ def watch_inflation(subject: Subject) -> Facts:
         ledger, beside = watched.ledger(), watched.device_ledger()
         _adds_up(ledger)
         facts[detail] = {
-            "inflation": [ledger.inflation, ledger.inflation_ci_low, ledger.inflation_ci_high],
+            "overhead": [ledger.overhead, ledger.overhead_ci_low, ledger.overhead_ci_high],
             "host_step_us": ledger.step_ns / 1e3,
             "residual_share": ledger.residual_share,
             "syncs_per_step": ledger.syncs_per_step,
@@ -259,7 +259,7 @@ CHECKS: dict[str, Check] = {
     "ledger_large_batch": Check(device.ledger_large_batch, 70.0),
     "drop_ins": Check(_older(drop_ins, "no sync in a step"), 20.0),
     "drop_ins_captured": Check(_older(drop_ins_captured, "a replay equals the calls"), 15.0),
-    "watch_inflation": Check(_older(watch_inflation, "ledgers add up, tokens unchanged"), 40.0),
+    "watch_overhead": Check(_older(watch_overhead, "ledgers add up, tokens unchanged"), 40.0),
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
 }
 

@@ -430,7 +430,7 @@ def _ledger(shared: Shared, arch: str, *, rounds: int, batch: int, device_detail
     if work is None:
         return Found("device-busy time by part", None, shared.device == "cpu", {"invalid": found.invalid})
     facts = {
-        "invalid": found.invalid, "unresolved": found.unresolved, "inflation": found.decode.inflation,
+        "invalid": found.invalid, "unresolved": found.unresolved, "overhead": found.decode.overhead,
         "busy_share": [work.busy_share, work.share_ci_low, work.share_ci_high], "bound": work.bound,
         "idle_us": [work.idle_ns / 1e3, None if work.idle_ci_low is None else work.idle_ci_low / 1e3],
         "busy_us": work.busy_ns / 1e3, "step_us": work.step_ns / 1e3, "launches": work.launches,

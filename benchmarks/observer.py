@@ -3,7 +3,7 @@
 A Llama of 4 layers and hidden size 256, at vocabularies of 320 and 32,000 tokens, runs the same greedy generate call
 under every observer in turn, in balanced blocks (Williams squares) inside one process. The time of a call's decode
 steps is taken in the same way everywhere, by one reading of the clock a step, and compared pairwise inside blocks with
-the unwatched call. The two `marks` arms mark every step, which is what the inflation of a ledger is about; the two
+the unwatched call. The two `marks` arms mark every step, which is what the overhead of a ledger is about; the two
 `watch` arms are what a user has: marked and plain steps in turn, and a step of each call in which syncs are counted.
 Beside it: how much of a step is in no part, and whether planted delays of 1 ms and 0.5 ms are found. Prints tables and
 writes results/observer.json.

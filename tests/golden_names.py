@@ -43,16 +43,27 @@ def reworded(value: Any, words: dict[str, str]) -> Any:
     return value
 
 
+def alike(old: Any, new: Any) -> bool:
+    """Equal, or numbers that differ by the rounding of a subtraction."""
+    numbers = isinstance(old, float) and isinstance(new, float)
+    return bool(old == new or (numbers and abs(old - new) < 1e-12))
+
+
+def turned(path: str, value: Any) -> Any:
+    """An `inflation` became an `overhead`: the factor less 1."""
+    return value - 1 if "/inflation" in path and value is not None else value
+
+
 def differences(old: Any, new: Any, names: dict[str, Any], words: dict[str, str]) -> list[str]:
     """What the map does not explain, one line each."""
     moves = {name: to for name, to in names.items() if name != "added"}
     added = re.compile("|".join(re.escape(one).replace(r"\*", "[^/]+") for one in names.get("added", [])) or "-")
-    before = {renamed(path, moves): reworded(value, words) for path, value in leaves(old)}
+    before = {renamed(path, moves): turned(path, reworded(value, words)) for path, value in leaves(old)}
     after = {path: value for path, value in leaves(new) if path in before or not added.fullmatch(path)}
     return [
         f"{path}: {before.get(path, 'nothing')} -> {after.get(path, 'nothing')}"
         for path in sorted(before.keys() | after.keys())
-        if path not in before or path not in after or before[path] != after[path]
+        if path not in before or path not in after or not alike(before[path], after[path])
     ]
 
 

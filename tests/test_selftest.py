@@ -110,8 +110,8 @@ def test_the_command_answers_all_questions(
     assert {"embed", "mlp", "sample", "stop"} <= parts
     assert len(found["attribution"]) == 3 * len(parts)
     assert found["clock_resolution_ns"] >= 1
-    assert np.isfinite(found["inflation"])
-    assert "inflation_ci_low" in found
+    assert np.isfinite(found["overhead"])
+    assert "overhead_ci_low" in found
     assert found["sentence"]
     assert found["fresh_runs"] == 2
     assert list(tmp_path.iterdir())

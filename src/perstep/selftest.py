@@ -19,7 +19,7 @@ from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off, record_trace, replay
 from perstep.measure.blocks import measure_clock
 from perstep.report import Table
-from perstep.report.format import duration, interval, percent, significant
+from perstep.report.format import duration, percent, significant
 from perstep.stats import Change, balanced_block, paired_change, step_estimate
 from perstep.stored.fresh_runs import measure_fresh_runs
 from perstep.targets import BUILT_IN, make_prompt, open_target
@@ -106,9 +106,9 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
         clock_read_ns: cost of one clock reading.
         clock_resolution_ns: smallest step of the clock.
         step_ns: an uninstrumented decode step of `mini`.
-        inflation: of its ledger, instrumented over uninstrumented: the median of paired passes.
-        inflation_ci_low: lower end of its interval, or None.
-        inflation_ci_high: its upper end, or None.
+        overhead: of its ledger's instruments, a fraction of the step: the median of paired passes.
+        overhead_ci_low: lower end of its interval, or None.
+        overhead_ci_high: its upper end, or None.
         identical: comparisons of identical programs.
         different: comparisons of programs that differ by a known amount.
         attribution: known delays in each part of the ledger.
@@ -123,9 +123,9 @@ class SelfTest(msgspec.Struct, frozen=True, kw_only=True):
     clock_read_ns: float
     clock_resolution_ns: int
     step_ns: float
-    inflation: float
-    inflation_ci_low: float | None
-    inflation_ci_high: float | None
+    overhead: float
+    overhead_ci_low: float | None
+    overhead_ci_high: float | None
     identical: Detection
     different: list[Detection]
     attribution: list[Attribution]
@@ -158,7 +158,7 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
     bench = _Bench(seed, clock)
     attribution = []
     with collector_off():
-        step_ns, marks = bench.inflation()
+        step_ns, marks = bench.overhead()
         for index, (part, delay_ns) in enumerate([(part, d) for part in bench.parts for d in DELAYS_NS]):
             share = index / len(bench.parts) / len(DELAYS_NS)
             progress(0.57 + 0.2 * share, f"{duration(delay_ns)} in {part}")
@@ -172,9 +172,9 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
         clock_read_ns=clock_cost.read_ns,
         clock_resolution_ns=clock_cost.resolution_ns,
         step_ns=step_ns,
-        inflation=1 + (marks.estimate or 0.0),
-        inflation_ci_low=None if marks.ci_low is None else 1 + marks.ci_low,
-        inflation_ci_high=None if marks.ci_high is None else 1 + marks.ci_high,
+        overhead=marks.estimate or 0.0,
+        overhead_ci_low=marks.ci_low,
+        overhead_ci_high=marks.ci_high,
         identical=identical,
         different=different,
         attribution=attribution,
@@ -249,7 +249,7 @@ class _Bench:
         self._trace = record_trace(self._loop, prompt_BT, _STEPS + 1)
         self.parts = list(self._pass(None, 0)[0].parts)
 
-    def inflation(self) -> tuple[float, Change]:
+    def overhead(self) -> tuple[float, Change]:
         """An uninstrumented step in nanoseconds, and how much longer an instrumented one is."""
         plain, marked = [], []
         for _ in range(20):
@@ -335,7 +335,7 @@ def tables(found: SelfTest) -> list[Table]:
         notes=[
             (
                 f"clock: {found.clock_read_ns:.0f} ns a reading, {found.clock_resolution_ns} ns resolution"
-                f" · ledger {_inflation(found)}"
+                f" · ledger {_overhead(found)}"
             ),
             _between(found),
             "",
@@ -345,11 +345,12 @@ def tables(found: SelfTest) -> list[Table]:
     return [comparisons, delays]
 
 
-def _inflation(found: SelfTest) -> str:
+def _overhead(found: SelfTest) -> str:
     """With its interval; without one no factor is named."""
-    if found.inflation_ci_low is None:
-        return "inflation not resolved"
-    return f"inflation {found.inflation:.3f} {interval(found.inflation_ci_low, found.inflation_ci_high, digits=4)}"
+    if found.overhead_ci_low is None or found.overhead_ci_high is None:
+        return "overhead not resolved"
+    ends = f"[{100 * found.overhead_ci_low:.1f}, {100 * found.overhead_ci_high:.1f}]"
+    return f"overhead {percent(found.overhead)} {ends}"
 
 
 def _between(found: SelfTest) -> str:

@@ -52,7 +52,8 @@ def small(script: ModuleType, arch: str, monkeypatch: pytest.MonkeyPatch) -> Any
     from perstep.targets.transformers import instrument
 
     monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
-    monkeypatch.setattr("perstep.experiments.compare.call_alarm", lambda _seconds: nullcontext())
+    for module in ("api", "session"):
+        monkeypatch.setattr(f"perstep.experiments.compare.{module}.call_alarm", lambda _seconds: nullcontext())
     monkeypatch.setattr(script.Subject, "__init__", _short_subject(script.Subject.__init__))
     monkeypatch.setattr(script.device, "PLAIN_STEPS", 2)
     monkeypatch.setattr(script, "limited", lambda _seconds: nullcontext())  # however busy the machine is
@@ -151,13 +152,13 @@ def test_the_checks_of_the_device_run_on_the_host(script: ModuleType, small: Any
 def test_the_older_checks_run_on_the_host_as_well(script: ModuleType, small: Any) -> None:
     """Without the alarm and without a graph, which only a GPU has; the tokens are those of generate all the same."""
     threads = torch.get_num_threads()
-    names = ["watch_inflation", "drop_ins", "drop_ins_overhead", "drop_ins_captured"]
+    names = ["watch_overhead", "drop_ins", "drop_ins_overhead", "drop_ins_captured"]
     found = script.run_checks(names, small)
     torch.set_num_threads(threads)
     assert [(name, found[name]["status"], found[name].get("error")) for name in names] == [
         (name, "ok", None) for name in names
     ]
-    assert found["watch_inflation"]["facts"]["phases"]["syncs_by_part"] == {"sync": 1.0}
+    assert found["watch_overhead"]["facts"]["phases"]["syncs_by_part"] == {"sync": 1.0}
     assert set(found["drop_ins"]["facts"]) >= {"Utf8", "TokenMask", "TopP", "WordStop", "StopStrings"}
     assert found["drop_ins_captured"]["facts"]["outputs"] == 4
     json.dumps(found)

@@ -322,7 +322,7 @@ def test_progress_is_silent_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_time_left_is_unknown_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundredth of the work foretells nothing."""
+    """A hundredth of the work predicts nothing."""
     stderr = Terminal(False)
     monkeypatch.setattr("sys.stderr", stderr)
     now = [0.0]

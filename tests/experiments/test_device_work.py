@@ -318,7 +318,7 @@ def test_a_table_has_the_columns_that_there_are(calm: Noise) -> None:
             assert any(row[0].startswith("  k") for row in table.rows) == (detail == "kernels")
             assert "host-bound: kernels run" in to_text(table)
     expected = next(note for note in work_table(work, title="t", bounds=bounds).notes if note.startswith("Expected"))
-    assert "not foretold: attn, sample" in expected
+    assert "not predicted: attn, sample" in expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

@@ -89,7 +89,7 @@ def test_on_a_device_its_own_ledger_stands_beside_that_of_the_host(tiny_model: A
     assert list(found.parts) == list(w.ledger().parts)
     assert sum(p.ns_total for p in found.parts.values()) + found.residual_ns_total == found.step_ns_total
     assert found.parts["forward"].ns == found.plain_step_ns == 100
-    assert found.inflation is not None
+    assert found.overhead is not None
     assert 0 <= beside.idle_ns_per_step <= found.step_ns
     assert w.device_ledger("prefill") is not None
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)

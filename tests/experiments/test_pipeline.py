@@ -81,7 +81,7 @@ def test_results_have_totals_that_add_up(run_folder: Path) -> None:
         assert sum(part["ns_total"] for part in parts) + found["residual_ns_total"] == found["step_ns_total"]
         shown = sum(part["ns_per_step"] for part in parts) + found["residual_ns"]
         assert shown == pytest.approx(found["step_ns"], abs=1e-3)
-        assert {"forwards", "inflation"} <= set(found)
+        assert {"forwards", "overhead"} <= set(found)
         assert all({"p50_ns", "share", "ci_low", "ci_high"} <= set(part) for part in parts)
     assert results["decode"]["forwards"] == 3
     # Five norms of 1,000 ns, and one reading of the clock between begin and end.

@@ -79,7 +79,7 @@ def measure(delays_ns: dict[str, int], *, tick_ns: int = 0, jittery: bool = True
 
 
 def test_parts_of_known_length_are_the_ledger() -> None:
-    """No jitter, no cost of marks: every row, the residual, the step and the inflation are exact."""
+    """No jitter, no cost of marks: every row, the residual, the step and the overhead are exact."""
     for kind, ledger in measure({}, jittery=False).items():
         positions = [0] if kind == "prefill" else list(range(1, NEW_TOKENS))
         rows = dict.fromkeys(PARTS, 0.0)
@@ -88,7 +88,7 @@ def test_parts_of_known_length_are_the_ledger() -> None:
         assert {name: part.ns for name, part in ledger.parts.items()} == rows
         assert ledger.residual_ns == 300
         assert ledger.step_ns == ledger.plain_step_ns == sum(rows.values()) + 300
-        assert ledger.inflation == 1
+        assert ledger.overhead == 0
         assert ledger.forwards == len(positions)
         assert ledger.steps == 2 * ROUNDS * len(positions)
         assert ledger.invalid == ""
@@ -101,7 +101,7 @@ def test_each_mark_costs_its_part_a_reading_of_the_clock() -> None:
         assert ticking.parts[part].ns - silent.parts[part].ns == 50 * ENTERED.count(part)
     assert ticking.residual_ns == 300 + 50
     assert ticking.plain_step_ns == silent.plain_step_ns + 50
-    assert ticking.inflation == pytest.approx((ticking.plain_step_ns + 50 * len(ENTERED)) / ticking.plain_step_ns)
+    assert ticking.overhead == pytest.approx(50 * len(ENTERED) / ticking.plain_step_ns)
     assert ticking.parts["norm"].marks_share == 50 * 3 / ticking.parts["norm"].ns
 
 

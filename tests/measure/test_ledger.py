@@ -81,9 +81,9 @@ def test_a_percentile_is_over_all_steps(by_hand: Ledger) -> None:
     assert by_hand.parts["mlp"].p50_ns == 5
 
 
-def test_the_inflation_is_the_median_of_the_rounds_ratios(by_hand: Ledger) -> None:
+def test_the_overhead_is_the_median_of_the_rounds_ratios(by_hand: Ledger) -> None:
     """40 / 30, 51 / 40 and 149 / 120: the middle one is 51 / 40."""
-    assert by_hand.inflation == pytest.approx(51 / 40, rel=1e-12)
+    assert by_hand.overhead == pytest.approx(11 / 40, rel=1e-12)
 
 
 def test_counts_are_of_forwards_steps_and_rounds(by_hand: Ledger) -> None:
@@ -157,7 +157,7 @@ def test_an_interval_is_the_exact_sign_test_of_the_shares() -> None:
     assert (ledger.parts["attn.qkv"].ci_low, ledger.parts["attn.qkv"].ci_high) == pytest.approx((40, 62.5))
     assert (ledger.parts["mlp"].ci_low, ledger.parts["mlp"].ci_high) == pytest.approx((35, 45**2 / 35))
     assert (ledger.plain_step_ci_low, ledger.plain_step_ci_high) == (100, 100)
-    assert (ledger.inflation_ci_low, ledger.inflation_ci_high) == (1, 1)
+    assert (ledger.overhead_ci_low, ledger.overhead_ci_high) == (0, 0)
     assert ledger.merged_rounds == 8
     assert ledger.resolved().half_width == pytest.approx((45**2 / 35 - 35) / 2 / 100)
 
@@ -177,15 +177,15 @@ def spells(rounds: int = 24, *, factor: float = 1.03, seed: int = 0) -> LedgerSa
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 4, 5, 6, 7])  # with 2 the rounds are too autocorrelated
-def test_the_headline_times_the_inflation_is_the_instrumented_step(seed: int) -> None:
+def test_the_step_and_the_overhead_make_the_instrumented_step(seed: int) -> None:
     """On a machine that is slow in spells too: both steps are taken at one pace, and 3 % is found to 1 %."""
     made = spells(seed=seed)
     ledger = build_ledger("prefill", made, mark_ns=0)
     assert ledger.plain_step_ns is not None
-    assert ledger.inflation is not None
+    assert ledger.overhead is not None
     assert ledger.plain_step_ns == np.median(made.plain_ns)
-    assert ledger.plain_step_ns * ledger.inflation == pytest.approx(ledger.step_ns, rel=1e-9)
-    assert ledger.inflation == pytest.approx(1.03, abs=0.01)
+    assert ledger.plain_step_ns * (1 + ledger.overhead) == pytest.approx(ledger.step_ns, rel=1e-9)
+    assert ledger.overhead == pytest.approx(0.03, abs=0.01)
     assert ledger.parts["mlp"].ns + ledger.residual_ns == pytest.approx(ledger.step_ns)
     assert ledger.parts["mlp"].share == pytest.approx(0.9)
     assert ledger.notes == []
@@ -198,9 +198,9 @@ def test_two_steps_that_the_marks_do_not_explain_are_told_apart() -> None:
     made = LedgerSamples(plain, plain + burst, {"mlp": plain + burst}, np.zeros_like(plain), {"mlp": 1.0})
     ledger = build_ledger("decode", made, mark_ns=0)
     assert (ledger.plain_step_ns, ledger.step_ns) == (100, 100)
-    assert (ledger.inflation, ledger.inflation_ci_low, ledger.inflation_ci_high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (ledger.overhead, ledger.overhead_ci_low, ledger.overhead_ci_high) == pytest.approx((0.5, 0.5, 0.5))
     [note] = [note for note in ledger.notes if note.startswith("The two steps shown differ")]
-    assert "the instrumented one is 1.000 times the headline, in the median round it was 1.500 times" in note
+    assert "the instrumented one is 1.000 times the uninstrumented one, in the median round it was 1.500 times" in note
 
 
 def test_the_share_of_a_sum_is_never_said_to_exceed_the_step() -> None:
@@ -274,10 +274,10 @@ def test_fewer_rounds_than_an_interval_needs_give_null_intervals() -> None:
     made = samples({"attn.qkv": [[a] for a in ALTERNATING[:7]], "mlp": [[95 - a] for a in ALTERNATING[:7]]}, [[5]] * 7)
     ledger = build_ledger("decode", made, mark_ns=0)
     assert all(part.ci_low is None and part.ci_high is None for part in ledger.parts.values())
-    assert ledger.inflation_ci_low is not None
+    assert ledger.overhead_ci_low is not None
     assert ledger.resolved().half_width == inf
     one = build_ledger("decode", constant(1, 1, 2, rounds=1), mark_ns=0)
-    assert one.plain_step_ci_low is one.plain_step_ci_high is one.inflation_ci_low is one.inflation_ci_high is None
+    assert one.plain_step_ci_low is one.plain_step_ci_high is one.overhead_ci_low is one.overhead_ci_high is None
 
 
 def test_the_interval_of_a_part_that_is_mostly_absent_is_in_nanoseconds() -> None:
@@ -290,8 +290,8 @@ def test_the_interval_of_a_part_that_is_mostly_absent_is_in_nanoseconds() -> Non
 
 
 @pytest.mark.parametrize(("step_ns", "said", "invalid"), [(104, 0, ""), (106, 1, ""), (149, 1, ""), (151, 1, "1.51")])
-def test_inflation_is_said_above_1_05_and_invalid_above_1_5(step_ns: int, said: int, invalid: str) -> None:
-    """The headline stays the step without instruments."""
+def test_overhead_is_said_above_5_percent_and_invalid_above_50(step_ns: int, said: int, invalid: str) -> None:
+    """The step to quote stays the uninstrumented one."""
     ledger = build_ledger("decode", constant(step_ns, 0, 100, rounds=8), mark_ns=0)
     assert ledger.plain_step_ns == 100
     assert len(ledger.notes) == said
@@ -341,8 +341,8 @@ def test_bursts_in_most_steps_are_said() -> None:
     made = samples({name: rounds[:, [part]] for part, name in enumerate("abc")}, [[0]] * 3)
     ledger = build_ledger("decode", made, mark_ns=0)
     assert [part.ns_per_step for part in ledger.parts.values()] == [40, 40, 40]
-    assert (ledger.residual_ns, ledger.closing, ledger.invalid) == (0, 2, "")
-    assert "make up 50% of the step's, and every row is shown 2.00 times as long" in ledger.notes[-1]
+    assert (ledger.residual_ns, ledger.scale_factor, ledger.invalid) == (0, 2, "")
+    assert "are 50% of the step's, and every row is multiplied by 2.00" in ledger.notes[-1]
 
 
 def test_medians_that_exceed_the_steps_by_a_little_leave_no_negative_residual() -> None:

@@ -45,14 +45,14 @@ def test_one_call_has_means_so_that_a_rare_expensive_step_counts() -> None:
     assert ledger.parts["sample"].p50_ns == 40
     assert ledger.plain_step_ns == 100
     assert ledger.rounds == 4
-    assert ledger.inflation == 1  # the median over rounds
+    assert ledger.overhead == 0  # the median over rounds
     assert any("1 of 8 marked steps took more than 3 times the median" in note for note in ledger.notes)
 
 
-def test_a_cost_that_grows_with_the_position_does_not_look_like_inflation() -> None:
+def test_a_cost_that_grows_with_the_position_does_not_look_like_overhead() -> None:
     """M P P M: a straight line weighs on both kinds alike."""
     ledger = built(steps(list(range(1_000, 1_000 + 48)), [*BLOCK] * 12, [7] * 24))
-    assert ledger.inflation == 1
+    assert ledger.overhead == 0
     assert ledger.plain_step_ns == ledger.step_ns
 
 
@@ -116,38 +116,38 @@ def test_rounds_reach_over_short_calls() -> None:
     marked = [True, False, False, False, True, True] * 2
     ledger = built(steps([110 if mark else 100 for mark in marked], marked, [50] * 6, calls=[3] * 4))
     assert ledger.rounds == 2
-    assert ledger.inflation == pytest.approx(1.1)
-    assert ledger.inflation_ci_low is None
+    assert ledger.overhead == pytest.approx(0.1)
+    assert ledger.overhead_ci_low is None
 
 
-def test_too_few_steps_give_neither_inflation_nor_headline() -> None:
+def test_too_few_steps_give_neither_overhead_nor_step() -> None:
     """One marked step alone."""
     ledger = built(steps([100], [True], [60]))
-    assert ledger.plain_step_ns is ledger.inflation is ledger.parts["sample"].ci_low is None
+    assert ledger.plain_step_ns is ledger.overhead is ledger.parts["sample"].ci_low is None
     assert ledger.rounds == ledger.merged_rounds == 0
     assert COST_UNKNOWN in ledger.notes
 
 
-def test_a_large_inflation_is_invalid_only_where_it_is_sure() -> None:
+def test_a_large_overhead_is_invalid_only_where_it_is_sure() -> None:
     """Two rounds may be noise, and no factor is named; forty are not."""
     for rounds, invalid in ((2, False), (40, True)):
         marked = [*BLOCK] * rounds
         ledger = built(steps([200 if mark else 100 for mark in marked], marked, [50] * (2 * rounds)))
-        assert ledger.inflation == 2
+        assert ledger.overhead == 1
         assert bool(ledger.invalid) is invalid
         assert any("2.000 times as long" in note for note in ledger.notes) == invalid
 
 
-def test_an_inflation_whose_interval_holds_one_is_no_verdict() -> None:
+def test_an_overhead_whose_interval_holds_zero_is_no_verdict() -> None:
     """A machine that is busy now in marked steps, now in plain ones: 9 in most rounds, a ninth in the others."""
     marked, step = [*BLOCK] * 40, []
     for slow in np.random.default_rng(0).permutation([True] * 26 + [False] * 14):
         step += [900 if mark == slow else 100 for mark in BLOCK]
     ledger = built(steps(step, marked, [50] * 80))
-    assert ledger.inflation is not None
-    assert ledger.inflation > 1.5
-    assert ledger.inflation_ci_low is not None
-    assert ledger.inflation_ci_low < 1
+    assert ledger.overhead is not None
+    assert ledger.overhead > 0.5
+    assert ledger.overhead_ci_low is not None
+    assert ledger.overhead_ci_low < 0
     assert ledger.invalid == ""
     assert any(note.startswith("Instrumented steps took") and "which may be chance" in note for note in ledger.notes)
 
@@ -176,5 +176,5 @@ def test_steps_that_bursts_set_apart_are_told_apart() -> None:
     step = ([100] * 4 * 9 + [1_000, 100, 100, 100]) * 4
     marked = [*BLOCK] * 40
     ledger = built(steps(step, marked, [50] * 80))
-    assert (ledger.step_ns, ledger.plain_step_ns, ledger.inflation) == (145, 100, 1)
-    assert any("the instrumented one is 1.450 times the headline" in note for note in ledger.notes)
+    assert (ledger.step_ns, ledger.plain_step_ns, ledger.overhead) == (145, 100, 0)
+    assert any("the instrumented one is 1.450 times the uninstrumented one" in note for note in ledger.notes)

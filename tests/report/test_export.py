@@ -155,7 +155,7 @@ def test_github_action_has_name_unit_value_range_extra(source: Source) -> None:
     assert ledger.plain_step_ci_low is not None
     assert ledger.plain_step_ci_high is not None
     assert step["range"] == f"± {(ledger.plain_step_ci_high - ledger.plain_step_ci_low) / 2:.0f}"
-    assert step["extra"].startswith("24 rounds, without instruments; inflation 1.0")
+    assert step["extra"].startswith("24 rounds, without instruments; instrumentation overhead")
     assert found[2]["extra"] == "24 rounds, 80.0 % of the instrumented step"
     assert all(set(entry) <= {"name", "unit", "value", "range", "extra"} for entry in found)
 

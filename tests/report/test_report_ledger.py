@@ -47,7 +47,7 @@ def test_the_shown_column_adds_up_to_the_step() -> None:
     assert table.header[1] == "µs/step"
     shown = {row[0]: float(row[1]) for row in table.rows}
     step = shown.pop("step (decode, instrumented)")
-    headline = shown.pop("step (decode), the headline")
+    headline = shown.pop("step (decode), uninstrumented")
     assert list(shown) == [*PARTS, "residual"]
     assert sum(shown.values()) == pytest.approx(step, abs=0.6)
     assert headline == pytest.approx(step * 0.98, abs=0.6)
@@ -58,8 +58,8 @@ def test_what_qualifies_a_ledger_stands_below_it() -> None:
     """Inflation with its interval, forwards, rounds, throughput, notes, and why it is invalid."""
     table = ledger_table(made("decode", PARTS), title="t", tokens_per_s=8_887.4)
     assert re.fullmatch(
-        r"inflation 1\.020 \[1\.020, 1\.020\] · 1 forward a pass · 12 rounds"
-        r" · 0\.8 % of all steps in no part · 8887 tokens/s",
+        r"instrumentation overhead 2\.0 % \[2\.0, 2\.0\] · 1 forward a pass · 12 rounds"
+        r" · 0\.8 % of all steps unattributed · 8887 tokens/s",
         table.notes[0],
     )
     assert "Marks make up more than 5% of: sample." in table.notes
@@ -71,7 +71,7 @@ def test_a_ledger_without_intervals_shows_dashes() -> None:
     """Never an interval that is not one."""
     table = ledger_table(made("prefill", PARTS, rounds=3), title="t")
     assert [row[4] for row in table.rows] == ["–"] * 4 + ["", "", "–"]
-    assert table.notes[0].startswith("inflation not resolved · 1 forward a pass")
+    assert table.notes[0].startswith("instrumentation overhead not resolved · 1 forward a pass")
 
 
 def test_the_csv_holds_the_numbers_of_the_picture() -> None:

@@ -14,7 +14,7 @@ TABLE = Table(
     header=["part", "µs/step", ""],
     rows=[["embed", "1.23", "█"], ["attn.softmax", "12.3", "████"], ["residual", "0.100", ""]],
     text_columns=frozenset({0, 2}),
-    notes=["inflation 1.010"],
+    notes=["overhead 1.0 %"],
     rule_before=frozenset({2}),
 )
 
@@ -29,7 +29,7 @@ def test_text_is_aligned() -> None:
         "attn.softmax      12.3   ████",
         "",
         "residual         0.100",
-        "inflation 1.010",
+        "overhead 1.0 %",
         "",
     ]
 
@@ -54,7 +54,7 @@ def test_markdown_has_a_ruler_that_aligns() -> None:
         "| attn.softmax | 12.3 | ████ |",
         "| residual | 0.100 |  |",
         "",
-        "inflation 1.010",
+        "overhead 1.0 %",
         "",
     ]
 

@@ -39,7 +39,7 @@ def test_one_factor_brings_all_rows_to_the_step() -> None:
     part = np.array([[5, 1], [1, 5], [9, 9]])
     other = np.array([[1, 9], [9, 1], [1, 1]])
     estimate = stats.ledger_estimate(part + other + 2, {"a": part, "b": other})
-    assert estimate.closing == pytest.approx(1.25)
+    assert estimate.scale_factor == pytest.approx(1.25)
     assert estimate.parts_ns == pytest.approx({"a": 7.5, "b": 1.5})
     assert estimate.step_ns == pytest.approx(12)
     assert estimate.residual_ns == pytest.approx(3)
@@ -54,7 +54,7 @@ def test_bursts_that_fall_now_here_now_there_are_no_residual() -> None:
     estimate = stats.ledger_estimate(np.full((3, 1), 120), parts)
     assert estimate.parts_ns == pytest.approx({"a": 40, "b": 40, "c": 40})
     assert estimate.residual_ns == 0
-    assert estimate.closing == pytest.approx(2)
+    assert estimate.scale_factor == pytest.approx(2)
 
 
 def test_parts_whose_medians_exceed_the_step_leave_no_negative_residual() -> None:
@@ -69,7 +69,7 @@ def test_where_no_row_has_time_in_most_rounds_the_step_is_in_none() -> None:
     """Three parts that take turns in having all of the step: nothing could be multiplied."""
     turns = {name: np.array([[10 * (name == here)] for here in "abc"]) for name in "abc"}
     estimate = stats.ledger_estimate(np.full((3, 1), 10), turns)
-    assert (estimate.residual_ns, estimate.closing, estimate.step_ns) == (10, 1, 10)
+    assert (estimate.residual_ns, estimate.scale_factor, estimate.step_ns) == (10, 1, 10)
 
 
 @given(durations)

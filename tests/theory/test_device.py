@@ -46,7 +46,7 @@ def decoded(h200_rows: list[Row], h200_steps: list[tuple[str, int, int]]) -> dic
     return {name: work.steps[3].parts[name] for name in IN_TRACE}
 
 
-def test_the_launches_of_the_real_step_are_foretold_part_by_part(decoded: dict[str, Any], bf16: Precision) -> None:
+def test_the_launches_of_the_real_step_are_predicted_part_by_part(decoded: dict[str, Any], bf16: Precision) -> None:
     """1,219 in the forward, each part to the kernel."""
     kernels = step_kernels(read_config(SMOLLM2), decode(66), bf16)
     counted = {name: sum(count_of(kernels[part]) for part in inside) for name, inside in IN_TRACE.items()}
@@ -60,7 +60,7 @@ def test_the_launches_of_the_real_step_are_foretold_part_by_part(decoded: dict[s
 def test_no_part_of_the_real_step_is_faster_than_its_bound(decoded: dict[str, Any], bf16: Precision) -> None:
     """From the ceilings of that card, nothing fitted; `lm_head`, which reads 151 MB, is within 10 % of its bound.
 
-    The other parts cannot be foretold within 25 % from these ceilings, and no test says so: they are launches, and the
+    The other parts cannot be predicted within 25 % from these ceilings, and no test says so: they are launches, and the
     one figure for a launch, 0.84 µs for a node of a replayed graph, is of the shortest kernel there is. In the trace an
     elementwise kernel takes 1.1 to 1.4 µs, a reduction 2.0, a cast up to 2.2, a product with few weights 3.1 to 4.8,
     attention 3.4, for none of which a time of its own was measured. Bounds are 62 % of `norm`, 43 % of `attn`, 29 % of
@@ -91,7 +91,7 @@ def kind_of(kernel: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["norm", "attn", "mlp", "forward"])
-def test_kernels_by_kind_foretell_a_part_from_what_they_take_elsewhere(
+def test_kernels_by_kind_predict_a_part_from_what_they_take_elsewhere(
     decoded: dict[str, Any], bf16: Precision, name: str
 ) -> None:
     """Each part within 25 %, from the median kernel of each kind in all other parts: none of its own time is used.
@@ -168,7 +168,7 @@ def test_products_are_those_of_the_nearest_number_of_rows() -> None:
 @pytest.mark.parametrize(
     "changes", [{"attention_bias": True}, {"model_type": "qwen3", "head_dim": 64}, {"hidden_act": "gelu"}]
 )
-def test_what_nobody_has_counted_is_not_foretold(bf16: Precision, changes: dict[str, Any]) -> None:
+def test_what_nobody_has_counted_is_not_predicted(bf16: Precision, changes: dict[str, Any]) -> None:
     """Another architecture, another precision, a prefill: no kernels, so no expectation."""
     assert step_kernels(read_config({**SMOLLM2, **changes}), decode(66), bf16) == {}
     known = read_config(SMOLLM2)

@@ -103,11 +103,11 @@ def test_planted_costs_are_found_exactly_in_one_long_call(model: Any, ids: Any) 
     assert_found(ledger)
     # The first decode step stands apart, in one syncs were counted, and one rested.
     assert (ledger.forwards, ledger.steps, ledger.rounds) == (40, 18, 9)
-    assert ledger.inflation == ledger.inflation_ci_low == ledger.inflation_ci_high == 1
+    assert ledger.overhead == ledger.overhead_ci_low == ledger.overhead_ci_high == 0
     assert ledger.plain_step_ns == 1.5 * MS
     prefill = w.ledger("prefill")
     assert_found(prefill)
-    assert (prefill.forwards, prefill.plain_step_ns, prefill.inflation) == (1, None, None)
+    assert (prefill.forwards, prefill.plain_step_ns, prefill.overhead) == (1, None, None)
 
 
 @pytest.mark.parametrize("tokens", [[6] * 8, [3, 6, 2, 4, 2, 5, 7, 3]])
@@ -120,8 +120,8 @@ def test_planted_costs_are_found_exactly_in_many_short_calls(model: Any, ids: An
     ledger = w.ledger()
     assert_found(ledger)
     assert ledger.forwards == sum(tokens) - len(tokens)
-    assert ledger.inflation == 1
-    assert w.ledger("prefill").inflation == 1  # of the seven later ones every other is a plain one
+    assert ledger.overhead == 0
+    assert w.ledger("prefill").overhead == 0  # of the seven later ones every other is a plain one
     assert len(w.samples) == len(tokens)
     assert [sample.new_tokens for sample in w.samples] == tokens
 

@@ -30,7 +30,7 @@ def export(
         run: A run's folder, its name or number, or a baseline.
         format: What to make of it.
         to: File to write. [default: stdout]
-        rounds: Only the first so many rounds. [default: all; chrome-trace 5]
+        rounds: Number of first rounds to take. [default: all; chrome-trace 5]
     """
     if rounds is None and format == "chrome-trace":
         rounds = DEFAULT_ROUNDS

@@ -48,7 +48,7 @@ def watch(
         script: A Python file.
         arguments: The script's own.
         detail: How far to look inside the forward: as a whole, by type of module, or by layer.
-        every: Record one block of four decode steps in so many, for long jobs.
+        every: Record one block of four decode steps in every N blocks, for long jobs.
         syncs: Count how often the host waits for the device, by part, in a few steps that are not timed.
         output: Form of the ledgers on stderr.
         out: Folder for the run. [default: the next number under .perstep/runs]

@@ -98,7 +98,7 @@ class GeneratedWorkload(ReplayedWorkload, kw_only=True):
     Attributes:
         batch: sequences.
         temperature: 0 chooses the most probable token.
-        top_k: draws among so many tokens; 0 for all.
+        top_k: number of tokens that are drawn from; 0 for all.
         top_p: draws among tokens that hold this probability together.
     """
 
@@ -247,7 +247,7 @@ def left_out_layers(manifest: Manifest) -> list[str]:
 
 @contextmanager
 def threads_limited(threads: int) -> Iterator[None]:
-    """The matrix library runs with so many threads, and with as many as before afterwards; torch too, if it is there.
+    """The matrix library runs with this number of threads inside, and as before afterwards; torch too, if it is there.
 
     Where a torch model is opened inside, `ModelOptions.open` sets torch's threads.
     """

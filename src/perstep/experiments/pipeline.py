@@ -175,7 +175,7 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
 
     Args:
         loaded: the run.
-        rounds: only the first so many; all if None.
+        rounds: number of first rounds to take; all if None.
 
     Raises:
         InputError: its experiment has no ledger of parts.

@@ -29,7 +29,7 @@ class SyncCounts(msgspec.Struct, frozen=True):
 
     Attributes:
         steps: how many steps were counted; none of them was timed.
-        parts: part -> syncs over all of them; `residual` for those in no part.
+        parts: part -> syncs over all of them; `residual` for those unattributed.
         sites: the same by place, the most frequent first.
     """
 

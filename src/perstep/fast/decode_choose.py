@@ -16,7 +16,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 
 from perstep.automata import TokenAutomaton, apply
 from perstep.errors import InputError
-from perstep.fast.decode_head import FEWER, PutOff, allowed_ids
+from perstep.fast.decode_head import FEWER, DeferredHead, allowed_ids
 from perstep.fast.noise import gumbel, row_keys
 from perstep.fast.sampling import MinP, TopK, TopP
 from perstep.targets.reference.sample import gumbel_noise
@@ -109,7 +109,7 @@ class MaskedChooser:
     """
 
     def __init__(
-        self, tables: Sequence[TokenAutomaton], warpers: Sequence[Any], chooser: Chooser, head: PutOff | None
+        self, tables: Sequence[TokenAutomaton], warpers: Sequence[Any], chooser: Chooser, head: DeferredHead | None
     ) -> None:
         self._tables = tables
         self._warpers = warpers

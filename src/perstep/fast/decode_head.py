@@ -33,7 +33,7 @@ _numbers = itertools.count()
 _known: weakref.WeakKeyDictionary[Any, tuple[Any, int, int]] = weakref.WeakKeyDictionary()
 
 
-class PutOff:
+class DeferredHead:
     """Takes the place of a model's LM head during one call, as a context.
 
     Attributes:
@@ -52,7 +52,7 @@ class PutOff:
         self._raw: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, model: Any) -> PutOff | None:
+    def of(cls, model: Any) -> DeferredHead | None:
         """The head of a model; None where it is not a plain matrix, or the model's forward is compiled."""
         linear = model.get_output_embeddings()
         own_compiler = getattr(model, "_compiled_call_impl", None) is not None
@@ -64,7 +64,7 @@ class PutOff:
             return None
         return cls(linear, model.config.get_text_config())
 
-    def __enter__(self) -> PutOff:
+    def __enter__(self) -> DeferredHead:
         self._inner = vars(self._linear).get("forward")
         self._linear.forward = self._forward
         return self

@@ -20,7 +20,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from perstep.fast._processor import in_turn
 from perstep.fast.decode_choose import Chooser, MaskedChooser
-from perstep.fast.decode_head import PutOff
+from perstep.fast.decode_head import DeferredHead
 from perstep.fast.decode_inputs import Forwards, InputIds, pages
 
 if TYPE_CHECKING:
@@ -180,14 +180,14 @@ def run_on_host(call: Call) -> Any:
     call.stops.read_end_ids()
     head = None
     if call.tables is not None and not call.forwards.is_compiled:
-        head = PutOff.of(call.model)
+        head = DeferredHead.of(call.model)
     with head or nullcontext():
         _HostLoop(call, head).run()
     return call.result(0)
 
 
 class _HostLoop:
-    def __init__(self, call: Call, head: PutOff | None) -> None:
+    def __init__(self, call: Call, head: DeferredHead | None) -> None:
         self.call = call
         self.head = head
         self.finished = [False] * call.batch

@@ -89,7 +89,7 @@ class Probe:
 
     Attributes:
         ids: int64 [rows, length].
-        prompt: so many first tokens are the prompt.
+        prompt: number of first tokens that are the prompt.
         what: what is in each row, in words.
     """
 

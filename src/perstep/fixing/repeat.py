@@ -11,7 +11,7 @@ from typing import Any
 from perstep.fixing.capture import Captured, Original, tokens_of
 from perstep.fixing.offer import PROCESSORS
 
-_MOST = 64  # so many answers are compared
+_MOST = 64  # answers compared at most
 
 
 def equal(found: Any, expected: Any) -> bool:

@@ -12,7 +12,7 @@ from perstep.report.words import render
 from perstep.runs import Manifest
 
 _WIDEST = 58
-"""A drop-in is cut in the table behind so many characters; the lines to write have it whole."""
+"""A drop-in is cut in the table after this number of characters; the lines to write have it whole."""
 
 _MAKING = 0.01
 """From this share of the call on, the making of a drop-in is worth a note."""

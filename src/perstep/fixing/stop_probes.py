@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perstep.automata import Vocabulary
 
 _EVERY = 4096
-"""Up to so many tokens stand once each behind a prompt; of a larger vocabulary a random choice."""
+"""Up to this number of tokens stand once each behind a prompt; of a larger vocabulary a random choice."""
 _ENDING = 24  # tokens of each stop string that end it and may hold more
 _SPECIAL = 64
 _LONG = (256, 2048)  # tokens of long prompts

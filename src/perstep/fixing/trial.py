@@ -23,7 +23,7 @@ from perstep.targets.transformers import Instrument
 from perstep.targets.transformers.words import DECODE, PLAIN
 
 _CALLS = 160
-"""The budget is for so many timed calls: forty rounds of four. Twenty rounds make a verdict."""
+"""The budget is for this number of timed calls: forty rounds of four. Twenty rounds make a verdict."""
 
 _VERDICT_CALLS = 90
 """Twenty rounds of four calls, and what is needed before them."""
@@ -227,7 +227,7 @@ class Trials:
         return lambda: self._call.ready(lists, **changed)
 
     def _call_s(self, tokens: int) -> float:
-        """What a call of so many new tokens takes, about."""
+        """About what a call of this number of new tokens takes."""
         left_out = 1 - (tokens - 1) / max(self.all_tokens - 1, 1)
         return self._seconds - self._decode_s * left_out
 
@@ -248,5 +248,5 @@ def _resolved(found: Changes, rounds: int) -> Resolved:
 
 
 def _limited(tokens: int) -> dict[str, Any]:
-    """The arguments that end a call after so many new tokens."""
+    """The arguments that end a call after this number of new tokens."""
     return {"max_new_tokens": tokens, "max_length": REMOVED, "min_new_tokens": REMOVED, "min_length": REMOVED}

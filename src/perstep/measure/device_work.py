@@ -55,7 +55,7 @@ class PartWork:
 
 @dataclass
 class StepWork:
-    """One step: its kind and its parts; `residual` is what lies in no part."""
+    """One step: its kind and its parts; `residual` is what lies unattributed."""
 
     kind: str
     parts: dict[str, PartWork] = field(default_factory=dict)

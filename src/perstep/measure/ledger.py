@@ -4,7 +4,7 @@ Totals are integers over all instrumented steps and add up exactly (law "parts a
 position of the trace has its median over rounds, and a row is the mean of these medians over positions. Medians do not
 add, so one scale factor multiplies all rows to make them add up to the step (law "medians do not add").
 
-The step to quote is the uninstrumented one, measured in the same rounds. `inflation` is the instrumented over the
+The step to quote is the uninstrumented one, measured in the same rounds. `overhead` is the instrumented over the
 uninstrumented step: 1.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps are
 normalised by the speed of the same uninstrumented passes, so that their ratio is the inflation, or a note says that it
 is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
@@ -34,13 +34,13 @@ from perstep.stats import (
 
 MARKS_MATTER = 0.05
 """A part is flagged if its marks make up more than this share of it."""
-INFLATION_SAID = 1.05
+OVERHEAD_SAID = 1.05
 """Above this factor a note says that the marks slowed the step down."""
 MEDIANS_MAY_EXCEED = 0.01
 """The rows' medians together may exceed the step's median by this share of it; beyond that the ledger is invalid."""
-CLOSING_SAID = 1.05
+SCALE_SAID = 1.05
 """A note states the scale factor above this value."""
-INFLATION_INVALID = 1.5
+OVERHEAD_INVALID = 1.5
 """Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
 """The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the inflation by at
@@ -80,7 +80,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ns_total: over all instrumented steps, exact.
-        ns_per_step: mean over positions of the medians over rounds, times the scale factor (`Ledger.closing`).
+        ns_per_step: mean over positions of the medians over rounds, times the scale factor (`Ledger.scale_factor`).
         p50_ns: median over all instrumented steps.
         share: `ns_per_step / step_ns` of this ledger.
         ci_low: lower end of the interval of `ns_per_step`. It is that of the part's share of its own step, paired
@@ -139,17 +139,17 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         step_ns: the instrumented step, of which the parts are shares.
         residual_ns: the unattributed time per step, estimated like a part.
         residual_share: its share of the instrumented step.
-        inflation: instrumented over uninstrumented step, `step_ns / plain_step_ns`. Where there is no interval, or the
-            interval does not hold that ratio (a note says so), the median of the rounds. None where there is no round.
-        inflation_ci_low: lower end of the interval of the rounds' paired ratios, widened to hold `inflation`; or None.
-        inflation_ci_high: its upper end, or None.
+        overhead: of the instruments, `step_ns / plain_step_ns - 1`: 0.029 is 2.9 %. Where no interval holds that (a
+            note says so), the median of the rounds. None where there is no round.
+        overhead_ci_low: lower end of the interval of the rounds' paired ratios less 1, widened to hold it; or None.
+        overhead_ci_high: its upper end, or None.
         parts: by name, in the order of the step.
         tree: sums of parts by first word; the parts of the forward are also in the sum `forward`.
-        invalid: why the ledger must not be believed, or empty. An inflation above 1.5 is a reason unless its interval
-            holds 1; then a note states it.
+        invalid: why the ledger must not be believed, or empty. An overhead above 50 % is a reason unless its
+            interval holds 0; then a note states it.
         notes: warnings to the reader, in sentences.
         syncs_per_step: how often the host waited for the device in a step; None where that was not counted.
-        closing: the scale factor: all rows were multiplied by it, so that they add up to the step.
+        scale_factor: all rows were multiplied by it, so that they add up to the step.
         largest: the part with the largest estimate, then the parts that the rounds do not resolve as smaller. One name
             means that the largest part is resolved.
         largest_outside: the same among the parts outside the forward.
@@ -168,21 +168,21 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     step_ns: float
     residual_ns: float
     residual_share: float
-    inflation: float | None
-    inflation_ci_low: float | None
-    inflation_ci_high: float | None
+    overhead: float | None
+    overhead_ci_low: float | None
+    overhead_ci_high: float | None
     parts: dict[str, Part]
     tree: dict[str, Sum]
     invalid: str = ""
     notes: list[str] = []
     syncs_per_step: float | None = None
-    closing: float = 1.0
+    scale_factor: float = 1.0
     largest: list[str] = []
     largest_outside: list[str] = []
 
     def resolved(self) -> Resolved:
         """The half-width of the widest interval shown, as a fraction of the step; inf while any interval is missing."""
-        intervals = [(self.inflation_ci_low, self.inflation_ci_high, 1.0)]
+        intervals = [(self.overhead_ci_low, self.overhead_ci_high, 1.0)]
         intervals += [(part.ci_low, part.ci_high, self.step_ns) for part in self.parts.values()]
         widths = [inf if low is None or high is None else (high - low) / 2 / unit for low, high, unit in intervals]
         return Resolved(max(widths), self.merged_rounds)
@@ -217,8 +217,10 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
     )
-    if made.inflation is None:
-        raise InvalidMeasurement(f"the inflation of the {kind} step is unknown: no round has both kinds of step")
+    if made.overhead is None:
+        raise InvalidMeasurement(
+            f"the instrumentation overhead of the {kind} step is unknown: no round has both kinds of step"
+        )
     return made
 
 
@@ -258,8 +260,8 @@ def close_ledger(
     }
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
     plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
-    inflation = _inflation(rounds, estimate.step_ns, plain_ns)
-    merged = [inflation.merged_rounds]
+    overhead = _overhead(rounds, estimate.step_ns, plain_ns)
+    merged = [overhead.merged_rounds]
     merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
         kind=kind,
@@ -275,14 +277,14 @@ def close_ledger(
         step_ns=estimate.step_ns,
         residual_ns=estimate.residual_ns,
         residual_share=estimate.residual_ns / estimate.step_ns,
-        inflation=inflation.factor,
-        inflation_ci_low=inflation.low,
-        inflation_ci_high=inflation.high,
+        overhead=None if overhead.ratio is None else overhead.ratio - 1,
+        overhead_ci_low=None if overhead.low is None else overhead.low - 1,
+        overhead_ci_high=None if overhead.high is None else overhead.high - 1,
         parts=parts,
         tree=_tree(parts, rounds, estimate.step_ns),
-        invalid=_why_invalid(inflation, estimate),
-        notes=[*inflation.notes(), *_notes(parts, estimate.closing)],
-        closing=estimate.closing,
+        invalid=_why_invalid(overhead, estimate),
+        notes=[*overhead.notes(), *_notes(parts, estimate.scale_factor)],
+        scale_factor=estimate.scale_factor,
         largest=_largest(parts, rounds),
         largest_outside=_largest({name: p for name, p in parts.items() if not belongs(name, FORWARD)}, rounds),
     )
@@ -317,18 +319,18 @@ def _is_smaller_in_rounds(part_ns: NDArray[np.float64], top_ns: NDArray[np.float
 
 
 @dataclass(frozen=True)
-class _Inflation:
-    """The cost of the marks: instrumented over uninstrumented step.
+class _Overhead:
+    """What the marks cost: the ratio of the instrumented to the uninstrumented step.
 
     Attributes:
-        factor: `shown`, or the median of the rounds' ratios where their interval does not hold it; None if unknown.
+        ratio: `shown`, or the median of the rounds' ratios where their interval does not hold it; None if unknown.
         low: lower end of the interval of the rounds' ratios, or None.
         high: its upper end.
         merged_rounds: independent values behind the interval.
         shown: the ratio of the two steps that the ledger shows; None where it shows only one.
     """
 
-    factor: float | None = None
+    ratio: float | None = None
     low: float | None = None
     high: float | None = None
     merged_rounds: int = 0
@@ -341,38 +343,38 @@ class _Inflation:
 
     def notes(self) -> list[str]:
         """The notes about the marks. Without an interval no factor is named."""
-        if self.factor is None or self.low is None or self.high is None:
+        if self.ratio is None or self.low is None or self.high is None:
             return [COST_UNKNOWN if self.shown is None else f"{COST_UNKNOWN} {NOT_TO_BE_COMPARED}"]
         said = []
-        if self.factor > INFLATION_SAID:
+        if self.ratio > OVERHEAD_SAID:
             what = (
-                f"The instruments made the step {self.factor:.3f} times as long"
+                f"The instruments made the step {self.ratio:.3f} times as long"
                 if self.is_sure
-                else f"Instrumented steps took {self.factor:.3f} times as long, which may be chance"
+                else f"Instrumented steps took {self.ratio:.3f} times as long, which may be chance"
             )
-            said.append(f"{what}; trust the headline, and shares only roughly.")
-        if self.shown is not None and self.shown != self.factor:
+            said.append(f"{what}; trust the uninstrumented step, and shares only roughly.")
+        if self.shown is not None and self.shown != self.ratio:
             said.append(
                 f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
-                f" times the headline, in the median round it was {self.factor:.3f} times, and the interval of that"
-                " does not hold the former. The machine was faster for one kind of step; measure longer."
+                f" times the uninstrumented one, in the median round it was {self.ratio:.3f} times, and the interval of"
+                " that does not hold the former. The machine was faster for one kind of step; measure longer."
             )
         return said
 
 
-def _inflation(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _Inflation:
-    """The factor between the two steps, with the interval of the rounds' paired ratios."""
+def _overhead(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _Overhead:
+    """The ratio of the two steps, with the interval of the rounds' paired ratios."""
     shown = None if plain_ns is None else step_ns / plain_ns
     if shown is None or not len(rounds.step_ns):
-        return _Inflation(shown=shown)
+        return _Overhead(shown=shown)
     change = paired_change(rounds.plain_ns, rounds.step_ns)
     if change.estimate is None or change.ci_low is None or change.ci_high is None:
         median = None if change.estimate is None else 1 + change.estimate
-        return _Inflation(median, merged_rounds=change.merged_rounds, shown=shown)
+        return _Overhead(median, merged_rounds=change.merged_rounds, shown=shown)
     low, high = 1 + change.ci_low, 1 + change.ci_high
     if low - STEPS_DIFFER <= shown <= high + STEPS_DIFFER:
-        return _Inflation(shown, min(low, shown), max(high, shown), change.merged_rounds, shown)
-    return _Inflation(1 + change.estimate, low, high, change.merged_rounds, shown)
+        return _Overhead(shown, min(low, shown), max(high, shown), change.merged_rounds, shown)
+    return _Overhead(1 + change.estimate, low, high, change.merged_rounds, shown)
 
 
 def _interval(
@@ -489,27 +491,27 @@ def _tree(parts: dict[str, Part], rounds: RoundTotals, step_ns: float) -> dict[s
     return tree
 
 
-def _why_invalid(inflation: _Inflation, estimate: LedgerEstimate) -> str:
-    if inflation.factor is not None and inflation.factor > INFLATION_INVALID:
-        if inflation.is_sure:
-            return f"the instruments made the step {inflation.factor:.2f} times as long; take fewer marks"
-        if inflation.low is None:
+def _why_invalid(overhead: _Overhead, estimate: LedgerEstimate) -> str:
+    if overhead.ratio is not None and overhead.ratio > OVERHEAD_INVALID:
+        if overhead.is_sure:
+            return f"the instruments made the step {overhead.ratio:.2f} times as long; take fewer marks"
+        if overhead.low is None:
             return (
-                f"instrumented steps took more than {INFLATION_INVALID} times as long as the others, in too few"
+                f"instrumented steps took more than {OVERHEAD_INVALID} times as long as the others, in too few"
                 " rounds to tell why; measure more rounds, or take fewer marks"
             )
-    excess_ns = estimate.step_ns / estimate.closing - estimate.step_ns
+    excess_ns = estimate.step_ns / estimate.scale_factor - estimate.step_ns
     if excess_ns > MEDIANS_MAY_EXCEED * estimate.step_ns:
         return f"the medians of the parts exceed that of the step by {excess_ns:.0f} ns; measure more rounds"
     return ""
 
 
-def _notes(parts: dict[str, Part], closing: float) -> list[str]:
+def _notes(parts: dict[str, Part], scale_factor: float) -> list[str]:
     notes = []
-    if closing > CLOSING_SAID:
+    if scale_factor > SCALE_SAID:
         notes.append(
-            f"Medians do not add where bursts fall now on this part, now on that: those of the rows make up"
-            f" {1 / closing:.0%} of the step's, and every row is shown {closing:.2f} times as long, to add up to it."
+            f"Medians do not add where bursts fall on different parts: those of the rows are {1 / scale_factor:.0%} of"
+            f" the step's, and every row is multiplied by {scale_factor:.2f} so that they add up to it."
         )
     flagged = [name for name, part in parts.items() if part.marks_share > MARKS_MATTER]
     sure = [name for name in flagged if _marks_matter_surely(parts[name])]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.measure.ledger import (
-    INFLATION_INVALID,
     MEDIANS_MAY_EXCEED,
+    OVERHEAD_INVALID,
     Ledger,
     LedgerSamples,
     RoundTotals,
@@ -57,7 +57,7 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
 
     Per step it holds means over positions: of medians over calls where at least six calls of one shape
     made as many steps, or at least three marked ones one step each; of single values otherwise; `notes` says
-    which. Without a round the inflation is None, with too few the intervals are, and an inflation above 1.5 is then
+    which. Without a round the overhead is None, with too few the intervals are, and an overhead above 50 % is then
     no reason to call the ledger invalid.
 
     Args:
@@ -93,7 +93,7 @@ def build_watched_ledger(kind: str, steps: WatchedSteps, *, mark_ns: float) -> L
     if repeated is None:
         notes += _bursts(step_ns)
     # A call runs once: on a disturbed machine its few steps tell little of the marks.
-    few = ledger.inflation is not None and ledger.inflation > INFLATION_INVALID and ledger.inflation_ci_low is None
+    few = ledger.overhead is not None and 1 + ledger.overhead > OVERHEAD_INVALID and ledger.overhead_ci_low is None
     return msgspec.structs.replace(ledger, notes=notes, invalid="" if few else ledger.invalid)
 
 
@@ -126,7 +126,9 @@ def _over_calls(steps: WatchedSteps) -> tuple[LedgerEstimate, float | None] | No
     parts = {name: seen(_spread(ns, steps.marked), first) for name, ns in steps.parts.items()}
     marked_ns, plain_ns = seen(steps.step_ns, first), seen(steps.step_ns, ~first)
     shares = ledger_estimate(marked_ns, parts)
-    if shares.closing < 1 - MEDIANS_MAY_EXCEED:  # medians do not add, and over few calls they may exceed the step's
+    if (
+        shares.scale_factor < 1 - MEDIANS_MAY_EXCEED
+    ):  # medians do not add, and over few calls they may exceed the step's
         return None
     plain, step = paired_step_estimates(plain_ns, marked_ns)
     return shares.at(step), plain
@@ -137,7 +139,7 @@ def _of_one_step(steps: WatchedSteps, samples: LedgerSamples) -> tuple[LedgerEst
     if set(steps.calls) != {1} or len(samples.step_ns) < LOOKS:
         return None
     estimate = ledger_estimate(samples.step_ns[:, None], {name: ns[:, None] for name, ns in samples.parts.items()})
-    if estimate.closing < 1 - MEDIANS_MAY_EXCEED:
+    if estimate.scale_factor < 1 - MEDIANS_MAY_EXCEED:
         return None
     return estimate, step_estimate(samples.plain_ns[:, None]) if len(samples.plain_ns) else None
 

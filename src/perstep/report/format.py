@@ -16,7 +16,7 @@ def time_unit(values_ns: Iterable[float]) -> tuple[str, float]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, without an exponent: 1234.5 → `1234`, 0.012345 → `0.0123`.
+    """A number with this many significant digits, without an exponent: 1234.5 → `1234`, 0.012345 → `0.0123`.
 
     Digits before the point are all shown. An infinity is `inf`.
     """

@@ -73,8 +73,8 @@ def ledger_table(
     rows.append([*_row("residual", ledger.residual_ns, ledger.residual_share, size), ""])
     rows.append([f"step ({ledger.kind}, instrumented)", significant(ledger.step_ns / size), "100.0 %", "", ""])
     if ledger.plain_step_ns is not None:
-        headline = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
-        rows.append([f"step ({ledger.kind}), the headline", significant(ledger.plain_step_ns / size), "", "", headline])
+        ends = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
+        rows.append([f"step ({ledger.kind}), uninstrumented", significant(ledger.plain_step_ns / size), "", "", ends])
     if counted:
         rows = [[*row, cell] for row, cell in zip(rows, _syncs(ledger, len(rows)), strict=True)]
     if bounds is not None:
@@ -100,7 +100,7 @@ def _row(name: str, ns: float, share: float, size: float) -> list[str]:
 
 
 def _syncs(ledger: Ledger, num_rows: int) -> list[str]:
-    """The syncs of each row: of parts, of what is in no part, of the whole step; nothing for the headline."""
+    """The syncs of each row: of parts, of unattributed time, of the whole step; none for the uninstrumented step."""
     total = ledger.syncs_per_step or 0.0
     parts = [part.syncs_per_step or 0.0 for part in ledger.parts.values()]
     shown = [*parts, round(total - sum(parts), 9), total]
@@ -125,22 +125,22 @@ def _over(ns: float, bound_ns: float | None, size: float) -> list[str]:
 
 def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
     facts = [
-        inflation_words(ledger),
+        overhead_words(ledger),
         f"{plural(ledger.forwards, 'forward')} {forwards_in}",
         plural(ledger.rounds, "round"),
-        f"{percent(ledger.residual_ns_total / ledger.step_ns_total)} of all steps in no part",
+        f"{percent(ledger.residual_ns_total / ledger.step_ns_total)} of all steps unattributed",
     ]
     if tokens_per_s is not None:
         facts.append(f"{significant(tokens_per_s)} tokens/s")
     return " · ".join(facts)
 
 
-def inflation_words(ledger: Ledger) -> str:
-    """The inflation with its interval; without one no factor is named."""
-    if ledger.inflation is None or ledger.inflation_ci_low is None:
-        return "inflation not resolved"
-    ends = interval(ledger.inflation_ci_low, ledger.inflation_ci_high, digits=4)
-    return f"inflation {ledger.inflation:.3f} {ends}"
+def overhead_words(ledger: Ledger) -> str:
+    """The instrumentation overhead with its interval; without one no number is named."""
+    if ledger.overhead is None or ledger.overhead_ci_low is None or ledger.overhead_ci_high is None:
+        return "instrumentation overhead not resolved"
+    ends = f"[{100 * ledger.overhead_ci_low:.1f}, {100 * ledger.overhead_ci_high:.1f}]"
+    return f"instrumentation overhead {percent(ledger.overhead)} {ends}"
 
 
 def headline_interval(ledger: Ledger) -> str:

@@ -30,16 +30,16 @@ class LedgerEstimate:
 
     Attributes:
         step_ns: mean over positions of the medians over rounds, normalised by round speed.
-        parts_ns: the same for each part, times `closing`.
-        residual_ns: the same for the unattributed time, times `closing`.
-        closing: the scale factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit
+        parts_ns: the same for each part, times `scale_factor`.
+        residual_ns: the same for the unattributed time, times `scale_factor`.
+        scale_factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit
             different rows at different times, so that the step's median contains more of them than the rows' medians.
     """
 
     step_ns: float
     parts_ns: dict[str, float]
     residual_ns: float
-    closing: float = 1.0
+    scale_factor: float = 1.0
 
     def share(self, part: str) -> float:
         """The part's time over the step's.
@@ -157,8 +157,10 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
     total_ns = fsum([residual_ns, *rows.values()])
     if total_ns == 0:  # no row has time in most rounds, so none can be said to be where the step's goes
         return LedgerEstimate(step_ns, rows, step_ns)
-    closing = step_ns / total_ns
-    return LedgerEstimate(step_ns, {name: ns * closing for name, ns in rows.items()}, residual_ns * closing, closing)
+    scale_factor = step_ns / total_ns
+    return LedgerEstimate(
+        step_ns, {name: ns * scale_factor for name, ns in rows.items()}, residual_ns * scale_factor, scale_factor
+    )
 
 
 def round_pace(step_ns: ArrayLike) -> NDArray[np.float64]:

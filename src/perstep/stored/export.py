@@ -15,7 +15,7 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
 
     Args:
         name: a folder, a run's name or number, or a baseline.
-        rounds: only the first so many; all if None.
+        rounds: number of first rounds to take; all if None.
 
     Raises:
         InputError: there is no such run, it is damaged or has no steps to export, or `rounds` is below 1.

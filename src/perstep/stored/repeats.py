@@ -31,7 +31,7 @@ from perstep.stored.between import (
 )
 
 MAX_REPEATS = 32
-"""At most so many A/A runs are read, the newest: t is 2.04 at 31 degrees of freedom and hardly falls after that."""
+"""Most A/A runs that are read, the newest: t is 2.04 at 31 degrees of freedom and hardly falls after that."""
 
 
 ENOUGH_DF = 10

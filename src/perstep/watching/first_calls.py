@@ -24,7 +24,7 @@ SAID = 3
 
 @dataclass(frozen=True)
 class Chosen:
-    """A call whose steps of one kind are in the ledger, but for so many of the first."""
+    """A call whose steps of one kind are in the ledger, but for a number of the first."""
 
     sample: "Sample"
     skip: int

@@ -17,7 +17,7 @@ class Conditions(BaseConditions, kw_only=True):
     """How `watch` measured.
 
     Attributes:
-        every: one block of four decode steps in so many is recorded.
+        every: one block of four decode steps in every N blocks is recorded.
         detail: how far inside the forward.
         syncs: how they were counted, in words.
         warm_up: what there was, in words.
@@ -32,7 +32,7 @@ class Conditions(BaseConditions, kw_only=True):
 
 
 class Workload(ModelWorkload, kw_only=True):
-    """The work of `watch`: so many calls; dtypes and devices of several models are joined."""
+    """The work of `watch`: calls; dtypes and devices of several models are joined."""
 
     calls: int
 

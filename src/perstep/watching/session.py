@@ -115,7 +115,7 @@ class Watch:
     Args:
         model: whose calls; those of every transformers model if None.
         detail: `phases`, `modules` or `layers`.
-        every: record one block of four decode steps in so many.
+        every: record one block of four decode steps in every N blocks.
         syncs: count syncs in a few steps, which are not timed.
         clock: the host's, unless a test passes its own.
         device: where events come from, unless a test passes its own: the model's, where it is on CUDA.
@@ -229,7 +229,7 @@ def watch(
     Args:
         model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
-        every: record one block of four decode steps in so many, for long jobs.
+        every: record one block of four decode steps in every N blocks, for long jobs.
         syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
             fifth of a call, or in the third call where calls are shorter. Those steps are not timed.
         clock: the host's, unless a test passes its own.

@@ -89,7 +89,7 @@ def test_the_reasons_for_a_disagreement():
     other = Elsewhere(part="sample", ns=Effect(300.0, 290.0, 310.0))
     assert "`sample` itself takes 300 ns more a step" in judge(400, 100, cold=same, others=[other])[1]
     assert "No sync, no compile boundary" in judge(100, 400, others=[other])[1]
-    assert judge(400, 100)[1].startswith("`x`: in place 100 [95.0, 105] ns a step, taken away it gives back 400")
+    assert judge(400, 100)[1].startswith("`x`: in place 100 [95.0, 105] ns a step, taking it away saves 400")
 
 
 def test_where_else_the_time_goes():

@@ -52,15 +52,15 @@ def test_points_at_single_contexts_add_up_to_the_time_in_place() -> None:
     part = found.parts["word"]
     assert part.in_place.estimate == pytest.approx(2.5e6, rel=0.01)
     assert np.mean(part.growth.ns) == pytest.approx(part.in_place.estimate)
-    assert part.growth.closing == pytest.approx(2.5, rel=0.01)
+    assert part.growth.scale_factor == pytest.approx(2.5, rel=0.01)
     drawn = [float(line.split(",")[3]) for line in growth_csv(found).splitlines() if line.startswith("in place")]
     assert np.mean(drawn) == pytest.approx(part.in_place.estimate)
     notes = " ".join(tables(manifest, found)[1].notes)
-    assert "make up 40 % of its time in place, and are shown 2.50 times as long" in notes
+    assert "are 40 % of the time in place, and are multiplied by 2.50" in notes
 
 
 def test_a_quiet_part_is_shown_as_it_was_seen() -> None:
     """Without bursts the factor is 1, and nothing is said of it."""
     manifest, found = _findings(0)
-    assert found.parts["word"].growth.closing == pytest.approx(1, abs=0.001)
+    assert found.parts["word"].growth.scale_factor == pytest.approx(1, abs=0.001)
     assert "disturbed" not in " ".join(tables(manifest, found)[1].notes)

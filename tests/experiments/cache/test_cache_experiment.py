@@ -233,7 +233,7 @@ def test_fits_find_the_curves_and_are_judged_on_what_they_have_not_seen(calm: No
 
 
 def test_the_claimed_fit_without_a_cache_is_theory_scaled(calm: Noise) -> None:
-    """50 µs and 1.3 times theory's own curve: both are found, and foretell held-out contexts as no polynomial does."""
+    """50 µs and 1.3 times theory's own curve: both are found, and predict held-out contexts as no polynomial does."""
     theory_ms = [p.theory_ms_without_cache for p in analyse(*run_of(calm, linear, quadratic)).points]
     curve = dict(zip(DOUBLING, theory_ms, strict=True))
     manifest, samples = run_of(calm, linear, lambda S: 50_000 + 1.3e6 * (curve[S] or 0))
@@ -252,7 +252,7 @@ def test_the_claimed_fit_without_a_cache_is_theory_scaled(calm: Noise) -> None:
     assert "more than 10 %" not in text
 
 
-def test_a_claimed_fit_that_does_not_foretell_is_named(calm: Noise) -> None:
+def test_a_claimed_fit_that_does_not_predict_is_named(calm: Noise) -> None:
     """A step without a cache that doubles in the last octave beyond theory's curve is missed by half."""
     manifest, samples = run_of(calm, linear, lambda S: quadratic(S) * (2 if S == 1024 else 1))
     notes = tables(manifest, analyse(manifest, samples))[2].notes
@@ -326,7 +326,7 @@ def test_theory_that_was_beaten_is_withdrawn(calm: Noise) -> None:
 
 
 def test_theory_from_disturbed_ceilings_is_withdrawn(calm: Noise, taken: Noise) -> None:
-    """The processor was taken away in half of the rounds, so medians foretell nothing; the polynomial is claimed."""
+    """The processor was taken away in half of the rounds, so medians predict nothing; the polynomial is claimed."""
     manifest, samples = run_of(calm, linear, quadratic, rounds=12)
     for sample in samples[:6]:
         sample.noise = taken

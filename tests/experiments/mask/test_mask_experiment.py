@@ -17,7 +17,7 @@ from perstep.errors import InputError, InvalidMeasurement, how_to_install
 from perstep.experiments import pipeline
 from perstep.experiments.mask import Plan, analyse, session
 from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, TableMasker
-from perstep.experiments.mask.building import BuildTime, Workshop, parse_engines
+from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.findings import changes_of, resolved_by
 from perstep.experiments.mask.samples import ArmRound, Sample
 from perstep.experiments.mask.vocabularies import Named
@@ -142,8 +142,8 @@ def _large_vocabulary() -> Vocabulary:
     return Vocabulary([*(bytes([byte]) for byte in range(256)), *pairs[: 8192 - 257], None], eos_ids=[8191])
 
 
-def _workshop(clock: FakeClock, budget_s: float = inf) -> Workshop:
-    return Workshop(clock, BuildTime(budget_s, clock))
+def _workshop(clock: FakeClock, budget_s: float = inf) -> EngineBuilder:
+    return EngineBuilder(clock, BuildTime(budget_s, clock))
 
 
 def test_an_engine_that_refuses_is_left_out_with_its_reason() -> None:
@@ -501,7 +501,7 @@ def test_too_few_rounds_give_no_interval_and_no_verdict() -> None:
     manifest.model = {"name": "mini"}
     table = _cell_table(found.cells[0], manifest)
     assert table.rows[1][:4] == ["naive", "0.00150", "–", "not resolved"]
-    assert "inflation" not in table.notes[0]
+    assert "overhead" not in table.notes[0]
 
 
 def test_words_stand_with_their_interval_and_half_is_said_only_where_it_is_certain() -> None:

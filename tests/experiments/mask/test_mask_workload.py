@@ -16,7 +16,14 @@ from perstep.automata import Vocabulary, json_schema
 from perstep.errors import InputError, how_to_install
 from perstep.experiments.bounds import EXCEEDED
 from perstep.experiments.mask.planning import Cost, left_out, needed_s
-from perstep.experiments.mask.roofline import AboutCell, Place, count_lookups, open_ladder, place, without_exceeded
+from perstep.experiments.mask.roofline import (
+    AboutCell,
+    RooflinePoint,
+    count_lookups,
+    open_ladder,
+    place,
+    without_exceeded,
+)
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
 from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
 from perstep.machine import LadderCeilings, LadderFigures
@@ -172,7 +179,7 @@ def test_a_part_is_bound_by_the_ceiling_it_comes_near(
     assert found.intensity == pytest.approx(operations / moved)
 
 
-def head(gemm: float, *, best_gemm: float | None = None, gb_s: float = 90.0) -> Place:
+def head(gemm: float, *, best_gemm: float | None = None, gb_s: float = 90.0) -> RooflinePoint:
     """A product of a matrix and a vector, half an operation a byte, where products of matrices were timed so."""
     typical, best = (replace(FIGURES, gemm_gflop_s=each) for each in (gemm, best_gemm or gemm))
     ceilings = LadderCeilings(typical=typical, best=best, rounds=5, quiet_rounds=5)

@@ -1,4 +1,4 @@
-"""`perstep.ablate`: what comes back if a logits processor or a stopping criterion is taken away."""
+"""`perstep.ablate`: the time saved by taking a logits processor or a stopping criterion away."""
 
 from collections.abc import Mapping
 from math import inf
@@ -75,7 +75,7 @@ def ablate(
     progress: Progress | None = None,
     **generate_kwargs: Any,
 ) -> Ablation:
-    """Take logits processors and stopping criteria away from a generate call, and see what comes back.
+    """Take logits processors and stopping criteria away from a generate call, and see the time saved.
 
     The tokens are recorded once, with all parts, and every combination replays them, so that all do the same
     work; with up to four parts all 2^k combinations are measured, above that each part is left out and added alone.
@@ -88,7 +88,7 @@ def ablate(
         stopping_criteria: name -> the same for criteria; they are asked, but end nothing.
         budget_s: seconds after which no new round begins.
         precision: stop earlier when the widest interval's half-width is this share of the step.
-        rounds: measure just so many rounds, whatever budget and precision.
+        rounds: measure exactly this number of rounds, whatever budget and precision.
         seed: of draws and of the order of turns.
         clock: the host's, unless a test passes its own.
         progress: told after each round.

@@ -92,7 +92,7 @@ class PartEffects(msgspec.Struct, kw_only=True):
     """What a part costs, in nanoseconds a step.
 
     Attributes:
-        leave_one_out: what taking it away gives back, all others present.
+        leave_one_out: time saved by taking it away, all others present.
         add_one_in: what adding it costs, no other present.
         effect: mean change when it is added, over all combinations of the others; None above four parts.
         shapley: its fair part of the whole; above four parts its cost where both ways agree, else None.

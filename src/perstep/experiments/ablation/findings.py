@@ -1,6 +1,6 @@
 """What an ablation found: effects, the same parts timed in place, and where the two disagree.
 
-A pure function of manifest and samples. What taking a part away gives back and what is spent inside it are two
+A pure function of manifest and samples. The time saved by taking a part away and the time spent inside it are two
 different questions; they agree unless a part makes others cost more or less. Law "measured and expected are different
 columns": measured and derived stand in columns of their own.
 """
@@ -39,8 +39,8 @@ class Growth(msgspec.Struct, kw_only=True):
 
     Attributes:
         context: tokens in the context, ascending, each once.
-        ns: median over rounds at each, where several steps have the same context their mean; times `closing`.
-        closing: the part's time in place over the mean of those medians.
+        ns: median over rounds at each, where several steps have the same context their mean; times `scale_factor`.
+        scale_factor: the part's time in place over the mean of those medians.
         ns_per_token: slope of a straight line, the median over rounds with its interval.
         fit: `linear`, `quadratic`, or empty where there are too few contexts to judge a fit.
         coefficients: of that fit, constant first, in nanoseconds.
@@ -49,7 +49,7 @@ class Growth(msgspec.Struct, kw_only=True):
 
     context: list[int]
     ns: list[float]
-    closing: float
+    scale_factor: float
     ns_per_token: Effect
     fit: str
     coefficients: list[float]
@@ -64,7 +64,7 @@ class PartFindings(msgspec.Struct, kw_only=True):
         in_ledger: its name in a ledger.
         in_place: nanoseconds a step spent in it, all parts present: its share of the marked step, times that step.
         in_place_share: of the marked step.
-        agreement: a sentence: whether this is what taking it away gives back, and if not, why.
+        agreement: a sentence: whether this is the time saved by taking it away, and if not, why.
         agrees: whether it is; None where the intervals do not tell.
         syncs_per_step: waits for a device that it causes in a decode step (on a CPU: that it would cause).
         changed_choices: choices that are others without it, in the same contexts.
@@ -89,7 +89,7 @@ class AblationFindings(msgspec.Struct, kw_only=True):
         effects: what the parts cost by taking them away; nanoseconds a step, a prefill counted as one.
         parts: each of them in place.
         elsewhere: other parts whose time in place differs with all and without any of the parts.
-        inflation: marked over unmarked calls with all parts.
+        overhead: of the marks: marked over unmarked calls with all parts, less 1.
         forwards_per_pass: that every cell makes.
         pass_ns: cell -> one pass over all calls: derived, nanoseconds a step times forwards.
         cold: cell -> its first pass; None without a compiler.
@@ -99,7 +99,7 @@ class AblationFindings(msgspec.Struct, kw_only=True):
     effects: Effects
     parts: dict[str, PartFindings]
     elsewhere: list[Elsewhere]
-    inflation: Effect
+    overhead: Effect
     forwards_per_pass: int
     pass_ns: dict[str, float]
     cold: dict[str, ColdCell] | None
@@ -124,7 +124,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
     others = elsewhere(spent[ALL], spent[NONE], set(c.in_ledger.values()))
     parts = {name: _part(name, c, found, spent[ALL], others) for name in plan.names}
     passes = c.turns_per_round / c.calls
-    inflation = paired_change(
+    overhead = paired_change(
         np.array([s.ns[ALL] / passes for s in samples]),
         np.array([s.in_place[ALL].call_ns for s in samples], np.float64),
     )
@@ -132,7 +132,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
         effects=found,
         parts=parts,
         elsewhere=others,
-        inflation=_plus_one(inflation.estimate, inflation.ci_low, inflation.ci_high),
+        overhead=Effect(overhead.estimate or 0.0, overhead.ci_low, overhead.ci_high),
         forwards_per_pass=c.forwards[ALL],
         pass_ns={label: cell.ns_per_step * c.steps_per_pass for label, cell in found.cells.items()},
         cold=c.cold,
@@ -145,7 +145,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
 
 
 def resolved(c: Conditions, samples: Sequence[Sample]) -> Resolved:
-    """The widest interval of what a part gives back, as a share of the step with all parts."""
+    """The widest interval of the time that a part saves, as a share of the step with all parts."""
     plan, costs = _costs(c, samples)
     found = effects(plan, costs)
     return Resolved(_half_width(found), found.rounds // found.merged_by)
@@ -239,8 +239,8 @@ def _growth(context: NDArray[np.int64], x: NDArray[np.float64], in_place_ns: flo
     sizes, index, steps = np.unique(context, return_inverse=True, return_counts=True)
     by_size = np.stack([x[:, index == i].mean(axis=1) for i in range(len(sizes))], axis=1)
     mean_ns = float(np.average(np.median(by_size, axis=0), weights=steps))
-    closing = in_place_ns / mean_ns if mean_ns else 1.0
-    by_size *= closing
+    scale_factor = in_place_ns / mean_ns if mean_ns else 1.0
+    by_size *= scale_factor
     middle = np.median(by_size, axis=0)
     slope = Effect(0.0, None, None)
     if len(sizes) > 1:
@@ -254,7 +254,7 @@ def _growth(context: NDArray[np.int64], x: NDArray[np.float64], in_place_ns: flo
         return Growth(
             context=sizes.tolist(),
             ns=middle.tolist(),
-            closing=closing,
+            scale_factor=scale_factor,
             ns_per_token=slope,
             fit="",
             coefficients=[],
@@ -264,7 +264,7 @@ def _growth(context: NDArray[np.int64], x: NDArray[np.float64], in_place_ns: flo
     return Growth(
         context=sizes.tolist(),
         ns=middle.tolist(),
-        closing=closing,
+        scale_factor=scale_factor,
         ns_per_token=slope,
         fit="quadratic" if len(chosen.coefficients) == 3 else "linear",
         coefficients=list(chosen.coefficients),

@@ -1,4 +1,4 @@
-"""Whether taking a part away gives back what is spent inside it, and why not, in plain sentences.
+"""Whether taking a part away saves what is spent inside it, and why not, in plain sentences.
 
 The difference is looked for where it can be: in waits for a device that a part only moves, at the compiler's
 boundary, and in other parts whose work changes. Where none of them accounts for it, that is said.
@@ -68,7 +68,7 @@ def elsewhere(with_all: Spent, without: Spent, own: Collection[str]) -> list[Els
 
 
 def _change(name: str, with_all: Spent, without: Spent, comparisons: int) -> Effect:
-    """Nanoseconds a step, the median of the rounds' differences at one pace."""
+    """Nanoseconds a step, the median of the rounds' differences normalised by round speed."""
     totals = np.stack([_per_step(name, with_all), _per_step(name, without)], axis=1)
     merged = merge_until_independent(totals, lambda t: t[:, 0] - t[:, 1], comparisons=comparisons)
     found = merged_interval(merged, comparisons=comparisons)
@@ -96,7 +96,7 @@ def agreement(
 
     Args:
         name: of the part.
-        taken_away: what leaving it out gives back, nanoseconds a step.
+        taken_away: time saved by leaving it out, nanoseconds a step.
         in_place: what is spent in it.
         step_ns: with all parts.
         syncs: waits for the device that it causes in a step; 0 on a CPU, where nothing waits.
@@ -106,7 +106,7 @@ def agreement(
     """
     unit, size = time_unit([in_place.estimate, taken_away.estimate])
     figures = (
-        f"`{name}`: in place {_shown(in_place, size)} {unit} a step, taken away it gives back "
+        f"`{name}`: in place {_shown(in_place, size)} {unit} a step, taking it away saves "
         f"{_shown(taken_away, size)} {unit}"
     )
     ends = (taken_away.ci_low, taken_away.ci_high, in_place.ci_low, in_place.ci_high)

@@ -5,7 +5,7 @@ from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.experiments.ablation.samples import Conditions
 from perstep.experiments.columns import precision_notes
 from perstep.experiments.conditions import Model, typed
-from perstep.measure.ledger import CLOSING_SAID
+from perstep.measure.ledger import SCALE_SAID
 from perstep.report import Table, to_csv
 from perstep.report.change import CHANGE_HEADER
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
@@ -85,12 +85,12 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
     notes = [part.agreement for part in findings.parts.values()]
     notes += [f"{name}: {part.reason}." for name, part in found.parts.items() if part.reason]
     notes += [_growth_sentence(name, findings) for name in findings.parts]
-    i = findings.inflation
+    cost = findings.overhead
     notes.append(
         "What the marks cost is not resolved."
-        if i.ci_low is None
-        else f"Marked calls took {i.estimate:.3f} {interval(i.ci_low, i.ci_high, digits=4)} times as long as unmarked"
-        " ones."
+        if cost.ci_low is None or cost.ci_high is None
+        else f"Instrumentation overhead of marked calls: {percent(cost.estimate)}"
+        f" [{100 * cost.ci_low:.1f}, {100 * cost.ci_high:.1f}]."
     )
     notes += findings.notes
     return Table(f"parts, {unit} a step", header, rows, frozenset({0}), notes, frozenset({marked}))
@@ -122,17 +122,17 @@ def _growth_sentence(name: str, findings: AblationFindings) -> str:
     judged = ""
     if growth.held_out_error is not None:
         judged = f"; a {growth.fit} fit misses contexts it did not see by {percent(growth.held_out_error)} at most"
-    return f"`{name}` {growth_words(name, findings)}{judged}.{_closing(growth)}"
+    return f"`{name}` {growth_words(name, findings)}{judged}.{_scaled(growth)}"
 
 
-def _closing(growth: Growth) -> str:
+def _scaled(growth: Growth) -> str:
     """What brought the medians at single contexts to the part's time in place, where it changed them much."""
-    if 1 / CLOSING_SAID <= growth.closing <= CLOSING_SAID:
+    if 1 / SCALE_SAID <= growth.scale_factor <= SCALE_SAID:
         return ""
     return (
-        f" The machine was disturbed, now in this step, now in that: its medians at single contexts make up"
-        f" {percent(1 / growth.closing, 0)} of its time in place, and are shown {significant(growth.closing)} times as"
-        " long, to agree with it."
+        f" The machine was disturbed in different steps: medians at single contexts are"
+        f" {percent(1 / growth.scale_factor, 0)} of the time in place, and are multiplied by"
+        f" {significant(growth.scale_factor)} to agree with it."
     )
 
 

@@ -47,7 +47,7 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     of its time on arithmetic (below, on reading weights and on calls), and more than half on attention; None where
     that does not happen between two contexts, or theory has no curve.
 
-    Theory foretells from the medians of the ceilings, over their rounds as the steps are over theirs.
+    Theory predicts from the medians of the ceilings, over their rounds as the steps are over theirs.
     `theory_withdrawn`: arm -> why it has no curve although ceilings were measured: they were disturbed, or a step was
     faster than their best rounds allow.
     """
@@ -77,7 +77,7 @@ class CacheFindings(msgspec.Struct, kw_only=True):
 def estimates(
     points: Mapping[tuple[str, int], NDArray[np.float64]],
 ) -> dict[tuple[str, int], tuple[float, float | None, float | None]]:
-    """(arm, context) -> median over rounds brought to one pace, and its interval (95 % for all together), in ns."""
+    """(arm, context) -> median over rounds normalised by their speed and its interval (95 % together), in ns."""
     pace = round_pace(np.stack(list(points.values()), axis=1))
     found = {}
     for key, step_ns in points.items():

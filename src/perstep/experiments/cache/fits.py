@@ -45,7 +45,7 @@ class Point(Memory, kw_only=True):
     """One context: bytes of the cache, and a decode step with and without it; None where it was not measured.
 
     Attributes:
-        per_token_ms_with_cache: the decode step, median over rounds at one pace.
+        per_token_ms_with_cache: the decode step, median over rounds normalised by round speed.
         with_cache_low_ms: lower end of its 95 % interval.
         with_cache_high_ms: upper end.
         with_cache_repetitions: timed steps behind it.

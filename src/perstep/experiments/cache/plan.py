@@ -33,7 +33,7 @@ class Plan(ModelOptions):
 
 
 def contexts_of(plan: Plan, opened: Opened) -> tuple[int, ...]:
-    """The contexts, once it is known that the model has so many positions and one more for the step."""
+    """The contexts, once it is known that the model has these positions and one more for the step."""
     most = opened.facts["max_positions"]
     if plan.context is None:
         return tuple(S for S in parse_counts(DEFAULT_CONTEXTS) if most is None or most > S) or (most - 1,)

@@ -211,8 +211,8 @@ def _bytes(size: float) -> str:
     return f"{size:g} B"
 
 
-FORETELLS = 0.10
-"""A claimed fit that misses a held-out point by more is said not to foretell."""
+PREDICTS = 0.10
+"""A claimed fit that misses a held-out point by more is said not to predict."""
 
 
 def tables(manifest: Manifest, findings: CacheFindings) -> list[Table]:
@@ -298,8 +298,8 @@ def theory_notes(findings: CacheFindings) -> list[str]:
 
 
 def misses(fit: Fit) -> str:
-    """The held-out contexts that a fit misses by more than `FORETELLS`, as a list; empty where it foretells all."""
-    return ", ".join(S for S, error in fit.held_out_errors.items() if abs(error) > FORETELLS)
+    """The held-out contexts that a fit misses by more than `PREDICTS`, as a list; empty where it predicts all."""
+    return ", ".join(S for S, error in fit.held_out_errors.items() if abs(error) > PREDICTS)
 
 
 def changes_of_regime(findings: CacheFindings) -> list[tuple[float, str]]:
@@ -413,8 +413,8 @@ def _fits(findings: CacheFindings) -> Table:
         )
     notes = [f"No fit {name}, {fit.form}: {fit.reason}." for name, fit in fits if fit.reason]
     notes += [
-        f"{fit.form} ({name}) misses the held-out S = {missed} by more than {percent(FORETELLS, 0)}: "
-        "foretell nothing beyond the measured contexts from it."
+        f"{fit.form} ({name}) misses the held-out S = {missed} by more than {percent(PREDICTS, 0)}: "
+        "predict nothing beyond the measured contexts from it."
         for name, fit in fits
         if fit.claimed and (missed := misses(fit))
     ]

@@ -51,7 +51,7 @@ def compare(
         reference: the arm that the others are compared with; the first if None.
         budget_s: seconds after which no new round begins.
         precision: stop earlier when the widest interval's half-width is this relative change.
-        rounds: measure just so many rounds, whatever budget and precision.
+        rounds: measure exactly this number of rounds, whatever budget and precision.
         threshold: T of `same (within ±T)`.
         check: True calls every arm once and requires equal results; a function gets the reference's
             and another arm's result and says whether they agree.

@@ -14,7 +14,7 @@ class DeviceLedger(msgspec.Struct, kw_only=True):
     Attributes:
         ledger: parts + residual = step on the device's clock.
         idle_ns_per_step: at most how long the device waited for the host in a step.
-        idle_parts_ns: the same by part; `residual` is what lies in no part.
+        idle_parts_ns: the same by part; `residual` is what lies unattributed.
     """
 
     ledger: Ledger

@@ -36,7 +36,7 @@ class Scored:
 
     Attributes:
         windows: token ids, each [T].
-        given: so many of each window's first tokens are not predicted; at least 1.
+        given: number of each window's first tokens that are not predicted; at least 1.
         is_text: whether a perplexity means something.
         source: what they are, in words.
     """
@@ -54,7 +54,7 @@ def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_
         opened: the model.
         works: its own output after each prompt, used where there is no text.
         text: a file in UTF-8; `mini` has its held-out set if None.
-        num_tokens: at most so many of the text.
+        num_tokens: at most, of the text.
 
     Raises:
         InputError: the file cannot be read, is too short, or the model has no tokenizer for it.

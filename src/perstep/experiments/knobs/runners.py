@@ -43,7 +43,7 @@ class Work:
         return int(self.trace.prompt_BT.shape[1]) - self.vision_tokens
 
     def shortened(self, new_tokens: int) -> "Work":
-        """The same work, ended after so many tokens."""
+        """The same work, ended after this number of tokens."""
         trace = self.trace
         cut = type(trace)(trace.prompt_BT, trace.chosen_BN[:, :new_tokens])  # greedy, so that its seed is no matter
         return replace(self, trace=cut)

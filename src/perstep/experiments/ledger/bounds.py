@@ -46,7 +46,7 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 """Parts of transformers models that hold several of theory's; all others have its names."""
 MOST_CONTEXTS = 16
-"""The bound of a decode step is the mean over so many contexts of the trace: it is all but linear between them."""
+"""Contexts of the trace over which the bound of a decode step is a mean: it is all but linear between them."""
 
 
 OR = " or "

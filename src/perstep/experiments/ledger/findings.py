@@ -108,7 +108,10 @@ def headline_ns(ledger: Ledger) -> float:
 def _unresolved(ledger: Ledger, precision: float | None) -> str:
     now, missing = ledger.resolved(), ""
     if now.half_width == inf:
-        without = ", ".join(name for name, part in ledger.parts.items() if part.ci_low is None) or "the inflation"
+        without = (
+            ", ".join(name for name, part in ledger.parts.items() if part.ci_low is None)
+            or "the instrumentation overhead"
+        )
         left = f"({now.merged_rounds} are left when those are merged)"
         missing = f"no interval for {without}: {ledger.rounds} {TOO_FEW} {left}"
     return why_unresolved(missing, now.half_width, precision)

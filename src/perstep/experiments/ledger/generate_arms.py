@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DETAIL: Detail = "modules"
 COUNTED_TOKENS = 9
-"""Syncs are counted in one prefill and at most so many minus one decode steps."""
+"""Syncs are counted in one prefill and at most this number minus one decode steps."""
 _REPLAY = "stop/Replay"
 _BOUNDARY = "keeping the choice that was made and forcing the trace's token; not part of generate, and in both arms"
 

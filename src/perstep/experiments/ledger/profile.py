@@ -13,7 +13,7 @@ from perstep.targets.transformers.device_profile import KinetoProfiler, Profiler
 from perstep.targets.transformers.replay import GenerateTrace, Replay
 
 PROFILED_TOKENS = 6
-"""In each round one prefill and at most so many minus one decode steps: some 40,000 rows of a trace at 30 layers."""
+"""A round has one prefill and at most this number minus one decode steps: some 40,000 rows of a trace at 30 layers."""
 
 
 class ProfiledSteps:
@@ -23,7 +23,7 @@ class ProfiledSteps:
         model: a transformers model.
         trace: what is replayed.
         detail: how far the forward is looked into: the parts are those of the host's ledger.
-        generate: makes a call of so many new tokens.
+        generate: makes a call of this number of new tokens.
         profiler: takes the rows.
     """
 

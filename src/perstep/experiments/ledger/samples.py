@@ -138,7 +138,7 @@ def ledger_samples(samples: Sequence[Sample], side: Side = "kinds") -> dict[str,
 
 
 def idle_ns(samples: Sequence[Sample], kind: str) -> dict[str, float]:
-    """At most how long the device waited for the host in a step, by part and in no part, as means over all steps."""
+    """At most how long the device waited for the host in a step, by part and unattributed, as means over all steps."""
     held = [p.idle[kind] for s in samples for p in s.passes if kind in p.idle]
     names = dict.fromkeys(name for c in held for name in c.parts)
     mean = {name: _mean(c.parts.get(name, np.zeros(0, np.int64)) for c in held) for name in names}

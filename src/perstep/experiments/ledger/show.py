@@ -96,7 +96,7 @@ def summary(findings: LedgerFindings) -> dict[str, Any]:
     return {
         "headline": f"{duration(headline_ns(ledger))} per {ledger.kind} step, {largest_words(ledger)}",
         "plain_step_ns": ledger.plain_step_ns,
-        "inflation": ledger.inflation,
+        "overhead": ledger.overhead,
         "residual_share": ledger.residual_share,
         "largest_part": largest[0] if len(largest) == 1 else None,
     }

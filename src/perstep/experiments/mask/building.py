@@ -159,7 +159,7 @@ def parse_engines(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name in names)
 
 
-class Workshop:
+class EngineBuilder:
     """Builds engines and times it.
 
     Args:

@@ -19,7 +19,7 @@ from perstep.experiments.conditions import typed
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
-from perstep.experiments.mask.roofline import AboutCell, Place, place, without_exceeded, works
+from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
@@ -228,7 +228,7 @@ class MaskFindings(msgspec.Struct):
     cells: list[CellFinding]
     builds: list[Build]
     curves: list[Curve]
-    roofline: list[Place]
+    roofline: list[RooflinePoint]
     ceilings: LadderCeilings | None
     left_out: list[LeftOut]
     notes: list[str]
@@ -432,7 +432,7 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     )
 
 
-def _places(cell: CellFinding, about: AboutCell, ceilings: LadderCeilings | None, dtype: str) -> list[Place]:
+def _places(cell: CellFinding, about: AboutCell, ceilings: LadderCeilings | None, dtype: str) -> list[RooflinePoint]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
@@ -470,7 +470,7 @@ def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:
 
 def _why_invalid(cell: CellFinding) -> str:
     """A ledger of rounds too few for an interval is not resolved rather than invalid: one burst would decide."""
-    settled = [arm for arm in cell.arms if arm.ledger.inflation_ci_low is not None]
+    settled = [arm for arm in cell.arms if arm.ledger.overhead_ci_low is not None]
     reasons = [f"{arm.engine}: {arm.ledger.invalid}" for arm in settled if arm.ledger.invalid]
     reasons += [
         f"{arm.engine} chose {arm.differing_choices:g} tokens a pass that the definition does not"

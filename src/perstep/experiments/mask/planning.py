@@ -41,12 +41,12 @@ class Cost:
 
 
 def needed_s(costs: Sequence[Cost], rounds: int) -> float:
-    """The seconds that so many rounds of these take."""
+    """The seconds that a number of rounds of these takes."""
     return sum(cost.ns for cost in costs) * rounds * MARGIN / 1e9
 
 
 def left_out(costs: Sequence[Cost], budget_s: float, rounds: int) -> list[Cost]:
-    """The arms to leave out, so that so many rounds of the others fit into the budget.
+    """The arms to leave out, so that enough rounds of the others fit into the budget.
 
     Args:
         costs: of every arm of every cell, and of every curve.

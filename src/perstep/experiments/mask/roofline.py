@@ -26,7 +26,7 @@ Work = tuple[float, float]
 """Operations, and bytes to move."""
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class RooflinePoint(msgspec.Struct, frozen=True, kw_only=True):
     """A part on the roofline, per step of one row.
 
     Attributes:
@@ -142,7 +142,7 @@ def place(
     work: Work,
     ceilings: LadderCeilings | None,
     dtype: str = "float32",
-) -> Place:
+) -> RooflinePoint:
     """Where a part lies.
 
     Args:
@@ -155,7 +155,7 @@ def place(
         dtype: of the products.
     """
     operations, moved = work
-    one = Place(
+    one = RooflinePoint(
         cell=cell,
         engine=engine,
         part=part,
@@ -195,7 +195,7 @@ def _bound_by(share: float, sides: str) -> str:
     return "the interpreter" if share < UNBOUND_BELOW else "no single ceiling"
 
 
-def without_exceeded(places: Sequence[Place]) -> list[Place]:
+def without_exceeded(places: Sequence[RooflinePoint]) -> list[RooflinePoint]:
     """The same, where a part that is faster than a ceiling's best round withdraws it for all (law "a bound bounds")."""
     levels = {one.level for one in places if (one.share_of_bandwidth or 0) > 1}
     compute = any((one.share_of_compute or 0) > 1 for one in places)

@@ -19,7 +19,7 @@ from perstep.data import conjugation_schema_path
 from perstep.errors import InputError
 
 WANDER_BYTES = 100
-"""After so many bytes a text goes for its nearest end."""
+"""After this number of bytes a text goes for its nearest end."""
 _PLAIN = frozenset(b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _SPACE = ord(" ")
 _CLOSING = frozenset(b"\"]},:'")

@@ -19,7 +19,7 @@ from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
 from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
-from perstep.experiments.mask.building import BuildTime, Workshop, parse_engines
+from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.cells import (
     Cell,
     Language,
@@ -82,7 +82,7 @@ class MaskSession:
         if set(engines) <= set(OURS) and all(spoken.no_automaton for spoken in languages):
             raise InputError(f"no engine can be measured on this schema: {languages[0].no_automaton}")
         self._vocabularies = Vocabularies(model, own)
-        self._workshop = Workshop(clock, BuildTime(self.effort.budget_s, clock))
+        self._builder = EngineBuilder(clock, BuildTime(self.effort.budget_s, clock))
         self._left_out: list[LeftOut] = []
         self.cells: list[Cell] = []
         self.points: list[Point] = []
@@ -128,7 +128,7 @@ class MaskSession:
         wide = widened(model, vocab, self._plan.seed)
         built = {}
         for spoken in languages:
-            made = self._workshop.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
+            made = self._builder.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
             for batch in self._plan.batch if made else ():
                 try:
                     cell = self._cell(vocab, batch, spoken, wide, list(made.values()))
@@ -177,7 +177,7 @@ class MaskSession:
     def _curves(self, languages: Sequence[Language], engines: tuple[str, ...]) -> None:
         for spoken in languages if engines else ():
             points, refused = make_points(
-                engines, spoken, self._plan.seed, self._vocabularies, self._clock, self._workshop.time
+                engines, spoken, self._plan.seed, self._vocabularies, self._clock, self._builder.time
             )
             self.points += points
             self._left_out += [
@@ -329,7 +329,7 @@ class MaskSession:
             cells={cell.key: self._describe(cell) for cell in self.cells},
             arms={cell.key: list(cell.loops) for cell in self.cells},
             languages=[_describe_language(spoken) for spoken in languages],
-            builds=self._workshop.builds,
+            builds=self._builder.builds,
             curves=describe_points(self.points),
             left_out=[*self._refused(), *self._left_out],
             vocabularies=[describe_vocabulary(vocab) for vocab in self._used()],
@@ -348,7 +348,7 @@ class MaskSession:
         return list({cell.vocab.name: cell.vocab for cell in self.cells}.values())
 
     def _refused(self) -> list[LeftOut]:
-        return [LeftOut(vocab, None, complexity, name, why) for name, vocab, complexity, why in self._workshop.refusals]
+        return [LeftOut(vocab, None, complexity, name, why) for name, vocab, complexity, why in self._builder.refusals]
 
     def _describe(self, cell: Cell) -> AboutCell:
         """What analysis needs of a cell: counted, not timed."""

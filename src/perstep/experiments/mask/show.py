@@ -122,15 +122,15 @@ def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
     states = "no automaton" if cell.states is None else f"{cell.states:,} states"
     return (
         f"{plural(w.forwards, 'decode forward')} a pass of valid texts, whitespace {w.whitespace}, "
-        f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')}{_inflation(cell)}"
+        f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')}{_overhead(cell)}"
     )
 
 
-def _inflation(cell: CellFinding) -> str:
+def _overhead(cell: CellFinding) -> str:
     """How much marks slowed the arms down at most, by their intervals; nothing where one is missing."""
-    highs = [arm.ledger.inflation_ci_high for arm in cell.arms]
+    highs = [arm.ledger.overhead_ci_high for arm in cell.arms]
     known = [high for high in highs if high is not None]
-    return f" · inflation by marks at most {significant(max(known), 4)}" if len(known) == len(highs) else ""
+    return f" · instrumentation overhead at most {percent(max(known))}" if len(known) == len(highs) else ""
 
 
 def _micros(arm: Arm, part: str) -> str:
@@ -343,7 +343,7 @@ NOT_RESOLVED = "not resolved"
 _COLUMNS = 2
 _TITLE_WIDTH = 72  # characters over a panel
 _CLIPPED_FROM = 3.0
-"""A bar more than so many times as long as the others is cut off, with its length written on it."""
+"""A bar more than this many times as long as the others is cut off, with its length written on it."""
 
 
 def overhead_png(cells: Sequence[CellFinding], model: str) -> bytes:

@@ -92,7 +92,8 @@ class ArmFound(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         step: instrumented: the reference's that it is compared with, times the ratio of the pairs.
-        parts_ns: its parts, at one pace (law "rounds are normalised by their speed"), by their share of that step.
+        parts_ns: its parts, normalised by round speed (law "rounds are normalised by their speed"), by their share of
+            that step.
         against_reference: how the step differs from the reference arm's.
     """
 

@@ -13,7 +13,7 @@ from perstep.experiments.ops.scaling import Exponent
 from perstep.report import Table, to_csv
 from perstep.report.change import CHANGE_HEADER, RelativeChange
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
-from perstep.report.ledger import inflation_words
+from perstep.report.ledger import overhead_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -36,7 +36,7 @@ BUILD, APPLY = "attn.mask.build", "attn.mask.apply"
 
 
 def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
-    """A table for each length, then the masks, what parts made free give back, and the exponents."""
+    """A table for each length, then the masks, the time saved by parts made free, and the exponents."""
     made = [_length_table(manifest, length, findings) for length in findings.lengths]
     made.append(_attention_table(manifest, findings))
     if any(length.arms for length in findings.lengths):
@@ -91,7 +91,7 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
     plain = Estimate(
         ns=ledger.plain_step_ns or 0.0, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
     )
-    rows.append([*cells("step, the headline", plain), "", "", ""])
+    rows.append([*cells("step, uninstrumented", plain), "", "", ""])
     rows.append([*cells("all layers, not instrumented", length.layers), "", "", ""])
     composite = len(rows)
     reference = next(iter(length.attention.values()))
@@ -112,9 +112,9 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
 
 def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
     ledger = length.ledger
-    in_no_part = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps in no part"
+    unattributed = f"{percent(ledger.residual_ns_total / ledger.step_ns_total, 2)} of all steps unattributed"
     notes = [
-        f"{inflation_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {in_no_part}",
+        f"{overhead_words(ledger)} · {plural(ledger.rounds, 'round')} · low and high: 95 % together · {unattributed}",
         *ledger.notes,
     ]
     if length is findings.lengths[-1]:
@@ -286,7 +286,9 @@ def _composites(length: LengthFound) -> dict[str, Estimate]:
     ledger = length.ledger
     plain = ledger.plain_step_ns or 0.0
     found = {
-        "step (headline)": Estimate(ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high),
+        "step (uninstrumented)": Estimate(
+            ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
+        ),
         "layers": length.layers,
     }
     for name, attention in length.attention.items():

@@ -14,7 +14,7 @@ from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.names import STEP, part_name
 from perstep.report.export.source import Source
 from perstep.report.format import percent, plural
-from perstep.report.ledger import inflation_words
+from perstep.report.ledger import overhead_words
 
 
 def to_github_action(source: Source) -> Iterator[bytes]:
@@ -27,7 +27,7 @@ def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str,
     rounds = plural(ledger.rounds, "round")
     low, high = ledger.plain_step_ci_low, ledger.plain_step_ci_high
     if ledger.plain_step_ns is not None:
-        extra = f"{rounds}, without instruments; {inflation_words(ledger)}"
+        extra = f"{rounds}, without instruments; {overhead_words(ledger)}"
         yield _entry(source, kind, STEP, ledger.plain_step_ns, low, high, extra)
     for name, part in ledger.parts.items():
         extra = f"{rounds}, {percent(part.share)} of the instrumented step"

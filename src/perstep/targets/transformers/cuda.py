@@ -108,7 +108,7 @@ class DeviceRecorder:
     """Takes marks as a `measure.Recorder` does, and records an event on the device at each.
 
     Recording an event costs the host 2 to 5 µs, so the host ledger of such a run has a higher
-    inflation than one without; both stand in the report.
+    overhead than one without; both stand in the report.
 
     Args:
         device: where events come from; the current CUDA device by default.

@@ -133,7 +133,7 @@ class CudaLab:
                 with open_range(STEP_PREFIX + "ceilings"):
                     for figure, call in calls.items():
                         if figure.startswith("read."):
-                            call()  # brings the set as near as it gets; in no part
+                            call()  # brings the set as near as it gets; unattributed
                         with open_range(RANGE_PREFIX + figure):
                             call()
 

@@ -46,7 +46,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         ("decode step (ms)", lambda s: number(s.decode_step_ms)),
         ("95 % interval (ms)", step_interval),
         ("decode of full, measured", lambda s: offull_of(s.decode_ms, full.decode_ms if full else None)),
-        ("expected", lambda s: share(s.num_active_blocks / s.num_total_blocks)),
+        ("proportional", lambda s: share(s.num_active_blocks / s.num_total_blocks)),
         *quality_columns(findings),
     ]
     notes = [fit_note(stage, fit, "blocks") for stage, fit in findings.fits.items()]
@@ -167,7 +167,7 @@ def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> 
     if full is not None and getattr(full, attribute) is not None:
         cost = getattr(full, attribute)
         series.append(
-            Series("expected: in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
+            Series("in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
         )
     found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
     if fit is not None and fit.knee is not None and fit.slope_ms is not None:

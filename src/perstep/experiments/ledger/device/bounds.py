@@ -27,7 +27,7 @@ TERMS = ("compute_ns", "bandwidth_ns", "launches_ns")
 
 
 EXPECTED_LAUNCHES = 0.05
-"""A part is foretold only if its launches are as many as were counted, but for this share: else other kernels ran."""
+"""A part is predicted only if its launches are as many as were counted, but for this share: else other kernels ran."""
 
 
 class DevicePartBound(msgspec.Struct, frozen=True):
@@ -99,9 +99,9 @@ def device_bounds(
         steps = _costs(of, kind, work, prompt_tokens=workload.prompt_tokens, batch=workload.batch)
         bounds = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
         fused = of.backend == TRANSFORMERS.name
-        foretold = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
+        predicted = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
         said = [*bounds.notes, *_launch_note(work, ceilings)]
-        made[kind] = msgspec.structs.replace(bounds, expected_ns=foretold, notes=said)
+        made[kind] = msgspec.structs.replace(bounds, expected_ns=predicted, notes=said)
     return made
 
 

@@ -91,7 +91,7 @@ class DeviceWork(msgspec.Struct, frozen=True, kw_only=True):
         bound: what bounds the step, where the interval of the share says so.
         total_ns: all device work that the profiler saw in these rounds, of both kinds and outside of steps.
         unmatched_ns: of it, what has no launch in the trace.
-        unmatched: so many kernels.
+        unmatched: number of kernels.
         began_early: kernels that began before their launch.
         early_ns: by how much at most.
         whole_replays: graph replays that could not be split into parts.

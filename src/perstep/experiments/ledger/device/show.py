@@ -231,7 +231,7 @@ def expectation_sentences(work: DeviceWork, bounds: DeviceBounds | None) -> list
         f"Expected, from the median times of small kernels of each kind and of products with as many weights: "
         f"{_of(expected_ns, took_ns)} ({signed_percent(expected_ns / took_ns - 1, 0)})"
     )
-    return [f"{said}; not foretold: {', '.join(map(_called, others))}." if others else f"{said}."]
+    return [f"{said}; not predicted: {', '.join(map(_called, others))}." if others else f"{said}."]
 
 
 def notes(work: DeviceWork) -> list[str]:
