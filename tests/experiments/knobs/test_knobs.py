@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -27,6 +28,7 @@ from perstep.experiments.knobs.latency_model import fit_stage
 from perstep.experiments.knobs.options import PromptOptions
 from perstep.experiments.knobs.output.show import per_token_ms
 from perstep.experiments.knobs.session import is_out_of_memory
+from perstep.machine import Noise
 from perstep.measure import FakeClock, Trace
 from perstep.targets import Opened
 
@@ -244,6 +246,22 @@ def test_output_divides_by_forwards_and_shows_what_tokens_would_give(tiny_llama:
     (table,) = output.tables(made.manifest, findings)
     assert [line[5] for line in table.rows] == ["–", "-50.0%", "-25.0%", "-6.2%"]
     assert {"output.png", "output.csv", "README.md"} <= set(output.files(made.manifest, findings))
+
+
+@pytest.mark.parametrize(("rounds", "said"), [(2, "is not resolved (2 rounds;"), (24, ": +200.0 % [")])
+def test_what_a_call_costs_more_at_its_end_has_an_interval(
+    rounds: int, said: str, tiny_llama: Path, ticking: FakeClock, calm: Noise
+) -> None:
+    """Forwards 1 to 3 of 15 against the last 3, paired in each round: 6 and 18 µs; no number without an interval."""
+    plan = output.Plan(model=str(tiny_llama), backend="numpy", prompt_tokens=4, new_tokens=(16,), rounds=rounds)
+    made = output.prepare(plan, no_progress, ticking)
+    samples = [msgspec.structs.replace(made.measure_round(number), noise=calm) for number in range(rounds)]
+    findings = output.analyse(made.manifest, samples)
+    assert findings.growth.change == pytest.approx(2.0)
+    assert (findings.growth.ci_low is None) == (rounds == 2)
+    headline = output.summary(findings)["headline"]
+    assert said in headline
+    assert ("%" in headline) == (rounds == 24)
 
 
 def test_one_token_has_a_picture_of_its_call(tiny_llama: Path, ticking: FakeClock) -> None:

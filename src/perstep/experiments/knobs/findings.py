@@ -19,8 +19,17 @@ from perstep.experiments.conditions import Model, typed
 from perstep.experiments.knobs.latency_model import LatencyModel, StageFit, fit_latency_model, fit_stage
 from perstep.experiments.knobs.samples import Configuration, KnobConditions, Pass, Sample, Workload
 from perstep.machine import NoiseSummary, summarise_noise
+from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
-from perstep.stats import merge_until_independent, merged_interval, round_pace, step_estimate, summarise
+from perstep.stats import (
+    merge_until_independent,
+    merged_interval,
+    paired_change,
+    round_pace,
+    step_estimate,
+    summarise,
+    withhold,
+)
 
 
 class Spread(msgspec.Struct):
@@ -135,6 +144,7 @@ class ModelFindings(msgspec.Struct, kw_only=True):
     positions_ms: list[float]
     unresolved: str
     invalid: str
+    growth: RelativeChange | None = None
 
 
 class KnobFindings(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -142,7 +152,7 @@ class KnobFindings(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         models: name -> its own findings, where there are several models: then `fits`, `latency_model`, `under` and
-            `positions_ms` stand there, and are empty here. Without several models it is left out.
+            `positions_ms` and `growth` stand there, and are empty here. Without several models it is left out.
     """
 
     schema_version: int
@@ -159,6 +169,8 @@ class KnobFindings(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Decode forward at each position of the longest call: entry i is the forward that makes token i + 2.
 
     With several prompts it is the mean over prompts of each one's median."""
+    growth: RelativeChange | None = None
+    """The last quarter of those forwards against the first, paired in each round; null below 8 forwards."""
     noise: NoiseSummary
     unresolved: str
     invalid: str
@@ -170,6 +182,8 @@ def results_schema() -> bytes:
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(KnobFindings), order="sorted"), indent=1) + b"\n"
 
 
+FEWEST_POSITIONS = 8
+"""Forwards of a call below which nothing is said of how their cost changes along it."""
 PERCENTS = (50, 95, 99)
 _MS = 1e6
 
@@ -239,6 +253,7 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
         latency_model=one.latency_model,
         under=one.under,
         positions_ms=one.positions_ms,
+        growth=one.growth,
         noise=summarise_noise(s.noise for s in samples),
         unresolved=one.unresolved,
         invalid="; ".join(reason for reason in (invalid, one.invalid) if reason),
@@ -273,9 +288,26 @@ def _of_model(
         latency_model=fit_latency_model(measured),
         under=None if budget_s is None else _under(measured, 1e3 * budget_s),
         positions_ms=_by_prompt(columns, everything[longest]).mean(axis=0).tolist() if columns.size else [],
+        growth=_growth(columns, everything[longest], samples),
         unresolved=nothing if num_models > 1 and nothing else _unresolved(measured, conditions.precision),
         invalid="; ".join(reasons),
     )
+
+
+def _growth(columns: NDArray[np.float64], longest: Summary, samples: Sequence[Sample]) -> RelativeChange | None:
+    """How the last quarter of a call's forwards compares with the first, in the same rounds."""
+    positions = longest.num_output_tokens - 1
+    if not columns.size or positions < FEWEST_POSITIONS:
+        return None
+    rounds = columns.reshape(len(columns), -1, positions)
+    early, late = (rounds[:, :, part].mean(axis=(1, 2)) for part in quarters(positions))
+    busy = summarise_noise(sample.noise for sample in samples).busy
+    return RelativeChange.of(withhold(paired_change(early, late), busy))
+
+
+def quarters(positions: int) -> tuple[slice, slice]:
+    """The first and the last quarter of the positions."""
+    return slice(0, positions // 4), slice(positions - positions // 4, positions)
 
 
 def _of_all(found: dict[str, ModelFindings]) -> ModelFindings:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
-from perstep.experiments.knobs.findings import Summary, decode_total_ms
+from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
 from perstep.experiments.knobs.show import fit_note, knob_files, number, one_table, step_interval, subject
 from perstep.report import Table
 from perstep.report.panels import Panel, Series
@@ -47,15 +47,16 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 
 def _growth(findings: KnobFindings) -> str:
-    """How a forward's cost changes with its position, as far as there are positions."""
-    costs = np.array(findings.positions_ms)
-    if costs.size < 8:
+    """How a forward's cost changes with its position, as far as there are positions and rounds."""
+    growth, costs = findings.growth, np.array(findings.positions_ms)
+    if growth is None:
         return "too few positions to say how a forward's cost changes along a call"
-    quarter = len(costs) // 4
-    early, late = float(np.median(costs[:quarter])), float(np.median(costs[-quarter:]))
+    if growth.change is None or growth.ci_low is None:
+        return f"whether a forward's cost changes along the longest call is not resolved ({growth.reason})"
+    early, late = (float(np.median(costs[part])) for part in quarters(len(costs)))
     return (
         f"along the longest call a forward costs {early:.3g} ms in the first quarter and {late:.3g} ms in the last:"
-        f" {late / early - 1:+.1%}"
+        f" {growth.percent()} {growth.interval()}{'' if growth.resolved else ', not resolved'}"
     )
 
 
