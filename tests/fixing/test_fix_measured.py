@@ -298,6 +298,29 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Report:
     )
 
 
+def test_the_rounds_of_the_trials_warn_of_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are looked at, and what they say is in the manifest, after the warnings of the watched calls."""
+    seen: list[int] = []
+
+    def warnings(_machine: Any, noise: Any = None, **_options: Any) -> list[str]:
+        seen.append(0 if noise is None else noise.rounds)
+        return [] if noise is None else ["rounds waited for a processor"]
+
+    monkeypatch.setattr("perstep.experiments.conditions.warnings_for", warnings)
+    llama, ids = model(), torch.arange(97, 107).reshape(2, 5)
+    watch = Watch(clock=CLOCK)
+    with Captures() as captures, watch:
+        llama.generate(ids, max_new_tokens=8, do_sample=False, logits_processor=[Costly()])
+    plan = {"script": "job.py", "arguments": [], "budget": 1}
+    run = fix_calls(
+        captures.calls, watch, plan, budget_s=1, progress=lambda _share, _what: None, out=tmp_path / "run", clock=CLOCK
+    )
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert seen == [0, sum('"type":"round"' in line for line in lines)]
+    assert seen[1] > 0
+    assert run.manifest.warnings == ["rounds waited for a processor"]
+
+
 def test_every_part_of_the_ledger_has_a_row(ran: pipeline.Report) -> None:
     """What could replace it, or why nothing can; shares are those of the ledger, and the loop's are one row."""
     found: Any = ran.findings

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from perstep.experiments import pipeline
-from perstep.experiments.conditions import Model, describe_machine
+from perstep.experiments.conditions import Model, describe_machine, warn_of_noise
 from perstep.fixing.capture import Captured
 from perstep.fixing.measure import try_call
 from perstep.fixing.patch import diff
-from perstep.fixing.samples import Conditions, Patch, Watched, Workload
+from perstep.fixing.samples import Conditions, Patch, Round, Sample, Watched, Workload
 from perstep.fixing.trial import THRESHOLD
+from perstep.machine import Noise
 from perstep.measure import Clock, Progress
 from perstep.runs import Manifest, RunWriter, next_folder
 from perstep.targets.transformers import BOUNDARIES
@@ -52,16 +53,24 @@ def fix_calls(
         {name.split(" (")[0]: ledger for name, ledger in reversed(watched.ledgers(kind).items())}
         for kind in (DECODE, PREFILL)
     ]
-    with silent(), RunWriter(folder, _manifest(watched, plan), force=force) as writer:
+    manifest, noises = _manifest(watched, plan), list[Noise]()
+    with silent(), RunWriter(folder, manifest, force=force) as writer:
+
+        def keep(sample: Sample) -> None:
+            writer.append(sample)
+            if isinstance(sample, Round):
+                noises.append(sample.round.noise)
+
         for sample in watched.samples:
             writer.append(Watched(call=sample))
         edits = []
         for number, (site, call) in enumerate(calls.items()):
             say = _Part(progress, number, len(calls))
             held = ledgers.get(site), prefills.get(site)
-            edits.append(try_call(call, *held, budget_s=budget_s, keep=writer.append, clock=clock, progress=say))
+            edits.append(try_call(call, *held, budget_s=budget_s, keep=keep, clock=clock, progress=say))
         changed, applied_in = diff(edits)
         writer.append(Patch(diff=changed, folder=applied_in))
+        warn_of_noise(manifest, noises, manifest.workload["threads"])
     return pipeline.rebuild(folder)
 
 
