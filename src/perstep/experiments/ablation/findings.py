@@ -161,10 +161,6 @@ def _width(effect: Effect) -> float:
     return inf if effect.ci_low is None or effect.ci_high is None else effect.ci_high - effect.ci_low
 
 
-def _plus_one(estimate: float | None, low: float | None, high: float | None) -> Effect:
-    return Effect(1 + (estimate or 0.0), None if low is None else 1 + low, None if high is None else 1 + high)
-
-
 def _costs(c: Conditions, samples: Sequence[Sample]) -> tuple[Design, dict[str, NDArray[np.float64]]]:
     """By cell, [rounds] nanoseconds a step."""
     require_rounds(samples)
