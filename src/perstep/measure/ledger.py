@@ -5,9 +5,9 @@ position of the trace has its median over rounds, and a row is the mean of these
 add, so one scale factor multiplies all rows to make them add up to the step (law "medians do not add").
 
 The step to quote is the uninstrumented one, measured in the same rounds. `overhead` is the instrumented over the
-uninstrumented step: 1.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps are
-normalised by the speed of the same uninstrumented passes, so that their ratio is the inflation, or a note says that it
-is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
+uninstrumented step, less 1: 0.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps
+are normalised by the speed of the same uninstrumented passes, so that their ratio is 1 + the overhead, or a note says
+that it is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
 """
 
 from collections.abc import Collection
@@ -43,7 +43,7 @@ SCALE_SAID = 1.05
 OVERHEAD_INVALID = 1.5
 """Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
-"""The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the inflation by at
+"""The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the rounds' by at
 most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
 
 

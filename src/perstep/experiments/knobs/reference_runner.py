@@ -19,7 +19,7 @@ _STAGES = {"embed": FORWARD, "sample": "sample", "stop": "stop"}
 
 
 class ReferenceRunner:
-    """A reference decoder that makes passes; `passes.Runner`."""
+    """A reference decoder that makes passes; `runners.Runner`."""
 
     def __init__(self, opened: Opened, clock: Clock) -> None:
         self.opened = opened

@@ -18,7 +18,7 @@ from perstep.targets.transformers import GenerateTrace, Replay, StageInstrument,
 
 
 class TorchRunner:
-    """A transformers model that makes passes; `passes.Runner`."""
+    """A transformers model that makes passes; `runners.Runner`."""
 
     def __init__(self, opened: Opened, clock: Clock) -> None:
         self.opened = opened
