@@ -1,7 +1,7 @@
 """How much memory a cache really takes: resident pages of its own buffers, in a fresh process for each context.
 
 Linux marks in /proc/self/pagemap which pages of an address range are present, so nothing else that the process holds
-is counted. Pages are whole: what can be resident for so many used bytes follows from the layout (`most_resident`).
+is counted. Pages are whole: the most bytes that can be resident follow from the layout (`most_resident`).
 Run as a module it is the worker: one process loads the model and forks a child for each context.
 """
 

@@ -32,7 +32,7 @@ TEXT = (
 
 
 def byte_rows(text: str, batch: int, length: int) -> NDArray[np.int64]:
-    """Prompts of so many bytes, [batch, length]; each row begins at another word, the text goes round.
+    """Prompts, [batch, length in bytes]. Each row begins at another word; the text repeats from its start.
 
     Raises:
         InputError: the text is empty.

@@ -59,9 +59,9 @@ def summary(findings: AblationFindings) -> dict[str, Any]:
 
 
 MOST_CELLS = 12
-"""So many bars are drawn; the others are in the table."""
+"""Number of bars in the picture; the others are in the table."""
 MOST_PARTS = 4
-"""So many parts are drawn against the context; the others are in the CSV."""
+"""Number of parts drawn against the context; the others are in the CSV."""
 
 
 def picture(manifest: Manifest, findings: AblationFindings) -> bytes:

@@ -143,7 +143,7 @@ def times_of(ceilings: DeviceCeilings) -> KernelTimes:
 
 
 def rates_of(ceilings: DeviceCeilings, footprint_bytes: int | None) -> DeviceRates:
-    """A device's rates at their best, for a step that goes over so many bytes (None: more than any cache holds).
+    """A device's rates at their best, for a step that reads a footprint in bytes (None: more than any cache holds).
 
     A set is read at the figure of the size that is nearest by ratio: what caches hold is never asked, only measured.
     """

@@ -16,7 +16,7 @@ from perstep.report.format import bar, duration, interval, percent, plural, sign
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
 GAPS_SAID = 3
-"""So many parts are named in which the device waits for the host."""
+"""Number of parts named in which the device waits for the host."""
 EARLY_SAID_NS = 10_000
 """Clocks that differ by less are as good as one."""
 SHORT_KERNELS_SHARE = 0.005
