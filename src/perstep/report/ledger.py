@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEVEL_FROM = 0.085
-"""From this share of the step on, a part has room for its name inside the bar."""
-UPRIGHT_FROM = 0.014
-"""From this share on, its name fits upright."""
+BAR_IN, BAR_HEIGHT_IN = 9.7, 1.5
+"""Width of a whole bar and its height, in inches."""
+LEVEL_PT, UPRIGHT_PT = 8.5, 7.5
+"""Type size of a name that lies in its part, and of one that stands upright in it."""
+EM = 0.62
+"""Mean width of a character, as a share of the type size; that of `MaxLengthCriteria` and of `bookkeeping`."""
 NAMED_TOGETHER = 3
 """So many parts are named where it is not resolved which of them is the largest."""
 LAST_TICK = 0.93
@@ -204,16 +206,17 @@ def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:
 def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
     unit, size = time_unit([ledger.step_ns])
     left, unnamed = 0.0, []
-    for index, (name, part) in enumerate(_ranked(ledger)):
-        colour, width = part_colour(index), part.ns / size
-        ax.barh(0, width, left=left, color=colour, edgecolor="#222222", linewidth=0.6, height=0.8)
+    for name, part in _ranked(ledger):
+        colour, width = part_colour(name), part.ns / size
+        ax.barh(0, width, left=left, color=colour, edgecolor="white", linewidth=0.8, height=0.8)
         ink = "white" if is_dark(colour) else "black"
-        middle = left + width / 2
-        if part.share >= LEVEL_FROM:
-            ax.text(middle, 0, f"{name}\n{part.share:.0%}", ha="center", va="center", fontsize=8.5, color=ink)
-        elif part.share >= UPRIGHT_FROM:
-            label = f"{name}  {percent(part.share)}"
-            ax.text(middle, 0, label, ha="center", va="center", fontsize=7.5, color=ink, rotation=90)
+        middle, room_pt = left + width / 2, 72 * BAR_IN * part.share
+        own, short = (f"{words}  {percent(part.share)}" for words in (name, name.rsplit("/")[-1]))
+        label = own if len(own) * EM * UPRIGHT_PT <= 72 * BAR_HEIGHT_IN else short
+        if len(name) * EM * LEVEL_PT <= room_pt:
+            ax.text(middle, 0, f"{name}\n{part.share:.0%}", ha="center", va="center", fontsize=LEVEL_PT, color=ink)
+        elif room_pt >= 1.3 * UPRIGHT_PT and len(label) * EM * UPRIGHT_PT <= 72 * BAR_HEIGHT_IN:
+            ax.text(middle, 0, label, ha="center", va="center", fontsize=UPRIGHT_PT, color=ink, rotation=90)
         else:
             unnamed.append(f"{name} {percent(part.share)}")
         left += width
@@ -222,7 +225,7 @@ def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
         0, ledger.residual_ns / size, left=left, color=RESIDUAL_COLOUR, edgecolor="#222222", linewidth=0.6, height=0.8
     )
     unnamed = [words.replace(" %", "\N{NO-BREAK SPACE}%") for words in unnamed]
-    caption = f"too small to name, from left to right: {', '.join(unnamed)} (white)"
+    caption = f"not named in the bar, from left to right: {', '.join(unnamed)} (white)"
     ax.set_title(fill(_finding(ledger, subject), TITLE_WIDTH), loc="left", fontsize=10.5)
     end = ledger.step_ns / size
     ax.set_xlim(0, end)

@@ -4,6 +4,7 @@ Series differ by marker and dash as well as by shade, so that the picture can be
 """
 
 from dataclasses import dataclass, field
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 from perstep.report.plot import draw_png
@@ -16,6 +17,8 @@ Kind = Literal["points", "line", "dashed", "steps"]
 
 _SHADES = ("#1f3b5c", "#b5651d", "#2f5d34", "#7a4b8c", "#777777")
 _MARKERS = ("o", "s", "^", "D", "v")
+_A_LINE = {11: 12, 9.5: 13.5, 8.5: 15}
+"""Characters of a type size, in points, that fit into an inch of a line, most names being of wide letters."""
 _DASHES = ("-", (0, (8, 2)), "-.", ":", (0, (1, 3)))
 
 
@@ -28,8 +31,10 @@ class Series:
         x: [points].
         y: [points].
         kind: measured points, a fitted line, an expectation (dashed) or a staircase.
-        low: lower ends of intervals, as long as `y`, or none.
+        low: lower ends of the intervals of `y`, as long as it, or none.
         high: upper ends.
+        left: lower ends of the intervals of `x`, or none.
+        right: upper ends.
         labels: a word beside each point, or none.
         shade: index of its colour; by its place in the panel if None.
     """
@@ -40,6 +45,8 @@ class Series:
     kind: Kind = "points"
     low: list[float | None] = field(default_factory=list)
     high: list[float | None] = field(default_factory=list)
+    left: list[float | None] = field(default_factory=list)
+    right: list[float | None] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     shade: int | None = None
 
@@ -75,24 +82,37 @@ def grid_png(title: str, rows: list[list[Panel]]) -> bytes:
         rows: each of one to three panels; a shorter row leaves its last places empty.
     """
     columns = max(len(row) for row in rows)
+    width_in = {1: 7.3, 2: 10.4}.get(columns, 13.0)
+    panel_in = width_in / columns - 0.8  # its labels take the rest
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(len(rows), columns, squeeze=False)
         named: dict[str, Any] = {}
         for places, row in zip(axes, rows, strict=True):
             for ax, panel in zip(places, row, strict=False):
-                _draw(ax, panel, named)
+                _draw(ax, panel, panel_in, named)
             for ax in places[len(row) :]:
                 ax.set_axis_off()
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(_filled(title, 11, width_in), fontsize=11, x=0.01, ha="left")
+        entry_in = 0.6 + max(map(len, named)) / _A_LINE[8.5]
+        fitting = max(int(width_in / entry_in), 1)
         figure.legend(
-            list(named.values()), list(named), loc="outside lower center", ncols=min(len(named), 4), fontsize=8.5
+            list(named.values()),
+            [_filled(name, 8.5, width_in - 0.8) for name in named],
+            loc="outside lower center",
+            ncols=min(len(named), 4, fitting),
+            fontsize=8.5,
         )
 
-    return draw_png({1: 7.3, 2: 10.4}.get(columns, 13.0), 4.3 + 3.6 * (len(rows) - 1), draw)
+    return draw_png(width_in, 4.3 + 3.6 * (len(rows) - 1), draw)
 
 
-def _draw(ax: "Axes", panel: Panel, named: dict[str, Any]) -> None:
+def _filled(text: str, size_pt: float, width_in: float) -> str:
+    """A text in lines that fit, each of its own lines on its own."""
+    return "\n".join(fill(line, int(_A_LINE[size_pt] * width_in)) for line in text.splitlines())
+
+
+def _draw(ax: "Axes", panel: Panel, width_in: float, named: dict[str, Any]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for place, series in enumerate(panel.series):
@@ -116,7 +136,7 @@ def _draw(ax: "Axes", panel: Panel, named: dict[str, Any]) -> None:
         ax.update_datalim([(0, 0)], updatex=False)  # so that the margin above is a part of the whole axis
         ax.autoscale_view()
         ax.set_ylim(bottom=0)
-    ax.set_title(panel.title, fontsize=9.5, loc="left")
+    ax.set_title(_filled(panel.title, 9.5, width_in), fontsize=9.5, loc="left")
     ax.set_xlabel(panel.x_label, fontsize=9)
     ax.set_ylabel(panel.y_label, fontsize=9)
     ax.grid(alpha=0.25, linewidth=0.6)
@@ -130,6 +150,9 @@ def _series(ax: "Axes", series: Series, shade: int) -> Any:
         for x, low, high in zip(series.x, series.low, series.high, strict=False):
             if low is not None and high is not None:
                 ax.plot([x, x], [low, high], "-", color=colour, linewidth=1.2)
+        for y, left, right in zip(series.y, series.left, series.right, strict=False):
+            if left is not None and right is not None:
+                ax.plot([left, right], [y, y], "-", color=colour, linewidth=1.2)
         return handle
     if series.kind == "steps":
         (handle,) = ax.step(series.x, series.y, where="post", color=colour, linewidth=1.2)

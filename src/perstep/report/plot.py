@@ -4,18 +4,39 @@ import io
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Dark and light in turn, so that neighbours differ in grey as well as in colour.
-_SHADES = ("#1f3b5c", "#a9cbe3", "#8a5a1c", "#f3d7a2", "#2f5d34", "#bfe0b8", "#6b3a5b", "#e5c3da")
+# Twelve hues, dark and light.
+_SHADES = (
+    "#1f3b5c", "#a9cbe3", "#8a5a1c", "#f3d7a2", "#2f5d34", "#bfe0b8", "#6b3a5b", "#e5c3da", "#8c2d2d", "#f2b8b0",
+    "#176060", "#aadcd8", "#4b4b8f", "#c9c9ef", "#66661f", "#dfdf9e", "#4d4d4d", "#cfcfcf", "#9a4a22", "#efc9ab",
+    "#00587f", "#9fd3ee", "#73388a", "#dcbfe6",
+)  # fmt: skip
+DARK, LIGHT, WARM = _SHADES[:3]
+"""For pictures without parts."""
+# In the order of a step, so that neighbours are dark and light in turn and differ in grey too. The first row is what a
+# picture of the whole call has, the second what is inside the forward.
+_PARTS = (
+    "forward", "inputs", "logits", "sample", "stop", "bookkeeping", "sync", "lm_head",
+    "embed", "norm", "attn.qkv", "attn.rope", "kv.append", "attn.mask.build", "attn.mask.apply", "attn.scores",
+    "attn.softmax", "attn.pv", "attn.out", "mlp", "norm/final", "mask.fill", "mask.apply", "mask.accept",
+)  # fmt: skip
 RESIDUAL_COLOUR = "#ffffff"
 
 
-def part_colour(index: int) -> str:
-    """The colour of the part with this index in its bar."""
-    return _SHADES[index % len(_SHADES)]
+def part_colour(name: str) -> str:
+    """The colour of a part: the same in every picture, whatever its rank there.
+
+    Args:
+        name: of the part. The checksum of a name that is not perstep's own chooses among the colours of the parts
+            inside the forward: such a part is usually shown beside those of the whole call.
+    """
+    if name in _PARTS:
+        return _SHADES[_PARTS.index(name)]
+    return _SHADES[8 + crc32(name.encode()) % (len(_SHADES) - 8)]
 
 
 def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]) -> bytes:

@@ -50,6 +50,7 @@ class LatencyCurve:
         label: what the arm is.
         contexts: where it was measured.
         measured_ms: there.
+        ends_ms: the ends of its interval there, or None.
         fitted: contexts that the fit has seen; the others are hollow.
         fit_ms: of the fit, or nothing.
         theory_ms: prediction, or nothing.
@@ -59,6 +60,7 @@ class LatencyCurve:
     label: str
     contexts: list[int]
     measured_ms: list[float]
+    ends_ms: list[tuple[float, float] | None]
     fitted: list[int]
     fit_ms: list[float]
     theory_ms: list[float]
@@ -147,6 +149,9 @@ def _draw_curve(ax: "Axes", curve: LatencyCurve, colour: str, marker: str) -> No
     pairs = list(zip(curve.contexts, curve.measured_ms, strict=True))
     seen = [pair for pair in pairs if pair[0] in curve.fitted or not curve.fitted]
     held = [pair for pair in pairs if pair not in seen]
+    for context, ends in zip(curve.contexts, curve.ends_ms, strict=True):
+        if ends is not None:
+            ax.plot([context, context], ends, color=colour, linewidth=1.4)
     if seen:
         ax.plot(*zip(*seen, strict=True), marker, color=colour, markersize=7, label=f"{curve.label}, measured")
     if held:
@@ -477,11 +482,19 @@ def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[
 
 def _curve(findings: CacheFindings, arm: str, label: str, fit: Fit) -> LatencyCurve:
     S, ms = times_of(findings.points, arm)
-    theory = [p.theory_ms_with_cache if arm == WITH else p.theory_ms_without_cache for p in findings.points if p.S in S]
+    points = [p for p in findings.points if p.S in S]
+    theory = [p.theory_ms_with_cache if arm == WITH else p.theory_ms_without_cache for p in points]
+    ends = [
+        (p.with_cache_low_ms, p.with_cache_high_ms)
+        if arm == WITH
+        else (p.without_cache_low_ms, p.without_cache_high_ms)
+        for p in points
+    ]
     return LatencyCurve(
         label=label,
         contexts=S,
         measured_ms=ms,
+        ends_ms=[(low, high) if low is not None and high is not None else None for low, high in ends],
         fitted=fit.fitted_S,
         fit_ms=[fit.predicted_ms[str(x)] for x in S] if fit.predicted_ms else [],
         theory_ms=[x for x in theory if x is not None] if None not in theory else [],

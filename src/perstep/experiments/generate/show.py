@@ -13,7 +13,7 @@ from perstep.experiments.conditions import Model, typed
 from perstep.experiments.generate.expected import expected_table
 from perstep.report import Table, to_csv
 from perstep.report.format import percent, significant, time_unit
-from perstep.report.plot import draw_png, part_colour
+from perstep.report.plot import DARK, LIGHT, WARM, draw_png
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -93,7 +93,7 @@ def _draw_cells(ax: "Axes", manifest: Manifest, findings: AblationFindings, labe
     for row, label in enumerate(labels):
         cell = cells[label]
         width = cell.ns_per_step / size
-        ax.barh(row, width, color=part_colour(0 if label == ALL else 1), edgecolor="#222222", linewidth=0.6, height=0.7)
+        ax.barh(row, width, color=DARK if label == ALL else LIGHT, edgecolor="#222222", linewidth=0.6, height=0.7)
         right = width
         if cell.ci_low is not None and cell.ci_high is not None:
             ends = [every * (1 + end) / size for end in (cell.ci_low, cell.ci_high)]
@@ -121,10 +121,10 @@ def _draw_growth(ax: "Axes", name: str, findings: AblationFindings) -> None:
     growth = findings.parts[name].growth
     unit, size = time_unit(growth.ns)
     x, y = np.array(growth.context, np.float64), np.array(growth.ns) / size
-    ax.plot(x, y, "o", color=part_colour(0), markersize=3.5)
+    ax.plot(x, y, "o", color=DARK, markersize=3.5)
     if len(x) > 1:
         slope = growth.ns_per_token.estimate / size
-        ax.plot(x, np.median(y - slope * x) + slope * x, "--", color=part_colour(2), linewidth=1.3)
+        ax.plot(x, np.median(y - slope * x) + slope * x, "--", color=WARM, linewidth=1.3)
     ax.set_ylim(0, 1.15 * max(y.max(), np.finfo(float).tiny))
     ax.set_ylabel(f"{unit} a step, in place", fontsize=8.5)
     ax.spines[["right", "top"]].set_visible(False)

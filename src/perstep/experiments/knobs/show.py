@@ -253,7 +253,7 @@ def subject(manifest: Manifest, findings: KnobFindings) -> str:
 
 
 def line(fit: StageFit, xs: Sequence[float], *, curved: bool = False) -> list[Series]:
-    """The fit as a series, if there is one; on a logarithmic axis, where a line is curved, at many points."""
+    """The fit as a series, if there is one; `curved` draws it at 41 points, for a square term or logarithmic axes."""
     if fit.intercept_ms is None or fit.slope_ms is None:
         return []
     low, high = min(xs), max(xs)
@@ -267,7 +267,7 @@ def line(fit: StageFit, xs: Sequence[float], *, curved: bool = False) -> list[Se
 
 
 def stage_panels(findings: KnobFindings, x_label: str) -> list[Panel]:
-    """Prefill and, where there is any, decode against a knob of which each value is a multiple of the one before."""
+    """Prefill and, where there is any, decode against a knob."""
     panels = [_stage_panel(findings, "prefill", "prefill_ms", x_label, "prefill forward (ms)")]
     if any(s.decode_ms is not None for s in findings.summary):
         panels.append(_stage_panel(findings, "decode_per_forward", "decode_ms", x_label, "decode forward (ms)"))
@@ -289,7 +289,7 @@ def _stage_panel(findings: KnobFindings, stage: str, attribute: str, x_label: st
             name = "fit" if group is None else f"{group}, fit"
             series += [replace(made, name=name, shade=shade) for made in line(fit, xs, curved=True)]
     apart = len(groups) > 1 and max(known, default=0.0) > FAR_APART * min(known, default=0.0) > 0
-    return Panel(stage.replace("_", " "), x_label, y_label, series, log_x=True, log_y=apart)
+    return Panel(stage.replace("_", " "), x_label, y_label, series, log_x=apart, log_y=apart)
 
 
 def knob_files(

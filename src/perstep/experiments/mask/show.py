@@ -371,10 +371,10 @@ def _draw_cell(ax: "Axes", cell: CellFinding) -> None:
     limit = _limit(cell) / size
     places = range(len(cell.arms))
     left = [0.0] * len(cell.arms)
-    for index, part in enumerate((*_PARTS, RESIDUAL)):
+    for part in (*_PARTS, RESIDUAL):
         widths = [arm.part_ns(part) / size for arm in cell.arms]
-        colour = RESIDUAL_COLOUR if part == RESIDUAL else part_colour(index)
-        ax.barh(places, widths, left=left, color=colour, edgecolor="#222222", linewidth=0.5, height=0.72, label=part)
+        colour, edge = (RESIDUAL_COLOUR, "#222222") if part == RESIDUAL else (part_colour(part), "white")
+        ax.barh(places, widths, left=left, color=colour, edgecolor=edge, linewidth=0.5, height=0.72, label=part)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     for place, (arm, end) in enumerate(zip(cell.arms, left, strict=True)):
         words = significant(arm.per_step_ms * 1e6 / size) + ("" if arm.ratio is None else f"  {_cell_times(arm)}")

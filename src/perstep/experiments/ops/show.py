@@ -370,9 +370,7 @@ def summary(findings: OpsFindings) -> dict[str, Any]:
 
 NAMED_FROM = 0.045
 """From this share of the step on, a part has room for its share inside the bar."""
-_HATCHES = ("", "////", "....")
 _MARKERS = "osD^vPX<>*dph"
-_SHADES = 8
 
 
 def ops_png(findings: OpsFindings, subject: str) -> bytes:
@@ -384,28 +382,18 @@ def ops_png(findings: OpsFindings, subject: str) -> bytes:
         axes = figure.subplots()
         for row, length in enumerate(findings.lengths):
             left = 0.0
-            for index, part in enumerate(parts):
+            for part in parts:
                 share = length.ledger.parts[part].share if part in length.ledger.parts else 0.0
-                colour, hatch = part_colour(index), _HATCHES[index // _SHADES]
-                line = "#ffffff" if hatch and is_dark(colour) else "#222222"
+                colour = part_colour(part)
                 axes.barh(
-                    row,
-                    100 * share,
-                    left=100 * left,
-                    color=colour,
-                    hatch=hatch,
-                    edgecolor=line,
-                    linewidth=0.5,
-                    height=0.72,
+                    row, 100 * share, left=100 * left, color=colour, edgecolor="white", linewidth=0.6, height=0.72,
                     label=part if row == 0 else None,
-                )
+                )  # fmt: skip
                 if share >= NAMED_FROM:
                     ink = "white" if is_dark(colour) else "black"
-                    box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0}
                     axes.text(
-                        100 * (left + share / 2), row, f"{share:.0%}", ha="center", va="center", fontsize=8, color=ink,
-                        bbox=box if hatch else None,
-                    )  # fmt: skip
+                        100 * (left + share / 2), row, f"{share:.0%}", ha="center", va="center", fontsize=8, color=ink
+                    )
                 left += share
             axes.barh(
                 row, 100 * length.ledger.residual_share, left=100 * left, color=RESIDUAL_COLOUR, edgecolor="#222222",
@@ -443,13 +431,16 @@ def scaling_png(findings: OpsFindings, subject: str) -> bytes:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for index, part in enumerate(part for part in PARTS.values() if part in findings.scaling):
-            points = [
-                (length.seq, length.ledger.parts[part].ns) for length in findings.lengths if part in length.operators
-            ]
+            held = [(length.seq, length.ledger.parts[part]) for length in findings.lengths if part in length.operators]
+            points = [(seq, found.ns) for seq, found in held]
             seqs, costs = zip(*points, strict=True)
-            dark = is_dark(part_colour(index))
+            colour = part_colour(part)
+            dark = is_dark(colour)
+            for seq, found in held:
+                if found.ci_low is not None and found.ci_high is not None:
+                    axes.plot([seq, seq], [found.ci_low, found.ci_high], color=colour, linewidth=1.2)
             axes.plot(
-                seqs, costs, color=part_colour(index), marker=_MARKERS[index % len(_MARKERS)],
+                seqs, costs, color=colour, marker=_MARKERS[index % len(_MARKERS)],
                 linestyle="-" if dark else "--", markeredgecolor="#222222", markeredgewidth=0.5, markersize=5,
                 linewidth=1.6, label=part,
             )  # fmt: skip

@@ -205,4 +205,7 @@ def quality_drawing(findings: KnobFindings) -> Drawing:
 
 def _scatter(name: str, points: Sequence[tuple[float, float, Summary]], shade: int) -> Series:
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
-    return Series(name, xs, ys, labels=[s.label for _, _, s in points], shade=shade)
+    return Series(
+        name, xs, ys, left=[s.decode_step_ci_low for _, _, s in points],
+        right=[s.decode_step_ci_high for _, _, s in points], labels=[s.label for _, _, s in points], shade=shade,
+    )  # fmt: skip

@@ -76,7 +76,7 @@ def _drawing(findings: KnobFindings) -> Drawing:
         calls = [(s.knob, s.total_ms) for s in findings.summary if s.total_ms is not None]
         whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
         title = f"{findings.model}: one token is a prefill, without a decode forward"
-        panel = Panel("", "generated tokens N", "whole call (ms)", [whole], log_x=True)
+        panel = Panel("", "generated tokens N", "whole call (ms)", [whole])
         return Drawing(findings.model, title, [panel])
     xs = [s.knob for s in rows]
     divided = [
