@@ -135,7 +135,7 @@ def test_each_calling_line_has_a_ledger_even_if_the_script_breaks(
     [run] = (tmp_path / "cwd" / ".perstep" / "runs").iterdir()
     assert len((run / "samples.jsonl").read_text().splitlines()) == 4
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["plan"] == {"script": str(path), "arguments": [], "detail": "modules", "every": 1, "syncs": True}
+    assert manifest["plan"] == {"script": ".../job.py", "arguments": [], "detail": "modules", "every": 1, "syncs": True}
     assert manifest["status"] == "complete"
 
 

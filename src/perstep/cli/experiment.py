@@ -41,6 +41,9 @@ class RunTo:
     force: Annotated[bool, Parameter(negative="")] = False
     """Replace the run in --out."""
 
+    keep_text: Annotated[bool, Parameter(negative="")] = False
+    """Store the text of a prompt. Without this a run has its hash alone."""
+
     baseline: str | None = None
     """Compare the run with this baseline when it is done."""
 
@@ -76,7 +79,14 @@ def run_experiment(name: str, plan: Any, to: RunTo) -> int:
 
     with progress_shown(quiet=to.quiet) as progress:
         report = pipeline.run(
-            name, plan, progress=progress, out=to.out, resume=to.resume, force=to.force, approve=approve
+            name,
+            plan,
+            progress=progress,
+            out=to.out,
+            resume=to.resume,
+            force=to.force,
+            keep_text=to.keep_text,
+            approve=approve,
         )
     found = None if baseline is None or report.findings.invalid else _against(baseline, report.folder)
     _print(report, found, to.output)

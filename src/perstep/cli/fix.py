@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +32,7 @@ def fix(
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
+    keep_text: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
     """What could replace the slow parts of the generate calls of a script, tried and measured.
@@ -50,6 +51,7 @@ def fix(
         output: Form of the tables.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
+        keep_text: Store the script's arguments. Without this a run has their hashes alone.
         quiet: No progress, no remarks.
     """
     require()
@@ -57,15 +59,7 @@ def fix(
     check_out("fix", out, force=force, resume=False)
     begun_in, process = Path.cwd(), os.getpid()
     captures, watcher = Captures(), Watch()
-
-    def begin() -> None:
-        captures.__enter__()
-        watcher.__enter__()
-
-    with after_import(GENERATE_LIVES_IN, begin):
-        code = run_script(path, arguments)
-    watcher.__exit__(None, None, None)
-    captures.__exit__(None, None, None)
+    code = _run(path, arguments, captures, watcher)
     if os.getpid() != process or code == INTERRUPTED:
         return code  # a child that the script forked, or somebody who wants no more
     flush_streams()
@@ -77,11 +71,28 @@ def fix(
         say(remarked)
     plan = {"script": script, "arguments": list(arguments), "budget": budget_s}
     with chdir(begun_in), progress_shown(quiet=quiet) as progress:
-        report = fix_calls(captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force)
+        report = fix_calls(
+            captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force,
+            keep_text=keep_text,
+        )  # fmt: skip
     _show(report, output, apply=apply)
     for line in (*(f"warning: {warning}" for warning in report.manifest.warnings), f"run: {report.folder}"):
         say(line)
     pipeline.check(report)
+    return code
+
+
+def _run(path: Path, arguments: Sequence[str], captures: Captures, watcher: Watch) -> int:
+    """Run the script, its calls captured and watched from where transformers is imported; its exit code."""
+
+    def begin() -> None:
+        captures.__enter__()
+        watcher.__enter__()
+
+    with after_import(GENERATE_LIVES_IN, begin):
+        code = run_script(path, arguments)
+    watcher.__exit__(None, None, None)
+    captures.__exit__(None, None, None)
     return code
 
 

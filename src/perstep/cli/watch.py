@@ -36,6 +36,7 @@ def watch(
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
+    keep_text: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
     """What each part of a step costs in the generate calls of a script.
@@ -53,6 +54,7 @@ def watch(
         output: Form of the ledgers on stderr.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
+        keep_text: Store the script's arguments. Without this a run has their hashes alone.
         quiet: Leave stderr to the script: no ledger, no remarks; the run has them.
     """
     require()
@@ -76,11 +78,13 @@ def watch(
         return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     with chdir(begun_in):
-        _report(watcher, plan, None if quiet else output, out, force=force)
+        _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
     return code
 
 
-def _report(watcher: Watch, plan: dict[str, Any], output: Output | None, out: Path | None, *, force: bool) -> None:
+def _report(
+    watcher: Watch, plan: dict[str, Any], output: Output | None, out: Path | None, *, force: bool, keep_text: bool
+) -> None:
     """Keep the run; the ledgers on stderr in this form, or nothing there if None."""
     try:
         manifest = describe_calls(watcher, plan)
@@ -89,7 +93,7 @@ def _report(watcher: Watch, plan: dict[str, Any], output: Output | None, out: Pa
             _say(warnings)
         if output and output != "json":
             sys.stderr.write(render_tables(watcher.tables(), output))
-        report = store(watcher, manifest, out=out, force=force)
+        report = store(watcher, manifest, out=out, force=force, keep_text=keep_text)
         if output == "json":
             sys.stderr.write(encode_json(report.findings).decode())
         if output and output != "table":  # a program's JSON begins at once
@@ -141,7 +145,7 @@ def shield(tokens: Sequence[str]) -> list[str]:
     >>> shield(["watch", "--every", "2", "run.py", "--every", "3"])
     ['watch', '--every', '2', '--', 'run.py', '--every', '3']
     """
-    alone = {"--apply", "-q", "--quiet", "--force", "--syncs", "--no-syncs", "-h", "--help", "--version"}
+    alone = {"--apply", "-q", "--quiet", "--force", "--keep-text", "--syncs", "--no-syncs", "-h", "--help", "--version"}
     index = 1
     while index < len(tokens) and tokens[index].startswith("-") and tokens[index] != "--":
         index += 1 if tokens[index] in alone or "=" in tokens[index] else 2

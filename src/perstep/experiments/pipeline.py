@@ -63,6 +63,7 @@ def run(
     out: Path | None = None,
     resume: bool = False,
     force: bool = False,
+    keep_text: bool = False,
     clock: Clock | None = None,
     approve: Callable[[Manifest], None] | None = None,
 ) -> Report:
@@ -75,6 +76,7 @@ def run(
         out: the run's folder; the next number under `.perstep/runs` if None.
         resume: go on with the run in `out`.
         force: replace the run in `out`.
+        keep_text: store a prompt as it is, not its hash.
         clock: the host's, unless a test passes its own.
         approve: shown the manifest before anything is written; what it raises ends the run.
 
@@ -93,7 +95,7 @@ def run(
             approve(session.manifest)
         folder = next_folder(name) if out is None else out
         resume_after = len(samples) if resume else None
-        with RunWriter(folder, session.manifest, resume_after=resume_after, force=force) as writer:
+        with RunWriter(folder, session.manifest, resume_after=resume_after, force=force, keep_text=keep_text) as writer:
             try:
                 return _measure(experiment, session, writer, samples, progress, clock, plan.threads)
             except KeyboardInterrupt as error:

@@ -31,6 +31,7 @@ def fix_calls(
     progress: Progress,
     out: Path | None = None,
     force: bool = False,
+    keep_text: bool = False,
     clock: Clock | None = None,
 ) -> pipeline.Report:
     """Try the drop-ins on the captured calls and keep what was found as a run.
@@ -43,6 +44,7 @@ def fix_calls(
         progress: told what is tried.
         out: the run's folder; the next number under `.perstep/runs` if None.
         force: replace the run in `out`.
+        keep_text: store the script's arguments as they are, not their hashes.
         clock: the host's, unless a test passes its own.
 
     Raises:
@@ -54,7 +56,7 @@ def fix_calls(
         for kind in (DECODE, PREFILL)
     ]
     manifest, noises = _manifest(watched, plan), list[Noise]()
-    with silent(), RunWriter(folder, manifest, force=force) as writer:
+    with silent(), RunWriter(folder, manifest, force=force, keep_text=keep_text) as writer:
 
         def keep(sample: Sample) -> None:
             writer.append(sample)

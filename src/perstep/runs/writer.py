@@ -7,7 +7,6 @@ interrupted says so in its manifest. A lock keeps two writers apart. This module
 import fcntl
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from perstep.errors import InputError
 from perstep.runs.columns import encode_sample
 from perstep.runs.files import cannot_write, children, encode_json, replace_file
 from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
+from perstep.runs.privacy import command_line, command_without_text, with_short_paths, without_text
 from perstep.runs.reader import SAMPLES, whole_lines
 
 RUNS = Path(".perstep") / "runs"
@@ -84,6 +84,7 @@ class RunWriter:
         resume_after: go on with the run in `folder`, of which the caller has read this many rounds; its plan and
             workload must be the same.
         force: replace the run in `folder`.
+        keep_text: store prompts and a script's arguments as they are, not their hashes.
 
     Attributes:
         manifest: to be completed by the experiment before it ends.
@@ -94,14 +95,24 @@ class RunWriter:
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, *, resume_after: int | None = None, force: bool = False
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        resume_after: int | None = None,
+        force: bool = False,
+        keep_text: bool = False,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         manifest.perstep_version = __version__
         manifest.started_at = _utc_now()
         manifest.date = manifest.started_at[:10]
-        manifest.argv = list(sys.argv)
+        manifest.argv = command_line()
+        if not keep_text:
+            # Before anything is written; what a script is called with are the last words of the command.
+            manifest.argv = command_without_text(manifest.argv, len(manifest.plan.get("arguments", [])))
+            manifest.plan, manifest.workload = without_text(manifest.plan), without_text(manifest.workload)
         self._lock = _take_lock(folder)
         try:
             self._samples = self._begin(force=force) if resume_after is None else self._go_on(resume_after)
@@ -141,8 +152,8 @@ class RunWriter:
     def _check_same(self, old: Manifest) -> None:
         for name in ("plan", "workload"):
             # as it would be read again: a tuple becomes a list
-            new_values = msgspec.json.decode(msgspec.json.encode(getattr(self.manifest, name)))
-            old_values = getattr(old, name)
+            now = msgspec.json.decode(msgspec.json.encode(getattr(self.manifest, name)))
+            new_values, old_values = (with_short_paths(without_text(values)) for values in (now, getattr(old, name)))
             for key in {**old_values, **new_values}.keys() - EFFORT:
                 if new_values.get(key) != old_values.get(key):
                     raise InputError(
@@ -170,7 +181,9 @@ class RunWriter:
             raise cannot_write(self.folder / SAMPLES, error) from error
 
     def save_manifest(self) -> None:
-        """Write the manifest as it is now."""
+        """Write the manifest as it is now, its paths shortened."""
+        for name in ("argv", "plan", "workload", "model", "conditions", "boundaries", "warnings", "error"):
+            setattr(self.manifest, name, with_short_paths(getattr(self.manifest, name)))
         replace_file(self.folder / MANIFEST, encode_json(self.manifest))
 
     def __enter__(self) -> Self:

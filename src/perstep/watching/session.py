@@ -296,7 +296,9 @@ def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def store(watch: Watch, manifest: Manifest, *, out: Path | None, force: bool) -> pipeline.Report:
+def store(
+    watch: Watch, manifest: Manifest, *, out: Path | None, force: bool, keep_text: bool = False
+) -> pipeline.Report:
     """Write what was watched into a run folder, with everything that is derived from it.
 
     Args:
@@ -304,13 +306,14 @@ def store(watch: Watch, manifest: Manifest, *, out: Path | None, force: bool) ->
         manifest: from `describe_calls`.
         out: the run's folder; the next number under `.perstep/runs` if None.
         force: replace the run in `out`.
+        keep_text: store the script's arguments as they are, not their hashes.
 
     Raises:
         InputError: the folder cannot be written.
         InvalidMeasurement: a step took no time on this clock.
     """
     folder = next_folder("watch") if out is None else out
-    with RunWriter(folder, manifest, force=force) as writer:
+    with RunWriter(folder, manifest, force=force, keep_text=keep_text) as writer:
         for sample in watch.samples:
             writer.append(sample)
     return pipeline.rebuild(folder)
