@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types floors docs check-docs unit nightly busy bench clean
+.PHONY: help env demo test lint types floors docs check-docs unit nightly gate-self busy bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,8 +59,11 @@ check-docs: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist worksteal --durations=25
 
-nightly: $(VENV)/.dev  ## run the long matrices as well, and let Hypothesis search at random
+nightly: $(VENV)/.dev gate-self  ## run the long matrices as well, let Hypothesis search at random, and gate-self
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25 --hypothesis-profile=random
+
+gate-self: $(VENV)/.dev  ## fail if perstep itself costs more than in the committed baseline of ratios
+	$(BIN)/python -P benchmarks/gate_self.py
 
 busy: $(VENV)/.dev  ## run the tests three times beside 6 busy processes, those of real clocks beside 20
 	$(BIN)/python tests/busy.py 6 --times 3 -- -m "not nightly" -n $(WORKERS) --dist worksteal
