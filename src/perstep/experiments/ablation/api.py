@@ -13,7 +13,8 @@ from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.session import AblationSession, Call, Work
 from perstep.experiments.ablation.show import tables
 from perstep.experiments.conditions import Model
-from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
+from perstep.experiments.session import measure_rounds
+from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.report import to_text
 from perstep.runs import Manifest
 from perstep.stats import Effect
@@ -116,8 +117,13 @@ def ablate(
     work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
     with collector_off():
         session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
-        session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
-        return _measured(session, clock, progress)
+    session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
+    samples: list[Sample] = []
+    measure_rounds(session, samples, clock=clock, progress=progress)
+    findings = analyse(session.manifest, samples)
+    if findings.invalid:
+        raise InvalidMeasurement(findings.invalid)
+    return Ablation(session.manifest, findings)
 
 
 def _parts(
@@ -128,20 +134,3 @@ def _parts(
         if name in arguments:
             raise InputError(f"{name} is not an argument of generate here; see the arguments of ablate")
     return components(processors or {}, criteria or {})
-
-
-def _measured(session: AblationSession, clock: Clock, progress: Progress) -> Ablation:
-    """Rounds until the session's effort is spent."""
-    samples: list[Sample] = []
-    run_rounds(
-        session.measure_round,
-        samples.append,
-        lambda: session.resolved(samples),
-        effort=session.effort,
-        clock=clock,
-        progress=progress,
-    )
-    findings = analyse(session.manifest, samples)
-    if findings.invalid:
-        raise InvalidMeasurement(findings.invalid)
-    return Ablation(session.manifest, findings)

@@ -22,8 +22,8 @@ from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
 from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
-from perstep.experiments.conditions import noise_probe
-from perstep.measure import Clock, Effort, Progress, Recorder, Resolved, warm_up
+from perstep.experiments.session import RoundSession
+from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, Replay, SyncRecorder, silent
@@ -73,7 +73,7 @@ class Work:
         return [call.trace.prompt_BT.shape[1] + step for call in self.calls for step in range(call.new_tokens)]
 
 
-class AblationSession:
+class AblationSession(RoundSession):
     """The cells, warm, with what each chooses in the trace's contexts.
 
     Args:
@@ -103,12 +103,10 @@ class AblationSession:
         progress: Progress,
         compiling: Compiling | None = None,
     ) -> None:
-        self.effort = effort
+        super().__init__(effort, seed, clock)
         self.design: Design = design([part.name for part in parts])
         self._model, self._work, self._parts = model, work, parts
-        self._seed, self._clock = seed, clock
         self._compiling = compiling
-        self._probe = noise_probe(clock)
         rows = len(balanced_block(len(self.design.cells), np.random.default_rng(0)))
         self._repeats = rows // gcd(rows, len(work.calls))
         self._steps = sum(call.new_tokens for call in work.calls)
@@ -117,8 +115,7 @@ class AblationSession:
         with _generators_kept(model):
             self._chosen, forwards = self._try_cells()
             syncs = self._count_syncs()
-            warm = warm_up(self._warm_round, clock, limit_s=min(effort.budget_s, 30.0) / 10)
-        self.manifest = Manifest(experiment="ablation", plan={}, seed=seed, boundaries=BOUNDARIES)
+            warm = self._warm(self._warm_round, share=0.1, most_s=30.0)
         self.conditions = Conditions(
             parts={part.name: part.kind for part in parts},
             in_ledger=parts_in_ledger(parts),
@@ -141,7 +138,10 @@ class AblationSession:
             precision=effort.precision,
             warm_up=warm,
         )
-        self.manifest.conditions = msgspec.to_builtins(self.conditions)
+        conditions = msgspec.to_builtins(self.conditions)
+        self.manifest = Manifest(
+            experiment="ablation", plan={}, seed=seed, conditions=conditions, boundaries=BOUNDARIES
+        )
 
     def measure_round(self, number: int) -> Sample:
         """Every cell in balanced turns; before or after them, alternately, the marked passes."""
@@ -176,7 +176,7 @@ class AblationSession:
     def _order(self, number: int) -> list[list[str]]:
         """The cells' labels, a row for each turn."""
         labels = list(self.design.cells)
-        rng = np.random.default_rng([self._seed, number])
+        rng = self._drawn(number)
         turns = self._repeats * len(self._work.calls)
         rows: list[NDArray[np.intp]] = []
         while len(rows) < turns:
@@ -316,7 +316,7 @@ class AblationSession:
         cold: dict[str, ColdCell] = {}
         labels = list(self.design.cells)
         with _generators_kept(self._model), self._compiling.nothing_stored():
-            for index in np.random.default_rng([self._seed, 1]).permutation(len(labels)):
+            for index in self._drawn(1).permutation(len(labels)):
                 progress(0.0, f"cold: {labels[index]}")
                 cold[labels[index]] = self._cold_pass(labels[index], self._compiling)
         self._compiling.look()

@@ -1,11 +1,10 @@
 """The measurement of `cache`: steps with and without a cache at each context, in drawn orders."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from perstep.errors import InputError, InvalidMeasurement
@@ -16,8 +15,9 @@ from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
 from perstep.experiments.cache.resident import Resident, ResidentRequest, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.cache.subjects import subject_of
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.options import at_least
+from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Resolved
 from perstep.report.format import duration
 from perstep.runs import Manifest
@@ -46,12 +46,12 @@ class Cell:
     repetitions: int
 
 
-class CacheSession:
+class CacheSession(RoundSession):
     """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm."""
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
+        super().__init__(plan.effort(), plan.seed, clock)
+        self._plan = plan
         at_least(1, batch=plan.batch, threads=plan.threads)
         if plan.context is not None:
             at_least(1, context=min(plan.context))
@@ -62,7 +62,8 @@ class CacheSession:
                 f"--cache {plan.cache} is of transformers models; the NumPy decoder has a cache of its own"
             )
         self._contexts, self._opened = contexts_of(plan, opened), opened
-        self._manifest_facts(opened)
+        self._warnings: list[str] = []
+        self._workload, self._conditions = self._facts(opened)
         check_memory(plan, self._contexts, self._conditions, self._workload)
         ids_BT = opened.prompt(text=None, num_tokens=self._contexts[-1] + 1, batch=plan.batch, seed=plan.seed)
         self._workload.token_ids_sha256 = hash_ids(ids_BT)
@@ -78,15 +79,12 @@ class CacheSession:
         self._ladder = self._open_ladder(opened)
         repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
         self._conditions.repetitions_a_round = repetitions
-        self.manifest.workload = msgspec.to_builtins(self._workload)
-        self.manifest.conditions = msgspec.to_builtins(self._conditions)
-        self._probe = noise_probe(clock)
         self._rounds = 0
-        describe_machine(self.manifest, plan.threads)
+        self.manifest = self._describe(opened)
 
     def measure_round(self, number: int) -> Sample:
         """Every cell and the ceilings, in a drawn order and then in the reverse of it."""
-        order = np.random.default_rng([self._plan.seed, 1, number]).permutation(len(self._cells) + 1)
+        order = self._drawn(1, number).permutation(len(self._cells) + 1)
         step_ns: dict[str, dict[str, list[int]]] = {WITH: {}, WITHOUT: {}}
         ceilings: list[dict[str, float]] = []
         self._probe.start()
@@ -199,7 +197,7 @@ class CacheSession:
         """Bytes at each context: of the live buffers, from the shapes, and resident in a fresh process."""
         resident, why_not = self._resident(opened)
         if why_not:
-            self.manifest.warnings.append(f"resident memory was not measured: {why_not}")
+            self._warnings.append(f"resident memory was not measured: {why_not}")
         by_context = {each.context: each for each in resident}
         found = []
         for S in self._contexts:
@@ -246,7 +244,7 @@ class CacheSession:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
         costs = list(step_costs(self._conditions, self._workload).values())
         if not costs or self._plan.device != "cpu":
-            self.manifest.warnings.append(
+            self._warnings.append(
                 "theory has no curve: no formula for this architecture"
                 if not costs
                 else "theory has no curve: ceilings are measured on the cpu"
@@ -254,11 +252,11 @@ class CacheSession:
             return None
         return ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=self._plan.threads)
 
-    def _manifest_facts(self, opened: Opened) -> None:
+    def _facts(self, opened: Opened) -> tuple[Workload, Conditions]:
         plan, facts = self._plan, opened.facts
         kind = "built-in" if opened.backend == "numpy" else plan.cache or "dynamic"
         backend = {"built-in": REFERENCE, "dynamic": TRANSFORMERS, "static": TRANSFORMERS_STATIC}[kind]
-        self._workload = Workload(
+        workload = Workload(
             contexts=list(self._contexts),
             batch=plan.batch,
             cache=kind,
@@ -268,7 +266,7 @@ class CacheSession:
             threads=plan.threads,
             token_ids_sha256="",  # the prompt is made once the cache is known to fit into memory
         )
-        self._conditions = Conditions(
+        return workload, Conditions(
             config=config_of(opened),
             backend=backend.name,
             backend_without=(REFERENCE if kind == "built-in" else TRANSFORMERS).name,
@@ -283,10 +281,14 @@ class CacheSession:
             left_out=[],
             repetitions_a_round={},
         )
-        self.manifest = Manifest(
-            experiment="cache",
-            plan=asdict(plan),
-            seed=plan.seed,
+
+    def _describe(self, opened: Opened) -> Manifest:
+        facts = opened.facts
+        return describe(
+            "cache",
+            self._plan,
+            seed=self._plan.seed,
+            workload=self._workload,
             model={
                 **facts,
                 "L": facts["num_layers"],
@@ -294,7 +296,9 @@ class CacheSession:
                 "d_h": facts["head_dim"],
                 "S_max": self._contexts[-1],
             },
+            conditions=self._conditions,
             config={"S_points": list(self._contexts), "warmup_reps": DISCARDED},
+            warnings=self._warnings,
             boundaries={
                 "with": "one new position through the model and its cache, and the greedy choice",
                 "without": "all positions through the same model, the head for the last alone, and the greedy choice",

@@ -1,17 +1,16 @@
 """The measurement of `generate`: the cells of an ablation over real calls."""
 
-from dataclasses import asdict
-
 import msgspec
 
 from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.session import AblationSession, Work
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.generate.plan import Plan, check, find_parts, find_work, open_model
 from perstep.experiments.generate.samples import Conditions, Workload
+from perstep.experiments.session import describe
 from perstep.measure import Clock, Progress
 from perstep.targets import Opened
-from perstep.targets.transformers import RANDOM_WEIGHTS, config_hash
+from perstep.targets.transformers import BOUNDARIES, RANDOM_WEIGHTS, config_hash
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
@@ -39,7 +38,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
         compiling=compiling,
     )
     _describe(session, plan, opened, work)
-    describe_machine(session.manifest, plan.threads)
     return session
 
 
@@ -47,10 +45,7 @@ def _describe(session: AblationSession, plan: Plan, opened: Opened, work: Work) 
     """What was measured, and the settings of torch that decide how fast it is."""
     import torch
 
-    manifest, of_ablation = session.manifest, session.conditions
-    manifest.experiment = "generate"
-    manifest.plan = asdict(plan)
-    manifest.model = {**opened.facts, "random_weights": opened.random_weights}
+    of_ablation = session.conditions
     workload = Workload(
         token_ids_sha256=hash_ids(*(ids for c in work.calls for ids in (c.trace.prompt_BT, c.trace.chosen_BN))),
         model_config_sha256=config_hash(opened.model),
@@ -75,4 +70,12 @@ def _describe(session: AblationSession, plan: Plan, opened: Opened, work: Work) 
     )
     if opened.random_weights:
         conditions.notes = [*conditions.notes, RANDOM_WEIGHTS]
-    manifest.workload, manifest.conditions = msgspec.to_builtins(workload), msgspec.to_builtins(conditions)
+    session.manifest = describe(
+        "generate",
+        plan,
+        seed=plan.seed,
+        workload=workload,
+        model={**opened.facts, "random_weights": opened.random_weights},
+        conditions=conditions,
+        boundaries=BOUNDARIES,
+    )

@@ -8,7 +8,7 @@ A configuration that runs out of memory is not tried again; what was measured of
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.knobs.findings import columns_of, round_levels
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.runners import Runner, Work
@@ -31,8 +31,8 @@ from perstep.experiments.knobs.samples import (
     Sample,
     Workload,
 )
-from perstep.measure import Clock, Progress, Resolved, WarmUp, measure_mark_ns, warm_up
-from perstep.runs import Manifest
+from perstep.experiments.session import RoundSession, describe
+from perstep.measure import Clock, Progress, Resolved, WarmUp, measure_mark_ns
 from perstep.stats import balanced_block, merge_until_independent, merged_interval
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
@@ -98,7 +98,7 @@ class Subject:
         return made
 
 
-class KnobSession:
+class KnobSession(RoundSession):
     """The configurations of one knob, of one model or of several, warm; `base.Session`.
 
     Args:
@@ -117,28 +117,25 @@ class KnobSession:
         progress: Progress,
         clock: Clock,
     ) -> None:
-        self.effort = plan.effort()
+        super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
         self._arms = arms = [arm for subject in subjects for arm in subject.arms]
         self._of = [subject for subject in subjects for _ in subject.arms]
         self._failed = {i: arm.configuration.failed for i, arm in enumerate(arms) if arm.configuration.failed}
         self._prompts = max(len(arm.works) for arm in arms)
-        self._probe = noise_probe(clock)
         progress(0.0, "warm-up")
-        limit_s = max(0.1 * min(self.effort.budget_s, 60.0), 0.1)
-        warm = warm_up(self._warm_round, clock, limit_s=limit_s)
+        warm = self._warm(self._warm_round, share=0.1, most_s=60.0, least_s=0.1)
         several = len(subjects) > 1
-        self.manifest = Manifest(
-            experiment=name,
-            plan=_plain(asdict(plan)),
+        self.manifest = describe(
+            name,
+            plan,
             seed=plan.seed,
-            workload=msgspec.to_builtins(Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads)),
+            workload=Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads),
             model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
             conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),
             boundaries=BOUNDARIES,
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
-        describe_machine(self.manifest, plan.threads)
 
     def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Any]:
         """Of one model all together; of several what is each one's own by its name."""
@@ -222,7 +219,7 @@ class KnobSession:
 
     def _order(self, number: int) -> list[int]:
         rows = len(balanced_block(len(self._arms), np.random.default_rng(0)))
-        block = balanced_block(len(self._arms), np.random.default_rng([self._plan.seed, 1, number // rows]))
+        block = balanced_block(len(self._arms), self._drawn(1, number // rows))
         return [int(arm) for arm in block[number % rows]]
 
     def _pass(self, index: int, prompt: int) -> Pass:
@@ -267,12 +264,3 @@ def out_of_memory(error: BaseException) -> str:
     """The reason of a configuration that has failed, in one line."""
     lines = str(error).strip().splitlines()
     return f"out of memory: {lines[0]}" if lines else "out of memory"
-
-
-def _plain(value: Any) -> Any:
-    """Options as JSON has them: paths as text."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,35 +1,30 @@
 """The measurement of `ledger`: a loaded target, its trace, and two arms that replay it in balanced rounds."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
-import msgspec
-import numpy as np
-
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.ledger.arms import Arms, ReferenceArms
 from perstep.experiments.ledger.bounds import Ceilings
 from perstep.experiments.ledger.plan import Plan, check
 from perstep.experiments.ledger.samples import ARMS, Conditions, Sample, Workload, ledger_samples
-from perstep.measure import Clock, Progress, Resolved, WarmUp, build_ledger, measure_mark_ns, warm_up
-from perstep.runs import Manifest
+from perstep.experiments.session import RoundSession, describe
+from perstep.measure import Clock, Progress, Resolved, WarmUp, build_ledger, measure_mark_ns
 from perstep.stats import balanced_block
 from perstep.targets import Opened
 
 
-class LedgerSession:
+class LedgerSession(RoundSession):
     """A loaded target, its recorded trace, and the two arms, warm."""
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self.effort = plan.effort()
+        super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
         check(plan)
         progress(0.0, "load")
         opened = plan.open()
         progress(0.0, "warm-up")
         self._arms = _arms(plan, opened, clock)
-        self._probe = noise_probe(clock)
-        warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
+        warm = self._warm(self._warm_round, share=0.2, most_s=30.0)
         trace = self._arms.trace
         self._ceilings = Ceilings(
             opened,
@@ -38,16 +33,15 @@ class LedgerSession:
             batch=plan.batch,
             threads=plan.threads,
         )
-        self.manifest = Manifest(
-            experiment="ledger",
-            plan=asdict(plan),
+        self.manifest = describe(
+            "ledger",
+            plan,
             seed=plan.seed,
-            workload=msgspec.to_builtins(self._workload()),
+            workload=self._workload(),
             model={**opened.facts, "random_weights": opened.random_weights},
-            conditions=msgspec.to_builtins(self._conditions(warm, measure_mark_ns(clock))),
+            conditions=self._conditions(warm, measure_mark_ns(clock)),
             boundaries=self._arms.boundaries,
         )
-        describe_machine(self.manifest, plan.threads)
 
     def _workload(self) -> Workload:
         plan = self._plan
@@ -79,7 +73,7 @@ class LedgerSession:
 
     def measure_round(self, number: int) -> Sample:
         """One balanced block: each arm replays the trace twice; then every ceiling once."""
-        order = balanced_block(len(ARMS), np.random.default_rng([self._plan.seed, 1, number])).ravel()
+        order = balanced_block(len(ARMS), self._drawn(1, number)).ravel()
         self._probe.start()
         passes = [self._arms.run(ARMS[arm]) for arm in order]
         ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known

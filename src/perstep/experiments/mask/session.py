@@ -8,7 +8,7 @@ prefill and step. After its passes an engine's own work is run hot, and the curv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ import numpy as np
 from perstep.automata import STATE_LIMIT, Engine, Grammar
 from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
 from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.cells import (
@@ -46,9 +46,10 @@ from perstep.experiments.mask.vocabularies import (
     parse_vocab,
     widened,
 )
+from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
-from perstep.runs import Column, Manifest
+from perstep.runs import Column
 from perstep.stats import williams_square
 from perstep.targets import describe_target, make_prompt, open_target
 from perstep.targets.reference import Reference
@@ -60,14 +61,13 @@ _NO_HOT: Column = np.zeros(0, np.int64)
 Item = TypeVar("Item")
 
 
-class MaskSession:
+class MaskSession(RoundSession):
     """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`."""
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         plan.check()
-        self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
-        self._probe = noise_probe(clock)
+        super().__init__(plan.effort(), plan.seed, clock)
+        self._plan = plan
         engines = parse_engines(plan.engine)
         progress(0.0, "load")
         model = open_target(plan.model)
@@ -106,17 +106,16 @@ class MaskSession:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
         conditions = self._conditions(languages, predictions)
-        self.manifest = Manifest(
-            experiment="mask",
-            plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
+        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
+        self.manifest = describe(
+            "mask",
+            plan,
             seed=plan.seed,
-            workload=msgspec.to_builtins(self._work(model, schema)),
+            workload=self._work(model, schema),
             model=describe_target(plan.model, model),
-            conditions=msgspec.to_builtins(conditions),
+            conditions=conditions,
             boundaries=BOUNDARIES,
         )
-        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
-        describe_machine(self.manifest, plan.threads)
 
     def _make_cells(
         self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...]
