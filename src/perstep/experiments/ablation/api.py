@@ -118,12 +118,7 @@ def ablate(
     with collector_off():
         session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
     session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
-    samples: list[Sample] = []
-    measure_rounds(session, samples, clock=clock, progress=progress)
-    findings = analyse(session.manifest, samples)
-    if findings.invalid:
-        raise InvalidMeasurement(findings.invalid)
-    return Ablation(session.manifest, findings)
+    return _measured(session, clock, progress)
 
 
 def _parts(
@@ -134,3 +129,13 @@ def _parts(
         if name in arguments:
             raise InputError(f"{name} is not an argument of generate here; see the arguments of ablate")
     return components(processors or {}, criteria or {})
+
+
+def _measured(session: AblationSession, clock: Clock, progress: Progress) -> Ablation:
+    """Rounds until the session's effort is spent."""
+    samples: list[Sample] = []
+    measure_rounds(session, samples, clock=clock, progress=progress)
+    findings = analyse(session.manifest, samples)
+    if findings.invalid:
+        raise InvalidMeasurement(findings.invalid)
+    return Ablation(session.manifest, findings)

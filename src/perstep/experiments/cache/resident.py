@@ -12,13 +12,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.experiments.cache.subjects import Buffer, ReferenceSubject, subject_of, untouched
-from perstep.targets import open_model
+from perstep.targets import Buffer, Target, open_model
+from perstep.targets.target import Backend
 
 PAGEMAP = Path("/proc/self/pagemap")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -51,11 +50,11 @@ class ResidentRequest:
     model: str | None
     arch: str | None
     layers: int | None
-    backend: str
+    backend: Backend
     dtype: str | None
     device: str
     seed: int
-    kind: str
+    cache: str | None
     batch: int
     contexts: tuple[int, ...]
     capacity: int
@@ -116,44 +115,28 @@ def most_resident(runs: NDArray[np.int64], page: int) -> int:
     return int(np.maximum(last - np.maximum(first, reached), 0).sum()) * page
 
 
-def reference_runs(subject: ReferenceSubject, context: int) -> NDArray[np.int64]:
-    """Where a context's keys and values lie: keys one position a column, values one position a row."""
-    runs = []
-    keys, values = subject.cache.keys, subject.cache.values
-    for array, used in ((keys, context * keys.itemsize), (values, context * values.shape[-1] * values.itemsize)):
-        stride = array.strides[-2] if array is keys else array.strides[-3]
-        starts = array.ctypes.data + stride * np.arange(array.nbytes // stride, dtype=np.int64)
-        runs.append(np.stack([starts, starts + used], axis=1))
-    return np.concatenate(runs)
-
-
 def page_bytes() -> int:
     """What memory is handed out in: 2 MiB where the kernel gives huge pages to everybody."""
     always = HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text()
     return HUGE_PAGE_BYTES if always else os.sysconf("SC_PAGE_SIZE")
 
 
-def _fill_and_count(opened: Any, request: ResidentRequest, context: int) -> Resident:
-    ids_BT = opened.prompt(text=None, num_tokens=request.capacity, batch=request.batch, seed=request.seed)
-    subject = subject_of(opened, ids_BT, request.kind)
-    if isinstance(subject, ReferenceSubject):
-        untouched(subject.cache)
-    subject.fill([context])
-    subject.rewind(context)
-    buffers = subject.buffers()
-    if isinstance(subject, ReferenceSubject):
-        runs = reference_runs(subject, context)
-    else:
-        runs = np.array([[b.address, b.address + b.num_bytes] for b in buffers], np.int64)
-    return Resident(context, subject.used_bytes(), resident_bytes(buffers), most_resident(runs, page_bytes()))
+def _fill_and_count(target: Target, request: ResidentRequest, context: int) -> Resident:
+    ids_BT = target.prompt(text=None, num_tokens=request.capacity, batch=request.batch, seed=request.seed)
+    steps = target.cached_steps(ids_BT, target.cache_kind(request.cache))
+    steps.on_new_pages()
+    steps.fill([context])
+    steps.rewind(context)
+    most = most_resident(steps.held_at(context), page_bytes())
+    return Resident(context, steps.used_bytes(), resident_bytes(steps.buffers()), most)
 
 
 def _work(request: ResidentRequest) -> None:
-    opened = open_model(
+    target = open_model(
         request.model,
         arch=request.arch,
         layers=request.layers,
-        backend=request.backend,  # type: ignore[arg-type]
+        backend=request.backend,
         dtype=request.dtype,
         device=request.device,
         seed=request.seed,
@@ -162,7 +145,7 @@ def _work(request: ResidentRequest) -> None:
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
-            print(json.dumps(asdict(_fill_and_count(opened, request, context))), flush=True)  # noqa: T201
+            print(json.dumps(asdict(_fill_and_count(target, request, context))), flush=True)  # noqa: T201
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:
             sys.exit(f"context {context} could not be filled")

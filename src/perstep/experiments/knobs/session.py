@@ -3,6 +3,11 @@
 Several models take part with all their configurations: a row of one square is a round, so that models are compared
 under the same conditions as configurations are.
 
+A pass is a whole generate call over a recorded trace, its stages timed inside that one call: intervals between declared
+boundaries, never differences of runs (law "parts add up"). The prefill forward and each decode forward hold the
+embedding, every active block, the final norm and the head; the vision tower has an interval of its own. Times are the
+host's; on CUDA it waits for the device at every boundary.
+
 A configuration that runs out of memory is not tried again; what was measured of it and of the others is kept.
 """
 
@@ -21,7 +26,6 @@ from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.knobs.findings import columns_of, round_levels
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.runners import Runner, Work
 from perstep.experiments.knobs.samples import (
     BOUNDARIES,
     Conditions,
@@ -30,10 +34,13 @@ from perstep.experiments.knobs.samples import (
     Pass,
     Sample,
     Workload,
+    pass_of,
 )
+from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.session import RoundSession, describe
-from perstep.measure import Clock, Progress, Resolved, WarmUp, measure_mark_ns
+from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, measure_mark_ns
 from perstep.stats import balanced_block, merge_until_independent, merged_interval
+from perstep.targets import STAGES, Target, Work
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
@@ -61,14 +68,14 @@ class Subject:
     """One model with the configurations in which it is measured.
 
     Attributes:
-        runner: makes its passes.
+        target: the model.
         arms: its configurations.
         unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
         conditions: the manifest's, in which further facts stand already.
         warnings: sentences for a person.
     """
 
-    runner: Runner
+    target: Target
     arms: Sequence[Arm]
     unchanged: Sequence[int]
     conditions: Callable[..., Conditions] = Conditions
@@ -77,24 +84,24 @@ class Subject:
     @property
     def name(self) -> str:
         """The model's."""
-        return self.runner.opened.name
+        return self.target.name
 
     def workload(self) -> dict[str, Any]:
         """What of a manifest's workload is this model's own."""
         traces = [work.trace for arm in self.arms for work in arm.works]
-        facts = self.runner.opened.facts
+        facts = self.target.facts
         return {
             "token_ids_sha256": hash_ids(*(ids for trace in traces for ids in (trace.prompt_BT, trace.chosen_BN))),
-            "model_config_sha256": self.runner.config_hash,
+            "model_config_sha256": self.target.config_hash,
             "dtype": facts["dtype"],
-            "device": facts.get("device", "cpu"),
+            "device": self.target.device,
         }
 
     def conditions_with(self, **shared: Any) -> dict[str, Any]:
         """A manifest's conditions: what all models share, and what is this model's own."""
-        runner = self.runner
-        own = {"random_weights": runner.opened.random_weights, "cache": runner.cache}
-        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own, device_waits=runner.device_waits))
+        target = self.target
+        own = {"random_weights": target.random_weights, "cache": target.cache, "device_waits": target.device_waits}
+        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own))
         return made
 
 
@@ -131,7 +138,7 @@ class KnobSession(RoundSession):
             plan,
             seed=plan.seed,
             workload=Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads),
-            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
+            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].target.facts,
             conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),
             boundaries=BOUNDARIES,
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
@@ -164,7 +171,7 @@ class KnobSession(RoundSession):
         shared = {name: value for name, value in everything[0].items() if name in KnobConditions.__struct_fields__}
         models = {
             s.name: {
-                "model": s.runner.opened.facts,
+                "model": s.target.facts,
                 "workload": s.workload(),
                 "conditions": {name: value for name, value in one.items() if name not in shared},
             }
@@ -226,7 +233,7 @@ class KnobSession(RoundSession):
         arm = self._arms[index]
         try:
             with arm.setting() as set_:
-                made = self._of[index].runner.run(arm.works[prompt])
+                made = measure_pass(self._of[index].target, arm.works[prompt], self._clock)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -250,17 +257,23 @@ def _workload(subjects: Sequence[Subject]) -> dict[str, Any]:
     return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, NumPy or torch says that memory ran out."""
-    words = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(phrase in words for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
-    )
+def measure_pass(target: Target, work: Work, clock: Clock) -> Pass:
+    """One pass of a model.
+
+    Raises:
+        InvalidMeasurement: the call did not execute one forward a token.
+    """
+    recorder = Recorder(target.stage_clock(clock))
+    differing = target.replay(work, recorder, STAGES)
+    return pass_of(recorder, work.new_tokens, differing)
 
 
-def out_of_memory(error: BaseException) -> str:
-    """The reason of a configuration that has failed, in one line."""
-    lines = str(error).strip().splitlines()
-    return f"out of memory: {lines[0]}" if lines else "out of memory"
+def record_all(
+    target: Target, prompts_BT: Sequence[NDArray[np.int64]], new_tokens: int, progress: Progress
+) -> list[Work]:
+    """What the model generates after each of several prompts, each [batch, T]."""
+    works = []
+    for number, prompt_BT in enumerate(prompts_BT):
+        progress(number / len(prompts_BT), "record")
+        works.append(target.record(prompt_BT, new_tokens))
+    return works

@@ -45,6 +45,14 @@ class Plan(ModelOptions):
     """On a device: the kernels' time by part; under each part its kernels; or, in place of both, time on the device's
     stream, waiting included, which is no measure of work. [default: parts]"""
 
+    def sampler(self) -> Sampler:
+        """How tokens are chosen.
+
+        Raises:
+            InputError: an option is out of its range.
+        """
+        return Sampler(self.temperature, self.top_k, self.top_p, self.seed)
+
 
 def check(plan: Plan) -> None:
     """What needs no model.
@@ -58,4 +66,4 @@ def check(plan: Plan) -> None:
     if plan.prompt_tokens is not None:
         at_least(1, prompt_tokens=plan.prompt_tokens)
     check_detail(plan.device, plan.device_detail)
-    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range
+    plan.sampler()

@@ -51,7 +51,7 @@ from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
 from perstep.runs import Column
 from perstep.stats import williams_square
-from perstep.targets import describe_target, make_prompt, open_target
+from perstep.targets import drawn_rows, open_model
 from perstep.targets.reference import Reference
 from perstep.targets.reference.memory import refuse_if_too_large
 
@@ -70,8 +70,9 @@ class MaskSession(RoundSession):
         self._plan = plan
         engines = parse_engines(plan.engine)
         progress(0.0, "load")
-        model = open_target(plan.model)
-        _check_fits(plan, model)
+        self._target = target = open_model(plan.model, backend="numpy")
+        target.check_fits(PROMPT_TOKENS, plan.new_tokens)
+        model: Reference = target.model
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
         schema = read_schema(plan.schema)
@@ -111,8 +112,8 @@ class MaskSession(RoundSession):
             "mask",
             plan,
             seed=plan.seed,
-            workload=self._work(model, schema),
-            model=describe_target(plan.model, model),
+            workload=self._work(schema),
+            model=target.facts,
             conditions=conditions,
             boundaries=BOUNDARIES,
         )
@@ -144,9 +145,10 @@ class MaskSession(RoundSession):
         plan = self._plan
         rows = batch * vocab.vocabulary.size
         refuse_if_too_large(f"logits and masks of {batch} x {vocab.vocabulary.size:,}", 12 * rows)
-        prompt_BT = make_prompt(
-            plan.model if vocab.own else "", model, text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed
-        )
+        if vocab.own:
+            prompt_BT = self._target.prompt(text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed)
+        else:
+            prompt_BT = drawn_rows(vocab.vocabulary.size, PROMPT_TOKENS, batch, plan.seed)
         return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guides)
 
     def _usable(self, made: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
@@ -305,11 +307,11 @@ class MaskSession(RoundSession):
             if held != expected:
                 raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
 
-    def _work(self, model: Reference, schema: dict[str, Any]) -> Workload:
+    def _work(self, schema: dict[str, Any]) -> Workload:
         plan = self._plan
         return Workload(
             token_ids_sha256=self._tokens_hash,
-            model_config_sha256=model.config_hash,
+            model_config_sha256=self._target.config_hash,
             schema_sha256=hashlib.sha256(json.dumps(schema).encode()).hexdigest(),
             schema=schema.get("title") or (plan.schema.name if plan.schema else "schema"),
             whitespace=plan.whitespace,
@@ -317,8 +319,8 @@ class MaskSession(RoundSession):
             prompt_tokens=PROMPT_TOKENS,
             new_tokens=plan.new_tokens,
             forwards=plan.new_tokens - 1,
-            dtype=model.config.dtype,
-            device="cpu",
+            dtype=self._target.facts["dtype"],
+            device=self._target.device,
             threads=plan.threads,
             temperature=0.0,
         )
@@ -372,15 +374,6 @@ def _default_vocab(own: str, *, fast: bool) -> str:
     if not has_real():
         return own
     return f"{own},4096" if fast else f"{own},4096,32768,131072"
-
-
-def _check_fits(plan: Plan, model: Reference) -> None:
-    positions = model.config.max_positions
-    if PROMPT_TOKENS + plan.new_tokens - 1 > positions:
-        raise InputError(
-            f"--new-tokens {plan.new_tokens} after a prompt of {PROMPT_TOKENS} overflow the model's context of "
-            f"{positions}; at most {positions - PROMPT_TOKENS + 1} fit"
-        )
 
 
 def _turned(items: Sequence[Item], number: int) -> list[Item]:

@@ -36,7 +36,7 @@ class GenerateTrace(Trace):
     """
 
     seed: int = 0
-    _columns: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _columns: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def columns(self, device: Any) -> Any:
         """The tokens on a device, a tensor [B] for each of N steps; made once."""
