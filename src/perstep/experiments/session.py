@@ -12,6 +12,7 @@ import numpy as np
 
 from perstep.experiments.base import Session
 from perstep.experiments.conditions import Facts, describe_machine, noise_probe
+from perstep.experiments.options import RunOptions
 from perstep.measure import Clock, Effort, Progress, WarmUp, collector_off, run_rounds, warm_up
 from perstep.runs import Manifest
 
@@ -50,12 +51,11 @@ class RoundSession:
 
 def describe(
     experiment: str,
-    plan: Any,
+    plan: RunOptions | dict[str, Any],
     *,
     workload: Facts,
     model: Facts | dict[str, Any],
     conditions: Facts | dict[str, Any],
-    seed: int = 0,
     load_before: float | str | None = None,
     of_calls: bool = False,
     **others: Any,
@@ -64,11 +64,10 @@ def describe(
 
     Args:
         experiment: the name under which it is registered.
-        plan: its options, a dataclass or a dictionary.
+        plan: its options.
         workload: with `threads`, the number of threads of the matrix library.
         model: what is measured.
         conditions: how.
-        seed: of prompts, sampling and order.
         load_before: as in `conditions.describe_machine`.
         of_calls: likewise.
         others: further fields of the manifest.
@@ -76,7 +75,7 @@ def describe(
     manifest = Manifest(
         experiment=experiment,
         plan=msgspec.to_builtins(plan, enc_hook=str),
-        seed=seed,
+        seed=plan.seed if isinstance(plan, RunOptions) else 0,
         workload=msgspec.to_builtins(workload),
         model=msgspec.to_builtins(model),
         conditions=msgspec.to_builtins(conditions),

@@ -3,6 +3,7 @@
 from perstep.targets.block_mask import BlockMask
 from perstep.targets.opening import open_model, weight_bytes
 from perstep.targets.prompts import drawn_rows
+from perstep.targets.reference.sample import Sampler
 from perstep.targets.target import (
     BUILT_IN,
     PLAIN,
@@ -23,6 +24,7 @@ __all__ = [
     "Buffer",
     "CacheKind",
     "CachedSteps",
+    "Sampler",
     "Target",
     "Work",
     "drawn_rows",

@@ -361,26 +361,13 @@ class Target(ABC):
     def limit_threads(self, threads: int) -> None:
         """Let a library that has threads of its own run with this number."""
 
-    def arguments(self, sampler: Sampler) -> dict[str, Any]:
-        """The arguments of its generate calls; nothing where there are none."""
+    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Any]:
+        """What decides how its steps are made, as the conditions of a `ledger` run say it: `generate`, `notes` ..."""
         return {}
-
-    def settings(self) -> dict[str, Any]:
-        """The settings of its library that decide how fast a device is; nothing without one."""
-        return {}
-
-    def notes(self, detail: str | None) -> list[str]:
-        """What the reader of a ledger at this detail must know."""
-        return []
 
     def syncs(self, work: Work, detail: str | None) -> "Mapping[str, Syncs]":
         """Waits for the device by kind of step, counted in a pass that is not timed; nothing where none can be."""
         return {}
-
-    @property
-    def device_waits(self) -> str:
-        """Where the host waits for a device when stages are told apart, in words; empty without one."""
-        return ""
 
     def stage_clock(self, clock: Clock) -> Clock:
         """The clock that tells stages apart: the host's, read once a device has done what was queued before."""

@@ -27,6 +27,7 @@ from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, Replay, SyncRecorder, silent
+from perstep.targets.transformers.replay import generators_kept
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 MARKED = (ALL, NONE)
@@ -112,7 +113,7 @@ class AblationSession(RoundSession):
         self._steps = sum(call.new_tokens for call in work.calls)
         cold = self._run_cold(progress)
         progress(0.0, "warm-up")
-        with _generators_kept(model):
+        with silent(), generators_kept(model):
             self._chosen, forwards = self._try_cells()
             syncs = self._count_syncs()
             warm = self._warm(self._warm_round, share=0.1, most_s=30.0)
@@ -149,7 +150,8 @@ class AblationSession(RoundSession):
         unsteady = dict.fromkeys(self.design.cells, 0)
         in_place: dict[str, InPlace] = {}
         self._probe.start()
-        with _generators_kept(self._model):
+        # Silent: to log the same warning at each call would be part of its time.
+        with silent(), generators_kept(self._model):
             if number % 2:
                 in_place = self._marked_passes(number)
             for turn, row in enumerate(self._order(number)):
@@ -315,7 +317,7 @@ class AblationSession(RoundSession):
             return None
         cold: dict[str, ColdCell] = {}
         labels = list(self.design.cells)
-        with _generators_kept(self._model), self._compiling.nothing_stored():
+        with silent(), generators_kept(self._model), self._compiling.nothing_stored():
             for index in self._drawn(1).permutation(len(labels)):
                 progress(0.0, f"cold: {labels[index]}")
                 cold[labels[index]] = self._cold_pass(labels[index], self._compiling)
@@ -332,16 +334,3 @@ class AblationSession(RoundSession):
                 self._model.generate(**arguments)
                 took_ns += self._clock.now() - begun_ns
         return compiling.cold(took_ns)
-
-
-@contextmanager
-def _generators_kept(model: Any) -> Iterator[None]:
-    """Leave torch's generators as they were (law "the state is as before"): calls that are thrown away draw as well.
-
-    No warning is logged: to write the same one at each call would be part of its time.
-    """
-    import torch
-
-    devices = [model.device] if model.device.type == "cuda" else []
-    with silent(), torch.random.fork_rng(devices=devices):
-        yield

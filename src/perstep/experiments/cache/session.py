@@ -1,7 +1,7 @@
 """The measurement of `cache`: steps with and without a cache at each context, in drawn orders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -12,7 +12,7 @@ from perstep.experiments.bounds import ladder_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
 from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
-from perstep.experiments.cache.resident import Resident, ResidentRequest, measure_resident
+from perstep.experiments.cache.resident import Resident, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.options import at_least
@@ -45,7 +45,12 @@ class Cell:
 
 
 class CacheSession(RoundSession):
-    """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm."""
+    """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: steps with and without a cache do not agree.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
@@ -210,25 +215,10 @@ class CacheSession(RoundSession):
         """Resident pages, if the weights fit into memory a second time."""
         from psutil import virtual_memory
 
-        plan, target = self._plan, self._target
-        weights = target.facts["weight_bytes"]
+        weights = self._target.facts["weight_bytes"]
         if weights > virtual_memory().available:
             return [], f"a second process with {weights / 1e9:.1f} GB of weights does not fit into memory"
-        return measure_resident(
-            ResidentRequest(
-                plan.model,
-                plan.arch,
-                plan.layers,
-                target.backend,
-                plan.dtype,
-                plan.device,
-                plan.seed,
-                plan.cache,
-                plan.batch,
-                self._contexts,
-                self._contexts[-1] + 1,
-            )
-        )
+        return measure_resident(replace(self._plan, context=self._contexts))
 
     def _open_ladder(self) -> Any:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
@@ -275,7 +265,6 @@ class CacheSession(RoundSession):
         return describe(
             "cache",
             self._plan,
-            seed=self._plan.seed,
             workload=self._workload,
             model={
                 **facts,
@@ -294,14 +283,7 @@ class CacheSession(RoundSession):
         )
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> CacheSession:
-    """Check the plan, load the model, fill the caches, see what the budget holds.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-        InvalidMeasurement: steps with and without a cache do not agree.
-    """
-    return CacheSession(plan, progress, clock)
+prepare = CacheSession
 
 
 def _repetitions(step_ns: float) -> int:

@@ -172,7 +172,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> CompareSession:
     session.manifest = describe(
         "compare",
         plan,
-        seed=plan.seed,
         workload=Workload(arms=list(plan.arms), pythons=list(plan.pythons), threads=plan.threads),
         model=Model(name=" vs ".join(arms)),
         conditions=session.conditions,

@@ -19,8 +19,7 @@ from perstep.experiments.generate.bytes import CONFIG, TEXT, Utf8InPython, WordI
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.measure import Effort
-from perstep.targets import Target
-from perstep.targets.reference import Sampler
+from perstep.targets import Sampler, Target
 from perstep.targets.transformers import GenerateTrace, record, require, silent
 from perstep.targets.transformers.target import generate_options
 
@@ -86,14 +85,6 @@ class Plan(ModelOptions):
         chosen = self.fast or self.rigorous or self.rounds is not None or self.budget is not None
         return usual if chosen or self.preset is None else replace(usual, budget_s=WORDS_BUDGET_S)
 
-    def sampler(self) -> Sampler:
-        """How tokens are chosen.
-
-        Raises:
-            InputError: an option is out of its range.
-        """
-        return Sampler(self.temperature, self.top_k, self.top_p, self.seed)
-
     @property
     def own_model(self) -> bool:
         """Whether the byte model is measured."""
@@ -127,7 +118,7 @@ def check(plan: Plan) -> None:
         )
     if plan.compile_backend != "inductor" and not plan.compile:
         raise InputError(f"--compile-backend {plan.compile_backend} goes with --compile")
-    plan.sampler()
+    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range
 
 
 def _check_preset(plan: Plan) -> None:
@@ -165,7 +156,7 @@ def find_work(plan: Plan, target: Target, parts: tuple[Component, ...], compilin
     Raises:
         InputError: the prompt cannot be made, or the call cannot be replayed.
     """
-    common = generate_options(target.model, plan.sampler())
+    common = generate_options(target.model, Sampler(plan.temperature, plan.top_k, plan.top_p))
     if compiling is not None:
         common |= compiling.arguments()
     if plan.preset == "words":

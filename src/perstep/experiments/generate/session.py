@@ -73,7 +73,6 @@ def _describe(session: AblationSession, plan: Plan, target: Target, work: Work) 
     session.manifest = describe(
         "generate",
         plan,
-        seed=plan.seed,
         workload=workload,
         model={**target.facts, "random_weights": target.random_weights},
         conditions=conditions,

@@ -99,8 +99,9 @@ class Subject:
 
     def conditions_with(self, **shared: Any) -> dict[str, Any]:
         """A manifest's conditions: what all models share, and what is this model's own."""
-        target = self.target
-        own = {"random_weights": target.random_weights, "cache": target.cache, "device_waits": target.device_waits}
+        own = {"random_weights": self.target.random_weights, "cache": self.target.cache}
+        if self.target.device.startswith("cuda"):
+            own["device_waits"] = "at every boundary of a stage"
         made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own))
         return made
 
@@ -136,7 +137,6 @@ class KnobSession(RoundSession):
         self.manifest = describe(
             name,
             plan,
-            seed=plan.seed,
             workload=Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads),
             model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].target.facts,
             conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),

@@ -9,7 +9,7 @@ from perstep.errors import InputError
 from perstep.experiments.ledger.device.show import DeviceDetail, check_detail
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
-from perstep.targets.reference import Sampler
+from perstep.targets import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +45,6 @@ class Plan(ModelOptions):
     """On a device: the kernels' time by part; under each part its kernels; or, in place of both, time on the device's
     stream, waiting included, which is no measure of work. [default: parts]"""
 
-    def sampler(self) -> Sampler:
-        """How tokens are chosen.
-
-        Raises:
-            InputError: an option is out of its range.
-        """
-        return Sampler(self.temperature, self.top_k, self.top_p, self.seed)
-
 
 def check(plan: Plan) -> None:
     """What needs no model.
@@ -66,4 +58,4 @@ def check(plan: Plan) -> None:
     if plan.prompt_tokens is not None:
         at_least(1, prompt_tokens=plan.prompt_tokens)
     check_detail(plan.device, plan.device_detail)
-    plan.sampler()
+    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range

@@ -20,7 +20,7 @@ from perstep.experiments.session import RoundSession, describe
 from perstep.experiments.sync_counts import sync_counts
 from perstep.measure import Clock, Progress, Recorder, Resolved, Steps, WarmUp, build_ledger, measure_mark_ns
 from perstep.stats import balanced_block
-from perstep.targets import PLAIN, Target, Work
+from perstep.targets import PLAIN, Sampler, Target, Work
 from perstep.targets.transformers import DeviceRecorder
 
 DEFAULT_PROMPT_TOKENS = 64
@@ -32,7 +32,11 @@ layers."""
 
 
 class LedgerSession(RoundSession):
-    """A loaded target, its recorded trace, and the two arms, warm."""
+    """A loaded target, its recorded trace, and the two arms, warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
@@ -57,7 +61,6 @@ class LedgerSession(RoundSession):
         self.manifest = describe(
             "ledger",
             plan,
-            seed=plan.seed,
             workload=self._workload(),
             model={**target.facts, "random_weights": target.random_weights},
             conditions=self._conditions(warm, measure_mark_ns(clock)),
@@ -89,14 +92,12 @@ class LedgerSession(RoundSession):
             end_tokens="looked for at each step, but do not end the trace",
             garbage_collector="off",
             detail=self._detail,
-            generate=target.arguments(self._work.sampler),
-            notes=target.notes(self._detail),
             syncs=self._syncs,
             mark_ns=mark_ns,
             precision=self.effort.precision,
             warm_up=warm,
             bounds=self._ceilings.conditions,
-            **target.settings(),
+            **target.settings(self._work.sampler, self._detail),
             **self._device_conditions(),
         )
 
@@ -156,8 +157,9 @@ def _record(plan: Plan, target: Target) -> Work:
     target.check_fits(num_tokens, plan.new_tokens)
     target.check_memory(num_tokens, plan.new_tokens, plan.batch)
     prompt_BT = target.prompt(text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
+    sampler = Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)
     try:
-        return target.record(prompt_BT, plan.new_tokens, plan.sampler())
+        return target.record(prompt_BT, plan.new_tokens, sampler)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -177,10 +179,4 @@ def _pass(arm: str, recorder: Recorder | DeviceRecorder, differing: int) -> Pass
     return Pass(arm, differing, taken(host.steps), taken(recorder.device), taken(recorder.idle) if marked else {})
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> LedgerSession:
-    """Check the plan, load the target, record the trace, warm both arms.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-    """
-    return LedgerSession(plan, progress, clock)
+prepare = LedgerSession

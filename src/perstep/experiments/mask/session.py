@@ -62,7 +62,11 @@ Item = TypeVar("Item")
 
 
 class MaskSession(RoundSession):
-    """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`."""
+    """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         plan.check()
@@ -111,7 +115,6 @@ class MaskSession(RoundSession):
         self.manifest = describe(
             "mask",
             plan,
-            seed=plan.seed,
             workload=self._work(schema),
             model=target.facts,
             conditions=conditions,
@@ -391,10 +394,4 @@ def _describe_language(spoken: Language) -> AboutLanguage:
     )
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> MaskSession:
-    """Check the plan, build every engine, choose the arms, warm them.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-    """
-    return MaskSession(plan, progress, clock)
+prepare = MaskSession

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.ops.arms import Captured, capture, freed, operator_of, operators_with
+from perstep.experiments.ops.arms import Captured, capture, freed, layer_of, operator_of, operators_with
 from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
 from perstep.experiments.ops.samples import (
     MARKED,
@@ -88,13 +88,18 @@ class Length:
 
 
 class OpsSession(RoundSession):
-    """Weights, and at each length the arms, warm."""
+    """Weights, and at each length the arms, warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: an arm computes something else than the reference arm.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
         self._plan, self._work = plan, check(plan)
         progress(0.0, "make weights")
-        self._backend = _backend(plan.backend)
+        self._backend = layer_of(plan.backend)
         self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed)
         with self._running():
             self.lengths = {seq: self._length(seq) for seq in plan.seq}
@@ -306,24 +311,7 @@ class OpsSession(RoundSession):
         return timed
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> OpsSession:
-    """Check the plan, make weights and inputs, see that all arms compute the same, warm up.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-        InvalidMeasurement: an arm computes something else than the reference arm.
-    """
-    return OpsSession(plan, progress, clock)
-
-
-def _backend(name: str) -> Any:
-    if name == "numpy":
-        from perstep.targets.operators import numpy_layer as numpy_operators
-
-        return numpy_operators
-    from perstep.targets.operators import torch_layer as torch_operators
-
-    return torch_operators
+prepare = OpsSession
 
 
 def _call(function: Callable[..., Any], operands: Sequence[Any]) -> Callable[[], Any]:
@@ -363,6 +351,4 @@ def _manifest(plan: Plan, work: Work, conditions: Conditions) -> Manifest:
         intermediate=c.intermediate,
         vocab=c.vocab,
     )
-    return describe(
-        "ops", plan, seed=plan.seed, workload=workload, model=model, conditions=conditions, boundaries=BOUNDARIES
-    )
+    return describe("ops", plan, workload=workload, model=model, conditions=conditions, boundaries=BOUNDARIES)

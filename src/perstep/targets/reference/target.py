@@ -110,11 +110,6 @@ class ReferenceTarget(Target):
         if held != expected:
             raise InvalidMeasurement(f"the KV cache holds {held} positions after the last pass, not {expected}")
 
-    def checked_detail(self, asked: str | None) -> None:
-        """There is one."""
-        if asked is not None:
-            raise InputError("--detail goes with transformers models; the NumPy decoder always shows every part")
-
     def logits(self, ids_T: Ids) -> NDArray[np.float64]:
         """In float64."""
         return np.asarray(forward(self.model, ids_T[None])[0], np.float64)

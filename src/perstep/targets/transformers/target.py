@@ -53,7 +53,7 @@ from perstep.targets.transformers.presets import (
     presets,
     stored_bytes,
 )
-from perstep.targets.transformers.replay import GenerateTrace, Replay, record
+from perstep.targets.transformers.replay import GenerateTrace, Replay, generators_kept, record
 from perstep.targets.transformers.stages import StageInstrument
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
 from perstep.targets.transformers.words import BOUNDARIES
@@ -153,7 +153,7 @@ class TransformersTarget(Target):
     def replay(self, work: Work, recorder: Any, detail: str | None) -> int:
         """A generate call."""
         with self._instrument(recorder, detail):
-            with self._generators_kept():
+            with generators_kept(self.model):
                 self._generate(work, min(2, work.new_tokens))
             recorder.clear()
             return self._replay(work)
@@ -199,23 +199,19 @@ class TransformersTarget(Target):
 
         torch.set_num_threads(threads)
 
-    def arguments(self, sampler: Sampler) -> dict[str, Any]:
-        """Without what says nothing of how tokens are chosen."""
-        options = generate_options(self.model, sampler)
-        return {name: value for name, value in options.items() if name != "pad_token_id"}
-
-    def settings(self) -> dict[str, Any]:
-        """What torch may do with matrices on a device."""
+    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Any]:
+        """The arguments of generate, what an Instrument notes, and what torch may do with matrices on a device."""
         from torch import backends
 
-        if self.model.device.type != "cuda":
-            return {}
-        return {"tf32": backends.cuda.matmul.allow_tf32, "cudnn_benchmark": backends.cudnn.benchmark}
-
-    def notes(self, detail: str | None) -> list[str]:
-        """Of the Instrument, and of random weights."""
+        options = generate_options(self.model, sampler)
         notes = Instrument(self.model, Recorder(), cast("Detail", detail)).notes
-        return notes + ([RANDOM_WEIGHTS] if self.random_weights else [])
+        on_device = self.model.device.type == "cuda"
+        return {
+            "generate": {name: value for name, value in options.items() if name != "pad_token_id"},
+            "notes": notes + ([RANDOM_WEIGHTS] if self.random_weights else []),
+            "tf32": backends.cuda.matmul.allow_tf32 if on_device else None,
+            "cudnn_benchmark": backends.cudnn.benchmark if on_device else None,
+        }
 
     def syncs(self, work: Work, detail: str | None) -> Mapping[str, Syncs]:
         """In one replay."""
@@ -224,13 +220,8 @@ class TransformersTarget(Target):
             self._replay(work)
         return {kind: recorder.syncs(kind) for kind in recorder.kinds}
 
-    @property
-    def device_waits(self) -> str:
-        """On CUDA, so that an interval holds the device's work and not only its launch."""
-        return "at every boundary of a stage" if self.model.device.type == "cuda" else ""
-
     def stage_clock(self, clock: Clock) -> Clock:
-        """On CUDA the wait is part of the stage."""
+        """On CUDA, so that an interval holds the device's work and not only its launch; the wait is part of it."""
         return _DeviceClock(clock) if self.model.device.type == "cuda" else clock
 
     def stream_recorder(self, clock: Clock) -> DeviceRecorder | None:
@@ -278,14 +269,6 @@ class TransformersTarget(Target):
         else:
             instrument = Instrument(self.model, recorder, cast("Detail", detail))
         with silent(), instrument:
-            yield
-
-    @contextmanager
-    def _generators_kept(self) -> Iterator[None]:
-        import torch
-
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
             yield
 
     def _replay(self, work: Work) -> int:
