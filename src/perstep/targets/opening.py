@@ -62,13 +62,6 @@ def weight_bytes(
 ) -> int:
     """What the weights take in memory of the model that `open_model` would open, by shapes; nothing is loaded.
 
-    Args:
-        model: as `open_model` takes it, as the others are.
-        arch: a preset's name or a config.json.
-        layers: number of leading decoder layers of `arch` to keep.
-        backend: what runs it.
-        dtype: of the weights.
-
     Raises:
         InputError: there is no configuration there.
     """

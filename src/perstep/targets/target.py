@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.measure import Clock, Recorder, Trace
 from perstep.measure.device_work import TraceWork
-from perstep.targets.block_mask import num_blocks
 from perstep.targets.prompts import drawn_rows, heldout_rows, same_rows
 from perstep.targets.reference.sample import GREEDY, Sampler
 from perstep.theory import Backend as Theory
@@ -59,6 +58,11 @@ class Work:
     def new_tokens(self) -> int:
         """Tokens that a pass generates."""
         return int(self.trace.chosen_BN.shape[1])
+
+    @property
+    def positions(self) -> int:
+        """Positions that the cache holds at the end of a pass."""
+        return int(self.prompt_BT.shape[1]) + self.new_tokens - 1
 
     @property
     def text_tokens(self) -> int:
@@ -179,9 +183,9 @@ class Target(ABC):
     # What it is
 
     @property
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Its config.json as a dictionary, for a manifest and `theory.read_config`."""
+        """Its config.json as a dictionary, for a manifest and `theory.read_config`; empty where there is none."""
+        return {}
 
     @property
     @abstractmethod
@@ -189,9 +193,9 @@ class Target(ABC):
         """SHA-256 of its configuration."""
 
     @property
-    @abstractmethod
     def theory(self) -> Theory:
-        """How theory counts its steps."""
+        """How theory counts its steps, where it can read `config`."""
+        raise NotImplementedError
 
     @property
     def device(self) -> str:
@@ -201,7 +205,7 @@ class Target(ABC):
     @property
     def num_blocks(self) -> int:
         """How many decoder blocks it has."""
-        return num_blocks(self.model)
+        return int(self.facts["num_layers"])
 
     @property
     def positions(self) -> int | None:
@@ -211,13 +215,13 @@ class Target(ABC):
 
     # What it is fed
 
-    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The token ids of a text.
 
         Raises:
             InputError: the model has no tokenizer.
         """
+        raise InputError(f"{self.name} has no tokenizer; give --prompt-tokens in place of text")
 
     def prompt(self, *, text: str | None, num_tokens: int, batch: int, seed: int) -> Ids:
         """Token ids to begin with, [batch, T].
@@ -258,7 +262,6 @@ class Target(ABC):
             f" at most {most - prompt_tokens + 1} new tokens fit"
         )
 
-    @abstractmethod
     def check_memory(self, prompt_tokens: int, new_tokens: int, batch: int) -> None:
         """See that a call is likely to fit into memory.
 
@@ -312,7 +315,6 @@ class Target(ABC):
             InvalidMeasurement: the call did not execute one forward a token.
         """
 
-    @abstractmethod
     def check_state(self, work: Work) -> None:
         """See that passes left the state as the trace leaves it (law "the state is as before").
 
@@ -330,21 +332,24 @@ class Target(ABC):
             raise InputError(f"--detail goes with transformers models; {self.name} always shows every part")
         return asked or next(iter(self.details), None)
 
-    @abstractmethod
     def logits(self, ids_T: Ids) -> NDArray[np.float64]:
-        """The logits after each of some tokens, [T, V], in one forward without a cache."""
+        """The logits after each of some tokens, [T, V], in one forward without a cache.
+
+        Raises:
+            InputError: it has no such forward.
+        """
+        raise InputError(f"{self.name} tells no logits, so its quality is not known; give --quality-tokens 0")
 
     # Single steps
 
-    @abstractmethod
     def cache_kind(self, asked: str | None) -> CacheKind:
         """The kind of cache that `--cache` names; the usual one for None.
 
         Raises:
             InputError: it has no such cache.
         """
+        raise InputError(f"{self.name} has no KV cache that can be put back, so none can be measured")
 
-    @abstractmethod
     def cached_steps(self, ids_BT: Ids, kind: CacheKind) -> CachedSteps:
         """Single decode steps at contexts up to the prompt's length.
 
@@ -355,6 +360,7 @@ class Target(ABC):
         Raises:
             InputError: the model's cache cannot be put back, or would not fit into memory.
         """
+        raise NotImplementedError
 
     # What only some backends have
 

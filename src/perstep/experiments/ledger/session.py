@@ -134,8 +134,17 @@ class LedgerSession(RoundSession):
         return Recorder(self._clock) if stream is None else stream
 
     def _pass(self, arm: str) -> Pass:
-        recorder = self._recorders[arm]
-        return _pass(arm, recorder, self._target.replay(self._work, recorder, PLAIN if arm == PLAIN else self._detail))
+        """The host's time, and that on the stream where it is recorded."""
+        recorder, marked = self._recorders[arm], arm != PLAIN
+        host = recorder if isinstance(recorder, Recorder) else recorder.host
+        differing = self._target.replay(self._work, recorder, self._detail if marked else PLAIN)
+
+        def taken(steps: Callable[[str], Steps]) -> dict[str, Steps]:
+            return {kind.removesuffix(f".{PLAIN}"): stored(steps(kind), marked=marked) for kind in host.kinds}
+
+        if isinstance(recorder, Recorder):
+            return Pass(arm, differing, taken(recorder.steps))
+        return Pass(arm, differing, taken(host.steps), taken(recorder.device), taken(recorder.idle) if marked else {})
 
     def _profile(self) -> ProfiledRound | None:
         """What a device does in the first steps of the trace."""
@@ -164,19 +173,6 @@ def _record(plan: Plan, target: Target) -> Work:
         if not is_out_of_memory(error):
             raise
         raise InputError(f"the device has too little memory: {str(error).splitlines()[0]}") from error
-
-
-def _pass(arm: str, recorder: Recorder | DeviceRecorder, differing: int) -> Pass:
-    """The host's time, and that on the stream where it was recorded."""
-    host = recorder if isinstance(recorder, Recorder) else recorder.host
-    marked = arm != PLAIN
-
-    def taken(steps: Callable[[str], Steps]) -> dict[str, Steps]:
-        return {kind.removesuffix(f".{PLAIN}"): stored(steps(kind), marked=marked) for kind in host.kinds}
-
-    if isinstance(recorder, Recorder):
-        return Pass(arm, differing, taken(recorder.steps))
-    return Pass(arm, differing, taken(host.steps), taken(recorder.device), taken(recorder.idle) if marked else {})
 
 
 prepare = LedgerSession

@@ -1,8 +1,8 @@
 """The NumPy decoder as a target: `mini`, and any other Llama-family folder."""
 
 import mmap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,32 @@ from numpy.typing import NDArray
 
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.measure import Mark, no_mark, record_trace, replay
+from perstep.measure import no_mark
+from perstep.targets.loop_target import LoopTarget
 from perstep.targets.reference.load import load, stored_bytes
 from perstep.targets.reference.loop import ReferenceLoop
 from perstep.targets.reference.memory import refuse_if_too_large
 from perstep.targets.reference.model import Reference, decode_one_token, decoder, forward, head, prefill
 from perstep.targets.reference.parts import BOUNDARIES
-from perstep.targets.reference.sample import GREEDY, Sampler
-from perstep.targets.target import BUILT_IN, PLAIN, STAGES, Buffer, CachedSteps, CacheKind, Ids, Target, Work
+from perstep.targets.reference.sample import Sampler
+from perstep.targets.target import BUILT_IN, Buffer, CachedSteps, CacheKind, Ids, Target, Work
 from perstep.theory import REFERENCE, Backend, bytes_each
 
 BUILT_IN_CACHE = CacheKind("built-in", False, REFERENCE, REFERENCE)
+_STAGES = {"embed": "forward", "sample": "sample", "stop": "stop"}
 PREFILL_CHUNK = 512
 """Positions prefilled at once: the scores of a chunk take batch x heads x 512 x context numbers."""
-_STAGES = {"embed": "forward", "sample": "sample", "stop": "stop"}
-"""The decoder's marks at which a stage begins -> its name."""
 
 
 @dataclass(eq=False)
-class ReferenceTarget(Target):
+class ReferenceTarget(LoopTarget[ReferenceLoop]):
     """A decoder in NumPy; its `model` is a `Reference`."""
 
     backend = "numpy"
     library = "numpy"
     boundaries = BOUNDARIES
-    discarded = "one prefill and one decode step after each switch of arms"
-    cache = "allocated once for the longest call, emptied before each"
+    stages = _STAGES
     model: Reference
-    _loops: dict[tuple[int, Sampler], ReferenceLoop] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -82,31 +80,9 @@ class ReferenceTarget(Target):
         config = self.model.config
         return int(batch * config.heads * tokens**2 * bytes_each(config.dtype))
 
-    def record(
-        self,
-        prompt_BT: Ids,
-        new_tokens: int,
-        sampler: Sampler = GREEDY,
-        *,
-        extra: Mapping[str, Any] | None = None,
-        vision_tokens: int = 0,
-    ) -> Work:
-        """What the decode loop generates."""
-        if extra or vision_tokens:
-            raise InputError(f"{self.name} is a text model: it takes no images")
-        loop = self._loop(len(prompt_BT), prompt_BT.shape[1] + new_tokens - 1, sampler)
-        with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
-            return Work(prompt_BT, record_trace(loop, prompt_BT, new_tokens), sampler)
-
-    def replay(self, work: Work, recorder: Any, detail: str | None) -> int:
-        """The decode loop, fed with the trace."""
-        recorder.clear()
-        marks: dict[str | None, Mark] = {PLAIN: no_mark, STAGES: _stages_alone(recorder.mark)}
-        return replay(self._loop_of(work), work.trace, recorder, marks.get(detail, recorder.mark))
-
     def check_state(self, work: Work) -> None:
         """The cache holds what the trace leaves in it."""
-        held, expected = self._loop_of(work).cache.current_length(), _positions(work)
+        held, expected = self.loop_of(work).cache.current_length(), work.positions
         if held != expected:
             raise InvalidMeasurement(f"the KV cache holds {held} positions after the last pass, not {expected}")
 
@@ -124,28 +100,9 @@ class ReferenceTarget(Target):
         """With one cache."""
         return ReferenceSteps(self.model, ids_BT)
 
-    def _loop_of(self, work: Work) -> ReferenceLoop:
-        return self._loop(len(work.prompt_BT), _positions(work), work.sampler)
-
-    def _loop(self, batch: int, positions: int, sampler: Sampler) -> ReferenceLoop:
-        """One loop for all lengths, as large as the largest recorded: how a cache is laid out shows in its cost."""
-        held = self._loops.get((batch, sampler))
-        if held is None or held.cache.capacity < positions:
-            held = self._loops[batch, sampler] = ReferenceLoop(self.model, batch, positions, sampler)
-        return held
-
-
-def _positions(work: Work) -> int:
-    return int(work.prompt_BT.shape[1]) + work.new_tokens - 1
-
-
-def _stages_alone(mark: Mark) -> Mark:
-    def coarse(part: str) -> None:
-        stage = _STAGES.get(part)
-        if stage is not None:
-            mark(stage)
-
-    return coarse
+    def open_loop(self, batch: int, positions: int, sampler: Sampler) -> ReferenceLoop:
+        """With a cache of so many positions."""
+        return ReferenceLoop(self.model, batch, positions, sampler)
 
 
 class ReferenceSteps(CachedSteps):

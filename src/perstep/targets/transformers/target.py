@@ -37,6 +37,7 @@ from perstep.targets.target import (
 from perstep.targets.transformers import facts
 from perstep.targets.transformers._loop import Marks
 from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers.blocks import find_blocks
 from perstep.targets.transformers.cuda import DeviceRecorder, device_of
 from perstep.targets.transformers.device_check import refuse_if_no_room, refuse_if_spread
 from perstep.targets.transformers.device_profile import KinetoProfiler, RangeRecorder, profile_steps
@@ -101,6 +102,11 @@ class TransformersTarget(Target):
     def positions(self) -> int | None:
         """With an encoder the prompt is no part of what the decoder holds."""
         return None if self.model.config.is_encoder_decoder else super().positions
+
+    @property
+    def num_blocks(self) -> int:
+        """Those that can be skipped."""
+        return len(find_blocks(self.model).blocks)
 
     def encode(self, text: str) -> list[int]:
         """With the tokenizer of where it was loaded from."""
