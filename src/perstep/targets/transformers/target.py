@@ -6,11 +6,10 @@ mixed").
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +59,8 @@ from perstep.targets.transformers.syncs import SyncRecorder, Syncs
 from perstep.targets.transformers.words import BOUNDARIES
 from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, TRANSFORMERS_STATIC, Backend, kv_bytes, shape_of
 
+T = TypeVar("T")
+
 CACHES = {
     "dynamic": CacheKind("dynamic", True, TRANSFORMERS, TRANSFORMERS),
     "static": CacheKind("static", False, TRANSFORMERS_STATIC, TRANSFORMERS),
@@ -82,6 +83,7 @@ class TransformersTarget(Target):
     cache = "dynamic, a new one each call"
     details = ("modules", *(detail for detail in DETAILS if detail != "modules"))
     _generators: Any = field(default=None, init=False, repr=False)
+    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -158,7 +160,8 @@ class TransformersTarget(Target):
 
     def replay(self, work: Work, recorder: Any, detail: str | None) -> int:
         """A generate call."""
-        with self._instrument(recorder, detail):
+        instrument = self._keep(f"instrument {detail}", recorder, lambda: self._instrument(recorder, detail))
+        with silent(), instrument:
             with generators_kept(self.model):
                 self._generate(work, min(2, work.new_tokens))
             recorder.clear()
@@ -222,7 +225,7 @@ class TransformersTarget(Target):
     def syncs(self, work: Work, detail: str | None) -> Mapping[str, Syncs]:
         """In one replay."""
         recorder = SyncRecorder(self.model.device.type)
-        with recorder, self._instrument(recorder, detail):
+        with silent(), recorder, self._instrument(recorder, detail):
             self._replay(work)
         return {kind: recorder.syncs(kind) for kind in recorder.kinds}
 
@@ -245,7 +248,7 @@ class TransformersTarget(Target):
             nonlocal differing
             differing = self._replay(work)
 
-        with self._instrument(recorder, detail):
+        with silent(), self._instrument(recorder, detail):
             seen = profile_steps(KinetoProfiler(str(self.model.device)), recorder, call)
         if not seen.kernels:
             raise InputError(
@@ -266,19 +269,25 @@ class TransformersTarget(Target):
         """Those whose `top_k` decides."""
         return find_routers(self.model)
 
-    @contextmanager
-    def _instrument(self, recorder: Marks, detail: str | None) -> Iterator[None]:
+    def _instrument(self, recorder: Marks, detail: str | None) -> Instrument:
         if detail == STAGES:
-            instrument: Instrument = StageInstrument(self.model, recorder)
-        elif detail == PLAIN:
-            instrument = Instrument(self.model, recorder, plain=True)
-        else:
-            instrument = Instrument(self.model, recorder, cast("Detail", detail))
-        with silent(), instrument:
-            yield
+            return StageInstrument(self.model, recorder)
+        if detail == PLAIN:
+            return Instrument(self.model, recorder, plain=True)
+        return Instrument(self.model, recorder, cast("Detail", detail))
+
+    def _keep(self, what: str, of: Any, make: Callable[[], T]) -> T:
+        """What was made for the same object last time: making it anew takes 0.7 ms before each pass."""
+        held = self._kept.get(what)
+        if held is None or held[0] is not of:
+            held = self._kept[what] = of, make()
+        return cast("T", held[1])
 
     def _replay(self, work: Work) -> int:
-        with Replay(self.model, cast("GenerateTrace", work.trace)) as replay:
+        trace = cast("GenerateTrace", work.trace)
+        replay = self._keep("replay", trace, lambda: Replay(self.model, trace))
+        replay.clear()
+        with replay:
             self._generate(work, work.new_tokens)
         [call] = replay.calls
         if call.forwards != work.new_tokens:
