@@ -1,5 +1,6 @@
 """What every target owes the experiments: one trace, passes over it, and the state as it was."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ def test_a_shorter_work_is_the_beginning_of_the_longer(target: Target) -> None:
     assert target.replay(work, recorder, STAGES) == 0
 
 
+def test_another_seed_draws_others(target: Target) -> None:
+    """The seed is the sampler's."""
+    drawn = [target.record(PROMPT_BT, 8, replace(DRAWN, seed=seed)).trace.chosen_BN.tolist() for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_a_choice_that_differs_is_counted(target: Target) -> None:
     """A trace that the model did not choose itself: one other token in each row."""
     work = target.record(PROMPT_BT, 4)
@@ -106,7 +113,7 @@ def test_both_backends_compute_the_same_logits(target: Target, tiny_llama: Path)
 def test_what_does_not_fit_is_told_with_what_would(target: Target) -> None:
     """Into the context of 64, and into memory."""
     target.check_fits(60, 5)
-    with pytest.raises(InputError, match=r"a prompt of 60 and 6 new tokens overflow .* of 64; at most 5 new tokens fit"):
+    with pytest.raises(InputError, match=r"a prompt of 60 and 6 new tokens overflow .*; at most 5 new tokens fit"):
         target.check_fits(60, 6)
     with pytest.raises(InputError, match="a prompt of 65 tokens is longer than the model's context of 64"):
         target.check_fits(65, 1)
