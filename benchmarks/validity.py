@@ -22,7 +22,8 @@ import jsonschema
 from perstep.automata import TokenTable, apply, compile, json_schema  # noqa: A004
 from perstep.data import conjugation_schema_path
 from perstep.experiments.mask.vocabularies import Named, Vocabularies, widened
-from perstep.targets import make_prompt, open_target
+from perstep.targets import drawn_rows, open_model
+from perstep.targets.prompts import heldout_rows
 from perstep.targets.reference import Reference, Sampler, decode_one_token, prefill, sample
 
 RESULT = Path(__file__).parent / "results" / "validity.json"
@@ -122,8 +123,10 @@ def generate(model: Reference, table: TokenTable, count: int, seed: int, *, own:
     while made < count:
         cache.reset()
         states, texts = [table.start] * rows, [b""] * rows
-        name = "mini" if own else ""  # mini is given sentences, another vocabulary random ids
-        ids_BT = make_prompt(name, model, text=None, num_tokens=PROMPT_TOKENS, batch=rows, seed=made)
+        if own:  # mini is given sentences, another vocabulary random ids
+            ids_BT = heldout_rows(PROMPT_TOKENS, rows, made)
+        else:
+            ids_BT = drawn_rows(vocabulary.size, PROMPT_TOKENS, rows, made)
         logits_BV = prefill(model, ids_BT, cache)
         for step in range(MOST_TOKENS - 1):
             apply(logits_BV, [table.row(state) for state in states])
@@ -185,7 +188,7 @@ def main() -> None:
     parser.add_argument("--date", default=None, help="of the run, for the result file")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    model = open_target("mini")
+    model = open_model("mini").model
     vocabularies = Vocabularies(model, "mini")
     kept = json.loads(options.out.read_text())["lines"] if options.out.exists() else []
     lines = [line for line in kept if line["vocabulary"] not in options.vocab]

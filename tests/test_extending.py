@@ -1,4 +1,4 @@
-"""What `docs/extending.md` shows is run as it stands there: a fifth knob, a mask engine, a drop-in."""
+"""What `docs/extending.md` shows is run as it stands there: a fifth knob, a mask engine, a drop-in, a target."""
 
 import importlib
 import re
@@ -12,8 +12,11 @@ import pytest
 
 from perstep.automata import Vocabulary, engines
 from perstep.automata.engines import EngineKind, Grammar
-from perstep.experiments import pipeline, registry
+from perstep.errors import InputError
+from perstep.experiments import cache, ledger, pipeline, registry
+from perstep.experiments.knobs import context, experts, output
 from perstep.measure import FakeClock
+from perstep.targets import opening
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 FILE = re.compile(r"<!-- file: (?P<name>\S+) -->\n```\w+\n(?P<text>.*?)```\n", re.DOTALL)
@@ -23,7 +26,7 @@ FILE = re.compile(r"<!-- file: (?P<name>\S+) -->\n```\w+\n(?P<text>.*?)```\n", r
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The files of the page in a folder from which they can be imported."""
     found = FILE.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(found) == 7
+    assert len(found) == 8
     for name, text in found:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -32,7 +35,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in ("batch", "rows_engine", "forbid"):
+        if name.split(".")[0] in ("batch", "rows_engine", "forbid", "counting"):
             del sys.modules[name]
 
 
@@ -84,3 +87,45 @@ def test_the_drop_in_is_what_it_replaces() -> None:
     assert torch.equal(forbid.Forbid(5)(ids, scores), wanted)
     assert torch.equal(scores, given)
     assert not torch.equal(forbid.Forbid(6)(ids, scores), wanted)
+
+
+@pytest.mark.usefixtures("written")
+def test_every_experiment_of_passes_measures_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts in a ledger that adds up, its stages in knobs; what it cannot do is refused in a line."""
+    monkeypatch.setitem(opening.BACKENDS, "counting", "counting")
+    named: Any = {"model": "any", "backend": "counting", "rounds": 20}
+    clock, counting = FakeClock(tick_ns=1_000), importlib.import_module("counting")
+    decode = counting.CountingLoop.decode
+
+    def slow(*args: Any) -> Any:
+        clock.advance(97_000)
+        return decode(*args)
+
+    monkeypatch.setattr(counting.CountingLoop, "decode", slow)
+
+    def nobody(_share: float, _what: str) -> None:
+        """Nobody looks."""
+
+    def run(name: str, plan: Any) -> Any:
+        report = pipeline.run(name, plan, progress=nobody, out=tmp_path / name, clock=clock)
+        pipeline.rebuild(report.folder)
+        return report
+
+    report = run("ledger", ledger.Plan(**named, prompt_tokens=4, new_tokens=5))
+    found = report.findings.decode
+    assert {name: part.ns for name, part in found.parts.items()} == {"add": 1_000, "wrap": 1_000}
+    assert (found.step_ns, found.residual_ns) == (100_000, 98_000)
+    assert report.findings.invalid == ""
+    assert report.manifest.boundaries == {"add": "one more", "wrap": "back to 0 behind the last token"}
+    lengths = run("output", output.Plan(**named, prompt_tokens=4, new_tokens=(2, 4))).findings
+    assert [(s.knob, s.decode_step_ms) for s in lengths.summary] == [(2.0, 0.1), (4.0, 0.1)]
+    prompts = run("context", context.Plan(**named, prompt_tokens=(2, 8), new_tokens=2)).findings
+    assert [(s.knob, s.prefill_ms) for s in prompts.summary] == [(2.0, 0.001), (8.0, 0.001)]
+    with pytest.raises(InputError, match="any has no KV cache that can be put back"):
+        cache.prepare(cache.Plan(**named), nobody, FakeClock())
+    with pytest.raises(InputError, match="any is a dense model"):
+        experts.prepare(experts.Plan(**named), nobody, FakeClock())
+    with pytest.raises(InputError, match="any is a text model"):
+        context.prepare(context.Plan(**named, images=(1,)), nobody, FakeClock())
+    with pytest.raises(InputError, match="any has no tokenizer"):
+        ledger.prepare(ledger.Plan(**named, prompt="a"), nobody, FakeClock())

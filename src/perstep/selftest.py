@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.compare import Comparison, compare
 from perstep.machine import save_between_run_noise
-from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off, record_trace, replay
+from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off
 from perstep.measure.blocks import measure_clock
 from perstep.report import Table
 from perstep.report.format import duration, percent, significant
 from perstep.stats import Change, balanced_block, paired_change, step_estimate
 from perstep.stored.fresh_runs import measure_fresh_runs
-from perstep.targets import BUILT_IN, make_prompt, open_target
-from perstep.targets.reference import Sampler
-from perstep.targets.reference.loop import ReferenceLoop
+from perstep.targets import BUILT_IN, PLAIN, open_model
 
 CHANGES = (0.01, 0.02, 0.05)
 DELAYS_NS = (20_000, 200_000, 2_000_000)
@@ -243,10 +241,9 @@ class _Bench:
 
     def __init__(self, seed: int, clock: Clock) -> None:
         self._clock, self._seed = clock, seed
-        model = open_target(BUILT_IN)
-        prompt_BT = make_prompt(BUILT_IN, model, text=None, num_tokens=_PROMPT, batch=1, seed=seed)
-        self._loop = ReferenceLoop(model, 1, _PROMPT + _STEPS, Sampler())
-        self._trace = record_trace(self._loop, prompt_BT, _STEPS + 1)
+        self._target = open_model(BUILT_IN)
+        prompt_BT = self._target.prompt(text=None, num_tokens=_PROMPT, batch=1, seed=seed)
+        self._work = self._target.record(prompt_BT, _STEPS + 1)
         self.parts = list(self._pass(None, 0)[0].parts)
 
     def overhead(self) -> tuple[float, Change]:
@@ -275,7 +272,7 @@ class _Bench:
 
     def _plain_pass(self, *, marked: bool) -> NDArray[np.int64]:
         recorder = Recorder(self._clock)
-        replay(self._loop, self._trace, recorder, marked=marked)
+        self._target.replay(self._work, recorder, None if marked else PLAIN)
         return recorder.steps("decode").step_ns
 
     def _pass(self, part: str | None, delay_ns: int) -> tuple[Steps, float]:
@@ -283,7 +280,7 @@ class _Bench:
         # for growth of the parts that are entered most.
         recorder = Recorder(self._clock)
         recorder.mark = delay = _Delay(recorder.mark, part, delay_ns, self._clock)
-        replay(self._loop, self._trace, recorder, marked=True)
+        self._target.replay(self._work, recorder, None)
         return recorder.steps("decode"), delay.waited_ns / _STEPS
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perstep.experiments.mask.vocabularies import Vocabularies
-from perstep.targets import open_target
+from perstep.targets import open_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -22,7 +22,7 @@ def script() -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "total"), [("mini", 120), ("512", 60)])
 def test_texts_drawn_under_a_mask_are_valid(script: dict[str, Any], name: str, total: int) -> None:
     """Every schema, at temperature 1: all parse, validate and end."""
-    model = open_target("mini")
+    model = open_model("mini").model
     lines = script["measure"](Vocabularies(model, "mini").named(name), model, total)
     assert [line["schema"] for line in lines] == list(script["SCHEMAS"])
     assert sum(line["texts"] for line in lines) == total

@@ -13,18 +13,16 @@ from perstep.data import mini_path
 from perstep.experiments.bounds import (
     EXCEEDED,
     backend_for,
-    config_of,
     ladder_for,
     rates_between,
     rates_from,
-    shape_of,
 )
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import LadderCeilings, LadderFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.targets import open_model
-from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, step_bound, step_cost
+from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, shape_of, step_bound, step_cost
 
 from ..conftest import facts
 
@@ -46,7 +44,7 @@ def mini_config() -> dict[str, object]:
 
 def test_the_built_in_decoder_has_the_shape_of_its_folder() -> None:
     """What the manifest holds describes the same model as config.json."""
-    assert shape_of(config_of(open_model("mini"))) == read_config(mini_config())
+    assert shape_of(open_model("mini").config) == read_config(mini_config())
 
 
 def test_what_theory_cannot_count_has_no_shape() -> None:

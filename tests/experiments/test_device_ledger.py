@@ -9,8 +9,6 @@ import pytest
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.ledger import Plan
-from perstep.experiments.ledger import generate_arms as ledger_generate
-from perstep.experiments.ledger import profile as ledger_profile
 from perstep.machine.device_ceilings import DeviceCeilings, DeviceFigure
 from perstep.measure import FakeClock
 from perstep.measure.device_rows import Row
@@ -61,9 +59,9 @@ def made_up_ceilings(_opened: Any, *, rows: int) -> DeviceCeilings:
 @pytest.fixture
 def on_made_up_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model on the CPU is measured as one on a device is."""
-    monkeypatch.setattr(ledger_generate, "device_of", lambda _model: object())
-    monkeypatch.setattr(ledger_generate, "ceilings_of", made_up_ceilings)
-    monkeypatch.setattr(ledger_profile, "KinetoProfiler", MadeUpKernels)
+    monkeypatch.setattr("perstep.targets.transformers.target.device_of", lambda _model: object())
+    monkeypatch.setattr("perstep.experiments.ledger.session.ceilings_of", made_up_ceilings)
+    monkeypatch.setattr("perstep.targets.transformers.target.KinetoProfiler", MadeUpKernels)
     monkeypatch.setattr("perstep.experiments.ledger.plan.check_detail", lambda _device, _detail: None)
     monkeypatch.setattr(pipeline, "HostClock", lambda: FakeClock(tick_ns=500_000))
 

@@ -10,7 +10,7 @@ from perstep.experiments.device.machine import ceilings_of, device_machine
 from perstep.machine.device_ceilings import DeviceArm
 from perstep.report.device_ceilings import device_ceilings_table
 from perstep.report.table import to_text
-from perstep.targets import Opened
+from perstep.targets.transformers.target import TransformersTarget
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -50,7 +50,7 @@ def test_a_devices_ceilings_are_a_table() -> None:
 def test_a_models_ceilings_have_its_width_and_rows(tiny_model: Any) -> None:
     """The batch among the numbers of rows."""
     lab = Lab()
-    made = ceilings_of(Opened("tiny", "torch", tiny_model, True, {"hidden": 32}), rows=24, lab=lab)
+    made = ceilings_of(TransformersTarget("tiny", tiny_model, True, {"hidden": 32}), rows=24, lab=lab)
     assert (made.width, made.dtype) == (32, "float32")
     assert {arm.rows for arm in lab.arms if arm.kind == "product"} == {1, 24, 256, 4096}
 

@@ -8,7 +8,6 @@ import pytest
 import perstep
 from perstep.experiments import pipeline
 from perstep.experiments.ledger import Plan
-from perstep.experiments.ledger import generate_arms as ledger_generate
 from perstep.measure import FakeClock
 from perstep.watching.session import Watch, describe_calls, store
 
@@ -50,7 +49,7 @@ class Moment:
 def test_on_a_device_there_are_two_ledgers(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Host and device time each add up to themselves, and the README tells how long the device may have waited."""
     gpu = Gpu()
-    monkeypatch.setattr(ledger_generate, "device_of", lambda _model: gpu)
+    monkeypatch.setattr("perstep.targets.transformers.target.device_of", lambda _model: gpu)
     monkeypatch.setattr(pipeline, "HostClock", lambda: FakeClock(tick_ns=7))
     monkeypatch.setattr("perstep.experiments.ledger.plan.check_detail", lambda _device, _detail: None)
     plan = Plan(model=str(tiny_llama), prompt_tokens=8, new_tokens=4, rounds=2, detail="phases", device_detail="stream")

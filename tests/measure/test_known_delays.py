@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from perstep.measure import FakeClock, Ledger, LedgerSamples, Mark, Recorder, Steps, build_ledger, record_trace, replay
+from perstep.measure import (
+    FakeClock,
+    Ledger,
+    LedgerSamples,
+    Mark,
+    Recorder,
+    Steps,
+    build_ledger,
+    no_mark,
+    record_trace,
+    replay,
+)
 from perstep.stats import balanced_block
 
 Ids = NDArray[np.int64]
@@ -59,7 +70,7 @@ def measure(delays_ns: dict[str, int], *, tick_ns: int = 0, jittery: bool = True
         block: dict[tuple[str, bool], list[Steps]] = {}
         for marked in balanced_block(2, np.random.default_rng([0, number])).ravel().astype(bool).tolist():
             recorder = Recorder(clock)
-            assert replay(loop, trace, recorder, marked=marked) == 0
+            assert replay(loop, trace, recorder, recorder.mark if marked else no_mark) == 0
             for kind in recorder.kinds:
                 block.setdefault((kind, marked), []).append(recorder.steps(kind))
         for key, steps in block.items():

@@ -58,9 +58,9 @@ def test_a_trace_keeps_the_rows_of_a_batch_apart() -> None:
 def test_an_arm_is_fed_the_trace_whatever_it_chooses(marked: bool) -> None:
     """An arm that would choose other tokens does the same work, and each difference is counted."""
     trace = record_trace(CountingLoop(), PROMPT, 4)
-    same, other = CountingLoop(), CountingLoop(offset=1)
-    assert replay(same, trace, Recorder(FakeClock()), marked=marked) == 0
-    assert replay(other, trace, Recorder(FakeClock()), marked=marked) == 4
+    same, other, recorder = CountingLoop(), CountingLoop(offset=1), Recorder(FakeClock())
+    assert replay(same, trace, recorder, recorder.mark if marked else no_mark) == 0
+    assert replay(other, trace, recorder, recorder.mark if marked else no_mark) == 4
     assert same.calls == other.calls
     fed = [ids for what, ids in same.calls if what == "decode"]
     assert fed[1:] == [[6], [12], [24]]
@@ -71,14 +71,15 @@ def test_single_differing_choices_are_counted() -> None:
     trace = record_trace(CountingLoop(batch=2), np.array([[1, 2], [3, 4]]), 3)
     changed = Trace(trace.prompt_BT, trace.chosen_BN.copy())
     changed.chosen_BN[1, 2] += 1  # the last token is never fed, so nothing after it changes
-    assert replay(CountingLoop(batch=2), changed, Recorder(FakeClock()), marked=True) == 1
+    recorder = Recorder(FakeClock())
+    assert replay(CountingLoop(batch=2), changed, recorder, recorder.mark) == 1
 
 
 def test_the_first_prefill_and_decode_step_are_not_recorded() -> None:
     """They run in the caches of the arm before; then the context is forgotten and the recorded pass begins."""
     trace = record_trace(CountingLoop(), PROMPT, 3)
     loop, recorder = CountingLoop(), Recorder(FakeClock(tick_ns=1))
-    replay(loop, trace, recorder, marked=True)
+    replay(loop, trace, recorder, recorder.mark)
     assert [what for what, _ in loop.calls] == ["reset", "prefill", "decode", "reset", "prefill", "decode", "decode"]
     assert recorder.kinds == ["prefill", "decode"]
     assert len(recorder.steps("prefill").step_ns) == 1
@@ -89,7 +90,7 @@ def test_a_trace_of_one_token_has_no_decode_step_at_all() -> None:
     """Not even an unrecorded one, for which a full context would have no room."""
     trace = record_trace(CountingLoop(), PROMPT, 1)
     loop, recorder = CountingLoop(), Recorder(FakeClock(tick_ns=1))
-    assert replay(loop, trace, recorder, marked=True) == 0
+    assert replay(loop, trace, recorder, recorder.mark) == 0
     assert [what for what, _ in loop.calls] == ["reset", "prefill", "reset", "prefill"]
     assert recorder.kinds == ["prefill"]
 
@@ -98,7 +99,7 @@ def test_an_unmarked_replay_records_steps_without_parts() -> None:
     """The loop gets a mark that does nothing."""
     trace = record_trace(CountingLoop(), PROMPT, 3)
     recorder = Recorder(FakeClock(tick_ns=1))
-    replay(CountingLoop(), trace, recorder, marked=False)
+    replay(CountingLoop(), trace, recorder, no_mark)
     steps = recorder.steps("decode")
     assert steps.parts == {}
     assert steps.step_ns.tolist() == steps.residual_ns.tolist() == [1, 1]

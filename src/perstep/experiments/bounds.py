@@ -5,16 +5,12 @@ judges. The sizes at which bandwidth is measured are the footprints themselves. 
 median over rounds to their best round; a bound is made of best rounds. Knows shapes and ceilings, no samples.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import ceil, isqrt
-from typing import Any
 
-from perstep.errors import InputError
 from perstep.machine import NEAREST_BYTES, Ladder, LadderCeilings, LadderFigures
-from perstep.targets import Opened
 from perstep.theory import (
     REFERENCE,
     TRANSFORMERS,
@@ -26,7 +22,6 @@ from perstep.theory import (
     Rates,
     StepCost,
     bytes_each,
-    read_config,
 )
 
 EXCEEDED = "ceilings exceeded; not judged"
@@ -36,35 +31,6 @@ BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)
 }
 """How a target carries out its steps, by the name that a manifest holds."""
-
-
-def config_of(opened: Opened) -> dict[str, Any]:
-    """A target's config.json as a dictionary, for a manifest and `read_config`."""
-    if opened.backend == "torch":
-        return dict(json.loads(opened.model.config.to_json_string(use_diff=False)))
-    c = opened.model.config
-    return {
-        "model_type": c.model_type,
-        "vocab_size": c.vocab,
-        "hidden_size": c.hidden,
-        "intermediate_size": c.intermediate,
-        "num_hidden_layers": c.num_layers,
-        "num_attention_heads": c.heads,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
-        "max_position_embeddings": c.max_positions,
-        "attention_bias": c.out_bias,
-        "mlp_bias": c.mlp_bias,
-        "tie_word_embeddings": c.tied,
-    }
-
-
-def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
-    """The shape that a config describes, or None where `perstep.theory` has no formula for it."""
-    try:
-        return read_config(config)
-    except InputError:
-        return None
 
 
 def backend_for(backend: Backend, shape: ModelShape) -> Backend:

@@ -1,12 +1,13 @@
 """The options that name a model, shared by every command that measures one, and opening what they name."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.experiments.options import RunOptions, at_least
-from perstep.targets import Opened, open_model
+from perstep.targets import Target, open_model
+from perstep.targets.target import Backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class ModelOptions(RunOptions):
     layers: int | None = None
     """Number of leading decoder layers of --arch to keep."""
 
-    backend: Literal["numpy", "torch"] | None = None
+    backend: Backend | None = None
     """What runs the model: perstep's own NumPy decoder (`mini` and other Llama-family folders), or transformers on
     torch. [default: numpy for mini, torch for everything else]"""
 
@@ -33,15 +34,15 @@ class ModelOptions(RunOptions):
     device: str = "cpu"
     """Where a transformers model runs: cpu, or cuda."""
 
-    def open(self) -> Opened:
-        """The model that the options name; torch then runs with as many threads as they say.
+    def open(self) -> Target:
+        """The model that the options name, which then runs with as many threads as they say.
 
         Raises:
             InputError: options that exclude each other, or nothing can be loaded from there.
         """
         if self.layers is not None:
             at_least(1, layers=self.layers)
-        opened = open_model(
+        target = open_model(
             self.model,
             arch=self.arch,
             layers=self.layers,
@@ -50,8 +51,5 @@ class ModelOptions(RunOptions):
             device=self.device,
             seed=self.seed,
         )
-        if opened.backend == "torch":
-            import torch
-
-            torch.set_num_threads(self.threads)
-        return opened
+        target.limit_threads(self.threads)
+        return target

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.base import Experiment, Findings, HasLedger, Session
+from perstep.experiments.base import Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
 from perstep.experiments.registry import find
-from perstep.measure import Clock, HostClock, LedgerSamples, Progress, collector_off, run_rounds
+from perstep.experiments.session import measure_rounds
+from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
 from perstep.runs import (
@@ -97,40 +98,13 @@ def run(
         resume_after = len(samples) if resume else None
         with RunWriter(folder, session.manifest, resume_after=resume_after, force=force, keep_text=keep_text) as writer:
             try:
-                return _measure(experiment, session, writer, samples, progress, clock, plan.threads)
+                measure_rounds(session, samples, clock=clock, progress=progress, keep=writer.append)
+                warn_of_noise(session.manifest, (sample.noise for sample in samples), plan.threads)
+                progress(1.0, "report")
+                return _derive(experiment, folder, session.manifest, samples, [])
             except KeyboardInterrupt as error:
                 kept = f"{plural(len(samples), 'round')} kept in {folder}"
                 raise KeyboardInterrupt(f"interrupted; {kept}: go on with --out {folder} --resume") from error
-
-
-def _measure(
-    experiment: Experiment,
-    session: Session,
-    writer: RunWriter,
-    samples: list[Any],
-    progress: Progress,
-    clock: Clock,
-    threads: int,
-) -> Report:
-    def keep(sample: Any) -> None:
-        writer.append(sample)
-        samples.append(sample)
-
-    with collector_off():
-        ended_by = run_rounds(
-            session.measure_round,
-            keep,
-            lambda: session.resolved(samples),
-            effort=session.effort,
-            clock=clock,
-            first_round=len(samples),
-            progress=progress,
-        )
-    session.manifest.conditions["ended_by"] = ended_by
-    session.finish()
-    warn_of_noise(session.manifest, (sample.noise for sample in samples), threads)
-    progress(1.0, "report")
-    return _derive(experiment, writer.folder, session.manifest, samples, [])
 
 
 def rebuild(name: str | Path) -> Report:

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from perstep.experiments import pipeline
-from perstep.experiments.conditions import Model, describe_machine, warn_of_noise
+from perstep.experiments.conditions import Model, warn_of_noise
+from perstep.experiments.session import describe
 from perstep.fixing.capture import Captured
 from perstep.fixing.measure import try_call
 from perstep.fixing.patch import diff
@@ -109,13 +108,12 @@ def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
         threshold=THRESHOLD,
         mark_ns=watched.mark_ns,
     )
-    manifest = Manifest(
-        experiment="fix",
-        plan=plan,
-        workload=msgspec.to_builtins(workload),
-        model=msgspec.to_builtins(Model(name=", ".join(sorted({sample.model for sample in samples})))),
-        conditions=msgspec.to_builtins(conditions),
+    return describe(
+        "fix",
+        plan,
+        workload=workload,
+        model=Model(name=", ".join(sorted({sample.model for sample in samples}))),
+        conditions=conditions,
         boundaries=BOUNDARIES,
+        load_before=watched.load_before,
     )
-    describe_machine(manifest, threads, load_before=watched.load_before)
-    return manifest

@@ -56,16 +56,15 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
     return Trace(prompt_BT, np.stack(chosen, axis=1))
 
 
-def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, *, marked: bool) -> int:
+def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark) -> int:
     """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
     It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after
     a switch of arms runs in the other arm's caches.
 
     Args:
-        marked: whether the loop gets the recorder's `mark` or one that does nothing.
+        mark: what the loop gets: the recorder's own, one that hands some parts on to it, or `no_mark`.
     """
-    mark = recorder.mark if marked else no_mark
     tokens = trace.chosen_BN
     loop.reset()
     loop.prefill(trace.prompt_BT, no_mark)

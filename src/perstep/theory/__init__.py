@@ -14,7 +14,7 @@ from perstep.theory.backends import (
     Packing,
 )
 from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
-from perstep.theory.config import read_config
+from perstep.theory.config import read_config, shape_of
 from perstep.theory.cost import Cost, StepCost
 from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
 from perstep.theory.parts import PARTS, Parameters, parameters
@@ -60,6 +60,7 @@ __all__ = [
     "prefill",
     "read_config",
     "roofline_ns",
+    "shape_of",
     "step_bound",
     "step_cost",
 ]

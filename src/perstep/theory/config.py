@@ -39,6 +39,14 @@ def read_config(config: Mapping[str, Any]) -> ModelShape:
     return _Reader(model_type, config).shape()
 
 
+def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+    """The shape that a config describes, or None where there is no formula for it."""
+    try:
+        return read_config(config)
+    except InputError:
+        return None
+
+
 def _refuse(model_type: str, config: Mapping[str, Any]) -> None:
     reason = REFUSED.get(model_type)
     if reason is None and config.get("kv_lora_rank") is not None:  # a model_type that nobody has named yet

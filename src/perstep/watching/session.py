@@ -12,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
-from perstep.experiments.conditions import Model, describe_machine, warn_of_noise
+from perstep.experiments.conditions import Model, warn_of_noise
 from perstep.experiments.device.stream import DeviceLedger
+from perstep.experiments.session import describe
 from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, summarise_noise
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
@@ -283,15 +282,16 @@ def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
         warm_up="none: the calls run once; first calls stand apart",
         mark_ns=watch.mark_ns,
     )
-    manifest = Manifest(
-        experiment="watch",
-        plan=plan,
-        workload=msgspec.to_builtins(workload),
-        model=msgspec.to_builtins(Model(name=", ".join(sorted({sample.model for sample in watch.samples})))),
-        conditions=msgspec.to_builtins(conditions),
+    manifest = describe(
+        "watch",
+        plan,
+        workload=workload,
+        model=Model(name=", ".join(sorted({sample.model for sample in watch.samples}))),
+        conditions=conditions,
         boundaries=BOUNDARIES,
+        load_before=watch.load_before,
+        of_calls=True,
     )
-    describe_machine(manifest, threads, load_before=watch.load_before, of_calls=True)
     warn_of_noise(manifest, (sample.noise for sample in watch.samples), threads, of_calls=True)
     return manifest
 

@@ -81,30 +81,30 @@ def test_the_order_is_drawn_and_then_reversed(session: Callable[..., CacheSessio
 def test_the_context_does_not_move(session: Callable[..., CacheSession]) -> None:
     """After any number of steps a rewound cache gives the same logits, and holds as many positions."""
     made = session()
-    subject = made._subject
-    subject.rewind(12)
-    before = subject.logits(subject.step_with(12)).copy()
+    steps = made._steps
+    steps.rewind(12)
+    before = steps.logits(steps.step_with(12)).copy()
     made.measure_round(0)
-    subject.rewind(12)
-    assert subject.used_bytes() == 12 * 2 * 2 * 8 * 4
-    np.testing.assert_allclose(subject.logits(subject.step_with(12)), before, rtol=1e-5, atol=1e-6)
+    steps.rewind(12)
+    assert steps.used_bytes() == 12 * 2 * 2 * 8 * 4
+    np.testing.assert_allclose(steps.logits(steps.step_with(12)), before, rtol=1e-5, atol=1e-6)
     made.finish()
 
 
 def test_a_cache_that_was_not_put_back_is_invalid(session: Callable[..., CacheSession]) -> None:
     """Law "the state is as before": the state after measuring is the one before."""
     made = session()
-    made._subject.cache.keys[...] = 7.0  # type: ignore[attr-defined]
+    made._steps.kv.keys[...] = 7.0  # type: ignore[attr-defined]
     with pytest.raises(InvalidMeasurement, match="the cache was not put back"):
         made.finish()
 
 
 def test_arms_that_differ_are_invalid(session: Callable[..., CacheSession], monkeypatch: pytest.MonkeyPatch) -> None:
     """A step with a cache that forgets its first position does not do the work of one without."""
-    from perstep.experiments.cache.subjects import ReferenceSubject
+    from perstep.targets.reference.target import ReferenceSteps
 
-    rewind = ReferenceSubject.rewind
-    monkeypatch.setattr(ReferenceSubject, "rewind", lambda self, context: rewind(self, context - 1))
+    rewind = ReferenceSteps.rewind
+    monkeypatch.setattr(ReferenceSteps, "rewind", lambda self, context: rewind(self, context - 1))
     with pytest.raises(InvalidMeasurement, match="do not do the same work"):
         session()
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perstep.experiments.cache.plan import Plan
 from perstep.experiments.cache.resident import (
     PAGEMAP,
-    ResidentRequest,
     measure_resident,
     most_resident,
     page_bytes,
-    reference_runs,
     resident_bytes,
 )
-from perstep.experiments.cache.subjects import Buffer, ReferenceSubject
+from perstep.targets import Buffer
 from perstep.targets.reference import load
+from perstep.targets.reference.target import ReferenceSteps
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 linux = pytest.mark.skipif(not PAGEMAP.exists(), reason="needs /proc/self/pagemap")
@@ -47,8 +47,7 @@ def test_a_page_is_resident_once_it_is_written() -> None:
 
 def test_runs_are_where_positions_lie(tiny_llama: Path) -> None:
     """Keys one position a column: 8 numbers a head lie 8 x capacity apart; values one a row."""
-    subject = ReferenceSubject(load(tiny_llama), np.zeros((1, 40), np.int64))
-    runs = reference_runs(subject, 3)
+    runs = ReferenceSteps(load(tiny_llama), np.zeros((1, 40), np.int64)).held_at(3)
     assert (runs[:, 1] - runs[:, 0]).tolist() == [12] * 16 + [3 * 8 * 4] * 2
     assert runs[1, 0] - runs[0, 0] == 40 * 4
 
@@ -57,9 +56,8 @@ def test_runs_are_where_positions_lie(tiny_llama: Path) -> None:
 def test_fresh_processes_find_the_pages_that_the_layout_says(make_llama, tmp_path: Path) -> None:
     """For each context one; the whole pages of what was written, not one more."""
     folder = make_llama(tmp_path / "model", max_position_embeddings=2048, num_key_value_heads=2)
-    request = ResidentRequest(str(folder), None, None, "numpy", None, "cpu", 0, "dynamic", 2, (3, 200), 1000)
-    found, why_not = measure_resident(request)
-    assert (why_not, [each.context for each in found]) == ("", [3, 200])
+    found, why_not = measure_resident(Plan(model=str(folder), backend="numpy", batch=2, context=(3, 200, 999)))
+    assert (why_not, [each.context for each in found]) == ("", [3, 200, 999])
     if page_bytes() == PAGE:
         assert [each.resident_bytes for each in found] == [each.most_bytes for each in found]
     assert all(each.used_bytes <= each.resident_bytes for each in found)
@@ -68,13 +66,12 @@ def test_fresh_processes_find_the_pages_that_the_layout_says(make_llama, tmp_pat
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     """Its last line, not a traceback, and no numbers."""
-    request = ResidentRequest(str(tmp_path / "none"), None, None, "numpy", None, "cpu", 0, "dynamic", 1, (8,), 9)
-    found, why_not = measure_resident(request)
+    found, why_not = measure_resident(Plan(model=str(tmp_path / "none"), backend="numpy", context=(8,)))
     assert found == []
     assert "no model" in why_not or "pagemap" in why_not
 
 
 def test_a_device_has_pages_of_its_own() -> None:
     """They are not this process's."""
-    request = ResidentRequest("mini", None, None, "torch", None, "cuda", 0, "dynamic", 1, (8,), 9)
-    assert measure_resident(request)[1].startswith("the buffers are on cuda") or not PAGEMAP.exists()
+    found = measure_resident(Plan(model="mini", backend="torch", device="cuda", context=(8,)))
+    assert found[1].startswith("the buffers are on cuda") or not PAGEMAP.exists()

@@ -1,4 +1,4 @@
-"""Transformers models as subjects of `cache`: cursors, equal logits, and bytes to the byte, for both kinds of cache."""
+"""Transformers models as stepss of `cache`: cursors, equal logits, and bytes to the byte, for both kinds of cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError
-from perstep.experiments.bounds import config_of, shape_of
-from perstep.experiments.cache.subjects import TransformersSubject, subject_of
-from perstep.targets import Opened
-from perstep.theory import kv_bytes
+from perstep.targets import CachedSteps, Target
+from perstep.targets.transformers.target import TransformersTarget
+from perstep.theory import kv_bytes, shape_of
 
 pytestmark = pytest.mark.hf
 SIZES = {
@@ -28,10 +27,10 @@ CONTEXTS = (3, 9, 20)
 
 
 @pytest.fixture(scope="module")
-def opened() -> Callable[..., Opened]:
+def opened() -> Callable[..., Target]:
     """`opened(family, dtype=)`: a tiny model with random weights."""
 
-    def made(family: str, dtype: str = "float32", **changes: Any) -> Opened:
+    def made(family: str, dtype: str = "float32", **changes: Any) -> Target:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,7 +38,7 @@ def opened() -> Callable[..., Opened]:
         special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
         config = AutoConfig.for_model(family, **{**special, **FAMILIES[family], **changes})
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-        return Opened(family, "torch", model, True, {"dtype": dtype, "max_positions": 128})
+        return TransformersTarget(family, model, True, {"dtype": dtype, "max_positions": 128})
 
     return made
 
@@ -50,18 +49,23 @@ def prompt() -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 96, (2, 21))
 
 
+def steps_of(target: Target, ids_BT: np.ndarray[Any, Any], kind: str) -> CachedSteps:
+    """With this kind of cache."""
+    return target.cached_steps(ids_BT, target.cache_kind(kind))
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_arms_give_the_same_logits_wherever_the_cursor_goes(
-    opened: Callable[..., Opened], prompt: np.ndarray[Any, Any], family: str, kind: str
+    opened: Callable[..., Target], prompt: np.ndarray[Any, Any], family: str, kind: str
 ) -> None:
     """Up, down and up again; a step leaves the context where it was once it is rewound."""
-    subject = subject_of(opened(family), prompt, kind)
-    subject.fill(CONTEXTS)
+    steps = steps_of(opened(family), prompt, kind)
+    steps.fill(CONTEXTS)
     for context in (20, 3, 9, 20, 9):
-        subject.rewind(context)
-        cached = subject.logits(subject.step_with(context))
-        alone = subject.logits(subject.step_without(context))
+        steps.rewind(context)
+        cached = steps.logits(steps.step_with(context))
+        alone = steps.logits(steps.step_without(context))
         np.testing.assert_allclose(cached, alone, rtol=1e-3, atol=1e-5)
 
 
@@ -69,25 +73,25 @@ def test_both_arms_give_the_same_logits_wherever_the_cursor_goes(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "mixtral"])
 def test_bytes_equal_theory_to_the_byte(
-    opened: Callable[..., Opened], prompt: np.ndarray[Any, Any], family: str, dtype: str, kind: str
+    opened: Callable[..., Target], prompt: np.ndarray[Any, Any], family: str, dtype: str, kind: str
 ) -> None:
     """Of the live tensors, used and allocated, with grouped heads and without."""
     made = opened(family, dtype)
-    subject = subject_of(made, prompt, kind)
-    subject.fill(CONTEXTS)
-    shape = shape_of(config_of(made))
+    steps = steps_of(made, prompt, kind)
+    steps.fill(CONTEXTS)
+    shape = shape_of(made.config)
     assert shape is not None
     for context in CONTEXTS:
-        subject.rewind(context)
-        expected = kv_bytes(shape, context, capacity=subject.capacity, batch=2, dtype=dtype)
-        assert subject.used_bytes() == expected.used
-        assert sum(buffer.num_bytes for buffer in subject.buffers()) == expected.allocated
+        steps.rewind(context)
+        expected = kv_bytes(shape, context, capacity=steps.capacity, batch=2, dtype=dtype)
+        assert steps.used_bytes() == expected.used
+        assert sum(buffer.num_bytes for buffer in steps.buffers()) == expected.allocated
 
 
-def test_a_window_that_would_forget_is_refused(opened: Callable[..., Opened], prompt: np.ndarray[Any, Any]) -> None:
+def test_a_window_that_would_forget_is_refused(opened: Callable[..., Target], prompt: np.ndarray[Any, Any]) -> None:
     """What a window has dropped a cursor cannot come back to."""
     with pytest.raises(InputError, match=r"sliding window of 16 positions.*--context up to 14"):
-        subject_of(opened("gemma2", sliding_window=16), prompt, "dynamic")
+        steps_of(opened("gemma2", sliding_window=16), prompt, "dynamic")
 
 
 def test_a_model_without_keys_has_no_cache_to_measure(prompt: np.ndarray[Any, Any]) -> None:
@@ -97,4 +101,4 @@ def test_a_model_without_keys_has_no_cache_to_measure(prompt: np.ndarray[Any, An
     config = MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=2, state_size=4)
     model = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(InputError, match="no KV cache"):
-        TransformersSubject(model, prompt, "dynamic").fill(CONTEXTS)
+        steps_of(TransformersTarget("mamba", model, True, {}), prompt, "dynamic").fill(CONTEXTS)

@@ -14,9 +14,7 @@ from perstep.experiments.knobs import (
     Arm,
     Configuration,
     KnobSession,
-    Pass,
     Subject,
-    Work,
     analyse_knob,
     context,
     depth,
@@ -27,10 +25,12 @@ from perstep.experiments.knobs import (
 from perstep.experiments.knobs.latency_model import fit_stage
 from perstep.experiments.knobs.options import PromptOptions
 from perstep.experiments.knobs.output.show import per_token_ms
-from perstep.experiments.knobs.session import is_out_of_memory
+from perstep.experiments.memory import is_out_of_memory
 from perstep.machine import Noise
 from perstep.measure import FakeClock, Trace
-from perstep.targets import Opened
+from perstep.targets import Work
+
+from .made_up import MadeUp
 
 
 def no_progress(_share: float, _what: str) -> None:
@@ -49,42 +49,40 @@ def configuration(label: str = "a", knob: float = 1.0, **options: Any) -> Config
 # Out of memory
 
 
-class Greedy:
-    """A runner that runs out of memory from a call on."""
+class Memory:
+    """Is enough for a number of calls; those of two tokens always fit."""
 
     def __init__(self, enough_for: int, error: Exception) -> None:
-        self.opened = Opened("made up", "numpy", None, False, {"name": "made up", "dtype": "float32"})
-        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
-        self._left, self._error = enough_for, error
+        self.left, self._error = enough_for, error
 
-    def run(self, work: Work) -> Pass:
-        """Calls of two tokens always fit."""
+    def __call__(self, work: Work) -> None:
+        """Raise the error once there were as many."""
         if work.new_tokens > 2:
-            self._left -= 1
-            if self._left < 0:
+            self.left -= 1
+            if self.left < 0:
                 raise self._error
-        forwards = np.full(work.new_tokens - 1, 1_000, np.int64)
-        return Pass(-1, prefill_ns=5_000, decode_ns=forwards, step_ns=forwards, total_ns=10_000)
 
 
 def work(new_tokens: int) -> Work:
     """So many tokens after a prompt of eight."""
-    return Work(Trace(np.zeros((1, 8), np.int64), np.zeros((1, new_tokens), np.int64)))
+    prompt_BT = np.zeros((1, 8), np.int64)
+    return Work(prompt_BT, Trace(prompt_BT, np.zeros((1, new_tokens), np.int64)))
 
 
-def greedy_session(enough_for: int, error: Exception, *sizes: int) -> KnobSession:
+def greedy_session(memory: Memory, *sizes: int) -> KnobSession:
     """A session of configurations of so many tokens."""
     arms = [Arm(configuration(str(size), size, num_output_tokens=size), [work(size)], nullcontext) for size in sizes]
-    plan = PromptOptions(rounds=3)
-    subject = Subject(Greedy(enough_for, error), arms, unchanged=[])
-    return KnobSession("output", plan, [subject], no_progress, FakeClock(tick_ns=1))
+    clock = FakeClock()
+    subject = Subject(MadeUp(clock, fails=memory), arms, unchanged=[])
+    return KnobSession("output", PromptOptions(rounds=3), [subject], no_progress, clock)
 
 
 def test_what_was_measured_before_memory_ran_out_is_kept() -> None:
     """The configuration is not tried again, the others go on, and the reason is told."""
     torch_error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 TB\nmore")
-    made = greedy_session(101, torch_error, 2, 5)  # one hundred warm-up rounds at most
-    made._of[0].runner._left = 1  # type: ignore[attr-defined]
+    memory = Memory(101, torch_error)  # one hundred warm-up rounds at most
+    made = greedy_session(memory, 2, 5)
+    memory.left = 1
     samples = [made.measure_round(number) for number in range(3)]
     findings = analyse_knob(made.manifest, samples)
     assert [s.samples for s in findings.summary] == [3, 1]
@@ -98,7 +96,7 @@ def test_what_was_measured_before_memory_ran_out_is_kept() -> None:
 
 def test_nothing_measured_is_invalid() -> None:
     """All configurations failed in the warm-up already: the first round says so."""
-    made = greedy_session(0, MemoryError("no"), 3, 4)
+    made = greedy_session(Memory(0, MemoryError("no")), 3, 4)
     sample = made.measure_round(0)
     assert [p.failed for p in sample.passes] == ["out of memory: no"] * 2
     assert "no configuration could be measured" in analyse_knob(made.manifest, [sample]).invalid
@@ -110,7 +108,7 @@ def test_another_error_is_not_taken_for_memory() -> None:
     """It passes on."""
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        greedy_session(0, RuntimeError("shapes differ"), 3)
+        greedy_session(Memory(0, RuntimeError("shapes differ")), 3)
 
 
 # Linear models

@@ -10,7 +10,8 @@ import pytest
 
 from perstep.data import knob_results_schema_path
 from perstep.errors import InputError
-from perstep.experiments.knobs import context, depth, experts, open_runner, output
+from perstep.experiments.knobs import context, depth, experts, output
+from perstep.experiments.knobs.session import measure_pass
 from perstep.measure import FakeClock
 from perstep.runs import encode_json
 
@@ -97,10 +98,9 @@ def test_a_call_generates_as_many_tokens_as_it_is_asked_for(tmp_path: Path) -> N
     """End tokens are held off by replay, in shorter calls too."""
     opened = depth.Plan(arch=architecture(tmp_path, "llama")).open()
     opened.model.generation_config.eos_token_id = list(range(96))  # whatever it says is the end
-    runner = open_runner(opened, FakeClock(tick_ns=1))
-    work = runner.record(np.array([[3, 4, 5]]), 6)
+    work = opened.record(np.array([[3, 4, 5]]), 6)
     for count in (6, 1, 4):
-        made = runner.run(work.shortened(count))
+        made = measure_pass(opened, work.shortened(count), FakeClock(tick_ns=1))
         assert made.decode_ns is not None
         assert (len(made.decode_ns), made.differing) == (count - 1, 0)
 
@@ -118,7 +118,7 @@ def test_experts_are_measured_and_put_back(tmp_path: Path) -> None:
     assert own.quality is not None
     assert (own.quality.kl, own.quality.top1_agreement) == (0, 1)
     assert made.manifest.conditions["unchanged"] == [findings.summary.index(own)]
-    model = made._of[0].runner.opened.model
+    model = made._of[0].target.model
     assert {m.top_k for m in model.modules() if hasattr(m, "top_k")} == {2}
     assert model.config._experts_implementation == "grouped_mm"
     assert {"decode_per_forward/eager", "prefill/batched_mm"} <= set(findings.fits)
@@ -236,7 +236,7 @@ def test_memory_that_runs_out_before_measuring_is_told_in_a_line(
     def exhausted(*_args: Any, **_options: Any) -> None:
         raise RuntimeError(f"{words}\nmore")
 
-    monkeypatch.setattr("perstep.experiments.knobs.torch_runner.record", exhausted)
+    monkeypatch.setattr("perstep.targets.transformers.target.record", exhausted)
     with pytest.raises(MemoryError) as told:
         depth.prepare(depth.Plan(arch=arch, **SMALL), no_progress, FakeClock())
     assert str(told.value) == words

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from perstep.data import knob_results_schema_path
 from perstep.errors import InputError
 from perstep.experiments import pipeline
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Pass, Subject, Work, analyse_knob, depth, output
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, analyse_knob, depth, output
 from perstep.experiments.knobs.findings import columns_of
 from perstep.experiments.knobs.options import PromptOptions
 from perstep.experiments.knobs.prompts import read_prompts
 from perstep.experiments.knobs.quality import scored_tokens
 from perstep.measure import FakeClock, Trace
-from perstep.targets import Opened
+from perstep.targets import Work
+
+from .made_up import MadeUp
 
 
 def no_progress(_share: float, _what: str) -> None:
@@ -110,34 +112,28 @@ def test_one_line_measures_what_the_option_measures(tiny_llama: Path, tmp_path: 
     assert (one.summary[0].prompts, len(file.summary[0].prompts)) == ([], 1)
 
 
-class Failing:
-    """A runner that runs out of memory with prompts of nine tokens once it was told to."""
-
-    def __init__(self) -> None:
-        self.opened = Opened("made up", "numpy", None, False, {"name": "made up", "dtype": "float32"})
-        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
-        self.full = False
-
-    def run(self, work: Work) -> Pass:
-        """A pass of two decode forwards."""
-        if self.full and work.text_tokens == 9:
-            raise MemoryError("no")
-        forwards = np.full(2, 1_000 * work.text_tokens, np.int64)
-        return Pass(-1, prefill_ns=5_000, decode_ns=forwards, step_ns=forwards, total_ns=10_000)
+def work(prompt_BT: np.ndarray[Any, Any]) -> Work:
+    """Three tokens after a prompt."""
+    return Work(prompt_BT, Trace(prompt_BT, np.zeros((len(prompt_BT), 3), np.int64)))
 
 
 def test_a_round_that_lacks_a_prompt_is_in_no_estimate() -> None:
     """Memory runs out at the second prompt: its first call is kept as a sample, the estimates are of both prompts."""
-    works = [Work(Trace(np.zeros((1, n), np.int64), np.zeros((1, 3), np.int64))) for n in (5, 9)]
+    works = [work(np.zeros((1, n), np.int64)) for n in (5, 9)]
+    clock, full = FakeClock(), False
+
+    def fails(given: Work) -> None:
+        if full and given.text_tokens == 9:
+            raise MemoryError("no")
+
     blocks = {"num_active_blocks": 1, "num_total_blocks": 1, "active_block_indices": [0]}
     tokens = {"num_input_text_tokens": 7, "num_vision_tokens": 0, "num_output_tokens": 3, "prompt_text_tokens": [5, 9]}
     arms = [Arm(Configuration(label="a", knob=1, **blocks, **tokens), works, nullcontext)]
-    runner = Failing()
+    target = MadeUp(clock, forward_ns=lambda given: 1_000 * given.text_tokens, fails=fails)
     plan = PromptOptions(rounds=2)
-    subject = Subject(runner, arms, unchanged=[])  # type: ignore[arg-type]
-    made = KnobSession("output", plan, [subject], no_progress, FakeClock(tick_ns=1))
+    made = KnobSession("output", plan, [Subject(target, arms, unchanged=[])], no_progress, clock)
     samples = [made.measure_round(0)]
-    runner.full = True
+    full = True
     samples += [made.measure_round(1), made.measure_round(2)]
     assert [[(p.prompt, p.failed != "") for p in s.passes] for s in samples] == [
         [(0, False), (1, False)],
@@ -153,8 +149,8 @@ def test_a_round_that_lacks_a_prompt_is_in_no_estimate() -> None:
 
 def test_quality_is_of_what_came_after_each_prompt() -> None:
     """Prompts themselves, of different lengths, are not scored."""
-    works = [Work(Trace(np.full((2, n), n), np.zeros((2, 3), np.int64))) for n in (5, 9)]
-    scored = scored_tokens(Failing().opened, works, None, 512)
+    works = [work(np.full((2, n), n)) for n in (5, 9)]
+    scored = scored_tokens(MadeUp(FakeClock()), works, None, 512)
     assert scored.given == [5, 5, 9, 9]
     assert [len(window) for window in scored.windows] == [8, 8, 12, 12]
 

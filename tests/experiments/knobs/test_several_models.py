@@ -19,9 +19,7 @@ from perstep.experiments.knobs import (
     Arm,
     Configuration,
     KnobSession,
-    Pass,
     Subject,
-    Work,
     analyse_knob,
     context,
     depth,
@@ -32,8 +30,10 @@ from perstep.experiments.knobs import (
 from perstep.experiments.knobs.models import refuse_if_too_large_together
 from perstep.experiments.knobs.options import KnobOptions, PromptOptions
 from perstep.measure import FakeClock, Trace
-from perstep.targets import Opened, open_model, weight_bytes
+from perstep.targets import Work, open_model, weight_bytes
 from perstep.targets.reference import model as decoder
+
+from .made_up import MadeUp
 
 BLOCK_NS, HEAD_NS = {48: 3_000, 64: 5_000}, 6_000  # by the width of the model's MLP
 SMALL: dict[str, Any] = {"backend": "numpy", "prompt_tokens": 8, "new_tokens": 5, "rounds": 8}
@@ -174,20 +174,12 @@ def test_a_model_of_such_a_run_can_be_fitted_with_other_runs(two: str, clock: Fa
         latency_model_of_runs([tmp_path / "alone"], model="two")
 
 
-class _Runner:
-    """Passes of 10 µs, or no memory."""
+CLOCK = FakeClock()
 
-    def __init__(self, name: str, fits: bool) -> None:
-        self.opened = Opened(name, "numpy", None, False, {"name": name, "dtype": "float32"})
-        self.config_hash, self.cache, self.device_waits = "made up", "made up", ""
-        self._fits = fits
 
-    def run(self, work: Work) -> Pass:
-        """One pass."""
-        if not self._fits:
-            raise MemoryError("no")
-        forwards = np.full(work.new_tokens - 1, 1_000, np.int64)
-        return Pass(-1, prefill_ns=5_000, decode_ns=forwards, step_ns=forwards, total_ns=10_000)
+def no_memory(_work: Work) -> None:
+    """There is none."""
+    raise MemoryError("no")
 
 
 def subject(name: str, fits: bool) -> Subject:
@@ -196,14 +188,16 @@ def subject(name: str, fits: bool) -> Subject:
         label="3", knob=3.0, num_active_blocks=1, num_total_blocks=1, active_block_indices=[0],
         num_input_text_tokens=8, num_vision_tokens=0, num_output_tokens=3,
     )  # fmt: skip
-    work = Work(Trace(np.zeros((1, 8), np.int64), np.zeros((1, 3), np.int64)))
-    return Subject(_Runner(name, fits), [Arm(made, [work], nullcontext)], [0])  # type: ignore[arg-type]
+    prompt_BT = np.zeros((1, 8), np.int64)
+    work = Work(prompt_BT, Trace(prompt_BT, np.zeros((1, 3), np.int64)))
+    target = MadeUp(CLOCK, name) if fits else MadeUp(CLOCK, name, fails=no_memory)
+    return Subject(target, [Arm(made, [work], nullcontext)], [0])
 
 
 def test_a_model_without_memory_leaves_the_others(tmp_path: Path) -> None:
     """What was measured of the other stands; the report says which model has no sample."""
     subjects = [subject("small", True), subject("big", False)]
-    made = KnobSession("output", PromptOptions(rounds=2), subjects, no_progress, FakeClock(tick_ns=1))
+    made = KnobSession("output", PromptOptions(rounds=2), subjects, no_progress, CLOCK)
     samples = [made.measure_round(0), made.measure_round(1)]
     made.finish()
     findings = analyse_knob(made.manifest, samples)
@@ -217,7 +211,7 @@ def test_a_model_without_memory_leaves_the_others(tmp_path: Path) -> None:
     assert set(output.summary(findings)["models"]) == {"small"}
     neither = [subject("big", False), subject("bigger", False)]
     with pytest.raises(InvalidMeasurement, match="no configuration could be measured"):
-        KnobSession("output", PromptOptions(rounds=1), neither, no_progress, FakeClock(tick_ns=1)).finish()
+        KnobSession("output", PromptOptions(rounds=1), neither, no_progress, CLOCK).finish()
 
 
 def test_weights_are_added_up_from_shapes_before_loading(two: str) -> None:

@@ -119,7 +119,8 @@ def test_the_cache_is_checked_after_measuring(tiny_llama: Path) -> None:
     made = session(tiny_llama, FakeClock(tick_ns=1))
     made.measure_round(0)
     made.finish()
-    made._arms._loop.cache.rollback(1)
+    [loop] = made._target._loops.values()  # type: ignore[attr-defined]
+    loop.cache.rollback(1)
     with pytest.raises(InvalidMeasurement, match="KV cache holds 10 positions after the last pass, not 11"):
         made.finish()
 

@@ -11,9 +11,10 @@ import pytest
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import ledger
 from perstep.experiments.ledger import Plan, analyse, prepare, tables
-from perstep.experiments.ledger.generate_arms import generate_options
 from perstep.experiments.ledger.session import LedgerSession
 from perstep.measure import FakeClock
+from perstep.targets.reference import Sampler
+from perstep.targets.transformers.target import generate_options
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -110,16 +111,16 @@ def test_drawn_tokens_are_replayed_and_drawn_again(tiny_llama: Path) -> None:
     assert [measured.differing_choices for measured in sample.passes] == [0] * 4
     marked = next(p for p in sample.passes if p.arm == "marked")
     assert {"logits/TopKLogitsWarper", "logits/TopPLogitsWarper"} < set(marked.kinds["decode"].parts)
-    greedy = {int(ids.max()) for ids in session(tiny_llama, batch=3, new_tokens=9)._arms.trace.chosen_BN}
-    assert greedy != {int(ids.max()) for ids in made._arms.trace.chosen_BN}
+    greedy = {int(ids.max()) for ids in session(tiny_llama, batch=3, new_tokens=9)._work.trace.chosen_BN}
+    assert greedy != {int(ids.max()) for ids in made._work.trace.chosen_BN}
 
 
 def test_the_way_to_choose_is_handed_to_generate(tiny_llama: Path) -> None:
     """And what the model's own settings say about it is not obeyed."""
-    model = session(tiny_llama)._arms._model
-    greedy = generate_options(model, 0.0, 0, 1.0)
+    model = session(tiny_llama)._target.model
+    greedy = generate_options(model, Sampler())
     assert (greedy["do_sample"], greedy["temperature"], greedy["top_k"], greedy["top_p"]) == (False, None, None, None)
-    drawn = generate_options(model, 0.5, 7, 0.9)
+    drawn = generate_options(model, Sampler(0.5, 7, 0.9))
     assert (drawn["do_sample"], drawn["temperature"], drawn["top_k"], drawn["top_p"]) == (True, 0.5, 7, 0.9)
 
 
@@ -168,7 +169,7 @@ def test_mini_runs_on_either_backend_and_chooses_the_same() -> None:
         prepare(Plan(backend=backend, prompt_tokens=16, new_tokens=4, rounds=1), no_progress, FakeClock(tick_ns=1))
         for backend in ("numpy", "torch")
     ]
-    one, other = (each._arms.trace for each in made)
+    one, other = (each._work.trace for each in made)
     assert np.array_equal(one.prompt_BT, other.prompt_BT)
     assert np.array_equal(one.chosen_BN, other.chosen_BN)
     assert [each.manifest.model["name"] for each in made] == ["mini", "mini"]
@@ -209,7 +210,7 @@ def test_the_prompt_of_an_encoder_is_what_was_given_to_it() -> None:
     """The decoder begins with one token of its own."""
     made = session(Path(), arch="t5-small", layers=1, prompt_tokens=6, new_tokens=2)
     assert made.manifest.workload["prompt_tokens"] == 6
-    assert made._arms.trace.prompt_BT.shape == (1, 1)
+    assert made._work.trace.prompt_BT.shape == (1, 1)
     found = analyse(made.manifest, [made.measure_round(0)])
     assert "encoder" in found.prefill.parts
 
@@ -221,4 +222,4 @@ def test_a_decoder_without_a_first_token_begins_with_padding(tmp_path: Path) -> 
     config.architectures = ["T5ForConditionalGeneration"]
     config.save_pretrained(tmp_path)
     made = session(Path(), arch=str(tmp_path / "config.json"), prompt_tokens=6, new_tokens=2)
-    assert made._arms.trace.prompt_BT.tolist() == [[5]]
+    assert made._work.trace.prompt_BT.tolist() == [[5]]

@@ -24,7 +24,7 @@ from perstep.experiments.mask.vocabularies import Named
 from perstep.machine import NoiseProbe
 from perstep.measure import FakeClock, no_mark
 from perstep.runs import Manifest, read_manifest
-from perstep.targets import open_target
+from perstep.targets import open_model
 
 from ...conftest import facts
 
@@ -96,7 +96,7 @@ def test_every_engine_masks_logits_to_the_tokens_that_may_come(name: str) -> Non
 
 def test_a_row_begins_its_next_text_after_an_end_token(tiny_llama: Path) -> None:
     """The end token is accepted and the engine begins anew; a token that does not fit is an invalid measurement."""
-    model = open_target(str(tiny_llama))
+    model = open_model(str(tiny_llama), backend="numpy").model
     vocabulary = Vocabulary([*(bytes([b]) for b in range(256)), None, None, None, None], [256, 257, 258], [259])
     engine = prepare("table", vocabulary).build(Grammar({"const": 7}))
     loop = MaskedLoop(model, model.new_cache(1, 20), [engine], (259,))
@@ -300,7 +300,7 @@ def _curve_only(tmp_path: Path, clock: FakeClock) -> Any:
     from perstep.experiments.mask.vocabularies import Vocabularies
 
     spoken = language(SCHEMA, 1, Grammar(SCHEMA))
-    vocabularies = Vocabularies(open_target("mini"), "mini")
+    vocabularies = Vocabularies(open_model("mini").model, "mini")
     points, refused = make_points(("naive", "table"), spoken, 0, vocabularies, clock, BuildTime(inf, clock))
     assert refused == {}
     predictions = predict(points, clock)

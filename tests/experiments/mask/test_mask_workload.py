@@ -27,7 +27,7 @@ from perstep.experiments.mask.roofline import (
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
 from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
 from perstep.machine import LadderCeilings, LadderFigures
-from perstep.targets import open_target
+from perstep.targets import open_model
 
 from ...conftest import facts
 
@@ -113,7 +113,7 @@ def test_sizes_need_the_real_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_wider_head_has_a_row_a_token_of_the_same_spread() -> None:
     """Embedding and head share random rows of the model's own spread; layers stay the model's."""
-    model = open_target("mini")
+    model = open_model("mini").model
     vocabulary = Vocabulary([bytes([b % 256]) * (1 + b // 256) for b in range(999)] + [None], eos_ids=[999])
     wide = widened(model, Named("1000", vocabulary, own=False), seed=3)
     assert wide.head_DV.shape == (model.config.hidden, 1000)

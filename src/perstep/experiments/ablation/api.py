@@ -13,7 +13,8 @@ from perstep.experiments.ablation.samples import Sample
 from perstep.experiments.ablation.session import AblationSession, Call, Work
 from perstep.experiments.ablation.show import tables
 from perstep.experiments.conditions import Model
-from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
+from perstep.experiments.session import measure_rounds
+from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.report import to_text
 from perstep.runs import Manifest
 from perstep.stats import Effect
@@ -116,8 +117,8 @@ def ablate(
     work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
     with collector_off():
         session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
-        session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
-        return _measured(session, clock, progress)
+    session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
+    return _measured(session, clock, progress)
 
 
 def _parts(
@@ -133,14 +134,7 @@ def _parts(
 def _measured(session: AblationSession, clock: Clock, progress: Progress) -> Ablation:
     """Rounds until the session's effort is spent."""
     samples: list[Sample] = []
-    run_rounds(
-        session.measure_round,
-        samples.append,
-        lambda: session.resolved(samples),
-        effort=session.effort,
-        clock=clock,
-        progress=progress,
-    )
+    measure_rounds(session, samples, clock=clock, progress=progress)
     findings = analyse(session.manifest, samples)
     if findings.invalid:
         raise InvalidMeasurement(findings.invalid)

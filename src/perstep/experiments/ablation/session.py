@@ -22,11 +22,12 @@ from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
 from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
-from perstep.experiments.conditions import noise_probe
-from perstep.measure import Clock, Effort, Progress, Recorder, Resolved, warm_up
+from perstep.experiments.session import RoundSession
+from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, Replay, SyncRecorder, silent
+from perstep.targets.transformers.replay import generators_kept
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 MARKED = (ALL, NONE)
@@ -73,7 +74,7 @@ class Work:
         return [call.trace.prompt_BT.shape[1] + step for call in self.calls for step in range(call.new_tokens)]
 
 
-class AblationSession:
+class AblationSession(RoundSession):
     """The cells, warm, with what each chooses in the trace's contexts.
 
     Args:
@@ -103,22 +104,19 @@ class AblationSession:
         progress: Progress,
         compiling: Compiling | None = None,
     ) -> None:
-        self.effort = effort
+        super().__init__(effort, seed, clock)
         self.design: Design = design([part.name for part in parts])
         self._model, self._work, self._parts = model, work, parts
-        self._seed, self._clock = seed, clock
         self._compiling = compiling
-        self._probe = noise_probe(clock)
         rows = len(balanced_block(len(self.design.cells), np.random.default_rng(0)))
         self._repeats = rows // gcd(rows, len(work.calls))
         self._steps = sum(call.new_tokens for call in work.calls)
         cold = self._run_cold(progress)
         progress(0.0, "warm-up")
-        with _generators_kept(model):
+        with silent(), generators_kept(model):
             self._chosen, forwards = self._try_cells()
             syncs = self._count_syncs()
-            warm = warm_up(self._warm_round, clock, limit_s=min(effort.budget_s, 30.0) / 10)
-        self.manifest = Manifest(experiment="ablation", plan={}, seed=seed, boundaries=BOUNDARIES)
+            warm = self._warm(self._warm_round, share=0.1, most_s=30.0)
         self.conditions = Conditions(
             parts={part.name: part.kind for part in parts},
             in_ledger=parts_in_ledger(parts),
@@ -141,7 +139,10 @@ class AblationSession:
             precision=effort.precision,
             warm_up=warm,
         )
-        self.manifest.conditions = msgspec.to_builtins(self.conditions)
+        conditions = msgspec.to_builtins(self.conditions)
+        self.manifest = Manifest(
+            experiment="ablation", plan={}, seed=seed, conditions=conditions, boundaries=BOUNDARIES
+        )
 
     def measure_round(self, number: int) -> Sample:
         """Every cell in balanced turns; before or after them, alternately, the marked passes."""
@@ -149,7 +150,8 @@ class AblationSession:
         unsteady = dict.fromkeys(self.design.cells, 0)
         in_place: dict[str, InPlace] = {}
         self._probe.start()
-        with _generators_kept(self._model):
+        # Silent: to log the same warning at each call would be part of its time.
+        with silent(), generators_kept(self._model):
             if number % 2:
                 in_place = self._marked_passes(number)
             for turn, row in enumerate(self._order(number)):
@@ -176,7 +178,7 @@ class AblationSession:
     def _order(self, number: int) -> list[list[str]]:
         """The cells' labels, a row for each turn."""
         labels = list(self.design.cells)
-        rng = np.random.default_rng([self._seed, number])
+        rng = self._drawn(number)
         turns = self._repeats * len(self._work.calls)
         rows: list[NDArray[np.intp]] = []
         while len(rows) < turns:
@@ -315,8 +317,8 @@ class AblationSession:
             return None
         cold: dict[str, ColdCell] = {}
         labels = list(self.design.cells)
-        with _generators_kept(self._model), self._compiling.nothing_stored():
-            for index in np.random.default_rng([self._seed, 1]).permutation(len(labels)):
+        with silent(), generators_kept(self._model), self._compiling.nothing_stored():
+            for index in self._drawn(1).permutation(len(labels)):
                 progress(0.0, f"cold: {labels[index]}")
                 cold[labels[index]] = self._cold_pass(labels[index], self._compiling)
         self._compiling.look()
@@ -332,16 +334,3 @@ class AblationSession:
                 self._model.generate(**arguments)
                 took_ns += self._clock.now() - begun_ns
         return compiling.cold(took_ns)
-
-
-@contextmanager
-def _generators_kept(model: Any) -> Iterator[None]:
-    """Leave torch's generators as they were (law "the state is as before"): calls that are thrown away draw as well.
-
-    No warning is logged: to write the same one at each call would be part of its time.
-    """
-    import torch
-
-    devices = [model.device] if model.device.type == "cuda" else []
-    with silent(), torch.random.fork_rng(devices=devices):
-        yield

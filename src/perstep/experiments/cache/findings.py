@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, rates_from, shape_of
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, rates_from
 from perstep.experiments.cache.fits import (
     WITH,
     WITHOUT,
@@ -28,7 +28,7 @@ from perstep.experiments.conditions import typed
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.runs import Manifest
 from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_pace
-from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, step_bound, step_cost
+from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, shape_of, step_bound, step_cost
 
 CROSSOVER_SEED = 7
 HALF = 0.5

@@ -10,7 +10,7 @@ from perstep.experiments.cache.findings import theory_bytes
 from perstep.experiments.cache.samples import Conditions, Workload
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import Counts, parse_counts
-from perstep.targets import Opened
+from perstep.targets import Target
 from perstep.targets.reference.memory import refuse_if_too_large
 
 DEFAULT_CONTEXTS = "8-1024*2"
@@ -32,9 +32,9 @@ class Plan(ModelOptions):
     """Of a transformers model: a cache that grows, or one allocated beforehand. [default: dynamic]"""
 
 
-def contexts_of(plan: Plan, opened: Opened) -> tuple[int, ...]:
+def contexts_of(plan: Plan, target: Target) -> tuple[int, ...]:
     """The contexts, once it is known that the model has these positions and one more for the step."""
-    most = opened.facts["max_positions"]
+    most = target.facts["max_positions"]
     if plan.context is None:
         return tuple(S for S in parse_counts(DEFAULT_CONTEXTS) if most is None or most > S) or (most - 1,)
     if len(plan.context) > MOST_CONTEXTS:
@@ -44,7 +44,7 @@ def contexts_of(plan: Plan, opened: Opened) -> tuple[int, ...]:
         )
     if most is not None and plan.context[-1] >= most:
         raise InputError(
-            f"--context {plan.context[-1]}: {opened.name} knows {most} positions, and the decoded token takes one; "
+            f"--context {plan.context[-1]}: {target.name} knows {most} positions, and the decoded token takes one; "
             f"give at most {most - 1}"
         )
     return plan.context

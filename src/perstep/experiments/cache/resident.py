@@ -5,20 +5,19 @@ is counted. Pages are whole: the most bytes that can be resident follow from the
 Run as a module it is the worker: one process loads the model and forks a child for each context.
 """
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.experiments.cache.subjects import Buffer, ReferenceSubject, subject_of, untouched
-from perstep.targets import open_model
+from perstep.experiments.cache.plan import Plan
+from perstep.targets import Buffer, Target
 
 PAGEMAP = Path("/proc/self/pagemap")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -44,43 +43,26 @@ class Resident:
     most_bytes: int
 
 
-@dataclass(frozen=True)
-class ResidentRequest:
-    """What a worker is to load and fill; the fields of `open_model`, and the points."""
-
-    model: str | None
-    arch: str | None
-    layers: int | None
-    backend: str
-    dtype: str | None
-    device: str
-    seed: int
-    kind: str
-    batch: int
-    contexts: tuple[int, ...]
-    capacity: int
-
-
-def measure_resident(request: ResidentRequest) -> tuple[list[Resident], str]:
+def measure_resident(plan: Plan) -> tuple[list[Resident], str]:
     """Ask a fresh process a context; what they found, and why not if nothing.
 
     Args:
-        request: the model, its cache and the contexts.
+        plan: with its contexts.
     """
     if not PAGEMAP.exists():
         return [], "this system has no /proc/self/pagemap"
-    if request.device != "cpu":
-        return [], f"the buffers are on {request.device}, not in this process's memory"
+    if plan.device != "cpu":
+        return [], f"the buffers are on {plan.device}, not in this process's memory"
     command = [sys.executable, "-P", "-m", "perstep.experiments.cache.resident"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(asdict(request)), capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+            command, input=msgspec.json.encode(plan), capture_output=True, timeout=TIMEOUT_S, check=True
         )
-        return [Resident(**json.loads(line)) for line in done.stdout.splitlines()], ""
+        return [msgspec.json.decode(line, type=Resident) for line in done.stdout.splitlines()], ""
     except subprocess.TimeoutExpired:
         return [], f"the process that fills the cache did not end within {TIMEOUT_S:.0f} s"
     except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        last = (error.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         return [], f"the process that fills the cache failed: {last}"
 
 
@@ -116,58 +98,34 @@ def most_resident(runs: NDArray[np.int64], page: int) -> int:
     return int(np.maximum(last - np.maximum(first, reached), 0).sum()) * page
 
 
-def reference_runs(subject: ReferenceSubject, context: int) -> NDArray[np.int64]:
-    """Where a context's keys and values lie: keys one position a column, values one position a row."""
-    runs = []
-    keys, values = subject.cache.keys, subject.cache.values
-    for array, used in ((keys, context * keys.itemsize), (values, context * values.shape[-1] * values.itemsize)):
-        stride = array.strides[-2] if array is keys else array.strides[-3]
-        starts = array.ctypes.data + stride * np.arange(array.nbytes // stride, dtype=np.int64)
-        runs.append(np.stack([starts, starts + used], axis=1))
-    return np.concatenate(runs)
-
-
 def page_bytes() -> int:
     """What memory is handed out in: 2 MiB where the kernel gives huge pages to everybody."""
     always = HUGE_PAGES.is_file() and "[always]" in HUGE_PAGES.read_text()
     return HUGE_PAGE_BYTES if always else os.sysconf("SC_PAGE_SIZE")
 
 
-def _fill_and_count(opened: Any, request: ResidentRequest, context: int) -> Resident:
-    ids_BT = opened.prompt(text=None, num_tokens=request.capacity, batch=request.batch, seed=request.seed)
-    subject = subject_of(opened, ids_BT, request.kind)
-    if isinstance(subject, ReferenceSubject):
-        untouched(subject.cache)
-    subject.fill([context])
-    subject.rewind(context)
-    buffers = subject.buffers()
-    if isinstance(subject, ReferenceSubject):
-        runs = reference_runs(subject, context)
-    else:
-        runs = np.array([[b.address, b.address + b.num_bytes] for b in buffers], np.int64)
-    return Resident(context, subject.used_bytes(), resident_bytes(buffers), most_resident(runs, page_bytes()))
+def _fill_and_count(target: Target, plan: Plan, context: int, capacity: int) -> Resident:
+    ids_BT = target.prompt(text=None, num_tokens=capacity, batch=plan.batch, seed=plan.seed)
+    steps = target.cached_steps(ids_BT, target.cache_kind(plan.cache))
+    steps.on_new_pages()
+    steps.fill([context])
+    steps.rewind(context)
+    most = most_resident(steps.held_at(context), page_bytes())
+    return Resident(context, steps.used_bytes(), resident_bytes(steps.buffers()), most)
 
 
-def _work(request: ResidentRequest) -> None:
-    opened = open_model(
-        request.model,
-        arch=request.arch,
-        layers=request.layers,
-        backend=request.backend,  # type: ignore[arg-type]
-        dtype=request.dtype,
-        device=request.device,
-        seed=request.seed,
-    )
-    for context in request.contexts:
+def _work(plan: Plan) -> None:
+    target, contexts = plan.open(), plan.context or ()
+    for context in contexts:
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
-            print(json.dumps(asdict(_fill_and_count(opened, request, context))), flush=True)  # noqa: T201
+            found = _fill_and_count(target, plan, context, max(contexts) + 1)
+            print(msgspec.json.encode(found).decode(), flush=True)  # noqa: T201
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:
             sys.exit(f"context {context} could not be filled")
 
 
 if __name__ == "__main__":
-    fields = json.load(sys.stdin)
-    _work(ResidentRequest(**{**fields, "contexts": tuple(fields["contexts"])}))
+    _work(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))

@@ -1,30 +1,28 @@
 """The measurement of `cache`: steps with and without a cache at each context, in drawn orders."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.bounds import config_of, ladder_for
+from perstep.experiments.bounds import ladder_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
 from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
-from perstep.experiments.cache.resident import Resident, ResidentRequest, measure_resident
+from perstep.experiments.cache.resident import Resident, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
-from perstep.experiments.cache.subjects import subject_of
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.options import at_least
+from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Resolved
 from perstep.report.format import duration
 from perstep.runs import Manifest
 from perstep.stats import FIRST_LOOK
-from perstep.targets import Opened
+from perstep.targets import Target
 from perstep.targets.reference.memory import refuse_if_too_large
-from perstep.theory import REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, bytes_each
 
 VISITS = 2
 DISCARDED = 1
@@ -46,47 +44,47 @@ class Cell:
     repetitions: int
 
 
-class CacheSession:
-    """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm."""
+class CacheSession(RoundSession):
+    """A loaded model with filled caches, the cells that the budget holds, and the ceilings, all warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: steps with and without a cache do not agree.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
+        super().__init__(plan.effort(), plan.seed, clock)
+        self._plan = plan
         at_least(1, batch=plan.batch, threads=plan.threads)
         if plan.context is not None:
             at_least(1, context=min(plan.context))
         progress(0.0, "load")
-        opened = plan.open()
-        if opened.backend == "numpy" and plan.cache is not None:
-            raise InputError(
-                f"--cache {plan.cache} is of transformers models; the NumPy decoder has a cache of its own"
-            )
-        self._contexts, self._opened = contexts_of(plan, opened), opened
-        self._manifest_facts(opened)
+        self._target = target = plan.open()
+        self._kind = target.cache_kind(plan.cache)
+        self._contexts = contexts_of(plan, target)
+        self._warnings: list[str] = []
+        self._workload, self._conditions = self._facts(target)
         check_memory(plan, self._contexts, self._conditions, self._workload)
-        ids_BT = opened.prompt(text=None, num_tokens=self._contexts[-1] + 1, batch=plan.batch, seed=plan.seed)
+        ids_BT = target.prompt(text=None, num_tokens=self._contexts[-1] + 1, batch=plan.batch, seed=plan.seed)
         self._workload.token_ids_sha256 = hash_ids(ids_BT)
         progress(0.0, "prefill")
-        self._subject = subject_of(opened, ids_BT, plan.cache or "dynamic")
-        self._subject.fill(self._contexts)
-        self._tolerance = AGREE.get(opened.facts["dtype"], AGREE_ROUGHLY)
+        self._steps = target.cached_steps(ids_BT, self._kind)
+        self._steps.fill(self._contexts)
+        self._tolerance = AGREE.get(target.facts["dtype"], AGREE_ROUGHLY)
         self._last_logits = self._step(WITH, self._contexts[-1])[1]
         self._cells, self._conditions.left_out = self._plan_cells(progress)
         progress(0.0, "memory, in fresh processes")
-        self._conditions.memory = self._memory(opened)
+        self._conditions.memory = self._memory()
         progress(0.0, "ceilings")
-        self._ladder = self._open_ladder(opened)
+        self._ladder = self._open_ladder()
         repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
         self._conditions.repetitions_a_round = repetitions
-        self.manifest.workload = msgspec.to_builtins(self._workload)
-        self.manifest.conditions = msgspec.to_builtins(self._conditions)
-        self._probe = noise_probe(clock)
         self._rounds = 0
-        describe_machine(self.manifest, plan.threads)
+        self.manifest = self._describe()
 
     def measure_round(self, number: int) -> Sample:
         """Every cell and the ceilings, in a drawn order and then in the reverse of it."""
-        order = np.random.default_rng([self._plan.seed, 1, number]).permutation(len(self._cells) + 1)
+        order = self._drawn(1, number).permutation(len(self._cells) + 1)
         step_ns: dict[str, dict[str, list[int]]] = {WITH: {}, WITHOUT: {}}
         ceilings: list[dict[str, float]] = []
         self._probe.start()
@@ -126,10 +124,10 @@ class CacheSession:
         self.manifest.config |= {"reps_per_point": min(counts), "reps_per_point_most": max(counts)}
 
     def _visit(self, cell: Cell) -> list[int]:
-        step = self._subject.step_with if cell.arm == WITH else self._subject.step_without
+        step = self._steps.step_with if cell.arm == WITH else self._steps.step_without
         taken = []
         for _ in range(DISCARDED + cell.repetitions):
-            self._subject.rewind(cell.context)
+            self._steps.rewind(cell.context)
             begin = self._clock.now()
             step(cell.context)
             taken.append(self._clock.now() - begin)
@@ -137,12 +135,12 @@ class CacheSession:
 
     def _step(self, arm: str, context: int) -> tuple[int, np.ndarray[Any, Any]]:
         """One step: its duration, and its logits."""
-        self._subject.rewind(context)
-        step = self._subject.step_with if arm == WITH else self._subject.step_without
+        self._steps.rewind(context)
+        step = self._steps.step_with if arm == WITH else self._steps.step_without
         begin = self._clock.now()
         result = step(context)
         took_ns = self._clock.now() - begin
-        return took_ns, self._subject.logits(result)
+        return took_ns, self._steps.logits(result)
 
     def _plan_cells(self, progress: Progress) -> tuple[list[Cell], list[str]]:
         """The points that fit: each needs its share of 20 rounds of the budget, those with a cache first.
@@ -162,7 +160,8 @@ class CacheSession:
                 left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, known=False))
                 continue
             try:
-                refuse_if_too_large(f"without a cache at S = {S}: the forward", self._scores_bytes(S))
+                scores_bytes = self._target.scores_bytes(S + 1, self._plan.batch)
+                refuse_if_too_large(f"without a cache at S = {S}: the forward", scores_bytes)
             except InputError as error:
                 left_out.append(str(error))
                 continue
@@ -180,13 +179,6 @@ class CacheSession:
             cells.append(cell)
         return cells, left_out
 
-    def _scores_bytes(self, context: int) -> int:
-        """Of all heads in one layer at once, which the built-in decoder writes down; fused kernels do not."""
-        facts = self._opened.facts
-        if self._opened.backend == "torch":
-            return 0
-        return int(self._plan.batch * facts["heads"] * (context + 1) ** 2 * bytes_each(facts["dtype"]))
-
     def _check_agree(self, context: int, without: np.ndarray[Any, Any]) -> None:
         difference = _difference(self._step(WITH, context)[1], without)
         if not difference <= self._tolerance:
@@ -195,22 +187,22 @@ class CacheSession:
                 "the arms do not do the same work"
             )
 
-    def _memory(self, opened: Opened) -> list[Memory]:
+    def _memory(self) -> list[Memory]:
         """Bytes at each context: of the live buffers, from the shapes, and resident in a fresh process."""
-        resident, why_not = self._resident(opened)
+        resident, why_not = self._resident()
         if why_not:
-            self.manifest.warnings.append(f"resident memory was not measured: {why_not}")
+            self._warnings.append(f"resident memory was not measured: {why_not}")
         by_context = {each.context: each for each in resident}
         found = []
         for S in self._contexts:
-            self._subject.rewind(S)
+            self._steps.rewind(S)
             used, allocated = theory_bytes(self._conditions, self._workload, S)
             each = by_context.get(S)
             found.append(
                 Memory(
                     S=S,
-                    cache_bytes=self._subject.used_bytes(),
-                    cache_bytes_allocated=sum(buffer.num_bytes for buffer in self._subject.buffers()),
+                    cache_bytes=self._steps.used_bytes(),
+                    cache_bytes_allocated=sum(buffer.num_bytes for buffer in self._steps.buffers()),
                     theory_bytes=used,
                     theory_bytes_allocated=allocated,
                     rss_growth_bytes=None if each is None else each.resident_bytes,
@@ -219,74 +211,61 @@ class CacheSession:
             )
         return found
 
-    def _resident(self, opened: Opened) -> tuple[list[Resident], str]:
+    def _resident(self) -> tuple[list[Resident], str]:
         """Resident pages, if the weights fit into memory a second time."""
         from psutil import virtual_memory
 
-        plan, weights = self._plan, opened.facts["weight_bytes"]
+        weights = self._target.facts["weight_bytes"]
         if weights > virtual_memory().available:
             return [], f"a second process with {weights / 1e9:.1f} GB of weights does not fit into memory"
-        return measure_resident(
-            ResidentRequest(
-                plan.model,
-                plan.arch,
-                plan.layers,
-                opened.backend,
-                plan.dtype,
-                plan.device,
-                plan.seed,
-                plan.cache or "dynamic",
-                plan.batch,
-                self._contexts,
-                self._contexts[-1] + 1,
-            )
-        )
+        return measure_resident(replace(self._plan, context=self._contexts))
 
-    def _open_ladder(self, opened: Opened) -> Any:
+    def _open_ladder(self) -> Any:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
         costs = list(step_costs(self._conditions, self._workload).values())
         if not costs or self._plan.device != "cpu":
-            self.manifest.warnings.append(
+            self._warnings.append(
                 "theory has no curve: no formula for this architecture"
                 if not costs
                 else "theory has no curve: ceilings are measured on the cpu"
             )
             return None
-        return ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=self._plan.threads)
+        return ladder_for(costs, library=self._target.library, threads=self._plan.threads)
 
-    def _manifest_facts(self, opened: Opened) -> None:
-        plan, facts = self._plan, opened.facts
-        kind = "built-in" if opened.backend == "numpy" else plan.cache or "dynamic"
-        backend = {"built-in": REFERENCE, "dynamic": TRANSFORMERS, "static": TRANSFORMERS_STATIC}[kind]
-        self._workload = Workload(
+    def _facts(self, target: Target) -> tuple[Workload, Conditions]:
+        plan, facts, kind = self._plan, target.facts, self._kind
+        workload = Workload(
             contexts=list(self._contexts),
             batch=plan.batch,
-            cache=kind,
-            capacity=None if kind == "dynamic" else self._contexts[-1] + 1,
+            cache=kind.name,
+            capacity=None if kind.grows else self._contexts[-1] + 1,
             dtype=facts["dtype"],
             device=plan.device,
             threads=plan.threads,
             token_ids_sha256="",  # the prompt is made once the cache is known to fit into memory
         )
-        self._conditions = Conditions(
-            config=config_of(opened),
-            backend=backend.name,
-            backend_without=(REFERENCE if kind == "built-in" else TRANSFORMERS).name,
-            random_weights=opened.random_weights,
+        return workload, Conditions(
+            config=target.config,
+            backend=kind.theory.name,
+            backend_without=kind.theory_without.name,
+            random_weights=target.random_weights,
             order="all points and the ceilings in a drawn order, then in its reverse, once a round",
             discarded=f"{DISCARDED} step after each switch of points",
             rewound="the cache's cursor is put back before each step; the context does not move",
-            prompt="held-out sentences of the grammar, end to end" if opened.name == "mini" else "ids drawn at random",
+            prompt="held-out sentences of the grammar, end to end" if target.name == "mini" else "ids drawn at random",
             garbage_collector="off",
             precision=self.effort.precision,
             memory=[],
             left_out=[],
             repetitions_a_round={},
         )
-        self.manifest = Manifest(
-            experiment="cache",
-            plan=asdict(plan),
-            seed=plan.seed,
+
+    def _describe(self) -> Manifest:
+        facts = self._target.facts
+        return describe(
+            "cache",
+            self._plan,
+            workload=self._workload,
             model={
                 **facts,
                 "L": facts["num_layers"],
@@ -294,7 +273,9 @@ class CacheSession:
                 "d_h": facts["head_dim"],
                 "S_max": self._contexts[-1],
             },
+            conditions=self._conditions,
             config={"S_points": list(self._contexts), "warmup_reps": DISCARDED},
+            warnings=self._warnings,
             boundaries={
                 "with": "one new position through the model and its cache, and the greedy choice",
                 "without": "all positions through the same model, the head for the last alone, and the greedy choice",
@@ -302,14 +283,7 @@ class CacheSession:
         )
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> CacheSession:
-    """Check the plan, load the model, fill the caches, see what the budget holds.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-        InvalidMeasurement: steps with and without a cache do not agree.
-    """
-    return CacheSession(plan, progress, clock)
+prepare = CacheSession
 
 
 def _repetitions(step_ns: float) -> int:

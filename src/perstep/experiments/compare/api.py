@@ -10,7 +10,8 @@ from perstep.experiments.compare.findings import ArmResult, CompareFindings, ana
 from perstep.experiments.compare.samples import Sample
 from perstep.experiments.compare.session import CompareSession, patience_s
 from perstep.experiments.compare.show import comparison_tables
-from perstep.measure import Clock, Effort, HostClock, Progress, collector_off, run_rounds
+from perstep.experiments.session import measure_rounds
+from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.measure.blocks import ArmFailed, CallableArm
 from perstep.report import to_text
 from perstep.runs import Manifest
@@ -75,25 +76,17 @@ def compare(
     check_results(ordered, check)
     effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
     timed = {name: CallableArm(name, call, clock) for name, call in ordered.items()}
-    with collector_off():
-        # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
-        with call_alarm(patience_s(effort)):
-            session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
-        return _measured(session, clock, progress)
+    # Each round has an alarm of its own: one over all would blame a call for a machine that was busy.
+    with collector_off(), call_alarm(patience_s(effort)):
+        session = CompareSession(timed, effort, seed=seed, clock=clock, progress=progress, threshold=threshold)
+    return _measured(session, clock, progress)
 
 
 def _measured(session: CompareSession, clock: Clock, progress: Progress) -> Comparison:
     """Rounds until the session's effort is spent; an arm that fails takes along what the rounds before it say."""
     samples: list[Sample] = []
     try:
-        run_rounds(
-            session.measure_round,
-            samples.append,
-            lambda: session.resolved(samples),
-            effort=session.effort,
-            clock=clock,
-            progress=progress,
-        )
+        measure_rounds(session, samples, clock=clock, progress=progress)
     except ArmFailed as failed:
         if samples:
             failed.partial = _comparison(session.manifest, samples)

@@ -2,20 +2,19 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from perstep.errors import InputError
 from perstep.experiments.arms import arms_of, call_alarm, closed_on_error
 from perstep.experiments.compare.findings import changes_of, processor_block_ns, wall_block_ns, why_busy
 from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Conditions, Sample, Workload
-from perstep.experiments.conditions import Model, describe_machine, noise_probe
+from perstep.experiments.conditions import Model
+from perstep.experiments.session import RoundSession, describe
 from perstep.machine import Noise, waited_share
-from perstep.measure import Clock, Effort, Progress, Resolved, warm_up
+from perstep.measure import Clock, Effort, Progress, Resolved
 from perstep.measure.blocks import BLOCK_NS, Arm, Blocks, BlockTime, plan_blocks, run_turns
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
@@ -28,7 +27,7 @@ _BLOCKS_A_START = 16
 processes differ by is in every block, so that longer blocks would tell less than another pair of processes."""
 
 
-class CompareSession:
+class CompareSession(RoundSession):
     """The arms, warm, with blocks of the right length.
 
     Args:
@@ -52,19 +51,15 @@ class CompareSession:
         threshold: float,
         comparisons: int | None = None,
     ) -> None:
-        self.effort = effort
-        self.manifest = Manifest(experiment="compare", plan={}, seed=seed)
-        self._arms, self._seed = arms, seed
-        self._names = list(arms)
+        super().__init__(effort, seed, clock)
+        self._arms, self._names = arms, list(arms)
         self._fresh = all(arm.fresh for arm in arms.values())
-        self._probe = noise_probe(clock)
         progress(0.0, "calibrate")
         self._blocks = self._planned(clock)
         progress(0.0, "warm-up")
         begun_ns = clock.now()
         # New processes have nothing to warm up but what all of them share: files in the page cache.
-        limit_s = 0.0 if self._fresh else min(effort.budget_s, 30.0) / 10
-        warm = warm_up(self._warm_round, clock, limit_s=limit_s)
+        warm = self._warm(self._warm_round, share=0.0 if self._fresh else 0.1, most_s=30.0)
         round_ns = (clock.now() - begun_ns) / warm.rounds
         self.conditions = Conditions(
             arms=self._names,
@@ -84,7 +79,9 @@ class CompareSession:
             round_ns=round_ns,
             device=_device(fresh=self._fresh),
         )
-        self.manifest.conditions = msgspec.to_builtins(self.conditions)
+        self.manifest = Manifest(
+            experiment="compare", plan={}, seed=seed, conditions=msgspec.to_builtins(self.conditions)
+        )
 
     def _planned(self, clock: Clock) -> Blocks:
         """How long the turns are, in processes that are new where they will be."""
@@ -105,7 +102,7 @@ class CompareSession:
         return Sample(number, turns, [b.wall_ns for b in blocks], [b.processor_ns for b in blocks], share, noise)
 
     def _turns(self, number: int) -> tuple[list[str], list[BlockTime]]:
-        rng = np.random.default_rng([self._seed, number])
+        rng = self._drawn(number)
         turns = [self._names[arm] for arm in balanced_block(len(self._names), rng).ravel()]
         hash_seed = int(rng.integers(1 << 32))
         for name in dict.fromkeys(turns):
@@ -172,9 +169,11 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> CompareSession:
             session = CompareSession(
                 arms, effort, seed=plan.seed, clock=clock, progress=progress, threshold=plan.threshold
             )
-    session.manifest.plan = asdict(plan)
-    session.manifest.model = msgspec.to_builtins(Model(name=" vs ".join(arms)))
-    workload = Workload(arms=list(plan.arms), pythons=list(plan.pythons), threads=plan.threads)
-    session.manifest.workload = msgspec.to_builtins(workload)
-    describe_machine(session.manifest, plan.threads)
+    session.manifest = describe(
+        "compare",
+        plan,
+        workload=Workload(arms=list(plan.arms), pythons=list(plan.pythons), threads=plan.threads),
+        model=Model(name=" vs ".join(arms)),
+        conditions=session.conditions,
+    )
     return session

@@ -14,7 +14,7 @@ from perstep.machine.device_ceilings import (
     device_arms,
     measure_device_ceilings,
 )
-from perstep.targets import Opened
+from perstep.targets import Target
 from perstep.targets.transformers.device_check import check_device
 from perstep.targets.transformers.device_lab import CudaLab
 
@@ -41,16 +41,16 @@ def device_machine(device: str, dtype: str = "bfloat16", *, lab: DeviceLab | Non
     return _measured(torch.device(device), getattr(torch, dtype), DEFAULT_WIDTH, ROWS, lab)
 
 
-def ceilings_of(opened: Opened, *, rows: int, lab: DeviceLab | None = None) -> DeviceCeilings:
+def ceilings_of(target: Target, *, rows: int, lab: DeviceLab | None = None) -> DeviceCeilings:
     """The ceilings of the device that a model is on, in its dtype, with products as wide as it and of its rows.
 
     Args:
-        opened: the model.
+        target: the model.
         rows: of its products in a decode step: the batch.
         lab: runs the arms; the device's own by default.
     """
-    model = opened.model
-    width = int(opened.facts["hidden"] or DEFAULT_WIDTH)
+    model = target.model
+    width = int(target.facts["hidden"] or DEFAULT_WIDTH)
     return _measured(model.device, model.dtype, width, sorted({1, rows, 256, 4096}), lab)
 
 

@@ -16,13 +16,12 @@ from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, components, import_factories
 from perstep.experiments.ablation.session import Call, Work
 from perstep.experiments.generate.bytes import CONFIG, TEXT, Utf8InPython, WordInPython, byte_rows, word_traces
-from perstep.experiments.ledger.generate_arms import generate_options
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
 from perstep.measure import Effort
-from perstep.targets import Opened
-from perstep.targets.reference import Sampler
+from perstep.targets import Sampler, Target
 from perstep.targets.transformers import GenerateTrace, record, require, silent
+from perstep.targets.transformers.target import generate_options
 
 _OURS = re.compile(r"[/\\](site-packages|perstep|torch|transformers)[/\\]")
 
@@ -141,7 +140,7 @@ def find_parts(plan: Plan) -> tuple[Component, ...]:
     return components(import_factories(plan.processor, "--processor"), import_factories(plan.criterion, "--criterion"))
 
 
-def open_model(plan: Plan) -> Opened:
+def open_model(plan: Plan) -> Target:
     """The model, run by transformers.
 
     Raises:
@@ -151,29 +150,29 @@ def open_model(plan: Plan) -> Opened:
     return replace(asked, arch=str(CONFIG)).open() if plan.own_model else asked.open()
 
 
-def find_work(plan: Plan, opened: Opened, parts: tuple[Component, ...], compiling: Compiling | None) -> Work:
+def find_work(plan: Plan, target: Target, parts: tuple[Component, ...], compiling: Compiling | None) -> Work:
     """The calls that every cell makes, with what they replay.
 
     Raises:
         InputError: the prompt cannot be made, or the call cannot be replayed.
     """
-    common = generate_options(opened.model, plan.temperature, plan.top_k, plan.top_p)
+    common = generate_options(target.model, Sampler(plan.temperature, plan.top_k, plan.top_p))
     if compiling is not None:
         common |= compiling.arguments()
     if plan.preset == "words":
-        work = _words(plan, opened, common)
+        work = _words(plan, target, common)
         with silent(), _failure_in_a_line():
-            opened.model.generate(**work.calls[0].arguments, **common, **_made(parts), max_new_tokens=1)
+            target.model.generate(**work.calls[0].arguments, **common, **_made(parts), max_new_tokens=1)
         return work
     import torch
 
-    ids = torch.as_tensor(_prompt(plan, opened), device=opened.model.device)
+    ids = torch.as_tensor(_prompt(plan, target), device=target.model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     new_tokens = plan.new_tokens or NEW_TOKENS
-    _check_room(opened, ids.shape[1], new_tokens)
+    _check_room(target, ids.shape[1], new_tokens)
     with silent(), _failure_in_a_line():
         trace = record(
-            opened.model,
+            target.model,
             inputs,
             new_tokens,
             seed=plan.seed,
@@ -206,31 +205,31 @@ def _failure_in_a_line() -> Iterator[None]:
         raise InputError(f"generate fails with these parts{where}: {type(error).__name__}: {lines[0]}") from error
 
 
-def _prompt(plan: Plan, opened: Opened) -> Any:
+def _prompt(plan: Plan, target: Target) -> Any:
     length = plan.prompt_tokens or PROMPT_TOKENS
     if plan.own_model:
         return byte_rows(TEXT if plan.prompt is None else plan.prompt, plan.batch, length)
-    return opened.prompt(text=plan.prompt, num_tokens=length, batch=plan.batch, seed=plan.seed)
+    return target.prompt(text=plan.prompt, num_tokens=length, batch=plan.batch, seed=plan.seed)
 
 
-def _check_room(opened: Opened, prompt_tokens: int, new_tokens: int) -> None:
-    most = opened.facts["max_positions"]
-    if most is not None and not opened.model.config.is_encoder_decoder and prompt_tokens + new_tokens > most:
-        raise InputError(f"{prompt_tokens} + {new_tokens} tokens do not fit: {opened.name} has {most} positions")
+def _check_room(target: Target, prompt_tokens: int, new_tokens: int) -> None:
+    most = target.facts["max_positions"]
+    if most is not None and not target.model.config.is_encoder_decoder and prompt_tokens + new_tokens > most:
+        raise InputError(f"{prompt_tokens} + {new_tokens} tokens do not fit: {target.name} has {most} positions")
 
 
-def _words(plan: Plan, opened: Opened, common: dict[str, Any]) -> Work:
+def _words(plan: Plan, target: Target, common: dict[str, Any]) -> Work:
     """A call a word, from an embedding; what is replayed is the text itself, the same for every model."""
     import torch
 
     traces = word_traces(TEXT if plan.prompt is None else plan.prompt, plan.batch, WORDS)
     rng = np.random.default_rng([plan.seed, 2])
     room = max(trace.shape[1] for trace in traces)
-    _check_room(opened, 1, room)
+    _check_room(target, 1, room)
     calls = []
     for trace_BN in traces:
-        drawn = rng.standard_normal((plan.batch, 1, opened.facts["hidden"]), np.float32)
-        embedding = torch.as_tensor(drawn, dtype=opened.model.dtype, device=opened.model.device)
+        drawn = rng.standard_normal((plan.batch, 1, target.facts["hidden"]), np.float32)
+        embedding = torch.as_tensor(drawn, dtype=target.model.dtype, device=target.model.device)
         none = np.zeros((plan.batch, 0), np.int64)
         calls.append(Call({"inputs_embeds": embedding}, GenerateTrace(none, trace_BN, seed=plan.seed), room))
     return Work(calls, common, recorded=False)

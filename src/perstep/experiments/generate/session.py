@@ -1,17 +1,16 @@
 """The measurement of `generate`: the cells of an ablation over real calls."""
 
-from dataclasses import asdict
-
 import msgspec
 
 from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.session import AblationSession, Work
-from perstep.experiments.conditions import describe_machine, hash_ids
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.generate.plan import Plan, check, find_parts, find_work, open_model
 from perstep.experiments.generate.samples import Conditions, Workload
+from perstep.experiments.session import describe
 from perstep.measure import Clock, Progress
-from perstep.targets import Opened
-from perstep.targets.transformers import RANDOM_WEIGHTS, config_hash
+from perstep.targets import Target
+from perstep.targets.transformers import BOUNDARIES, RANDOM_WEIGHTS
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
@@ -26,10 +25,10 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
     parts = find_parts(plan)
     compiling = Compiling(plan.compile_backend) if plan.compile else None
     progress(0.0, "load")
-    opened = open_model(plan)
-    work = find_work(plan, opened, parts, compiling)
+    target = open_model(plan)
+    work = find_work(plan, target, parts, compiling)
     session = AblationSession(
-        opened.model,
+        target.model,
         work,
         parts,
         effort=effort,
@@ -38,27 +37,23 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
         progress=progress,
         compiling=compiling,
     )
-    _describe(session, plan, opened, work)
-    describe_machine(session.manifest, plan.threads)
+    _describe(session, plan, target, work)
     return session
 
 
-def _describe(session: AblationSession, plan: Plan, opened: Opened, work: Work) -> None:
+def _describe(session: AblationSession, plan: Plan, target: Target, work: Work) -> None:
     """What was measured, and the settings of torch that decide how fast it is."""
     import torch
 
-    manifest, of_ablation = session.manifest, session.conditions
-    manifest.experiment = "generate"
-    manifest.plan = asdict(plan)
-    manifest.model = {**opened.facts, "random_weights": opened.random_weights}
+    of_ablation = session.conditions
     workload = Workload(
         token_ids_sha256=hash_ids(*(ids for c in work.calls for ids in (c.trace.prompt_BT, c.trace.chosen_BN))),
-        model_config_sha256=config_hash(opened.model),
+        model_config_sha256=target.config_hash,
         parts=list(of_ablation.parts),
         preset=plan.preset,
         batch=plan.batch,
         new_tokens=[call.new_tokens for call in work.calls],
-        dtype=opened.facts["dtype"],
+        dtype=target.facts["dtype"],
         device=plan.device,
         threads=plan.threads,
         temperature=plan.temperature,
@@ -70,9 +65,16 @@ def _describe(session: AblationSession, plan: Plan, opened: Opened, work: Work) 
         **msgspec.structs.asdict(of_ablation),
         tf32=torch.backends.cuda.matmul.allow_tf32,
         cudnn_benchmark=torch.backends.cudnn.benchmark,
-        attn_implementation=opened.facts["attn_implementation"],
-        dtype=opened.facts["dtype"],
+        attn_implementation=target.facts["attn_implementation"],
+        dtype=target.facts["dtype"],
     )
-    if opened.random_weights:
+    if target.random_weights:
         conditions.notes = [*conditions.notes, RANDOM_WEIGHTS]
-    manifest.workload, manifest.conditions = msgspec.to_builtins(workload), msgspec.to_builtins(conditions)
+    session.manifest = describe(
+        "generate",
+        plan,
+        workload=workload,
+        model={**target.facts, "random_weights": target.random_weights},
+        conditions=conditions,
+        boundaries=BOUNDARIES,
+    )

@@ -3,11 +3,10 @@
 from perstep.experiments.knobs.combine import latency_model_of_runs
 from perstep.experiments.knobs.findings import KnobFindings, analyse_knob
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
-from perstep.experiments.knobs.models import open_runner, prepare_models
+from perstep.experiments.knobs.models import prepare_models
 from perstep.experiments.knobs.options import KnobOptions, NewTokens, PromptOptions
-from perstep.experiments.knobs.runners import Runner, Work, record_all
 from perstep.experiments.knobs.samples import Configuration, Pass, Sample
-from perstep.experiments.knobs.session import Arm, KnobSession, Subject
+from perstep.experiments.knobs.session import Arm, KnobSession, Subject, record_all
 from perstep.experiments.knobs.show import Drawing, headlines, parts, picture, readme, tables_of
 
 __all__ = [
@@ -21,15 +20,12 @@ __all__ = [
     "NewTokens",
     "Pass",
     "PromptOptions",
-    "Runner",
     "Sample",
     "Subject",
-    "Work",
     "analyse_knob",
     "fit_latency_model",
     "headlines",
     "latency_model_of_runs",
-    "open_runner",
     "parts",
     "picture",
     "prepare_models",

@@ -14,12 +14,10 @@ import psutil
 
 from perstep.errors import InputError
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.reference_runner import ReferenceRunner
-from perstep.experiments.knobs.runners import Runner
-from perstep.experiments.knobs.session import KnobSession, Subject, is_out_of_memory
-from perstep.experiments.knobs.torch_runner import TorchRunner
+from perstep.experiments.knobs.session import KnobSession, Subject
+from perstep.experiments.memory import is_out_of_memory
 from perstep.measure import Clock, Progress
-from perstep.targets import Opened, weight_bytes
+from perstep.targets import Target, weight_bytes
 
 P = TypeVar("P", bound=KnobOptions)
 T = TypeVar("T")
@@ -28,8 +26,8 @@ T = TypeVar("T")
 def prepare_models(
     name: str,
     plan: P,
-    check: Callable[[P, Opened], T],
-    make: Callable[[P, Runner, T], Subject],
+    check: Callable[[P, Target], T],
+    make: Callable[[P, Target, T, Progress], Subject],
     progress: Progress,
     clock: Clock,
 ) -> KnobSession:
@@ -55,13 +53,13 @@ def prepare_models(
     try:
         models = _told_apart(plans, [_open(one, several) for one in plans])
         checked = []
-        for one, opened in zip(plans, models, strict=True):
-            with _naming(opened.name, several):
-                checked.append(check(one, opened))
+        for one, target in zip(plans, models, strict=True):
+            with _naming(target.name, several):
+                checked.append(check(one, target))
         subjects = []
-        for one, opened, found in zip(plans, models, checked, strict=True):
-            with _naming(opened.name, several):
-                subjects.append(make(one, open_runner(opened, clock), found))
+        for one, target, found in zip(plans, models, checked, strict=True):
+            with _naming(target.name, several):
+                subjects.append(make(one, target, found, progress))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -109,19 +107,19 @@ def _given(plan: KnobOptions) -> str:
     return plan.arch or plan.model or ""
 
 
-def _open(plan: KnobOptions, several: bool) -> Opened:
+def _open(plan: KnobOptions, several: bool) -> Target:
     with _naming(_given(plan), several):
         return plan.open()
 
 
-def _told_apart(plans: Sequence[KnobOptions], models: Sequence[Opened]) -> list[Opened]:
+def _told_apart(plans: Sequence[KnobOptions], models: Sequence[Target]) -> list[Target]:
     """The models under names that differ: where two folders have one name, each has that of its path."""
-    count = Counter(opened.name for opened in models)
+    count = Counter(target.name for target in models)
     return [
-        opened
-        if count[opened.name] == 1
-        else replace(opened, name=_given(plan), facts={**opened.facts, "name": _given(plan)})
-        for plan, opened in zip(plans, models, strict=True)
+        target
+        if count[target.name] == 1
+        else replace(target, name=_given(plan), facts={**target.facts, "name": _given(plan)})
+        for plan, target in zip(plans, models, strict=True)
     ]
 
 
@@ -134,10 +132,3 @@ def _naming(name: str, several: bool) -> Iterator[None]:
         if not several or str(error).startswith((f"{name} ", f"{name}:")):
             raise
         raise InputError(f"{name}: {error}") from error
-
-
-def open_runner(opened: Opened, clock: Clock) -> Runner:
-    """What makes passes of an opened model."""
-    if opened.backend == "numpy":
-        return ReferenceRunner(opened, clock)
-    return TorchRunner(opened, clock)

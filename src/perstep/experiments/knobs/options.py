@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.knobs.prompts import Prompt, read_prompts
-from perstep.experiments.knobs.runners import Work
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
-from perstep.targets import Opened
+from perstep.targets import Target, Work
 
 DEFAULT_PROMPT_TOKENS = 64
 
@@ -84,12 +83,12 @@ class PromptOptions(KnobOptions):
             at_least(1, prompt_tokens=self.prompt_tokens)
         return [] if self.prompts is None else read_prompts(self.prompts)
 
-    def make_prompts(self, prompts: Sequence[Prompt], opened: Opened, new_tokens: int) -> list[NDArray[int64]]:
+    def make_prompts(self, prompts: Sequence[Prompt], target: Target, new_tokens: int) -> list[NDArray[int64]]:
         """The prompts, each [batch, T], once they are known to fit with what is generated after them.
 
         Args:
             prompts: of the file, as `checked_prompts` gave them; without any there is one prompt.
-            opened: the model.
+            target: the model.
             new_tokens: to generate.
 
         Raises:
@@ -97,12 +96,12 @@ class PromptOptions(KnobOptions):
         """
         made = []
         for prompt in prompts:
-            made.append(prompt.encode(opened, self.batch))
+            made.append(prompt.encode(target, self.batch))
             try:
-                check_fits(opened, made[-1].shape[1], new_tokens)
+                target.check_fits(made[-1].shape[1], new_tokens)
             except InputError as error:
                 raise InputError(f"{prompt.where}: {error}") from error
-        return made or [self._one_prompt(opened, new_tokens)]
+        return made or [self._one_prompt(target, new_tokens)]
 
     def input_tokens(self, works: Sequence[Work]) -> dict[str, Any]:
         """What a configuration says of its prompts: their mean length and, where there may be several, each length."""
@@ -110,12 +109,12 @@ class PromptOptions(KnobOptions):
         mean = lengths[0] if len(set(lengths)) == 1 else sum(lengths) / len(lengths)
         return {"num_input_text_tokens": mean, "prompt_text_tokens": lengths if self.prompts is not None else []}
 
-    def _one_prompt(self, opened: Opened, new_tokens: int) -> NDArray[int64]:
+    def _one_prompt(self, target: Target, new_tokens: int) -> NDArray[int64]:
         num_tokens = self.prompt_tokens or DEFAULT_PROMPT_TOKENS
         if self.prompt is None:
-            check_fits(opened, num_tokens, new_tokens)
-        prompt_BT = opened.prompt(text=self.prompt, num_tokens=num_tokens, batch=self.batch, seed=self.seed)
-        check_fits(opened, prompt_BT.shape[1], new_tokens)
+            target.check_fits(num_tokens, new_tokens)
+        prompt_BT = target.prompt(text=self.prompt, num_tokens=num_tokens, batch=self.batch, seed=self.seed)
+        target.check_fits(prompt_BT.shape[1], new_tokens)
         return prompt_BT
 
 
@@ -137,23 +136,6 @@ def _exists(text: str) -> bool:
         return Path(text).exists()
     except OSError:  # too long for a path
         return False
-
-
-def check_fits(opened: Opened, prompt_tokens: int, new_tokens: int) -> None:
-    """See that a prompt and its continuation fit into the model's context.
-
-    Raises:
-        InputError: they do not, with what would.
-    """
-    positions = opened.facts.get("max_positions")
-    if positions is None or prompt_tokens + new_tokens - 1 <= positions:
-        return
-    if prompt_tokens > positions:
-        raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {positions}")
-    raise InputError(
-        f"a prompt of {prompt_tokens} and {new_tokens} new tokens overflow the model's context of {positions};"
-        f" at most {positions - prompt_tokens + 1} new tokens fit"
-    )
 
 
 NewTokens = Annotated[int, Parameter(name=["-n", "--new-tokens"])]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.targets import Opened
+from perstep.targets import Target
 
 _RIGHT = 'a line is an object such as {"prompt": "a text"} or {"ids": [1, 2, 3]}'
 
@@ -33,24 +33,24 @@ class Prompt:
     text: str | None = None
     ids: tuple[int, ...] = ()
 
-    def encode(self, opened: Opened, batch: int) -> NDArray[np.int64]:
+    def encode(self, target: Target, batch: int) -> NDArray[np.int64]:
         """The same token ids in every row, [batch, T].
 
         Raises:
             InputError: the model has no tokenizer, the text has no token, or an id is none of the vocabulary.
         """
-        ids = list(self.ids) if self.text is None else self._tokens(opened, self.text)
-        vocab = opened.facts["vocab"]
+        ids = list(self.ids) if self.text is None else self._tokens(target, self.text)
+        vocab = target.facts["vocab"]
         wrong = next((i for i in ids if not 0 <= i < vocab), None)
         if wrong is not None:
             raise InputError(f"{self.where}: token id {wrong} is not of the vocabulary, 0 to {vocab - 1}")
         return np.tile(np.asarray(ids, np.int64), (batch, 1))
 
-    def _tokens(self, opened: Opened, text: str) -> list[int]:
-        if opened.backend == "torch" and opened.source is None:
-            raise InputError(f"{self.where}: {opened.name} has no tokenizer; give `ids` in place of `prompt`")
+    def _tokens(self, target: Target, text: str) -> list[int]:
+        if target.source is None:
+            raise InputError(f"{self.where}: {target.name} has no tokenizer; give `ids` in place of `prompt`")
         try:
-            ids = opened.encode(text)
+            ids = target.encode(text)
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from error
         if not ids:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from perstep.data import heldout_path
 from perstep.errors import InputError
-from perstep.experiments.knobs.runners import Work
 from perstep.experiments.knobs.samples import Quality
 from perstep.measure import Progress
 from perstep.report.format import plural
-from perstep.targets import BUILT_IN, BlockMask, Opened
+from perstep.targets import BUILT_IN, BlockMask, Target, Work
 
 WINDOW = 128
 DEFAULT_TOKENS = 512
@@ -47,11 +46,11 @@ class Scored:
     source: str
 
 
-def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_tokens: int) -> Scored:
+def scored_tokens(target: Target, works: Sequence[Work], text: Path | None, num_tokens: int) -> Scored:
     """The tokens on which configurations are compared.
 
     Args:
-        opened: the model.
+        target: the model.
         works: its own output after each prompt, used where there is no text.
         text: a file in UTF-8; `mini` has its held-out set if None.
         num_tokens: at most, of the text.
@@ -59,7 +58,7 @@ def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_
     Raises:
         InputError: the file cannot be read, is too short, or the model has no tokenizer for it.
     """
-    if text is None and opened.source == BUILT_IN:
+    if text is None and target.source == BUILT_IN:
         text = heldout_path()
     if text is None:
         traces = [work.trace for work in works]
@@ -71,9 +70,9 @@ def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"--text {text}: {reason}; give a text file in UTF-8") from error
-    if opened.random_weights and opened.source is None:
-        raise InputError(f"--text {text}: {opened.name} has random weights and no tokenizer; leave --text out")
-    ids = np.asarray(opened.encode(content)[:num_tokens], np.int64)
+    if target.random_weights and target.source is None:
+        raise InputError(f"--text {text}: {target.name} has random weights and no tokenizer; leave --text out")
+    ids = np.asarray(target.encode(content)[:num_tokens], np.int64)
     if len(ids) < 2:
         raise InputError(f"--text {text} holds {plural(len(ids), 'token')}: at least 2 are needed to predict one")
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids) - 1, WINDOW)]
@@ -83,12 +82,12 @@ def scored_tokens(opened: Opened, works: Sequence[Work], text: Path | None, num_
 
 
 def measure_quality(
-    opened: Opened, scored: Scored, settings: Mapping[str, Setting], progress: Progress
+    target: Target, scored: Scored, settings: Mapping[str, Setting], progress: Progress
 ) -> dict[str, Quality]:
     """The quality of each setting against the unchanged model.
 
     Args:
-        opened: the model, unchanged.
+        target: the model, unchanged.
         scored: what is predicted.
         settings: name -> puts the setting in place and back.
         progress: told how far it is.
@@ -98,11 +97,11 @@ def measure_quality(
     for number, (window, given) in enumerate(zip(scored.windows, scored.given, strict=True)):
         labels = window[given:]
         num_scored += len(labels)
-        full = _log_probabilities(opened, window, given)
+        full = _log_probabilities(target, window, given)
         for index, (name, setting) in enumerate(settings.items()):
             progress((number + index / len(settings)) / len(scored.windows), f"quality of {name}")
             with setting():
-                own = _log_probabilities(opened, window, given)
+                own = _log_probabilities(target, window, given)
             totals[name] += _losses(full, own, labels)
     return {
         name: Quality(
@@ -110,17 +109,17 @@ def measure_quality(
             kl=_rounded(float(kl / num_scored)),
             top1_agreement=float(same / num_scored),
             scored_tokens=num_scored,
-            random_weights=opened.random_weights,
+            random_weights=target.random_weights,
         )
         for name, (nll, kl, same) in totals.items()
     }
 
 
-def importance(opened: Opened, scored: Scored, num_blocks: int, progress: Progress) -> list[float]:
+def importance(target: Target, scored: Scored, num_blocks: int, progress: Progress) -> list[float]:
     """The damage of leaving each block out by itself, [blocks]: log-perplexity gained on a text, else divergence.
 
     Args:
-        opened: the model, of at least two blocks.
+        target: the model, of at least two blocks.
         scored: what is predicted.
         num_blocks: of the model.
         progress: told how far it is.
@@ -129,8 +128,8 @@ def importance(opened: Opened, scored: Scored, num_blocks: int, progress: Progre
         return [0.0]
     settings: dict[str, Setting] = {"": nullcontext}
     for index in range(num_blocks):
-        settings[str(index)] = _without(opened, index, num_blocks)
-    found = measure_quality(opened, scored, settings, progress)
+        settings[str(index)] = _without(target, index, num_blocks)
+    found = measure_quality(target, scored, settings, progress)
     whole = found[""].perplexity
     if whole is None:
         return [found[str(index)].kl for index in range(num_blocks)]
@@ -142,8 +141,8 @@ def _rounded(kl: float) -> float:
     return kl if kl > 1e-9 else 0.0
 
 
-def _without(opened: Opened, index: int, num_blocks: int) -> Setting:
-    return lambda: BlockMask(opened.model, [i for i in range(num_blocks) if i != index])
+def _without(target: Target, index: int, num_blocks: int) -> Setting:
+    return lambda: BlockMask(target.model, [i for i in range(num_blocks) if i != index])
 
 
 def _losses(full: Floats, own: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -153,18 +152,8 @@ def _losses(full: Floats, own: Floats, labels: NDArray[np.int64]) -> Floats:
     return np.array([nll, kl, float((full.argmax(1) == own.argmax(1)).sum())])
 
 
-def _log_probabilities(opened: Opened, window: NDArray[np.int64], given: int) -> Floats:
+def _log_probabilities(target: Target, window: NDArray[np.int64], given: int) -> Floats:
     """The model's log-probabilities of the tokens after each of a window's positions, [T - given, V]."""
-    if opened.backend == "numpy":
-        from perstep.targets.reference import forward
-
-        logits_TV = forward(opened.model, window[None])[0].astype(np.float64)
-    else:
-        import torch
-
-        with torch.inference_mode():
-            ids = torch.as_tensor(window[None], device=opened.model.device)
-            logits_TV = opened.model(input_ids=ids, use_cache=False).logits[0].double().cpu().numpy()
-    logits_TV = logits_TV[given - 1 : -1]
+    logits_TV = target.logits(window)[given - 1 : -1]
     shifted = logits_TV - logits_TV.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -3,12 +3,17 @@
 Several models take part with all their configurations: a row of one square is a round, so that models are compared
 under the same conditions as configurations are.
 
+A pass is a whole generate call over a recorded trace, its stages timed inside that one call: intervals between declared
+boundaries, never differences of runs (law "parts add up"). The prefill forward and each decode forward hold the
+embedding, every active block, the final norm and the head; the vision tower has an interval of its own. Times are the
+host's; on CUDA it waits for the device at every boundary.
+
 A configuration that runs out of memory is not tried again; what was measured of it and of the others is kept.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from typing import Any
@@ -18,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.knobs.findings import columns_of, round_levels
 from perstep.experiments.knobs.options import KnobOptions
-from perstep.experiments.knobs.runners import Runner, Work
 from perstep.experiments.knobs.samples import (
     BOUNDARIES,
     Conditions,
@@ -30,10 +34,13 @@ from perstep.experiments.knobs.samples import (
     Pass,
     Sample,
     Workload,
+    pass_of,
 )
-from perstep.measure import Clock, Progress, Resolved, WarmUp, measure_mark_ns, warm_up
-from perstep.runs import Manifest
+from perstep.experiments.memory import is_out_of_memory, out_of_memory
+from perstep.experiments.session import RoundSession, describe
+from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, measure_mark_ns
 from perstep.stats import balanced_block, merge_until_independent, merged_interval
+from perstep.targets import STAGES, Target, Work
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
@@ -61,14 +68,14 @@ class Subject:
     """One model with the configurations in which it is measured.
 
     Attributes:
-        runner: makes its passes.
+        target: the model.
         arms: its configurations.
         unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
         conditions: the manifest's, in which further facts stand already.
         warnings: sentences for a person.
     """
 
-    runner: Runner
+    target: Target
     arms: Sequence[Arm]
     unchanged: Sequence[int]
     conditions: Callable[..., Conditions] = Conditions
@@ -77,28 +84,29 @@ class Subject:
     @property
     def name(self) -> str:
         """The model's."""
-        return self.runner.opened.name
+        return self.target.name
 
     def workload(self) -> dict[str, Any]:
         """What of a manifest's workload is this model's own."""
         traces = [work.trace for arm in self.arms for work in arm.works]
-        facts = self.runner.opened.facts
+        facts = self.target.facts
         return {
             "token_ids_sha256": hash_ids(*(ids for trace in traces for ids in (trace.prompt_BT, trace.chosen_BN))),
-            "model_config_sha256": self.runner.config_hash,
+            "model_config_sha256": self.target.config_hash,
             "dtype": facts["dtype"],
-            "device": facts.get("device", "cpu"),
+            "device": self.target.device,
         }
 
     def conditions_with(self, **shared: Any) -> dict[str, Any]:
         """A manifest's conditions: what all models share, and what is this model's own."""
-        runner = self.runner
-        own = {"random_weights": runner.opened.random_weights, "cache": runner.cache}
-        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own, device_waits=runner.device_waits))
+        own = {"random_weights": self.target.random_weights, "cache": self.target.cache}
+        if self.target.device.startswith("cuda"):
+            own["device_waits"] = "at every boundary of a stage"
+        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own))
         return made
 
 
-class KnobSession:
+class KnobSession(RoundSession):
     """The configurations of one knob, of one model or of several, warm; `base.Session`.
 
     Args:
@@ -117,28 +125,24 @@ class KnobSession:
         progress: Progress,
         clock: Clock,
     ) -> None:
-        self.effort = plan.effort()
+        super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
         self._arms = arms = [arm for subject in subjects for arm in subject.arms]
         self._of = [subject for subject in subjects for _ in subject.arms]
         self._failed = {i: arm.configuration.failed for i, arm in enumerate(arms) if arm.configuration.failed}
         self._prompts = max(len(arm.works) for arm in arms)
-        self._probe = noise_probe(clock)
         progress(0.0, "warm-up")
-        limit_s = max(0.1 * min(self.effort.budget_s, 60.0), 0.1)
-        warm = warm_up(self._warm_round, clock, limit_s=limit_s)
+        warm = self._warm(self._warm_round, share=0.1, most_s=60.0, least_s=0.1)
         several = len(subjects) > 1
-        self.manifest = Manifest(
-            experiment=name,
-            plan=_plain(asdict(plan)),
-            seed=plan.seed,
-            workload=msgspec.to_builtins(Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads)),
-            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].runner.opened.facts,
+        self.manifest = describe(
+            name,
+            plan,
+            workload=Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads),
+            model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].target.facts,
             conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),
             boundaries=BOUNDARIES,
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
-        describe_machine(self.manifest, plan.threads)
 
     def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Any]:
         """Of one model all together; of several what is each one's own by its name."""
@@ -167,7 +171,7 @@ class KnobSession:
         shared = {name: value for name, value in everything[0].items() if name in KnobConditions.__struct_fields__}
         models = {
             s.name: {
-                "model": s.runner.opened.facts,
+                "model": s.target.facts,
                 "workload": s.workload(),
                 "conditions": {name: value for name, value in one.items() if name not in shared},
             }
@@ -222,14 +226,14 @@ class KnobSession:
 
     def _order(self, number: int) -> list[int]:
         rows = len(balanced_block(len(self._arms), np.random.default_rng(0)))
-        block = balanced_block(len(self._arms), np.random.default_rng([self._plan.seed, 1, number // rows]))
+        block = balanced_block(len(self._arms), self._drawn(1, number // rows))
         return [int(arm) for arm in block[number % rows]]
 
     def _pass(self, index: int, prompt: int) -> Pass:
         arm = self._arms[index]
         try:
             with arm.setting() as set_:
-                made = self._of[index].runner.run(arm.works[prompt])
+                made = measure_pass(self._of[index].target, arm.works[prompt], self._clock)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -253,26 +257,23 @@ def _workload(subjects: Sequence[Subject]) -> dict[str, Any]:
     return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, NumPy or torch says that memory ran out."""
-    words = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(phrase in words for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
-    )
+def measure_pass(target: Target, work: Work, clock: Clock) -> Pass:
+    """One pass of a model.
+
+    Raises:
+        InvalidMeasurement: the call did not execute one forward a token.
+    """
+    recorder = Recorder(target.stage_clock(clock))
+    differing = target.replay(work, recorder, STAGES)
+    return pass_of(recorder, work.new_tokens, differing)
 
 
-def out_of_memory(error: BaseException) -> str:
-    """The reason of a configuration that has failed, in one line."""
-    lines = str(error).strip().splitlines()
-    return f"out of memory: {lines[0]}" if lines else "out of memory"
-
-
-def _plain(value: Any) -> Any:
-    """Options as JSON has them: paths as text."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+def record_all(
+    target: Target, prompts_BT: Sequence[NDArray[np.int64]], new_tokens: int, progress: Progress
+) -> list[Work]:
+    """What the model generates after each of several prompts, each [batch, T]."""
+    works = []
+    for number, prompt_BT in enumerate(prompts_BT):
+        progress(number / len(prompts_BT), "record")
+        works.append(target.record(prompt_BT, new_tokens))
+    return works

@@ -14,18 +14,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, ladder_for, rates_between
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import Ladder, LadderCeilings
 from perstep.measure import Ledger
 from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
-from perstep.targets import Opened
+from perstep.targets import Target
 from perstep.theory import (
     PARTS,
-    REFERENCE,
-    TRANSFORMERS,
-    TRANSFORMERS_EAGER,
     Precision,
     Rates,
     StepBound,
@@ -34,6 +31,7 @@ from perstep.theory import (
     decode,
     prefill,
     roofline_ns,
+    shape_of,
     step_bound,
     step_cost,
 )
@@ -111,28 +109,31 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
     }
 
 
+def bounded_by(target: Target) -> Bounded:
+    """What bounds need to know of a target; empty where theory has no formula."""
+    config = target.config
+    return Bounded() if shape_of(config) is None else Bounded(config, target.theory.name, target.facts["dtype"])
+
+
 class Ceilings:
     """The ladder that judges a ledger, and what `bounds_of` needs to know of the target.
 
     Args:
-        opened: the model.
+        target: the model.
         prompt_tokens: of the prefill.
         new_tokens: one prefill and N - 1 decode steps.
         batch: sequences.
         threads: in force.
     """
 
-    def __init__(self, opened: Opened, *, prompt_tokens: int, new_tokens: int, batch: int, threads: int) -> None:
-        self.conditions = Bounded()
+    def __init__(self, target: Target, *, prompt_tokens: int, new_tokens: int, batch: int, threads: int) -> None:
+        self.conditions = bounded_by(target) if target.device == "cpu" else Bounded()
         self._ladder: Ladder | None = None
-        config = config_of(opened)
-        on_cpu = opened.backend == "numpy" or opened.model.device.type == "cpu"
-        if shape_of(config) is None or not on_cpu:
+        if not self.conditions.config:
             return
-        self.conditions = Bounded(config, _backend_name(opened), opened.facts["dtype"])
         by_kind = step_costs(self.conditions, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
         costs = [cost for costs in by_kind.values() for cost in costs]
-        self._ladder = ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=threads)
+        self._ladder = ladder_for(costs, library=target.library, threads=threads)
 
     def measure(self) -> dict[str, float]:
         """One timing of every ceiling; nothing where theory has no formula, or the step is not the processor's."""
@@ -229,10 +230,3 @@ def _part(name: str, least: Sequence[StepBound], typical: Sequence[StepBound]) -
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
-
-
-def _backend_name(opened: Opened) -> str:
-    if opened.backend == "numpy":
-        return REFERENCE.name
-    eager = opened.facts.get("attn_implementation") == "eager"
-    return (TRANSFORMERS_EAGER if eager else TRANSFORMERS).name

@@ -9,7 +9,7 @@ from perstep.errors import InputError
 from perstep.experiments.ledger.device.show import DeviceDetail, check_detail
 from perstep.experiments.models import ModelOptions
 from perstep.experiments.options import at_least
-from perstep.targets.reference import Sampler
+from perstep.targets import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,63 +1,81 @@
-"""The measurement of `ledger`: a loaded target, its trace, and two arms that replay it in balanced rounds."""
+"""The measurement of `ledger`: a loaded target, its trace, and two arms that replay it in balanced rounds.
 
-from collections.abc import Sequence
-from dataclasses import asdict
+The plain arm takes the duration of each step, the marked one its parts. What a device does is seen in profiled steps of
+their own; with `--device-detail stream` each arm has a second ledger instead, of time on the device's stream (law
+"clocks are never mixed"). Syncs are counted in a pass of their own.
+"""
 
-import msgspec
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
-from perstep.experiments.ledger.arms import Arms, ReferenceArms
-from perstep.experiments.ledger.bounds import Ceilings
+from perstep.errors import InputError
+from perstep.experiments.conditions import hash_ids
+from perstep.experiments.device.machine import ceilings_of
+from perstep.experiments.ledger.bounds import Ceilings, bounded_by
+from perstep.experiments.ledger.device.samples import ProfiledRound, profiled_round
 from perstep.experiments.ledger.plan import Plan, check
-from perstep.experiments.ledger.samples import ARMS, Conditions, Sample, Workload, ledger_samples
-from perstep.measure import Clock, Progress, Resolved, WarmUp, build_ledger, measure_mark_ns, warm_up
-from perstep.runs import Manifest
+from perstep.experiments.ledger.samples import ARMS, Conditions, Pass, Sample, Workload, ledger_samples, stored
+from perstep.experiments.memory import is_out_of_memory
+from perstep.experiments.session import RoundSession, describe
+from perstep.experiments.sync_counts import sync_counts
+from perstep.measure import Clock, Progress, Recorder, Resolved, Steps, WarmUp, build_ledger, measure_mark_ns
 from perstep.stats import balanced_block
-from perstep.targets import Opened
+from perstep.targets import PLAIN, Sampler, Target, Work
+from perstep.targets.transformers import DeviceRecorder
+
+DEFAULT_PROMPT_TOKENS = 64
+COUNTED_TOKENS = 9
+"""Syncs are counted in one prefill and at most this number minus one decode steps."""
+PROFILED_TOKENS = 6
+"""A round profiles one prefill and at most this number minus one decode steps: some 40,000 rows of a trace at 30
+layers."""
 
 
-class LedgerSession:
-    """A loaded target, its recorded trace, and the two arms, warm."""
+class LedgerSession(RoundSession):
+    """A loaded target, its recorded trace, and the two arms, warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self.effort = plan.effort()
+        super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
         check(plan)
         progress(0.0, "load")
-        opened = plan.open()
+        self._target = target = plan.open()
+        self._detail = target.checked_detail(plan.detail)
         progress(0.0, "warm-up")
-        self._arms = _arms(plan, opened, clock)
-        self._probe = noise_probe(clock)
-        warm = warm_up(self._warm_round, clock, limit_s=0.2 * min(self.effort.budget_s, 30.0))
-        trace = self._arms.trace
+        self._work = work = _record(plan, target)
+        self._recorders = {arm: self._recorder() for arm in ARMS}
+        counted = target.syncs(work.shortened(COUNTED_TOKENS), self._detail)
+        self._syncs = {kind: sync_counts(syncs) for kind, syncs in counted.items()}
+        warm = self._warm(self._warm_round, share=0.2, most_s=30.0)
         self._ceilings = Ceilings(
-            opened,
-            prompt_tokens=trace.prompt_BT.shape[1],
+            target,
+            prompt_tokens=work.trace.prompt_BT.shape[1],
             new_tokens=plan.new_tokens,
             batch=plan.batch,
             threads=plan.threads,
         )
-        self.manifest = Manifest(
-            experiment="ledger",
-            plan=asdict(plan),
-            seed=plan.seed,
-            workload=msgspec.to_builtins(self._workload()),
-            model={**opened.facts, "random_weights": opened.random_weights},
-            conditions=msgspec.to_builtins(self._conditions(warm, measure_mark_ns(clock))),
-            boundaries=self._arms.boundaries,
+        self.manifest = describe(
+            "ledger",
+            plan,
+            workload=self._workload(),
+            model={**target.facts, "random_weights": target.random_weights},
+            conditions=self._conditions(warm, measure_mark_ns(clock)),
+            boundaries=target.boundaries,
         )
-        describe_machine(self.manifest, plan.threads)
 
     def _workload(self) -> Workload:
-        plan = self._plan
+        plan, work = self._plan, self._work
         return Workload(
-            token_ids_sha256=hash_ids(self._arms.prompt_BT, self._arms.trace.chosen_BN),
-            model_config_sha256=self._arms.config_hash,
-            prompt_tokens=self._arms.prompt_BT.shape[1],
+            token_ids_sha256=hash_ids(work.prompt_BT, work.trace.chosen_BN),
+            model_config_sha256=self._target.config_hash,
+            prompt_tokens=work.prompt_BT.shape[1],
             new_tokens=plan.new_tokens,
             batch=plan.batch,
-            dtype=self._arms.dtype,
+            dtype=self._target.facts["dtype"],
             device=plan.device,
             threads=plan.threads,
             temperature=plan.temperature,
@@ -66,24 +84,37 @@ class LedgerSession:
         )
 
     def _conditions(self, warm: WarmUp, mark_ns: float) -> Conditions:
-        return self._arms.conditions(
+        target = self._target
+        return Conditions(
             arms=list(ARMS),
             order="one balanced block a round (ABBA or BAAB), drawn by seed and round",
+            discarded=target.discarded,
+            end_tokens="looked for at each step, but do not end the trace",
             garbage_collector="off",
+            detail=self._detail,
+            syncs=self._syncs,
             mark_ns=mark_ns,
             precision=self.effort.precision,
             warm_up=warm,
             bounds=self._ceilings.conditions,
-            **self._arms.device_conditions(),
+            **target.settings(self._work.sampler, self._detail),
+            **self._device_conditions(),
         )
+
+    def _device_conditions(self) -> dict[str, Any]:
+        """The device's ceilings, measured now, and what its bounds are made of; nothing without one."""
+        if self._profile() is None:  # the first one loads the profiler's library
+            return {}
+        ceilings = ceilings_of(self._target, rows=self._plan.batch)
+        return {"device_ceilings": ceilings, "device_bounds": bounded_by(self._target)}
 
     def measure_round(self, number: int) -> Sample:
         """One balanced block: each arm replays the trace twice; then every ceiling once."""
-        order = balanced_block(len(ARMS), np.random.default_rng([self._plan.seed, 1, number])).ravel()
+        order = balanced_block(len(ARMS), self._drawn(1, number)).ravel()
         self._probe.start()
-        passes = [self._arms.run(ARMS[arm]) for arm in order]
+        passes = [self._pass(ARMS[arm]) for arm in order]
         ceilings = self._ceilings.measure()  # before the probe stops: what disturbs them must be known
-        return Sample(number, passes, self._probe.stop(), ceilings, self._arms.profile())
+        return Sample(number, passes, self._probe.stop(), ceilings, self._profile())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -96,25 +127,52 @@ class LedgerSession:
         Raises:
             InvalidMeasurement: it is not.
         """
-        self._arms.finish()
+        self._target.check_state(self._work)
+
+    def _recorder(self) -> Recorder | DeviceRecorder:
+        stream = self._target.stream_recorder(self._clock) if self._plan.device_detail == "stream" else None
+        return Recorder(self._clock) if stream is None else stream
+
+    def _pass(self, arm: str) -> Pass:
+        """The host's time, and that on the stream where it is recorded."""
+        recorder, marked = self._recorders[arm], arm != PLAIN
+        host = recorder if isinstance(recorder, Recorder) else recorder.host
+        differing = self._target.replay(self._work, recorder, self._detail if marked else PLAIN)
+
+        def taken(steps: Callable[[str], Steps]) -> dict[str, Steps]:
+            return {kind.removesuffix(f".{PLAIN}"): stored(steps(kind), marked=marked) for kind in host.kinds}
+
+        if isinstance(recorder, Recorder):
+            return Pass(arm, differing, taken(recorder.steps))
+        return Pass(arm, differing, taken(host.steps), taken(recorder.device), taken(recorder.idle) if marked else {})
+
+    def _profile(self) -> ProfiledRound | None:
+        """What a device does in the first steps of the trace."""
+        if self._plan.device_detail == "stream":
+            return None
+        found = self._target.profile(self._work.shortened(PROFILED_TOKENS), self._detail)
+        return None if found is None else profiled_round(*found)
 
     def _warm_round(self) -> None:
         for arm in ARMS:
-            self._arms.run(arm)
+            self._pass(arm)
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> LedgerSession:
-    """Check the plan, load the target, record the trace, warm both arms.
+def _record(plan: Plan, target: Target) -> Work:
+    """The trace, once it is known that prompt and new tokens fit into context and memory."""
+    num_tokens = plan.prompt_tokens or DEFAULT_PROMPT_TOKENS
+    if plan.prompt is not None:
+        num_tokens = len(target.encode(plan.prompt))
+    target.check_fits(num_tokens, plan.new_tokens)
+    target.check_memory(num_tokens, plan.new_tokens, plan.batch)
+    prompt_BT = target.prompt(text=plan.prompt, num_tokens=num_tokens, batch=plan.batch, seed=plan.seed)
+    sampler = Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)
+    try:
+        return target.record(prompt_BT, plan.new_tokens, sampler)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"the device has too little memory: {str(error).splitlines()[0]}") from error
 
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-    """
-    return LedgerSession(plan, progress, clock)
 
-
-def _arms(plan: Plan, opened: Opened, clock: Clock) -> Arms:
-    if opened.backend == "numpy":
-        return ReferenceArms(plan, opened, clock)
-    from perstep.experiments.ledger.generate_arms import GenerateArms
-
-    return GenerateArms(plan, opened, clock)
+prepare = LedgerSession

@@ -91,7 +91,7 @@ class Cell:
     def pass_over(self, arm: str, recorder: Recorder, *, marked: bool) -> int:
         """Replay the trace once; how many choices differ from what is expected."""
         trace = replace(self.trace, expected_BN=self.free) if arm == NO_MASK else self.trace
-        return replay(self.loops[arm], trace, recorder, marked=marked)
+        return replay(self.loops[arm], trace, recorder, recorder.mark if marked else no_mark)
 
     def hot_pass(self, arm: str, recorder: Recorder) -> None:
         """The engines' own work over the trace, with nothing of the model between it."""

@@ -8,7 +8,7 @@ prefill and step. After its passes an engine's own work is run hot, and the curv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ import numpy as np
 from perstep.automata import STATE_LIMIT, Engine, Grammar
 from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, hash_ids, noise_probe
+from perstep.experiments.conditions import hash_ids
 from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
 from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.cells import (
@@ -46,11 +46,12 @@ from perstep.experiments.mask.vocabularies import (
     parse_vocab,
     widened,
 )
+from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
 from perstep.report.format import duration
-from perstep.runs import Column, Manifest
+from perstep.runs import Column
 from perstep.stats import williams_square
-from perstep.targets import describe_target, make_prompt, open_target
+from perstep.targets import drawn_rows, open_model
 from perstep.targets.reference import Reference
 from perstep.targets.reference.memory import refuse_if_too_large
 
@@ -60,18 +61,22 @@ _NO_HOT: Column = np.zeros(0, np.int64)
 Item = TypeVar("Item")
 
 
-class MaskSession:
-    """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`."""
+class MaskSession(RoundSession):
+    """Prepared cells with their arms, warm; see `perstep.experiments.base.Session`.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         plan.check()
-        self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
-        self._probe = noise_probe(clock)
+        super().__init__(plan.effort(), plan.seed, clock)
+        self._plan = plan
         engines = parse_engines(plan.engine)
         progress(0.0, "load")
-        model = open_target(plan.model)
-        _check_fits(plan, model)
+        self._target = target = open_model(plan.model, backend="numpy")
+        target.check_fits(PROMPT_TOKENS, plan.new_tokens)
+        model: Reference = target.model
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
         schema = read_schema(plan.schema)
@@ -106,17 +111,15 @@ class MaskSession:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
         conditions = self._conditions(languages, predictions)
-        self.manifest = Manifest(
-            experiment="mask",
-            plan={**asdict(plan), "schema": None if plan.schema is None else str(plan.schema)},
-            seed=plan.seed,
-            workload=msgspec.to_builtins(self._work(model, schema)),
-            model=describe_target(plan.model, model),
-            conditions=msgspec.to_builtins(conditions),
+        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
+        self.manifest = describe(
+            "mask",
+            plan,
+            workload=self._work(schema),
+            model=target.facts,
+            conditions=conditions,
             boundaries=BOUNDARIES,
         )
-        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
-        describe_machine(self.manifest, plan.threads)
 
     def _make_cells(
         self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...]
@@ -145,9 +148,10 @@ class MaskSession:
         plan = self._plan
         rows = batch * vocab.vocabulary.size
         refuse_if_too_large(f"logits and masks of {batch} x {vocab.vocabulary.size:,}", 12 * rows)
-        prompt_BT = make_prompt(
-            plan.model if vocab.own else "", model, text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed
-        )
+        if vocab.own:
+            prompt_BT = self._target.prompt(text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed)
+        else:
+            prompt_BT = drawn_rows(vocab.vocabulary.size, PROMPT_TOKENS, batch, plan.seed)
         return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guides)
 
     def _usable(self, made: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
@@ -306,11 +310,11 @@ class MaskSession:
             if held != expected:
                 raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
 
-    def _work(self, model: Reference, schema: dict[str, Any]) -> Workload:
+    def _work(self, schema: dict[str, Any]) -> Workload:
         plan = self._plan
         return Workload(
             token_ids_sha256=self._tokens_hash,
-            model_config_sha256=model.config_hash,
+            model_config_sha256=self._target.config_hash,
             schema_sha256=hashlib.sha256(json.dumps(schema).encode()).hexdigest(),
             schema=schema.get("title") or (plan.schema.name if plan.schema else "schema"),
             whitespace=plan.whitespace,
@@ -318,8 +322,8 @@ class MaskSession:
             prompt_tokens=PROMPT_TOKENS,
             new_tokens=plan.new_tokens,
             forwards=plan.new_tokens - 1,
-            dtype=model.config.dtype,
-            device="cpu",
+            dtype=self._target.facts["dtype"],
+            device=self._target.device,
             threads=plan.threads,
             temperature=0.0,
         )
@@ -375,15 +379,6 @@ def _default_vocab(own: str, *, fast: bool) -> str:
     return f"{own},4096" if fast else f"{own},4096,32768,131072"
 
 
-def _check_fits(plan: Plan, model: Reference) -> None:
-    positions = model.config.max_positions
-    if PROMPT_TOKENS + plan.new_tokens - 1 > positions:
-        raise InputError(
-            f"--new-tokens {plan.new_tokens} after a prompt of {PROMPT_TOKENS} overflow the model's context of "
-            f"{positions}; at most {positions - PROMPT_TOKENS + 1} fit"
-        )
-
-
 def _turned(items: Sequence[Item], number: int) -> list[Item]:
     """The items, beginning with another one each round."""
     start = number % len(items) if items else 0
@@ -399,10 +394,4 @@ def _describe_language(spoken: Language) -> AboutLanguage:
     )
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> MaskSession:
-    """Check the plan, build every engine, choose the arms, warm them.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-    """
-    return MaskSession(plan, progress, clock)
+prepare = MaskSession

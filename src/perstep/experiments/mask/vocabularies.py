@@ -16,7 +16,7 @@ import numpy as np
 from perstep.automata import Vocabulary
 from perstep.errors import InputError, how_to_install
 from perstep.experiments.options import parse_counts
-from perstep.targets.opening import BUILT_IN
+from perstep.targets import BUILT_IN
 from perstep.targets.reference import Reference
 from perstep.targets.reference.memory import refuse_if_too_large
 

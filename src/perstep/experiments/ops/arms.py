@@ -7,7 +7,9 @@ it could save.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import cycle
+from types import ModuleType
 from typing import Any
 
 from perstep.targets.operators.layer import PARTS, Inputs, Operators, Weights, step
@@ -28,16 +30,15 @@ class Captured:
     logits: Any
 
 
+def layer_of(backend: str) -> ModuleType:
+    """The module of a backend's operators; torch is imported for its own alone."""
+    return import_module(f"perstep.targets.operators.{backend}_layer")
+
+
 def operators_with(backend: str, mask: str) -> Operators:
     """The operators of a backend, with the mask rebuilt at each layer, cached, or not there at all."""
-    if backend == "numpy":
-        from perstep.targets.operators.numpy_layer import OPERATORS
-
-        ops = OPERATORS
-    else:
-        from perstep.targets.operators.torch_layer import FUSED, OPERATORS
-
-        ops = FUSED if mask == "fused" else OPERATORS
+    layer = layer_of(backend)
+    ops: Operators = layer.FUSED if mask == "fused" else layer.OPERATORS
     return replace(ops, mask_build=_cached_mask(backend)) if mask == "cached" else ops
 
 

@@ -7,16 +7,14 @@ more memory than any cache holds, so what the arm before it left there is gone, 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import describe_machine, noise_probe
-from perstep.experiments.ops.arms import Captured, capture, freed, operator_of, operators_with
+from perstep.experiments.ops.arms import Captured, capture, freed, layer_of, operator_of, operators_with
 from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
 from perstep.experiments.ops.samples import (
     MARKED,
@@ -30,7 +28,8 @@ from perstep.experiments.ops.samples import (
     composite_of,
     ledger_samples,
 )
-from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, build_ledger, measure_mark_ns, no_mark, warm_up
+from perstep.experiments.session import RoundSession, describe
+from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, build_ledger, measure_mark_ns, no_mark
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, williams_square
 from perstep.targets.operators.layer import (
@@ -88,16 +87,19 @@ class Length:
     is_long: bool
 
 
-class OpsSession:
-    """Weights, and at each length the arms, warm."""
+class OpsSession(RoundSession):
+    """Weights, and at each length the arms, warm.
+
+    Raises:
+        InputError: something in the plan is wrong; nothing has been written.
+        InvalidMeasurement: an arm computes something else than the reference arm.
+    """
 
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
-        self.effort = plan.effort()
-        self._plan, self._clock = plan, clock
-        self._work = check(plan)
-        self._probe = noise_probe(clock)
+        super().__init__(plan.effort(), plan.seed, clock)
+        self._plan, self._work = plan, check(plan)
         progress(0.0, "make weights")
-        self._backend = _backend(plan.backend)
+        self._backend = layer_of(plan.backend)
         self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed)
         with self._running():
             self.lengths = {seq: self._length(seq) for seq in plan.seq}
@@ -105,9 +107,8 @@ class OpsSession:
             self._calls = {seq: self._calibrated(length) for seq, length in self.lengths.items()}
             for length in self.lengths.values():
                 self._check_arms(length)
-            warm = warm_up(self._warm_round, clock, limit_s=0.05 * min(self.effort.budget_s, 60.0))
+            warm = self._warm(self._warm_round, share=0.05, most_s=60.0)
         self.manifest = _manifest(plan, self._work, self._conditions(warm))
-        describe_machine(self.manifest, plan.threads)
 
     def _conditions(self, warm: WarmUp) -> Conditions:
         work = self._work
@@ -187,7 +188,7 @@ class OpsSession:
 
     def _alone(self, reference: Operators, captured: Captured, seq: int) -> dict[str, Callable[[], Any]]:
         calls = {PARTS[name]: _call(getattr(reference, name), operands) for name, operands in captured.operands.items()}
-        rng = np.random.default_rng([self._plan.seed, 2, seq])
+        rng = self._drawn(2, seq)
         for own in self._work.own:
             shapes = own.shapes_at(sizes_at(self._work.config, seq, self._plan.past))
             arrays = [self._backend.random_array(rng, shape, self._plan.dtype) for shape in shapes]
@@ -242,7 +243,7 @@ class OpsSession:
                 torch.set_num_threads(threads)
 
     def _round(self, number: int) -> list[LengthSample]:
-        order = np.random.default_rng([self._plan.seed, 0, number]).permutation(len(self.lengths))
+        order = self._drawn(0, number).permutation(len(self.lengths))
         seqs = list(self.lengths)
         return [self._at_length(seqs[index], number) for index in order]
 
@@ -272,7 +273,7 @@ class OpsSession:
         rows, arms = williams_square(len(names)).shape
         whole = length.turn_ns * rows * arms <= BLOCK_NS
         block_number, row = (number, slice(None)) if whole else divmod(number, rows)
-        block = balanced_block(len(names), np.random.default_rng([self._plan.seed, 1, stream, block_number]))
+        block = balanced_block(len(names), self._drawn(1, stream, block_number))
         return [names[arm] for arm in np.ravel(block[row])]
 
     def _steps(self, length: Length, name: str, recorder: Recorder) -> None:
@@ -310,24 +311,7 @@ class OpsSession:
         return timed
 
 
-def prepare(plan: Plan, progress: Progress, clock: Clock) -> OpsSession:
-    """Check the plan, make weights and inputs, see that all arms compute the same, warm up.
-
-    Raises:
-        InputError: something in the plan is wrong; nothing has been written.
-        InvalidMeasurement: an arm computes something else than the reference arm.
-    """
-    return OpsSession(plan, progress, clock)
-
-
-def _backend(name: str) -> Any:
-    if name == "numpy":
-        from perstep.targets.operators import numpy_layer as numpy_operators
-
-        return numpy_operators
-    from perstep.targets.operators import torch_layer as torch_operators
-
-    return torch_operators
+prepare = OpsSession
 
 
 def _call(function: Callable[..., Any], operands: Sequence[Any]) -> Callable[[], Any]:
@@ -367,12 +351,4 @@ def _manifest(plan: Plan, work: Work, conditions: Conditions) -> Manifest:
         intermediate=c.intermediate,
         vocab=c.vocab,
     )
-    return Manifest(
-        experiment="ops",
-        plan=asdict(plan),
-        seed=plan.seed,
-        workload=msgspec.to_builtins(workload),
-        model=msgspec.to_builtins(model),
-        conditions=msgspec.to_builtins(conditions),
-        boundaries=BOUNDARIES,
-    )
+    return describe("ops", plan, workload=workload, model=model, conditions=conditions, boundaries=BOUNDARIES)

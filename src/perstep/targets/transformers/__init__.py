@@ -16,19 +16,10 @@ from perstep.targets.transformers.experts import (
     experts_implementation,
     find_routers,
 )
-from perstep.targets.transformers.facts import config_hash, describe, special_ids, to_device
+from perstep.targets.transformers.facts import to_device
 from perstep.targets.transformers.images import ImagePrompt, image_prompt, takes_images
 from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
-from perstep.targets.transformers.presets import (
-    RANDOM_WEIGHTS,
-    arch_bytes,
-    arch_layers,
-    build,
-    encode,
-    load,
-    presets,
-    stored_bytes,
-)
+from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
 from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
 from perstep.targets.transformers.stages import StageInstrument
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
@@ -59,14 +50,9 @@ __all__ = [
     "StageInstrument",
     "SyncRecorder",
     "Syncs",
-    "arch_bytes",
-    "arch_layers",
     "as_arguments",
     "build",
-    "config_hash",
-    "describe",
     "device_of",
-    "encode",
     "experts_implementation",
     "find_blocks",
     "find_model",
@@ -78,8 +64,6 @@ __all__ = [
     "record",
     "require",
     "silent",
-    "special_ids",
-    "stored_bytes",
     "takes_images",
     "to_device",
     "truncate",

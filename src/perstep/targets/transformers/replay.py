@@ -7,7 +7,8 @@ overwritten. The criteria then work on the trace, and their answer is kept but n
 altered, and forcing is a part of its own, `stop/Replay`. Only greedy search and sampling, one token a step.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
 from types import TracebackType
@@ -36,7 +37,7 @@ class GenerateTrace(Trace):
     """
 
     seed: int = 0
-    _columns: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _columns: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def columns(self, device: Any) -> Any:
         """The tokens on a device, a tensor [B] for each of N steps; made once."""
@@ -165,6 +166,16 @@ def record(model: Any, inputs: Any, new_tokens: int, *, seed: int = 0, **generat
     if made != new_tokens:
         raise InputError(f"this generate call made {made} tokens where {new_tokens} were asked for: no trace")
     return GenerateTrace(ids[:, :-new_tokens], ids[:, -new_tokens:], seed=seed)
+
+
+@contextmanager
+def generators_kept(model: Any) -> Iterator[None]:
+    """Leave torch's generators as they were (law "the state is as before"): calls that are thrown away draw as well."""
+    import torch
+
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 def as_arguments(inputs: Any) -> dict[str, Any]:

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, Work, prepare_models
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models
 from perstep.experiments.knobs.context.plan import DEFAULT_LENGTHS, Plan
-from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, check_fits
-from perstep.experiments.knobs.session import is_out_of_memory, out_of_memory
+from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS
+from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
-from perstep.targets import Opened
-from perstep.targets.block_mask import num_blocks
+from perstep.targets import Target, Work
 
 
 @dataclass(frozen=True)
@@ -46,30 +45,26 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         if getattr(plan, name) is not None:
             at_least(1, **{name: min(getattr(plan, name))})
 
-    def check(one: Plan, opened: Opened) -> list[_Input]:
-        inputs = _inputs(one, opened)
-        check_fits(opened, _longest(inputs), one.new_tokens)
+    def check(one: Plan, target: Target) -> list[_Input]:
+        inputs = _inputs(one, target)
+        target.check_fits(_longest(inputs), one.new_tokens)
         return inputs
 
-    def make(one: Plan, runner: Runner, inputs: list[_Input]) -> Subject:
-        return _subject(one, runner, inputs, progress)
-
-    return prepare_models("context", plan, check, make, progress, clock)
+    return prepare_models("context", plan, check, _subject, progress, clock)
 
 
 def _longest(inputs: Sequence[_Input]) -> int:
     return max(given.text_tokens for given in inputs)
 
 
-def _subject(plan: Plan, runner: Runner, inputs: Sequence[_Input], progress: Progress) -> Subject:
+def _subject(plan: Plan, target: Target, inputs: Sequence[_Input], progress: Progress) -> Subject:
     """One model: a call recorded for each input."""
-    opened = runner.opened
-    text_BT = opened.prompt(text=None, num_tokens=_longest(inputs), batch=plan.batch, seed=plan.seed)
-    total = num_blocks(opened.model)
+    text_BT = target.prompt(text=None, num_tokens=_longest(inputs), batch=plan.batch, seed=plan.seed)
+    total = target.num_blocks
     arms = []
     for given in inputs:
         progress(0.0, f"record {given.label}")
-        work, failed = _record(plan, opened, runner, given, text_BT)
+        work, failed = _record(plan, target, given, text_BT)
         vision_tokens = 0 if work is None else work.vision_tokens
         configuration = Configuration(
             label=given.label,
@@ -83,13 +78,12 @@ def _subject(plan: Plan, runner: Runner, inputs: Sequence[_Input], progress: Pro
             failed=failed,
         )
         arms.append(Arm(configuration, [] if work is None else [work], nullcontext))
-    return Subject(runner, arms, range(len(arms)))
+    return Subject(target, arms, range(len(arms)))
 
 
-def _inputs(plan: Plan, opened: Opened) -> list[_Input]:
-    sees = opened.backend == "torch" and _takes_images(opened)
-    if not sees and (plan.images is not None or plan.image_size is not None):
-        raise InputError(f"{opened.name} is a text model: --images and --image-size go with a vision-language model")
+def _inputs(plan: Plan, target: Target) -> list[_Input]:
+    if not target.takes_images and (plan.images is not None or plan.image_size is not None):
+        raise InputError(f"{target.name} is a text model: --images and --image-size go with a vision-language model")
     images = plan.images if plan.images is not None else (1,) if plan.image_size is not None else (0,)
     sizes = [None] if plan.image_size is None else list(plan.image_size)
     if plan.prompt_tokens is not None:
@@ -97,7 +91,7 @@ def _inputs(plan: Plan, opened: Opened) -> list[_Input]:
     elif images != (0,):
         lengths = [DEFAULT_PROMPT_TOKENS]
     else:
-        positions = opened.facts.get("max_positions") or max(DEFAULT_LENGTHS) + plan.new_tokens
+        positions = target.positions or max(DEFAULT_LENGTHS) + plan.new_tokens
         lengths = [length for length in DEFAULT_LENGTHS if length + plan.new_tokens - 1 <= positions] or [1]
     return [
         _Input(length, count, size if count else None)
@@ -107,25 +101,15 @@ def _inputs(plan: Plan, opened: Opened) -> list[_Input]:
     ]
 
 
-def _takes_images(opened: Opened) -> bool:
-    from perstep.targets.transformers import takes_images
-
-    return takes_images(opened.model)
-
-
-def _record(
-    plan: Plan, opened: Opened, runner: Runner, given: _Input, text_BT: NDArray[np.int64]
-) -> tuple[Work | None, str]:
+def _record(plan: Plan, target: Target, given: _Input, text_BT: NDArray[np.int64]) -> tuple[Work | None, str]:
     """The work of a configuration, or why there is no memory for it."""
     ids_BT, extra, vision_tokens = text_BT[:, : given.text_tokens], None, 0
     try:
         if given.images:
-            from perstep.targets.transformers import image_prompt
-
-            made = image_prompt(opened.model, ids_BT, given.images, given.image_size, seed=plan.seed)
+            made = target.with_images(ids_BT, given.images, given.image_size, seed=plan.seed)
             ids_BT, extra, vision_tokens = made.ids_BT, made.extra, made.vision_tokens
-            check_fits(opened, ids_BT.shape[1], plan.new_tokens)
-        work = runner.record(ids_BT, plan.new_tokens, extra=extra, vision_tokens=vision_tokens)
+            target.check_fits(ids_BT.shape[1], plan.new_tokens)
+        work = target.record(ids_BT, plan.new_tokens, extra=extra, vision_tokens=vision_tokens)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.depth.plan import Plan, check
 from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.quality import Scored, importance, measure_quality, scored_tokens
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
-from perstep.targets import BlockMask, Opened
-from perstep.targets.block_mask import active_indices, forward_weight_bytes, num_blocks
+from perstep.targets import BlockMask, Target
+from perstep.targets.block_mask import active_indices, forward_weight_bytes
 
 _Wanted = list[int] | tuple[tuple[int, ...], ...]
 _Prompts = list[NDArray[np.int64]]
@@ -33,27 +33,24 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     at_least(0, quality_tokens=plan.quality_tokens)
     check(plan)
 
-    def checked(one: Plan, opened: Opened) -> tuple[_Wanted, _Prompts]:
-        return _wanted(one, num_blocks(opened.model)), one.make_prompts(prompts, opened, one.new_tokens)
+    def checked(one: Plan, target: Target) -> tuple[_Wanted, _Prompts]:
+        return _wanted(one, target.num_blocks), one.make_prompts(prompts, target, one.new_tokens)
 
-    def make(one: Plan, runner: Runner, checked: tuple[_Wanted, _Prompts]) -> Subject:
-        return _subject(one, runner, *checked, progress)
-
-    return prepare_models("depth", plan, checked, make, progress, clock)
+    return prepare_models("depth", plan, checked, _subject, progress, clock)
 
 
-def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, progress: Progress) -> Subject:
+def _subject(plan: Plan, target: Target, checked: tuple[_Wanted, _Prompts], progress: Progress) -> Subject:
     """One model: its tokens recorded, its blocks chosen, its quality measured."""
-    opened = runner.opened
-    total = num_blocks(opened.model)
-    works = record_all(runner, prompts_BT, plan.new_tokens, progress)
-    scored = scored_tokens(opened, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
-    ranking = _ranking(plan, opened, scored, total, progress)
+    wanted, prompts_BT = checked
+    total = target.num_blocks
+    works = record_all(target, prompts_BT, plan.new_tokens, progress)
+    scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
+    ranking = _ranking(plan, target, scored, total, progress)
     active = [active_indices(given, total) for given in _sets(plan, wanted, ranking, total)]
     labels = _labels(plan, active, total)
-    masks = {label: BlockMask(opened.model, blocks) for label, blocks in zip(labels, active, strict=True)}
+    masks = {label: BlockMask(target.model, blocks) for label, blocks in zip(labels, active, strict=True)}
     settings = {label: _setting(mask) for label, mask in masks.items()}
-    quality = measure_quality(opened, scored, settings, progress) if scored else {}
+    quality = measure_quality(target, scored, settings, progress) if scored else {}
     arms = [
         Arm(
             Configuration(
@@ -65,7 +62,7 @@ def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, 
                 num_vision_tokens=0,
                 num_output_tokens=plan.new_tokens,
                 quality=quality.get(label),
-                weight_bytes=forward_weight_bytes(opened.model, blocks),
+                weight_bytes=forward_weight_bytes(target.model, blocks),
                 **plan.input_tokens(works),
             ),
             works,
@@ -80,7 +77,7 @@ def _subject(plan: Plan, runner: Runner, wanted: _Wanted, prompts_BT: _Prompts, 
         importance=ranking if plan.strategy == "importance" else None,
     )
     unchanged = [index for index, blocks in enumerate(active) if len(blocks) == total]
-    return Subject(runner, arms, unchanged, conditions)
+    return Subject(target, arms, unchanged, conditions)
 
 
 def _wanted(plan: Plan, total: int) -> _Wanted:
@@ -95,7 +92,7 @@ def _wanted(plan: Plan, total: int) -> _Wanted:
     return counts
 
 
-def _ranking(plan: Plan, opened: Opened, scored: Scored | None, total: int, progress: Progress) -> list[int]:
+def _ranking(plan: Plan, target: Target, scored: Scored | None, total: int, progress: Progress) -> list[int]:
     """The blocks in the order in which a strategy takes them; for `uniform`, which has none, as they stand."""
     if plan.strategy == "last":
         return list(range(total - 1, -1, -1))
@@ -103,7 +100,7 @@ def _ranking(plan: Plan, opened: Opened, scored: Scored | None, total: int, prog
         return [int(index) for index in np.random.default_rng([plan.seed, 2]).permutation(total)]
     if plan.strategy == "importance" and plan.active_block_indices is None:
         assert scored is not None  # noqa: S101 - checked before anything was loaded
-        lost = importance(opened, scored, total, progress)
+        lost = importance(target, scored, total, progress)
         return sorted(range(total), key=lambda index: (-lost[index], index))
     return list(range(total))
 

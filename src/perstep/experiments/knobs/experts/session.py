@@ -4,30 +4,28 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, Work, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.quality import measure_quality, scored_tokens
+from perstep.experiments.knobs.session import measure_pass
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
-from perstep.targets import Opened
-from perstep.targets.block_mask import num_blocks
-
-if TYPE_CHECKING:
-    from perstep.targets.transformers import Routers
+from perstep.targets import Target, Work
+from perstep.targets.transformers import IMPLEMENTATIONS, ExpertsPerToken, Routers, experts_implementation
 
 
 @dataclass(frozen=True)
 class _Checked:
     """What the plan means for a model: its routers, the experts a token, the prompts."""
 
-    routers: "Routers"
+    routers: Routers
     top_ks: list[int]
     prompts_BT: list[NDArray[np.int64]]
 
@@ -42,43 +40,37 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     at_least(1, new_tokens=plan.new_tokens)
     at_least(0, quality_tokens=plan.quality_tokens)
 
-    def check(one: Plan, opened: Opened) -> _Checked:
-        routers = _routers(opened)
+    def check(one: Plan, target: Target) -> _Checked:
+        routers = target.find_routers()
         top_ks = _top_ks(one, routers.num_experts)
-        return _Checked(routers, top_ks, one.make_prompts(prompts, opened, one.new_tokens))
+        return _Checked(routers, top_ks, one.make_prompts(prompts, target, one.new_tokens))
 
-    def make(one: Plan, runner: Runner, checked: _Checked) -> Subject:
-        return _subject(one, runner, checked, progress)
+    def make(one: Plan, target: Target, checked: _Checked, progress: Progress) -> Subject:
+        return _subject(one, target, checked, progress, clock)
 
     return prepare_models("experts", plan, check, make, progress, clock)
 
 
-def _routers(opened: Opened) -> "Routers":
-    if opened.backend == "numpy":
-        raise InputError(f"{opened.name} is a dense model: give a mixture-of-experts model, such as --arch olmoe-1b-7b")
-    from perstep.targets.transformers import find_routers
-
-    return find_routers(opened.model)
-
-
-def _subject(plan: Plan, runner: Runner, checked: _Checked, progress: Progress) -> Subject:
+def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, clock: Clock) -> Subject:
     """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
-    from perstep.targets.transformers import ExpertsPerToken, experts_implementation
-
-    opened, routers, top_ks = runner.opened, checked.routers, checked.top_ks
-    own = experts_implementation(opened.model)
-    works = record_all(runner, checked.prompts_BT, plan.new_tokens, progress)
+    routers, top_ks = checked.routers, checked.top_ks
+    own = experts_implementation(target.model)
+    works = record_all(target, checked.prompts_BT, plan.new_tokens, progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[Any]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
 
-    names, warnings = _implementations(plan, lambda name: setting(top_ks[0], name), runner, works[0])
+    def runs(name: str) -> None:
+        with setting(top_ks[0], name)():
+            measure_pass(target, works[0].shortened(min(2, plan.new_tokens)), clock)
+
+    names, warnings = _implementations(plan, runs)
     settings = {f"k = {k}, {name}": setting(k, name) for name in names for k in top_ks}
     quality = {}
     if plan.quality_tokens:
-        scored = scored_tokens(opened, works, plan.text, plan.quality_tokens)
-        quality = measure_quality(opened, scored, settings, progress)
-    total = num_blocks(opened.model)
+        scored = scored_tokens(target, works, plan.text, plan.quality_tokens)
+        quality = measure_quality(target, scored, settings, progress)
+    total = target.num_blocks
     arms = []
     for name in names:
         for k in top_ks:
@@ -95,7 +87,7 @@ def _subject(plan: Plan, runner: Runner, checked: _Checked, progress: Progress) 
                 top_k=k,
                 experts_implementation=name,
                 quality=quality.get(label),
-                syncs_per_step=_syncs(opened, works[0], settings[label]),
+                syncs_per_step=_syncs(target, works[0], settings[label]),
                 **plan.input_tokens(works),
             )
             arms.append(Arm(configuration, works, settings[label]))
@@ -111,7 +103,7 @@ def _subject(plan: Plan, runner: Runner, checked: _Checked, progress: Progress) 
         own_implementation=own,
         quality_of=scored.source if plan.quality_tokens else None,
     )
-    return Subject(runner, arms, unchanged, conditions, warnings)
+    return Subject(target, arms, unchanged, conditions, warnings)
 
 
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:
@@ -123,18 +115,13 @@ def _top_ks(plan: Plan, num_experts: int) -> list[int]:
     return list(plan.top_k)
 
 
-def _implementations(
-    plan: Plan, setting: Callable[[str], Callable[[], AbstractContextManager[Any]]], runner: Runner, work: Work
-) -> tuple[list[str], list[str]]:
+def _implementations(plan: Plan, runs: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Those that run here, and what was left out: one that was asked for by name must run."""
-    from perstep.targets.transformers import IMPLEMENTATIONS
-
     asked = None if plan.implementations is None else [name.strip() for name in plan.implementations.split(",")]
     names, left_out = [], []
     for name in dict.fromkeys(asked or IMPLEMENTATIONS):
         try:
-            with setting(name)():
-                runner.run(work.shortened(min(2, work.new_tokens)))
+            runs(name)
         except (InputError, RuntimeError, NotImplementedError, ImportError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if asked is not None:
@@ -147,19 +134,9 @@ def _implementations(
     return names, left_out
 
 
-def _syncs(opened: Opened, work: Work, setting: Callable[[], AbstractContextManager[Any]]) -> float | None:
+def _syncs(target: Target, work: Work, setting: Callable[[], AbstractContextManager[Any]]) -> float | None:
     """Host syncs in a decode step, counted in a short call that is not timed."""
-    import torch
-
-    from perstep.targets.transformers import Instrument, SyncRecorder
-
     if work.new_tokens < 2:
         return None
-    ids = torch.as_tensor(work.trace.prompt_BT, device=opened.model.device)
-    recorder = SyncRecorder(opened.model.device.type)
-    with setting(), recorder, Instrument(opened.model, recorder):
-        opened.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(4, work.new_tokens), do_sample=False,
-            pad_token_id=0, eos_token_id=None,
-        )  # fmt: skip
-    return recorder.syncs("decode").per_step
+    with setting():
+        return target.syncs(work.shortened(4), "phases")["decode"].per_step

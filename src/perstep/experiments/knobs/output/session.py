@@ -5,12 +5,11 @@ from contextlib import nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Runner, Subject, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
-from perstep.targets import Opened
-from perstep.targets.block_mask import num_blocks
+from perstep.targets import Target
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
@@ -22,19 +21,16 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     prompts = plan.checked_prompts()
     at_least(1, new_tokens=min(plan.new_tokens))
 
-    def check(one: Plan, opened: Opened) -> list[NDArray[np.int64]]:
-        return one.make_prompts(prompts, opened, max(one.new_tokens))
+    def check(one: Plan, target: Target) -> list[NDArray[np.int64]]:
+        return one.make_prompts(prompts, target, max(one.new_tokens))
 
-    def make(one: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]]) -> Subject:
-        return _subject(one, runner, prompts_BT, progress)
-
-    return prepare_models("output", plan, check, make, progress, clock)
+    return prepare_models("output", plan, check, _subject, progress, clock)
 
 
-def _subject(plan: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]], progress: Progress) -> Subject:
+def _subject(plan: Plan, target: Target, prompts_BT: list[NDArray[np.int64]], progress: Progress) -> Subject:
     """One model: its longest call recorded."""
-    longest = record_all(runner, prompts_BT, max(plan.new_tokens), progress)
-    total = num_blocks(runner.opened.model)
+    longest = record_all(target, prompts_BT, max(plan.new_tokens), progress)
+    total = target.num_blocks
     arms = [
         Arm(
             Configuration(
@@ -52,4 +48,4 @@ def _subject(plan: Plan, runner: Runner, prompts_BT: list[NDArray[np.int64]], pr
         )
         for count in plan.new_tokens
     ]
-    return Subject(runner, arms, range(len(arms)))
+    return Subject(target, arms, range(len(arms)))

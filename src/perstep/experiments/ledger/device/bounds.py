@@ -12,14 +12,13 @@ from math import log
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, config_of, shape_of
+from perstep.experiments.bounds import BACKENDS, EXCEEDED
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, MOST_CONTEXTS
 from perstep.experiments.ledger.device.findings import DeviceWork
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine.device_ceilings import KINDS, DeviceCeilings
 from perstep.report.format import duration, percent, significant
-from perstep.targets import Opened
-from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, Backend, Precision, StepCost, decode, prefill, step_cost
+from perstep.theory import TRANSFORMERS, Backend, Precision, StepCost, decode, prefill, shape_of, step_cost
 from perstep.theory.device import DeviceBound, DeviceRates, Utilisation, device_bound, utilisation
 from perstep.theory.kernels import KernelTimes, count_of, expected_ns, step_kernels
 
@@ -69,16 +68,6 @@ class Costs:
 
     done: StepCost
     least: StepCost
-
-
-def bounded_by(opened: Opened) -> Bounded:
-    """What `device_bounds` needs to know of the target; empty where theory has no formula."""
-    config = config_of(opened)
-    if shape_of(config) is None:
-        return Bounded()
-    eager = opened.facts.get("attn_implementation") == "eager"
-    backend = TRANSFORMERS_EAGER if eager else TRANSFORMERS
-    return Bounded(config, backend.name, opened.facts["dtype"])
 
 
 def device_bounds(
