@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ _CODED = 3  # last tokens by whose classes the state is tabled: those that a cha
 _MOST_CODES = 20_000
 
 
-def vocabulary_of(vocab: Any) -> Vocabulary:
+def vocabulary_of(vocab: object) -> Vocabulary:
     """A `Vocabulary`, from one, from the bytes of every token, or from a tokenizer.
 
     Raises:
@@ -61,8 +61,8 @@ class Reading:
         unknown: the class of ids that are no tokens.
     """
 
-    class_of_token: NDArray[np.integer[Any]]
-    maps: NDArray[np.integer[Any]]
+    class_of_token: NDArray[np.integer]
+    maps: NDArray[np.integer]
     window: int
     unknown: int = 0
 
@@ -195,7 +195,7 @@ class _Coded:
         few_states: the state of each code, as a list.
     """
 
-    def __init__(self, class_of_token: NDArray[np.integer[Any]], maps: NDArray[np.integer[Any]]) -> None:
+    def __init__(self, class_of_token: NDArray[np.integer], maps: NDArray[np.integer]) -> None:
         base = len(maps)
         powers = base ** np.arange(_CODED)[::-1]
         codes = np.arange(base**_CODED)

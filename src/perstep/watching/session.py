@@ -142,7 +142,7 @@ class Watch:
         self._mark_ns: float | None = None
         self._model = None if model is None else find_model(model)
         if model is not None:
-            refuse_if_spread(self._model)
+            refuse_if_spread(find_model(model))
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
         self._every_generate = EveryGenerate(self._choose)

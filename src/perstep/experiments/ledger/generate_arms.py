@@ -146,7 +146,8 @@ class GenerateArms:
             self._generate(min(2, self.trace.chosen_BN.shape[1]))
 
     def _conditions(self, opened: Opened) -> Callable[..., Conditions]:
-        backends = self._torch.backends if self._model.device.type == "cuda" else None
+        backends = self._torch.backends
+        on_cuda = self._model.device.type == "cuda"
         return partial(
             Conditions,
             discarded="a generate call of two tokens after each switch of arms",
@@ -155,8 +156,8 @@ class GenerateArms:
             generate={name: value for name, value in self._options.items() if name != "pad_token_id"},
             notes=self._instruments["marked"].notes + ([RANDOM_WEIGHTS] if opened.random_weights else []),
             syncs=self._count_syncs(),
-            tf32=backends and backends.cuda.matmul.allow_tf32,
-            cudnn_benchmark=backends and backends.cudnn.benchmark,
+            tf32=backends.cuda.matmul.allow_tf32 if on_cuda else None,
+            cudnn_benchmark=backends.cudnn.benchmark if on_cuda else None,
         )
 
     def _count_syncs(self) -> dict[str, SyncCounts]:
