@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
+
+
+class Tekken(Protocol):
+    """What is read of a `mistral_common` Tekkenizer."""
+
+    n_words: int
+    num_special_tokens: int
+    eos_id: int
+
+    def id_to_byte_piece(self, token_id: int) -> bytes:
+        """The bytes of a token."""
+        ...
 
 
 class Vocabulary:
@@ -60,7 +72,7 @@ class Vocabulary:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, size: int | None = None, eos_ids: Iterable[int] | None = None
+        cls, tokenizer: object, size: int | None = None, eos_ids: Iterable[int] | None = None
     ) -> Vocabulary:
         """The vocabulary of a transformers or `tokenizers` tokenizer.
 
@@ -81,7 +93,7 @@ class Vocabulary:
         return cls(tokens, special, own_eos if eos_ids is None else eos_ids)
 
     @classmethod
-    def from_tekken(cls, tokenizer: Any) -> Vocabulary:
+    def from_tekken(cls, tokenizer: Tekken) -> Vocabulary:
         """The vocabulary of a `mistral_common` Tekkenizer."""
         tokens = [tokenizer.id_to_byte_piece(token) or None for token in range(tokenizer.n_words)]
         return cls(tokens, range(tokenizer.num_special_tokens), [tokenizer.eos_id])

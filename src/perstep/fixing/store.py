@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.experiments import pipeline
 from perstep.experiments.conditions import Model, describe_machine, warn_of_noise
 from perstep.fixing.capture import Captured
@@ -25,7 +25,7 @@ from perstep.watching.session import Watch
 def fix_calls(
     calls: dict[str, Captured],
     watched: Watch,
-    plan: dict[str, Any],
+    plan: dict[str, Json],
     *,
     budget_s: float,
     progress: Progress,
@@ -86,7 +86,7 @@ class _Part:
         self.whole((self.number + share) / self.of, what)
 
 
-def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
+def _manifest(watched: Watch, plan: dict[str, Json]) -> Manifest:
     import torch
 
     threads = torch.get_num_threads()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.data import heldout_path, mini_path
 from perstep.errors import InputError
 from perstep.targets.reference import Reference, load
@@ -19,6 +20,9 @@ from perstep.targets.reference.load import stored_bytes as reference_bytes
 from perstep.targets.reference.tokenizer import FolderTokenizer
 
 BUILT_IN = "mini"
+
+EitherModel = Any
+"""A `Reference` where the backend is `numpy`, a transformers model where it is `torch`."""
 
 Backend = Literal["numpy", "torch"]
 
@@ -39,9 +43,9 @@ class Opened:
 
     name: str
     backend: Backend
-    model: Any
+    model: EitherModel
     random_weights: bool
-    facts: dict[str, Any]
+    facts: dict[str, Json]
     source: str | None = None
 
     def prompt(self, *, text: str | None, num_tokens: int, batch: int, seed: int) -> NDArray[np.int64]:
@@ -221,7 +225,7 @@ def open_target(name: str) -> Reference:
     return load(folder)
 
 
-def describe_target(name: str, model: Reference) -> dict[str, Any]:
+def describe_target(name: str, model: Reference) -> dict[str, Json]:
     """A target's shapes for a manifest."""
     c = model.config
     return {
