@@ -52,7 +52,7 @@ class ProfiledSteps:
             work = profile_steps(self._profiler, recorder, lambda: self._generate(self._new_tokens))
         [made] = self._replay.calls
         self._replay.clear()
-        if not work.kernels:
+        if not work.counts.kernels:
             raise InputError(
                 "torch's profiler sees no kernel on this device, so none can be attributed: give --device-detail stream"
             )
