@@ -8,6 +8,7 @@ a mask; end-of-sequence ids are allowed exactly where a text may end.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from perstep.automata.trie import Trie, build_trie
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -69,6 +70,24 @@ class Vocabulary:
                 f"{len(silent):,} tokens have no bytes and are not special: {_some(silent)}; give their bytes, "
                 "or list them in special_ids"
             )
+
+    @classmethod
+    def of(cls, given: object) -> Vocabulary:
+        """A vocabulary, from one, from the bytes of every token, or from a tokenizer.
+
+        Raises:
+            InputError: if it is none of these, or a tokenizer of an unknown kind.
+        """
+        if isinstance(given, Vocabulary):
+            return given
+        if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+            return cls(given)
+        if hasattr(given, "decode"):
+            return cls.from_tokenizer(given)
+        raise InputError(
+            f"a {type(given).__name__} is no vocabulary: give a perstep.automata.Vocabulary, a tokenizer, or the "
+            "bytes of every token in a list"
+        )
 
     @classmethod
     def from_tokenizer(

@@ -107,6 +107,7 @@ class Decode:
 
 
 decode = Decode()
+"""The loop with its own settings: chosen by the device and the dtype of the model."""
 
 
 def _mask_to_take_over(call: Call) -> TokenMask | None:

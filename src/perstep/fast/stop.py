@@ -17,7 +17,7 @@ from perstep.automata import compile, from_regex  # noqa: A004 - the word of the
 from perstep.automata.dfa import minimal
 from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
-from perstep.fast._reading import Reading, on_host, vocabulary_of
+from perstep.fast._reading import Reading, on_host
 from perstep.fast._stops import compile_stops
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
         self.anywhere = anywhere
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None  # ids and verdicts of the last call with `anywhere`
         self.strings = (strings,) if isinstance(strings, (str, bytes)) else tuple(strings)
-        self.vocabulary = vocabulary_of(vocab)
+        self.vocabulary = Vocabulary.of(vocab)
         self._stops = compile_stops(self.strings, self.vocabulary)
         self._by_class: list[list[bool]] = self._stops.completes.tolist()
         self._completes = {torch.device("cpu"): torch.from_numpy(self._stops.completes)}
@@ -157,7 +157,7 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
     """
 
     def __init__(self, vocab: object, pattern: str = WORD) -> None:
-        self.vocabulary = vocabulary_of(vocab)
+        self.vocabulary = Vocabulary.of(vocab)
         self.pattern = pattern
         self._reading, self._accept = _word_reading(pattern, self.vocabulary)
         self._length = 0

@@ -17,7 +17,7 @@ import torch
 from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
 from perstep.errors import InputError
 from perstep.fast._processor import Processor, signed
-from perstep.fast._reading import FEW_ROWS, Reading, on_host, vocabulary_of
+from perstep.fast._reading import FEW_ROWS, Reading, on_host
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class Utf8(Processor):
     def __init__(self, vocab: object, *, max_length: int | None = None, special_ids: Iterable[int] = ()) -> None:
         if max_length is not None and max_length < 1:
             raise InputError(f"max_length {max_length}: it is the length at which generation ends, 1 or more")
-        self.vocabulary = vocabulary_of(vocab)
+        self.vocabulary = Vocabulary.of(vocab)
         self.max_length = max_length
         special = sorted(set(map(int, special_ids)))
         if not set(special) <= self.vocabulary.special_ids:

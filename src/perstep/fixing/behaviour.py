@@ -24,7 +24,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
 
     Looked for in the call's arguments, among the names that its line can see, and in what these hold as `tokenizer`.
     """
-    from perstep.fast._reading import vocabulary_of
+    from perstep.automata import Vocabulary as Bytes
 
     columns = call.model.config.get_text_config().vocab_size
     named = [(value, name) for name, value in call.names.items() if not name.startswith("_")]
@@ -36,7 +36,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
     for value, name in named:
         if _may_be_vocabulary(value):
             try:
-                vocabulary = vocabulary_of(value)
+                vocabulary = Bytes.of(value)
             except InputError:
                 continue
             if vocabulary.size <= columns:

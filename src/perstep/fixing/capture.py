@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from perstep.measure import Clock
-from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers import Function, Value, Wraps
 from perstep.targets.transformers.protocols import Generated, Model, sequences_of
 
 if TYPE_CHECKING:

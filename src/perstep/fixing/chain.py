@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perstep.fixing.capture import Captured, Original, Part, copied
 from perstep.fixing.offer import PROCESSORS, Offer, changes_of
-from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers import Function, Value, Wraps
 
 if TYPE_CHECKING:
     import torch

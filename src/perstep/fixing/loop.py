@@ -18,7 +18,7 @@ from perstep.fixing.repeat import ended_with
 from perstep.fixing.suggest import BETWEEN
 from perstep.measure import Clock
 from perstep.targets.reference.sample import gumbel_noise
-from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers import Function, Value, Wraps
 from perstep.targets.transformers.protocols import sequences_of
 
 if TYPE_CHECKING:

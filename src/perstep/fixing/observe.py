@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.offer import CRITERIA
-from perstep.targets.transformers._lists import part_names
-from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers import Function, Value, Wraps, part_names
 from perstep.targets.transformers.protocols import GenerationConfig
 
 if TYPE_CHECKING:

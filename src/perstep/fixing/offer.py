@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from perstep.fixing.capture import Captured, Original, Part
-from perstep.targets.transformers._wrap import Value
+from perstep.targets.transformers import Value
 
 PROCESSORS, CRITERIA, LOOP = "logits_processor", "stopping_criteria", "custom_generate"
 

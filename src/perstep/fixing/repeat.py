@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from perstep.fixing.capture import Captured, Original, Part
 from perstep.fixing.offer import PROCESSORS
-from perstep.targets.transformers._wrap import Value
+from perstep.targets.transformers import Value
 from perstep.targets.transformers.protocols import sequences_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from perstep.fixing.trial import THRESHOLD
 from perstep.machine import Noise
 from perstep.measure import Clock, Progress
 from perstep.runs import Manifest, RunWriter, next_folder
-from perstep.targets.transformers import BOUNDARIES
-from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers import BOUNDARIES, silent
 from perstep.targets.transformers.words import DECODE, PREFILL
 from perstep.watching.session import Watch
 

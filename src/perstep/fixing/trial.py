@@ -19,8 +19,7 @@ from perstep.fixing.offer import LOOP, Offer, changes_of
 from perstep.fixing.samples import Round, Sample, Trial
 from perstep.measure import Clock, Effort, Recorder, Resolved, collector_off, processor_clock, run_rounds
 from perstep.measure.blocks import ArmFailed, BlockTime
-from perstep.targets.transformers import Instrument
-from perstep.targets.transformers._wrap import Value
+from perstep.targets.transformers import Instrument, Value
 from perstep.targets.transformers.protocols import sequences_of
 from perstep.targets.transformers.words import DECODE, PLAIN
 

@@ -14,7 +14,10 @@ from perstep._json import Json
 from perstep.errors import InputError
 
 SCHEMA_VERSION = 1
+"""Of manifest, samples and results; a newer one is refused by name."""
+
 MANIFEST = "manifest.json"
+"""The file of the manifest in a run's folder."""
 
 
 class Status(StrEnum):

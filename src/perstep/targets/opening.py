@@ -20,6 +20,7 @@ from perstep.targets.reference.load import stored_bytes as reference_bytes
 from perstep.targets.reference.tokenizer import FolderTokenizer
 
 BUILT_IN = "mini"
+"""The name of the model that comes with the package."""
 
 EitherModel = Any
 """A `Reference` where the backend is `numpy`, a transformers model where it is `torch`."""

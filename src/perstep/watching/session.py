@@ -30,11 +30,12 @@ from perstep.targets.transformers import (
     Detail,
     Device,
     EveryGenerate,
+    Function,
     Instrument,
+    Value,
     device_of,
     find_model,
 )
-from perstep.targets.transformers._wrap import Function, Value
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE

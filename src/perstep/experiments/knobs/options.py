@@ -157,3 +157,4 @@ def check_fits(opened: Opened, prompt_tokens: int, new_tokens: int) -> None:
 
 
 NewTokens = Annotated[int, Parameter(name=["-n", "--new-tokens"])]
+"""The option -n."""

@@ -18,6 +18,8 @@ Value = Any
 """What a wrapped function takes or gives: who wraps it knows its type."""
 
 Function = Callable[..., Value]
+"""What is wrapped, and what wraps it."""
+
 Make = Callable[[Function], Function]
 """Takes the function as it was and gives the one to call instead, of the same signature."""
 

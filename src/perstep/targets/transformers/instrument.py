@@ -22,7 +22,10 @@ from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.protocols import Cache, Model
 
 Detail = Literal["phases", "modules", "layers"]
+"""How finely a forward is looked into."""
+
 DETAILS: tuple[Detail, ...] = ("phases", "modules", "layers")
+"""All of them, the coarsest first."""
 
 
 class Instrument:

@@ -31,6 +31,7 @@ RANDOM_WEIGHTS: Final = (
     "The weights are random: matrix work costs what it costs with trained ones, but top-p nuclei, expert routing, mask "
     "density and stopping do not."
 )
+"""The note of a run whose model has random weights."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TILE = 1_048_573  # a prime, so that no two rows of a weight are alike

@@ -106,7 +106,7 @@ class SyncRecorder:
     mark: Callable[[str], None]
 
     def __init__(
-        self, device_type: str = "cpu", cuda: "Driver | None" = None, *, part: Callable[[], str] | None = None
+        self, device_type: str = "cpu", cuda: Driver | None = None, *, part: Callable[[], str] | None = None
     ) -> None:
         require()
         self._device_type = device_type
@@ -184,7 +184,7 @@ class SyncRecorder:
             self._seen.append((self._part_now(), DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
 
-def _torch_cuda() -> "Driver":
+def _torch_cuda() -> Driver:
     import torch
 
     return torch.cuda
@@ -236,7 +236,7 @@ def _to_host(args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
 
 
 @contextmanager
-def _driver_reports(cuda: "Driver", seen: Callable[[], None]) -> "Iterator[None]":
+def _driver_reports(cuda: Driver, seen: Callable[[], None]) -> "Iterator[None]":
     """Have CUDA warn of every synchronising operation, and hear of it instead of showing it."""
     mode = cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
