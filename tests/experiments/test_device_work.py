@@ -15,7 +15,7 @@ from perstep.experiments.ledger.samples import Bounded, Pass, Sample, Workload, 
 from perstep.machine import Noise
 from perstep.machine.device_ceilings import DeviceArm, DeviceCeilings, DeviceFigure
 from perstep.measure import Steps, build_ledger
-from perstep.measure.device_work import StepWork, TraceWork
+from perstep.measure.device_work import StepWork, TraceCounts, TraceWork
 from perstep.report.table import to_text
 from perstep.runs.columns import encode_sample, sample_decoder
 
@@ -70,7 +70,7 @@ def samples(
         passes = [plain, Pass("marked", 0, marked), Pass("marked", 0, marked), plain]
         work = columns(busy_ns, float(slow), launches or {})
         total = round(STEPS * sum(busy_ns.values()))
-        profiled = ProfiledRound({"decode": work}, total, 30 * len(busy_ns), **more)
+        profiled = ProfiledRound({"decode": work}, total_ns=total, kernels=30 * len(busy_ns), **more)
         made.append(Sample(number, passes, calm, {}, profiled))
     return made
 
@@ -183,7 +183,7 @@ def test_steps_become_columns_by_kind() -> None:
         part = one.part("a" if number else "b")
         part.busy_ns, part.launches = 10 * number + 1, number
     steps[2].part("c").busy_ns = 5
-    kept = profiled_round(TraceWork(steps, total_ns=9, kernels=3))
+    kept = profiled_round(TraceWork(steps, TraceCounts(total_ns=9, kernels=3)))
     assert list(kept.kinds) == ["prefill", "decode"]
     assert {name: list(ns) for name, ns in kept.kinds["decode"].busy_ns.items()} == {"a": [11, 21], "c": [0, 5]}
     assert kept.kinds["decode"].steps == 2

@@ -50,9 +50,15 @@ def parts_of(rows: list[Row], **options: Any) -> dict[str, tuple[int, int, int]]
 def test_the_real_trace_has_no_kernel_unmatched(h200_rows: list[Row], h200_steps: list[tuple[str, int, int]]) -> None:
     """7,472 kernels, copies and fills, each with its launch; together they take what the profiler's own rows take."""
     work = attribute(h200_rows, steps=h200_steps)
-    assert (work.kernels, work.unmatched, work.by_operator, work.idle_launches, work.began_early) == (7472, 0, 0, 0, 0)
+    assert (
+        work.counts.kernels,
+        work.counts.unmatched,
+        work.counts.by_operator,
+        work.counts.idle_launches,
+        work.counts.began_early,
+    ) == (7472, 0, 0, 0, 0)
     own = sum(r.duration_ns for r in h200_rows if not r.on_host and not r.name.startswith("perstep:"))
-    assert work.total_ns == own
+    assert work.counts.total_ns == own
     assert sum(part.sum_ns for one in work.steps for part in one.parts.values()) + work.outside_ns == own
     assert sum(one.busy_ns for one in work.steps) == own - work.outside_ns  # one stream: nothing overlaps
 
@@ -128,7 +134,7 @@ def test_what_was_launched_in_no_step_is_counted_apart() -> None:
     ]
     work = attribute(rows)
     assert work.steps[0].busy_ns == 1
-    assert (work.outside_ns, work.total_ns) == (10, 11)
+    assert (work.outside_ns, work.counts.total_ns) == (10, 11)
 
 
 def test_a_launch_that_is_missing_is_replaced_by_its_operator() -> None:
@@ -138,7 +144,7 @@ def test_a_launch_that_is_missing_is_replaced_by_its_operator() -> None:
         Row("aten::mm", HOST, 12, 3, 1, 0, 1, MAIN), kernel(1, 30, 31), kernel(9, 40, 44, linked=1),
     ]  # fmt: skip
     assert parts_of(rows) == {"a": (1, 1, 1), "b": (4, 4, 0)}
-    assert attribute(rows).by_operator == 1
+    assert attribute(rows).counts.by_operator == 1
 
 
 def test_kernels_without_any_launch_are_named_not_dropped() -> None:
@@ -146,14 +152,14 @@ def test_kernels_without_any_launch_are_named_not_dropped() -> None:
     rows = [step(0, 100), span("perstep:a", 0, 50), launch(1, 1), kernel(1, 30, 31), kernel(9, 40, 44)]
     assert parts_of(rows) == {"a": (1, 1, 1), UNMATCHED: (4, 4, 0)}
     work = attribute(rows)
-    assert (work.unmatched, work.unmatched_ns, work.total_ns) == (1, 4, 5)
+    assert (work.counts.unmatched, work.counts.unmatched_ns, work.counts.total_ns) == (1, 4, 5)
 
 
 def test_a_launch_without_a_kernel_is_counted_apart() -> None:
     """The profiler lost it, or nothing was to be copied."""
     rows = [step(0, 100), span("perstep:a", 0, 50), launch(1, 1), launch(2, 3), kernel(1, 30, 31)]
     assert parts_of(rows) == {"a": (1, 1, 1)}
-    assert attribute(rows).idle_launches == 1
+    assert attribute(rows).counts.idle_launches == 1
 
 
 def test_a_difference_between_the_clocks_moves_nothing_and_is_told() -> None:
@@ -164,7 +170,7 @@ def test_a_difference_between_the_clocks_moves_nothing_and_is_told() -> None:
     ]  # fmt: skip
     work = attribute(rows)
     assert {name: part.busy_ns for name, part in work.steps[0].parts.items()} == {"a": 10, "b": 20}
-    assert (work.began_early, work.early_ns) == (2, 50)
+    assert (work.counts.began_early, work.counts.early_ns) == (2, 50)
 
 
 def test_ranges_that_come_back_on_the_device_are_no_work() -> None:
@@ -265,7 +271,7 @@ def test_a_replay_is_split_as_its_region_ran_under_ranges(call: str) -> None:
     parts = work.steps[1].parts
     assert {name: part.busy_ns for name, part in parts.items() if part.busy_ns} == {"a": 5, "b": sum(range(6, 13))}
     assert {name: part.launches for name, part in parts.items() if part.launches} == {"forward": 1}
-    assert (work.split_replays, work.whole_replays) == (1, 0)
+    assert (work.counts.split_replays, work.counts.whole_replays) == (1, 0)
     assert sum(part.replayed_ns for part in parts.values()) == 0
 
 
@@ -276,7 +282,7 @@ def test_a_replay_that_was_never_seen_is_left_whole(names: str) -> None:
     whole = work.steps[1].parts["forward"]
     assert whole.busy_ns == whole.replayed_ns == sum(range(5, 5 + len(names)))
     assert list(work.steps[1].parts) == ["forward"]
-    assert (work.split_replays, work.whole_replays) == (0, 1)
+    assert (work.counts.split_replays, work.counts.whole_replays) == (0, 1)
 
 
 def test_a_replay_that_was_seen_with_different_parts_is_left_whole() -> None:
@@ -284,7 +290,7 @@ def test_a_replay_that_was_seen_with_different_parts_is_left_whole() -> None:
     other = [span("perstep:b", 500, 590), *(row for index, name in enumerate(REGION) for row in (
         launch(20 + index, 501 + 10 * index), kernel(20 + index, 800 + index, 801 + index, name)))]  # fmt: skip
     work = attribute([step(0, 100, "eager"), *eager(0, 1), *other, *replay(1000, 50)])
-    assert (work.split_replays, work.whole_replays) == (0, 1)
+    assert (work.counts.split_replays, work.counts.whole_replays) == (0, 1)
 
 
 def test_a_replay_is_split_by_what_another_trace_has_seen() -> None:
@@ -302,7 +308,7 @@ def test_a_region_that_ran_outside_of_ranges_splits_nothing() -> None:
     """Its kernels are known, their parts are not."""
     bare = [row for row in eager(0, 1) if not row.name.startswith("perstep:")]
     work = attribute([step(0, 100, "eager"), *bare, *replay(1000, 50)])
-    assert (work.split_replays, work.whole_replays) == (0, 1)
+    assert (work.counts.split_replays, work.counts.whole_replays) == (0, 1)
 
 
 # Laws

@@ -122,9 +122,10 @@ def test_packing_comes_before_the_products() -> None:
 
 def test_a_step_finds_its_weights_where_its_footprint_fits() -> None:
     """A model of 0.5 MB lives in L2 until its cache has grown; then everything comes from L3."""
-    short, long = (step_bound(step_cost(TINY, decode(context)), RATES) for context in (8, 1024))
+    costs = [step_cost(TINY, decode(context)) for context in (8, 1024)]
+    short, long = (step_bound(cost, RATES) for cost in costs)
     assert (short.level, long.level) == ("l2", "l3")
-    assert short.footprint_bytes < 1 << 20 < long.footprint_bytes
+    assert costs[0].resident_bytes < 1 << 20 < costs[1].resident_bytes
     assert short.parts["lm_head"].bandwidth_ns < long.parts["lm_head"].bandwidth_ns
 
 

@@ -18,9 +18,13 @@ import numpy as np
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from perstep.automata.rows import Row
+
+Array = Any
+"""A NumPy array or a torch tensor: both are indexed, compared and filled alike."""
 
 FEW = 32
 """Up to one allowed token in this many, they are taken out and put back."""
@@ -34,7 +38,7 @@ NEARLY_ALL = 16
 """Up to one forbidden token in this many, they are overwritten."""
 
 
-def apply(logits: Any, rows: Row | Sequence[Row]) -> Any:
+def apply(logits: Array, rows: Row | Sequence[Row]) -> Array:
     """Set what is not allowed to -inf, in place.
 
     Args:
@@ -78,7 +82,7 @@ def apply(logits: Any, rows: Row | Sequence[Row]) -> Any:
     return logits
 
 
-def _as_numpy(logits: Any) -> NDArray[np.floating] | None:
+def _as_numpy(logits: Array) -> NDArray[np.floating] | None:
     """The same memory as a NumPy array, whose operations start sooner; None where there is none or it is slower."""
     if isinstance(logits, np.ndarray):
         return logits
@@ -88,7 +92,7 @@ def _as_numpy(logits: Any) -> NDArray[np.floating] | None:
     return array
 
 
-def _keep(batch: Any, indices: list[int], allowed: Any) -> None:
+def _keep(batch: Array, indices: list[int], allowed: Array) -> None:
     """Keep the allowed logits of some rows and set the others to -inf."""
     for index in indices:
         logits = batch[index]
@@ -97,7 +101,7 @@ def _keep(batch: Any, indices: list[int], allowed: Any) -> None:
         logits[allowed] = kept
 
 
-def _remove(batch: Any, indices: list[int], row: Row, device: Any) -> None:
+def _remove(batch: Array, indices: list[int], row: Row, device: torch.device | None) -> None:
     """Set what is not allowed to -inf in some rows [tokens]."""
     if (row.size - row.count) * NEARLY_ALL <= row.size:
         forbidden = _ids("forbidden", row, device)
@@ -114,10 +118,10 @@ def _remove(batch: Any, indices: list[int], row: Row, device: Any) -> None:
             torch.minimum(batch[index], ceiling, out=batch[index])
 
 
-def _ids(which: str, row: Row, device: Any) -> Any:
+def _ids(which: str, row: Row, device: torch.device | None) -> Array:
     """The allowed or forbidden ids as NumPy and torch index with them (int64): an array, or a tensor on `device`."""
 
-    def make(row: Row) -> Any:
+    def make(row: Row) -> Array:
         mask = row.mask()
         ids = np.flatnonzero(mask if which == "allowed" else ~mask)
         return ids if device is None else sys.modules["torch"].from_numpy(ids).to(device)
@@ -125,24 +129,24 @@ def _ids(which: str, row: Row, device: Any) -> Any:
     return row.derived((which, device), make, _nbytes)
 
 
-def _ceiling(row: Row, dtype: np.dtype[Any]) -> NDArray[Any]:
+def _ceiling(row: Row, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
     """What a logit may at most be: +inf where allowed, -inf elsewhere."""
 
-    def make(row: Row) -> NDArray[Any]:
+    def make(row: Row) -> NDArray[np.floating]:
         return np.where(row.mask(), dtype.type(np.inf), dtype.type(-np.inf))
 
     return row.derived(("ceiling", dtype), make, _nbytes)
 
 
-def _torch_ceiling(row: Row, logits: Any) -> Any:
+def _torch_ceiling(row: Row, logits: Array) -> Array:
     torch = sys.modules["torch"]
 
-    def make(row: Row) -> Any:
+    def make(row: Row) -> Array:
         ceiling = np.where(row.mask(), np.float32(np.inf), np.float32(-np.inf))
         return torch.from_numpy(ceiling).to(device=logits.device, dtype=logits.dtype)
 
     return row.derived(("ceiling", logits.dtype, logits.device), make, _nbytes)
 
 
-def _nbytes(array: Any) -> int:
+def _nbytes(array: Array) -> int:
     return int(array.nbytes)

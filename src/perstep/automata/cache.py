@@ -13,8 +13,9 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from perstep._json import Json
 from perstep.automata import storage
 from perstep.automata.compiling import compile as compile_table
 from perstep.automata.dfa import STATE_LIMIT, Dfa
@@ -59,7 +60,7 @@ class DiskCache:
 
     def schema_table(
         self,
-        schema: str | bytes | Mapping[str, Any] | bool,
+        schema: str | bytes | Mapping[str, Json] | bool,
         vocabulary: Vocabulary,
         *,
         whitespace: str = "fixed",

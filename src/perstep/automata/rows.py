@@ -8,7 +8,8 @@ budget of bytes: what was made first is dropped first, and made again when neede
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     T = TypeVar("T")
+    Made = TypeVar("Made", bound=NDArray[np.generic])
 
 BUDGET_BYTES = 64 * 2**20
 """What expanded rows of one table may take together, unless the caller says otherwise."""
@@ -29,9 +31,9 @@ class RowStore:
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self.budget_bytes = budget_bytes
         self.used_bytes = 0
-        self._kept: deque[tuple[dict[Any, Any], Any, int]] = deque()
+        self._kept: deque[tuple[dict[Hashable, object], Hashable, int]] = deque()
 
-    def keep(self, kept: dict[Any, Any], key: Any, value: Any, nbytes: int) -> None:
+    def keep(self, kept: dict[Hashable, object], key: Hashable, value: object, nbytes: int) -> None:
         """Enter `value` into a row's dictionary; the newest stays even if it alone is over the budget."""
         while self._kept and self.used_bytes + nbytes > self.budget_bytes:
             old_row, old_key, old_bytes = self._kept.popleft()
@@ -57,9 +59,9 @@ class Row:
         self.count = count
         self._expand = expand
         self._store = store
-        self._kept: dict[Any, Any] = {}
+        self._kept: dict[Hashable, object] = {}
 
-    def derived(self, key: Any, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
+    def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
         """What `make` makes of this row, kept under `key` within the store's budget."""
         found = self._kept.get(key)
         if found is None:
@@ -101,7 +103,7 @@ class Row:
             found = self._make("bias", lambda: np.where(self.mask(), np.float32(0), np.float32(-np.inf)))
         return cast("NDArray[np.float32]", found)
 
-    def _make(self, key: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def _make(self, key: str, make: Callable[[], Made]) -> Made:
         array = make()
         array.flags.writeable = False
         self._store.keep(self._kept, key, array, array.nbytes)

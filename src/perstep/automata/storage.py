@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perstep._json import Json
 from perstep.automata.grouping import group_rows
 from perstep.automata.table import TokenTable
 from perstep.automata.trie import Trie
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from perstep.automata.vocabulary import Vocabulary
+
+StoredArray = Any
+"""An array of a stored file: its dtype goes by its name."""
 
 FORMAT = 1
 """Raised whenever what is stored changes; files of another format are made again."""
@@ -110,14 +112,14 @@ def trie_from_bytes(data: bytes, key: str) -> Trie:
     return Trie(**arrays)
 
 
-def _pack(about: dict[str, Any], **arrays: NDArray[Any]) -> bytes:
+def _pack(about: dict[str, Json], **arrays: StoredArray) -> bytes:
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    np.savez_compressed(buffer, about=text, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, about=text, **arrays)
     return buffer.getvalue()
 
 
-def _unpack(data: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _unpack(data: bytes, names: tuple[str, ...]) -> tuple[dict[str, Json], dict[str, StoredArray]]:
     # Whatever is wrong with the file, NumPy and zipfile have an exception of their own for it.
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
@@ -127,7 +129,7 @@ def _unpack(data: bytes, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[s
         raise InputError(f"it cannot be read ({error})") from error
 
 
-def _expect(about: dict[str, Any], expected: dict[str, Any]) -> None:
+def _expect(about: dict[str, Json], expected: dict[str, Json]) -> None:
     for name, value in expected.items():
         if about.get(name) != value:
             raise InputError(f"its {name} is {about.get(name)!r}, not {value!r}")

@@ -10,15 +10,31 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Protocol, runtime_checkable
 
+from perstep._json import Json
 from perstep.errors import InputError
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What is read of a `tokenizers.Tokenizer`."""
+
+    def to_str(self) -> str:
+        """Its description in JSON."""
+        ...
+
+    def get_vocab(self, *, with_added_tokens: bool) -> dict[str, int]:
+        """The id of each token."""
+        ...
+
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_bytes_of(tokenizer: Any, size: int | None) -> tuple[list[bytes | None], set[int], list[int]]:
+def token_bytes_of(tokenizer: object, size: int | None) -> tuple[list[bytes | None], set[int], list[int]]:
     """The bytes of every id, the special ids (holes in the numbering among them), the end-of-sequence ids.
 
     Args:
@@ -48,9 +64,9 @@ def token_bytes_of(tokenizer: Any, size: int | None) -> tuple[list[bytes | None]
     return tokens, special, [] if eos is None else [int(eos)]
 
 
-def _backend(tokenizer: Any) -> Any:
+def _backend(tokenizer: object) -> Backend:
     for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), getattr(tokenizer, "_tokenizer", None)):
-        if hasattr(candidate, "to_str") and hasattr(candidate, "get_vocab"):
+        if isinstance(candidate, Backend):
             return candidate
     raise InputError(
         f"{type(tokenizer).__name__} is not backed by a `tokenizers` tokenizer, so its bytes are not known: "
@@ -58,7 +74,7 @@ def _backend(tokenizer: Any) -> Any:
     )
 
 
-def _parts(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _parts(decoder: dict[str, Json] | None) -> list[dict[str, Json]]:
     """A decoder as the list of its steps."""
     if decoder is None:
         return []
@@ -67,7 +83,7 @@ def _parts(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [decoder]
 
 
-def _reader(spec: dict[str, Any]) -> Any:
+def _reader(spec: dict[str, Json]) -> Callable[[str], bytes]:
     """The function from a token's text to its bytes."""
     parts = _parts(spec.get("decoder"))
     kinds = {part["type"]: part for part in parts}
@@ -86,7 +102,7 @@ def _reader(spec: dict[str, Any]) -> Any:
     )
 
 
-def _replacements(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _replacements(parts: list[dict[str, Json]]) -> list[tuple[str, str]]:
     found = []
     for part in parts:
         if part["type"] == "Metaspace":

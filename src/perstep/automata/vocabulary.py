@@ -8,8 +8,9 @@ a mask; end-of-sequence ids are allowed exactly where a text may end.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,9 +18,21 @@ from perstep.automata.trie import Trie, build_trie
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+
+class Tekken(Protocol):
+    """What is read of a `mistral_common` Tekkenizer."""
+
+    n_words: int
+    num_special_tokens: int
+    eos_id: int
+
+    def id_to_byte_piece(self, token_id: int) -> bytes:
+        """The bytes of a token."""
+        ...
 
 
 class Vocabulary:
@@ -59,8 +72,26 @@ class Vocabulary:
             )
 
     @classmethod
+    def of(cls, given: object) -> Vocabulary:
+        """A vocabulary, from one, from the bytes of every token, or from a tokenizer.
+
+        Raises:
+            InputError: if it is none of these, or a tokenizer of an unknown kind.
+        """
+        if isinstance(given, Vocabulary):
+            return given
+        if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+            return cls(given)
+        if hasattr(given, "decode"):
+            return cls.from_tokenizer(given)
+        raise InputError(
+            f"a {type(given).__name__} is no vocabulary: give a perstep.automata.Vocabulary, a tokenizer, or the "
+            "bytes of every token in a list"
+        )
+
+    @classmethod
     def from_tokenizer(
-        cls, tokenizer: Any, size: int | None = None, eos_ids: Iterable[int] | None = None
+        cls, tokenizer: object, size: int | None = None, eos_ids: Iterable[int] | None = None
     ) -> Vocabulary:
         """The vocabulary of a transformers or `tokenizers` tokenizer.
 
@@ -81,7 +112,7 @@ class Vocabulary:
         return cls(tokens, special, own_eos if eos_ids is None else eos_ids)
 
     @classmethod
-    def from_tekken(cls, tokenizer: Any) -> Vocabulary:
+    def from_tekken(cls, tokenizer: Tekken) -> Vocabulary:
         """The vocabulary of a `mistral_common` Tekkenizer."""
         tokens = [tokenizer.id_to_byte_piece(token) or None for token in range(tokenizer.n_words)]
         return cls(tokens, range(tokenizer.num_special_tokens), [tokenizer.eos_id])

@@ -8,7 +8,7 @@ a level (about 3 ns a node); the others together, over the live pairs (state, no
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def live_share(transitions: NDArray[np.int32], trie: Trie, state: int) -> float:
     return float(ones[symbols].sum() + after) / max(trie.num_nodes - 1, 1)
 
 
-def is_dense(share: NDArray[np.float64] | float, trie: Trie) -> Any:
+def is_dense(share: NDArray[np.float64] | float, trie: Trie) -> bool | NDArray[np.bool_]:
     """Whether states with this share of live nodes are walked over all nodes; bool, or bool [states]."""
     return (share > DENSE_ABOVE) & (share * trie.num_nodes > DENSE_FROM)
 

@@ -4,7 +4,23 @@ Names are handed on when they are first used; torch is imported by the modules t
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from perstep.fast.causal_mask import CausalMaskCache as CausalMaskCache
+    from perstep.fast.decode_call import Decode as Decode
+    from perstep.fast.decode_call import decode as decode
+    from perstep.fast.masked_reference import MaskedText as MaskedText
+    from perstep.fast.masked_reference import generate_masked as generate_masked
+    from perstep.fast.penalties import RepetitionPenalty as RepetitionPenalty
+    from perstep.fast.penalties import SuppressTokens as SuppressTokens
+    from perstep.fast.sampling import MinP as MinP
+    from perstep.fast.sampling import TopK as TopK
+    from perstep.fast.sampling import TopP as TopP
+    from perstep.fast.stop import StopStrings as StopStrings
+    from perstep.fast.stop import WordStop as WordStop
+    from perstep.fast.token_mask import TokenMask as TokenMask
+    from perstep.fast.utf8 import Utf8 as Utf8
 
 _HOMES: dict[str, str] = {
     "CausalMaskCache": "perstep.fast.causal_mask",
@@ -26,7 +42,7 @@ _HOMES: dict[str, str] = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'perstep.fast' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -21,6 +21,12 @@ _KEEP_NOTHING = ("perstep.fast.", "transformers.")
 """Modules whose processors remember no scores."""
 
 
+Process = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""A logits processor as it is called, with ids [B, T] and scores [B, V]."""
+
+Change = Any
+"""A parameter of `Signature.replace`: its type goes by its name."""
+
 Call = TypeVar("Call", bound=Callable[..., torch.Tensor])
 
 
@@ -35,7 +41,7 @@ class _Signature(inspect.Signature):
         self._rest = tuple(parameters[1:])
         self._bound = whole.replace(parameters=self._rest)
 
-    def replace(self, **changes: Any) -> inspect.Signature:  # type: ignore[override] # always a plain signature
+    def replace(self, **changes: Change) -> inspect.Signature:  # type: ignore[override] # always a plain signature
         """As `Signature.replace`."""
         if changes.keys() == {"parameters"} and changes["parameters"] == self._rest:
             return self._bound
@@ -57,10 +63,11 @@ class Processor(LogitsProcessor):  # type: ignore[misc] # transformers is not ty
 
     def overwrite(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The same scores as a call's; what is given may be written over."""
-        return self(input_ids, scores)
+        changed: torch.Tensor = self(input_ids, scores)
+        return changed
 
 
-def in_turn(processors: Iterable[Any], *, private: bool) -> list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+def in_turn(processors: Iterable[Process], *, private: bool) -> list[Process]:
     """What to call, one after the other, with ids and scores.
 
     Args:
@@ -70,9 +77,10 @@ def in_turn(processors: Iterable[Any], *, private: bool) -> list[Callable[[torch
     Returns:
         `overwrite` of those that have one of their own, up to the first processor that may have kept its scores.
     """
-    calls: list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = []
+    calls: list[Process] = []
     for processor in processors:
         kind = type(processor)
-        calls.append(processor.overwrite if private and "overwrite" in vars(kind) else processor)
+        overwrite: Process = getattr(processor, "overwrite", processor)
+        calls.append(overwrite if private and "overwrite" in vars(kind) else processor)
         private = private and kind.__module__.startswith(_KEEP_NOTHING)
     return calls

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-from perstep.automata import Vocabulary
-from perstep.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,24 +22,6 @@ if TYPE_CHECKING:
 FEW_ROWS = 8  # up to this many rows are read one by one
 _CODED = 3  # last tokens by whose classes the state is tabled: those that a character can need
 _MOST_CODES = 20_000
-
-
-def vocabulary_of(vocab: Any) -> Vocabulary:
-    """A `Vocabulary`, from one, from the bytes of every token, or from a tokenizer.
-
-    Raises:
-        InputError: if it is none of these, or a tokenizer of an unknown kind.
-    """
-    if isinstance(vocab, Vocabulary):
-        return vocab
-    if isinstance(vocab, Sequence) and not isinstance(vocab, (str, bytes)):
-        return Vocabulary(vocab)
-    if hasattr(vocab, "decode"):
-        return Vocabulary.from_tokenizer(vocab)
-    raise InputError(
-        f"a {type(vocab).__name__} is no vocabulary: give a perstep.automata.Vocabulary, a tokenizer, or the bytes of "
-        "every token in a list"
-    )
 
 
 def on_host(tensor: torch.Tensor) -> bool:
@@ -61,8 +40,8 @@ class Reading:
         unknown: the class of ids that are no tokens.
     """
 
-    class_of_token: NDArray[np.integer[Any]]
-    maps: NDArray[np.integer[Any]]
+    class_of_token: NDArray[np.integer]
+    maps: NDArray[np.integer]
     window: int
     unknown: int = 0
 
@@ -195,7 +174,7 @@ class _Coded:
         few_states: the state of each code, as a list.
     """
 
-    def __init__(self, class_of_token: NDArray[np.integer[Any]], maps: NDArray[np.integer[Any]]) -> None:
+    def __init__(self, class_of_token: NDArray[np.integer], maps: NDArray[np.integer]) -> None:
         base = len(maps)
         powers = base ** np.arange(_CODED)[::-1]
         codes = np.arange(base**_CODED)

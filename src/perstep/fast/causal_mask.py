@@ -13,6 +13,12 @@ from perstep.errors import InputError
 
 __all__ = ["CausalMaskCache"]
 
+Mask = Any
+"""A tensor or an array, by the backend; so are a dtype and a device what the backend takes for them."""
+
+Wanted = tuple[object, object, bool]
+"""A dtype, a device, and whether the mask has one row."""
+
 MAX_BYTES = 256 << 20
 """The default limit: a boolean band for a prefill of 16,384 positions, or chunks of 512 behind 524,000."""
 
@@ -24,7 +30,7 @@ class _Band:
 
     def __init__(self) -> None:
         self.rows = self.past = self.nbytes = 0
-        self.view: Callable[[int, int], Any]
+        self.view: Callable[[int, int], Mask]
 
 
 class CausalMaskCache:
@@ -53,9 +59,9 @@ class CausalMaskCache:
         if max_bytes < 1:
             raise InputError(f"max_bytes {max_bytes}: it must be at least 1")
         self.max_bytes = max_bytes
-        self._backend: Any = _Torch if backend == "torch" else _NumPy
-        self._named: dict[tuple[Any, Any, bool], _Band] = {}  # as the caller spelt dtype and device
-        self._bands: dict[tuple[Any, Any, bool], _Band] = {}  # oldest first
+        self._backend: type[_Torch | _NumPy] = _Torch if backend == "torch" else _NumPy
+        self._named: dict[Wanted, _Band] = {}  # as the caller spelt dtype and device
+        self._bands: dict[Wanted, _Band] = {}  # oldest first
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +73,9 @@ class CausalMaskCache:
         self._named.clear()
         self._bands.clear()
 
-    def get(self, q_len: int, kv_len: int, *, dtype: Any = None, device: Any = None, padding: Any = None) -> Any:
+    def get(
+        self, q_len: int, kv_len: int, *, dtype: object = None, device: object = None, padding: object = None
+    ) -> Mask:
         """The mask for `q_len` new positions that end at position `kv_len`.
 
         Args:
@@ -99,7 +107,7 @@ class CausalMaskCache:
         mask = band.view(q_len, past)
         return mask if padding is None else self._backend.with_padding(mask, padding, dtype)
 
-    def _grown(self, wanted: tuple[Any, Any, bool], q_len: int, past: int) -> _Band:
+    def _grown(self, wanted: Wanted, q_len: int, past: int) -> _Band:
         dtype, device, single = wanted
         key = (*self._backend.canonical(dtype, device), single)
         band = self._named[wanted] = self._bands.setdefault(key, _Band())
@@ -118,7 +126,7 @@ class CausalMaskCache:
         once.view = self._backend.view_of(self._backend.build(q_len, past, *key[:2]), held=past)
         return once
 
-    def _forget_others(self, key: tuple[Any, Any, bool], nbytes: int) -> None:
+    def _forget_others(self, key: Wanted, nbytes: int) -> None:
         """Make room for a band of `nbytes` under this key."""
         for other in [other for other in self._bands if other != key]:
             if nbytes + sum(band.nbytes for name, band in self._bands.items() if name != key) <= self.max_bytes:
@@ -136,7 +144,7 @@ class _NumPy:
     """Bands as arrays."""
 
     @staticmethod
-    def canonical(dtype: Any, device: Any) -> tuple[Any, Any]:
+    def canonical(dtype: Mask, device: Mask) -> tuple[Mask, Mask]:
         import numpy as np
 
         try:
@@ -150,11 +158,11 @@ class _NumPy:
         return kind, None
 
     @staticmethod
-    def nbytes(rows: int, held: int, dtype: Any) -> int:
+    def nbytes(rows: int, held: int, dtype: Mask) -> int:
         return int(rows * (held + rows) * dtype.itemsize)
 
     @staticmethod
-    def build(rows: int, held: int, dtype: Any, device: Any) -> Any:  # noqa: ARG004 - as the other backend
+    def build(rows: int, held: int, dtype: Mask, device: Mask) -> Mask:  # noqa: ARG004 - as the other backend
         import numpy as np
 
         allowed = np.tri(rows, held + rows, held, dtype=np.bool_)
@@ -163,11 +171,11 @@ class _NumPy:
         return band
 
     @staticmethod
-    def view_of(band: Any, *, held: int) -> Callable[[int, int], Any]:
+    def view_of(band: Mask, *, held: int) -> Callable[[int, int], Mask]:
         return lambda q_len, past: band[:q_len, held - past : held + q_len]
 
     @staticmethod
-    def with_padding(mask: Any, padding: Any, dtype: Any) -> Any:
+    def with_padding(mask: Mask, padding: Mask, dtype: Mask) -> Mask:
         import numpy as np
 
         real = np.asarray(padding)
@@ -184,7 +192,7 @@ class _Torch:
     """Bands as tensors."""
 
     @staticmethod
-    def canonical(dtype: Any, device: Any) -> tuple[Any, Any]:
+    def canonical(dtype: Mask, device: Mask) -> tuple[Mask, Mask]:
         import torch
 
         kind = torch.bool if dtype is None else dtype
@@ -193,11 +201,11 @@ class _Torch:
         return kind, torch.device("cpu" if device is None else device)
 
     @staticmethod
-    def nbytes(rows: int, held: int, dtype: Any) -> int:
+    def nbytes(rows: int, held: int, dtype: Mask) -> int:
         return int(rows * (held + rows) * dtype.itemsize)
 
     @staticmethod
-    def build(rows: int, held: int, dtype: Any, device: Any) -> Any:
+    def build(rows: int, held: int, dtype: Mask, device: Mask) -> Mask:
         import torch
 
         shape = (rows, held + rows)
@@ -208,13 +216,13 @@ class _Torch:
             return torch.full(shape, -torch.inf, dtype=dtype, device=device).triu_(held + 1)
 
     @staticmethod
-    def view_of(band: Any, *, held: int) -> Callable[[int, int], Any]:
+    def view_of(band: Mask, *, held: int) -> Callable[[int, int], Mask]:
         view, width = band.as_strided, band.shape[1]
         # One call of torch: 1.0 us, where slicing both dimensions takes 1.9.
         return lambda q_len, past: view((q_len, q_len + past), (width, 1), held - past)
 
     @staticmethod
-    def with_padding(mask: Any, padding: Any, dtype: Any) -> Any:
+    def with_padding(mask: Mask, padding: Mask, dtype: Mask) -> Mask:
         import torch
 
         real = torch.as_tensor(padding, device=mask.device)

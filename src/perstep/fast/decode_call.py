@@ -10,16 +10,25 @@ from __future__ import annotations
 import inspect
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import GenerationMixin
 from transformers.generation import GenerationMode
 
 from perstep.errors import InputError
+from perstep.fast._processor import Process
 from perstep.fast.decode_choose import Chooser, works_over_allowed
+from perstep.fast.decode_inputs import DecodingModel
 from perstep.fast.decode_loop import Call, Report, run_deferred, run_on_host
 from perstep.fast.token_mask import TokenMask
+from perstep.targets.transformers.protocols import (
+    Argument,
+    Generated,
+    GenerationConfig,
+    StoppingCriterion,
+    Streamer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,16 +57,16 @@ class Decode:
 
     def __call__(
         self,
-        model: Any,
+        model: DecodingModel,
         input_ids: torch.Tensor,
-        logits_processor: Sequence[Any] = (),
-        stopping_criteria: Sequence[Any] = (),
-        generation_config: Any = None,
+        logits_processor: Sequence[Process] = (),
+        stopping_criteria: Sequence[StoppingCriterion] = (),
+        generation_config: GenerationConfig | None = None,
         synced_gpus: bool = False,
-        streamer: Any = None,
+        streamer: Streamer | None = None,
         seed: int | None = None,
-        **model_kwargs: Any,
-    ) -> Any:
+        **model_kwargs: Argument,
+    ) -> Generated:
         """The loop itself; called by `generate` with what it has prepared.
 
         Args:
@@ -72,6 +81,8 @@ class Decode:
         """
         given = _given_to_generate(model)
         streamer = given.get("streamer") if streamer is None else streamer
+        if generation_config is None:
+            raise InputError("fast.decode is called by generate: model.generate(..., custom_generate=fast.decode)")
         _refuse(model, generation_config, given, synced_gpus)
         processors = list(logits_processor)
         _check_signatures(processors)
@@ -96,14 +107,15 @@ class Decode:
 
 
 decode = Decode()
+"""The loop with its own settings: chosen by the device and the dtype of the model."""
 
 
 def _mask_to_take_over(call: Call) -> TokenMask | None:
     """The mask, if it comes first, what is behind it works over the allowed ids, and nobody asks for all scores."""
-    first, *others = call.processors or [None]
+    first = next(iter(call.processors), None)
     if not isinstance(first, TokenMask) or call.records:
         return None
-    return first if all(works_over_allowed(other) for other in others) else None
+    return first if all(works_over_allowed(other) for other in call.processors[1:]) else None
 
 
 def _may_defer(call: Call) -> bool:
@@ -119,9 +131,9 @@ def _seed(seed: int | None) -> int:
     return seed
 
 
-def _check_signatures(processors: Sequence[Any]) -> None:
+def _check_signatures(processors: Sequence[Process]) -> None:
     for processor in processors:
-        names = list(inspect.signature(processor.__call__).parameters)
+        names = list(inspect.signature(processor).parameters)
         if len(names) > 2:
             raise InputError(
                 f"{type(processor).__name__} wants {', '.join(names[2:])} beside ids and scores, which generate "
@@ -129,7 +141,7 @@ def _check_signatures(processors: Sequence[Any]) -> None:
             )
 
 
-def _given_to_generate(model: Any) -> dict[str, Any]:
+def _given_to_generate(model: DecodingModel) -> dict[str, Argument]:
     """The arguments of the `generate` call we are in.
 
     transformers 5 hands a callable neither streamer nor assistant, without a word (`_extract_generation_mode_kwargs`),
@@ -144,15 +156,13 @@ def _given_to_generate(model: Any) -> dict[str, Any]:
     return {}
 
 
-def _refuse(model: Any, config: Any, given: dict[str, Any], synced_gpus: bool) -> None:
+def _refuse(model: DecodingModel, config: GenerationConfig, given: dict[str, Argument], synced_gpus: bool) -> None:
     usual = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     if "next_sequence_length" not in usual or not hasattr(model, "_prefill"):
         raise InputError(
             "fast.decode needs transformers 5, whose generate prefills apart from its loop; with this version use "
             "fast.TokenMask in generate itself"
         )
-    if config is None:
-        raise InputError("fast.decode is called by generate: model.generate(..., custom_generate=fast.decode)")
     mode = config.get_generation_mode(given.get("assistant_model"))
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise InputError(f"fast.decode does greedy search and sampling, not {mode.value}: leave custom_generate out")

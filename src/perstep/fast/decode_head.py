@@ -11,11 +11,13 @@ from __future__ import annotations
 import itertools
 import weakref
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from perstep.targets.transformers.protocols import Config, Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,7 @@ and using 8,000 rows takes 0.2 of the whole head's time the first time and 0.08 
 whole head the first time."""
 
 _numbers = itertools.count()
-_known: weakref.WeakKeyDictionary[Any, tuple[Any, int, int]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Linear, tuple[weakref.ref[torch.Tensor], int, int]] = weakref.WeakKeyDictionary()
 
 
 class DeferredHead:
@@ -41,18 +43,18 @@ class DeferredHead:
         after: what the model does to its logits behind the head; None until `learn` has found it.
     """
 
-    def __init__(self, linear: Any, config: Any) -> None:
+    def __init__(self, linear: nn.Linear, config: Config) -> None:
         self._linear = linear
         self._config = config
         self._thread = get_ident()
-        self._inner: Any = None
+        self._inner: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._number = _number_of(linear)
         self.hidden_B1D: torch.Tensor | None = None
         self.after: After | None = None
         self._raw: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, model: Any) -> DeferredHead | None:
+    def of(cls, model: Model) -> DeferredHead | None:
         """The head of a model; None where it is not a plain matrix, or the model's forward is compiled."""
         linear = model.get_output_embeddings()
         own_compiler = getattr(model, "_compiled_call_impl", None) is not None
@@ -66,7 +68,7 @@ class DeferredHead:
 
     def __enter__(self) -> DeferredHead:
         self._inner = vars(self._linear).get("forward")
-        self._linear.forward = self._forward
+        vars(self._linear)["forward"] = self._forward
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -77,7 +79,7 @@ class DeferredHead:
         if "forward" in vars(self._linear) and vars(self._linear)["forward"] == self._forward:
             del self._linear.forward
             if self._inner is not None:
-                self._linear.forward = self._inner
+                vars(self._linear)["forward"] = self._inner
         self.hidden_B1D = self._raw = None
 
     def _forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -160,7 +162,7 @@ class After:
         return self._apply(logits)
 
 
-def _candidates(config: Any) -> list[After]:
+def _candidates(config: Config) -> list[After]:
     """What models of transformers are known to do to their logits, by the names in their configurations."""
     found = [After(lambda x: x)]
     cap = getattr(config, "final_logit_softcapping", None)
@@ -175,7 +177,7 @@ def _candidates(config: Any) -> list[After]:
     return found + [After(lambda x, after=after: after(x.float()), after.slope) for after in found]  # type: ignore[misc]
 
 
-def _number_of(linear: Any) -> int:
+def _number_of(linear: nn.Linear) -> int:
     """A number that stands for these very weights: another one once they are replaced or changed in place."""
     weight = linear.weight
     known = _known.get(linear)

@@ -8,11 +8,14 @@ from those of the last in ids, positions and attention mask alone; from the seco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
 
 import torch
 from transformers import Cache, GenerationMixin
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from perstep.targets.transformers.protocols import Argument, GenerationConfig, Model, Output
 
 # B batch, T text, n new tokens
 
@@ -24,6 +27,34 @@ _LARGEST_PAGE = 128
 _CHANGING = ("input_ids", "position_ids", "attention_mask")
 
 
+class DecodingModel(Model, Protocol):
+    """What transformers' own loop calls on the model."""
+
+    def _valid_auto_compile_criteria(self, kwargs: dict[str, Argument], config: GenerationConfig, /) -> bool: ...
+    def get_compiled_call(self, compile_config: object) -> Callable[..., Output]:
+        """Its call, compiled."""
+        ...
+
+    def is_remote_code(self) -> bool:
+        """Whether its class came with its weights."""
+        ...
+
+    def _prefill(
+        self, ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Argument], /, *, is_first_iteration: bool
+    ) -> Output: ...
+    def _has_unfinished_sequences(self, finished: bool, /, *, synced_gpus: bool, device: torch.device) -> bool: ...
+    def _update_model_kwargs_for_generation(
+        self,
+        outputs: Output | None,
+        model_kwargs: dict[str, Argument],
+        /,
+        *,
+        is_encoder_decoder: bool,
+        num_new_tokens: int,
+    ) -> dict[str, Argument]: ...
+    def _optimize_model_for_decode(self) -> AbstractContextManager[None]: ...
+
+
 class Forwards:
     """Executes and counts the forwards of one call of `generate`.
 
@@ -33,25 +64,27 @@ class Forwards:
         model_kwargs: what `generate` prepared, brought up to date.
     """
 
-    def __init__(self, model: Any, generation_config: Any, model_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, model: DecodingModel, generation_config: GenerationConfig, model_kwargs: dict[str, Argument]
+    ) -> None:
         self.model = model
         self.count = 0
-        self.outputs: Any = None
+        self.outputs: Output | None = None
         self.model_kwargs = model_kwargs
         self._config = generation_config
         compiled = model._valid_auto_compile_criteria(model_kwargs, generation_config)
         self._forward = model.get_compiled_call(generation_config.compile_config) if compiled else model.__call__
         self.is_compiled = bool(compiled)
-        self._inputs: dict[str, Any] | None = None
+        self._inputs: dict[str, Argument] | None = None
         self._positions: Iterator[torch.Tensor] | None = None
         self._masks: Iterator[torch.Tensor] | None = None
 
     @property
-    def cache(self) -> Any:
+    def cache(self) -> Cache | None:
         """The KV cache; None before the prefill of a model that makes its own, or without one."""
         return self.model_kwargs.get("past_key_values")
 
-    def prefill(self, input_ids: torch.Tensor) -> Any:
+    def prefill(self, input_ids: torch.Tensor) -> Output:
         """The forward over the prompt."""
         self.count += 1
         self.outputs = self.model._prefill(input_ids, self._config, self.model_kwargs, is_first_iteration=True)
@@ -59,7 +92,7 @@ class Forwards:
         self.model._has_unfinished_sequences(False, synced_gpus=False, device=input_ids.device)
         return self.outputs
 
-    def decode(self, new_ids_Bn: torch.Tensor, num_new: int, input_ids: Callable[[], torch.Tensor]) -> Any:
+    def decode(self, new_ids_Bn: torch.Tensor, num_new: int, input_ids: Callable[[], torch.Tensor]) -> Output:
         """The forward over the tokens chosen since the last one.
 
         Args:
@@ -80,12 +113,12 @@ class Forwards:
                 inputs["attention_mask"] = next(self._masks)
         return self._forward(**inputs)
 
-    def _prepared(self, num_new: int, input_ids: torch.Tensor) -> dict[str, Any]:
+    def _prepared(self, num_new: int, input_ids: torch.Tensor) -> dict[str, Argument]:
         model = self.model
         self.model_kwargs = model._update_model_kwargs_for_generation(
             self.outputs, self.model_kwargs, is_encoder_decoder=False, num_new_tokens=num_new
         )
-        inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+        inputs: dict[str, Argument] = model.prepare_inputs_for_generation(
             input_ids, next_sequence_length=num_new if self.model_kwargs["use_cache"] else None, **self.model_kwargs
         )
         if self._is_regular(inputs, num_new):
@@ -97,14 +130,14 @@ class Forwards:
             self.outputs = None  # the last logits need not outlive their step
         return inputs
 
-    def _is_regular(self, inputs: dict[str, Any], num_new: int) -> bool:
+    def _is_regular(self, inputs: dict[str, Argument], num_new: int) -> bool:
         """Whether the next step's inputs follow from these."""
         if not prepares_as_usual(self.model) or self.model.is_remote_code():
             return False
         cache = inputs.get("past_key_values")
         if not isinstance(cache, Cache) or cache.is_compileable or not self.model_kwargs["use_cache"]:
             return False
-        if self.outputs.past_key_values is not cache:
+        if self.outputs is None or self.outputs.past_key_values is not cache:
             return False
         if any(isinstance(value, torch.Tensor) for name, value in inputs.items() if name not in _CHANGING):
             return False
@@ -199,7 +232,7 @@ def _joined(columns: Iterator[torch.Tensor], num: int) -> torch.Tensor:
     return next(columns) if num == 1 else torch.cat([next(columns) for _ in range(num)], dim=1)
 
 
-def prepares_as_usual(model: Any) -> bool:
+def prepares_as_usual(model: Model) -> bool:
     """Whether model and instance leave the preparation of inputs to transformers; a ledger's marks do not count."""
     for name in ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation"):
         found = getattr(model, name)

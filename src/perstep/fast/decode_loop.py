@@ -7,21 +7,30 @@ stop flag one step late: one forward more, declared in its report, and undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from transformers import EosTokenCriteria, MaxLengthCriteria
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from perstep.fast._processor import in_turn
+from perstep.automata import TokenAutomaton
+from perstep.fast._processor import Process, in_turn
 from perstep.fast.decode_choose import Chooser, MaskedChooser
 from perstep.fast.decode_head import DeferredHead
-from perstep.fast.decode_inputs import Forwards, InputIds, pages
+from perstep.fast.decode_inputs import DecodingModel, Forwards, InputIds, pages
+from perstep.targets.transformers.protocols import (
+    Argument,
+    Generated,
+    GenerationConfig,
+    Output,
+    StoppingCriterion,
+    Streamer,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,17 +73,18 @@ class Stops:
         has_end: whether finished texts are padded.
     """
 
-    def __init__(self, criteria: Sequence[Any]) -> None:
+    def __init__(self, criteria: Sequence[StoppingCriterion]) -> None:
         self.max_length: int | None = None
         self.end_ids: frozenset[int] = frozenset()
         self.end_ids_E: torch.Tensor | None = None
-        self.others: list[Any] = []
+        self.others: list[StoppingCriterion] = []
         self.has_end = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         for criterion in criteria:
+            known: Argument = criterion
             if type(criterion) is MaxLengthCriteria and self.max_length is None:
-                self.max_length = criterion.max_length
+                self.max_length = known.max_length
             elif type(criterion) is EosTokenCriteria and self.end_ids_E is None:
-                self.end_ids_E = criterion.eos_token_id
+                self.end_ids_E = known.eos_token_id
             else:
                 self.others.append(criterion)
 
@@ -92,18 +102,18 @@ class Stops:
 class Call:
     """What `generate` handed over, and how it is to be done."""
 
-    model: Any
+    model: DecodingModel
     prompt_BT: torch.Tensor
-    processors: Sequence[Any]
-    criteria: Sequence[Any]
-    config: Any
-    streamer: Any
-    model_kwargs: dict[str, Any]
+    processors: Sequence[Process]
+    criteria: Sequence[StoppingCriterion]
+    config: GenerationConfig
+    streamer: Streamer | None
+    model_kwargs: dict[str, Argument]
     chooser: Chooser
     report: Report
-    tables: Sequence[Any] | None = None
+    tables: Sequence[TokenAutomaton] | None = None
     chunks: bool = False
-    records: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, list[Argument]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids = InputIds(self.prompt_BT)
@@ -113,7 +123,7 @@ class Call:
         self.records = {name: [] for option, name in wanted.items() if getattr(self.config, option)}
 
     @cached_property
-    def _in_turn(self) -> Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    def _in_turn(self) -> Sequence[Process]:
         return in_turn(self.processors, private="logits" not in self.records)
 
     @property
@@ -131,7 +141,7 @@ class Call:
         """Whether the caller sees the cache after the call."""
         return bool(self.config.return_dict_in_generate or getattr(self.forwards.cache, "_is_user_defined", False))
 
-    def scores(self, outputs: Any) -> torch.Tensor:
+    def scores(self, outputs: Output) -> torch.Tensor:
         """The scores of the next token [B, V] in float32, processed; recorded where that was asked for."""
         scores = raw = outputs.logits[:, -1]
         if self.processors or self.records:
@@ -160,7 +170,7 @@ class Call:
             done = [before or flag for before, flag in zip(done, flags, strict=True)]
         return done
 
-    def result(self, undone: int) -> Any:
+    def result(self, undone: int) -> Generated:
         """What `generate` returns."""
         ids = self.ids()
         sequences = ids[:, : ids.shape[1] - undone]
@@ -175,7 +185,7 @@ class Call:
         return GenerateDecoderOnlyOutput(sequences=sequences, past_key_values=self.forwards.cache, **kept)
 
 
-def run_on_host(call: Call) -> Any:
+def run_on_host(call: Call) -> Generated:
     """The loop that reads every token."""
     call.stops.read_end_ids()
     head = None
@@ -246,7 +256,7 @@ class _HostLoop:
         logits_BTV.numpy()[:, -1:].argmax(2, array_B1)
         return array_B1[:, 0].tolist(), tokens_B1
 
-    def _choose(self, outputs: Any, logits: torch.Tensor | None) -> list[int]:
+    def _choose(self, outputs: Output, logits: torch.Tensor | None) -> list[int]:
         call, position = self.call, self.call.ids.length
         if self.masked is None:
             plain = not call.processors and not call.records
@@ -309,7 +319,7 @@ class _HostLoop:
         return call.ids.length >= self._limit
 
 
-def run_deferred(call: Call) -> Any:
+def run_deferred(call: Call) -> Generated:
     """The loop that does not wait for the device."""
     call.report.way = "deferred"
     outputs = call.forwards.prefill(call.prompt_BT)
@@ -340,10 +350,10 @@ def run_deferred(call: Call) -> Any:
 class _LateFlag:
     """Copies "is any row unfinished?" to the host and reads it a step later; tokens to stream as well."""
 
-    def __init__(self, device: torch.device, streamer: Any) -> None:
+    def __init__(self, device: torch.device, streamer: Streamer | None) -> None:
         self._device = device
         self._streamer = streamer
-        self._waiting: tuple[torch.Tensor, torch.Tensor, Any] | None = None
+        self._waiting: tuple[torch.Tensor, torch.Tensor, torch.Event | None] | None = None
         self._reported = False
 
     def put(self, going_B: torch.Tensor, tokens_B: torch.Tensor) -> bool:
@@ -353,7 +363,9 @@ class _LateFlag:
             self._reported = not self._read(before)
         return self._reported
 
-    def _copied(self, going: torch.Tensor, tokens_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def _copied(
+        self, going: torch.Tensor, tokens_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Event | None]:
         if self._device.type == "cpu":
             return going, tokens_B, None
         pinned = self._device.type == "cuda"
@@ -367,7 +379,7 @@ class _LateFlag:
         event.record()
         return flag, tokens, event
 
-    def _read(self, copied: tuple[torch.Tensor, torch.Tensor, Any]) -> bool:
+    def _read(self, copied: tuple[torch.Tensor, torch.Tensor, torch.Event | None]) -> bool:
         flag, tokens, event = copied
         if event is not None:
             event.synchronize()

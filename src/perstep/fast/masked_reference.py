@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -122,10 +122,10 @@ class _Chooser:
         logits_V = np.matmul(normed_BD, self._model.head_DV)[row]
         return self._pick(logits_V[mask.allowed], mask.allowed, row, position)[0]
 
-    def _pick(self, logits_A: Floats, ids_A: NDArray[Any], row: int, position: int) -> tuple[int, float]:
+    def _pick(self, logits_A: Floats, ids_A: NDArray[np.integer], row: int, position: int) -> tuple[int, float]:
         sampler = self._sampler
         if sampler.temperature == 0:
-            scores: NDArray[Any] = logits_A
+            scores: NDArray[np.floating] = logits_A
         else:
             scaled = logits_A.astype(np.float64) / sampler.temperature
             kept = allowed(scaled, sampler.top_k, sampler.top_p)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class MinP(Processor):
         return kept
 
 
-def _kept(count: Any) -> int:
+def _kept(count: object) -> int:
     if not isinstance(count, int) or count < 1:
         raise InputError(f"min_tokens_to_keep {count!r}: it is a whole number, 1 or more")
     return count

@@ -7,7 +7,7 @@ prompt. A word ends where what was generated first matches a regular expression.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from perstep.automata import compile, from_regex  # noqa: A004 - the word of the
 from perstep.automata.dfa import minimal
 from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
-from perstep.fast._reading import Reading, on_host, vocabulary_of
+from perstep.fast._reading import Reading, on_host
 from perstep.fast._stops import compile_stops
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
         [True, False, True]
     """
 
-    def __init__(self, strings: str | bytes | Sequence[str | bytes], vocab: Any, *, anywhere: bool = False) -> None:
+    def __init__(self, strings: str | bytes | Sequence[str | bytes], vocab: object, *, anywhere: bool = False) -> None:
         self.anywhere = anywhere
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None  # ids and verdicts of the last call with `anywhere`
         self.strings = (strings,) if isinstance(strings, (str, bytes)) else tuple(strings)
-        self.vocabulary = vocabulary_of(vocab)
+        self.vocabulary = Vocabulary.of(vocab)
         self._stops = compile_stops(self.strings, self.vocabulary)
         self._by_class: list[list[bool]] = self._stops.completes.tolist()
         self._completes = {torch.device("cpu"): torch.from_numpy(self._stops.completes)}
@@ -74,7 +74,7 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
     def __deepcopy__(self, _memo: object) -> StopStrings:
         return self  # no verdict depends on a step before
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any = None, **_kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: torch.Tensor, scores: object = None, **_kwargs: object) -> torch.Tensor:  # noqa: ARG002
         """Whether each row of `input_ids` [rows, length] has just completed a stop string, bool [rows]."""
         if on_host(input_ids):
             return self._anywhere_on_host(input_ids) if self.anywhere else self._on_host(input_ids)
@@ -156,8 +156,8 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
         [False, False, False, True]
     """
 
-    def __init__(self, vocab: Any, pattern: str = WORD) -> None:
-        self.vocabulary = vocabulary_of(vocab)
+    def __init__(self, vocab: object, pattern: str = WORD) -> None:
+        self.vocabulary = Vocabulary.of(vocab)
         self.pattern = pattern
         self._reading, self._accept = _word_reading(pattern, self.vocabulary)
         self._length = 0
@@ -168,7 +168,7 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
         odd = np.random.default_rng(0).integers(-(2**62), 2**62, size=_POSITIONS, dtype=np.int64) * 2 + 1
         self._weights = {torch.device("cpu"): torch.from_numpy(odd)}
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any = None, **_kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: torch.Tensor, scores: object = None, **_kwargs: object) -> torch.Tensor:  # noqa: ARG002
         """Whether each row of `input_ids` [rows, length] has just completed a word, bool [rows]."""
         if on_host(input_ids):
             return self._on_host(input_ids.numpy())

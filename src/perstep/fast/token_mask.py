@@ -71,7 +71,7 @@ class TokenMask(Processor):
         self._length = -1
         self._hash_B: torch.Tensor | None = None
         self._states_B: torch.Tensor | None = None
-        self._tables_B: torch.Tensor | None = None
+        self._tables_B = torch.empty(0, dtype=torch.long)
         self._starts_B: torch.Tensor | None = None
         self._host_states: list[int] = []
 
@@ -83,7 +83,7 @@ class TokenMask(Processor):
         return torch.tensor([state == DEAD for state in self._host_states], dtype=torch.bool)
 
     @signed
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores [B, L] with -inf where the grammar forbids a token, in a tensor of their own.
 
         Raises:
@@ -94,15 +94,16 @@ class TokenMask(Processor):
         if self._is_lazy:
             return self._on_host(input_ids, scores, parent_B, known_B)
         tables = self._tables_for(scores)
-        if self._starts_B is None:
+        starts_B = self._starts_B
+        if starts_B is None:
             starts = torch.tensor(tables.starts, device=scores.device)
-            self._starts_B = starts[self._tables_B]
-        if parent_B is None or self._states_B is None:
-            self._states_B = self._starts_B
-        else:
+            starts_B = self._starts_B = starts[self._tables_B]
+        states_B = starts_B
+        if parent_B is not None and known_B is not None and self._states_B is not None:
             moved_B = tables.step(self._states_B[parent_B], self._tables_B, input_ids[:, -1])
-            self._states_B = torch.where(known_B, moved_B, self._starts_B)
-        return tables.mask(self._states_B, scores)
+            states_B = torch.where(known_B, moved_B, starts_B)
+        self._states_B = states_B
+        return tables.mask(states_B, scores)
 
     def check(self, batch: int, width: int) -> None:
         """See that the mask fits logits [batch, width].
@@ -154,7 +155,7 @@ class TokenMask(Processor):
         prefix_B = terms_BT[:, :-1].sum(1)
         before, followed = self._hash_B, length == self._length + 1
         self._length, self._hash_B = length, prefix_B + terms_BT[:, -1] if length else prefix_B
-        if self._tables_B is None or len(self._tables_B) != batch or self._tables_B.device != ids_BT.device:
+        if len(self._tables_B) != batch or self._tables_B.device != ids_BT.device:
             numbers = [self._distinct.index(self.table_of_row(row, batch)) for row in range(batch)]
             self._tables_B = torch.tensor(numbers, device=ids_BT.device)
             self._starts_B = None

@@ -8,10 +8,11 @@ so that every row of a batch may have its own. What a text that left its grammar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from perstep.errors import InputError
 
@@ -109,20 +110,20 @@ def to_device(tables: Sequence[TokenTable], width: int, device: torch.device, bu
     )
 
 
-def _ways_out(vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _ways_out(vocabulary: Vocabulary) -> NDArray[np.bool_]:
     """What a text that left its grammar may still do, bool [tokens]: end."""
     allowed = np.zeros(vocabulary.size, np.bool_)
     allowed[list(vocabulary.eos_ids)] = True
     return allowed
 
 
-def _packed(allowed: np.ndarray[Any, np.dtype[np.bool_]], width: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _packed(allowed: NDArray[np.bool_], width: int) -> NDArray[np.int32]:
     from perstep.automata import pack_bits
 
     return _widened(pack_bits(allowed)[None], width)
 
 
-def _widened(bits_RW: np.ndarray[Any, np.dtype[np.int32]], width: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _widened(bits_RW: NDArray[np.int32], width: int) -> NDArray[np.int32]:
     """Packed bits for logits of `width`, which may be wider than the vocabulary: the rest is never allowed."""
     words = np.zeros((len(bits_RW), -(-width // 32)), np.int32)
     words[:, : bits_RW.shape[1]] = bits_RW

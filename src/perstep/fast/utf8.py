@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch
 from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
 from perstep.errors import InputError
 from perstep.fast._processor import Processor, signed
-from perstep.fast._reading import FEW_ROWS, Reading, on_host, vocabulary_of
+from perstep.fast._reading import FEW_ROWS, Reading, on_host
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,10 +60,10 @@ class Utf8(Processor):
         (64, True)
     """
 
-    def __init__(self, vocab: Any, *, max_length: int | None = None, special_ids: Iterable[int] = ()) -> None:
+    def __init__(self, vocab: object, *, max_length: int | None = None, special_ids: Iterable[int] = ()) -> None:
         if max_length is not None and max_length < 1:
             raise InputError(f"max_length {max_length}: it is the length at which generation ends, 1 or more")
-        self.vocabulary = vocabulary_of(vocab)
+        self.vocabulary = Vocabulary.of(vocab)
         self.max_length = max_length
         special = sorted(set(map(int, special_ids)))
         if not set(special) <= self.vocabulary.special_ids:
@@ -153,7 +153,7 @@ class _Rows:
             left: torch.from_numpy(self._allowed(left)) for left in range(0 if limited else self.reach, self.reach + 1)
         }
         """Which tokens are allowed where this many more can follow, bool [states, tokens]."""
-        self._caps: dict[Any, torch.Tensor] = {}
+        self._caps: dict[tuple[int, torch.dtype, torch.device, int], torch.Tensor] = {}
         self.on_host: dict[tuple[int, int], _CapsOnHost] = {}
         self._lists: dict[tuple[int, int, int], tuple[bool, torch.Tensor]] = {}
 

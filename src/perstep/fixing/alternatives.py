@@ -1,19 +1,23 @@
 """Dropping a check instead of replacing it: what is lost, and what looking at the text once at the end costs."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep.fixing.capture import Part
 from perstep.fixing.observe import Seen, Steps
 from perstep.fixing.offer import Offer
 from perstep.measure import Clock
 from perstep.report.format import duration, plural
 
+if TYPE_CHECKING:
+    import torch
+
 _TIMES = 20
 
 
-def instead_of(offer: Offer, seen: Seen, tokens: Any, clock: Clock) -> str:
+def instead_of(offer: Offer, seen: Seen, tokens: "torch.Tensor", clock: Clock) -> str:
     """What it would mean to do without a check that a drop-in could replace; empty where it is no check of the text.
 
     Args:
@@ -67,12 +71,12 @@ def _forbidden(steps: Steps) -> str:
     return f"in {steps.chosen_forbidden:,} of {steps.rows:,} recorded rows the likeliest token was forbidden"
 
 
-def _texts(check: Any, tokens: Any) -> list[bytes]:
+def _texts(check: Part, tokens: "torch.Tensor") -> list[bytes]:
     spelled, size = check.vocabulary.tokens, check.vocabulary.size
     return [b"".join(spelled[token] for token in row if token < size) for row in tokens.tolist()]
 
 
-def _took_ns(later: Callable[[], Any], clock: Clock) -> float:
+def _took_ns(later: Callable[[], object], clock: Clock) -> float:
     """The median of a few calls."""
     took = []
     for _ in range(_TIMES):

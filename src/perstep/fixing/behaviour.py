@@ -7,16 +7,16 @@ where no difference was seen and it was seen to act. That is evidence, not proof
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from perstep.errors import InputError
-from perstep.fixing.capture import REMOVED, Captured, copied, tokens_of
+from perstep.fixing.capture import REMOVED, Captured, Part, copied
 from perstep.fixing.chain import OutOfOrder, in_order
 from perstep.fixing.criteria import Unlike, for_criterion
 from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exactly, for_settings
 from perstep.fixing.masks import for_processor
 from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
+from perstep.targets.transformers.protocols import sequences_of
 
 
 def find_vocabulary(call: Captured) -> Vocabulary | None:
@@ -24,7 +24,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
 
     Looked for in the call's arguments, among the names that its line can see, and in what these hold as `tokenizer`.
     """
-    from perstep.fast._reading import vocabulary_of
+    from perstep.automata import Vocabulary as Bytes
 
     columns = call.model.config.get_text_config().vocab_size
     named = [(value, name) for name, value in call.names.items() if not name.startswith("_")]
@@ -36,7 +36,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
     for value, name in named:
         if _may_be_vocabulary(value):
             try:
-                vocabulary = vocabulary_of(value)
+                vocabulary = Bytes.of(value)
             except InputError:
                 continue
             if vocabulary.size <= columns:
@@ -44,7 +44,7 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
     return None
 
 
-def _of_dicts(names: Mapping[str, Any]) -> list[tuple[Any, str]]:
+def _of_dicts(names: Mapping[str, object]) -> list[tuple[Part, str]]:
     """What dictionaries among the names of a call's line hold under names, such as its keyword arguments."""
     return [
         (value, f"{name}[{key!r}]")
@@ -55,7 +55,7 @@ def _of_dicts(names: Mapping[str, Any]) -> list[tuple[Any, str]]:
     ]
 
 
-def _may_be_vocabulary(value: Any) -> bool:
+def _may_be_vocabulary(value: object) -> bool:
     from perstep.automata import Vocabulary as Bytes
 
     if isinstance(value, (list, tuple)):
@@ -106,7 +106,9 @@ def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, ans
                 yield Offer(kind, index, (name,), ((drop_in, source),), evidence)
 
 
-def _for_own(call: Captured, kind: str, part: Any, steps: Steps, vocabulary: Vocabulary | None) -> tuple[Any, str, str]:
+def _for_own(
+    call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None
+) -> tuple[Part, str, str]:
     """The drop-in for a part of the call's own, how it is written, and what shows that it is the same.
 
     Raises:
@@ -147,7 +149,7 @@ def _columns(call: Captured, seen: Seen) -> int:
     return found[0] if found else int(call.model.config.get_text_config().vocab_size)
 
 
-def _for_stop_strings(call: Captured, seen: Seen, offer: Offer, vocabulary: Vocabulary | None) -> tuple[Any, str, str]:
+def _for_stop_strings(call: Captured, seen: Seen, offer: Offer, vocabulary: Vocabulary | None) -> tuple[Part, str, str]:
     """The drop-in for transformers' stop strings, of the call's own list or built from its settings."""
     if vocabulary is None:
         raise Unlike(WITHOUT_VOCABULARY)
@@ -159,9 +161,9 @@ def _for_stop_strings(call: Captured, seen: Seen, offer: Offer, vocabulary: Voca
     return for_criterion(part, steps, *vocabulary, strings=list(part.stop_strings))
 
 
-def _along(call: Captured, part: Any) -> Steps:
+def _along(call: Captured, part: Part) -> Steps:
     """What a criterion that generate built says along the tokens of the call."""
-    tokens = tokens_of(call.result)
+    tokens = sequences_of(call.result)
     prompt = (
         int(call.again(max_new_tokens=1, max_length=REMOVED, min_new_tokens=REMOVED, min_length=REMOVED).shape[1]) - 1
     )

@@ -13,15 +13,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from perstep.measure import Clock
-from perstep.targets.transformers._wrap import Wraps
+from perstep.targets.transformers import Function, Value, Wraps
+from perstep.targets.transformers.protocols import Generated, Model, sequences_of
 
-REMOVED: Any = object()
+if TYPE_CHECKING:
+    import torch
+
+REMOVED: Final = object()
 """Stands for an argument of generate that is left out."""
+
+Part = Any
+"""A processor or criterion, the script's own, transformers' or a drop-in: what else it has, its class says."""
 
 Span = tuple[int, int, int, int]
 """Where an expression stands: first and last line, column in bytes where it begins and where it ends."""
@@ -58,23 +65,23 @@ class Captured:
     line: int
     span: Span | None
     pipeline: bool
-    model: Any
-    arguments: tuple[tuple[Any, ...], dict[str, Any]]
-    lists: dict[str, list[Any]]
-    names: Mapping[str, Any]
-    generators: list[Any]
+    model: Model
+    arguments: tuple[tuple[Value, ...], dict[str, Value]]
+    lists: dict[str, list[Part]]
+    names: Mapping[str, object]
+    generators: list[Value]
     refused: str
     shared: list[str] = field(default_factory=list)
     streams: bool = False
     calls: int = 1
-    result: Any = None
+    result: Generated = None
 
     @property
-    def custom_generate(self) -> Any:
+    def custom_generate(self) -> object:
         """The decode loop that the call was given, or None."""
         return self.arguments[1].get("custom_generate")
 
-    def ready(self, lists: Mapping[str, list[Any]] | None = None, **changes: Any) -> Callable[[], Any]:
+    def ready(self, lists: Mapping[str, list[Part]] | None = None, **changes: Value) -> Callable[[], Generated]:
         """The call, seed for seed, with other processors, criteria or arguments, ready to be made once.
 
         Copies are made here, so that they are no part of the call's time; what a `Line` makes is made in the call.
@@ -87,7 +94,7 @@ class Captured:
         given = {name: value for name, value in merged.items() if value is not REMOVED}
         self._restore_generators()
 
-        def made() -> Any:
+        def made() -> Generated:
             for name in mine:
                 if name in given:
                     given[name] = [part.make() if isinstance(part, Line) else part for part in given[name]]
@@ -95,9 +102,9 @@ class Captured:
 
         return made
 
-    def again(self, lists: Mapping[str, list[Any]] | None = None, **changes: Any) -> Any:
+    def again(self, lists: Mapping[str, list[Part]] | None = None, **changes: Value) -> "torch.Tensor":
         """Make the call again, seed for seed, with other processors, criteria or arguments, and return its tokens."""
-        return tokens_of(self.ready(lists, **changes)())
+        return sequences_of(self.ready(lists, **changes)())
 
     def _restore_generators(self) -> None:
         import torch
@@ -116,7 +123,7 @@ class Original:
 
     index: int
 
-    def fresh(self, parts: list[Any]) -> Any:
+    def fresh(self, parts: list[Part]) -> Part:
         """Its copy for this call."""
         return parts[self.index]
 
@@ -133,7 +140,7 @@ class Line:
         clock: times the making.
     """
 
-    def __init__(self, source: str, names: Mapping[str, Any], clock: Clock) -> None:
+    def __init__(self, source: str, names: Mapping[str, object], clock: Clock) -> None:
         import transformers
 
         import perstep
@@ -143,7 +150,7 @@ class Line:
         self._now = clock.now
         self.taken_ns = 0
 
-    def make(self) -> Any:
+    def make(self) -> Part:
         """The drop-in, made as the script would make it."""
         begun_ns = self._now()
         made = eval(self._code, self._names)  # noqa: S307 - our own line, among the script's own names
@@ -151,24 +158,19 @@ class Line:
         return made
 
 
-def tokens_of(result: Any) -> Any:
-    """The tokens in what generate returned."""
-    return getattr(result, "sequences", result)
-
-
-def copied(parts: list[Any]) -> list[Any]:
+def copied(parts: list[Part]) -> list[Part]:
     """Copies of processors or criteria; what they only read, and what cannot be copied, is shared."""
     return _copies(parts)[0]
 
 
-def _copied_lists(lists: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], list[str]]:
+def _copied_lists(lists: Mapping[str, list[Part]]) -> tuple[dict[str, list[Part]], list[str]]:
     """Copies of lists of parts, which may share an object, and what of them could not be copied."""
     made, shared = _copies([part for parts in lists.values() for part in parts])
     rest = iter(made)
     return {name: [next(rest) for _ in parts] for name, parts in lists.items()}, shared
 
 
-def _copies(parts: list[Any]) -> tuple[list[Any], list[str]]:
+def _copies(parts: list[Part]) -> tuple[list[Part], list[str]]:
     """Copies of parts, and what of them could not be copied."""
     memo = _shared(parts)
     try:
@@ -191,11 +193,11 @@ class _Pieces:
         memo: what is shared on purpose, as `deepcopy` wants it.
     """
 
-    def __init__(self, memo: dict[int, Any]) -> None:
+    def __init__(self, memo: dict[int, object]) -> None:
         self._memo = memo
         self.shared: list[str] = []
 
-    def copy(self, value: Any, name: str) -> Any:
+    def copy(self, value: Part, name: str) -> Part:
         """A copy of a value, which is called `name` if it is shared."""
         if id(value) in self._memo:
             return self._memo[id(value)]
@@ -207,7 +209,7 @@ class _Pieces:
         self._memo = memo
         return made
 
-    def _in_pieces(self, value: Any, name: str) -> Any:
+    def _in_pieces(self, value: Part, name: str) -> Part:
         if type(value) is tuple:
             return tuple(self.copy(one, f"{name}[{index}]") for index, one in enumerate(value))
         try:
@@ -228,19 +230,19 @@ class _Pieces:
         return made
 
 
-def _shared(parts: list[Any]) -> dict[int, Any]:
+def _shared(parts: list[Part]) -> dict[int, object]:
     """A memo for `deepcopy`: tokenizers (a copy of 131,072 tokens takes a second), models, vocabularies."""
     return {id(value): value for part in parts for value in _held(part) if _is_read_only(value)}
 
 
-def _held(part: Any) -> Iterator[Any]:
+def _held(part: Part) -> Iterator[object]:
     for value in getattr(part, "__dict__", {}).values():
         yield value
         if isinstance(value, (list, tuple)):
             yield from value
 
 
-def _is_read_only(value: Any) -> bool:
+def _is_read_only(value: object) -> bool:
     is_tokenizer = hasattr(value, "decode") and (hasattr(value, "get_vocab") or hasattr(value, "encode"))
     return (is_tokenizer and not isinstance(value, (str, bytes))) or hasattr(value, "named_parameters")
 
@@ -262,8 +264,8 @@ class Captures:
     def __exit__(self, *_error: object) -> None:
         self._wraps.restore()
 
-    def _keep(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def _keep(self, original: Function) -> Function:
+        def generate(model: Model, *args: Value, **kwargs: Value) -> object:
             frame, pipeline = _script_frame(sys._getframe(1))
             site = "" if frame is None else f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
             if frame is None or self._inside:
@@ -297,17 +299,17 @@ def _script_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:
 
 
 def _by_name(
-    generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    generate: Function, args: tuple[Value, ...], kwargs: dict[str, Value]
+) -> tuple[tuple[Value, ...], dict[str, Value]]:
     """The arguments of a call, all but the inputs by their names."""
     names = list(inspect.signature(generate).parameters)[1:]  # without self
     return args[:1], {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
 
 
-def _before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType, site: str) -> Captured:
+def _before(model: Model, args: tuple[Value, ...], kwargs: dict[str, Value], frame: FrameType, site: str) -> Captured:
     import torch
 
-    generators: list[Any] = [random.getstate(), np.random.get_state(), torch.get_rng_state()]  # noqa: NPY002
+    generators: list[Value] = [random.getstate(), np.random.get_state(), torch.get_rng_state()]  # noqa: NPY002
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         generators += torch.cuda.get_rng_state_all()
     rest = {name: value for name, value in kwargs.items() if name not in (*_LISTS, "streamer")}
@@ -329,7 +331,7 @@ def _before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Fr
     )
 
 
-def _refused(given: Mapping[str, Any]) -> str:
+def _refused(given: Mapping[str, object]) -> str:
     """Why a call with these arguments cannot be made again, or empty."""
     held = [name for name in _UNREPEATABLE if given.get(name) is not None]
     if held:

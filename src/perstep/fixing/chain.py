@@ -9,15 +9,21 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from perstep.fixing.capture import Captured, Original, copied
+from perstep.fixing.capture import Captured, Original, Part, copied
 from perstep.fixing.offer import PROCESSORS, Offer, changes_of
-from perstep.targets.transformers._wrap import Wraps
+from perstep.targets.transformers import Function, Value, Wraps
 
-Chain = Sequence[Any]
+if TYPE_CHECKING:
+    import torch
+
+Chain = Sequence[Part]
+Logits = NDArray[np.float64]
+"""[rows, columns]."""
 
 _SCALES = ("TemperatureLogitsWarper", "RepetitionPenaltyLogitsProcessor", "RepetitionPenalty")
 """Each logit times a factor above 0: -inf stays, and two of them can be applied in any order (within rounding)."""
@@ -59,11 +65,11 @@ class _Built(Exception):  # noqa: N818 - a way out of generate
     pass
 
 
-def built_chain(call: Captured, lists: dict[str, list[Any]] | None = None, **changes: Any) -> list[Any]:
+def built_chain(call: Captured, lists: dict[str, list[Part]] | None = None, **changes: Value) -> list[Part]:
     """The processors that the call would apply, in their order; no forward is made."""
-    found: list[Any] = []
+    found: list[Part] = []
 
-    def keep(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def keep(original: Function, *args: Value, **kwargs: Value) -> None:
         found.extend(original(*args, **kwargs))
         raise _Built
 
@@ -92,12 +98,12 @@ def first_warper(call: Captured) -> int:
     return built_chain(call, {PROCESSORS: [*copied(call.lists[PROCESSORS]), last]}).index(last)
 
 
-def commute(one: Any, other: Any) -> bool:
+def commute(one: Part, other: Part) -> bool:
     """Whether two processors are known to give the same in either order, by their kinds."""
     return any({a, b} in _ANY_ORDER for a in _kinds(one) for b in _kinds(other))
 
 
-def _kinds(part: Any) -> Iterator[str]:
+def _kinds(part: Part) -> Iterator[str]:
     name = type(part).__name__
     yield name.removesuffix("LogitsWarper") if name in ("TopKLogitsWarper", "MinPLogitsWarper") else name
     if name in _SCALES:
@@ -115,7 +121,7 @@ class Link:
     """A processor in a chain: which of the call as it is it stands for, and whether it may be tried on other logits."""
 
     key: Hashable
-    part: Any
+    part: Part
 
     @property
     def tried(self) -> bool:
@@ -156,7 +162,7 @@ def in_order(call: Captured, offers: Sequence[Offer], columns: int) -> dict[tupl
     return found
 
 
-def _changed(call: Captured, offer: Offer, own: Sequence[Any], before: "Sequence[Link]") -> "list[Link]":
+def _changed(call: Captured, offer: Offer, own: Sequence[Part], before: "Sequence[Link]") -> "list[Link]":
     """The processors that generate applies with an offer.
 
     Raises:
@@ -218,7 +224,7 @@ class _Trial:
         return f"the same scores for {rows:,} rows of shaped logits{more}"
 
 
-def _links(chain: Chain, own: Sequence[Any], stands_for: Mapping[int, Hashable]) -> list[Link]:
+def _links(chain: Chain, own: Sequence[Part], stands_for: Mapping[int, Hashable]) -> list[Link]:
     """The processors of a chain with their names: a place in the call's own list, or a class that generate built."""
     places = {id(part): ("own", place) for place, part in enumerate(own)}
     return [Link(stands_for.get(id(part)) or places.get(id(part)) or type(part).__name__, part) for part in chain]
@@ -236,7 +242,7 @@ class Shapes:
         count: rows of logits that were compared.
     """
 
-    def __init__(self, chain: Chain, columns: int, device: Any) -> None:
+    def __init__(self, chain: Chain, columns: int, device: "torch.device") -> None:
         import torch
 
         self._random, self._columns, self._device = np.random.default_rng(0), columns, device
@@ -258,7 +264,7 @@ class Shapes:
                 found[place] = found[place] or _difference(expected, run(chain, self._ids_BT, scores), what)
         return found
 
-    def _probes(self) -> Iterator[tuple[str, Any]]:
+    def _probes(self) -> Iterator[tuple[str, Logits]]:
         """Logits [rows, columns]: random ones, and each shape along a grid and on both sides of every edge in it."""
         for scale in (0.1, 1.0, 6.0):
             yield "random logits", self._random.normal(0, scale, (len(self._ids_BT), self._columns))
@@ -272,7 +278,9 @@ class Shapes:
                     for value in self._edge(shape, low, high, before):
                         yield what, shape(value)
 
-    def _edge(self, shape: Callable[[float], Any], low: float, high: float, before: Any) -> tuple[float, float]:
+    def _edge(
+        self, shape: Callable[[float], Logits], low: float, high: float, before: "NDArray[np.bool_]"
+    ) -> tuple[float, float]:
         """Two values on either side of where other tokens become allowed than at the lower one."""
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -282,18 +290,19 @@ class Shapes:
                 high = middle
         return low, high
 
-    def _allowed(self, logits: Any) -> Any:
-        return (self._run(self._chain, logits) > -np.inf).cpu().numpy()
+    def _allowed(self, logits: Logits) -> "NDArray[np.bool_]":
+        allowed: NDArray[np.bool_] = (self._run(self._chain, logits) > -np.inf).cpu().numpy()
+        return allowed
 
-    def _run(self, chain: Chain, logits: Any) -> Any:
+    def _run(self, chain: Chain, logits: Logits) -> "torch.Tensor":
         return run(chain, self._ids_BT, self._tensor(logits))
 
-    def _tensor(self, logits: Any) -> Any:
+    def _tensor(self, logits: Logits) -> "torch.Tensor":
         import torch
 
         return torch.tensor(logits, dtype=torch.float32, device=self._device)
 
-    def _shapes(self) -> Iterator[tuple[str, Callable[[float], Any]]]:
+    def _shapes(self) -> Iterator[tuple[str, Callable[[float], Logits]]]:
         """Functions of one number that give logits, with what they are in words."""
         rows, columns = len(self._ids_BT), self._columns
         seen, new = self._ids_BT.cpu().numpy(), self._random.integers(0, columns, (rows, 4))
@@ -318,18 +327,18 @@ class Shapes:
             yield f"two peaks, one at the token {token}", _peaks(_set(flat, at, 24.0), new[:, 0])
 
 
-def _set(base: Any, tokens: Any, value: float) -> Any:
+def _set(base: Logits, tokens: "NDArray[np.int64]", value: float) -> Logits:
     """Logits [rows, columns] with a value at one token [rows] of each row."""
     made = base.copy()
     made[np.arange(len(base)), tokens] = value
     return made
 
 
-def _peaks(base: Any, tokens: Any, shift: float = 0.0) -> Callable[[float], Any]:
+def _peaks(base: Logits, tokens: "NDArray[np.int64]", shift: float = 0.0) -> Callable[[float], Logits]:
     return lambda value: _set(base, tokens, value + shift)
 
 
-def _difference(expected: Any, found: Any, what: str) -> str:
+def _difference(expected: "torch.Tensor", found: "torch.Tensor", what: str) -> str:
     """How scores [rows, columns] differ from those expected, in words; empty where they do not.
 
     Of equal logits at an edge transformers' sort leaves open which are kept, so their number counts. A token there
@@ -349,11 +358,11 @@ def _difference(expected: Any, found: Any, what: str) -> str:
     return ""
 
 
-def _are_close(one: Any, other: Any) -> bool:
+def _are_close(one: "torch.Tensor", other: "torch.Tensor") -> bool:
     return bool(((one - other).abs() <= _CLOSE * (1 + one.abs())).all())
 
 
-def run(chain: Chain, ids: Any, scores: Any) -> Any:
+def run(chain: Chain, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
     """The scores after all processors, as transformers' list applies them."""
     scores = scores.clone()
     for part in chain:
@@ -369,7 +378,7 @@ def _rows(chain: Chain) -> int:
     return found[0] if found else _ROWS
 
 
-def _ids_of(part: Any) -> list[int]:
+def _ids_of(part: Part) -> list[int]:
     """Token ids that a processor is about."""
     found = getattr(part, "suppress_tokens", None)
     if found is None:

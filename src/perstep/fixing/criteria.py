@@ -8,18 +8,19 @@ was seen to stop and not to stop, and if the drop-in without any one of its stop
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.fixing.capture import copied
+from perstep.fixing.capture import Part, copied
 from perstep.fixing.held import held_by
 from perstep.fixing.observe import Steps, verdicts_of
 from perstep.fixing.probes import Probe
 from perstep.fixing.stop_probes import StopProbes, as_bytes, shown
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from perstep.automata import Vocabulary
@@ -41,9 +42,9 @@ class Candidate:
         smaller: what makes the same without one of its stop strings, and that string.
     """
 
-    make: Callable[[], Any]
+    make: Callable[[], Part]
     source: str
-    smaller: tuple[tuple[Callable[[], Any], str], ...] = ()
+    smaller: tuple[tuple[Callable[[], Part], str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Asked:
         follow: whether each step is the one before with one more token a row; beams change places.
     """
 
-    steps: list[Any]
+    steps: "list[torch.Tensor]"
     said: "NDArray[np.bool_]"
     what: Sequence[str]
     follow: bool = True
@@ -71,8 +72,8 @@ class Asked:
 
 
 def for_criterion(
-    part: Any, steps: Steps, vocabulary: "Vocabulary", name: str, strings: Sequence[str | bytes] | None = None
-) -> tuple[Any, str, str]:
+    part: Part, steps: Steps, vocabulary: "Vocabulary", name: str, strings: Sequence[str | bytes] | None = None
+) -> tuple[Part, str, str]:
     """The drop-in for a criterion, how it is written, and what shows that it is the same.
 
     Args:
@@ -124,7 +125,7 @@ def _candidates(acting: list[str | bytes], vocabulary: "Vocabulary", name: str, 
 
     for anywhere in ((False, True) if found else (False,)) if acting else ():
 
-        def stop(strings: Sequence[str | bytes], anywhere: bool = anywhere) -> Any:
+        def stop(strings: Sequence[str | bytes], anywhere: bool = anywhere) -> Part:
             return StopStrings(strings, vocabulary, anywhere=anywhere)
 
         more = ", anywhere=True" if anywhere else ""
@@ -154,7 +155,7 @@ class _Asking:
         one_for_all: it gave one verdict for several rows.
     """
 
-    def __init__(self, part: Any, steps: Steps) -> None:
+    def __init__(self, part: Part, steps: Steps) -> None:
         self._part, self._scores = part, steps.scores
         self.one_for_all = False
 
@@ -185,7 +186,7 @@ class _Asking:
         """What it says of one row, asked about that alone; bool [steps]."""
         return self._verdicts(copied([self._part])[0], [ids[row : row + 1] for ids in asked.steps])[:, 0]
 
-    def _verdicts(self, part: Any, steps: Iterable[Any]) -> "NDArray[np.bool_]":
+    def _verdicts(self, part: Part, steps: "Iterable[torch.Tensor]") -> "NDArray[np.bool_]":
         said = []
         for ids in steps:
             try:
@@ -208,7 +209,7 @@ def _to_be_asked_again(asked: Sequence[Asked]) -> Iterator[tuple[Asked, int]]:
             yield from ((one, int(row)) for row in rows)
 
 
-def _like(scores: Any, rows: int) -> Any:
+def _like(scores: "tuple[torch.Tensor, ...] | None", rows: int) -> "tuple[torch.Tensor, ...] | None":
     """Scores as the call gave them to the criterion: none, or some that say nothing."""
     if scores is None or not len(scores):
         return scores
@@ -245,7 +246,7 @@ def _acting(ask: _Asking, probes: StopProbes, texts: Sequence[str | bytes]) -> l
     return [text for data, text in found.items() if not any(other != data and other in data for other in found)]
 
 
-def _ours(make: Callable[[], Any], asked: Asked) -> "NDArray[np.bool_]":
+def _ours(make: Callable[[], Part], asked: Asked) -> "NDArray[np.bool_]":
     one = make()
     return np.array([one(ids, None).tolist() for ids in asked.steps], dtype=bool)
 

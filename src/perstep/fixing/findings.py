@@ -5,10 +5,10 @@ is withdrawn where more than that was measured.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.conditions import typed
 from perstep.fixing.changes import Changes, changes
@@ -34,6 +34,7 @@ from perstep.stats import Verdict
 from perstep.targets.transformers.words import DECODE as DECODE_STEP
 from perstep.targets.transformers.words import PREFILL, STREAM
 from perstep.watching.findings import call_ledger
+from perstep.watching.samples import Sample as WatchedCall
 from perstep.watching.samples import by_site
 
 
@@ -204,7 +205,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
     if not samples:
         raise InputError("the run holds no generate call; fix a script that makes one")
     watched = [sample.call for sample in samples if isinstance(sample, Watched)]
-    by_line: dict[str, list[Any]] = {}
+    by_line: dict[str, list[WatchedCall]] = {}
     for name, calls in by_site(watched).items():
         by_line.setdefault(name.split(" (")[0], calls)
     mark_ns = typed(manifest, Conditions).mark_ns
@@ -406,7 +407,7 @@ def headline(site: Site) -> str:
     return f"{site.site}: {arm.verdict} {arm.percent()}{projected}"
 
 
-def summary(findings: FixFindings) -> dict[str, Any]:
+def summary(findings: FixFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     if not findings.sites:
         return {"headline": "no line was tried", "sites": 0}

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
 
-from perstep.fixing.capture import _is_read_only
+from perstep.fixing.capture import Part, _is_read_only
 
 LONGEST_TEXT = 64
 _MOST = 20_000  # values looked at
@@ -44,7 +43,7 @@ class Held:
     changing: str = ""
 
 
-def held_by(part: Any) -> Held:
+def held_by(part: Part) -> Held:
     """What an object of the user's own holds, and its code names."""
     search = _Search()
     search.visit(part, 0)
@@ -59,11 +58,11 @@ def held_by(part: Any) -> Held:
 class _Search:
     def __init__(self) -> None:
         self.held = Held()
-        self.queue: deque[tuple[Any, int]] = deque()  # the nearest first: a limit leaves out what is far away
-        self._kept: list[Any] = []  # so that no `id` is given twice
+        self.queue: deque[tuple[object, int]] = deque()  # the nearest first: a limit leaves out what is far away
+        self._kept: list[object] = []  # so that no `id` is given twice
         self._seen: set[int] = set()
 
-    def visit(self, value: Any, depth: int) -> None:
+    def visit(self, value: object, depth: int) -> None:
         if isinstance(value, (str, bytes)):
             if 0 < len(value) <= LONGEST_TEXT:
                 self.held.texts.append(value)
@@ -78,7 +77,7 @@ class _Search:
         self._kept.append(value)
         self.queue.append((value, depth + 1))
 
-    def inside(self, value: Any, depth: int) -> None:
+    def inside(self, value: object, depth: int) -> None:
         wrapped = _wrapped(value)
         if wrapped is not None:
             self._all(wrapped, depth)
@@ -95,7 +94,7 @@ class _Search:
             self._all(list(getattr(value, "__dict__", {}).values()), depth)
             self._all(type(value).__mro__, depth)
 
-    def _all(self, values: Collection[Any], depth: int) -> None:
+    def _all(self, values: Collection[object], depth: int) -> None:
         if len(values) <= _LARGEST_LIST:
             for value in values:
                 self.visit(value, depth)
@@ -111,7 +110,7 @@ class _Search:
             except ValueError:  # not set yet
                 continue
 
-    def _code(self, code: CodeType, names: Mapping[str, Any], doc: str | None, depth: int) -> None:
+    def _code(self, code: CodeType, names: Mapping[str, object], doc: str | None, depth: int) -> None:
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 self._code(constant, names, None, depth)
@@ -125,7 +124,7 @@ class _Search:
             self.visit(value, depth)
 
 
-def _wrapped(value: Any) -> list[Any] | None:
+def _wrapped(value: object) -> list[object] | None:
     """What a thing of Python's own wraps; None if it wraps nothing."""
     match value:
         case Mapping():
@@ -143,7 +142,7 @@ def _wrapped(value: Any) -> list[Any] | None:
     return None
 
 
-def _is_own(thing: Any) -> bool:
+def _is_own(thing: object) -> bool:
     """Whether a class or a function is the user's: not of Python, torch, transformers or another library of tensors."""
     root = str(getattr(thing, "__module__", "") or "").split(".")[0]
     return root not in (

@@ -7,23 +7,26 @@ of them moves only if all before it do.
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.fixing.capture import REMOVED, Captured
+from perstep.fixing.capture import REMOVED, Captured, Part
 from perstep.fixing.chain import first_warper
 from perstep.fixing.observe import Seen
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
 
-Vocabulary = tuple[Any, str]
+if TYPE_CHECKING:
+    from perstep.automata import Vocabulary as Bytes
+
+Vocabulary = tuple["Bytes", str]
 """The bytes of the tokens, and how the script names them."""
 
 BY_CLASS = "by its class"
 WITHOUT_VOCABULARY = "no vocabulary: neither a tokenizer nor the bytes of the tokens are in sight of the call"
 
-_NEUTRAL: dict[str, tuple[str, Any]] = {
+_NEUTRAL: dict[str, tuple[str, object]] = {
     "TemperatureLogitsWarper": ("temperature", 1.0),
     "TopKLogitsWarper": ("top_k", 0),
     "TopPLogitsWarper": ("top_p", 1.0),
@@ -62,7 +65,7 @@ def for_settings(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> l
 def _moved(
     call: Captured,
     seen: Seen,
-    parts: Sequence[tuple[int, Any]],
+    parts: Sequence[tuple[int, Part]],
     kind: str,
     vocabulary: Vocabulary | None,
     *,
@@ -87,7 +90,7 @@ def _moved(
     return [Offer(kind, None, names, tuple(one for one in made if one), evidence, changes, places, first)]
 
 
-def _of_this_prompt(part: Any) -> str:
+def _of_this_prompt(part: Part) -> str:
     """Why a line could not say what generate finds anew in each call, or empty."""
     ignored = getattr(part, "prompt_ignore_length", None)
     if ignored is not None and np.any(np.asarray(ignored)):
@@ -95,14 +98,14 @@ def _of_this_prompt(part: Any) -> str:
     return ""
 
 
-def _drop_in(part: Any, vocabulary: Vocabulary | None, names: Mapping[str, Any]) -> tuple[Any, str] | None:
+def _drop_in(part: Part, vocabulary: Vocabulary | None, names: Mapping[str, object]) -> tuple[Part, str] | None:
     """What takes the place of a part among what generate builds: a drop-in, or the part itself, written out."""
     if type(part).__name__ == "TemperatureLogitsWarper":
         return part, f"transformers.TemperatureLogitsWarper({part.temperature!r})"
     return exactly(part, vocabulary, names)
 
 
-def exactly(part: Any, vocabulary: Vocabulary | None, names: Mapping[str, Any]) -> tuple[Any, str] | None:
+def exactly(part: Part, vocabulary: Vocabulary | None, names: Mapping[str, object]) -> tuple[Part, str] | None:
     """The drop-in for a class of transformers with its settings, and how it is written; None for every other class.
 
     Args:
@@ -149,7 +152,7 @@ def exactly(part: Any, vocabulary: Vocabulary | None, names: Mapping[str, Any]) 
 _FEW = 16
 
 
-def written(ids: Sequence[int], names: Mapping[str, Any]) -> str:
+def written(ids: Sequence[int], names: Mapping[str, object]) -> str:
     """A list of ids as source: a long one by the name that the script has for it."""
     wanted = list(ids)
     if len(wanted) > _FEW:

@@ -6,20 +6,23 @@ full vocabulary. What the loop refuses it refuses itself, by name; nothing is gu
 """
 
 import inspect
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.fixing.capture import Captured, tokens_of
+from perstep.fixing.capture import Captured, Part
 from perstep.fixing.offer import LOOP, Offer, changes_of
 from perstep.fixing.repeat import ended_with
 from perstep.fixing.suggest import BETWEEN
 from perstep.measure import Clock
 from perstep.targets.reference.sample import gumbel_noise
-from perstep.targets.transformers._wrap import Wraps
+from perstep.targets.transformers import Function, Value, Wraps
+from perstep.targets.transformers.protocols import sequences_of
+
+if TYPE_CHECKING:
+    import torch
 
 SEED = 20_250_101
 """Of the noise with which both loops draw when their tokens are compared."""
@@ -43,24 +46,24 @@ def refusal(call: Captured, offers: list[Offer]) -> str:
     return ""
 
 
-def tokens_with(call: Captured, offers: list[Offer], **changes: Any) -> Any:
+def tokens_with(call: Captured, offers: list[Offer], **changes: Value) -> "torch.Tensor":
     """The tokens of the call with these offers."""
     lists, settings = changes_of(call, offers)
     return call.again(lists, **settings, **changes)
 
 
-def keyed_tokens(call: Captured) -> Any:
+def keyed_tokens(call: Captured) -> "torch.Tensor":
     """The tokens of a sampled call in transformers' own loop, every draw made by keyed noise over all logits."""
     wraps = Wraps()
     wraps.method(call.model, "_get_logits_processor", partial(_with_draw, _draw()))
     try:
-        return tokens_of(call.ready()())
+        return sequences_of(call.ready()())
     finally:
         wraps.restore()
 
 
-def _with_draw(draw: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-    def method(*args: Any, **kwargs: Any) -> Any:
+def _with_draw(draw: object, original: Function) -> Function:
+    def method(*args: Value, **kwargs: Value) -> Value:
         made = original(*args, **kwargs)
         made.append(draw)
         return made
@@ -68,13 +71,13 @@ def _with_draw(draw: Any, original: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
-def _draw() -> Any:
+def _draw() -> object:
     """The last processor: it leaves the one token that keyed noise draws, so that multinomial has no choice."""
     import torch
     from transformers import LogitsProcessor
 
     class KeyedDraw(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
+        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
             only = torch.full_like(scores, -torch.inf)
             for row, logits_V in enumerate(scores.double().cpu().numpy()):
                 ids = np.flatnonzero(logits_V > -np.inf)
@@ -85,7 +88,7 @@ def _draw() -> Any:
     return KeyedDraw()
 
 
-def dispatch_ns(processors: list[Any], clock: Clock) -> float:
+def dispatch_ns(processors: list[Part], clock: Clock) -> float:
     """What transformers' look at the signature of each processor takes together, by hot calls; 95th percentile.
 
     Its list of processors asks for it at every step, inside each processor's part. `fast.decode` asks once a call.

@@ -8,18 +8,19 @@ than the drop-in, or depends on the logits is seen to differ.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.fixing.capture import Captured, copied
+from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.held import held_by
 from perstep.fixing.observe import Steps
 from perstep.fixing.probes import REAL, Speller, Texts
 
 if TYPE_CHECKING:
+    import torch
     from numpy.random import Generator
     from numpy.typing import NDArray
 
@@ -40,13 +41,13 @@ _BEGUN = (b"\xc3", b"\xe0", b"\xe1", b"\xed", b"\xf0", b"\xf1", b"\xf4", b"\xe0\
 
 @dataclass(frozen=True)
 class _Candidate:
-    drop_in: Any
+    drop_in: Part
     source: str
 
 
 def for_processor(
-    call: Captured, part: Any, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None"
-) -> tuple[Any, str, str]:
+    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None"
+) -> tuple[Part, str, str]:
     """The drop-in for a processor, how it is written, and what shows that it is the same.
 
     Args:
@@ -107,7 +108,7 @@ def _candidates(
         reasons.append(f"it forbids {len(ids):,} tokens that have no name in the script, too many to write down")
 
 
-def _first_other_row(steps: Steps, allowed: Callable[[Any, int], "NDArray[np.uint8]"]) -> int | None:
+def _first_other_row(steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"]) -> int | None:
     """The number of the first recorded row in which a mask (packed bits) allows other tokens; None where none does."""
     number = 0
     for ids, before, after in zip(steps.ids, steps.before, steps.after, strict=True):
@@ -118,8 +119,8 @@ def _first_other_row(steps: Steps, allowed: Callable[[Any, int], "NDArray[np.uin
     return None
 
 
-def _allowed_by(mask: Any, size: int) -> Callable[[Any, int], "NDArray[np.uint8]"]:
-    def allowed(ids: Any, row: int) -> "NDArray[np.uint8]":
+def _allowed_by(mask: Part, size: int) -> Callable[["torch.Tensor", int], "NDArray[np.uint8]"]:
+    def allowed(ids: "torch.Tensor", row: int) -> "NDArray[np.uint8]":
         (found,) = mask.allowed(ids[row : row + 1])
         bits = np.zeros(_bits(size), dtype=bool)
         bits[found[found < size]] = True
@@ -139,7 +140,7 @@ class _Trial:
         rows: of logits that were compared.
     """
 
-    def __init__(self, part: Any, steps: Steps, vocabulary: "Vocabulary | None") -> None:
+    def __init__(self, part: Part, steps: Steps, vocabulary: "Vocabulary | None") -> None:
         self._part, self._steps, self._vocabulary = part, steps, vocabulary
         self._random: Generator = np.random.default_rng(0)
         self._columns = steps.columns
@@ -170,14 +171,14 @@ class _Trial:
                 return f"{candidate.source} is not the same {what}: {differs}"
         return ""
 
-    def _beginnings(self, *, valid: bool) -> Iterator[tuple[Any, int, str]]:
+    def _beginnings(self, *, valid: bool) -> Iterator[tuple["torch.Tensor", int, str]]:
         """Prompts [rows, length], how many tokens to go on, and what they are in words; real text only if `valid`."""
         import torch
 
         recorded = self._steps.ids[0]
         device = recorded.device
 
-        def of(prompts: list[list[int]]) -> Any:
+        def of(prompts: list[list[int]]) -> "torch.Tensor":
             return torch.tensor(prompts, dtype=torch.int64, device=device)
 
         yield recorded, 2 * _STEPS, "behind the call's own prompt"
@@ -213,7 +214,7 @@ class _Trial:
         rolled = text[begin:] + text[:begin]
         return (rolled * (length // len(rolled) + 1))[:length]
 
-    def _along(self, ids: Any, count: int, candidate: _Candidate) -> str:
+    def _along(self, ids: "torch.Tensor", count: int, candidate: _Candidate) -> str:
         import torch
 
         (theirs,), ours = copied([self._part]), candidate.drop_in
@@ -238,7 +239,7 @@ class _Trial:
             inside = odd if len(odd) else inside
         return int(self._random.choice(inside)) if len(inside) else int(np.flatnonzero(allowed)[0])
 
-    def _logits(self, rows: int) -> Any:
+    def _logits(self, rows: int) -> "NDArray[np.float64]":
         """Logits [rows, columns] of some shape: random, peaked, tied, negative, some of them forbidden already."""
         shape, draws = int(self._random.integers(5)), self._random
         made = draws.normal(0, (1.0, 8.0, 0.0, 1.0, 3.0)[shape], (rows, self._columns))
@@ -250,7 +251,7 @@ class _Trial:
         return made
 
 
-def _how(expected: Any, found: Any) -> str:
+def _how(expected: "torch.Tensor", found: "torch.Tensor") -> str:
     theirs, ours = expected > -np.inf, found > -np.inf
     if bool((theirs & ~ours).any()):
         return f"it forbids the token {int((theirs & ~ours).nonzero()[0])}, and yours does not"

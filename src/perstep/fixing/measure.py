@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from perstep.fixing.alternatives import instead_of, instead_of_unknown
 from perstep.fixing.behaviour import find_vocabulary, offers
-from perstep.fixing.capture import Captured, tokens_of
+from perstep.fixing.capture import Captured
 from perstep.fixing.loop import SEED, dispatch_ns, keyed_tokens, loop_offer, refusal, tokens_with
 from perstep.fixing.observe import Seen, observe
 from perstep.fixing.offer import LOOP, PROCESSORS, Offer
@@ -21,6 +21,7 @@ from perstep.fixing.suggest import at_most, bound, loop_parts
 from perstep.fixing.trial import THRESHOLD, Trials
 from perstep.measure import Clock, HostClock, Ledger, Progress
 from perstep.stats import Verdict
+from perstep.targets.transformers.protocols import sequences_of
 
 Keep = Callable[[Sample], None]
 
@@ -75,7 +76,7 @@ def try_call(
 
 
 def _tried(offer: Offer, call: Captured, seen: Seen, clock: Clock) -> Tried:
-    expected = tokens_of(call.result)
+    expected = sequences_of(call.result)
     tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", evidence=offer.evidence)
     tried.by_generate = offer.index is None
     try:
@@ -105,7 +106,7 @@ def _loop_tokens(call: Captured, held: list[Offer], *, sampled: bool) -> Tokens:
     if sampled:
         same = equal(tokens_with(call, held, seed=SEED), keyed_tokens(call))
         return "equal in distribution" if same else "differ"
-    return "the same" if equal(tokens_with(call, held), tokens_of(call.result)) else "differ"
+    return "the same" if equal(tokens_with(call, held), sequences_of(call.result)) else "differ"
 
 
 def _share(offer: Offer, ledger: Ledger | None) -> float:
@@ -157,7 +158,7 @@ def _right(call: Captured, held: list[Offer], *, sampled: bool) -> bool:
     try:
         if any(offer.kind == LOOP for offer in held):
             return _loop_tokens(call, held, sampled=sampled) in RIGHT
-        return equal(tokens_with(call, held), tokens_of(call.result))
+        return equal(tokens_with(call, held), sequences_of(call.result))
     except Exception:  # one that leans on another which is not among them
         return False
 

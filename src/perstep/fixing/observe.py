@@ -3,19 +3,20 @@
 Masks are kept as bits, verdicts as they are, for a limited number of steps.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from perstep.fixing.capture import Captured, copied
+from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.offer import CRITERIA
-from perstep.targets.transformers._lists import part_names
-from perstep.targets.transformers._wrap import Wraps
+from perstep.targets.transformers import Function, Value, Wraps, part_names
+from perstep.targets.transformers.protocols import GenerationConfig
 
-Function = Callable[..., Any]
+if TYPE_CHECKING:
+    import torch
 
 MOST_STEPS = 256
 """So many steps of a call are looked at."""
@@ -25,14 +26,14 @@ MOST_STEPS = 256
 class Steps:
     """What one processor or criterion was given and made of it, step by step."""
 
-    ids: list[Any] = field(default_factory=list)
-    before: list[Any] = field(default_factory=list)  # packed bits of finite logits
-    after: list[Any] = field(default_factory=list)  # packed bits, or verdicts
+    ids: "list[torch.Tensor]" = field(default_factory=list)
+    before: list[NDArray[np.uint8]] = field(default_factory=list)  # packed bits of finite logits
+    after: list[Value] = field(default_factory=list)  # packed bits, or verdicts
     kept_values: bool = True
     chosen_forbidden: int = 0  # rows in which the likeliest token was forbidden
     rows: int = 0
     columns: int = 0  # of the logits
-    scores: Any = None  # as a criterion was given them last
+    scores: "tuple[torch.Tensor, ...] | None" = None  # as a criterion was given them last
 
 
 @dataclass
@@ -50,14 +51,14 @@ class Seen:
     """
 
     steps: dict[str, list[Steps]]
-    built: dict[str, list[Any]]
-    merged: dict[str, list[Any]]
+    built: dict[str, list[Part]]
+    merged: dict[str, list[Part]]
     names: dict[int, str]
     sampled: bool
     limit: int | None
     reasons: dict[str, str] = field(default_factory=dict)
 
-    def name_of(self, part: Any) -> str:
+    def name_of(self, part: Part) -> str:
         """The part of the ledger that a processor or criterion is."""
         return self.names[id(part)]
 
@@ -66,8 +67,8 @@ def observe(call: Captured) -> Seen:
     """Make the call again and look at every processor and criterion in it."""
     seen: dict[str, list[Steps]] = {name: [Steps() for _ in parts] for name, parts in call.lists.items()}
     own = {name: copied(parts) for name, parts in call.lists.items()}
-    lists: dict[str, list[Any]] = {}
-    configs: list[Any] = []
+    lists: dict[str, list[Part]] = {}
+    configs: list[GenerationConfig] = []
     wraps = Wraps()
     for kind, method, spy in (
         ("logits_processor", "_get_logits_processor", _processor_spy),
@@ -79,8 +80,8 @@ def observe(call: Captured) -> Seen:
         call.again(own)
     finally:
         wraps.restore()
-    built: dict[str, list[Any]] = {}
-    every: dict[str, list[Any]] = {}
+    built: dict[str, list[Part]] = {}
+    every: dict[str, list[Part]] = {}
     names: dict[int, str] = {}
     for kind, room in (("logits_processor", "logits"), ("stopping_criteria", "stop")):
         original = {id(copy): part for copy, part in zip(own[kind], call.lists[kind], strict=True)}
@@ -95,14 +96,18 @@ def observe(call: Captured) -> Seen:
 
 
 def _keeping(
-    lists: dict[str, list[Any]], configs: list[Any], kind: str, spies: dict[int, Any], original: Function
+    lists: dict[str, list[Part]],
+    configs: list[GenerationConfig],
+    kind: str,
+    spies: dict[int, object],
+    original: Function,
 ) -> Function:
     """A method that builds a list, which is kept with the configuration that it was built from.
 
     The spies take their places when generate has merged the call's own with its own, which it does by their classes.
     """
 
-    def method(*args: Any, **kwargs: Any) -> Any:
+    def method(*args: Value, **kwargs: Value) -> Value:
         made = original(*args, **kwargs)
         lists[kind] = list(made)
         made[:] = [spies.get(id(part), part) for part in made]
@@ -112,12 +117,12 @@ def _keeping(
     return method
 
 
-def _processor_spy(part: Any, steps: Steps) -> Any:
+def _processor_spy(part: Part, steps: Steps) -> object:
     """A processor of transformers that hands on to `part` and keeps what it did."""
     from transformers import LogitsProcessor
 
     class Spy(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
+        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> Value:
             before, best, kept = scores > -np.inf, scores.argmax(dim=-1), scores.clone()
             made = part(input_ids, scores)
             after = made > -np.inf
@@ -134,12 +139,12 @@ def _processor_spy(part: Any, steps: Steps) -> Any:
     return Spy()
 
 
-def _criterion_spy(part: Any, steps: Steps) -> Any:
+def _criterion_spy(part: Part, steps: Steps) -> object:
     """A criterion of transformers that hands on to `part` and keeps its verdicts."""
     from transformers import StoppingCriteria
 
     class Spy(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        def __call__(self, input_ids: "torch.Tensor", scores: Value, **kwargs: Value) -> Value:
             made = part(input_ids, scores, **kwargs)
             if len(steps.ids) < MOST_STEPS:
                 steps.scores = scores
@@ -150,7 +155,7 @@ def _criterion_spy(part: Any, steps: Steps) -> Any:
     return Spy()
 
 
-def verdicts_of(made: Any, rows: int) -> list[bool]:
+def verdicts_of(made: Value, rows: int) -> list[bool]:
     """The verdict of each row; a criterion may give one for all."""
     found = np.atleast_1d(np.asarray(made.cpu() if hasattr(made, "cpu") else made)).astype(bool).ravel()
     verdicts: list[bool] = np.broadcast_to(found, (rows,)).tolist() if len(found) in (1, rows) else []

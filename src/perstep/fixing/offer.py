@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from perstep.fixing.capture import Captured, Original
+from perstep.fixing.capture import Captured, Original, Part
+from perstep.targets.transformers import Value
 
 PROCESSORS, CRITERIA, LOOP = "logits_processor", "stopping_criteria", "custom_generate"
 
@@ -36,9 +36,9 @@ class Offer:
     kind: str
     index: int | None
     parts: tuple[str, ...]
-    made: tuple[tuple[Any, str], ...]
+    made: tuple[tuple[Part, str], ...]
     evidence: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     places: tuple[int, ...] = ()
     first: bool = False
 
@@ -49,11 +49,11 @@ class Offer:
         return f"{LOOP}={written}" if self.kind == LOOP else written
 
 
-def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Any, str]], list[tuple[Any, str]]]:
+def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Part, str]], list[tuple[Part, str]]]:
     """What comes before a call's own processors or criteria, and what behind them, in the order of generate's own."""
     built = [offer for offer in offers if offer.kind == kind and offer.index is None]
 
-    def of(first: bool) -> list[tuple[Any, str]]:
+    def of(first: bool) -> list[tuple[Part, str]]:
         some = [
             (one.places[at] if one.places else 0, made)
             for one in built
@@ -65,12 +65,12 @@ def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Any, str]], l
     return of(True), of(False)
 
 
-def changes_of(call: Captured, offers: list[Offer]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+def changes_of(call: Captured, offers: list[Offer]) -> tuple[dict[str, list[Part]], dict[str, Value]]:
     """The processors and criteria of a call with these offers, and its other arguments that change."""
-    lists: dict[str, list[Any]] = {
+    lists: dict[str, list[Part]] = {
         kind: [Original(index) for index in range(len(parts))] for kind, parts in call.lists.items()
     }
-    settings: dict[str, Any] = {}
+    settings: dict[str, Value] = {}
     for offer in offers:
         settings.update(offer.settings)
         if offer.kind == LOOP:

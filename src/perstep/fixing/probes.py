@@ -5,11 +5,12 @@ along other texts as well, token by token: real ones and random ones, short and 
 of, whole, broken off, altered by a letter and spelled in other tokens.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from numpy.random import Generator
 
     from perstep.automata import Vocabulary
@@ -74,7 +75,7 @@ class Speller:
             ends[at] = [end for end in range(at + 1, last + 1) if ends[end] and text[at:end] in self._token]
         return ends if not text or ends[0] else None
 
-    def _spelled(self, text: bytes, fits: list[list[int]], pick: Any) -> list[int]:
+    def _spelled(self, text: bytes, fits: list[list[int]], pick: Callable[[list[int]], int]) -> list[int]:
         tokens, at = [], 0
         while at < len(text):
             end = int(pick(fits[at]))
@@ -93,11 +94,11 @@ class Probe:
         what: what is in each row, in words.
     """
 
-    ids: Any
+    ids: "torch.Tensor"
     prompt: int
     what: tuple[str, ...]
 
-    def steps(self) -> Iterator[Any]:
+    def steps(self) -> Iterator["torch.Tensor"]:
         """The ids after each new token."""
         for end in range(self.prompt + 1, self.ids.shape[1] + 1):
             yield self.ids[:, :end]
@@ -143,7 +144,7 @@ class Texts:
         """Tokens with random ones before them; the last of them where there are more."""
         return [*self.any(max(length - len(tokens), 0)), *tokens[max(len(tokens) - length, 0) :]] if length else []
 
-    def probes(self, rows: Iterable[Row], device: Any = None) -> Iterator[Probe]:
+    def probes(self, rows: Iterable[Row], device: "torch.device | None" = None) -> Iterator[Probe]:
         """The rows, those with prompts of one length together, with random tokens behind the shorter ones."""
         import torch
 

@@ -6,15 +6,20 @@ the recorded tokens do, and they have to come twice where something is shared, s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from perstep.fixing.capture import Captured, Original, tokens_of
+from perstep.fixing.capture import Captured, Original, Part
 from perstep.fixing.offer import PROCESSORS
+from perstep.targets.transformers import Value
+from perstep.targets.transformers.protocols import sequences_of
+
+if TYPE_CHECKING:
+    import torch
 
 _MOST = 64  # answers compared at most
 
 
-def equal(found: Any, expected: Any) -> bool:
+def equal(found: "torch.Tensor", expected: "torch.Tensor") -> bool:
     """Whether two calls gave the same tokens."""
     return bool(found.shape == expected.shape and (found == expected).all())
 
@@ -31,7 +36,7 @@ def why_not_repeatable(call: Captured) -> str:
         shared = f"; it could not be copied as it was before the call, since it holds {', '.join(call.shared)}"
     try:
         repeats = range(2 if call.shared else 1)
-        if all(equal(call.again(), tokens_of(call.result)) for _ in repeats):
+        if all(equal(call.again(), sequences_of(call.result)) for _ in repeats):
             return ""
     except Exception as error:  # the script's own processors, its inputs, its model
         who = _raised(call, error)
@@ -68,13 +73,13 @@ def _unsteady(call: Captured) -> str:
     return ""
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Value, other: Value) -> bool:
     return equal(one, other) if hasattr(one, "shape") and hasattr(other, "shape") else bool(one == other)
 
 
-def _observed(call: Captured) -> list[tuple[str, Any, Any]]:
+def _observed(call: Captured) -> list[tuple[str, Value, Value]]:
     """Who was called in a repeat, with what (scores, or for a criterion ids), and what it gave; the first steps."""
-    seen: list[tuple[str, Any, Any]] = []
+    seen: list[tuple[str, Value, Value]] = []
     lists = {kind: [_Observed(index, kind, seen) for index in range(len(parts))] for kind, parts in call.lists.items()}
     call.again(lists)
     return seen
@@ -85,30 +90,30 @@ class _Observed(Original):
     """Stands for a processor or criterion of the call, whose answers are kept."""
 
     kind: str
-    seen: list[tuple[str, Any, Any]]
+    seen: list[tuple[str, Value, Value]]
 
-    def fresh(self, parts: list[Any]) -> Any:
+    def fresh(self, parts: list[Part]) -> Part:
         """Its copy for this call, behind something that listens."""
         return _listener(self.kind, super().fresh(parts), self._keep)
 
-    def _keep(self, part: Any, given: Any, made: Any) -> None:
+    def _keep(self, part: Part, given: Value, made: Value) -> None:
         if len(self.seen) < _MOST:
             self.seen.append((type(part).__name__, given, made.clone() if hasattr(made, "clone") else made))
 
 
-def _listener(kind: str, part: Any, keep: Callable[[Any, Any, Any], None]) -> Any:
+def _listener(kind: str, part: Part, keep: Callable[[Part, Value, Value], None]) -> Part:
     """A processor or criterion of transformers that hands on to `part` and keeps what it was given and gave."""
     from transformers import LogitsProcessor, StoppingCriteria
 
     class Processor(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
+        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> Part:
             given = scores.clone()
             made = part(input_ids, scores)
             keep(part, given, made)
             return made
 
     class Criterion(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor", **kwargs: Value) -> Part:
             made = part(input_ids, scores, **kwargs)
             keep(part, input_ids.clone(), made)
             return made

@@ -186,3 +186,4 @@ class Patch(msgspec.Struct, kw_only=True, tag="patch"):
 
 
 Sample = Watched | Offered | Clash | Trial | Round | Written | Patch
+"""A line of samples.jsonl."""

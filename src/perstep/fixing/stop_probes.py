@@ -6,7 +6,7 @@ regular expression, from the second time on, up to a length.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from perstep.fixing.probes import PROMPT, REAL, WORDS, Probe, Row, Speller, Text
 from perstep.report.format import plural
 
 if TYPE_CHECKING:
+    import torch
+
     from perstep.automata import Vocabulary
 
 _EVERY = 4096
@@ -51,7 +53,7 @@ class StopProbes:
         device: of the ids.
     """
 
-    def __init__(self, vocabulary: "Vocabulary", *, prompt: int, device: Any) -> None:
+    def __init__(self, vocabulary: "Vocabulary", *, prompt: int, device: "torch.device") -> None:
         random = np.random.default_rng(0)
         self._vocabulary, self._prompt, self._device = vocabulary, prompt, device
         self._texts = Texts(vocabulary.size, prompts=prompt > 0, random=random)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from perstep._json import Json
 from perstep.experiments import pipeline
 from perstep.experiments.conditions import Model, warn_of_noise
 from perstep.experiments.session import describe
@@ -15,8 +15,7 @@ from perstep.fixing.trial import THRESHOLD
 from perstep.machine import Noise
 from perstep.measure import Clock, Progress
 from perstep.runs import Manifest, RunWriter, next_folder
-from perstep.targets.transformers import BOUNDARIES
-from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers import BOUNDARIES, silent
 from perstep.targets.transformers.words import DECODE, PREFILL
 from perstep.watching.session import Watch
 
@@ -24,7 +23,7 @@ from perstep.watching.session import Watch
 def fix_calls(
     calls: dict[str, Captured],
     watched: Watch,
-    plan: dict[str, Any],
+    plan: dict[str, Json],
     *,
     budget_s: float,
     progress: Progress,
@@ -87,7 +86,7 @@ class _Part:
         self.whole((self.number + share) / self.of, what)
 
 
-def _manifest(watched: Watch, plan: dict[str, Any]) -> Manifest:
+def _manifest(watched: Watch, plan: dict[str, Json]) -> Manifest:
     import torch
 
     threads = torch.get_num_threads()

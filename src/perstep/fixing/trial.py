@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from perstep.experiments.compare import CompareSession
-from perstep.fixing.capture import REMOVED, Captured, Line, tokens_of
+from perstep.fixing.capture import REMOVED, Captured, Line, Part
 from perstep.fixing.changes import FIXED, REFERENCE, Changes, changes
 from perstep.fixing.offer import LOOP, Offer, changes_of
 from perstep.fixing.samples import Round, Sample, Trial
 from perstep.measure import Clock, Effort, Recorder, Resolved, collector_off, processor_clock, run_rounds
 from perstep.measure.blocks import ArmFailed, BlockTime
-from perstep.targets.transformers import Instrument
+from perstep.targets.transformers import Instrument, Value
+from perstep.targets.transformers.protocols import sequences_of
 from perstep.targets.transformers.words import DECODE, PLAIN
 
 _CALLS = 160
@@ -35,7 +36,7 @@ _LONG_NS = 20_000_000
 _PRECISION = 0.005
 THRESHOLD = 0.01
 
-Ready = Callable[[], Callable[[], Any]]
+Ready = Callable[[], Callable[[], object]]
 """Makes a call ready; what it gives makes the call, once."""
 
 
@@ -142,7 +143,7 @@ class Trials:
         ready = call.ready()
         with self._instrument:
             begun_ns = clock.now()
-            made = tokens_of(ready())
+            made = sequences_of(ready())
             self._seconds = (clock.now() - begun_ns) / 1e9
         self._decode_s = decode_ns(self._recorder) / 1e9
         self._prompt = int(call.again(**_limited(1)).shape[1]) - 1
@@ -212,9 +213,9 @@ class Trials:
         """The offer with drop-ins that are made anew in each call; as it is, where a line of it cannot be made here."""
         if offer.kind == LOOP:
             return offer
-        made: list[tuple[Any, str]] = []
+        made: list[tuple[Part, str]] = []
         for drop_in, source in offer.made:
-            line: Any = drop_in
+            line: Part = drop_in
             with suppress(Exception):  # a name that the script has no more
                 tried = Line(source, self._call.names, self._clock)
                 line = tried if type(tried.make()) is type(drop_in) else drop_in
@@ -236,7 +237,7 @@ class Trials:
         once_s, step_s = self._seconds - self._decode_s, self._decode_s / max(self.all_tokens - 1, 1)
         wanted = min(self.all_tokens, max(_LEAST_TOKENS, int((call_s - once_s) / max(step_s, 1e-9)) + 1))
         for offers in arms:
-            wanted = min(wanted, int(tokens_of(self._ready(offers, wanted)()()).shape[1]) - self._prompt)
+            wanted = min(wanted, int(sequences_of(self._ready(offers, wanted)()()).shape[1]) - self._prompt)
         return max(1, wanted)
 
 
@@ -247,6 +248,6 @@ def _resolved(found: Changes, rounds: int) -> Resolved:
     return Resolved(max(widths), min(rounds // arm.merged_by for arm in shown))
 
 
-def _limited(tokens: int) -> dict[str, Any]:
+def _limited(tokens: int) -> dict[str, Value]:
     """The arguments that end a call after this number of new tokens."""
     return {"max_new_tokens": tokens, "max_length": REMOVED, "min_new_tokens": REMOVED, "min_length": REMOVED}

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 LEAST_NS = 100_000  # a timing lasts at least so long
 MOST_BYTES = 1 << 30  # sets beyond this are as far away as any
-NEAREST_BYTES = 256 << 10  # the smallest set: reading less takes about as long as the call
+NEAREST_BYTES = 256 << 10
+"""The smallest set: reading less takes about as long as the call."""
 VECTOR_NUMBERS = 1 << 16  # three arrays of 256 KiB stay in L2
 SMALL = 8  # numbers in a call whose work is nothing
 WIDE_ROW = 1024  # numbers; rows as short as those of a small model are read more slowly, longer ones no faster

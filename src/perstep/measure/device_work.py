@@ -9,6 +9,8 @@ attributed is counted and named, never dropped (law "parts add up"). A pure func
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from perstep.errors import InvalidMeasurement
 from perstep.measure.device_rows import (
     RANGE_PREFIX,
@@ -70,13 +72,10 @@ class StepWork:
         return sum(part.busy_ns for part in self.parts.values())
 
 
-@dataclass
-class TraceWork:
-    """What a trace says of a device.
+class TraceCounts(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What of a trace's kernels is known; in a run's samples it stands in each profiled round.
 
     Attributes:
-        steps: in their order.
-        outside_ns: work that was launched in no step.
         total_ns: all kernels' own durations, whatever is known of them.
         kernels: how many.
         unmatched: kernels without a launch in the trace.
@@ -89,10 +88,8 @@ class TraceWork:
         whole_replays: those that were not.
     """
 
-    steps: list[StepWork] = field(default_factory=list)
-    outside_ns: int = 0
-    total_ns: int = 0
-    kernels: int = 0
+    total_ns: int
+    kernels: int
     unmatched: int = 0
     unmatched_ns: int = 0
     by_operator: int = 0
@@ -101,6 +98,21 @@ class TraceWork:
     early_ns: int = 0
     split_replays: int = 0
     whole_replays: int = 0
+
+
+@dataclass
+class TraceWork:
+    """What a trace says of a device.
+
+    Attributes:
+        steps: in their order.
+        counts: of its kernels.
+        outside_ns: work that was launched in no step.
+    """
+
+    steps: list[StepWork] = field(default_factory=list)
+    counts: TraceCounts = field(default_factory=lambda: TraceCounts(total_ns=0, kernels=0))
+    outside_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,16 +199,16 @@ def _places(
         launch = found.launches.get(kernel.correlation)
         if launch is None and kernel.linked and kernel.linked in found.operators:
             launch = found.operators[kernel.linked]
-            work.by_operator += 1
+            work.counts.by_operator += 1
         if launch is None:
-            work.unmatched += 1
-            work.unmatched_ns += kernel.duration_ns
+            work.counts.unmatched += 1
+            work.counts.unmatched_ns += kernel.duration_ns
             places.append(_Place(before.step, UNMATCHED))
             continue
         early = launch.start_ns - kernel.start_ns
         if early > 0:
-            work.began_early += 1
-            work.early_ns = max(work.early_ns, early)
+            work.counts.began_early += 1
+            work.counts.early_ns = max(work.counts.early_ns, early)
         part, whole = where.part(launch), False
         if is_graph_launch(launch.name):
             whole = index not in in_replays
@@ -228,9 +240,9 @@ def _replay_parts(found: Sorted, known: Seen, work: TraceWork) -> dict[int, str 
     for indices in replays.values():
         parts = known.parts_of([found.work[index].name for index in indices])
         if parts is None or not any(parts):
-            work.whole_replays += 1
+            work.counts.whole_replays += 1
         else:
-            work.split_replays += 1
+            work.counts.split_replays += 1
             split.update(zip(indices, parts, strict=True))
     return split
 
@@ -241,8 +253,8 @@ def _add_up(kernels: Sequence[Row], places: Sequence[_Place], work: TraceWork) -
     for kernel, place in zip(kernels, places, strict=True):
         busy_ns = max(0, kernel.end_ns - max(kernel.start_ns, covered_ns))
         covered_ns = max(covered_ns, kernel.end_ns)
-        work.total_ns += kernel.duration_ns
-        work.kernels += 1
+        work.counts.total_ns += kernel.duration_ns
+        work.counts.kernels += 1
         if place.step is None:
             work.outside_ns += kernel.duration_ns
             continue
@@ -260,7 +272,7 @@ def _count_launches(found: Sorted, where: _Where, work: TraceWork) -> None:
     launched = {kernel.correlation for kernel in found.work}
     for correlation, launch in found.launches.items():
         if correlation not in launched:
-            work.idle_launches += 1
+            work.counts.idle_launches += 1
             continue
         step = where.step(launch)
         if step is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from perstep.measure.recorder import Recorder
 
 Mark = Callable[[str], None]
+"""Ends the part before and begins the one named."""
 
 
 class DecodeLoop(Protocol):

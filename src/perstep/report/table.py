@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Output = Literal["table", "md", "json", "csv"]
+"""How a command shows its tables."""
 
 _NO_LIMIT = 100_000
 

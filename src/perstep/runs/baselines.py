@@ -17,6 +17,7 @@ from perstep.runs.reader import SAMPLES
 from perstep.runs.writer import is_being_written
 
 BASELINES = Path(".perstep") / "baselines"
+"""Where baselines are kept."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 

@@ -3,10 +3,10 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.errors import InputError
 
 
@@ -30,7 +30,7 @@ def replace_file(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def encode_json(value: Any) -> bytes:
+def encode_json(value: Json) -> bytes:
     """JSON with two spaces of indent and a final newline; field order is kept, so equal values give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 

@@ -7,14 +7,17 @@ a newer `schema_version` by name.
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.errors import InputError
 
 SCHEMA_VERSION = 1
+"""Of manifest, samples and results; a newer one is refused by name."""
+
 MANIFEST = "manifest.json"
+"""The file of the manifest in a run's folder."""
 
 
 class Status(StrEnum):
@@ -55,7 +58,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     """
 
     experiment: str
-    plan: dict[str, Any]
+    plan: dict[str, Json]
     schema_version: int = SCHEMA_VERSION
     status: Status = Status.RUNNING
     seed: int = 0
@@ -63,18 +66,18 @@ class Manifest(msgspec.Struct, kw_only=True):
     finished_at: str = ""
     argv: list[str] = []
     perstep_version: str = ""
-    workload: dict[str, Any] = {}
-    model: dict[str, Any] = {}
-    machine: dict[str, Any] = {}
+    workload: dict[str, Json] = {}
+    model: dict[str, Json] = {}
+    machine: dict[str, Json] = {}
     date: str = ""
     versions: dict[str, str] = {}
-    hardware: dict[str, Any] = {}
-    config: dict[str, Any] = {}
-    conditions: dict[str, Any] = {}
+    hardware: dict[str, Json] = {}
+    config: dict[str, Json] = {}
+    conditions: dict[str, Json] = {}
     boundaries: dict[str, str] = {}
-    noise: dict[str, Any] = {}
+    noise: dict[str, Json] = {}
     warnings: list[str] = []
-    results_summary: dict[str, Any] = {}
+    results_summary: dict[str, Json] = {}
     files: list[str] = []
     error: str = ""
 

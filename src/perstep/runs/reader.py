@@ -15,6 +15,7 @@ from perstep.errors import InputError
 from perstep.runs.columns import sample_decoder
 
 SAMPLES = "samples.jsonl"
+"""The file of samples in a run's folder."""
 
 Sample = TypeVar("Sample")
 

@@ -25,6 +25,7 @@ from perstep.runs.privacy import command_line, command_without_text, with_short_
 from perstep.runs.reader import SAMPLES, whole_lines
 
 RUNS = Path(".perstep") / "runs"
+"""Where runs are stored unless a folder is named."""
 EFFORT = {"budget", "precision", "rounds", "fast", "rigorous"}
 """Fields of a plan that say how long to measure, not what: a run may be resumed with others."""
 _LOCK = ".lock"

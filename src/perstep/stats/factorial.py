@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MAX_FACTORIAL_PARTS = 4
+"""Parts of which all combinations are measured, 16 arms; above that each is left out and added by itself."""
 
 _K = TypeVar("_K")
 

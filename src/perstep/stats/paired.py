@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MIN_ROUNDS_FOR_VERDICT = 20
+"""Fewer rounds give no verdict, whatever their interval."""
 MDE_POWER = 0.8
 # The sign test is asked for 85 %. Some tries are merged further by chance, which leaves 80 % (docs/statistics.md).
 _MDE_POWER_UNMERGED = 0.85

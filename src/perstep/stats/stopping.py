@@ -14,6 +14,7 @@ from math import ceil
 from perstep.errors import InputError
 
 FIRST_LOOK = 20
+"""The round after which the precision is looked at first."""
 LOOK_GROWTH = 1.5
 
 

@@ -8,7 +8,7 @@ for; nothing is trained or merged.
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class BlockMask:
             cannot be skipped; the message names which.
     """
 
-    def __init__(self, model: Any, active: Iterable[int] | Iterable[bool]) -> None:
+    def __init__(self, model: object, active: Iterable[int] | Iterable[bool]) -> None:
         self.num_blocks = num_blocks(model)
         self.active = active_indices(active, self.num_blocks)
         self.skipped = tuple(index for index in range(self.num_blocks) if index not in self.active)
@@ -114,7 +114,7 @@ class BlockMask:
             raise InvalidMeasurement(f"the active blocks did not run equally often ({counts})")
 
 
-def num_blocks(model: Any) -> int:
+def num_blocks(model: object) -> int:
     """How many decoder blocks a model has.
 
     Raises:
@@ -127,7 +127,7 @@ def num_blocks(model: Any) -> int:
     return len(find_blocks(model).blocks)
 
 
-def forward_weight_bytes(model: Any, active: Iterable[int]) -> int | None:
+def forward_weight_bytes(model: object, active: Iterable[int]) -> int | None:
     """Bytes of the weights that a decode forward goes over: those of the active blocks and of the head.
 
     Args:
@@ -163,27 +163,28 @@ def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> t
     Raises:
         InputError: out of range, repeated, none, or a mask of another length.
     """
-    values: list[Any] = list(getattr(active, "tolist", lambda: active)())
+    values: list[object] = list(getattr(active, "tolist", lambda: active)())
     if values and all(isinstance(value, bool) for value in values):
         if len(values) != num_blocks:
             raise InputError(f"a mask of {len(values)} values for a model of {num_blocks} blocks: give one a block")
         values = [index for index, is_active in enumerate(values) if is_active]
     if not values:
         raise InputError("no block is active: at least one of the model's blocks must run")
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+    indices = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+    if len(indices) < len(values):
         raise InputError(f"active blocks are indices or a boolean mask, found {values!r}")
-    outside = sorted({value for value in values if not 0 <= value < num_blocks})
+    outside = sorted({value for value in indices if not 0 <= value < num_blocks})
     if outside:
         raise InputError(
             f"{_blocks(outside)} out of range: the model has {num_blocks} blocks, numbered 0 to {num_blocks - 1}"
         )
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = sorted({value for value in indices if indices.count(value) > 1})
     if repeated:
         raise InputError(f"{_blocks(repeated)} given more than once: name each active block once")
-    return tuple(sorted(values))
+    return tuple(sorted(indices))
 
 
-def _skipping(model: Any, skipped: tuple[int, ...]) -> Skipping:
+def _skipping(model: object, skipped: tuple[int, ...]) -> Skipping:
     if isinstance(model, Reference):
         return SkippedLayers(model, skipped)
     from perstep.targets.transformers.blocks import SkippedBlocks

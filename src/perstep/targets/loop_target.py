@@ -6,14 +6,14 @@ Its passes are `measure.replay`: between the readings of the clock that begin an
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from perstep.errors import InputError
 from perstep.measure import DecodeLoop, Mark, no_mark, record_trace, replay
 from perstep.targets.reference.sample import GREEDY, Sampler
-from perstep.targets.target import PLAIN, STAGES, Ids, Target, Work
+from perstep.targets.target import PLAIN, STAGES, AnyRecorder, Argument, Ids, Target, Work
 
 Loop = TypeVar("Loop", bound=DecodeLoop)
 
@@ -45,7 +45,7 @@ class LoopTarget(Target, Generic[Loop]):
         new_tokens: int,
         sampler: Sampler = GREEDY,
         *,
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Argument] | None = None,
         vision_tokens: int = 0,
     ) -> Work:
         """What the loop generates."""
@@ -55,7 +55,7 @@ class LoopTarget(Target, Generic[Loop]):
         with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
             return Work(prompt_BT, record_trace(loop, prompt_BT, new_tokens), sampler)
 
-    def replay(self, work: Work, recorder: Any, detail: str | None) -> int:
+    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None) -> int:
         """The loop, fed with the trace."""
         recorder.clear()
         marks: dict[str | None, Mark] = {PLAIN: no_mark, STAGES: self._stages_alone(recorder.mark)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.measure import Clock, Recorder, Trace
 from perstep.measure.device_work import TraceWork
@@ -28,7 +29,16 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Backend = Literal["numpy", "torch"]
+EitherModel = Any
+"""A `Reference` where the backend is numpy, a transformers model where it is torch."""
+Argument = Any
+"""A further argument of the model's own call, such as images: its type goes by its name."""
+Logits = Any
+"""What a step of a backend gives; `CachedSteps.logits` makes an array of it."""
+AnyRecorder = Any
+"""A `Recorder`, or one that counts syncs or times a device's stream in its place."""
 BUILT_IN = "mini"
+"""The name of the model that comes with the package."""
 
 PLAIN = "plain"
 """The detail of a pass that takes the duration of each step alone."""
@@ -51,7 +61,7 @@ class Work:
     prompt_BT: Ids
     trace: Trace
     sampler: Sampler = GREEDY
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Argument] = field(default_factory=dict)
     vision_tokens: int = 0
 
     @property
@@ -121,15 +131,15 @@ class CachedSteps(ABC):
         """Let the cache hold the first `context` tokens of the prompt."""
 
     @abstractmethod
-    def step_with(self, context: int) -> Any:
+    def step_with(self, context: int) -> Logits:
         """Decode the token after `context` held ones and choose the next; the logits [B, V]."""
 
     @abstractmethod
-    def step_without(self, context: int) -> Any:
+    def step_without(self, context: int) -> Logits:
         """The same without a cache: one forward over `context` + 1 tokens."""
 
     @abstractmethod
-    def logits(self, result: Any) -> NDArray[np.float32]:
+    def logits(self, result: Logits) -> NDArray[np.float32]:
         """What a step gave, as an array [B, V]."""
 
     @abstractmethod
@@ -168,9 +178,9 @@ class Target(ABC):
     """
 
     name: str
-    model: Any
+    model: EitherModel
     random_weights: bool
-    facts: dict[str, Any]
+    facts: dict[str, Json]
     source: str | None = None
 
     backend: ClassVar[Backend]
@@ -183,7 +193,7 @@ class Target(ABC):
     # What it is
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Json]:
         """Its config.json as a dictionary, for a manifest and `theory.read_config`; empty where there is none."""
         return {}
 
@@ -282,7 +292,7 @@ class Target(ABC):
         new_tokens: int,
         sampler: Sampler = GREEDY,
         *,
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Argument] | None = None,
         vision_tokens: int = 0,
     ) -> Work:
         """What the model generates by itself, for all arms to replay.
@@ -367,7 +377,7 @@ class Target(ABC):
     def limit_threads(self, threads: int) -> None:
         """Let a library that has threads of its own run with this number."""
 
-    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Any]:
+    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Json]:
         """What decides how its steps are made, as the conditions of a `ledger` run say it: `generate`, `notes` ..."""
         return {}
 

@@ -109,7 +109,6 @@ class StepBound:
 
     parts: Mapping[str, Bound]
     bound_ns: float
-    footprint_bytes: int
     level: str
 
 
@@ -126,7 +125,7 @@ def step_bound(cost: StepCost, rates: Rates) -> StepBound:
     called = rates.level_for(cost.layer_bytes)
     call_ns = rates.dispatch_ns if called.call_ns is None else called.call_ns
     parts = {part: part_bound(each, rates, dtype, level, call_ns) for part, each in cost.parts.items()}
-    return StepBound(parts, sum(bound.bound_ns for bound in parts.values()), cost.resident_bytes, level.name)
+    return StepBound(parts, sum(bound.bound_ns for bound in parts.values()), level.name)
 
 
 def part_bound(cost: Cost, rates: Rates, dtype: str, streamed_from: Level, call_ns: float | None = None) -> Bound:

@@ -17,6 +17,7 @@ DTYPE_BYTES: dict[str, int] = {
     "float8_e5m2": 1,
     "int8": 1,
 }
+"""Bytes of one number, by dtype."""
 
 
 def bytes_each(dtype: str) -> int:

@@ -15,7 +15,6 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
 
 INTERRUPTED = 130
 
@@ -65,7 +64,7 @@ def _as_main(script: Path, arguments: Sequence[str]) -> Iterator[ModuleType]:
         sys.argv, sys.path[:] = argv, path
 
 
-def _exit_code(code: Any) -> int:
+def _exit_code(code: object) -> int:
     """What Python makes of the argument of `sys.exit`: a number, nothing, or a message for stderr."""
     if code is None:
         return 0

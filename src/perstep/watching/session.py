@@ -10,8 +10,9 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, cast
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
@@ -28,11 +29,14 @@ from perstep.targets.transformers import (
     Detail,
     Device,
     EveryGenerate,
+    Function,
     Instrument,
+    Value,
     device_of,
     find_model,
 )
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
+from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE
 from perstep.watching.findings import call_ledger, device_ledger, find_sites
 from perstep.watching.samples import Conditions, Sample, Workload, by_site
@@ -47,7 +51,7 @@ _HOW_COUNTED = (
 class _Site(Instrument):
     """The Instrument of one line. It hands on a call when it is over, and keeps no model alive between calls."""
 
-    def __init__(self, model: Any, site: str, watch: "Watch") -> None:
+    def __init__(self, model: object, site: str, watch: "Watch") -> None:
         found = find_model(model)
         device = watch.device or device_of(found)
         self._calls_recorder = CallRecorder(watch.clock, device, found.device.type)
@@ -61,15 +65,15 @@ class _Site(Instrument):
         self._noted = 0
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Watched:
         """The model, while somebody else holds it."""
-        return self._model()
+        return cast("Watched", self._model())
 
     @model.setter
-    def model(self, model: Any) -> None:
+    def model(self, model: Watched) -> None:
         self._model = weakref.ref(model)
 
-    def call(self, generate: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, generate: Function, *args: Value, **kwargs: Value) -> Value:
         """Record a call, and hand it on; a call inside it, or beside it in another thread, is none of ours."""
         if not self._active or not self._turn.acquire(blocking=False):
             return super().call(generate, *args, **kwargs)
@@ -126,7 +130,7 @@ class Watch:
 
     def __init__(
         self,
-        model: Any = None,
+        model: object = None,
         *,
         detail: Detail = "phases",
         every: int = 1,
@@ -141,7 +145,7 @@ class Watch:
         self._mark_ns: float | None = None
         self._model = None if model is None else find_model(model)
         if model is not None:
-            refuse_if_spread(self._model)
+            refuse_if_spread(find_model(model))
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
         self._every_generate = EveryGenerate(self._choose)
@@ -156,7 +160,7 @@ class Watch:
         self._every_generate.__exit__(kind, error, where)
         self._sites.clear()
 
-    def _choose(self, model: Any, site: str) -> Instrument | None:
+    def _choose(self, model: object, site: str) -> Instrument | None:
         if self._model is not None and model is not self._model:
             return None
         known = self._sites.get((site, id(model)))
@@ -212,7 +216,7 @@ class Watch:
 
 
 def watch(
-    model: Any, detail: Detail = "phases", every: int = 1, *, syncs: bool = True, clock: Clock | None = None
+    model: object, detail: Detail = "phases", every: int = 1, *, syncs: bool = True, clock: Clock | None = None
 ) -> Watch:
     """Watch the generate calls that a model makes inside a `with` block; nothing else in your code changes.
 
@@ -241,7 +245,7 @@ def watch(
     return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
 
 
-def _name(model: Any) -> str:
+def _name(model: object) -> str:
     """Its class, and where it was loaded from."""
     return f"{type(model).__name__} {getattr(model, 'name_or_path', '')}".rstrip()
 
@@ -252,7 +256,7 @@ def _nothing(samples: Sequence[Sample], kind: str) -> str:
     return f"{plural(len(samples), 'generate call')} made no {kind} step that could be seen; ask for more new tokens"
 
 
-def describe_calls(watch: Watch, plan: dict[str, Any]) -> Manifest:
+def describe_calls(watch: Watch, plan: dict[str, Json]) -> Manifest:
     """The manifest of what was watched, with what the machine was and what disturbed the calls.
 
     Args:

@@ -1,8 +1,8 @@
 """The findings of `watch` as tables, sentences, CSV, picture and README."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from perstep._json import Json
 from perstep.experiments.device.stream import device_table
 from perstep.measure import Ledger
 from perstep.report import Table, to_csv
@@ -131,7 +131,7 @@ def csv(findings: WatchFindings) -> str:
     return to_csv(["site", "kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
 
 
-def summary(findings: WatchFindings) -> dict[str, Any]:
+def summary(findings: WatchFindings) -> dict[str, Json]:
     """The headline for `perstep list`: of the line where most time was recorded."""
     seen = [site for site in findings.sites if site.main is not None]
     if not seen:

@@ -82,7 +82,7 @@ def test_a_call_becomes_steps_and_parts_in_the_profilers_own_trace(llama: Any, i
             Kept(), recorder, lambda: made.generate(ids, max_new_tokens=3, do_sample=False, eos_token_id=None)
         )
     assert [step.kind for step in work.steps] == ["prefill", "decode", "decode"]
-    assert work.kernels == 0
+    assert work.counts.kernels == 0
     ranges = [row for row in seen if row.name.startswith("perstep:") and row.on_host]
     names = {row.name.removeprefix("perstep:") for row in ranges}
     assert names >= {"norm", "attn", "mlp", "lm_head", "sample", "sync"}

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perstep.automata.engines.protocol import Engine, Grammar
 from perstep.errors import InputError, how_to_install
@@ -70,7 +70,7 @@ class Prepared:
 
     def __init__(self, name: str, vocabulary: Vocabulary, now_ns: Callable[[], int]) -> None:
         kind = ENGINES[name]
-        module: Any = import_module(f"{__name__}.{kind.module}")
+        module = import_module(f"{__name__}.{kind.module}")
         self.name = name
         self._vocabulary = vocabulary
         self._now_ns = now_ns

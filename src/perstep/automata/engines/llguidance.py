@@ -7,9 +7,9 @@ measurement. Its grammar is JSON Schema's own, so it counts, nests and needs no 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from perstep.automata.engines.protocol import Engine, Grammar
+from perstep.automata.engines.protocol import Engine, Grammar, Native
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class LlguidanceEngine(Engine):
 
     name = "llguidance"
 
-    def __init__(self, matcher: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, matcher: Native, vocabulary: Vocabulary) -> None:
         from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
         self._fresh = matcher  # one that has refused a token never recovers, so it is kept unused
@@ -93,7 +93,7 @@ class _Tokens:
         return found
 
 
-def prepare(vocabulary: Vocabulary) -> Any:
+def prepare(vocabulary: Vocabulary) -> Native:
     """The tokenizer object of llguidance.
 
     Raises:
@@ -107,7 +107,7 @@ def prepare(vocabulary: Vocabulary) -> Any:
     return LLTokenizer(tokens, n_vocab=vocabulary.size, eos_token=list(vocabulary.eos_ids))
 
 
-def build(shared: Any, vocabulary: Vocabulary, grammar: Grammar) -> LlguidanceEngine:
+def build(shared: Native, vocabulary: Vocabulary, grammar: Grammar) -> LlguidanceEngine:
     """The engine of a grammar.
 
     Raises:

@@ -8,11 +8,11 @@ the differences are its own and are shown as such.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perstep.automata.engines.protocol import Engine, Grammar
+from perstep.automata.engines.protocol import Engine, Grammar, Native
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class OutlinesEngine(Engine):
 
     name = "outlines"
 
-    def __init__(self, index: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, index: Native, vocabulary: Vocabulary) -> None:
         from outlines_core import Guide
 
         self._index = index
@@ -75,7 +75,7 @@ class OutlinesEngine(Engine):
         return other
 
 
-def prepare(vocabulary: Vocabulary) -> Any:
+def prepare(vocabulary: Vocabulary) -> Native:
     """The vocabulary of outlines-core.
 
     Raises:
@@ -92,7 +92,7 @@ def prepare(vocabulary: Vocabulary) -> Any:
     return OutlinesVocabulary(vocabulary.eos_ids[0], ids)
 
 
-def build(shared: Any, vocabulary: Vocabulary, grammar: Grammar) -> OutlinesEngine:
+def build(shared: Native, vocabulary: Vocabulary, grammar: Grammar) -> OutlinesEngine:
     """The engine of a grammar.
 
     Raises:

@@ -11,11 +11,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from perstep._json import Json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+Native = Any
+"""An object of the engine's own library, which mypy does not read."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Grammar:
         max_depth: how deep recursion may nest, for engines that work by finite automata.
     """
 
-    schema: Mapping[str, Any]
+    schema: Mapping[str, Json]
     whitespace: str = "fixed"
     max_depth: int | None = None
 

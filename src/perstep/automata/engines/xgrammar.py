@@ -7,9 +7,9 @@ whether there is anything to apply at all; the row is handed out either way.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from perstep.automata.engines.protocol import Engine, Grammar
+from perstep.automata.engines.protocol import Engine, Grammar, Native
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class XgrammarEngine(Engine):
 
     name = "xgrammar"
 
-    def __init__(self, compiled: Any, vocabulary: Vocabulary) -> None:
+    def __init__(self, compiled: Native, vocabulary: Vocabulary) -> None:
         import xgrammar
 
         self._compiled = compiled
@@ -57,7 +57,7 @@ class XgrammarEngine(Engine):
         return other
 
 
-def prepare(vocabulary: Vocabulary) -> Any:
+def prepare(vocabulary: Vocabulary) -> Native:
     """The compiler of xgrammar for a vocabulary; one thread, no cache, so that a build is a build.
 
     Raises:
@@ -76,7 +76,7 @@ def prepare(vocabulary: Vocabulary) -> Any:
     return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
 
 
-def build(shared: Any, vocabulary: Vocabulary, grammar: Grammar) -> XgrammarEngine:
+def build(shared: Native, vocabulary: Vocabulary, grammar: Grammar) -> XgrammarEngine:
     """The engine of a grammar.
 
     Raises:
@@ -84,7 +84,7 @@ def build(shared: Any, vocabulary: Vocabulary, grammar: Grammar) -> XgrammarEngi
     """
     if grammar.whitespace not in ("fixed", "flexible"):
         raise InputError(f"xgrammar knows whitespace fixed and flexible, not {grammar.whitespace!r}")
-    spacing: dict[str, Any] = {"any_whitespace": True}
+    spacing: dict[str, Native] = {"any_whitespace": True}
     if grammar.whitespace == "fixed":
         spacing = {"any_whitespace": False, "separators": (", ", ": ")}
     try:

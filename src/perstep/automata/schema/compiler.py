@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import unquote
 
+from perstep._json import Json
 from perstep.automata.determinise import determinise, too_many_states
 from perstep.automata.dfa import STATE_LIMIT, Dfa
 from perstep.automata.nfa import NEVER, Block, literal, union
@@ -41,7 +41,7 @@ _ANY_VALUE = "any JSON value"
 
 
 def json_schema(
-    schema: str | bytes | Mapping[str, Any] | bool,
+    schema: str | bytes | Mapping[str, Json] | bool,
     *,
     whitespace: str = "fixed",
     max_depth: int | None = None,
@@ -80,7 +80,7 @@ def json_schema(
     return dfa
 
 
-def _parse(schema: str | bytes | Mapping[str, Any] | bool) -> Schema | bool:
+def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
     """The schema as JSON gives it back: whatever was handed in, the compiler meets JSON values alone."""
     try:
         given = json.loads(schema) if isinstance(schema, (str, bytes)) else schema
@@ -110,7 +110,7 @@ class _Compiler:
         """Where the schema allows nothing, for the message; the first such place."""
         return f": nothing satisfies {self._empty[0]}" if self._empty else ""
 
-    def value(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> Block:
+    def value(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> Block:
         """The texts that a subschema allows.
 
         Raises:
@@ -121,7 +121,7 @@ class _Compiler:
             raise too_many_states(path, self._limit)
         return block
 
-    def _value(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> Block:
+    def _value(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> Block:
         resolved = self._resolved(schema, path, open_refs)
         if resolved is None:
             return NEVER  # a recursion at its full depth
@@ -150,7 +150,7 @@ class _Compiler:
 
     # References, allOf
 
-    def _resolved(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]] | None:
+    def _resolved(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> tuple[Json, tuple[str, ...]] | None:
         """The schema with its references and allOf worked in; None where a recursion is at its full depth."""
         while isinstance(schema, dict) and ("$ref" in schema or "allOf" in schema):
             if "$ref" in schema:
@@ -164,7 +164,7 @@ class _Compiler:
             else:
                 check_keywords(schema, path)
                 parts = schema["allOf"]
-                merged: Any = {name: value for name, value in schema.items() if name != "allOf"}
+                merged: Json = {name: value for name, value in schema.items() if name != "allOf"}
                 for number, part in enumerate(parts):
                     resolved = self._resolved(part, f"{path}/allOf/{number}", open_refs)
                     if resolved is None:
@@ -175,14 +175,14 @@ class _Compiler:
         check_is_schema(schema, path)
         return schema, open_refs
 
-    def _target(self, reference: Any, path: str) -> Any:
+    def _target(self, reference: Json, path: str) -> Json:
         """What a reference points to."""
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             raise InputError(
                 f"{path}: $ref {reference!r} does not point into this schema; only '#/...' does: "
                 "copy what it means into $defs"
             )
-        found: Any = self._root
+        found: Json = self._root
         for part in unquote(reference)[2:].split("/") if reference != "#" else []:
             name = part.replace("~1", "/").replace("~0", "~")
             if isinstance(found, list):
@@ -205,7 +205,7 @@ class _Compiler:
 
     # Combinations
 
-    def _branches(self, schema: Schema, name: str, path: str) -> list[tuple[Any, str]]:
+    def _branches(self, schema: Schema, name: str, path: str) -> list[tuple[Json, str]]:
         """The branches of anyOf or oneOf, each joined with what stands beside it."""
         rest = {key: value for key, value in schema.items() if key != name}
         found = []
@@ -271,7 +271,7 @@ class _Compiler:
         additional = None if extra is False else self.value(extra, f"{path}/additionalProperties", open_refs)
         return object_block(members, additional, self._space, self._limit)
 
-    def _check_counts(self, schema: Schema, path: str, required: int, members: int, extra: Any) -> None:
+    def _check_counts(self, schema: Schema, path: str, required: int, members: int, extra: Json) -> None:
         """Refuse minProperties and maxProperties unless they hold anyway."""
         low, high = count(schema, "minProperties") or 0, count(schema, "maxProperties")
         if low > required or (high is not None and (extra is not False or high < members)):

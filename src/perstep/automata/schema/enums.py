@@ -7,10 +7,10 @@ under the whitespace policy, their keys in the order given.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
+from perstep._json import Json
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import EXIT, NEVER, Block, union
 from perstep.automata.schema.keywords import ABOUT, Schema, type_allows, types_of
@@ -40,14 +40,14 @@ def enum_block(schema: Schema, space: Spacing, path: str, limit: int, block_limi
     return union(*blocks, *(constant(value, space) for value in containers)) if blocks or containers else NEVER
 
 
-def _spellings(value: Any) -> list[bytes]:
+def _spellings(value: Json) -> list[bytes]:
     found = [canonical(value)]
     if isinstance(value, float) and value == int(value) and abs(value) < _LARGEST_WHOLE_FLOAT:
         found.append(canonical(int(value)))
     return found
 
 
-def _that_fit(values: list[Any], schema: Schema, path: str, limit: int, block_limit: int) -> list[Any]:
+def _that_fit(values: list[Json], schema: Schema, path: str, limit: int, block_limit: int) -> list[Json]:
     """The values that keep the keywords about strings and numbers beside the enum."""
     if any(name in schema for name in ABOUT["string"]) and any(isinstance(value, str) for value in values):
         strings = determinise(string_block(schema, path, limit, block_limit), limit, path)
@@ -55,7 +55,7 @@ def _that_fit(values: list[Any], schema: Schema, path: str, limit: int, block_li
     return [value for value in values if not _is_number(value) or _number_fits(value, schema)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep.automata.determinise import determinise
 from perstep.errors import InputError
 
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from perstep.automata.nfa import Block
     from perstep.automata.schema.keywords import Schema
 
-    Build = Callable[[Any, str], Block]
+    Build = Callable[[Json, str], Block]
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
     """A branch of oneOf: its schema, worked out, its texts, and where it stands."""
 
-    schema: Any
+    schema: Json
     block: Block
     path: str
 
@@ -54,7 +55,7 @@ def never_both(branches: list[Branch], path: str, limit: int, build: Build) -> N
             )
 
 
-def _exclude(one: Any, left: Dfa, other: Any, right: Dfa, limit: int, build: Build) -> bool:
+def _exclude(one: Json, left: Dfa, other: Json, right: Dfa, limit: int, build: Build) -> bool:
     if not (left & right).is_empty:
         return False
     if _begins(left, b"[") and _begins(right, b"["):

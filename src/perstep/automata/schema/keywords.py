@@ -7,14 +7,15 @@ the automaton is refused by name, so that nothing generated ever fails to valida
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Schema = dict[str, Any]
+Schema = dict[str, Json]
 
 SCALARS = ("null", "boolean", "integer", "number", "string")
 TYPES = (*SCALARS, "array", "object")
@@ -54,7 +55,7 @@ def check_keywords(schema: Schema, path: str) -> None:
         check_is_schema(part, at)
 
 
-def check_is_schema(value: Any, path: str) -> None:
+def check_is_schema(value: Json, path: str) -> None:
     """See that a value may be a schema at all.
 
     Raises:
@@ -83,7 +84,7 @@ def _check_held(schema: Schema, path: str) -> None:
             raise InputError(f"{path}: {name} as true or false is the old spelling; write the number there")
 
 
-def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
+def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Json]]:
     """Where the subschemas stand and what stands there, one level down."""
     for name in ("items", "additionalProperties"):
         if name in schema:
@@ -95,34 +96,34 @@ def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Any]]:
             yield f"{path}/{name}/{number}", part
 
 
-def _is_type(value: Any) -> bool:
+def _is_type(value: Json) -> bool:
     return value in TYPES
 
 
-def _is_list_of_different(value: Any, has_form: Callable[[Any], bool]) -> bool:
+def _is_list_of_different(value: Json, has_form: Callable[[Json], bool]) -> bool:
     return isinstance(value, list) and all(map(has_form, value)) and len(set(value)) == len(value)
 
 
-def _is_string(value: Any) -> bool:
+def _is_string(value: Json) -> bool:
     return isinstance(value, str)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _fits_a_double(value: Any) -> bool:
+def _fits_a_double(value: Json) -> bool:
     return _is_number(value) and abs(value) < sys.float_info.max  # strictly, so that the next double is one too
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Json) -> bool:
     return _fits_a_double(value) and value >= 0 and value == int(value)
 
 
 _LISTS_OF_SCHEMAS = ("prefixItems", "allOf", "anyOf", "oneOf")
 _A_NUMBER = (_fits_a_double, "a number within the range of doubles")
 
-_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_FORMS: dict[str, tuple[Callable[[Json], bool], str]] = {
     "type": (
         lambda value: _is_type(value) or (value != [] and _is_list_of_different(value, _is_type)),
         f"among {', '.join(TYPES)}, or a list of different ones",
@@ -160,7 +161,7 @@ def types_of(schema: Schema) -> tuple[str, ...]:
     return tuple(given) if isinstance(given, list) else (given,)
 
 
-def type_allows(name: str, value: Any) -> bool:
+def type_allows(name: str, value: Json) -> bool:
     """Whether a JSON value is of a type; 1.0 is an integer, as JSON Schema has it."""
     if isinstance(value, bool):
         return name == "boolean"
@@ -170,7 +171,7 @@ def type_allows(name: str, value: Any) -> bool:
     return name in kinds and isinstance(value, kinds[name])
 
 
-def same_value(left: Any, right: Any) -> bool:
+def same_value(left: Json, right: Json) -> bool:
     """Equality of JSON values: numbers by value, and true is not 1."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
@@ -191,7 +192,7 @@ def const_as_enum(schema: Schema) -> Schema:
     return {**rest, "enum": [value] if any(same_value(value, other) for other in among) else []}
 
 
-def conjunction(left: Any, right: Any, path: str) -> Any:
+def conjunction(left: Json, right: Json, path: str) -> Json:
     """One schema that demands what both demand.
 
     Raises:
@@ -215,7 +216,7 @@ def conjunction(left: Any, right: Any, path: str) -> Any:
     return merged if merged.get("type") != [] else False
 
 
-def _join(name: str, one: Any, other: Any, path: str) -> Any:
+def _join(name: str, one: Json, other: Json, path: str) -> Json:
     if name in _LARGER:
         return max(one, other)
     if name in _SMALLER:
@@ -239,7 +240,7 @@ def _join(name: str, one: Any, other: Any, path: str) -> Any:
     return other  # annotations
 
 
-def _common_types(one: Any, other: Any) -> list[str]:
+def _common_types(one: Json, other: Json) -> list[str]:
     left = one if isinstance(one, list) else [one]
     right = other if isinstance(other, list) else [other]
     common = [name for name in left if name in right]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
+from perstep._json import Json
 from perstep.automata.charset import utf8_block
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import Dfa, minimal
@@ -35,7 +35,7 @@ class _Range:
     high: Decimal | None
 
 
-def number_block(schema: dict[str, Any], path: str, *, whole: bool, limit: int) -> Block:
+def number_block(schema: dict[str, Json], path: str, *, whole: bool, limit: int) -> Block:
     """The texts of an integer (`whole`) or a number under the bounds and multiples of `schema`.
 
     Raises:
@@ -57,7 +57,7 @@ def number_block(schema: dict[str, Any], path: str, *, whole: bool, limit: int) 
     return of_dfa(determinise(text, limit, path) & _multiples(int(multiple)))
 
 
-def _range(schema: dict[str, Any], whole: bool) -> _Range:
+def _range(schema: dict[str, Json], whole: bool) -> _Range:
     found: dict[str, Decimal] = {}
     for name in _BOUNDS:
         if name in schema:

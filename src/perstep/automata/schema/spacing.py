@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
+from perstep._json import Json
 from perstep.automata.charset import utf8_block
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import EMPTY, Block, literal, sequence
@@ -54,7 +54,7 @@ def spacing(policy: str, limit: int) -> Spacing:
     return Spacing(policy, space, sequence(space, literal(b","), space), sequence(space, literal(b":"), space))
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: Json) -> bytes:
     """A scalar as `json.dumps(ensure_ascii=False)` writes it.
 
     Raises:
@@ -66,7 +66,7 @@ def canonical(value: Any) -> bytes:
         raise InputError(f"the schema holds {value!r}, which is no JSON value: {error}") from error
 
 
-def constant(value: Any, space: Spacing) -> Block:
+def constant(value: Json, space: Spacing) -> Block:
     """One JSON value, its keys in the order given."""
     if isinstance(value, dict):
         members = [

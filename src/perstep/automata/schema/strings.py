@@ -8,8 +8,7 @@ is what JSON Schema makes of all of them by default.
 
 from __future__ import annotations
 
-from typing import Any
-
+from perstep._json import Json
 from perstep.automata.charset import ANY, json_block
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import NEVER, Block, literal, loop, of_dfa, optional, repeat, sequence
@@ -33,7 +32,7 @@ FORMATS = {
 """The formats that are enforced."""
 
 
-def string_block(schema: dict[str, Any], path: str, limit: int, block_limit: int) -> Block:
+def string_block(schema: dict[str, Json], path: str, limit: int, block_limit: int) -> Block:
     """The texts of a string under the keywords of `schema`, quotes included.
 
     Raises:
@@ -64,6 +63,6 @@ def _all_of(rules: list[Block], path: str, limit: int) -> Block:
     return of_dfa(together)
 
 
-def count(schema: dict[str, Any], name: str) -> int | None:
+def count(schema: dict[str, Json], name: str) -> int | None:
     """A keyword that is a whole number; None where it is absent."""
     return int(schema[name]) if name in schema else None

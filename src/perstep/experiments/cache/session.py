@@ -284,6 +284,7 @@ class CacheSession(RoundSession):
 
 
 prepare = CacheSession
+"""A session is prepared by making it."""
 
 
 def _repetitions(step_ns: float) -> int:

@@ -139,3 +139,4 @@ def _exists(text: str) -> bool:
 
 
 NewTokens = Annotated[int, Parameter(name=["-n", "--new-tokens"])]
+"""The option -n."""

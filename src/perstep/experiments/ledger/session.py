@@ -176,3 +176,4 @@ def _record(plan: Plan, target: Target) -> Work:
 
 
 prepare = LedgerSession
+"""A session is prepared by making it."""

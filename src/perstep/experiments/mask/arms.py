@@ -6,7 +6,7 @@ an engine of its own; after an end token it begins the next text.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +35,23 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
+MaskRow = Any
+"""A row of a token table, or packed bits: a masker takes what it has given."""
+
+
 class Masker(Protocol):
     """How an engine's masks are found and applied, for all rows of a batch."""
 
-    def fill(self) -> Sequence[Any]:
+    def fill(self) -> Sequence[MaskRow]:
         """The mask of each row."""
         ...
 
-    def apply(self, logits_BV: Floats, masks: Sequence[Any]) -> None:
+    def apply(self, logits_BV: Floats, masks: Sequence[MaskRow]) -> None:
         """Set what may not come to -inf, in place."""
         ...
 
 
+@runtime_checkable
 class _HasTable(Protocol):
     table: TokenAutomaton
     state: int
@@ -85,9 +90,10 @@ class BitsMasker:
             np.copyto(logits_V, np.float32(-np.inf), where=forbidden)
 
 
-def masker_of(engines: Sequence[Any]) -> Masker:
+def masker_of(engines: Sequence[Engine]) -> Masker:
     """By what the engines hand out."""
-    return TableMasker(engines) if hasattr(engines[0], "table") else BitsMasker(engines)
+    with_tables = [engine for engine in engines if isinstance(engine, _HasTable)]
+    return TableMasker(with_tables) if with_tables else BitsMasker(engines)
 
 
 class MaskedLoop:

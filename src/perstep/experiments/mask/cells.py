@@ -8,11 +8,11 @@ mask that is what the first pass chose.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.automata import Dfa, Engine, Grammar, TokenAutomaton, json_schema
 from perstep.automata import compile as compile_table
 from perstep.automata.engines.tables import TableEngine
@@ -48,7 +48,7 @@ class Language:
     no_automaton: str = ""
 
 
-def language(schema: Mapping[str, Any], complexity: int, grammar: Grammar) -> Language:
+def language(schema: Mapping[str, Json], complexity: int, grammar: Grammar) -> Language:
     """A schema with its automaton, where a finite one holds it."""
     grammar = replace(grammar, schema=schema)
     try:

@@ -9,11 +9,11 @@ import json
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.automata import Dfa, Engine, Vocabulary, unpack_bits
 from perstep.data import conjugation_schema_path
 from perstep.errors import InputError
@@ -25,7 +25,7 @@ _SPACE = ord(" ")
 _CLOSING = frozenset(b"\"]},:'")
 
 
-def read_schema(path: Path | None) -> dict[str, Any]:
+def read_schema(path: Path | None) -> dict[str, Json]:
     """The schema in a file; the conjugation schema for None.
 
     Raises:
@@ -45,7 +45,7 @@ def read_schema(path: Path | None) -> dict[str, Any]:
     return schema
 
 
-def complicate(schema: Mapping[str, Any], factor: int) -> dict[str, Any]:
+def complicate(schema: Mapping[str, Json], factor: int) -> dict[str, Json]:
     """The schema with `factor` times as many fields, and enums of strings `factor` times as long.
 
     Copies of a field are called `name_2`, `name_3` ... and are required where it is; new values of an enum are
@@ -73,7 +73,7 @@ def _numbered(word: str, number: int) -> str:
     return word if number == 1 else f"{word}_{number}"
 
 
-def _longer_enum(schema: Any, factor: int) -> Any:
+def _longer_enum(schema: Json, factor: int) -> Json:
     if not isinstance(schema, Mapping) or not isinstance(schema.get("enum"), list):
         return schema
     words = [value for value in schema["enum"] if isinstance(value, str)]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from perstep._json import Json
 from perstep.automata import STATE_LIMIT, Engine, Grammar
 from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
@@ -56,6 +57,9 @@ from perstep.targets.reference import Reference
 from perstep.targets.reference.memory import refuse_if_too_large
 
 PROMPT_TOKENS = 16
+Measured = Any
+"""A field of `ArmRound`, by its name."""
+
 _NO_HOT: Column = np.zeros(0, np.int64)
 
 Item = TypeVar("Item")
@@ -257,7 +261,7 @@ class MaskSession(RoundSession):
         arms = list(cell.loops)
         square = williams_square(len(arms))
         order = [arms[index] for index in square[number % len(square)]]
-        held: dict[str, dict[str, Any]] = {arm: {"differing": 0} for arm in arms}
+        held: dict[str, dict[str, Measured]] = {arm: {"differing": 0} for arm in arms}
         for half, names in enumerate((order, order[::-1])):
             for place, arm in enumerate(names):
                 index = place if half == 0 else len(order) - 1 - place
@@ -269,12 +273,12 @@ class MaskSession(RoundSession):
 
     def _arm_round(self, cell: Cell, arm: str) -> None:
         """Both kinds of pass and the hot one, unrecorded (law "every path is warm")."""
-        held: dict[str, Any] = {"differing": 0}
+        held: dict[str, Measured] = {"differing": 0}
         for marked in (True, False):
             self._pass(cell, arm, held, marked=marked)
         self._hot(cell, arm, held)
 
-    def _pass(self, cell: Cell, arm: str, held: dict[str, Any], *, marked: bool) -> None:
+    def _pass(self, cell: Cell, arm: str, held: dict[str, Measured], *, marked: bool) -> None:
         recorder = Recorder(self._clock)
         held["differing"] += cell.pass_over(arm, recorder, marked=marked)
         steps = recorder.steps()
@@ -283,7 +287,7 @@ class MaskSession(RoundSession):
         else:
             held["plain_ns"] = steps.step_ns
 
-    def _hot(self, cell: Cell, arm: str, held: dict[str, Any]) -> Column:
+    def _hot(self, cell: Cell, arm: str, held: dict[str, Measured]) -> Column:
         if arm == NO_MASK:
             return _NO_HOT
         if held["parts"]["mask.fill"].sum() < SLOW_HOT_NS:
@@ -310,7 +314,7 @@ class MaskSession(RoundSession):
             if held != expected:
                 raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
 
-    def _work(self, schema: dict[str, Any]) -> Workload:
+    def _work(self, schema: dict[str, Json]) -> Workload:
         plan = self._plan
         return Workload(
             token_ids_sha256=self._tokens_hash,
@@ -395,3 +399,4 @@ def _describe_language(spoken: Language) -> AboutLanguage:
 
 
 prepare = MaskSession
+"""A session is prepared by making it."""

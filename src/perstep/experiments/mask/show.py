@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep.experiments.columns import precision_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
@@ -319,7 +320,7 @@ def readme(manifest: Manifest, findings: MaskFindings) -> bytes:
     )
 
 
-def summary(findings: MaskFindings) -> dict[str, Any]:
+def summary(findings: MaskFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     ends = interval(findings.ratio_low, findings.ratio_high)
     ratio = (

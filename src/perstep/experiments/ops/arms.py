@@ -45,7 +45,7 @@ def operators_with(backend: str, mask: str) -> Operators:
 def _cached_mask(backend: str) -> Callable[..., Any]:
     from perstep.fast import CausalMaskCache
 
-    cache = CausalMaskCache(backend)
+    cache = CausalMaskCache("numpy" if backend == "numpy" else "torch")
 
     def mask_build(q_len: int, kv_len: int, dtype: Any) -> Any:
         return cache.get(q_len, kv_len, dtype=dtype)

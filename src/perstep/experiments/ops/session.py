@@ -312,6 +312,7 @@ class OpsSession(RoundSession):
 
 
 prepare = OpsSession
+"""A session is prepared by making it."""
 
 
 def _call(function: Callable[..., Any], operands: Sequence[Any]) -> Callable[[], Any]:

@@ -8,11 +8,16 @@ and taken away. One sequence, no batch dimension. It holds no arithmetic: that i
 # Shape suffixes: S new positions, L held + new positions, D hidden, d head_dim, H query heads, K key/value heads, G
 # query heads a key/value head, Q = H*d, O = Q + 2*K*d, I intermediate, V vocabulary.
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from perstep.targets.reference import no_mark
+
+Array = Any
+"""Of NumPy or torch, as the backend; its name ends in its shape."""
+
+Operator = Callable[..., Array]
 
 Mark = Callable[[str], None]
 
@@ -28,21 +33,21 @@ class Operators:
         core: scores, mask, softmax and weighted sum in one kernel, in place of the five parts; None where they are run.
     """
 
-    embed: Callable[..., Any]
-    norm: Callable[..., Any]
-    qkv: Callable[..., Any]
-    rope: Callable[..., Any]
-    append: Callable[..., Any]
-    scores: Callable[..., Any]
-    mask_build: Callable[..., Any]
-    mask_apply: Callable[..., Any]
-    softmax: Callable[..., Any]
-    pv: Callable[..., Any]
-    out: Callable[..., Any]
-    mlp: Callable[..., Any]
-    final_norm: Callable[..., Any]
-    head: Callable[..., Any]
-    core: Callable[..., Any] | None = None
+    embed: Operator
+    norm: Operator
+    qkv: Operator
+    rope: Operator
+    append: Operator
+    scores: Operator
+    mask_build: Operator
+    mask_apply: Operator
+    softmax: Operator
+    pv: Operator
+    out: Operator
+    mlp: Operator
+    final_norm: Operator
+    head: Operator
+    core: Operator | None = None
 
 
 PARTS = {
@@ -63,6 +68,13 @@ PARTS = {
     "head": "lm_head",
 }
 """Operator -> part, in the order of the step."""
+
+
+def operators_of(functions: Mapping[str, Operator]) -> Operators:
+    """The operators of a backend that runs the five parts of attention: its functions, by the names of the fields."""
+    same = {name: functions[name] for name in PARTS if name not in ("final_norm", "core")}
+    return Operators(final_norm=functions["norm"], **same)
+
 
 OUTSIDE_LAYER = frozenset({"embed", "norm/final", "lm_head"})
 FULL_ATTENTION = frozenset(
@@ -93,13 +105,13 @@ BOUNDARIES = {
 class LayerWeights:
     """One layer: matrices as a folder stores them, [out, in], those that share an input one below the other."""
 
-    attn_norm_D: Any
-    qkv_OD: Any
-    qkv_bias_O: Any
-    out_DQ: Any
-    mlp_norm_D: Any
-    gate_up_2ID: Any
-    down_DI: Any
+    attn_norm_D: Array
+    qkv_OD: Array
+    qkv_bias_O: Array
+    out_DQ: Array
+    mlp_norm_D: Array
+    gate_up_2ID: Array
+    down_DI: Array
 
 
 @dataclass(frozen=True)
@@ -107,8 +119,8 @@ class Weights:
     """The layers and what stands around them; the embedding reads the head's table, which halves the memory."""
 
     layers: list[LayerWeights]
-    final_norm_D: Any
-    head_VD: Any
+    final_norm_D: Array
+    head_VD: Array
 
 
 @dataclass(frozen=True)
@@ -125,11 +137,11 @@ class Inputs:
         eps: of the norms.
     """
 
-    ids_S: Any
+    ids_S: Array
     past: int
-    cos_Sd: Any
-    sin_Sd: Any
-    caches: list[tuple[Any, Any]]
+    cos_Sd: Array
+    sin_Sd: Array
+    caches: list[tuple[Array, Array]]
     heads: tuple[int, int, int]
     eps: float
 
@@ -139,7 +151,7 @@ class Inputs:
         return len(self.ids_S)
 
 
-def step(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_mark, boundary: Mark = no_mark) -> Any:
+def step(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_mark, boundary: Mark = no_mark) -> Array:
     """The whole step: token ids to the logits of the last position, [V]."""
     x_SD = decoder(ops, weights, inputs, mark, boundary)
     boundary(ENDS)
@@ -149,7 +161,7 @@ def step(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_mark,
     return ops.head(last_D, weights.head_VD)
 
 
-def decoder(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_mark, boundary: Mark = no_mark) -> Any:
+def decoder(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_mark, boundary: Mark = no_mark) -> Array:
     """All layers: token ids to hidden states before the final norm, [S, D]."""
     mark("embed")
     x_SD = ops.embed(weights.head_VD, inputs.ids_S)
@@ -160,8 +172,8 @@ def decoder(ops: Operators, weights: Weights, inputs: Inputs, mark: Mark = no_ma
 
 
 def layer(
-    ops: Operators, weights: LayerWeights, x_SD: Any, inputs: Inputs, cache: tuple[Any, Any], mark: Mark = no_mark
-) -> Any:
+    ops: Operators, weights: LayerWeights, x_SD: Array, inputs: Inputs, cache: tuple[Array, Array], mark: Mark = no_mark
+) -> Array:
     """One decoder layer: hidden states to hidden states, [S, D]."""
     mark("norm")
     normed_SD = ops.norm(x_SD, weights.attn_norm_D, inputs.eps)
@@ -180,7 +192,7 @@ def layer(
     return ops.mlp(normed_SD, weights.gate_up_2ID, weights.down_DI, x_SD)
 
 
-def full_attention(ops: Operators, q_HSd: Any, k_KLd: Any, v_KLd: Any, mark: Mark = no_mark) -> Any:
+def full_attention(ops: Operators, q_HSd: Array, k_KLd: Array, v_KLd: Array, mark: Mark = no_mark) -> Array:
     """Scores, mask, softmax and weighted sum: queries [H, S, d] to contexts side by side, [S, Q]."""
     if ops.core is not None:
         mark("attn.core")

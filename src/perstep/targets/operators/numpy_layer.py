@@ -1,15 +1,11 @@
 """The operators in NumPy, written to be read: each is its textbook formula; `targets.reference` is the fast one."""
 
-from typing import Any
-
 import numpy as np
 
-from perstep.targets.operators.layer import Inputs, LayerWeights, Operators, Weights
+from perstep.targets.operators.layer import Array, Inputs, LayerWeights, Weights, operators_of
 from perstep.targets.reference import Config
 from perstep.targets.reference.config import layer_shapes
 from perstep.targets.reference.rope import rotations
-
-Array = Any  # of NumPy, in the shape that its name ends in
 
 _TILE = 1_048_573  # a prime, so that no two rows of a weight are alike
 _SCALE = 0.02
@@ -61,7 +57,7 @@ def scores(q_HSd: Array, k_KLd: Array) -> Array:
     return np.matmul(q_KGSd, k_KLd[:, None].swapaxes(-1, -2))
 
 
-def mask_build(S: int, L: int, dtype: Any) -> Array:
+def mask_build(S: int, L: int, dtype: np.dtype[np.floating]) -> Array:
     """The additive causal mask: 0 where new position i may attend to key j <= L - S + i, -inf elsewhere."""
     return np.triu(np.full((S, L), -np.inf, dtype), L - S + 1)
 
@@ -102,22 +98,7 @@ def head(x_D: Array, table_VD: Array) -> Array:
     return table_VD @ x_D
 
 
-OPERATORS = Operators(
-    embed=embed,
-    norm=norm,
-    qkv=qkv,
-    rope=rope,
-    append=append,
-    scores=scores,
-    mask_build=mask_build,
-    mask_apply=mask_apply,
-    softmax=softmax,
-    pv=pv,
-    out=out,
-    mlp=mlp,
-    final_norm=norm,
-    head=head,
-)
+OPERATORS = operators_of(globals())
 
 
 def random_weights(config: Config, dtype: str, seed: int) -> Weights:

@@ -1,83 +1,84 @@
 """The operators in torch, written to be read; the fused path is the one operator that NumPy does not have."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from perstep.targets.operators import numpy_layer as numpy_operators
-from perstep.targets.operators.layer import Inputs, LayerWeights, Operators, Weights
+from perstep.targets.operators.layer import Array, Inputs, LayerWeights, Weights, operators_of
 from perstep.targets.reference import Config
 
 
-def embed(table_VD: Any, ids_S: Any) -> Any:
+def embed(table_VD: Tensor, ids_S: Tensor) -> Tensor:
     """Rows of the table, [S, D]."""
     return table_VD[ids_S]
 
 
-def norm(x_SD: Any, weight_D: Any, eps: float) -> Any:
+def norm(x_SD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """RMSNorm (Zhang and Sennrich 2019), in float32 as transformers computes it."""
     wide_SD = x_SD.float()
     mean_square_S1 = wide_SD.square().mean(-1, keepdim=True)
     return weight_D * (wide_SD * torch.rsqrt(mean_square_S1 + eps)).to(x_SD.dtype)
 
 
-def qkv(x_SD: Any, weight_OD: Any, bias_O: Any, heads: tuple[int, int, int]) -> tuple[Any, ...]:
+def qkv(x_SD: Tensor, weight_OD: Tensor, bias_O: Tensor | None, heads: tuple[int, int, int]) -> tuple[Tensor, ...]:
     """Queries [H, S, d], keys and values [K, S, d]."""
     H, K, d = heads
     cut = functional.linear(x_SD, weight_OD, bias_O).split([H * d, K * d, K * d], dim=-1)
     return tuple(part.unflatten(-1, (-1, d)).transpose(0, 1) for part in cut)
 
 
-def rope(q_HSd: Any, k_KSd: Any, cos_Sd: Any, sin_Sd: Any) -> tuple[Any, Any]:
+def rope(q_HSd: Tensor, k_KSd: Tensor, cos_Sd: Tensor, sin_Sd: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary positions (Su et al. 2021); the two halves of a head are its pairs."""
     return rotate(q_HSd, cos_Sd, sin_Sd), rotate(k_KSd, cos_Sd, sin_Sd)
 
 
-def rotate(x_HSd: Any, cos_Sd: Any, sin_Sd: Any) -> Any:
+def rotate(x_HSd: Tensor, cos_Sd: Tensor, sin_Sd: Tensor) -> Tensor:
     """The rotation x cos + (x turned by a right angle) sin."""
     first, second = x_HSd.chunk(2, dim=-1)
     return x_HSd * cos_Sd + torch.cat([-second, first], dim=-1) * sin_Sd
 
 
-def append(keys_KLd: Any, values_KLd: Any, k_KSd: Any, v_KSd: Any, past: int) -> tuple[Any, Any]:
+def append(keys_KLd: Tensor, values_KLd: Tensor, k_KSd: Tensor, v_KSd: Tensor, past: int) -> tuple[Tensor, Tensor]:
     """The cache with the new positions written behind those held."""
     keys_KLd[:, past:] = k_KSd
     values_KLd[:, past:] = v_KSd
     return keys_KLd, values_KLd
 
 
-def scores(q_HSd: Any, k_KLd: Any) -> Any:
+def scores(q_HSd: Tensor, k_KLd: Tensor) -> Tensor:
     """Queries times keys over sqrt(head_dim), [K, G, S, L]."""
     _, S, d = q_HSd.shape
     q_KGSd = (q_HSd * d**-0.5).reshape(len(k_KLd), -1, S, d)
-    return q_KGSd @ k_KLd[:, None].mT
+    scores_KGSL: Tensor = q_KGSd @ k_KLd[:, None].mT
+    return scores_KGSL
 
 
-def mask_build(S: int, L: int, dtype: Any) -> Any:
+def mask_build(S: int, L: int, dtype: torch.dtype) -> Tensor:
     """The additive causal mask: 0 where new position i may attend to key j <= L - S + i, -inf elsewhere."""
     return torch.full((S, L), -torch.inf, dtype=dtype).triu(L - S + 1)
 
 
-def mask_apply(scores_KGSL: Any, mask_SL: Any) -> Any:
+def mask_apply(scores_KGSL: Tensor, mask_SL: Tensor) -> Tensor:
     """The mask added to the scores of every head."""
     return scores_KGSL + mask_SL
 
 
-def softmax(scores_KGSL: Any) -> Any:
+def softmax(scores_KGSL: Tensor) -> Tensor:
     """Probabilities over the keys."""
     return torch.softmax(scores_KGSL, -1)
 
 
-def pv(probabilities_KGSL: Any, v_KLd: Any) -> Any:
+def pv(probabilities_KGSL: Tensor, v_KLd: Tensor) -> Tensor:
     """Probabilities times values, heads side by side: [S, Q]."""
     context_KGSd = probabilities_KGSL @ v_KLd[:, None]
     return context_KGSd.flatten(0, 1).transpose(0, 1).flatten(1)
 
 
-def core(q_HSd: Any, k_KLd: Any, v_KLd: Any) -> Any:
+def core(q_HSd: Tensor, k_KLd: Tensor, v_KLd: Tensor) -> Tensor:
     """All of attention in torch's kernel, [S, Q]; causal as a flag, so that no mask exists."""
     several = q_HSd.shape[1] > 1
     context_1HSd = functional.scaled_dot_product_attention(
@@ -86,38 +87,23 @@ def core(q_HSd: Any, k_KLd: Any, v_KLd: Any) -> Any:
     return context_1HSd[0].transpose(0, 1).flatten(1)
 
 
-def out(context_SQ: Any, weight_DQ: Any, x_SD: Any) -> Any:
+def out(context_SQ: Tensor, weight_DQ: Tensor, x_SD: Tensor) -> Tensor:
     """The output projection, added to the residual stream."""
     return x_SD + functional.linear(context_SQ, weight_DQ)
 
 
-def mlp(normed_SD: Any, gate_up_2ID: Any, down_DI: Any, x_SD: Any) -> Any:
+def mlp(normed_SD: Tensor, gate_up_2ID: Tensor, down_DI: Tensor, x_SD: Tensor) -> Tensor:
     """SwiGLU (Shazeer 2020), added to the residual stream."""
     gate_SI, up_SI = functional.linear(normed_SD, gate_up_2ID).chunk(2, dim=-1)
     return x_SD + functional.linear(functional.silu(gate_SI) * up_SI, down_DI)
 
 
-def head(x_D: Any, table_VD: Any) -> Any:
+def head(x_D: Tensor, table_VD: Tensor) -> Tensor:
     """Logits, [V]."""
     return functional.linear(x_D, table_VD)
 
 
-OPERATORS = Operators(
-    embed=embed,
-    norm=norm,
-    qkv=qkv,
-    rope=rope,
-    append=append,
-    scores=scores,
-    mask_build=mask_build,
-    mask_apply=mask_apply,
-    softmax=softmax,
-    pv=pv,
-    out=out,
-    mlp=mlp,
-    final_norm=norm,
-    head=head,
-)
+OPERATORS = operators_of(globals())
 FUSED = replace(OPERATORS, core=core)
 
 
@@ -126,7 +112,7 @@ def random_weights(config: Config, dtype: str, seed: int) -> Weights:
     made = numpy_operators.random_weights(config, "float32", seed)
     kind = getattr(torch, dtype)
 
-    def converted(array: Any) -> Any:
+    def converted(array: Array) -> Array:
         return None if array is None else torch.from_numpy(array).to(kind)
 
     return Weights(
@@ -138,7 +124,7 @@ def random_weights(config: Config, dtype: str, seed: int) -> Weights:
     )
 
 
-def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
+def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Tensor:
     """Normal numbers for an operator of the user's."""
     return torch.from_numpy(rng.standard_normal(shape)).to(getattr(torch, dtype))
 
@@ -148,7 +134,7 @@ def make_inputs(config: Config, seq: int, past: int, dtype: str, seed: int) -> I
     made = numpy_operators.make_inputs(config, seq, past, "float32", seed)
     kind = getattr(torch, dtype)
 
-    def converted(array: Any) -> Any:
+    def converted(array: Array) -> Array:
         return torch.from_numpy(np.ascontiguousarray(array)).to(kind)
 
     return replace(

@@ -9,8 +9,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from perstep._json import Json
 from perstep.errors import InputError
 
 
@@ -18,7 +18,7 @@ from perstep.errors import InputError
 class Family:
     """What a `model_type` means where its config.json is silent, and which of its keys it ignores."""
 
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Json]
     bias_flags: bool  # attention_bias and mlp_bias are read; otherwise qkv_bias is all there is
     qkv_bias: bool = False
 
@@ -41,7 +41,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-COMMON_DEFAULTS: dict[str, Any] = {
+COMMON_DEFAULTS: dict[str, Json] = {
     "attention_bias": False,
     "head_dim": None,
     "hidden_act": "silu",
@@ -145,7 +145,7 @@ def end_shapes(c: Config) -> dict[str, tuple[int, ...]]:
     return shapes if c.tied else shapes | {"lm_head.weight": (c.vocab, c.hidden)}
 
 
-def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> Config:
+def parse_config(raw: Mapping[str, Json], generation: Mapping[str, Json] | None = None) -> Config:
     """Check `config.json` (and, for the end tokens, `generation_config.json`) and read it into a `Config`.
 
     Raises:
@@ -198,13 +198,13 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any] | None = 
     )
 
 
-def config_hash(raw: Mapping[str, Any]) -> str:
+def config_hash(raw: Mapping[str, Json]) -> str:
     """The sha256 of `config.json` with sorted keys and no spaces, so that formatting does not change it."""
     canonical = json.dumps(raw, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _refuse_what_we_cannot_run(values: Mapping[str, Any], max_positions: int) -> None:
+def _refuse_what_we_cannot_run(values: Mapping[str, Json], max_positions: int) -> None:
     if values["hidden_act"] != "silu":
         raise InputError(f"config.json: hidden_act {values['hidden_act']!r} is not supported, only 'silu' is")
     if values.get("quantization_config") is not None:
@@ -226,7 +226,7 @@ def _refuse_what_we_cannot_run(values: Mapping[str, Any], max_positions: int) ->
         raise InputError(f"config.json: layer_types {layer_types!r} is not supported, only 'full_attention' is")
 
 
-def _parse_rope(values: Mapping[str, Any], max_positions: int) -> Rope:
+def _parse_rope(values: Mapping[str, Json], max_positions: int) -> Rope:
     """Read either spelling: `rope_parameters`, or `rope_scaling` beside `rope_theta` (before transformers 5)."""
     key = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
     rope = values.get(key) or {}
@@ -254,7 +254,7 @@ def _parse_rope(values: Mapping[str, Any], max_positions: int) -> Rope:
     return Rope(kind, theta, factor, low, high, _count(original, "original_max_position_embeddings"))
 
 
-def _parse_eos(values: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[int, ...]:
+def _parse_eos(values: Mapping[str, Json], generation: Mapping[str, Json]) -> tuple[int, ...]:
     """The end tokens: those of generation_config.json if it names any, else those of config.json."""
     found = generation.get("eos_token_id")
     if found is None:
@@ -265,21 +265,21 @@ def _parse_eos(values: Mapping[str, Any], generation: Mapping[str, Any]) -> tupl
     return tuple(sorted(set(ids)))
 
 
-def _count(values: Mapping[str, Any], key: str) -> int:
+def _count(values: Mapping[str, Json], key: str) -> int:
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
         raise InputError(f"config.json: {key} must be a positive integer below 2^31, found {value!r}")
     return value
 
 
-def _positive(values: Mapping[str, Any], key: str) -> float:
+def _positive(values: Mapping[str, Json], key: str) -> float:
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
         raise InputError(f"config.json: {key} must be a positive float32 number, found {value!r}")
     return float(value)
 
 
-def _flag(values: Mapping[str, Any], key: str) -> bool:
+def _flag(values: Mapping[str, Json], key: str) -> bool:
     value = values[key]
     if not isinstance(value, bool):
         raise InputError(f"config.json: {key} must be true or false, found {value!r}")

@@ -7,6 +7,7 @@ caller passes a `mark` that reads a clock.
 from collections.abc import Callable
 
 Mark = Callable[[str], None]
+"""Ends the part before and begins the one named."""
 
 BOUNDARIES: dict[str, str] = {
     "embed": "checks of ids and cache, buffers (scores included), position angles, rows of the embedding table",
@@ -25,6 +26,7 @@ BOUNDARIES: dict[str, str] = {
     "sample": "temperature, top-k, top-p, noise and argmax",
     "stop": "comparison with the end tokens, and the decode loop up to the next forward",
 }
+"""What lies in each part."""
 
 
 def no_mark(part: str) -> None:

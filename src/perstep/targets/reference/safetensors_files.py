@@ -11,14 +11,14 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 
-STORED_AS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+STORED_AS: dict[str, np.dtype[np.generic]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own reader
 
@@ -47,7 +47,7 @@ class StoredTensor:
             out[...] = raw
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Json]:
     """A JSON object from a file, or InputError with one line saying what is wrong with it."""
     try:
         found = json.loads(path.read_bytes())
@@ -111,7 +111,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _entry(path: Path, name: str, entry: Any, data_start: int, num_bytes: int) -> StoredTensor:
+def _entry(path: Path, name: str, entry: Json, data_start: int, num_bytes: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         well_formed = isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in (*shape, begin, end))

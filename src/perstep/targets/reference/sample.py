@@ -48,6 +48,7 @@ class Sampler:
 
 
 GREEDY = Sampler()
+"""Takes the largest logit."""
 
 
 def sample(logits_BV: NDArray[np.float32], sampler: Sampler, position: int, mark: Mark = no_mark) -> Ids:

@@ -4,11 +4,11 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.measure import no_mark
@@ -19,7 +19,7 @@ from perstep.targets.reference.memory import refuse_if_too_large
 from perstep.targets.reference.model import Reference, decode_one_token, decoder, forward, head, prefill
 from perstep.targets.reference.parts import BOUNDARIES
 from perstep.targets.reference.sample import Sampler
-from perstep.targets.target import BUILT_IN, Buffer, CachedSteps, CacheKind, Ids, Target, Work
+from perstep.targets.target import BUILT_IN, Buffer, CachedSteps, CacheKind, Ids, Logits, Target, Work
 from perstep.theory import REFERENCE, Backend, bytes_each
 
 BUILT_IN_CACHE = CacheKind("built-in", False, REFERENCE, REFERENCE)
@@ -39,7 +39,7 @@ class ReferenceTarget(LoopTarget[ReferenceLoop]):
     model: Reference
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Json]:
         """As the folder's config.json has it."""
         c = self.model.config
         return {
@@ -124,20 +124,20 @@ class ReferenceSteps(CachedSteps):
         self.kv.reset()
         self.kv.advance(context)
 
-    def step_with(self, context: int) -> Any:
+    def step_with(self, context: int) -> Logits:
         """One position through the cache."""
         logits_BV = decode_one_token(self._model, self._ids_BT[:, context], self.kv)
         logits_BV.argmax(axis=-1)
         return logits_BV
 
-    def step_without(self, context: int) -> Any:
+    def step_without(self, context: int) -> Logits:
         """All positions through the same decoder; the head runs for the last one alone, as with a cache."""
         x_BTD = decoder(self._model, self._ids_BT[:, : context + 1], None, no_mark)
         logits_BV = head(self._model, x_BTD[:, -1], no_mark)
         logits_BV.argmax(axis=-1)
         return logits_BV
 
-    def logits(self, result: Any) -> NDArray[np.float32]:
+    def logits(self, result: Logits) -> NDArray[np.float32]:
         """They are an array already."""
         return np.asarray(result)
 
@@ -195,7 +195,7 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-def describe(name: str, model: Reference) -> dict[str, Any]:
+def describe(name: str, model: Reference) -> dict[str, Json]:
     """A decoder's shapes for a manifest."""
     c = model.config
     return {

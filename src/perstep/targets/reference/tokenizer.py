@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class FolderTokenizer:
@@ -15,7 +18,7 @@ class FolderTokenizer:
         self.path = folder / "tokenizer.json"
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> "Tokenizer":
         from tokenizers import Tokenizer  # only here: 20 ms that a run on ids does not pay
 
         if not self.path.is_file():

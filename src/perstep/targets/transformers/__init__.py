@@ -6,6 +6,7 @@ Importing this package imports neither torch nor transformers; its functions do,
 from perstep.targets.transformers._lists import part_names
 from perstep.targets.transformers._loop import Call, Marks
 from perstep.targets.transformers._silence import silent
+from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
 from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event, device_of
 from perstep.targets.transformers.every import EveryGenerate
@@ -40,6 +41,7 @@ __all__ = [
     "Event",
     "EveryGenerate",
     "ExpertsPerToken",
+    "Function",
     "GenerateTrace",
     "ImagePrompt",
     "Instrument",
@@ -50,6 +52,8 @@ __all__ = [
     "StageInstrument",
     "SyncRecorder",
     "Syncs",
+    "Value",
+    "Wraps",
     "as_arguments",
     "build",
     "device_of",

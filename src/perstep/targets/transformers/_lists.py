@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from threading import get_ident
-from typing import Any
 
 from perstep.targets.transformers._loop import Loop
 
@@ -31,7 +30,7 @@ class TimedLists:
         self._after = after
         self._classes: dict[type, type] = {}
 
-    def timed(self, prepared: list[Any]) -> Any:
+    def timed(self, prepared: list[object]) -> object:
         """The same list, of a class that also tells the loop to which element it turns."""
         base = type(prepared)
         if base not in self._classes:
@@ -45,10 +44,10 @@ def _timed_class(base: type, loop: Loop, prefix: str, after: str) -> type:
     class TimedList(base):  # type: ignore[misc]
         """The list as it was, which also tells the loop to which element it turns."""
 
-        _known: Sequence[Any] = []
+        _known: Sequence[object] = []
         _names: Sequence[str] = []
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def __call__(self, *args: object, **kwargs: object) -> object:
             watched, live = loop.watched, loop.live
             if watched != this_thread():
                 return call_all(self, *args, **kwargs)
@@ -69,8 +68,8 @@ def _timed_class(base: type, loop: Loop, prefix: str, after: str) -> type:
                     loop.part = after
                     mark(after)
 
-        def __iter__(self) -> Iterator[Any]:
-            elements: Iterator[Any] = iterate(self)
+        def __iter__(self) -> Iterator[object]:
+            elements: Iterator[object] = iterate(self)
             if loop.walking != this_thread():
                 return elements
             loop.walking = 0
@@ -83,7 +82,7 @@ def _timed_class(base: type, loop: Loop, prefix: str, after: str) -> type:
     return TimedList
 
 
-def _turn_to_each(elements: Iterator[Any], names: Sequence[str], mark: Callable[[str], None]) -> Iterator[Any]:
+def _turn_to_each(elements: Iterator[object], names: Sequence[str], mark: Callable[[str], None]) -> Iterator[object]:
     # The part of the first one has begun. A list that grows while it is walked is walked on, as it would be without us.
     yield from islice(elements, 1)
     for name, element in zip(names[1:], elements, strict=False):  # the names come first, so that no element is lost
@@ -92,7 +91,7 @@ def _turn_to_each(elements: Iterator[Any], names: Sequence[str], mark: Callable[
     yield from elements
 
 
-def part_names(prefix: str, elements: list[Any]) -> list[str]:
+def part_names(prefix: str, elements: Sequence[object]) -> list[str]:
     """The part of each element: its class, or a function's own name; a second one of a name is `X#2`.
 
     >>> part_names("logits", [1, 2, len])
@@ -107,7 +106,7 @@ def part_names(prefix: str, elements: list[Any]) -> list[str]:
     return names
 
 
-def name_of(thing: Any) -> str:
+def name_of(thing: object) -> str:
     """The name of a function, else of a thing's class."""
     name = getattr(thing, "__name__", None)
     return name if isinstance(name, str) else type(thing).__name__

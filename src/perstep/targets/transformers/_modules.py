@@ -11,12 +11,16 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perstep.targets.transformers import words
 from perstep.targets.transformers._loop import Loop
 from perstep.targets.transformers._phases import opaque
 from perstep.targets.transformers._wrap import Function, Make, Wraps
+from perstep.targets.transformers.protocols import Cache, Model, Parts
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 _VISION = re.compile(r"Vision|MultiModalProjector|Connector$|PatchMerger$|Projector$|Molmo2Adapter$")
 _ROTARY = re.compile(r"Rotary|RoPE|Rope")
@@ -42,7 +46,7 @@ _ROPE_FUNCTION = re.compile(r"^apply_(\w*_)?(rotary|rope)\w*$")
 _EAGER = "eager_attention_forward"
 
 
-def classify(model: Any) -> Iterator[tuple[Any, str, int | None]]:
+def classify(model: Model) -> "Iterator[tuple[Module, str, int | None]]":
     """The modules of a model that are parts: (module, part, layer counted from 0 or None).
 
     The encoder of an encoder-decoder model is left out: it runs once, as `encoder`.
@@ -53,7 +57,9 @@ def classify(model: Any) -> Iterator[tuple[Any, str, int | None]]:
     yield from _walk(model, lm_head, None, seen)
 
 
-def _walk(parent: Any, lm_head: Any, layer: int | None, seen: set[int]) -> Iterator[tuple[Any, str, int | None]]:
+def _walk(
+    parent: Parts, lm_head: "Module | None", layer: int | None, seen: set[int]
+) -> "Iterator[tuple[Module, str, int | None]]":
     from torch.nn import ModuleList
 
     for name, module in parent.named_children():
@@ -68,7 +74,7 @@ def _walk(parent: Any, lm_head: Any, layer: int | None, seen: set[int]) -> Itera
             yield module, part, index
 
 
-def _part_of(name: str, module: Any) -> str | None:
+def _part_of(name: str, module: "Module") -> str | None:
     from torch.nn import Linear
 
     kind = type(module).__name__
@@ -92,13 +98,13 @@ def _part_of(name: str, module: Any) -> str | None:
     return None
 
 
-def _is_sublayer(children: dict[str, Any]) -> bool:
+def _is_sublayer(children: "dict[str, Module]") -> bool:
     """Whether a module is an attention together with its norm, as in T5: then its children are the parts."""
     kinds = [type(child).__name__ for child in children.values()]
     return any(map(_ATTENTION.search, kinds)) and any(map(_NORM.search, kinds))
 
 
-def wrap_modules(wraps: Wraps, model: Any, loop: Loop, *, layers: bool) -> None:
+def wrap_modules(wraps: Wraps, model: Model, loop: Loop, *, layers: bool) -> None:
     """Wrap the forward of every module that is a part.
 
     Args:
@@ -122,7 +128,7 @@ def timed(loop: Loop, part: str) -> Make:
     mark, this_thread = loop.mark, get_ident
 
     def make(original: Function) -> Function:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             if loop.live != this_thread():
                 return original(*args, **kwargs)
             before = loop.part
@@ -143,7 +149,7 @@ def _timed_at_layer(loop: Loop, part: str, suffix: str) -> Make:
     mark, this_thread = loop.mark, get_ident
 
     def make(original: Function) -> Function:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             if loop.live != this_thread():
                 return original(*args, **kwargs)
             before = loop.part
@@ -162,7 +168,7 @@ def _timed_at_layer(loop: Loop, part: str, suffix: str) -> Make:
     return make
 
 
-def wrap_functions(wraps: Wraps, model: Any, loop: Loop) -> None:
+def wrap_functions(wraps: Wraps, model: Model, loop: Loop) -> None:
     """Wrap the functions that a forward calls between its modules: masks, rotary embedding, attention.
 
     They are globals of the modules that the model's classes come from, so while they are wrapped
@@ -182,7 +188,7 @@ def wrap_functions(wraps: Wraps, model: Any, loop: Loop) -> None:
     _wrap_attention_interface(wraps, model, loop)
 
 
-def wrap_cache(wraps: Wraps, cache: Any, loop: Loop) -> None:
+def wrap_cache(wraps: Wraps, cache: Cache, loop: Loop) -> None:
     """Wrap the update of a cache; of an encoder-decoder's, the update of both.
 
     In its class, like the functions above: an instance that was given an attribute is slower to read, 10 µs a step.
@@ -200,7 +206,7 @@ def wrap_cache(wraps: Wraps, cache: Any, loop: Loop) -> None:
         wraps.function(kind, "update", timed(loop, words.KV_APPEND))
 
 
-def _modeling_modules(model: Any) -> list[ModuleType]:
+def _modeling_modules(model: Model) -> list[ModuleType]:
     names = {type(module).__module__ for module in model.modules()}
     return [sys.modules[name] for name in sorted(names) if ".modeling_" in name and name in sys.modules]
 
@@ -213,7 +219,7 @@ def _part_of_function(name: str) -> str | None:
     return words.ATTN_CORE if name == _EAGER else None
 
 
-def _wrap_attention_interface(wraps: Wraps, model: Any, loop: Loop) -> None:
+def _wrap_attention_interface(wraps: Wraps, model: Model, loop: Loop) -> None:
     """Wrap the attention functions that this model's configurations name, in the table that models ask."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

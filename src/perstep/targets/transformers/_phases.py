@@ -9,13 +9,13 @@ is transformers' own: no line of `generate` is copied.
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
 
 from perstep.measure import RESIDUAL
 from perstep.targets.transformers import words
 from perstep.targets.transformers._lists import TimedLists, name_of
 from perstep.targets.transformers._loop import Loop
-from perstep.targets.transformers._wrap import Function, Make, Wraps
+from perstep.targets.transformers._wrap import Function, Make, Value, Wraps
+from perstep.targets.transformers.protocols import Cache, Model, Streamer
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Around:
     loop: Loop
     of_call: Wraps
     on_compile: Callable[[], None]
-    on_cache: Callable[[Any], None]
+    on_cache: Callable[[Cache], None]
 
 
-def wrap_loop(wraps: Wraps, model: Any, around: Around, *, steps_alone: bool = False) -> None:
+def wrap_loop(wraps: Wraps, model: Model, around: Around, *, steps_alone: bool = False) -> None:
     """Wrap the generate loop of a model, apart from `generate` and `forward` themselves.
 
     Args:
@@ -60,7 +60,7 @@ def wrap_loop(wraps: Wraps, model: Any, around: Around, *, steps_alone: bool = F
             wraps.method(model, name, make)
 
 
-def _parts(model: Any, around: Around) -> dict[str, Make]:
+def _parts(model: Model, around: Around) -> dict[str, Make]:
     """The wrappers that mark parts."""
     loop = around.loop
     methods: dict[str, Make] = {
@@ -86,18 +86,18 @@ def _wrap_stop_checks(wraps: Wraps, loop: Loop) -> None:
             wraps.function(getattr(utils, name), "__call__", span(loop, words.SYNC))
 
 
-def wrap_forward(wraps: Wraps, model: Any, loop: Loop, part: str, attribute: str = "forward") -> None:
+def wrap_forward(wraps: Wraps, model: Model, loop: Loop, part: str, attribute: str = "forward") -> None:
     """Wrap the model's forward; what no other part covers in it goes to `part`."""
     wraps.method(model, attribute, lambda original: _forward(original, loop, part))
 
 
-def wrap_streamer(wraps: Wraps, streamer: Any, loop: Loop) -> None:
+def wrap_streamer(wraps: Wraps, streamer: Streamer, loop: Loop) -> None:
     """Wrap a streamer's `put`."""
     if hasattr(streamer, "__dict__"):
         wraps.method(streamer, "put", opaque(loop, f"{words.STREAM}/{name_of(streamer)}"))
 
 
-def wrap_update(wraps: Wraps, model: Any, loop: Loop) -> None:
+def wrap_update(wraps: Wraps, model: Model, loop: Loop) -> None:
     """Wrap the update of the arguments: `bookkeeping` begins there, where it does not begin at the forward's end."""
     name = "_update_model_kwargs_for_generation"
     if hasattr(model, name):
@@ -109,7 +109,7 @@ def span(loop: Loop, part: str) -> Make:
     mark, this_thread = loop.mark, get_ident
 
     def make(original: Function) -> Function:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             if loop.live != this_thread():
                 return original(*args, **kwargs)
             before = loop.part
@@ -130,7 +130,7 @@ def opaque(loop: Loop, part: str) -> Make:
     """Make a wrapper whose call is one part, whatever happens inside it: nothing in it is looked at."""
 
     def make(original: Function) -> Function:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: object, **kwargs: object) -> object:
             if loop.outside():
                 return original(*args, **kwargs)
             before, watched, live = loop.part, loop.watched, loop.live
@@ -147,7 +147,7 @@ def opaque(loop: Loop, part: str) -> Make:
     return make
 
 
-def _has_encoder(model: Any) -> bool:
+def _has_encoder(model: Model) -> bool:
     text = model.config.get_text_config(decoder=True)
     return bool(model.config.is_encoder_decoder) or text is not model.config
 
@@ -155,7 +155,7 @@ def _has_encoder(model: Any) -> bool:
 def _inputs(original: Function, loop: Loop) -> Function:
     mark, this_thread, part, residual = loop.mark, get_ident, words.INPUTS, RESIDUAL
 
-    def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def prepare_inputs_for_generation(self: object, *args: object, **kwargs: object) -> object:
         if loop.watched != this_thread():
             return original(self, *args, **kwargs)
         if not (loop.stepping and loop.guided):
@@ -180,7 +180,7 @@ def _inputs(original: Function, loop: Loop) -> Function:
 def _forward(original: Function, loop: Loop, part: str) -> Function:
     mark, this_thread = loop.mark, get_ident
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: object, *args: object, **kwargs: object) -> object:
         watched = loop.watched
         if watched != this_thread():
             return original(self, *args, **kwargs)
@@ -204,7 +204,7 @@ def _forward(original: Function, loop: Loop, part: str) -> Function:
 
 
 def _update(original: Function, loop: Loop) -> Function:
-    def _update_model_kwargs_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _update_model_kwargs_for_generation(self: object, *args: object, **kwargs: object) -> object:
         if loop.live == get_ident() and loop.part != words.BOOKKEEPING:
             loop.enter(words.BOOKKEEPING)
         return original(self, *args, **kwargs)
@@ -215,7 +215,7 @@ def _update(original: Function, loop: Loop) -> Function:
 def _has_unfinished(original: Function, loop: Loop) -> Function:
     this_thread = get_ident
 
-    def _has_unfinished_sequences(self: Any, this_peer_finished: Any, *args: Any, **kwargs: Any) -> Any:
+    def _has_unfinished_sequences(self: object, this_peer_finished: object, *args: object, **kwargs: object) -> object:
         if loop.watched != this_thread():
             return original(self, this_peer_finished, *args, **kwargs)
         before = loop.part
@@ -232,14 +232,14 @@ def _has_unfinished(original: Function, loop: Loop) -> Function:
 def _beams_unfinished(original: Function, loop: Loop) -> Function:
     wait = span(loop, words.SYNC)(lambda *args, **kwargs: bool(original(*args, **kwargs)))
 
-    def _beam_search_has_unfinished_sequences(self: Any, *args: Any, **kwargs: Any) -> bool:
+    def _beam_search_has_unfinished_sequences(self: object, *args: object, **kwargs: object) -> bool:
         return bool(wait(self, *args, **kwargs))  # the loop's next word is `not`, which would wait all the same
 
     return _beam_search_has_unfinished_sequences
 
 
 def _prefill(original: Function, loop: Loop, *, whole: bool) -> Function:
-    def prefill(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def prefill(self: object, *args: object, **kwargs: object) -> object:
         if loop.outside():
             return original(self, *args, **kwargs)
         loop.in_prefill = True
@@ -259,7 +259,7 @@ def _prefill(original: Function, loop: Loop, *, whole: bool) -> Function:
 def _processors(original: Function, loop: Loop) -> Function:
     lists = TimedLists(loop, words.LOGITS, words.SAMPLE)
 
-    def _get_logits_processor(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_logits_processor(self: object, *args: Value, **kwargs: Value) -> object:
         processors = original(self, *args, **kwargs)
         if loop.outside():
             return processors
@@ -272,7 +272,7 @@ def _processors(original: Function, loop: Loop) -> Function:
 def _criteria(original: Function, loop: Loop) -> Function:
     lists = TimedLists(loop, words.STOP, words.BOOKKEEPING)
 
-    def _get_stopping_criteria(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_stopping_criteria(self: object, *args: Value, **kwargs: Value) -> object:
         criteria = original(self, *args, **kwargs)
         return criteria if loop.outside() else lists.timed(criteria)
 
@@ -280,7 +280,7 @@ def _criteria(original: Function, loop: Loop) -> Function:
 
 
 def _cache(original: Function, around: Around) -> Function:
-    def _prepare_cache_for_generation(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _prepare_cache_for_generation(self: object, *args: Value, **kwargs: Value) -> object:
         result = original(self, *args, **kwargs)
         model_kwargs = kwargs["model_kwargs"] if "model_kwargs" in kwargs else args[1]
         cache = model_kwargs.get("past_key_values")
@@ -298,7 +298,7 @@ def _cache(original: Function, around: Around) -> Function:
 def _candidates(original: Function, around: Around) -> Function:
     loop = around.loop
 
-    def _get_candidate_generator(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _get_candidate_generator(self: Model, *args: Value, **kwargs: Value) -> object:
         generator = original(self, *args, **kwargs)
         if loop.outside():
             return generator
@@ -312,7 +312,7 @@ def _candidates(original: Function, around: Around) -> Function:
 
 
 def _auto_compile(original: Function, around: Around) -> Function:
-    def _valid_auto_compile_criteria(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def _valid_auto_compile_criteria(self: object, *args: object, **kwargs: object) -> object:
         will_compile = original(self, *args, **kwargs)
         if will_compile and not around.loop.outside():
             around.on_compile()

@@ -12,13 +12,18 @@ import threading
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, Final
 
-Function = Callable[..., Any]
+Value = Any
+"""What a wrapped function takes or gives: who wraps it knows its type."""
+
+Function = Callable[..., Value]
+"""What is wrapped, and what wraps it."""
+
 Make = Callable[[Function], Function]
 """Takes the function as it was and gives the one to call instead, of the same signature."""
 
-_ABSENT: Any = object()
+_ABSENT: Final = object()
 """Stands for "the owner had no such entry of its own"."""
 
 
@@ -26,10 +31,10 @@ _ABSENT: Any = object()
 class _Layer:
     """One wrapper in its place, and what it covers."""
 
-    owner: Any  # held, so that its id stays its own while the layer is in place
+    owner: object  # held, so that its id stays its own while the layer is in place
     name: str
-    covered: Any
-    wrapper: Any
+    covered: object
+    wrapper: object
 
 
 _LAYERS: dict[tuple[int, str], list[_Layer]] = {}
@@ -82,7 +87,7 @@ class Wraps:
             while self._layers:
                 _take_away(self._layers.pop())
 
-    def _put(self, owner: Any, name: str, wrapper: Any) -> None:
+    def _put(self, owner: object, name: str, wrapper: object) -> None:
         with _LOCK:
             layer = _Layer(owner, name, _own(owner, name), wrapper)
             _set(owner, name, wrapper)
@@ -103,12 +108,12 @@ def _take_away(layer: _Layer) -> None:
         del _LAYERS[place]
 
 
-def _own(owner: Any, name: str) -> Any:
+def _own(owner: object, name: str) -> Value:
     entries = owner if isinstance(owner, MutableMapping) else vars(owner)
     return entries.get(name, _ABSENT)
 
 
-def _set(owner: Any, name: str, value: Any) -> None:
+def _set(owner: object, name: str, value: object) -> None:
     if isinstance(owner, MutableMapping):
         if value is _ABSENT:
             del owner[name]
@@ -131,7 +136,7 @@ def _unbound(owner: object, name: str) -> Function:
     elif isinstance(own, MethodType) and own.__self__ is owner:
         return own.__func__
 
-    def call(_self: object, /, *args: Any, **kwargs: Any) -> Any:
+    def call(_self: object, /, *args: object, **kwargs: object) -> object:
         return own(*args, **kwargs)
 
     try:

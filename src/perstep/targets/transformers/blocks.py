@@ -15,17 +15,21 @@ import textwrap
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 from perstep.errors import InputError, how_to_install
 from perstep.targets.transformers import version
-from perstep.targets.transformers._wrap import Function, Make, Wraps
+from perstep.targets.transformers._wrap import Function, Make, Value, Wraps
 from perstep.targets.transformers.instrument import _compiled, find_model
+from perstep.targets.transformers.protocols import Cache, Config, Model
+
+if TYPE_CHECKING:
+    from torch.nn import Module, ModuleList
 
 _SHARING = "kv_sharing_modes"
 """Of a configuration, by layer: "reuse" gives the layer a DummyLayer in every cache made from the configuration."""
 _CACHES = ("past_key_values", "cache_params")
-_ABSENT: Any = object()
+_ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class Blocks:
         config: of the text part.
     """
 
-    model: Any
-    path: tuple[Any, ...]
+    model: Model
+    path: "tuple[Value, ...]"
     name: str
-    blocks: Any
-    config: Any
+    blocks: "ModuleList"
+    config: Config
 
 
-def find_blocks(given: Any) -> Blocks:
+def find_blocks(given: object) -> Blocks:
     """The decoder blocks of a text or vision-language model.
 
     They are the outermost list of modules in the decoder that is as long as its configuration says.
@@ -89,14 +93,14 @@ class SkippedBlocks:
         InputError: as `find_blocks`, a compiled model, or a transformers without dummy cache layers.
     """
 
-    def __init__(self, model: Any, skipped: tuple[int, ...]) -> None:
+    def __init__(self, model: object, skipped: tuple[int, ...]) -> None:
         self._found = find_blocks(model)
         self._dummy = _dummy_layer()
         self._skipped = skipped
         self._wraps = Wraps()
-        self._classes: list[tuple[Any, type]] = []
-        self._sharing: list[tuple[Any, Any]] = []
-        self._ready: Callable[[], Any] = _nothing
+        self._classes: list[tuple[Module, type]] = []
+        self._sharing: list[tuple[Config, object]] = []
+        self._ready: Callable[[], Cache | None] = _nothing
         self.calls = [0] * len(self._found.blocks)
 
     def apply(self) -> None:
@@ -145,13 +149,13 @@ class SkippedBlocks:
             if index not in self._skipped:
                 self._wraps.method(block, "forward", _counted(self.calls, index))
                 continue
-            kind: Any = type(block)
+            kind: Value = type(block)
             self._classes.append((block, kind))
             block.__class__ = _identity(kind)  # Module.__call__ would cost several times what an identity does
             for child in block.children():  # should anything get round the identity, it is seen here
                 self._wraps.method(child, "forward", _counted(self.calls, index))
         found = self._found
-        owner: Any = type(found.path[-1])
+        owner: Value = type(found.path[-1])
         if self._skipped and _in_turn(owner, found.name):
             self._classes.append((found.blocks, type(found.blocks)))
             found.blocks.__class__ = _without(self._skipped)
@@ -166,7 +170,7 @@ class SkippedBlocks:
         parameters = list(inspect.signature(original).parameters)
         places = {name: parameters.index(name) for name in _CACHES if name in parameters}
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: Value, **kwargs: Value) -> object:
             for name in _CACHES:
                 place = places.get(name, len(args))
                 cache = kwargs.get(name) if place >= len(args) else args[place]
@@ -177,7 +181,7 @@ class SkippedBlocks:
         return forward
 
     def _prepared_with_dummies(self, original: Function) -> Function:
-        def _prepare_cache_for_generation(*args: Any, **kwargs: Any) -> Any:
+        def _prepare_cache_for_generation(*args: Value, **kwargs: Value) -> object:
             result = original(*args, **kwargs)
             model_kwargs = kwargs["model_kwargs"] if "model_kwargs" in kwargs else args[2]
             for name in _CACHES:
@@ -187,7 +191,7 @@ class SkippedBlocks:
 
         return _prepare_cache_for_generation
 
-    def _put_dummies(self, cache: Any) -> None:
+    def _put_dummies(self, cache: Value) -> None:
         if self._ready() is cache:  # as in every step but the first
             return
         layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
@@ -207,7 +211,7 @@ class SkippedBlocks:
         self._ready = weakref.ref(cache)
 
 
-def truncate(given: Any, active: tuple[int, ...], *, share_weights: bool = False) -> Any:
+def truncate(given: object, active: tuple[int, ...], *, share_weights: bool = False) -> Model:
     """A copy of a model with some blocks cut out and the rest renumbered: what a `BlockMask` must be equal to.
 
     Args:
@@ -230,7 +234,7 @@ def truncate(given: Any, active: tuple[int, ...], *, share_weights: bool = False
     for place, block in enumerate(kept):
         for module in block.modules():
             if isinstance(vars(module).get("layer_idx"), int):
-                module.layer_idx = place
+                vars(module)["layer_idx"] = place
     setattr(found.path[-1], found.name, ModuleList(kept))
     for config in {id(config): config for config in (found.config, found.path[-1].config)}.values():
         types = vars(config).get("layer_types")
@@ -244,7 +248,7 @@ def _nothing() -> None:
     """A reference to no cache."""
 
 
-def _dummy_layer() -> Any:
+def _dummy_layer() -> type:
     from transformers import cache_utils
 
     if not hasattr(cache_utils, "DummyLayer"):
@@ -252,19 +256,20 @@ def _dummy_layer() -> Any:
             "this transformers has no cache layer that holds nothing, without which skipped blocks give wrong results; "
             f"5.23 was tested: {how_to_install('hf')}"
         )
-    return cache_utils.DummyLayer
+    layer: type = cache_utils.DummyLayer
+    return layer
 
 
 @functools.cache
-def _identity(kind: Any) -> type:
+def _identity(kind: Value) -> type:
     """A class of blocks like `kind` whose call returns its input."""
     num_outputs = _num_outputs(kind)
     others = (None,) * (num_outputs - 1)
 
-    def as_it_is(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+    def as_it_is(_self: object, hidden_states: object, *_args: object, **_kwargs: object) -> object:
         return hidden_states
 
-    def in_a_tuple(_self: Any, hidden_states: Any, *_args: Any, **_kwargs: Any) -> Any:
+    def in_a_tuple(_self: object, hidden_states: object, *_args: object, **_kwargs: object) -> object:
         return (hidden_states, *others)
 
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
@@ -279,20 +284,21 @@ def _without(skipped: tuple[int, ...]) -> type:
     """
     from torch.nn import ModuleList
 
-    def kept(self: Any) -> list[Any]:
+    def kept(self: "ModuleList") -> "list[Module]":
         return [block for index, block in enumerate(self._modules.values()) if index not in skipped]
 
-    def go_over(self: Any) -> Iterator[Any]:
+    def go_over(self: "ModuleList") -> "Iterator[Module]":
         return iter(kept(self))
 
-    def get(self: Any, place: Any) -> Any:  # a slice is a new list and costs what it does in the truncated model
+    def get(self: "ModuleList", place: int | slice) -> "Module":
+        # A slice is a new list and costs what it does in the truncated model.
         return ModuleList(kept(self)[place]) if isinstance(place, slice) else ModuleList.__getitem__(self, place)
 
     return type("ModuleList", (ModuleList,), {"__iter__": go_over, "__getitem__": get})
 
 
 @functools.cache
-def _in_turn(kind: Any, name: str) -> bool:
+def _in_turn(kind: Value, name: str) -> bool:
     """Whether the forward of a module goes over its list of blocks from the first, and does nothing else with it.
 
     Then no block's place among them is asked for: some families look up the mask of a block by its place.
@@ -318,7 +324,7 @@ def _counted(calls: list[int], index: int) -> Make:
     from torch.compiler import is_compiling
 
     def make(original: Function) -> Function:
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: object, **kwargs: object) -> object:
             if not is_compiling():  # a compiler would take the count for a constant
                 calls[index] += 1
             return original(*args, **kwargs)
@@ -328,7 +334,7 @@ def _counted(calls: list[int], index: int) -> Make:
     return make
 
 
-def _num_outputs(kind: Any) -> int:
+def _num_outputs(kind: Value) -> int:
     """How long the tuple is that a block's forward returns; 0 for a tensor. Read off its source.
 
     Raises:
@@ -352,5 +358,5 @@ def _returns(node: ast.AST) -> Iterator[ast.Return]:
             yield from _returns(child)
 
 
-def _holds_positions(layer: Any) -> bool:
+def _holds_positions(layer: Value) -> bool:
     return not hasattr(layer, "get_seq_length") or int(layer.get_seq_length()) > 0

@@ -9,10 +9,11 @@ upper bound and is not measured (`idle`).
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, Self
 
 from perstep.errors import InputError
 from perstep.measure import Clock, HostClock, Recorder, Steps
+from perstep.targets.transformers.protocols import Model
 
 MOST_EVENTS = 65_536
 """Events kept before they are read: each holds resources of the driver."""
@@ -25,7 +26,7 @@ class Event(Protocol):
         """Take the moment at which the device has done all that was queued before."""
         ...
 
-    def elapsed_time(self, end_event: Any) -> float:
+    def elapsed_time(self, end_event: Self) -> float:
         """Milliseconds to a later event."""
         ...
 
@@ -66,7 +67,7 @@ class CudaDevice:
         self._cuda.synchronize()
 
 
-def device_of(model: Any) -> Device | None:
+def device_of(model: Model) -> Device | None:
     """The device whose time is worth a ledger of its own; None where the host does all the work."""
     return CudaDevice() if model.device.type == "cuda" else None
 

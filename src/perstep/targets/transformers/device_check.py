@@ -8,9 +8,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from perstep.errors import InputError
+from perstep.targets.transformers.protocols import Model
 
 BUSY_FROM = 10
 """Per cent of the time in which kernels of others ran: from here on the device is busy."""
@@ -132,7 +132,7 @@ def refuse_if_no_room(what: str, needed_bytes: int, device: str, remedy: str) ->
         )
 
 
-def spread_over(model: Any) -> list[str]:
+def spread_over(model: Model) -> list[str]:
     """The devices that a model's layers lie on by its `device_map`; empty where they lie on one.
 
     Args:
@@ -143,7 +143,7 @@ def spread_over(model: Any) -> list[str]:
     return devices if len(devices) > 1 else []
 
 
-def refuse_if_spread(model: Any) -> None:
+def refuse_if_spread(model: Model) -> None:
     """Refuse a model whose layers lie on several devices.
 
     Args:

@@ -7,12 +7,17 @@ run first.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perstep.machine.device_ceilings import DeviceArm
 from perstep.measure.device_rows import RANGE_PREFIX, STEP_PREFIX
 from perstep.measure.device_work import attribute
 from perstep.targets.transformers.device_profile import KinetoProfiler, OpenRange, Profiler
+
+if TYPE_CHECKING:
+    import torch
+
+Call = Callable[[], object]
 
 WARM_S = 0.3
 """A device is kept busy for so long before anything is timed."""
@@ -42,7 +47,7 @@ class CudaLab:
         self._dtype = getattr(torch, dtype)
         self._profiler = profiler or KinetoProfiler(device)
         self._warm_s = warm_s
-        self._buffer: Any = None
+        self._buffer = torch.empty(0)
 
     def kernels_ns(self, arms: Sequence[DeviceArm], rounds: int) -> dict[str, list[int]]:
         """Each arm's kernel time in each round."""
@@ -53,7 +58,7 @@ class CudaLab:
             self._warm_up(calls)
             return self._profiled(calls, rounds)
         finally:
-            self._buffer = None
+            self._buffer = self._torch.empty(0)
             if self._torch.device(self._device).type == "cuda":
                 self._torch.cuda.empty_cache()  # gigabytes, which the model may need
 
@@ -69,13 +74,13 @@ class CudaLab:
         if figure == "graph_node":
             return self._graph_node_ns(x)
         event, scalar = self._torch.cuda.Event(enable_timing=True), x[0]
-        call: Callable[[], Any] = {
+        call: Call = {
             "launch": lambda: x.add_(1), "sync": scalar.item, "event": event.record,
         }[figure]  # fmt: skip
         call()
         return [self._host_round(call) for _ in range(HOST_ROUNDS)]
 
-    def _host_round(self, call: Callable[[], Any]) -> float:
+    def _host_round(self, call: Call) -> float:
         self._torch.cuda.synchronize()
         begin = time.perf_counter_ns()
         for _ in range(HOST_CALLS):
@@ -84,7 +89,7 @@ class CudaLab:
         self._torch.cuda.synchronize()
         return elapsed / HOST_CALLS
 
-    def _graph_node_ns(self, x: Any) -> list[float]:
+    def _graph_node_ns(self, x: "torch.Tensor") -> list[float]:
         cuda = self._torch.cuda
         side = cuda.Stream()
         side.wait_stream(cuda.current_stream())
@@ -105,7 +110,7 @@ class CudaLab:
             taken.append(begin.elapsed_time(end) * 1e6 / GRAPH_NODES)
         return taken[1:]  # the first replay uploads the graph
 
-    def _working(self, arms: Sequence[DeviceArm]) -> dict[str, Callable[[], Any]]:
+    def _working(self, arms: Sequence[DeviceArm]) -> dict[str, Call]:
         """The arms that run here, each called once."""
         calls = {}
         for arm in arms:
@@ -117,7 +122,7 @@ class CudaLab:
             calls[arm.figure] = call
         return calls
 
-    def _warm_up(self, calls: dict[str, Callable[[], Any]]) -> None:
+    def _warm_up(self, calls: dict[str, Call]) -> None:
         until = time.monotonic() + self._warm_s
         while calls and time.monotonic() < until:
             for call in calls.values():
@@ -125,7 +130,7 @@ class CudaLab:
             if self._torch.device(self._device).type == "cuda":  # else the queue would hold seconds of work
                 self._torch.cuda.synchronize(self._device)
 
-    def _profiled(self, calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[int]]:
+    def _profiled(self, calls: dict[str, Call], rounds: int) -> dict[str, list[int]]:
         open_range = self._open_range()
 
         def run() -> None:
@@ -144,7 +149,7 @@ class CudaLab:
         made: OpenRange = self._torch.profiler.record_function
         return made
 
-    def _call(self, arm: DeviceArm) -> Callable[[], Any]:
+    def _call(self, arm: DeviceArm) -> Call:
         word, _, rest = arm.figure.partition(".")
         if word == "kernel":
             return self._smallest(rest)
@@ -160,13 +165,13 @@ class CudaLab:
         slices = 1 if word == "read" else max(1, numbers.numel() // max(size, 1))
         turn = iter(range(1 << 62))
 
-        def product() -> Any:
+        def product() -> "torch.Tensor":
             start = next(turn) % slices * size
             return linear(rows, numbers[start : start + size].view(self._dtype).view(-1, self._width))
 
         return product
 
-    def _smallest(self, kind: str) -> Callable[[], Any]:
+    def _smallest(self, kind: str) -> Call:
         """A kernel of a kind with next to no work."""
         torch = self._torch
         x = torch.ones(1, _SMALL, dtype=self._dtype, device=self._device)
@@ -176,7 +181,7 @@ class CudaLab:
         heads = torch.ones(1, 1, 1, 64, dtype=self._dtype, device=self._device)
         row = square[:1]
         functional = torch.nn.functional
-        calls: dict[str, Callable[[], Any]] = {
+        calls: dict[str, Call] = {
             "elementwise": lambda: x * x,
             "cast": lambda: wide.to(self._dtype),
             "reduce": lambda: wide.mean(-1),

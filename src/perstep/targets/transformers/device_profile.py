@@ -8,14 +8,18 @@ kernels were launched in which. The host's times in such steps mean nothing and 
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perstep.errors import InvalidMeasurement
 from perstep.measure import RESIDUAL
 from perstep.measure.device_rows import RANGE_PREFIX, STEP_PREFIX, Row
 from perstep.measure.device_work import StepWork, TraceWork, attribute
+from perstep.targets.transformers._wrap import Value
 
-OpenRange = Callable[[str], AbstractContextManager[Any]]
+if TYPE_CHECKING:
+    from torch.profiler import profile
+
+OpenRange = Callable[[str], AbstractContextManager[object]]
 """Makes a range of a name, as `torch.profiler.record_function`."""
 
 
@@ -30,8 +34,8 @@ class RangeRecorder:
 
     def __init__(self, open_range: OpenRange | None = None) -> None:
         self._range = open_range or _record_function()
-        self._part: AbstractContextManager[Any] | None = None
-        self._step: AbstractContextManager[Any] | None = None
+        self._part: AbstractContextManager[object] | None = None
+        self._step: AbstractContextManager[object] | None = None
         self._kept: list[bool] = []
         self.mark = self._mark
 
@@ -123,8 +127,10 @@ class KinetoProfiler:
         return kineto_rows(profiled)
 
 
-def kineto_rows(profiled: Any) -> list[Row]:
+def kineto_rows(profiled: "profile") -> list[Row]:
     """The rows of a finished `torch.profiler.profile`."""
+    assert profiled.profiler is not None  # noqa: S101
+    results: Value = profiled.profiler.kineto_results
     return [
         Row(
             event.name(),
@@ -137,7 +143,7 @@ def kineto_rows(profiled: Any) -> list[Row]:
             event.device_resource_id(),
             bool(event.is_user_annotation()) if hasattr(event, "is_user_annotation") else False,
         )
-        for event in profiled.profiler.kineto_results.events()
+        for event in results.events()
     ]
 
 

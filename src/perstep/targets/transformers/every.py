@@ -4,12 +4,13 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from perstep.targets.transformers import version
 from perstep.targets.transformers._frames import nearest_line
 from perstep.targets.transformers._wrap import Function, Wraps
 from perstep.targets.transformers.instrument import Instrument
+from perstep.targets.transformers.protocols import Model
 
 _NOT_THE_SITE = {"transformers", "torch", "perstep"}
 
@@ -26,7 +27,7 @@ class EveryGenerate:
             threads call from there at once, one of the calls is recorded.
     """
 
-    def __init__(self, choose: Callable[[Any, str], Instrument | None]) -> None:
+    def __init__(self, choose: Callable[[Model, str], Instrument | None]) -> None:
         version.require()
         self._choose = choose
         self._wraps = Wraps()
@@ -46,7 +47,7 @@ class EveryGenerate:
         self._wraps.restore()
 
     def _watch(self, original: Function) -> Function:
-        def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+        def generate(model: Model, *args: object, **kwargs: object) -> object:
             if getattr(self._here, "watching", False):
                 return original(model, *args, **kwargs)
             instrument = self._choose(model, nearest_line(sys._getframe(1), _NOT_THE_SITE))

@@ -7,14 +7,23 @@ does nothing is refused by name: its forward is run with two values, and must di
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 from perstep.errors import InputError
+from perstep.targets.transformers._wrap import Value
 from perstep.targets.transformers.blocks import find_blocks
 from perstep.targets.transformers.instrument import find_model
+from perstep.targets.transformers.protocols import Model
 
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 """Those of transformers that need nothing but torch."""
+
+
+class Router(Protocol):
+    """A module that chooses experts."""
+
+    top_k: int
+    num_experts: int
 
 
 @dataclass(frozen=True)
@@ -28,20 +37,20 @@ class Routers:
         num_experts: among which the routers choose, at least; group-limited ones from their groups.
     """
 
-    model: Any
-    modules: tuple[Any, ...]
+    model: Model
+    modules: tuple[Router, ...]
     top_k: int
     num_experts: int
 
 
-def find_routers(given: Any) -> Routers:
+def find_routers(given: object) -> Routers:
     """The routers of a mixture-of-experts model.
 
     Raises:
         InputError: a dense model, or one whose routers ignore `top_k`; the message names it.
     """
     found = find_blocks(given)
-    modules = tuple(
+    modules: tuple[Value, ...] = tuple(
         module for block in found.blocks for module in block.modules() if isinstance(vars(module).get("top_k"), int)
     )
     routers = [module for module in modules if isinstance(vars(module).get("num_experts"), int)]
@@ -99,12 +108,12 @@ class ExpertsPerToken:
             self._routers.model.set_experts_implementation(self._before)
 
 
-def experts_implementation(model: Any) -> str:
+def experts_implementation(model: object) -> str:
     """The implementation that a model's experts run with."""
     return str(find_model(model).config._experts_implementation)
 
 
-def _reach(router: Any) -> int:
+def _reach(router: Router) -> int:
     """The experts that can be chosen at all: those of the chosen groups, where routers choose groups first."""
     groups, chosen = vars(router).get("num_group"), vars(router).get("topk_group")
     if isinstance(groups, int) and isinstance(chosen, int) and groups > 0:
@@ -116,8 +125,8 @@ def _has_effect(routers: Routers) -> bool:
     import torch
 
     model = routers.model
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = (torch.arange(8, device=model.device) * 7 % vocabulary)[None]
+    weight_VD: Value = model.get_input_embeddings().weight
+    ids = (torch.arange(8, device=model.device) * 7 % weight_VD.shape[0])[None]
     seen = []
     for top_k in (1, 2):
         with ExpertsPerToken(routers, top_k), torch.inference_mode():

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from typing import Any
 
 from perstep.errors import InputError
 from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
+from perstep.targets.transformers.protocols import Model, Setting
 
 
-def describe(name: str, model: Any) -> dict[str, Any]:
+def describe(name: str, model: Model) -> dict[str, Setting]:
     """A transformers model's shapes for a manifest.
 
     Args:
@@ -41,7 +41,7 @@ def describe(name: str, model: Any) -> dict[str, Any]:
     }
 
 
-def config_hash(model: Any) -> str:
+def config_hash(model: Model) -> str:
     """SHA-256 of a model's configuration, apart from where it was loaded from and what wrote it."""
     settings = model.config.to_dict()
     for name in ("_name_or_path", "transformers_version"):
@@ -49,7 +49,7 @@ def config_hash(model: Any) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def special_ids(model: Any) -> list[int]:
+def special_ids(model: Model) -> list[int]:
     """The token ids that a configuration gives a meaning: ends, padding, placeholders of pictures ..."""
     configs = [model.config, model.config.get_text_config(decoder=True)]
     found = {
@@ -61,7 +61,7 @@ def special_ids(model: Any) -> list[int]:
     return sorted(found)
 
 
-def to_device(model: Any, device: str) -> Any:
+def to_device(model: Model, device: str) -> Model:
     """The model on a device.
 
     Args:

@@ -8,7 +8,7 @@ words that a processor writes between the rows of an image.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.targets.transformers.instrument import find_model
 from perstep.targets.transformers.pixels import Piece, Pixels, image_id_of, make_pixels
+from perstep.targets.transformers.protocols import Argument, Config, Model
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,17 @@ class ImagePrompt:
     """
 
     ids_BT: NDArray[np.int64]
-    extra: dict[str, Any]
+    extra: "dict[str, torch.Tensor]"
     vision_tokens: int
 
 
-def takes_images(given: Any) -> bool:
+def takes_images(given: object) -> bool:
     """Whether a model is a vision-language model."""
     return getattr(find_model(given).config, "vision_config", None) is not None
 
 
 def image_prompt(
-    given: Any, text_BT: NDArray[np.int64], num_images: int, image_size: int | None = None, *, seed: int = 0
+    given: object, text_BT: NDArray[np.int64], num_images: int, image_size: int | None = None, *, seed: int = 0
 ) -> ImagePrompt:
     """A prompt with this many square images in every row.
 
@@ -79,7 +83,7 @@ def _ids_of(piece: Piece, image_id: int) -> NDArray[np.int64]:
     return np.array([token for token in ids if token is not None], np.int64)
 
 
-def _token_types(model: Any, ids_BT: NDArray[np.int64], pixels: Pixels) -> dict[str, Any]:
+def _token_types(model: Model, ids_BT: NDArray[np.int64], pixels: Pixels) -> "dict[str, torch.Tensor]":
     """1 where a token is an image's, for models that attend to images in both directions or place them in a grid."""
     import torch
 
@@ -89,7 +93,7 @@ def _token_types(model: Any, ids_BT: NDArray[np.int64], pixels: Pixels) -> dict[
     return {pixels.types_name: torch.as_tensor(np.isin(ids_BT, of_images), device=model.device).long()}
 
 
-def _without_special(config: Any, image_id: int, text_BT: NDArray[np.int64]) -> NDArray[np.int64]:
+def _without_special(config: Config, image_id: int, text_BT: NDArray[np.int64]) -> NDArray[np.int64]:
     """The text with ids that mean an image, a video or their ends, which a random text may hit, replaced."""
     special = {value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))}
     special = {image_id, *(value for value in special if isinstance(value, int))}
@@ -97,7 +101,7 @@ def _without_special(config: Any, image_id: int, text_BT: NDArray[np.int64]) -> 
     return np.where(np.isin(text_BT, list(special)), plain, text_BT)
 
 
-def _count_features(model: Any, pixels: Pixels) -> int:
+def _count_features(model: Model, pixels: Pixels) -> int:
     """Rows of features that the vision tower and its projector give."""
     import torch
 
@@ -108,7 +112,7 @@ def _count_features(model: Any, pixels: Pixels) -> int:
     return sum(int(tensor.numel()) for tensor in _tensors(features)) // hidden
 
 
-def _tensors(value: Any) -> Iterator[Any]:
+def _tensors(value: Argument) -> "Iterator[torch.Tensor]":
     if isinstance(value, list | tuple):
         for item in value:
             yield from _tensors(item)

@@ -10,7 +10,7 @@ import inspect
 import sys
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from perstep.errors import InputError
 from perstep.targets.transformers import version, words
@@ -18,10 +18,14 @@ from perstep.targets.transformers._loop import Call, Loop, Marks
 from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
 from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
-from perstep.targets.transformers._wrap import Function, Wraps
+from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers.protocols import Cache, Model
 
 Detail = Literal["phases", "modules", "layers"]
+"""How finely a forward is looked into."""
+
 DETAILS: tuple[Detail, ...] = ("phases", "modules", "layers")
+"""All of them, the coarsest first."""
 
 
 class Instrument:
@@ -64,7 +68,7 @@ class Instrument:
 
     def __init__(
         self,
-        model: Any,
+        model: object,
         recorder: Marks,
         detail: Detail = "phases",
         *,
@@ -125,7 +129,7 @@ class Instrument:
         if note not in self.notes:
             self.notes.append(note)
 
-    def call(self, generate: Function, *args: Any, **kwargs: Any) -> Any:
+    def call(self, generate: Function, *args: object, **kwargs: object) -> object:
         """Call `generate(model, ...)` and record it; the Instrument must be entered.
 
         `model.generate(...)` comes here by itself; this is for who holds the function.
@@ -156,7 +160,7 @@ class Instrument:
                 self._wrap_inside()
             loop.release()
 
-    def _end_call(self, result: Any) -> None:
+    def _end_call(self, result: object) -> None:
         if not self._active:
             self._note("the Instrument was left while a call in another thread went on: that call is cut short")
             self._loop.abandon_call()
@@ -168,7 +172,7 @@ class Instrument:
             self._note("a generate call made no forward that could be seen from here: it has no steps")
         self._loop.end_call()
 
-    def _unwatched(self, generate: Function, *args: Any, **kwargs: Any) -> Any:
+    def _unwatched(self, generate: Function, *args: object, **kwargs: object) -> object:
         loop = self._loop
         if loop.outside():
             if loop.elsewhere():
@@ -208,7 +212,7 @@ class Instrument:
             return False
         return True
 
-    def _wrap_cache(self, cache: Any) -> None:
+    def _wrap_cache(self, cache: Cache) -> None:
         if self._looks_inside:
             wrap_cache(self._of_cache, cache, self._loop)
 
@@ -224,7 +228,7 @@ class Instrument:
         )
 
 
-def find_model(given: Any) -> Any:
+def find_model(given: object) -> Model:
     """The model that generates in what was given: itself, a pipeline's, a compiled or an adapted model's.
 
     Raises:
@@ -232,7 +236,7 @@ def find_model(given: Any) -> Any:
     """
     from transformers import GenerationMixin
 
-    model = given
+    model: Value = given
     for attribute in ("model", "_orig_mod"):  # of a pipeline; of what torch.compile gives
         if not isinstance(model, GenerationMixin):
             inside = getattr(model, attribute, None)
@@ -244,10 +248,11 @@ def find_model(given: Any) -> Any:
             f"{type(given).__name__} is not a transformers model that generates: give one with a language-model head, "
             "such as AutoModelForCausalLM loads"
         )
-    return model
+    generating: Model = model
+    return generating
 
 
-def _compiled(model: Any) -> str:
+def _compiled(model: Model) -> str:
     """What of the model is compiled, or the empty string."""
     if model._compiled_call_impl is not None or hasattr(model.forward, "_torchdynamo_orig_callable"):
         return "the model"
@@ -265,7 +270,7 @@ def _anything_compiled() -> bool:
     return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
 
 
-def _arguments(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(generate: Function, args: tuple[Value, ...], kwargs: dict[str, Value]) -> dict[str, Value]:
     """The arguments of a generate call by name."""
     try:
         return inspect.signature(generate).bind_partial(*args, **kwargs).arguments
@@ -273,7 +278,7 @@ def _arguments(generate: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
         return {}
 
 
-def _count_output(call: Call, result: Any) -> None:
+def _count_output(call: Call, result: object) -> None:
     """Fill in what the output of a generate call tells."""
     sequences = getattr(result, "sequences", result)
     shape: tuple[int, ...] = getattr(sequences, "shape", ())

@@ -8,9 +8,13 @@ families are named here. Another kind is refused by name.
 
 import inspect
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from perstep.errors import InputError
+from perstep.targets.transformers.protocols import Config, Model
+
+if TYPE_CHECKING:
+    import torch
 
 _TILED: Final = ("internvl", "idefics3", "smolvlm")
 """Model types whose processors cut an image into tiles of the tower's size, and add a view of the whole."""
@@ -42,7 +46,7 @@ class Pixels:
         typed_ids: ids besides that of an image's place that count as an image's there.
     """
 
-    arguments: dict[str, Any]
+    arguments: "dict[str, torch.Tensor]"
     fences: tuple[tuple[int | None, int | None], ...]
     places: tuple[int, ...] = ()
     types_name: str | None = None
@@ -54,20 +58,20 @@ class Pixels:
         return [Piece(count, *fence) for count, fence in zip(places, self.fences, strict=True)]
 
 
-def _own_size(model: Any) -> int:
+def _own_size(model: Model) -> int:
     """Pixels a side of an image as the model's configuration has it; 224 for those that take any size."""
     size = getattr(model.config.vision_config, "image_size", None)
     return int(size[0] if isinstance(size, list | tuple) else size or 224)
 
 
-def image_id_of(model: Any) -> int:
+def image_id_of(model: Model) -> int:
     """The token id that stands for a row of image features."""
     image_id = _image_id(model)
     assert image_id is not None  # noqa: S101 - `make_pixels` has refused a model without one
     return image_id
 
 
-def make_pixels(model: Any, batch: int, num_images: int, image_size: int | None, seed: int) -> Pixels:
+def make_pixels(model: Model, batch: int, num_images: int, image_size: int | None, seed: int) -> Pixels:
     """Random images in every row of a batch.
 
     Args:
@@ -93,12 +97,12 @@ def make_pixels(model: Any, batch: int, num_images: int, image_size: int | None,
     return _squares(model, batch, num_images, size, generator)
 
 
-def _image_id(model: Any) -> int | None:
+def _image_id(model: Model) -> int | None:
     found = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
     return None if found is None else int(found)
 
 
-def _refuse_if_unknown(model: Any) -> set[str]:
+def _refuse_if_unknown(model: Model) -> set[str]:
     """What a model's tower asks for, if it is known here how to make it."""
     kind, hint = type(model).__name__, "its text can be measured without --images"
     if _image_id(model) is None or not hasattr(model, "get_image_features"):
@@ -112,23 +116,23 @@ def _refuse_if_unknown(model: Any) -> set[str]:
     return wanted
 
 
-def _of(config: Any, *names: str) -> tuple[int | None, ...]:
+def _of(config: Config, *names: str) -> tuple[int | None, ...]:
     return tuple(getattr(config, name, None) for name in names)
 
 
-def _fence(model: Any) -> tuple[int | None, int | None]:
+def _fence(model: Model) -> tuple[int | None, int | None]:
     start, end = _of(model.config, "vision_start_token_id", "vision_end_token_id")
     return start, end
 
 
-def _random(model: Any, generator: Any, *shape: int) -> Any:
+def _random(model: Model, generator: "torch.Generator", *shape: int) -> "torch.Tensor":
     """Never all zero, which the family of Idefics takes for no image."""
     import torch
 
     return torch.randn(*shape, generator=generator).to(model.device, model.dtype)
 
 
-def _grid(model: Any, count: int, size: int, generator: Any) -> Pixels:
+def _grid(model: Model, count: int, size: int, generator: "torch.Generator") -> Pixels:
     """Patches of all images below one another, and how many patches each image has in time, height and width."""
     import torch
 
@@ -146,7 +150,7 @@ def _grid(model: Any, count: int, size: int, generator: Any) -> Pixels:
     return Pixels(arguments, (_fence(model),), types_name="mm_token_type_ids")
 
 
-def _squares(model: Any, batch: int, num_images: int, size: int, generator: Any) -> Pixels:
+def _squares(model: Model, batch: int, num_images: int, size: int, generator: "torch.Generator") -> Pixels:
     """Whole images of the one size that the tower takes, or tiles of it."""
     own, channels = _own_size(model), getattr(model.config.vision_config, "num_channels", 3)
     squares = batch * num_images * _tiles(model, size, own)
@@ -157,7 +161,7 @@ def _squares(model: Any, batch: int, num_images: int, size: int, generator: Any)
     return Pixels({"pixel_values": pixels}, (_fence(model),), types_name=types_name)
 
 
-def _tiles(model: Any, size: int, own: int) -> int:
+def _tiles(model: Model, size: int, own: int) -> int:
     """Squares that an image becomes: itself, or its tiles and a view of the whole."""
     kind = type(model).__name__
     if model.config.model_type not in _TILED:
@@ -175,7 +179,7 @@ def _tiles(model: Any, size: int, own: int) -> int:
     return across**2 + 1 if across > 1 else 1
 
 
-def _pooled_crops(model: Any, count: int, size: int, generator: Any) -> Pixels:
+def _pooled_crops(model: Model, count: int, size: int, generator: "torch.Generator") -> Pixels:
     """The whole image as one crop, and overlapping crops of it; each window of patches is pooled into one feature.
 
     As the processor of Molmo 2 does it: of a patch that two crops have, the one nearer to its crop's middle is pooled.
@@ -204,7 +208,7 @@ def _pooled_crops(model: Any, count: int, size: int, generator: Any) -> Pixels:
     return Pixels(arguments, fences, (grid[0] * grid[1],), "mm_token_type_ids", typed)
 
 
-def _crops_across(model: Any, size: int, crop: int, window: int) -> int:
+def _crops_across(model: Model, size: int, crop: int, window: int) -> int:
     """Crops beside one another that an image of this size is cut into."""
     patch = model.config.vision_config.patch_size
     across, rest = divmod(size // patch - (crop - window), window)
@@ -214,7 +218,7 @@ def _crops_across(model: Any, size: int, crop: int, window: int) -> int:
     return int(across)
 
 
-def _patches_kept(across: int, crop: int, overlap: int) -> Any:
+def _patches_kept(across: int, crop: int, overlap: int) -> "torch.Tensor":
     """Indices of the patches of all crops that are pooled, as they lie in the image, [patches, patches]."""
     import torch
 
@@ -227,7 +231,7 @@ def _patches_kept(across: int, crop: int, overlap: int) -> Any:
     return index.permute(0, 2, 1, 3)[kept.permute(0, 2, 1, 3)].reshape(patches, patches)
 
 
-def _windows(index: Any) -> Any:
+def _windows(index: "torch.Tensor") -> "torch.Tensor":
     """Patches in windows, padded by -1 at the edges, [rows, columns, patches of a window]."""
     import torch
 

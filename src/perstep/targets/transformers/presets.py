@@ -9,22 +9,29 @@ alone, and no code that comes with a model is ever run.
 import copy
 import re
 import tomllib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from perstep.errors import InputError
 from perstep.targets.transformers import version
 from perstep.targets.transformers._silence import silent
 from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
+from perstep.targets.transformers.protocols import Config, Model, Setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
 
 RANDOM_WEIGHTS: Final = (
     "The weights are random: matrix work costs what it costs with trained ones, but top-p nuclei, expert routing, mask "
     "density and stopping do not."
 )
+"""The note of a run whose model has random weights."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TILE = 1_048_573  # a prime, so that no two rows of a weight are alike
@@ -38,7 +45,7 @@ _BAD_CONFIG = (ValueError, ImportError, LookupError, AttributeError, TypeError, 
 
 
 @cache
-def presets() -> dict[str, dict[str, Any]]:
+def presets() -> dict[str, dict[str, Setting]]:
     """The table of architectures: name -> `source`, `parameters` (as published) and `config`."""
     return tomllib.loads((files(__package__) / "presets.toml").read_text(encoding="utf-8"))
 
@@ -52,7 +59,7 @@ def build(
     seed: int = 0,
     attn_implementation: str | None = None,
     device: str = "cpu",
-) -> Any:
+) -> Model:
     """A model of a real architecture with random weights, built on its device, in evaluation mode.
 
     The weights are one tile of normal numbers repeated, which takes as long as writing the memory:
@@ -90,7 +97,7 @@ def build(
     return model.eval()
 
 
-def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementation: str | None = None) -> Any:
+def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementation: str | None = None) -> Model:
     """A stored model, in evaluation mode: of a local folder, or of the hub.
 
     A folder that exists is read without the network, whatever its name; the hub is asked only when
@@ -112,14 +119,14 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
     if not local and not (isinstance(path_or_id, str) and _HUB_ID.fullmatch(name)):
         shown = name or repr(name)
         raise InputError(f"no folder {shown}: give a folder with a config.json, or a hub id such as org/name")
-    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    options: dict[str, Setting] = {"local_files_only": local, "trust_remote_code": False}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     torch_dtype = "auto" if dtype is None else _dtype(dtype)
     try:
         with silent():
             config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-            model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
+            model: Model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
     return model.eval()
@@ -209,24 +216,26 @@ def encode(path_or_id: str | Path, text: str) -> list[int]:
     return [int(token) for token in tokenizer(text)["input_ids"]] if text else []
 
 
-def _config(arch: str | Path) -> Any:
+def _config(arch: str | Path) -> Config:
     from transformers import AutoConfig
 
     if isinstance(arch, str) and arch in presets():
         settings = copy.deepcopy(presets()[arch]["config"])
-        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+        preset: Config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        return preset
     path = Path(arch)
     if not path.exists():
         raise InputError(
             f"unknown architecture {str(arch)!r}: choose from {', '.join(presets())}, or give a config.json"
         )
     try:
-        return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        stored: Config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is not the configuration of a transformers model: {_first_line(error)}") from error
+    return stored
 
 
-def _dtype(name: str) -> Any:
+def _dtype(name: str) -> "torch.dtype":
     import torch
 
     dtype = getattr(torch, name, None)
@@ -235,7 +244,7 @@ def _dtype(name: str) -> Any:
     return dtype
 
 
-def _keep_layers(config: Any, layers: int, arch: str | Path) -> None:
+def _keep_layers(config: Config, layers: int, arch: str | Path) -> None:
     text = _decoder_config(config)
     count = text.num_hidden_layers
     if not 1 <= layers <= count:
@@ -248,7 +257,7 @@ def _keep_layers(config: Any, layers: int, arch: str | Path) -> None:
             setattr(text, name, layers)
 
 
-def _resize_vocabulary(config: Any, vocab: int) -> None:
+def _resize_vocabulary(config: Config, vocab: int) -> None:
     if vocab < 2:
         raise InputError(f"a vocabulary of {vocab}: it must hold at least 2 tokens")
     for part in {id(part): part for part in (config, _decoder_config(config))}.values():
@@ -260,12 +269,12 @@ def _resize_vocabulary(config: Any, vocab: int) -> None:
                 setattr(part, name, None)
 
 
-def _decoder_config(config: Any) -> Any:
+def _decoder_config(config: Config) -> Config:
     """The part of a configuration that shapes the decoder; of an encoder-decoder's a copy would be given."""
     return config if config.is_encoder_decoder else config.get_text_config(decoder=True)
 
 
-def _auto_class(config: Any) -> Any:
+def _auto_class(config: Config) -> Setting:
     """The class that builds a generating model of this configuration: with its vision part, if it has one."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
     from transformers.models.auto import modeling_auto
@@ -280,32 +289,33 @@ def _auto_class(config: Any) -> Any:
     raise InputError(f"a model of type {config.model_type} does not generate text with transformers")
 
 
-def _maker(config: Any, dtype: Any, attn_implementation: str | None) -> Any:
+def _maker(config: Config, dtype: "torch.dtype", attn_implementation: str | None) -> Callable[[], Model]:
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     auto_class = _auto_class(config)
 
-    def make() -> Any:
+    def make() -> Model:
         try:
-            return auto_class.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options)
+            made: Model = auto_class.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options)
         except _BAD_CONFIG as error:
             raise InputError(f"transformers cannot build this model: {_first_line(error)}") from error
+        return made
 
     return make
 
 
-def _shape_bytes(config: Any, dtype: Any) -> int:
+def _shape_bytes(config: Config, dtype: "torch.dtype") -> int:
     import torch
 
     with torch.device("meta"), silent():
         return _bytes(_maker(config, dtype, None)(), dtype)
 
 
-def _bytes(shape: Any, dtype: Any) -> int:
+def _bytes(shape: Model, dtype: "torch.dtype") -> int:
     """Of a model's weights; tied ones count once."""
     return int(sum(parameter.numel() for parameter in shape.parameters()) * dtype.itemsize)
 
 
-def _check_memory(shape: Any, dtype: Any, arch: str | Path, device: str) -> None:
+def _check_memory(shape: Model, dtype: "torch.dtype", arch: str | Path, device: str) -> None:
     import psutil
 
     needed = _bytes(shape, dtype)
@@ -331,7 +341,7 @@ def _uninitialised() -> AbstractContextManager[None]:
     return context
 
 
-def _fill(model: Any, config: Any, seed: int, device: str) -> None:
+def _fill(model: Model, config: Config, seed: int, device: str) -> None:
     """Give every parameter its values: the tile, and in small modules what the architecture itself would set."""
     import torch
 
@@ -351,13 +361,13 @@ def _fill(model: Any, config: Any, seed: int, device: str) -> None:
         _initialise_small(model, model)
 
 
-def _repeat(tile: Any, flat: Any) -> None:
+def _repeat(tile: "torch.Tensor", flat: "torch.Tensor") -> None:
     whole = len(flat) // len(tile) * len(tile)
     flat[:whole].view(-1, len(tile)).copy_(tile)
     flat[whole:].copy_(tile[: len(flat) - whole])
 
 
-def _initialise_small(module: Any, owner: Any) -> None:
+def _initialise_small(module: "Model | Module", owner: Setting) -> None:
     """Let the architecture set the modules that are cheap to set: norms, gates, whole models when tiny."""
     if hasattr(module, "_init_weights"):
         owner = module

@@ -7,12 +7,12 @@ overwritten. The criteria then work on the trace, and their answer is kept but n
 altered, and forcing is a part of its own, `stop/Replay`. Only greedy search and sampling, one token a step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.measure import Trace
 from perstep.targets.transformers import version
-from perstep.targets.transformers._wrap import Function, Wraps
+from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.instrument import find_model
+from perstep.targets.transformers.protocols import GenerationConfig, Model, sequences_of
+
+if TYPE_CHECKING:
+    import torch
 
 _LENGTHS = ("max_new_tokens", "max_length")
 
@@ -37,9 +41,11 @@ class GenerateTrace(Trace):
     """
 
     seed: int = 0
-    _columns: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _columns: "dict[torch.device, tuple[torch.Tensor, ...]]" = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def columns(self, device: Any) -> Any:
+    def columns(self, device: "torch.device") -> "tuple[torch.Tensor, ...]":
         """The tokens on a device, a tensor [B] for each of N steps; made once."""
         if device not in self._columns:
             import torch
@@ -93,7 +99,7 @@ class Replay:
             fit its trace (another batch, no room for N tokens), or its loop does not add one token a step.
     """
 
-    def __init__(self, model: Any, traces: GenerateTrace | Sequence[GenerateTrace]) -> None:
+    def __init__(self, model: object, traces: GenerateTrace | Sequence[GenerateTrace]) -> None:
         version.require()
         self.model = find_model(model)
         self._traces = [traces] if isinstance(traces, GenerateTrace) else list(traces)
@@ -132,7 +138,7 @@ class Replay:
         return _Call(trace.chosen_BN.shape[1], trace.seed, trace)
 
 
-def record(model: Any, inputs: Any, new_tokens: int, *, seed: int = 0, **generate_kwargs: Any) -> GenerateTrace:
+def record(model: object, inputs: object, new_tokens: int, *, seed: int = 0, **generate_kwargs: Value) -> GenerateTrace:
     """Generate `new_tokens` tokens as the model chooses them, and keep them.
 
     Neither an end-of-sequence token nor another criterion ends it, so that N is N. torch's generators are
@@ -161,7 +167,7 @@ def record(model: Any, inputs: Any, new_tokens: int, *, seed: int = 0, **generat
         result = found.generate(**as_arguments(inputs), max_new_tokens=new_tokens, **generate_kwargs)
     finally:
         driver.restore()
-    ids = getattr(result, "sequences", result).cpu().numpy().astype(np.int64)
+    ids = sequences_of(result).cpu().numpy().astype(np.int64)
     made = driver.calls[0].position if driver.calls else 0
     if made != new_tokens:
         raise InputError(f"this generate call made {made} tokens where {new_tokens} were asked for: no trace")
@@ -169,7 +175,7 @@ def record(model: Any, inputs: Any, new_tokens: int, *, seed: int = 0, **generat
 
 
 @contextmanager
-def generators_kept(model: Any) -> Iterator[None]:
+def generators_kept(model: "Model") -> Iterator[None]:
     """Leave torch's generators as they were (law "the state is as before"): calls that are thrown away draw as well."""
     import torch
 
@@ -178,7 +184,7 @@ def generators_kept(model: Any) -> Iterator[None]:
         yield
 
 
-def as_arguments(inputs: Any) -> dict[str, Any]:
+def as_arguments(inputs: object) -> dict[str, Value]:
     """What generate takes, from token ids or a mapping such as a tokenizer gives."""
     return dict(inputs) if isinstance(inputs, Mapping) else {"inputs": inputs}
 
@@ -199,17 +205,17 @@ class _Call:
         self._trace = trace
         self._limit: int | None = None
         self._width = 0
-        self._columns: Any = None
-        self._chosen: list[Any] = []
-        self._stopped: list[Any] = []
+        self._columns: tuple[torch.Tensor, ...] | None = None
+        self._chosen: list[torch.Tensor] = []
+        self._stopped: list[torch.Tensor] = []
 
-    def plan(self, generation_config: Any) -> None:
+    def plan(self, generation_config: GenerationConfig) -> None:
         """See that the call can be replayed."""
         if (generation_config.num_beams or 1) > 1:
             raise InputError("beam search cannot be replayed: it goes back on its choices; leave num_beams out")
         self._limit = generation_config.max_length
 
-    def __call__(self, input_ids: Any, _scores: Any, **_kwargs: Any) -> Any:
+    def __call__(self, input_ids: "torch.Tensor", _scores: object, **_kwargs: object) -> "torch.Tensor":
         """Overwrite the newest column of `input_ids` [B, T]; the answer is that nothing stops, bool [B]."""
         position = self.position
         if position == 0:
@@ -223,7 +229,7 @@ class _Call:
         self.position = position + 1
         return self._no
 
-    def hold(self, answer: Any) -> Any:
+    def hold(self, answer: "torch.Tensor") -> "torch.Tensor":
         """Keep the criteria's answer, bool [B], and give the one that makes N steps."""
         self._stopped.append(answer)
         return self._no if self.position < self.new_tokens else self._yes
@@ -237,7 +243,7 @@ class _Call:
         trace = chosen if self._trace is None else self._trace.chosen_BN[:, :made]
         return Replayed(trace, chosen, torch.stack(self._stopped, 1).cpu().numpy(), self.forwards)
 
-    def _begin(self, input_ids: Any) -> None:
+    def _begin(self, input_ids: "torch.Tensor") -> None:
         import torch
 
         rows, self._width = input_ids.shape
@@ -260,7 +266,7 @@ class _Call:
 class _Driver:
     """The wrappers, and the call that is in progress."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self.calls: list[_Call] = []
         self._model = model
         self._wraps = Wraps()
@@ -268,7 +274,7 @@ class _Driver:
         self._thread: int | None = None
         self._depth = 0
 
-    def install(self, make: Any) -> None:
+    def install(self, make: "Callable[[], _Call]") -> None:
         """Wrap the model; `make` gives the `_Call` of each generate call."""
         try:
             self._wraps.method(self._model, "prepare_inputs_for_generation", self._inputs)
@@ -287,8 +293,8 @@ class _Driver:
         """The call in progress, if it is the one that a wrapper sees now."""
         return self._open if self._depth == 1 and self._thread == get_ident() else None
 
-    def _generate(self, original: Function, make: Any) -> Function:
-        def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def _generate(self, original: Function, make: "Callable[[], _Call]") -> Function:
+        def generate(model: Model, *args: object, **kwargs: object) -> object:
             if self._open is not None:
                 return self._other(original, model, *args, **kwargs)
             import torch
@@ -307,7 +313,7 @@ class _Driver:
 
         return generate
 
-    def _other(self, original: Function, *args: Any, **kwargs: Any) -> Any:
+    def _other(self, original: Function, *args: object, **kwargs: object) -> object:
         """A call in another thread, or one made inside the replayed call."""
         if self._thread != get_ident():
             return original(*args, **kwargs)
@@ -318,7 +324,7 @@ class _Driver:
             self._depth -= 1
 
     def _inputs(self, original: Function) -> Function:
-        def prepare_inputs_for_generation(model: Any, *args: Any, **kwargs: Any) -> Any:
+        def prepare_inputs_for_generation(model: Model, *args: object, **kwargs: object) -> object:
             call = self._here()
             if call is not None:
                 call.forwards += 1
@@ -327,7 +333,7 @@ class _Driver:
         return prepare_inputs_for_generation
 
     def _criteria(self, original: Function) -> Function:
-        def _get_stopping_criteria(model: Any, *args: Any, **kwargs: Any) -> Any:
+        def _get_stopping_criteria(model: Model, *args: Value, **kwargs: Value) -> object:
             criteria, call = original(model, *args, **kwargs), self._here()
             if call is None:
                 return criteria
@@ -337,7 +343,7 @@ class _Driver:
         return _get_stopping_criteria
 
     def _candidates(self, original: Function) -> Function:
-        def _get_candidate_generator(model: Any, *args: Any, **kwargs: Any) -> Any:
+        def _get_candidate_generator(model: Model, *args: object, **kwargs: object) -> object:
             if self._here() is not None:
                 raise InputError("assisted decoding cannot be replayed: its steps add several tokens; leave it out")
             return original(model, *args, **kwargs)
@@ -345,14 +351,14 @@ class _Driver:
         return _get_candidate_generator
 
 
-def _held(criteria: list[Any], call: _Call) -> Any:
+def _held(criteria: list[object], call: _Call) -> object:
     """The same criteria behind the one that forces, in a list whose answer is kept and not obeyed."""
-    base: Any = type(criteria)
+    base: Value = type(criteria)
 
     class Held(base):  # type: ignore[misc]
         """The list as it was, whose answer makes N steps."""
 
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def __call__(self, *args: object, **kwargs: object) -> object:
             return call.hold(super().__call__(*args, **kwargs))
 
     return Held([call, *criteria])

@@ -1,7 +1,5 @@
 """An Instrument for the stages of a call alone: the vision tower apart from the forward, nothing else inside it."""
 
-from typing import Any
-
 from perstep.targets.transformers import words
 from perstep.targets.transformers._loop import Marks
 from perstep.targets.transformers._modules import classify
@@ -19,7 +17,7 @@ class StageInstrument(Instrument):
         recorder: takes the marks.
     """
 
-    def __init__(self, model: Any, recorder: Marks) -> None:
+    def __init__(self, model: object, recorder: Marks) -> None:
         super().__init__(model, recorder, "phases")
 
     def _wrap_inside(self) -> None:

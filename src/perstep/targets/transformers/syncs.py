@@ -13,14 +13,19 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from perstep.measure import RESIDUAL
 from perstep.targets.transformers._frames import nearest_line
+from perstep.targets.transformers._wrap import Value
 from perstep.targets.transformers.version import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
 
 SCALAR_READ = "scalar read"
 """`.item()`, `bool(tensor)`, `float(tensor)` ...: `aten::_local_scalar_dense`."""
@@ -35,6 +40,18 @@ _DYNAMIC = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consec
 _HOST_COPIES = {"cpu", "tolist", "numpy", "__array__"}
 _NOT_THE_CAUSE = {"torch", "warnings", "perstep"}
 _SYNC_WARNING = "called a synchronizing CUDA operation"
+
+
+class Driver(Protocol):
+    """What reports syncs: `torch.cuda`."""
+
+    def get_sync_debug_mode(self) -> int:
+        """How syncs are reported now."""
+        ...
+
+    def set_sync_debug_mode(self, debug_mode: int | str) -> None:
+        """Report them otherwise."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,9 @@ class SyncRecorder:
 
     mark: Callable[[str], None]
 
-    def __init__(self, device_type: str = "cpu", cuda: Any = None, *, part: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self, device_type: str = "cpu", cuda: Driver | None = None, *, part: Callable[[], str] | None = None
+    ) -> None:
         require()
         self._device_type = device_type
         self._cuda = cuda
@@ -155,7 +174,7 @@ class SyncRecorder:
         counted = self._by_kind.get(kind, Syncs())
         return Syncs(self._steps[kind], counted.parts, counted.sites)
 
-    def saw(self, what: str, tensor: Any) -> None:
+    def saw(self, what: str, tensor: "torch.Tensor") -> None:
         """Count a sync of a kind that reads a tensor."""
         if self._kind is not None and tensor.device.type == self._device_type:
             self._seen.append((self._part_now(), what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
@@ -165,27 +184,27 @@ class SyncRecorder:
             self._seen.append((self._part_now(), DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
 
-def _torch_cuda() -> Any:
+def _torch_cuda() -> Driver:
     import torch
 
     return torch.cuda
 
 
-def _modes(recorder: SyncRecorder) -> tuple[Any, Any]:
+def _modes(recorder: SyncRecorder) -> "tuple[TorchFunctionMode, TorchDispatchMode]":
     """What sees every operator, and what sees the methods that read memory without one."""
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Methods(TorchFunctionMode):  # type: ignore[misc]
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    class Methods(TorchFunctionMode):
+        def __torch_function__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             name = getattr(func, "__name__", "")
             kwargs = kwargs or {}
             if name in _HOST_COPIES or (name == "to" and _to_host(args, kwargs)):
                 recorder.saw(HOST_COPY, args[0])
             return func(*args, **kwargs)
 
-    class Operators(TorchDispatchMode):  # type: ignore[misc]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             name = func.overloadpacket.__name__
             if name == "_local_scalar_dense":
                 recorder.saw(SCALAR_READ, args[0])
@@ -193,16 +212,17 @@ def _modes(recorder: SyncRecorder) -> tuple[Any, Any]:
                 recorder.saw(DYNAMIC_SHAPE, args[0])
             return func(*args, **(kwargs or {}))
 
-    return Methods(), Operators()
+    operators: TorchDispatchMode = Operators()  # type: ignore[no-untyped-call]
+    return Methods(), operators
 
 
-def _has_mask(indices: Any) -> bool:
+def _has_mask(indices: "Iterable[torch.Tensor | None]") -> bool:
     import torch
 
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def _to_host(args: Any, kwargs: Any) -> bool:
+def _to_host(args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
     """Whether `.to(...)` asks for the host: by name, or, from a device, by a `torch.device`.
 
     On a CPU `.to(other.device)` cannot be told from a copy to the host, and is none.
@@ -216,14 +236,14 @@ def _to_host(args: Any, kwargs: Any) -> bool:
 
 
 @contextmanager
-def _driver_reports(cuda: Any, seen: Callable[[], None]) -> "Iterator[None]":
+def _driver_reports(cuda: Driver, seen: Callable[[], None]) -> "Iterator[None]":
     """Have CUDA warn of every synchronising operation, and hear of it instead of showing it."""
     mode = cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=_SYNC_WARNING)
         show = warnings.showwarning
 
-        def hear(message: Any, *args: Any, **kwargs: Any) -> None:
+        def hear(message: Warning | str, *args: Value, **kwargs: Value) -> None:
             if _SYNC_WARNING in str(message):
                 seen()
             else:

@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.measure import Clock, Recorder
@@ -25,10 +26,14 @@ from perstep.targets.target import (
     BUILT_IN,
     PLAIN,
     STAGES,
+    AnyRecorder,
+    Argument,
     Buffer,
     CachedSteps,
     CacheKind,
+    EitherModel,
     Ids,
+    Logits,
     Target,
     Work,
     shown_name,
@@ -59,7 +64,12 @@ from perstep.targets.transformers.syncs import SyncRecorder, Syncs
 from perstep.targets.transformers.words import BOUNDARIES
 from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, TRANSFORMERS_STATIC, Backend, kv_bytes, shape_of
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
+AnyCache = Any
+"""A dynamic or a static cache of transformers, whose layers differ in what they have."""
 
 CACHES = {
     "dynamic": CacheKind("dynamic", True, TRANSFORMERS, TRANSFORMERS),
@@ -82,11 +92,11 @@ class TransformersTarget(Target):
     discarded = "a generate call of two tokens after each switch of arms"
     cache = "dynamic, a new one each call"
     details = ("modules", *(detail for detail in DETAILS if detail != "modules"))
-    _generators: Any = field(default=None, init=False, repr=False)
-    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+    _generators: "torch.Tensor | None" = field(default=None, init=False, repr=False)
+    _kept: dict[str, tuple[object, object]] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Json]:
         """With every default written out."""
         return dict(json.loads(self.model.config.to_json_string(use_diff=False)))
 
@@ -142,7 +152,7 @@ class TransformersTarget(Target):
         new_tokens: int,
         sampler: Sampler = GREEDY,
         *,
-        extra: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Argument] | None = None,
         vision_tokens: int = 0,
     ) -> Work:
         """What `generate` chooses."""
@@ -158,7 +168,7 @@ class TransformersTarget(Target):
         self._generators = torch.get_rng_state()
         return Work(prompt_BT, trace, sampler, extra or {}, vision_tokens)
 
-    def replay(self, work: Work, recorder: Any, detail: str | None) -> int:
+    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None) -> int:
         """A generate call."""
         instrument = self._keep(f"instrument {detail}", recorder, lambda: self._instrument(recorder, detail))
         with silent(), instrument:
@@ -171,7 +181,7 @@ class TransformersTarget(Target):
         """The random generator of torch is as before."""
         import torch
 
-        if not torch.equal(self._generators, torch.get_rng_state()):
+        if not torch.equal(cast("torch.Tensor", self._generators), torch.get_rng_state()):
             raise InvalidMeasurement("torch's random generator is not as it was before measuring")
 
     def logits(self, ids_T: Ids) -> NDArray[np.float64]:
@@ -208,7 +218,7 @@ class TransformersTarget(Target):
 
         torch.set_num_threads(threads)
 
-    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Any]:
+    def settings(self, sampler: Sampler, detail: str | None) -> dict[str, Json]:
         """The arguments of generate, what an Instrument notes, and what torch may do with matrices on a device."""
         from torch import backends
 
@@ -250,7 +260,7 @@ class TransformersTarget(Target):
 
         with silent(), self._instrument(recorder, detail):
             seen = profile_steps(KinetoProfiler(str(self.model.device)), recorder, call)
-        if not seen.kernels:
+        if not seen.counts.kernels:
             raise InputError(
                 "torch's profiler sees no kernel on this device, so none can be attributed: give --device-detail stream"
             )
@@ -276,7 +286,7 @@ class TransformersTarget(Target):
             return Instrument(self.model, recorder, plain=True)
         return Instrument(self.model, recorder, cast("Detail", detail))
 
-    def _keep(self, what: str, of: Any, make: Callable[[], T]) -> T:
+    def _keep(self, what: str, of: object, make: Callable[[], T]) -> T:
         """What was made for the same object last time: making it anew takes 0.7 ms before each pass."""
         held = self._kept.get(what)
         if held is None or held[0] is not of:
@@ -300,14 +310,14 @@ class TransformersTarget(Target):
         inputs, options = self._inputs(work.prompt_BT, work.extra), generate_options(self.model, work.sampler)
         self.model.generate(**inputs, max_new_tokens=new_tokens, **options)
 
-    def _inputs(self, prompt_BT: Ids, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def _inputs(self, prompt_BT: Ids, extra: Mapping[str, Argument]) -> dict[str, Argument]:
         import torch
 
         ids = torch.as_tensor(prompt_BT, device=self.model.device)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **extra}
 
 
-def generate_options(model: Any, sampler: Sampler) -> dict[str, Any]:
+def generate_options(model: EitherModel, sampler: Sampler) -> dict[str, Argument]:
     """The arguments of generate for a way to choose tokens; nothing of the model's own defaults for it is left.
 
     Args:
@@ -316,7 +326,7 @@ def generate_options(model: Any, sampler: Sampler) -> dict[str, Any]:
     """
     pad = model.generation_config.pad_token_id
     # The padding is given, so that generate does not warn of choosing one itself.
-    options: dict[str, Any] = {"use_cache": True, "pad_token_id": 0 if pad is None else pad}
+    options: dict[str, Argument] = {"use_cache": True, "pad_token_id": 0 if pad is None else pad}
     given = (model.generation_config.decoder_start_token_id, model.generation_config.bos_token_id)
     if model.config.is_encoder_decoder and given == (None, None):  # a config.json may leave it out
         options["decoder_start_token_id"] = options["pad_token_id"]  # as T5 begins
@@ -343,13 +353,13 @@ class _DeviceClock:
 class TransformersSteps(CachedSteps):
     """A dynamic cache for each context, or one static one for all."""
 
-    def __init__(self, model: Any, ids_BT: Ids, kind: CacheKind) -> None:
+    def __init__(self, model: EitherModel, ids_BT: Ids, kind: CacheKind) -> None:
         import torch
 
         self._model, self._grows = model, kind.grows
         self._ids_BT = torch.as_tensor(ids_BT, device=model.device)
         self.capacity = None if kind.grows else ids_BT.shape[1]
-        self._caches: dict[int, Any] = {}
+        self._caches: dict[int, AnyCache] = {}
         self._at = 0
 
     def fill(self, contexts: Sequence[int]) -> None:
@@ -363,7 +373,7 @@ class TransformersSteps(CachedSteps):
                 for context, cache in self._caches.items():
                     self._forward(0, context, cache)
             else:
-                static: Any = StaticCache(config=self._model.config, max_cache_len=self.capacity or 1)
+                static: AnyCache = StaticCache(config=self._model.config, max_cache_len=self.capacity or 1)
                 self._forward(0, max(contexts), static)
                 self._caches = dict.fromkeys(contexts, static)
         for cache in self._caches.values():
@@ -384,15 +394,15 @@ class TransformersSteps(CachedSteps):
                 if layer.is_sliding:  # counts a second time, on the host
                     layer.cumulative_length_int = context
 
-    def step_with(self, context: int) -> Any:
+    def step_with(self, context: int) -> Logits:
         """One position through the cache; the choice is read back, so that a device has finished."""
         return self._chosen(self._forward(context, context + 1, self._caches[context]))
 
-    def step_without(self, context: int) -> Any:
+    def step_without(self, context: int) -> Logits:
         """All positions, logits of the last one alone, as with a cache."""
         return self._chosen(self._forward(0, context + 1, None))
 
-    def logits(self, result: Any) -> NDArray[np.float32]:
+    def logits(self, result: Logits) -> NDArray[np.float32]:
         """On the host, in float32."""
         return np.asarray(result.float().cpu().numpy())
 
@@ -406,7 +416,7 @@ class TransformersSteps(CachedSteps):
         held = sum(buffer.num_bytes for buffer in self.buffers())
         return held if self.capacity is None else held // self.capacity * int(self._caches[self._at].get_seq_length())
 
-    def _forward(self, start: int, stop: int, cache: Any) -> Any:
+    def _forward(self, start: int, stop: int, cache: AnyCache | None) -> Logits:
         import torch
 
         with torch.inference_mode():
@@ -415,7 +425,7 @@ class TransformersSteps(CachedSteps):
             return found.logits[:, -1]
 
     @staticmethod
-    def _chosen(logits_BV: Any) -> Any:
+    def _chosen(logits_BV: Logits) -> Logits:
         logits_BV.argmax(-1).tolist()
         return logits_BV
 

@@ -8,7 +8,7 @@ ones this version lacks. Imports nothing heavy before it is asked.
 import importlib.util
 import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 
 from perstep.errors import InputError, how_to_install
 
@@ -47,7 +47,7 @@ def require() -> None:
         raise InputError(f"transformers {installed} is too old: {oldest} or later is needed; {how_to_install('hf')}")
 
 
-def missing_hooks(model: Any) -> list[str]:
+def missing_hooks(model: object) -> list[str]:
     """One note for each hook point that this model does not have, saying what is lost."""
     return [
         f"{type(model).__name__} has no {name} in this version of transformers: {lost}"

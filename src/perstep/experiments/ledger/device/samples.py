@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from perstep.measure.device_work import StepWork, TraceWork
+from perstep.measure.device_work import StepWork, TraceCounts, TraceWork
 from perstep.runs import Column
 
 
@@ -32,20 +32,15 @@ class WorkColumns(msgspec.Struct, omit_defaults=True, eq=False):
         return max((len(column) for column in self.busy_ns.values()), default=0)
 
 
-class ProfiledRound(msgspec.Struct, omit_defaults=True):
-    """The profiled steps of one round, and what of the trace could not be attributed (`measure.device_work`)."""
+class ProfiledRound(TraceCounts, omit_defaults=True):
+    """The profiled steps of one round, and what of the trace could not be attributed.
+
+    Attributes:
+        kinds: kind of step -> its profiled steps.
+        differing_choices: choices that were not those of the replayed trace.
+    """
 
     kinds: dict[str, WorkColumns]
-    total_ns: int
-    kernels: int
-    unmatched: int = 0
-    unmatched_ns: int = 0
-    by_operator: int = 0
-    idle_launches: int = 0
-    began_early: int = 0
-    early_ns: int = 0
-    split_replays: int = 0
-    whole_replays: int = 0
     differing_choices: int = 0
 
 
@@ -61,17 +56,8 @@ def profiled_round(work: TraceWork, differing: int = 0) -> ProfiledRound:
         kinds.setdefault(step.kind, []).append(step)
     return ProfiledRound(
         kinds={kind: _columns(steps) for kind, steps in kinds.items()},
-        total_ns=work.total_ns,
-        kernels=work.kernels,
-        unmatched=work.unmatched,
-        unmatched_ns=work.unmatched_ns,
-        by_operator=work.by_operator,
-        idle_launches=work.idle_launches,
-        began_early=work.began_early,
-        early_ns=work.early_ns,
-        split_replays=work.split_replays,
-        whole_replays=work.whole_replays,
         differing_choices=differing,
+        **msgspec.structs.asdict(work.counts),
     )
 
 
