@@ -1,5 +1,7 @@
 """Two stored runs against each other: what is refused, what is learned from other runs, what is said."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -26,7 +28,7 @@ from perstep.stored.between import (
     machine_identity,
 )
 from perstep.stored.repeats import learn_spread, load_pair, machine_record, reduce_run, spread_of
-from perstep.stored.show import CSV_HEADER, comparison_rows, comparison_tables
+from perstep.stored.show import comparison_csv, comparison_tables
 
 from ..conftest import facts
 
@@ -288,9 +290,13 @@ def test_numbers_for_machines_are_complete(tmp_path: Path, ledger_run: LedgerRun
     """A CSV row has a cell for each column, JSON every field; infinities are null."""
     ref, new = (run(ledger_run(tmp_path / name)) for name in ("ref", "new"))
     found = compare_runs(ref, new, known())
-    rows = comparison_rows(found)
-    assert {len(row) for row in rows} == {len(CSV_HEADER)}
-    assert [row[0] for row in rows] == DECODE + PREFILL
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(found))))
+    assert list(rows[0]) == [
+        "part", "kind", "ref_ns", "ref_ci_low_ns", "ref_ci_high_ns", "new_ns", "new_ci_low_ns", "new_ci_high_ns",
+        "change", "ci_low", "ci_high", "mde", "verdict", "reason",
+    ]  # fmt: skip
+    assert [row["part"] for row in rows] == DECODE + PREFILL
+    assert [float(row["new_ns"]) for row in rows] == [part.new_ns for part in found.parts]
     decoded = json.loads(msgspec.json.encode(found))
     assert decoded["schema_version"] == 1
     assert decoded["parts"][0]["part"] == "step"

@@ -78,5 +78,5 @@ def why_unresolved(missing: str, half_width: float, precision: float | None, *, 
 
 
 def precision_notes(findings: Findings) -> list[str]:
-    """Under a table: that the asked precision was not reached."""
-    return [f"Not resolved to the asked precision: {findings.unresolved}."] if findings.unresolved else []
+    """Under a table: what the rounds do not resolve."""
+    return [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []

@@ -1,13 +1,15 @@
 """What `perstep fix` found, as tables, as lines to write, as CSV and as the files of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from perstep.fixing.findings import FixFindings, Result, Row, Site
 from perstep.fixing.samples import RIGHT
 from perstep.fixing.suggest import BETWEEN, DECODE
-from perstep.report import Table, to_csv
-from perstep.report.change import RelativeChange, TimeChange
-from perstep.report.format import duration, percent, plural, significant, time_unit
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import TimeChange, change_columns
+from perstep.report.format import duration, percent, plural, time_unit
+from perstep.report.table import ABSENT, Unit, in_files, time_column, within
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -25,35 +27,74 @@ def tables(_manifest: Manifest, findings: FixFindings) -> list[Table]:
 
 def _table(site: Site) -> Table:
     calls = "" if site.calls == 1 else f", the first of {site.calls} calls"
-    unit, size = time_unit([row.ns or 0 for row in site.rows])
     results = [row.result for row in site.rows if row.result is not None]
-    changes = {
-        "a decode step": any(result.step for result in results),
-        "the call": any(result.call for result in results),
-        "the call, projected": any(result.projected for result in results),
-    }
-    named = [name for name, is_there in changes.items() if is_there] or ["change"]
+    named = [name for name, of in _CHANGES.items() if any(map(of, results))] or [""]
     return Table(
         title=f"What could replace the parts of the call at {site.site}{calls}",
-        header=["part", f"{unit}/step", "of the step", "at most", "what could replace it", "tokens", *named],
-        rows=[_cells(row, size, named) for row in site.rows],
-        text_columns=frozenset({0, 4, 5}),
+        columns=_columns(time_unit([row.ns or 0 for row in site.rows]), named),
+        records=[(site.site, row) for row in site.rows],
         notes=_notes(site),
     )
 
 
-def _cells(row: Row, size: float, changes: list[str]) -> list[str]:
-    replaced = row.drop_in if len(row.drop_in) <= _WIDEST else row.drop_in[: _WIDEST - 1] + "…"
-    most = _at_most(row)
-    return [
-        _name(row),
-        "–" if row.ns is None else significant(row.ns / size),
-        "–" if row.share is None else percent(row.share),
-        "–" if most is None else f"{most:.2f}×",
-        replaced or f"– ({row.why})",
-        row.tokens,
-        *_changes(row, changes),
+_CHANGES: dict[str, Callable[[Result], TimeChange | None]] = {
+    "a decode step": lambda result: result.step,
+    "the call": lambda result: result.call,
+    "the call, projected": lambda result: result.projected,
+}
+_PREFIXES = dict(zip(_CHANGES, ("step_", "call_", "projected_call_"), strict=True))
+
+
+def _columns(unit: Unit, named: list[str]) -> list[Column[tuple[str, Row]]]:
+    """A row of a line; `named` changes have a column of the table."""
+
+    def of_result(field: str) -> Column[Row]:
+        return Column(None, lambda row: row.result and getattr(row.result, field), name=field)
+
+    columns: list[Column[Row]] = [
+        Column("part", _name, words=True),
+        Column(None, lambda row: " + ".join(row.parts), name="parts"),
+        time_column("", lambda row: row.ns, unit, per="/step", name="ns_per_step"),
+        Column("of the step", lambda row: row.share, percent, "share"),
+        *in_files("most_step_speedup", "most_call_speedup"),
+        Column("at most", _at_most, "{:.2f}×".format),
+        Column("what could replace it", _replacement, words=True),
+        *in_files("drop_in"),
+        Column("tokens", lambda row: row.tokens, name="tokens", words=True),
+        of_result("new_tokens"),
+        *(Column[Row](name or "change", _change_shown(name, first=name == named[0])) for name in named),
+        *(column for name in _CHANGES for column in _change_columns(name)),
+        of_result("making_ns"),
+        *in_files("written", "why", "reason"),
     ]
+    return [Column(None, lambda row: row[0], name="site"), *within(columns, lambda row: row[1])]
+
+
+def _change_columns(name: str) -> list[Column[Row]]:
+    """A change as files have it."""
+
+    def change(row: Row) -> TimeChange | None:
+        return None if row.result is None else _CHANGES[name](row.result)
+
+    return [replace(column, header=None) for column in change_columns(change, prefix=_PREFIXES[name], mde=False)]
+
+
+def _change_shown(name: str, *, first: bool) -> Callable[[Row], str]:
+    """A change with its verdict, or in the first column why there is none."""
+
+    def cell(row: Row) -> str:
+        if not row.drop_in or (row.result is None and not first):
+            return ABSENT
+        if row.result is None:
+            return "not timed" if row.tokens in RIGHT and not row.clash else "not used"
+        return _with_verdict(_CHANGES[name](row.result) if name else None)
+
+    return cell
+
+
+def _replacement(row: Row) -> str:
+    replaced = row.drop_in if len(row.drop_in) <= _WIDEST else row.drop_in[: _WIDEST - 1] + "…"
+    return replaced or f"– ({row.why})"
 
 
 def _at_most(row: Row) -> float | None:
@@ -61,21 +102,6 @@ def _at_most(row: Row) -> float | None:
     if not row.drop_in or row.most_step_speedup is None or row.most_call_speedup is None:
         return None
     return max(row.most_step_speedup, row.most_call_speedup)
-
-
-def _changes(row: Row, names: list[str]) -> list[str]:
-    """The changes with their verdicts, or in the first column why there are none."""
-    if not row.drop_in:
-        return [""] * len(names)
-    if row.result is None:
-        used = row.tokens in RIGHT and not row.clash
-        return ["not timed" if used else "not used", *[""] * (len(names) - 1)]
-    found = {
-        "a decode step": row.result.step,
-        "the call": row.result.call,
-        "the call, projected": row.result.projected,
-    }
-    return [_with_verdict(found.get(name)) for name in names]
 
 
 def _with_verdict(arm: TimeChange | None) -> str:
@@ -267,41 +293,16 @@ def _others_of(row: Row, site: Site) -> list[str]:
 
 def csv(findings: FixFindings) -> str:
     """A row a part of each line, with nanoseconds and shares as plain numbers; measured and derived apart."""
-    header = ["site", "parts", "ns_per_step", "share", "most_step_speedup", "most_call_speedup", "drop_in", "tokens",
-              "new_tokens", *(f"{of}_{name}" for of in ("step", "call", "projected_call") for name in _NUMBERS),
-              "making_ns", "written", "why", "reason"]  # fmt: skip
-    rows: list[list[object]] = []
+    rows: list[tuple[str, Row]] = []
     for site in findings.sites:
-        rows += [
-            [
-                site.site,
-                " + ".join(row.parts),
-                row.ns,
-                row.share,
-                row.most_step_speedup,
-                row.most_call_speedup,
-                row.drop_in,
-                row.tokens,
-                *_numbers(row.result),
-                row.written,
-                row.why,
-                row.reason,
-            ]
-            for row in site.rows
-        ]
+        rows += [(site.site, row) for row in site.rows]
         if site.together is not None:
-            rows.append([site.site, "all lines together", site.step_ns, None, None, None, " ".join(site.lines), "",
-                         *_numbers(site.together), bool(site.lines), "", ""])  # fmt: skip
-    return to_csv(header, rows)
-
-
-_NUMBERS = ("change", "ci_low", "ci_high", "verdict")
-
-
-def _numbers(result: Result | None) -> list[object]:
-    arms = (None, None, None) if result is None else (result.step, result.call, result.projected)
-    numbers = [getattr(arm or RelativeChange(), name) for arm in arms for name in _NUMBERS]
-    return [result and result.new_tokens, *numbers, result and result.making_ns]
+            of, lines_together = ["all lines together"], " ".join(site.lines)
+            every = Row(
+                parts=of, ns=site.step_ns, drop_in=lines_together, result=site.together, written=bool(site.lines)
+            )
+            rows.append((site.site, every))
+    return to_csv(_columns(("ns", 1.0), [""]), rows)
 
 
 def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:
