@@ -20,7 +20,7 @@ from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off, record_trace, replay
 from perstep.measure.blocks import measure_clock
 from perstep.report import Column, Table
-from perstep.report.format import duration, percent, significant
+from perstep.report.format import duration, overhead, percent, significant
 from perstep.stats import Change, balanced_block, paired_change, step_estimate
 from perstep.stored.fresh_runs import measure_fresh_runs
 from perstep.targets import BUILT_IN, make_prompt, open_target
@@ -329,7 +329,7 @@ def tables(found: SelfTest) -> list[Table]:
         notes=[
             (
                 f"clock: {found.clock_read_ns:.0f} ns a reading, {found.clock_resolution_ns} ns resolution"
-                f" · ledger {_overhead(found)}"
+                f" · ledger {overhead(found.overhead, found.overhead_ci_low, found.overhead_ci_high)}"
             ),
             _between(found),
             "",
@@ -337,14 +337,6 @@ def tables(found: SelfTest) -> list[Table]:
         ],
     )
     return [comparisons, delays]
-
-
-def _overhead(found: SelfTest) -> str:
-    """With its interval; without one no factor is named."""
-    if found.overhead_ci_low is None or found.overhead_ci_high is None:
-        return "overhead not resolved"
-    ends = f"[{100 * found.overhead_ci_low:.1f}, {100 * found.overhead_ci_high:.1f}]"
-    return f"overhead {percent(found.overhead)} {ends}"
 
 
 def _between(found: SelfTest) -> str:

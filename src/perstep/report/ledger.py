@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from perstep.measure import RESIDUAL, Ledger, Part, Sum
-from perstep.report.format import bar, duration, percent, plural, significant, time_unit
+from perstep.report.format import bar, duration, duration_interval, overhead, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import ABSENT, Column, Ends, Row, Table, Unit, interval_columns, time_column, to_csv
 
@@ -22,6 +22,7 @@ NAMED_TOGETHER = 3
 """So many parts are named where it is not resolved which of them is the largest."""
 LAST_TICK = 0.93
 """Ticks beyond this share of the axis would run into the one at its end."""
+_NO_INTERVAL = "(no interval)"
 TITLE_WIDTH = 118
 """Characters in a line of a bar's title."""
 
@@ -172,26 +173,20 @@ def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str
 
 def overhead_words(ledger: Ledger) -> str:
     """The instrumentation overhead with its interval; without one no number is named."""
-    if ledger.overhead is None or ledger.overhead_ci_low is None or ledger.overhead_ci_high is None:
-        return "instrumentation overhead not resolved"
-    ends = f"[{100 * ledger.overhead_ci_low:.1f}, {100 * ledger.overhead_ci_high:.1f}]"
-    return f"instrumentation overhead {percent(ledger.overhead)} {ends}"
+    return f"instrumentation {overhead(ledger.overhead, ledger.overhead_ci_low, ledger.overhead_ci_high)}"
 
 
 def headline_interval(ledger: Ledger) -> str:
     """The interval of the step without instruments, in a sentence."""
-    return _ends(ledger.plain_step_ci_low, ledger.plain_step_ci_high, duration)
+    return duration_interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, _NO_INTERVAL)
 
 
 def share_words(part: Part | Sum, ledger: Ledger) -> str:
     """The share of a part or of a sum of parts with its interval, in a sentence."""
-    return (
-        f"{percent(part.share)} {_ends(part.ci_low, part.ci_high, lambda ns: percent(min(ns / ledger.step_ns, 1.0)))}"
-    )
-
-
-def _ends(low: float | None, high: float | None, words: Callable[[float], str]) -> str:
-    return "(no interval)" if low is None or high is None else f"[{words(low)}, {words(high)}]"
+    if part.ci_low is None or part.ci_high is None:
+        return f"{percent(part.share)} {_NO_INTERVAL}"
+    low, high = (percent(min(ns / ledger.step_ns, 1.0)) for ns in (part.ci_low, part.ci_high))
+    return f"{percent(part.share)} [{low}, {high}]"
 
 
 def largest_words(ledger: Ledger) -> str:

@@ -469,7 +469,7 @@ def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     hot, in_place = _drawn(monkeypatch, lambda: scaling_png([curve], [cell])).axes
     assert [text.get_text() for text in hot.get_legend().get_texts()] == ["table, fitted", "table, held out"]
-    assert hot.get_title(loc="left").startswith("hot, ")
+    assert hot.get_title(loc="left").startswith("repeated with nothing between, ")
     assert in_place.get_title(loc="left").startswith("in place, ")
     shown = {line.get_label(): line.get_ydata()[0] for line in in_place.lines}
     assert shown == {arm.engine: arm.part_ns("mask.fill") / 1e3 for arm in cell.arms[1:]}

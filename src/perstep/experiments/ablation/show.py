@@ -8,12 +8,12 @@ from typing import Any
 from perstep.experiments.ablation.cells import ALL, Cell
 from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.experiments.ablation.samples import Conditions
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.measure.ledger import SCALE_SAID
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import change_columns
-from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.report.format import duration, interval, overhead, percent, plural, significant, time_unit
 from perstep.report.table import ABSENT, places, time_column
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
@@ -49,18 +49,16 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         of_cold("recompiled", "recompilations"),
     ]
     forwards = plural(findings.forwards_per_pass, "forward")
-    notes = [f"{forwards} a pass in every cell · {plural(found.rounds, 'round')} · a pass is the step times these"]
+    notes = [f"every cell makes {forwards} a pass, each counted as a step · {plural(found.rounds, 'round')}"]
     if cold is not None:
         compiled = typed(manifest, Conditions).compiled
         notes.append(
-            f"Warm times are those of compiled calls ({compiled}); cold is each cell's first "
-            "pass with nothing compiled or stored, once, so without an interval."
+            f"All other times are of compiled calls ({compiled}). Cold is each cell's first pass with nothing compiled"
+            " or stored. It was measured once, so it has no interval."
         )
     if found.rounds < MIN_ROUNDS_FOR_VERDICT:
-        notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval stands without one.")
-    notes += precision_notes(findings)
-    if findings.invalid:
-        notes.append(f"INVALID: {findings.invalid}")
+        notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval alone needs fewer.")
+    notes += qualifying_notes(findings)
     name = typed(manifest, Model).name
     return Table(f"{name}: a step with and without each part", columns, list(found.cells.items()), notes)
 
@@ -88,12 +86,7 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
     notes += [f"{name}: {part.reason}." for name, part in found.parts.items() if part.reason]
     notes += [_growth_sentence(name, findings) for name in findings.parts]
     cost = findings.overhead
-    notes.append(
-        "What the marks cost is not resolved."
-        if cost.ci_low is None or cost.ci_high is None
-        else f"Instrumentation overhead of marked calls: {percent(cost.estimate)}"
-        f" [{100 * cost.ci_low:.1f}, {100 * cost.ci_high:.1f}]."
-    )
+    notes.append(f"Marked calls: instrumentation {overhead(cost.estimate, cost.ci_low, cost.ci_high)}.")
     notes += findings.notes
 
     def column(header: str) -> Column[tuple[str, dict[str, Any]]]:
@@ -102,7 +95,7 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
 
     part: Column[tuple[str, Any]] = Column("part", itemgetter(0), words=True)
     columns = [part, *map(column, next(iter(rows.values())))]
-    return Table("parts, a step", columns, list(rows.items()), notes, frozenset({marked}))
+    return Table("what each part costs in a step", columns, list(rows.items()), notes, frozenset({marked}))
 
 
 def _cell(effect: Effect, size: float) -> str:
@@ -139,9 +132,9 @@ def _scaled(growth: Growth) -> str:
     if 1 / SCALE_SAID <= growth.scale_factor <= SCALE_SAID:
         return ""
     return (
-        f" The machine was disturbed in different steps: medians at single contexts are"
-        f" {percent(1 / growth.scale_factor, 0)} of the time in place, and are multiplied by"
-        f" {significant(growth.scale_factor)} to agree with it."
+        f" The machine was disturbed in different steps, so the medians at single contexts were"
+        f" {percent(1 / growth.scale_factor, 0)} of the time in place. They are multiplied by"
+        f" {significant(growth.scale_factor)}."
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.experiments.cache.samples import Workload
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import percent, significant
@@ -48,13 +48,13 @@ MEMORY: tuple[Column[Point], ...] = (
 
 def _step_columns(arm: str) -> list[Column[Point]]:
     """A step with a cache, or without: measured, its interval, and theory."""
-    low, high = f"{arm}_cache_low_ms", f"{arm}_cache_high_ms"
+    name, low, high = f"{'un' * (arm == WITHOUT)}cached", f"{arm}_cache_low_ms", f"{arm}_cache_high_ms"
     measured, theory = f"per_token_ms_{arm}_cache", f"theory_ms_{arm}_cache"
     return [
-        Column(f"{arm} a cache", attrgetter(measured), significant, measured, "ms"),
+        Column(name, attrgetter(measured), significant, measured, "ms"),
         *interval_columns(attrgetter(low, high), ("ms", 1.0), names=(low, high)),
         *in_files(f"{arm}_cache_repetitions"),
-        Column(f"{arm} a cache, theory", attrgetter(theory), significant, theory, "ms"),
+        Column(f"{name}, theory", attrgetter(theory), significant, theory, "ms"),
     ]
 
 
@@ -331,10 +331,10 @@ def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
     w = typed(manifest, Workload)
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
     notes += theory_notes(findings)
-    notes += precision_notes(findings)
+    notes += qualifying_notes(findings)
     return Table(
         title=f"one decode step: {name_of(manifest)}, {w.cache} cache, batch {w.batch}",
-        columns=[_S, *LATENCY, Column("without over with", _ratio, lambda ratio: f"{significant(ratio)}×")],
+        columns=[_S, *LATENCY, Column("uncached/cached", _ratio, lambda ratio: f"{significant(ratio)}×")],
         records=findings.points,
         notes=notes,
     )
@@ -364,14 +364,14 @@ def _fits(findings: CacheFindings) -> Table:
     notes = [f"No fit {name}, {fit.form}: {fit.reason}." for name, fit in fits if fit.reason]
     notes += [
         f"{fit.form} ({name}) misses the held-out S = {missed} by more than {percent(PREDICTS, 0)}: "
-        "predict nothing beyond the measured contexts from it."
+        "do not predict beyond the measured contexts with it."
         for name, fit in fits
         if fit.claimed and (missed := misses(fit))
     ]
     if findings.without_cache_by_theory is not None:
         notes.append(
-            "T(S) is theory's own curve, nothing of it fitted. κ: how many times as long as at the measured ceilings a "
-            "step takes to grow. a: what T's constant lacks (below 0: has too much)."
+            "T(S) is theory's own curve; nothing in it is fitted. κ is the measured growth over that of T, and a is"
+            " added to T."
         )
     columns: list[Column[tuple[str, Fit]]] = [
         Column("steps", lambda row: f"{row[0]}, {'claimed' if row[1].claimed else 'beside it'}", words=True),

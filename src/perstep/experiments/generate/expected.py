@@ -40,7 +40,7 @@ def expected_table(manifest: Manifest, findings: AblationFindings) -> Table | No
     interaction = WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"] + WARM_S["none"]
     sum_of_two = 2 * WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"]
     note = (
-        f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])} where both "
+        f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])}, but both "
         f"together save {percent(saved / WARM_S['all'])}: an interaction of {interaction:+.3f} s "
         f"({signed_percent(interaction / WARM_S['all'])}) that no table of one part at a time shows."
     )

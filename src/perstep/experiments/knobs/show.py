@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import of_each_model, typed
-from perstep.experiments.knobs.findings import KnobFindings, ModelFindings, SampleRow, Summary
+from perstep.experiments.knobs.findings import KnobFindings, SampleRow, Summary
 from perstep.experiments.knobs.latency_model import StageFit
 from perstep.experiments.knobs.samples import Workload
 from perstep.report import Column, Table, to_csv
@@ -54,31 +54,29 @@ def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
     """
     if not findings.models:
         return [(manifest, findings)]
-    return [
-        (of_each_model(manifest)[name], _alone(findings, name, own))
+    return [(of_each_model(manifest)[name], found) for name, found in _alone(findings).items()]
+
+
+def _alone(findings: KnobFindings) -> dict[str, KnobFindings]:
+    """The findings of each of several models of which there is a sample."""
+    return {
+        name: msgspec.structs.replace(
+            findings,
+            model=name,
+            summary=[s for s in findings.summary if s.model == name],
+            all_samples=[s for s in findings.all_samples if s.model == name],
+            models={},
+            **msgspec.structs.asdict(own),
+        )
         for name, own in findings.models.items()
         if any(s.samples for s in findings.summary if s.model == name)
-    ]
-
-
-def _alone(findings: KnobFindings, name: str, own: ModelFindings) -> KnobFindings:
-    return msgspec.structs.replace(
-        findings,
-        model=name,
-        summary=[s for s in findings.summary if s.model == name],
-        all_samples=[s for s in findings.all_samples if s.model == name],
-        models={},
-        **msgspec.structs.asdict(own),
-    )
+    }
 
 
 def unmeasured(findings: KnobFindings) -> list[str]:
     """A sentence for each of several models of which there is no sample."""
-    return [
-        f"{name}: {own.unresolved}"
-        for name, own in findings.models.items()
-        if not any(s.samples for s in findings.summary if s.model == name)
-    ]
+    measured = _alone(findings)
+    return [f"{name}: {own.unresolved}" for name, own in findings.models.items() if name not in measured]
 
 
 def tables_of(
@@ -140,11 +138,7 @@ def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[st
     """The headline of the model, or of each of several."""
     if not findings.models:
         return headline(findings)
-    each = {
-        name: headline(_alone(findings, name, own))
-        for name, own in findings.models.items()
-        if any(s.samples for s in findings.summary if s.model == name)
-    }
+    each = {name: headline(found) for name, found in _alone(findings).items()}
     return {"headline": "; ".join(f"{name}: {own['headline']}" for name, own in each.items()), "models": each}
 
 
@@ -235,12 +229,11 @@ def one_table(
     """
     known = {column.header or column.unit: column for column in SUMMARY}
     failed = [f"{s.label}: {s.failed} ({s.samples} samples kept)" for s in findings.summary if s.failed]
-    invalid = [f"INVALID: {findings.invalid}"] if findings.invalid else []
     return Table(
         title,
         [replace(SUMMARY[0], header=label), *(known[one] if isinstance(one, str) else one for one in columns)],
         findings.summary,
-        [*notes, *random_quality(findings), *failed, *precision_notes(findings), *invalid],
+        [*notes, *random_quality(findings), *failed, *qualifying_notes(findings)],
     )
 
 

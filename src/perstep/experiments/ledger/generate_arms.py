@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 DEFAULT_DETAIL: Detail = "modules"
 COUNTED_TOKENS = 9
 """Syncs are counted in one prefill and at most this number minus one decode steps."""
-_REPLAY = "stop/Replay"
-_BOUNDARY = "keeping the choice that was made and forcing the trace's token; not part of generate, and in both arms"
 
 
 class GenerateArms:
@@ -89,7 +87,7 @@ class GenerateArms:
         self._rng = torch.get_rng_state()
         self.config_hash = config_hash(self._model)
         self.dtype = str(opened.facts["dtype"])
-        self.boundaries = {**BOUNDARIES, _REPLAY: _BOUNDARY}
+        self.boundaries = dict(BOUNDARIES)
         self.conditions: Callable[..., Conditions] = self._conditions(opened)
 
     @property

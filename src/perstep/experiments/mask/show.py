@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
@@ -29,9 +29,7 @@ def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     """Steps by cell; then what is built before them, fills against size, the roofline, what was left out."""
     made = [_cell_table(cell, manifest) for cell in findings.cells]
     made[-1].notes.extend(findings.notes)
-    made[-1].notes.extend(precision_notes(findings))
-    if findings.invalid:
-        made[0].notes.append(f"INVALID: {findings.invalid}")
+    made[-1].notes.extend(qualifying_notes(findings))
     made.append(_build_table(findings.builds))
     if findings.curves:
         made.append(_curve_table(findings.curves))
@@ -155,7 +153,7 @@ _BUILD: list[Column[Build]] = [
 
 
 def _build_table(builds: Sequence[Build]) -> Table:
-    note = "To the first mask: from the schema, with everything for the vocabulary there; nothing cached."
+    note = "To the first mask: from the schema, after what is made once a vocabulary; nothing is cached."
     return Table("before the first step", _BUILD, builds, [note])
 
 
@@ -209,8 +207,8 @@ def _roofline_table(findings: MaskFindings) -> Table:
         records=findings.roofline,
         notes=[
             *_ceiling_notes(findings),
-            "Counted: an operation and 3 bytes a look-up of the walk, a comparison and 8 bytes a logit, "  # noqa: ISC004
-            "2 V D operations and 4 V D bytes of the head.",
+            "Counted are an operation and 3 bytes for a look-up of the walk, a comparison and 8 bytes for a logit, "  # noqa: ISC004
+            "2 V D operations and 4 V D bytes for the head.",
         ],
     )
 
@@ -227,7 +225,7 @@ def _ceiling_notes(findings: MaskFindings) -> list[str]:
         for size, gb_s in typical.read_gb_s.items()
     )
     products = f"{significant(typical.gemm_gflop_s)} … {significant(best.gemm_gflop_s)}"
-    ends = "Ceilings of the same rounds, from their median to the best round, of which the shares are"
+    ends = "Ceilings of the same rounds, from the median to the best round; shares are of the best"
     return [f"{ends}: GB/s reading {read}; products {products} GFLOP/s.", *notes]
 
 
@@ -477,4 +475,4 @@ def _scaling_finding(curves: Sequence[Curve]) -> str:
         else f"{curve.engine} {significant(max(curve.fill_us))} µs at most"
         for curve in curves
     ]
-    return "hot, a fill costs: " + ", ".join(words)
+    return "repeated with nothing between, a fill costs: " + ", ".join(words)

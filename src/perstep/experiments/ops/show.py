@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import typed
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import AttentionFound, Estimate, Gain, LengthFound, OperatorFound, OpsFindings
@@ -14,7 +14,7 @@ from perstep.experiments.ops.scaling import Exponent, Scaling
 from perstep.measure import RESIDUAL
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import RelativeChange, change_columns
-from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.report.format import duration, duration_interval, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import overhead_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import ABSENT, MISSING, Unit, places, time_column
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHANGES_NOTE = (
-    "An exponent above the formula's: a cache is left, the allocator asks for fresh pages, or another kernel is chosen."
-    " One that falls: threads begin, or another kernel is chosen."
+    "An exponent above the formula's may come from data that no longer fit into a cache, from newly allocated memory,"
+    " or from another kernel; one that falls, from threads that begin to share the work or from another kernel."
 )
 _GAIN_NOTE = (
-    "The gain is what the arm with the part free measured. Where it is not within the part's own time (no), the others"
-    " took less too without it, and its own time bounds nothing."
+    "The gain was measured in the arm with the part free. Where it exceeds the part's own time (no), the other parts"
+    " were faster too, so the part's own time is no upper bound of the gain."
 )
 _WITHIN = {True: "yes", False: "no", None: "not resolved"}
 _READABLE = 30
@@ -52,9 +52,7 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
         made.append(_what_if_table(findings))
     if findings.scaling:
         made.append(_scaling_table(findings))
-    made[0].notes.extend(precision_notes(findings))
-    if findings.invalid:
-        made[0].notes.append(f"INVALID: {findings.invalid}")
+    made[0].notes.extend(qualifying_notes(findings))
     return made
 
 
@@ -159,11 +157,11 @@ def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool
     ]
     if length is findings.lengths[-1]:
         notes.append(
-            "Below the second rule: composites on the operands of the step, timed by themselves; they are not summed"
-            " with the parts."
+            "Below the last rule: composites on the operands of the step, timed by themselves. They are not summed with"
+            " the parts."
         )
         if published:
-            notes.append(f"published: {SOURCE}; another machine and language, so compare how they grow.")
+            notes.append(f"published: {SOURCE}; of another machine and language, so compare only how they grow.")
     return notes
 
 
@@ -197,7 +195,7 @@ def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
         *(replace(column, header="build + apply" if column.header == "change" else column.header) for column in mask),
     ]
     rules = [at for at, row in enumerate(rows) if at and row[0] is not rows[at - 1][0]]
-    notes = ["A blank mask cell: no mask exists there (one query, or the fused kernel)."]
+    notes = ["A blank build or apply: there is no mask (one query, or the fused kernel)."]
     if typed(manifest, Workload).backend == "numpy":
         notes.append("NumPy has no fused attention; --backend torch has.")
     elif not any("mask=fused" in length.attention for length in findings.lengths):
@@ -251,13 +249,8 @@ def _what_if_table(findings: OpsFindings) -> Table:
         Column("with it free", lambda row: row[4].verdict, words=True),
         Column("gain within its own time", lambda row: _WITHIN[row[4].within_own], words=True),
     ]
-    title = "what if a part were free: its result was there before, all else did the same work"
+    title = "what if a part were free: it returned a stored result, and all else did the same work"
     return Table(title, columns, rows, [_GAIN_NOTE])
-
-
-def duration_interval(low_ns: float | None, high_ns: float | None) -> str:
-    """`[11.9 µs, 13.8 µs]`, or a dash."""
-    return "–" if low_ns is None or high_ns is None else f"[{duration(low_ns)}, {duration(high_ns)}]"
 
 
 def _scaling_table(findings: OpsFindings) -> Table:

@@ -36,7 +36,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         *("decode step", "95 % interval", "prefill", "whole call"),
     ]
     notes = [
-        "per token divides N - 1 forwards by N tokens, and so is too small by 1/N: the column `artefact`.",
+        "per token divides N - 1 forwards by N tokens, so it is too small by 1/N (`artefact`).",
         fit_note("decode, total", findings.fits["decode"], "tokens") if "decode" in findings.fits else "",
         _growth(findings),
     ]

@@ -13,7 +13,17 @@ from perstep.experiments.ledger.device.findings import BUSY_CLASSES, DeviceWork,
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
 from perstep.report import Column, Table, to_csv
-from perstep.report.format import bar, duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report.format import (
+    bar,
+    duration,
+    duration_interval,
+    interval,
+    percent,
+    plural,
+    signed_percent,
+    significant,
+    time_unit,
+)
 from perstep.report.ledger import bound_columns
 from perstep.report.table import ABSENT, Ends, Unit, in_files, interval_columns, time_column
 
@@ -185,8 +195,9 @@ def bounding_sentence(work: DeviceWork) -> str:
         )
     if work.idle_ns <= 0:
         return f"{work.bound}: {run}; no time is left between them."
-    ends = "" if work.idle_ci_low is None else f" {_interval(work.idle_ci_low, work.idle_ci_high)}"
-    return f"{work.bound}: {run}; launching them faster can save at most {duration(work.idle_ns)}{ends}."
+    ends = duration_interval(work.idle_ci_low, work.idle_ci_high, "")
+    saved = f"{duration(work.idle_ns)} {ends}".strip()
+    return f"{work.bound}: {run}; launching them faster can save at most {saved}."
 
 
 def _classes(low: float, high: float) -> Sequence[str]:
@@ -197,10 +208,6 @@ def _of(part_ns: float, whole_ns: float) -> str:
     """`2.30 of 24.6 ms`, both in the unit of the whole."""
     unit, size = time_unit([whole_ns])
     return f"{significant(part_ns / size)} of {significant(whole_ns / size)} {unit}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{duration(low)}, {duration(high)}]"
 
 
 def gap_sentences(work: DeviceWork, host: Ledger | None) -> list[str]:
