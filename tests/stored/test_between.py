@@ -16,6 +16,7 @@ import pytest
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.machine import BetweenRunNoise, save_between_run_noise
 from perstep.report import to_markdown, to_text
+from perstep.report.format import duration, percent
 from perstep.runs import SAMPLES, Manifest, RunWriter, open_run, save_baseline
 from perstep.stats import RunCost, Spread
 from perstep.stored.between import (
@@ -297,6 +298,9 @@ def test_numbers_for_machines_are_complete(tmp_path: Path, ledger_run: LedgerRun
     ]  # fmt: skip
     assert [row["part"] for row in rows] == DECODE + PREFILL
     assert [float(row["new_ns"]) for row in rows] == [part.new_ns for part in found.parts]
+    step = found.parts[0]
+    half = (step.ref_ci_high_ns - step.ref_ci_low_ns) / 2 / step.ref_ns
+    assert comparison_tables(found)[0].rows[0][1] == f"{duration(step.ref_ns)} ±{percent(half)}"
     decoded = json.loads(msgspec.json.encode(found))
     assert decoded["schema_version"] == 1
     assert decoded["parts"][0]["part"] == "step"

@@ -138,13 +138,13 @@ def _on_the_row(row: Row) -> list[str]:
         said.append(f"{row.why}: {row.reason}")
     if row.clash:
         beside = ", ".join(row.clash)
-        said.append(f"alone it gives the call's tokens, beside {beside} others: it is dropped, the rest is not")
+        said.append(f"alone it gives the call's tokens, but beside {beside} other tokens, so it is dropped and the rest is kept")
     if row.result is not None:
         said += _on_the_result(row.result)
     if row.no_bound:
         said.append(
-            f"no bound: {row.no_bound}; what runs beside it may cost less without it, the watched call may have"
-            " differed, or it is chance"
+            f"no bound: {row.no_bound}; other parts may cost less without it, the watched call may have been another,"
+            " or it is chance"
         )
     if row.instead:
         said.append(f"or {row.instead}")
@@ -154,18 +154,18 @@ def _on_the_row(row: Row) -> list[str]:
 def _on_the_result(result: Result) -> list[str]:
     said = []
     if result.beside:
-        said.append(f"its changes are against the call that has {' and '.join(result.beside)} already")
+        said.append(f"its changes are against the call with {' and '.join(result.beside)}")
     if result.whole.change is None:
         tokens = plural(result.new_tokens, "new token")
         said.append(
-            f"{result.whole.verdict}; processor time of the timed calls of {tokens}, which is not what a caller waits"
-            f" for: {_change(result.processor)}"
+            f"{result.whole.verdict}; the processor time of the timed calls of {tokens}, without all waiting:"
+            f" {_change(result.processor)}"
         )
     call_ns = result.whole.ns
     if result.making_ns > _MAKING * call_ns:
         said.append(
             f"making it takes {duration(result.making_ns, 2)} in every call, {percent(result.making_ns / call_ns)} of"
-            " it, which is counted; made once before a loop over calls, it is paid once"
+            " it. That is counted. Made once before a loop over calls, it would be paid once"
         )
     return said
 
@@ -183,7 +183,7 @@ def _all_lines(site: Site) -> list[str]:
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
     if any(row.result and not row.result.whole.resolved for row in site.rows):
-        said.append("A larger --budget, on a quiet machine, may tell what is not resolved.")
+        said.append("A larger --budget, on a quiet machine, may resolve more.")
     return said
 
 
@@ -221,13 +221,13 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
         said.append(f"{DECODE}: only with the other lines; without them {row.why}.")
     if row.drop_in and site.dispatch_ns:
         said.append(
-            f"{DECODE} also takes transformers' look at the signatures of the processors out of their parts,"
-            f" {duration(site.dispatch_ns, 2)} a step{', which is in its bound' if _at_most(row) else ''}."
+            f"In every step transformers inspects the signatures of the processors, {duration(site.dispatch_ns, 2)} in"
+            f" their parts{' and in the bound' if _at_most(row) else ''}. {DECODE} does not."
         )
     if row.tokens == "equal in distribution":
         said.append(
-            f"{DECODE} draws from the same distribution by noise of its own: with that noise in both loops the tokens"
-            " are the same, but those of a seeded script change. Leave its line out to keep the very same text."
+            f"{DECODE} draws from the same distribution with its own random numbers. With these in both loops the tokens"
+            " are the same, but those of a seeded script change. Leave its line out to keep exactly the same text."
         )
     elif row.tokens == "differ":
         said.append(f"{DECODE}: the whole call gave other tokens.")
@@ -237,18 +237,17 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
 def _in_any_case(site: Site) -> list[str]:
     said = []
     if site.ledger_invalid:
-        said.append(f"The ledger must not be believed, and the shares with it: {site.ledger_invalid}.")
+        said.append(f"The ledger is invalid, and so are the shares: {site.ledger_invalid}.")
     if site.step_ns is None:
         said.append("No decode step could be seen, so there are no shares.")
     if site.streams:
         said.append(
-            "The call's streamer is left out of all timed calls, so a change is a larger share of them than of the call"
-            " that streams."
+            "The timed calls have no streamer. The call that streams takes longer, so its change is a smaller share."
         )
     if site.shared and not site.refused:
         said.append(
-            f"{', '.join(site.shared)} could not be copied and is one object in all repeated calls; they gave the"
-            " call's tokens twice."
+            f"{', '.join(site.shared)} could not be copied, so all repeated calls share it. Two of them gave the call's"
+            " tokens."
         )
     return said
 
