@@ -138,7 +138,7 @@ def _on_the_row(row: Row) -> list[str]:
         said.append(f"{row.why}: {row.reason}")
     if row.clash:
         beside = ", ".join(row.clash)
-        said.append(f"alone it gives the call's tokens, but beside {beside} other tokens, so it is dropped and the rest is kept")
+        said.append(f"alone it gives the call's tokens, but beside {beside} others; it is dropped, the rest is kept")
     if row.result is not None:
         said += _on_the_result(row.result)
     if row.no_bound:
@@ -226,8 +226,8 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
         )
     if row.tokens == "equal in distribution":
         said.append(
-            f"{DECODE} draws from the same distribution with its own random numbers. With these in both loops the tokens"
-            " are the same, but those of a seeded script change. Leave its line out to keep exactly the same text."
+            f"{DECODE} draws from the same distribution with its own random numbers. With these in both loops the"
+            " tokens are the same, but those of a seeded script change. Leave its line out to keep the same text."
         )
     elif row.tokens == "differ":
         said.append(f"{DECODE}: the whole call gave other tokens.")

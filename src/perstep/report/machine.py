@@ -20,15 +20,16 @@ def machine_table(machine: Machine, warnings: list[str]) -> Table:
         title="this machine, as every run's manifest describes it",
         columns=[
             Column("fact", itemgetter(0), name="fact", words=True),
-            Column("value", itemgetter(1), name="value", words=True),
+            Column("value", lambda row: _readable(*row), words=True),
+            Column(None, itemgetter(1), name="value"),
         ],
         records=[(name, value) for name, value in _flat("", facts) if name != "schema_version"],
         notes=[f"warning: {warning}" for warning in warnings],
     )
 
 
-def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
+def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
     for name, value in facts.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
@@ -36,7 +37,7 @@ def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             rows.append((path, " ".join(map(_item, value)) or "none"))
         else:
-            rows.append((path, _readable(name, value)))
+            rows.append((path, value))
     return rows
 
 
