@@ -50,8 +50,9 @@ def alike(old: Any, new: Any) -> bool:
 
 
 def turned(path: str, value: Any) -> Any:
-    """An `inflation` became an `overhead`: the factor less 1."""
-    return value - 1 if "/inflation" in path and value is not None else value
+    """An `inflation` became an `overhead` and the ratio of a mask's arm a change: the factor less 1."""
+    factor = "/inflation" in path or re.search("/arms/[^/]+/ratio", path)
+    return value - 1 if factor and value is not None else value
 
 
 def differences(old: Any, new: Any, names: dict[str, Any], words: dict[str, str]) -> list[str]:

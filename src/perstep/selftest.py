@@ -8,6 +8,7 @@ must grow by just that). Nothing here is assumed about the machine; all of it is
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from math import sqrt
+from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -18,8 +19,8 @@ from perstep.experiments.compare import Comparison, compare
 from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off
 from perstep.measure.blocks import measure_clock
-from perstep.report import Table
-from perstep.report.format import duration, percent, significant
+from perstep.report import Column, Table
+from perstep.report.format import duration, overhead, percent, significant
 from perstep.stats import Change, balanced_block, paired_change, step_estimate
 from perstep.stored.fresh_runs import measure_fresh_runs
 from perstep.targets import BUILT_IN, PLAIN, open_model
@@ -316,23 +317,16 @@ def _grown(name: str, passes: dict[bool, list[Steps]]) -> float:
 
 def tables(found: SelfTest) -> list[Table]:
     """The answers, and the sentence."""
-    rows = [_detection_row(d) for d in (found.identical, *found.different)]
-    comparisons = Table(
-        title="comparisons with a known answer",
-        header=["true change", "tries", "each", "slower", "faster", "same", "interval holds it", "error", "detectable"],
-        rows=rows,
-    )
-    worst = {delay: _worst([a for a in found.attribution if a.delay_ns == delay]) for delay in DELAYS_NS}
+    comparisons = Table("comparisons with a known answer", _DETECTION, [found.identical, *found.different])
     num_parts = len({a.part for a in found.attribution})
     delays = Table(
         title=f"known delays in each of {num_parts} parts of a step of {duration(found.step_ns)}",
-        header=["delay", "within 3 % or 1 µs", "worst part", "its error", "most moved elsewhere"],
-        rows=[row for delay, row in worst.items() if row],
-        text_columns=frozenset({0, 2}),
+        columns=_DELAY,
+        records=[attributions for delay in DELAYS_NS if (attributions := _with_delay(found, delay))],
         notes=[
             (
                 f"clock: {found.clock_read_ns:.0f} ns a reading, {found.clock_resolution_ns} ns resolution"
-                f" · ledger {_overhead(found)}"
+                f" · ledger {overhead(found.overhead, found.overhead_ci_low, found.overhead_ci_high)}"
             ),
             _between(found),
             "",
@@ -340,14 +334,6 @@ def tables(found: SelfTest) -> list[Table]:
         ],
     )
     return [comparisons, delays]
-
-
-def _overhead(found: SelfTest) -> str:
-    """With its interval; without one no factor is named."""
-    if found.overhead_ci_low is None or found.overhead_ci_high is None:
-        return "overhead not resolved"
-    ends = f"[{100 * found.overhead_ci_low:.1f}, {100 * found.overhead_ci_high:.1f}]"
-    return f"overhead {percent(found.overhead)} {ends}"
 
 
 def _between(found: SelfTest) -> str:
@@ -359,27 +345,42 @@ def _between(found: SelfTest) -> str:
     )
 
 
-def _detection_row(d: Detection) -> list[str]:
-    return [
-        "identical" if d.true_change == 0 else f"{d.true_change:+.0%}",
-        str(d.tries),
-        f"{significant(d.seconds_each, 2)} s",
-        *(str(count) for count in (d.slower, d.faster, d.same)),
-        f"{d.covered} of {d.tries}",
-        percent(d.median_error, 2),
-        "–" if d.median_detectable is None else percent(d.median_detectable, 2),
-    ]
+def _true_words(change: float) -> str:
+    return f"{change:+.0%}" if change else "identical"
 
 
-def _worst(found: list[Attribution]) -> list[str]:
-    if not found:
-        return []
-    worst = max(found, key=lambda a: abs(a.found_ns - a.true_ns))
-    moved = max(found, key=lambda a: abs(a.largest_elsewhere_ns))
-    return [
-        duration(worst.delay_ns),
-        f"{sum(a.within for a in found)} of {len(found)}",
-        worst.part,
-        f"{worst.found_ns - worst.true_ns:+.0f} ns",
-        f"{moved.largest_elsewhere_ns:+.0f} ns ({moved.elsewhere})",
-    ]
+_DETECTION: list[Column[Detection]] = [
+    Column("true change", lambda d: d.true_change, _true_words, "true_change", words=True),
+    Column("tries", lambda d: d.tries, name="tries"),
+    Column("each", lambda d: d.seconds_each, lambda seconds: significant(seconds, 2), "seconds_each", "s"),
+    *(Column[Detection](verdict, attrgetter(verdict), name=verdict) for verdict in ("slower", "faster", "same")),
+    Column("interval includes it", lambda d: d.covered, name="covered"),
+    Column("error", lambda d: d.median_error, lambda error: percent(error, 2), "median_error"),
+    Column("detectable", lambda d: d.median_detectable, lambda change: percent(change, 2), "median_detectable"),
+]
+
+
+def _with_delay(found: SelfTest, delay_ns: int) -> list[Attribution]:
+    return [a for a in found.attribution if a.delay_ns == delay_ns]
+
+
+def _worst(found: list[Attribution]) -> Attribution:
+    return max(found, key=lambda a: abs(_error_ns(a)))
+
+
+def _error_ns(found: Attribution) -> float:
+    return found.found_ns - found.true_ns
+
+
+def _moved(found: list[Attribution]) -> Attribution:
+    return max(found, key=lambda a: abs(a.largest_elsewhere_ns))
+
+
+_DELAY: list[Column[list[Attribution]]] = [
+    Column("delay", lambda found: found[0].delay_ns, duration, "delay_ns", words=True),
+    Column("within 3 % or 1 µs", lambda found: f"{sum(a.within for a in found)} of {len(found)}", name="within"),
+    Column("worst part", lambda found: _worst(found).part, name="worst_part", words=True),
+    Column("its error", lambda found: _error_ns(_worst(found)), "{:+.0f}".format, "error_ns", "ns"),
+    Column("moved elsewhere", lambda found: _moved(found).largest_elsewhere_ns, "{:+.0f}".format, "moved_ns", "ns"),
+    Column("to", lambda found: _moved(found).elsewhere, name="moved_to", words=True),
+]

@@ -74,6 +74,6 @@ def test_every_form_of_output(cli: Cli, tiny_llama: Path) -> None:
     """Table, Markdown, CSV and JSON, from a stored run too."""
     shape = ("--arch", tiny_llama, "--seq", "4", "--rounds", "1", "-q")
     assert "seq,part,low_ns,estimate_ns,high_ns" in cli("ops", *shape, "-o", "csv").out
-    assert "| part | low |" in cli("show", "1", "-o", "md").out
+    assert "| part | low (µs) |" in cli("show", "1", "-o", "md").out
     assert json.loads(cli("show", "1", "-o", "json").out)["lengths"][0]["seq"] == 4
     assert cli("report", "1").code == 0

@@ -138,7 +138,7 @@ def test_a_busy_machine_gives_no_verdict_and_the_processor_time_as_such() -> Non
     )
     assert table.rows[0][-2:] == ["not resolved", "not resolved"]
     assert any(
-        "busy: waited 60 %); processor time of the timed calls of 8 new tokens, which is not what a caller waits for:"
+        "busy: waited 60 %); the processor time of the timed calls of 8 new tokens, without all waiting:"
         " faster, -50.80 %" in note
         for note in table.notes
     )

@@ -1,5 +1,7 @@
 """Two stored runs against each other: what is refused, what is learned from other runs, what is said."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -14,6 +16,7 @@ import pytest
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.machine import BetweenRunNoise, save_between_run_noise
 from perstep.report import to_markdown, to_text
+from perstep.report.format import duration, percent
 from perstep.runs import SAMPLES, Manifest, RunWriter, open_run, save_baseline
 from perstep.stats import RunCost, Spread
 from perstep.stored.between import (
@@ -26,7 +29,7 @@ from perstep.stored.between import (
     machine_identity,
 )
 from perstep.stored.repeats import learn_spread, load_pair, machine_record, reduce_run, spread_of
-from perstep.stored.show import CSV_HEADER, comparison_rows, comparison_tables
+from perstep.stored.show import comparison_csv, comparison_tables
 
 from ..conftest import facts
 
@@ -288,9 +291,16 @@ def test_numbers_for_machines_are_complete(tmp_path: Path, ledger_run: LedgerRun
     """A CSV row has a cell for each column, JSON every field; infinities are null."""
     ref, new = (run(ledger_run(tmp_path / name)) for name in ("ref", "new"))
     found = compare_runs(ref, new, known())
-    rows = comparison_rows(found)
-    assert {len(row) for row in rows} == {len(CSV_HEADER)}
-    assert [row[0] for row in rows] == DECODE + PREFILL
+    rows = list(csv.DictReader(io.StringIO(comparison_csv(found))))
+    assert list(rows[0]) == [
+        "part", "kind", "ref_ns", "ref_ci_low_ns", "ref_ci_high_ns", "new_ns", "new_ci_low_ns", "new_ci_high_ns",
+        "change", "ci_low", "ci_high", "mde", "verdict", "reason",
+    ]  # fmt: skip
+    assert [row["part"] for row in rows] == DECODE + PREFILL
+    assert [float(row["new_ns"]) for row in rows] == [part.new_ns for part in found.parts]
+    step = found.parts[0]
+    half = (step.ref_ci_high_ns - step.ref_ci_low_ns) / 2 / step.ref_ns
+    assert comparison_tables(found)[0].rows[0][1] == f"{duration(step.ref_ns)} ±{percent(half)}"
     decoded = json.loads(msgspec.json.encode(found))
     assert decoded["schema_version"] == 1
     assert decoded["parts"][0]["part"] == "step"

@@ -10,11 +10,11 @@ from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo
 from perstep.cli.output import print_tables, remark
 from perstep.errors import InputError
 from perstep.experiments.options import RunOptions, Share
-from perstep.report import Output, to_csv
+from perstep.report import Output
 from perstep.runs import check_baseline_name, encode_json, save_baseline
 from perstep.stored.between import StoredComparison, compare_runs
 from perstep.stored.repeats import load_pair
-from perstep.stored.show import CSV_HEADER, comparison_rows, comparison_tables
+from perstep.stored.show import comparison_csv, comparison_tables
 
 _DEFAULT_OPTIONS = RunOptions()
 
@@ -78,6 +78,6 @@ def _print(found: StoredComparison, output: Output) -> None:
     if output == "json":
         sys.stdout.write(encode_json(found).decode())
     elif output == "csv":
-        sys.stdout.write(to_csv(CSV_HEADER, comparison_rows(found)))
+        sys.stdout.write(comparison_csv(found))
     else:
         print_tables(comparison_tables(found), output)

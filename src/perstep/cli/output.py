@@ -34,12 +34,12 @@ def print_tables(tables: list[Table], output: Output) -> None:
 
 def render_tables(tables: list[Table], output: Output) -> str:
     """Tables as text, Markdown or CSV, a blank line between them."""
-    render = {"md": to_markdown, "csv": _table_csv}.get(output, to_text)
+
+    def csv(table: Table) -> str:
+        return to_csv(table.columns, table.records)
+
+    render = {"md": to_markdown, "csv": csv}.get(output, to_text)
     return "\n".join(render(table) for table in tables)
-
-
-def _table_csv(table: Table) -> str:
-    return to_csv(table.header, [list(row) for row in table.rows])
 
 
 def remark(text: str) -> None:

@@ -1,6 +1,7 @@
 """`perstep list`, `show` and `report`: commands over runs that are already on disk."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,8 @@ from cyclopts import Parameter
 
 from perstep.cli.output import print_report, print_tables, remark
 from perstep.experiments import pipeline
-from perstep.report import Output, Table
-from perstep.runs import RUNS, encode_json, list_baselines, list_runs, open_run
+from perstep.report import Column, Output, Table
+from perstep.runs import RUNS, StoredRun, encode_json, list_baselines, list_runs, open_run
 
 OutputOption = Annotated[Output, Parameter(name=["-o", "--output"])]
 
@@ -29,22 +30,15 @@ def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
     if not runs and output == "table":
         remark(f"no runs under {root}; `perstep ledger -m mini --fast` makes one")
         return 0
-    table = Table(
-        title=f"runs under {root}",
-        header=["run", "status", "began", "model", "result"],
-        rows=[
-            [
-                run.folder.name,
-                run.status,
-                run.manifest.started_at,
-                str(run.manifest.model.get("name", "")),
-                str(run.manifest.results_summary.get("headline", "")),
-            ]
-            for run in runs
-        ],
-        text_columns=frozenset(range(5)),
-    )
-    print_tables([table], output)
+    values: dict[str, Callable[[StoredRun], str]] = {
+        "run": lambda run: run.folder.name,
+        "status": lambda run: run.status,
+        "began": lambda run: run.manifest.started_at,
+        "model": lambda run: str(run.manifest.model.get("name", "")),
+        "result": lambda run: str(run.manifest.results_summary.get("headline", "")),
+    }
+    columns = [Column(name, value, name=name, words=True) for name, value in values.items()]
+    print_tables([Table(f"runs under {root}", columns, runs)], output)
     if baselines := list_baselines():
         remark(f"baselines: {', '.join(baselines)}")
     return 0

@@ -77,6 +77,7 @@ def why_unresolved(missing: str, half_width: float, precision: float | None, *, 
     return f"{missing}; give a longer --budget, or more --rounds" if missing else ""
 
 
-def precision_notes(findings: Findings) -> list[str]:
-    """Under a table: that the asked precision was not reached."""
-    return [f"Not resolved to the asked precision: {findings.unresolved}."] if findings.unresolved else []
+def qualifying_notes(findings: Findings) -> list[str]:
+    """Under a table: what the rounds do not resolve, and why the findings must not be believed."""
+    unresolved = [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []
+    return unresolved + ([f"INVALID: {findings.invalid}"] if findings.invalid else [])

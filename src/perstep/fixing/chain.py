@@ -319,8 +319,8 @@ class Shapes:
         yield "tied logits but for a token of the text", _peaks(tied, seen[:, 0])
         yield "a peak at what followed the last tokens before", _peaks(flat, seen[:, 7])
         yield "two peaks, one at what followed before", _peaks(_set(flat, seen[:, 7], 24.0), new[:, 1])
-        yield "a ladder of logits", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
-        yield "a ladder of tied pairs", lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6)
+        yield "evenly spaced logits", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
+        yield "evenly spaced pairs of equal logits", lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6)
         for token in self._named:
             at = np.full(rows, token)
             yield f"a peak at the token {token}", _peaks(flat, at)

@@ -1,13 +1,15 @@
 """What `perstep fix` found, as tables, as lines to write, as CSV and as the files of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from perstep.fixing.findings import FixFindings, Result, Row, Site
 from perstep.fixing.samples import RIGHT
 from perstep.fixing.suggest import BETWEEN, DECODE
-from perstep.report import Table, to_csv
-from perstep.report.change import RelativeChange, TimeChange
-from perstep.report.format import duration, percent, plural, significant, time_unit
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import TimeChange, change_columns
+from perstep.report.format import duration, percent, plural, time_unit
+from perstep.report.table import ABSENT, Unit, in_files, time_column, within
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -25,35 +27,74 @@ def tables(_manifest: Manifest, findings: FixFindings) -> list[Table]:
 
 def _table(site: Site) -> Table:
     calls = "" if site.calls == 1 else f", the first of {site.calls} calls"
-    unit, size = time_unit([row.ns or 0 for row in site.rows])
     results = [row.result for row in site.rows if row.result is not None]
-    changes = {
-        "a decode step": any(result.step for result in results),
-        "the call": any(result.call for result in results),
-        "the call, projected": any(result.projected for result in results),
-    }
-    named = [name for name, is_there in changes.items() if is_there] or ["change"]
+    named = [name for name, of in _CHANGES.items() if any(map(of, results))] or [""]
     return Table(
         title=f"What could replace the parts of the call at {site.site}{calls}",
-        header=["part", f"{unit}/step", "of the step", "at most", "what could replace it", "tokens", *named],
-        rows=[_cells(row, size, named) for row in site.rows],
-        text_columns=frozenset({0, 4, 5}),
+        columns=_columns(time_unit([row.ns or 0 for row in site.rows]), named),
+        records=[(site.site, row) for row in site.rows],
         notes=_notes(site),
     )
 
 
-def _cells(row: Row, size: float, changes: list[str]) -> list[str]:
-    replaced = row.drop_in if len(row.drop_in) <= _WIDEST else row.drop_in[: _WIDEST - 1] + "…"
-    most = _at_most(row)
-    return [
-        _name(row),
-        "–" if row.ns is None else significant(row.ns / size),
-        "–" if row.share is None else percent(row.share),
-        "–" if most is None else f"{most:.2f}×",
-        replaced or f"– ({row.why})",
-        row.tokens,
-        *_changes(row, changes),
+_CHANGES: dict[str, Callable[[Result], TimeChange | None]] = {
+    "a decode step": lambda result: result.step,
+    "the call": lambda result: result.call,
+    "the call, projected": lambda result: result.projected,
+}
+_PREFIXES = dict(zip(_CHANGES, ("step_", "call_", "projected_call_"), strict=True))
+
+
+def _columns(unit: Unit, named: list[str]) -> list[Column[tuple[str, Row]]]:
+    """A row of a line; `named` changes have a column of the table."""
+
+    def of_result(field: str) -> Column[Row]:
+        return Column(None, lambda row: row.result and getattr(row.result, field), name=field)
+
+    columns: list[Column[Row]] = [
+        Column("part", _name, words=True),
+        Column(None, lambda row: " + ".join(row.parts), name="parts"),
+        time_column("", lambda row: row.ns, unit, per="/step", name="ns_per_step"),
+        Column("of the step", lambda row: row.share, percent, "share"),
+        *in_files("most_step_speedup", "most_call_speedup"),
+        Column("at most", _at_most, "{:.2f}×".format),
+        Column("what could replace it", _replacement, words=True),
+        *in_files("drop_in"),
+        Column("tokens", lambda row: row.tokens, name="tokens", words=True),
+        of_result("new_tokens"),
+        *(Column[Row](name or "change", _change_shown(name, first=name == named[0])) for name in named),
+        *(column for name in _CHANGES for column in _change_columns(name)),
+        of_result("making_ns"),
+        *in_files("written", "why", "reason"),
     ]
+    return [Column(None, lambda row: row[0], name="site"), *within(columns, lambda row: row[1])]
+
+
+def _change_columns(name: str) -> list[Column[Row]]:
+    """A change as files have it."""
+
+    def change(row: Row) -> TimeChange | None:
+        return None if row.result is None else _CHANGES[name](row.result)
+
+    return [replace(column, header=None) for column in change_columns(change, prefix=_PREFIXES[name], mde=False)]
+
+
+def _change_shown(name: str, *, first: bool) -> Callable[[Row], str]:
+    """A change with its verdict, or in the first column why there is none."""
+
+    def cell(row: Row) -> str:
+        if not row.drop_in or (row.result is None and not first):
+            return ABSENT
+        if row.result is None:
+            return "not timed" if row.tokens in RIGHT and not row.clash else "not used"
+        return _with_verdict(_CHANGES[name](row.result) if name else None)
+
+    return cell
+
+
+def _replacement(row: Row) -> str:
+    replaced = row.drop_in if len(row.drop_in) <= _WIDEST else row.drop_in[: _WIDEST - 1] + "…"
+    return replaced or f"– ({row.why})"
 
 
 def _at_most(row: Row) -> float | None:
@@ -61,21 +102,6 @@ def _at_most(row: Row) -> float | None:
     if not row.drop_in or row.most_step_speedup is None or row.most_call_speedup is None:
         return None
     return max(row.most_step_speedup, row.most_call_speedup)
-
-
-def _changes(row: Row, names: list[str]) -> list[str]:
-    """The changes with their verdicts, or in the first column why there are none."""
-    if not row.drop_in:
-        return [""] * len(names)
-    if row.result is None:
-        used = row.tokens in RIGHT and not row.clash
-        return ["not timed" if used else "not used", *[""] * (len(names) - 1)]
-    found = {
-        "a decode step": row.result.step,
-        "the call": row.result.call,
-        "the call, projected": row.result.projected,
-    }
-    return [_with_verdict(found.get(name)) for name in names]
 
 
 def _with_verdict(arm: TimeChange | None) -> str:
@@ -112,13 +138,13 @@ def _on_the_row(row: Row) -> list[str]:
         said.append(f"{row.why}: {row.reason}")
     if row.clash:
         beside = ", ".join(row.clash)
-        said.append(f"alone it gives the call's tokens, beside {beside} others: it is dropped, the rest is not")
+        said.append(f"alone it gives the call's tokens, but beside {beside} others; it is dropped, the rest is kept")
     if row.result is not None:
         said += _on_the_result(row.result)
     if row.no_bound:
         said.append(
-            f"no bound: {row.no_bound}; what runs beside it may cost less without it, the watched call may have"
-            " differed, or it is chance"
+            f"no bound: {row.no_bound}; other parts may cost less without it, the watched call may have been another,"
+            " or it is chance"
         )
     if row.instead:
         said.append(f"or {row.instead}")
@@ -128,18 +154,18 @@ def _on_the_row(row: Row) -> list[str]:
 def _on_the_result(result: Result) -> list[str]:
     said = []
     if result.beside:
-        said.append(f"its changes are against the call that has {' and '.join(result.beside)} already")
+        said.append(f"its changes are against the call with {' and '.join(result.beside)}")
     if result.whole.change is None:
         tokens = plural(result.new_tokens, "new token")
         said.append(
-            f"{result.whole.verdict}; processor time of the timed calls of {tokens}, which is not what a caller waits"
-            f" for: {_change(result.processor)}"
+            f"{result.whole.verdict}; the processor time of the timed calls of {tokens}, without all waiting:"
+            f" {_change(result.processor)}"
         )
     call_ns = result.whole.ns
     if result.making_ns > _MAKING * call_ns:
         said.append(
             f"making it takes {duration(result.making_ns, 2)} in every call, {percent(result.making_ns / call_ns)} of"
-            " it, which is counted; made once before a loop over calls, it is paid once"
+            " it. That is counted. Made once before a loop over calls, it would be paid once"
         )
     return said
 
@@ -157,7 +183,7 @@ def _all_lines(site: Site) -> list[str]:
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
     if any(row.result and not row.result.whole.resolved for row in site.rows):
-        said.append("A larger --budget, on a quiet machine, may tell what is not resolved.")
+        said.append("A larger --budget, on a quiet machine, may resolve more.")
     return said
 
 
@@ -195,13 +221,13 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
         said.append(f"{DECODE}: only with the other lines; without them {row.why}.")
     if row.drop_in and site.dispatch_ns:
         said.append(
-            f"{DECODE} also takes transformers' look at the signatures of the processors out of their parts,"
-            f" {duration(site.dispatch_ns, 2)} a step{', which is in its bound' if _at_most(row) else ''}."
+            f"In every step transformers inspects the signatures of the processors, {duration(site.dispatch_ns, 2)} in"
+            f" their parts{' and in the bound' if _at_most(row) else ''}. {DECODE} does not."
         )
     if row.tokens == "equal in distribution":
         said.append(
-            f"{DECODE} draws from the same distribution by noise of its own: with that noise in both loops the tokens"
-            " are the same, but those of a seeded script change. Leave its line out to keep the very same text."
+            f"{DECODE} draws from the same distribution with its own random numbers. With these in both loops the"
+            " tokens are the same, but those of a seeded script change. Leave its line out to keep the same text."
         )
     elif row.tokens == "differ":
         said.append(f"{DECODE}: the whole call gave other tokens.")
@@ -211,18 +237,17 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
 def _in_any_case(site: Site) -> list[str]:
     said = []
     if site.ledger_invalid:
-        said.append(f"The ledger must not be believed, and the shares with it: {site.ledger_invalid}.")
+        said.append(f"The ledger is invalid, and so are the shares: {site.ledger_invalid}.")
     if site.step_ns is None:
         said.append("No decode step could be seen, so there are no shares.")
     if site.streams:
         said.append(
-            "The call's streamer is left out of all timed calls, so a change is a larger share of them than of the call"
-            " that streams."
+            "The timed calls have no streamer. The call that streams takes longer, so its change is a smaller share."
         )
     if site.shared and not site.refused:
         said.append(
-            f"{', '.join(site.shared)} could not be copied and is one object in all repeated calls; they gave the"
-            " call's tokens twice."
+            f"{', '.join(site.shared)} could not be copied, so all repeated calls share it. Two of them gave the call's"
+            " tokens."
         )
     return said
 
@@ -267,41 +292,16 @@ def _others_of(row: Row, site: Site) -> list[str]:
 
 def csv(findings: FixFindings) -> str:
     """A row a part of each line, with nanoseconds and shares as plain numbers; measured and derived apart."""
-    header = ["site", "parts", "ns_per_step", "share", "most_step_speedup", "most_call_speedup", "drop_in", "tokens",
-              "new_tokens", *(f"{of}_{name}" for of in ("step", "call", "projected_call") for name in _NUMBERS),
-              "making_ns", "written", "why", "reason"]  # fmt: skip
-    rows: list[list[object]] = []
+    rows: list[tuple[str, Row]] = []
     for site in findings.sites:
-        rows += [
-            [
-                site.site,
-                " + ".join(row.parts),
-                row.ns,
-                row.share,
-                row.most_step_speedup,
-                row.most_call_speedup,
-                row.drop_in,
-                row.tokens,
-                *_numbers(row.result),
-                row.written,
-                row.why,
-                row.reason,
-            ]
-            for row in site.rows
-        ]
+        rows += [(site.site, row) for row in site.rows]
         if site.together is not None:
-            rows.append([site.site, "all lines together", site.step_ns, None, None, None, " ".join(site.lines), "",
-                         *_numbers(site.together), bool(site.lines), "", ""])  # fmt: skip
-    return to_csv(header, rows)
-
-
-_NUMBERS = ("change", "ci_low", "ci_high", "verdict")
-
-
-def _numbers(result: Result | None) -> list[object]:
-    arms = (None, None, None) if result is None else (result.step, result.call, result.projected)
-    numbers = [getattr(arm or RelativeChange(), name) for arm in arms for name in _NUMBERS]
-    return [result and result.new_tokens, *numbers, result and result.making_ns]
+            of, lines_together = ["all lines together"], " ".join(site.lines)
+            every = Row(
+                parts=of, ns=site.step_ns, drop_in=lines_together, result=site.together, written=bool(site.lines)
+            )
+            rows.append((site.site, every))
+    return to_csv(_columns(("ns", 1.0), [""]), rows)
 
 
 def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:

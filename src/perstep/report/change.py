@@ -1,14 +1,14 @@
 """A change with its interval and verdict: the record that findings hold, and how it is shown."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import msgspec
 
 from perstep.report.format import signed_percent
+from perstep.report.table import ABSENT, MISSING, Column, Ends, Row, interval_columns
 from perstep.stats import Change, UnpairedChange, Verdict
-
-CHANGE_HEADER = ("change", "95 % interval", "verdict")
-"""The header over `RelativeChange.cells`."""
 
 
 class RelativeChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,17 +55,11 @@ class RelativeChange(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             digits: decimals; None for one, and for none from a doubling on.
         """
-        return "–" if self.change is None else _signed(self.change, digits)
+        return MISSING if self.change is None else _signed(self.change, digits)
 
-    def interval(self, digits: int | None = 1, *, missing: str = "–") -> str:
+    def interval(self, digits: int | None = 1, *, missing: str = MISSING) -> str:
         """`[+2.9 %, +3.3 %]`, or what stands where there is none."""
-        if self.ci_low is None or self.ci_high is None:
-            return missing
-        return f"[{_signed(self.ci_low, digits)}, {_signed(self.ci_high, digits)}]"
-
-    def cells(self, digits: int | None = 1) -> list[str]:
-        """The cells of a table: change, interval, verdict; empty for the reference."""
-        return [self.percent(digits), self.interval(digits), self.verdict] if self.verdict else ["", "", ""]
+        return _interval(self.ci_low, self.ci_high, digits, missing)
 
 
 class TimeChange(RelativeChange, frozen=True, kw_only=True):
@@ -80,6 +74,43 @@ class TimeChange(RelativeChange, frozen=True, kw_only=True):
     ns: float
     merged_by: int = 1
     ties: int = 0
+
+
+def change_columns(
+    of: Callable[[Row], RelativeChange | None],
+    digits: int | None = 1,
+    *,
+    prefix: str | None = "",
+    mde: bool = True,
+) -> list[Column[Row]]:
+    """Change, interval and verdict; nothing for a row without a change, as that of the reference is.
+
+    Args:
+        of: the change of a row.
+        digits: decimals of a per cent, as in `RelativeChange.percent`.
+        prefix: of the names in files; None if files do not have them.
+        mde: whether files have the smallest change that would have been resolved.
+    """
+
+    def field(name: str) -> Callable[[Row], Any]:
+        return lambda row: ABSENT if (found := of(row)) is None or not found.verdict else getattr(found, name)
+
+    def ends(row: Row) -> Ends | str:
+        return ABSENT if (found := of(row)) is None or not found.verdict else (found.ci_low, found.ci_high)
+
+    columns = [
+        Column("change", field("change"), lambda change: _signed(change, digits), f"{prefix}change"),
+        *interval_columns(
+            ends, names=(f"{prefix}ci_low", f"{prefix}ci_high"), form=lambda found: _interval(*found, digits, MISSING)
+        ),
+        *([Column[Row](None, field("mde"), name=f"{prefix}mde")] if mde else []),
+        Column("verdict", field("verdict"), name=f"{prefix}verdict", words=True),
+    ]
+    return columns if prefix is not None else [replace(column, name="") for column in columns if column.header]
+
+
+def _interval(low: float | None, high: float | None, digits: int | None, missing: str) -> str:
+    return missing if low is None or high is None else f"[{_signed(low, digits)}, {_signed(high, digits)}]"
 
 
 def _signed(change: float, digits: int | None) -> str:

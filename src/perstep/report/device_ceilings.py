@@ -2,7 +2,7 @@
 
 from perstep.machine.device_ceilings import HOST_FIGURES, DeviceCeilings, DeviceFigure
 from perstep.report.format import duration, significant
-from perstep.report.table import Table
+from perstep.report.table import Column, Table
 
 _MIB = 1 << 20
 WORDS = {
@@ -15,13 +15,22 @@ WORDS = {
 
 def device_ceilings_table(ceilings: DeviceCeilings) -> Table:
     """Best round and median of every figure; below what was left out."""
-    rows = [[_words(name, figure), *_times(figure), _rate(figure)] for name, figure in _ordered(ceilings)]
+    columns: list[Column[tuple[str, DeviceFigure]]] = [
+        Column("ceiling", lambda row: _words(*row), name="ceiling", words=True),
+        Column("best round", lambda row: row[1].best, duration, "best_ns"),
+        Column("median", lambda row: row[1].value, duration, "median_ns"),
+        Column("slowest", lambda row: row[1].worst, duration, "slowest_ns"),
+        Column("rounds", lambda row: row[1].repeats, name="rounds"),
+        Column("rate at best", lambda row: _rate(row[1])),
+        Column(None, lambda row: row[1].gb_s, name="gb_s"),
+        Column(None, lambda row: row[1].tflop_s, name="tflop_s"),
+    ]
     why = ceilings.why_no_bounds()
     return Table(
         title=f"ceilings of {ceilings.device}: kernels' own durations, products of {ceilings.dtype} with rows of "
         f"{ceilings.width}",
-        header=["ceiling", "best round", "median", "slowest", "rounds", "rate at best"],
-        rows=rows,
+        columns=columns,
+        records=_ordered(ceilings),
         notes=[
             *([f"These bound nothing: {why}."] if why else []),
             *(f"left out: {name}: {reason}" for name, reason in ceilings.omitted.items()),
@@ -50,10 +59,6 @@ def _words(name: str, figure: DeviceFigure) -> str:
     if kind == "product":
         return f"product of {figure.rows:,} rows, {size} of weights from memory"
     return f"smallest {rest} kernel" if kind == "kernel" else WORDS[name]
-
-
-def _times(figure: DeviceFigure) -> list[str]:
-    return [duration(figure.best), duration(figure.value), duration(figure.worst), str(figure.repeats)]
 
 
 def _rate(figure: DeviceFigure) -> str:

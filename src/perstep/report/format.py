@@ -51,6 +51,18 @@ def interval(low: float | None, high: float | None, size: float = 1.0, digits: i
     return f"[{significant(low / size, digits)}, {significant(high / size, digits)}]"
 
 
+def duration_interval(low_ns: float | None, high_ns: float | None, missing: str = "–") -> str:
+    """The interval of a duration in a sentence, `[11.9 µs, 13.8 µs]`, or what stands where there is none."""
+    return missing if low_ns is None or high_ns is None else f"[{duration(low_ns)}, {duration(high_ns)}]"
+
+
+def overhead(estimate: float | None, low: float | None, high: float | None) -> str:
+    """`overhead 2.9 % [1.0, 4.9]`; without an interval no number is named."""
+    if estimate is None or low is None or high is None:
+        return "overhead not resolved"
+    return f"overhead {percent(estimate)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def bar(share: float, width: int = 20) -> str:
     """A share as a bar of eighth blocks, `width` characters for 100 %."""
     eighths = round(max(0.0, min(share, 1.0)) * width * 8)

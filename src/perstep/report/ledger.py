@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from perstep.measure import Ledger, Part, Sum
-from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
+from perstep.measure import RESIDUAL, Ledger, Part, Sum
+from perstep.report.format import bar, duration, duration_interval, overhead, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
-from perstep.report.table import Table, to_csv
+from perstep.report.table import ABSENT, Column, Ends, Row, Table, Unit, interval_columns, time_column, to_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ NAMED_TOGETHER = 3
 """So many parts are named where it is not resolved which of them is the largest."""
 LAST_TICK = 0.93
 """Ticks beyond this share of the axis would run into the one at its end."""
+_NO_INTERVAL = "(no interval)"
 TITLE_WIDTH = 118
 """Characters in a line of a bar's title."""
 
@@ -45,6 +46,21 @@ class BoundColumns:
     notes: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a ledger: a part, the residual or a whole step."""
+
+    ledger: Ledger
+    name: str
+    ns: float
+    share: float | str = ABSENT
+    ends: Ends | str = ABSENT
+    syncs: float | str | None = ABSENT
+    bound_ns: float | None = None
+    binds: str = ABSENT
+    site: str = ABSENT
+
+
 def ledger_table(
     ledger: Ledger,
     *,
@@ -63,30 +79,14 @@ def ledger_table(
         bounds: columns of bounds, if there are any.
     """
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
-    unit, size = time_unit(part.ns for part in ledger.parts.values())
-    counted = ledger.syncs_per_step is not None
+    unit = time_unit(part.ns for part in ledger.parts.values())
     notes = [] if bounds is None else list(bounds.notes)
     if bounds is not None and not any(bounds.parts_ns.values()):
         bounds = None  # all are withdrawn, and the notes say why
-    rows = [
-        [*_row(name, part.ns, part.share, size), interval(part.ci_low, part.ci_high, size)]
-        for name, part in ledger.parts.items()
-    ]
-    rows.append([*_row("residual", ledger.residual_ns, ledger.residual_share, size), ""])
-    rows.append([f"step ({ledger.kind}, instrumented)", significant(ledger.step_ns / size), "100.0 %", "", ""])
-    if ledger.plain_step_ns is not None:
-        ends = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
-        rows.append([f"step ({ledger.kind}), uninstrumented", significant(ledger.plain_step_ns / size), "", "", ends])
-    if counted:
-        rows = [[*row, cell] for row, cell in zip(rows, _syncs(ledger, len(rows)), strict=True)]
-    if bounds is not None:
-        rows = [[*row, *cells] for row, cells in zip(rows, _bounds(ledger, bounds, size, len(rows)), strict=True)]
-    header = ["part", f"{unit}/step", "share", "", f"95 % interval ({unit})", *(["syncs/step"] if counted else [])]
     return Table(
         title=title,
-        header=[*header, f"bound ({unit})", "measured/bound", "bound by"] if bounds else header,
-        rows=rows,
-        text_columns=frozenset({0, 3, len(header) + 2}),
+        columns=_columns(unit, bounds=bounds is not None),
+        records=[*_part_rows(ledger, bounds), *_step_rows(ledger, bounds)],
         notes=[
             _footer(ledger, tokens_per_s, forwards_in),
             *notes,
@@ -97,32 +97,68 @@ def ledger_table(
     )
 
 
-def _row(name: str, ns: float, share: float, size: float) -> list[str]:
-    return [name, significant(ns / size), percent(share), bar(share)]
+def _columns(unit: Unit, *, bounds: bool, sites: bool = False) -> list[Column[_Row]]:
+    site: list[Column[_Row]] = [Column(None, lambda row: row.site, name="site")]
+    return [
+        *(site if sites else []),
+        Column(None, lambda row: row.ledger.kind, name="kind"),
+        Column("part", lambda row: row.name, name="part", words=True),
+        time_column("", lambda row: row.ns, unit, per="/step", name="ns_per_step"),
+        Column("share", lambda row: row.share, percent, "share"),
+        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True),
+        *interval_columns(lambda row: row.ends, unit),
+        Column("", lambda row: row.syncs or ABSENT, significant, unit="syncs/step", optional=True),
+        *(bound_columns(lambda row: row.ns, lambda row: row.bound_ns, lambda row: row.binds, unit) if bounds else []),
+    ]
 
 
-def _syncs(ledger: Ledger, num_rows: int) -> list[str]:
-    """The syncs of each row: of parts, of unattributed time, of the whole step; none for the uninstrumented step."""
-    total = ledger.syncs_per_step or 0.0
-    parts = [part.syncs_per_step or 0.0 for part in ledger.parts.values()]
-    shown = [*parts, round(total - sum(parts), 9), total]
-    return [significant(count) if count else "" for count in shown] + [""] * (num_rows - len(shown))
+def bound_columns(
+    ns: Callable[[Row], float],
+    bound_ns: Callable[[Row], float | None],
+    binds: Callable[[Row], str],
+    unit: Unit,
+) -> list[Column[Row]]:
+    """A bound, how many times as long was measured, and what binds.
+
+    Args:
+        ns: what was measured of a row.
+        bound_ns: its bound; None without one.
+        binds: what it is bound by, or why there is no bound.
+        unit: of the bound.
+    """
+
+    def over(row: Row) -> float | str:
+        bound = bound_ns(row)
+        return ns(row) / bound if bound else ABSENT
+
+    return [
+        time_column("bound", lambda row: bound_ns(row) or ABSENT, unit, name="bound_ns"),
+        Column("measured/bound", over, significant),
+        Column("bound by", binds, name="bound_by", words=True),
+    ]
 
 
-def _bounds(ledger: Ledger, bounds: BoundColumns, size: float, num_rows: int) -> list[list[str]]:
-    """Bound, measured over bound, and what binds: of the parts that have one, and of the step without instruments."""
-    cells = []
-    for name, part in ledger.parts.items():
-        cells.append([*_over(part.ns, bounds.parts_ns.get(name), size), bounds.binds.get(name, "")])
-    cells += [["", "", ""]] * (num_rows - len(cells))
-    if ledger.plain_step_ns is not None:
-        cells[-1] = [*_over(ledger.plain_step_ns, bounds.step_ns, size), ""]
-    return cells
+def _part_rows(ledger: Ledger, bounds: BoundColumns | None = None, site: str = ABSENT) -> list[_Row]:
+    """The parts and the residual: what a table and a file both have."""
+    bounds_ns, binds = ({}, {}) if bounds is None else (bounds.parts_ns, bounds.binds)
+    rows = [
+        _Row(ledger, name, part.ns, part.share, (part.ci_low, part.ci_high), part.syncs_per_step, bounds_ns.get(name),
+             binds.get(name, ABSENT), site)
+        for name, part in ledger.parts.items()
+    ]  # fmt: skip
+    counted = sum(part.syncs_per_step or 0.0 for part in ledger.parts.values())
+    syncs = round((ledger.syncs_per_step or 0.0) - counted, 9)
+    return [*rows, _Row(ledger, RESIDUAL, ledger.residual_ns, ledger.residual_share, syncs=syncs, site=site)]
 
 
-def _over(ns: float, bound_ns: float | None, size: float) -> list[str]:
-    """A bound and how far above it a time is."""
-    return [significant(bound_ns / size), significant(ns / bound_ns)] if bound_ns else ["", ""]
+def _step_rows(ledger: Ledger, bounds: BoundColumns | None) -> list[_Row]:
+    """The whole step, with instruments and without."""
+    step = _Row(ledger, f"step ({ledger.kind}, instrumented)", ledger.step_ns, "100.0 %", syncs=ledger.syncs_per_step)
+    if ledger.plain_step_ns is None:
+        return [step]
+    ends, bound_ns = (ledger.plain_step_ci_low, ledger.plain_step_ci_high), bounds.step_ns if bounds else None
+    name = f"step ({ledger.kind}), uninstrumented"
+    return [step, _Row(ledger, name, ledger.plain_step_ns, ends=ends, bound_ns=bound_ns)]
 
 
 def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str:
@@ -139,26 +175,20 @@ def _footer(ledger: Ledger, tokens_per_s: float | None, forwards_in: str) -> str
 
 def overhead_words(ledger: Ledger) -> str:
     """The instrumentation overhead with its interval; without one no number is named."""
-    if ledger.overhead is None or ledger.overhead_ci_low is None or ledger.overhead_ci_high is None:
-        return "instrumentation overhead not resolved"
-    ends = f"[{100 * ledger.overhead_ci_low:.1f}, {100 * ledger.overhead_ci_high:.1f}]"
-    return f"instrumentation overhead {percent(ledger.overhead)} {ends}"
+    return f"instrumentation {overhead(ledger.overhead, ledger.overhead_ci_low, ledger.overhead_ci_high)}"
 
 
 def headline_interval(ledger: Ledger) -> str:
     """The interval of the step without instruments, in a sentence."""
-    return _ends(ledger.plain_step_ci_low, ledger.plain_step_ci_high, duration)
+    return duration_interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, _NO_INTERVAL)
 
 
 def share_words(part: Part | Sum, ledger: Ledger) -> str:
     """The share of a part or of a sum of parts with its interval, in a sentence."""
-    return (
-        f"{percent(part.share)} {_ends(part.ci_low, part.ci_high, lambda ns: percent(min(ns / ledger.step_ns, 1.0)))}"
-    )
-
-
-def _ends(low: float | None, high: float | None, words: Callable[[float], str]) -> str:
-    return "(no interval)" if low is None or high is None else f"[{words(low)}, {words(high)}]"
+    if part.ci_low is None or part.ci_high is None:
+        return f"{percent(part.share)} {_NO_INTERVAL}"
+    low, high = (percent(min(ns / ledger.step_ns, 1.0)) for ns in (part.ci_low, part.ci_high))
+    return f"{percent(part.share)} [{low}, {high}]"
 
 
 def largest_words(ledger: Ledger) -> str:
@@ -171,17 +201,22 @@ def largest_words(ledger: Ledger) -> str:
     return "largest part not resolved"
 
 
-def ledger_csv(ledgers: list[Ledger], bounds: Mapping[str, BoundColumns] | None = None) -> str:
-    """The numbers of the picture: kind, part, ns per step, share, interval; and bounds, by kind, if there are any."""
-    rows: list[list[object]] = []
-    for ledger in ledgers:
-        held = (bounds or {}).get(ledger.kind)
-        for name, part in ledger.parts.items():
-            bound, binds = (None, None) if held is None else (held.parts_ns.get(name), held.binds.get(name))
-            rows.append([ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high, bound, binds])
-        rows.append([ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None, None, None])
-    header = ["kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns", "bound_ns", "bound_by"]
-    return to_csv(header, rows) if bounds else to_csv(header[:-2], [row[:-2] for row in rows])
+def ledger_csv(
+    ledgers: Sequence[Ledger], bounds: Mapping[str, BoundColumns] | None = None, sites: Sequence[str] = ()
+) -> str:
+    """The parts of ledgers in nanoseconds, as a CSV.
+
+    Args:
+        ledgers: what was found.
+        bounds: columns of bounds by kind, if there are any.
+        sites: the line of a script that each is of, if there are any.
+    """
+    rows = [
+        row
+        for ledger, site in zip(ledgers, sites or [ABSENT] * len(ledgers), strict=True)
+        for row in _part_rows(ledger, (bounds or {}).get(ledger.kind), site)
+    ]
+    return to_csv(_columns(("ns", 1.0), bounds=bool(bounds), sites=bool(sites)), rows)
 
 
 def ledger_png(ledgers: list[Ledger], *, subject: str | list[str]) -> bytes:

@@ -1,12 +1,14 @@
 """This machine as tables: what it is, and its ceilings."""
 
 from collections.abc import Mapping
+from operator import itemgetter
 
 import msgspec
 
 from perstep.machine import Ceilings, Machine
+from perstep.machine.ceilings import Ceiling
 from perstep.report.format import significant
-from perstep.report.table import Table
+from perstep.report.table import Column, Table, interval_columns
 
 _GIB = 1 << 30
 
@@ -14,18 +16,20 @@ _GIB = 1 << 30
 def machine_table(machine: Machine, warnings: list[str]) -> Table:
     """One row a fact, as in a run's manifest; what cannot be read is `unknown`."""
     facts = msgspec.to_builtins(machine)
-    rows = [[name, value] for name, value in _flat("", facts) if name != "schema_version"]
     return Table(
         title="this machine, as every run's manifest describes it",
-        header=["fact", "value"],
-        rows=rows,
-        text_columns=frozenset({0, 1}),
+        columns=[
+            Column("fact", itemgetter(0), name="fact", words=True),
+            Column("value", lambda row: _readable(*row), words=True),
+            Column(None, itemgetter(1), name="value"),
+        ],
+        records=[(name, value) for name, value in _flat("", facts) if name != "schema_version"],
         notes=[f"warning: {warning}" for warning in warnings],
     )
 
 
-def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
+def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
     for name, value in facts.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
@@ -33,7 +37,7 @@ def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             rows.append((path, " ".join(map(_item, value)) or "none"))
         else:
-            rows.append((path, _readable(name, value)))
+            rows.append((path, value))
     return rows
 
 
@@ -52,23 +56,24 @@ def _readable(name: str, value: object) -> str:
 
 def ceilings_table(ceilings: Ceilings) -> Table:
     """One row a ceiling: the median over rounds, its lowest and highest round, and the method that reached it."""
-    rows = [
-        [
-            name,
-            significant(ceiling.value),
-            ceiling.unit,
-            f"{significant(ceiling.low)} … {significant(ceiling.high)}",
-            str(ceiling.repeats),
-            ceiling.method,
-        ]
-        for name, ceiling in ceilings.figures.items()
+    columns: list[Column[tuple[str, Ceiling]]] = [
+        Column("ceiling", lambda row: row[0], name="ceiling", words=True),
+        Column("median", lambda row: row[1].value, significant, "median"),
+        Column("unit", lambda row: row[1].unit, name="unit", words=True),
+        *interval_columns(
+            lambda row: (row[1].low, row[1].high),
+            header="lowest … highest",
+            names=("lowest", "highest"),
+            form=lambda ends: " … ".join(significant(end or 0.0) for end in ends),
+        ),
+        Column("rounds", lambda row: row[1].repeats, name="rounds"),
+        Column("by", lambda row: row[1].method, name="by", words=True),
     ]
     disturbed = ceilings.disturbed()
     return Table(
         title="ceilings: the most that was reached on this machine, so lower bounds of what it can do",
-        header=["ceiling", "median", "unit", "lowest … highest", "rounds", "by"],
-        rows=rows,
-        text_columns=frozenset({0, 2, 5}),
+        columns=columns,
+        records=list(ceilings.figures.items()),
         notes=[
             *([f"DISTURBED, so no ceilings of this machine: {disturbed}."] if disturbed else []),
             *(f"left out: {name}: {why}" for name, why in ceilings.omitted.items()),

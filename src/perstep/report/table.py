@@ -1,17 +1,140 @@
-"""Tables: made once, shown as text, Markdown or CSV.
+"""Tables: rows under columns, shown as text or Markdown, and written as CSV or JSON.
 
-Cells are strings, ready to read; numbers for machines are in `results.json`.
+A column is specified once, as `Column`: what stands over it, what it says of a row, how a cell shows that, and its name
+in files. Cells are made for people, with no more digits than mean something; a file has the values themselves.
 """
 
 import csv
 import io
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter, itemgetter
+from typing import Any, Generic, Literal, TypeVar
+
+from perstep.report.format import interval, significant
 
 Output = Literal["table", "md", "json", "csv"]
 """How a command shows its tables."""
+Row = TypeVar("Row")
+Holder = TypeVar("Holder")
+Ends = tuple[float | None, float | None]
+"""The ends of an interval; None where there are too few rounds for one."""
+Unit = tuple[str, float]
+"""A unit's name and its size in that of the values, as `time_unit` gives it."""
 
+ABSENT = ""
+"""The value of a row of which a column says nothing."""
+MISSING = "–"
+"""The cell of a value that is None: there might have been one."""
 _NO_LIMIT = 100_000
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """One column.
+
+    Attributes:
+        header: what stands over it, without the unit; None if only files have the column.
+        value: what it says of a row, unrounded, in the unit that `name` ends with; None where it is missing, and
+            `ABSENT` where there is nothing to say.
+        form: a value that is not a word -> its cell.
+        name: in CSV and JSON; empty if only tables have the column.
+        unit: of the cells.
+        words: whether it is set to the left; numbers are set to the right.
+        optional: whether it is left out of a table in which no row has a value.
+        absent: the cell of a row of which it has nothing to say.
+    """
+
+    header: str | None
+    value: Callable[[Row], Any]
+    form: Callable[[Any], str] = str
+    name: str = ""
+    unit: str = ""
+    words: bool = False
+    optional: bool = False
+    absent: str = ABSENT
+
+    @property
+    def heading(self) -> str:
+        """The header with the unit: `95 % interval (µs)`, or `µs/step` alone."""
+        return f"{self.header} ({self.unit})" if self.header and self.unit else self.header or self.unit
+
+    def cell(self, row: Row) -> str:
+        """What a table shows of a row."""
+        value = self.value(row)
+        if value is None:
+            return MISSING
+        return (value or self.absent) if isinstance(value, str) else self.form(value)
+
+
+def in_files(*names: str) -> list[Column[Any]]:
+    """Columns that only files have: the attributes of a row with these names."""
+    return [Column(None, attrgetter(name), name=name) for name in names]
+
+
+def places(*names: str) -> list[Column[Any]]:
+    """Columns that only files have: the items of a row, under these names."""
+    return [Column(None, itemgetter(place), name=name) for place, name in enumerate(names)]
+
+
+def within(columns: Sequence[Column[Row]], of: Callable[[Holder], Row]) -> list[Column[Holder]]:
+    """The columns of a row for what holds that row: `of` takes it out."""
+
+    def taken(value: Callable[[Row], Any]) -> Callable[[Holder], Any]:
+        return lambda holder: value(of(holder))
+
+    return [replace(column, value=taken(column.value)) for column in columns]  # type: ignore[arg-type, misc]
+
+
+def time_column(
+    header: str,
+    ns: Callable[[Row], float | str | None],
+    unit: Unit,
+    *,
+    per: str = "",
+    name: str = "",
+    digits: int = 3,
+    optional: bool = False,
+) -> Column[Row]:
+    """A column of durations, in nanoseconds in files.
+
+    Args:
+        header: what stands over it, without the unit.
+        ns: the duration of a row.
+        unit: of the cells.
+        per: of what it is a duration, such as `/step`.
+        name: in files.
+        digits: significant ones of a cell.
+        optional: as in `Column`.
+    """
+    word, size = unit
+    return Column(header, ns, lambda found: significant(found / size, digits), name, word + per, optional=optional)
+
+
+def interval_columns(
+    ends: Callable[[Row], Ends | str],
+    unit: Unit = ("", 1.0),
+    *,
+    header: str = "95 % interval",
+    names: tuple[str, str] | None = ("ci_low_ns", "ci_high_ns"),
+    form: Callable[[Ends], str] | None = None,
+) -> list[Column[Row]]:
+    """An interval: one column of a table, two of a file.
+
+    Args:
+        ends: of the interval of a row.
+        unit: of the cells.
+        header: what stands over it, without the unit.
+        names: of its ends in files; None if files do not have it.
+        form: the ends -> the cell; three digits in the unit if None.
+    """
+
+    def end(place: int) -> Callable[[Row], float | str | None]:
+        return lambda row: found if isinstance(found := ends(row), str) else found[place]
+
+    word, size = unit
+    shown: Column[Row] = Column(header, ends, form or (lambda found: interval(found[0], found[1], size)), unit=word)
+    return [shown, *(Column[Row](None, end(place), name=name) for place, name in enumerate(names or ()))]
 
 
 @dataclass(frozen=True)
@@ -19,20 +142,39 @@ class Table:
     """A titled table.
 
     Attributes:
-        title: what it shows, with units where all columns share one.
-        header: column names.
-        rows: cells, one list a row.
-        text_columns: indices of columns that are words, set to the left; all others to the right.
+        title: what it shows.
+        columns: those that only files have are left out when it is shown.
+        records: the rows, of the kind that the columns take.
         notes: sentences under the table.
         rule_before: indices of rows above which a line is drawn.
     """
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
-    text_columns: frozenset[int] = frozenset({0})
+    columns: Sequence[Column[Any]]
+    records: Sequence[Any]
     notes: list[str] = field(default_factory=list)
     rule_before: frozenset[int] = frozenset()
+
+    @property
+    def shown(self) -> list[Column[Any]]:
+        """The columns that it has when it is shown."""
+
+        def is_empty(column: Column[Any]) -> bool:
+            return all(column.value(row) in (None, ABSENT) for row in self.records)
+
+        visible = [column for column in self.columns if column.header is not None]
+        return [column for column in visible if not (column.optional and is_empty(column))]
+
+    @property
+    def header(self) -> list[str]:
+        """What stands over the columns."""
+        return [column.heading for column in self.shown]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells, a list a row."""
+        shown = self.shown
+        return [[column.cell(row) for column in shown] for row in self.records]
 
 
 def to_text(table: Table) -> str:
@@ -42,8 +184,8 @@ def to_text(table: Table) -> str:
     from rich.table import Table as RichTable
 
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=None)
-    for column, name in enumerate(table.header):
-        grid.add_column(name, justify="left" if column in table.text_columns else "right", no_wrap=True)
+    for column in table.shown:
+        grid.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
     for index, row in enumerate(table.rows):
         if index in table.rule_before:
             grid.add_section()
@@ -61,17 +203,26 @@ def to_markdown(table: Table) -> str:
     def row(cells: list[str]) -> str:
         return "| " + " | ".join(" ".join(cell.split("\n")).replace("|", "\\|") for cell in cells) + " |"
 
-    ruler = ["---" if column in table.text_columns else "---:" for column in range(len(table.header))]
+    ruler = ["---" if column.words else "---:" for column in table.shown]
     lines = [f"**{table.title}**", "", row(table.header), row(ruler), *(row(cells) for cells in table.rows)]
     for note in table.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def to_csv(header: list[str], rows: list[list[object]]) -> str:
-    """Rows as CSV, quoted by RFC 4180, lines ended by a newline alone."""
+def to_records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as JSON has them: name -> value, of the columns that have a name."""
+    return [{column.name: column.value(row) for column in columns if column.name} for row in rows]
+
+
+def to_csv(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> str:
+    """Rows as CSV: the columns that have a name; quoted by RFC 4180, lines ended by a newline alone.
+
+    A list is written as its items with spaces between them.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(column.name for column in columns if column.name)
+    for record in to_records(columns, rows):
+        writer.writerow(" ".join(map(str, one)) if isinstance(one, list) else one for one in record.values())
     return buffer.getvalue()

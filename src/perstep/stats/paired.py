@@ -315,7 +315,7 @@ def read_interval(low: float | None, high: float | None, rounds: int, threshold:
         return Verdict.FASTER, "the interval lies below 0"
     if low > 0:
         return Verdict.SLOWER, "the interval lies above 0"
-    return Verdict.NOT_RESOLVED, f"the interval holds 0 and reaches beyond ±{100 * threshold:g} %"
+    return Verdict.NOT_RESOLVED, f"the interval includes 0 and reaches beyond ±{100 * threshold:g} %"
 
 
 def _missing(merged: Merged, needed: int) -> str:

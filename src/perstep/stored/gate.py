@@ -13,10 +13,11 @@ from enum import StrEnum
 import msgspec
 
 from perstep.errors import InputError
-from perstep.report import Table
+from perstep.report import Column, Table
 from perstep.report.format import percent
+from perstep.report.table import within
 from perstep.stored.between import PartChange, Run, SpreadOfRuns, StoredComparison, compare_runs
-from perstep.stored.show import comparison_notes, part_cells
+from perstep.stored.show import comparison_notes, part_columns
 
 DEFAULT_LIMITS = ("step:5%",)
 _LIMIT = re.compile(r"(?P<part>.+):(?P<percent>[0-9]+(\.[0-9]+)?) ?%")
@@ -127,22 +128,11 @@ def _finding(part: Judged) -> str:
 def gate_table(found: GateFindings) -> Table:
     """One row a limit, the conclusion under it."""
     ref, new = found.comparison.ref, found.comparison.new
-    rows = []
-    for part in found.parts:
-        *cells, _verdict = part_cells(part.change)
-        rows.append([*cells, f"+{percent(part.limit)}", part.outcome])
-    return Table(
-        title=f"perstep gate: {ref.name} → {new.name}",
-        header=[
-            "part",
-            f"{ref.name} (n={ref.rounds})",
-            f"{new.name} (n={new.rounds})",
-            "change",
-            "95 % interval",
-            "limit",
-            "outcome",
-        ],
-        rows=rows,
-        text_columns=frozenset({0, 6}),
-        notes=[found.conclusion, *comparison_notes(found.comparison)],
-    )
+    parts: list[Column[Judged]] = within(part_columns(found.comparison), lambda judged: judged.change)
+    columns: list[Column[Judged]] = [
+        *(column for column in parts if column.header != "verdict"),
+        Column("limit", lambda judged: judged.limit, lambda share: f"+{percent(share)}", "limit"),
+        Column("outcome", lambda judged: judged.outcome, name="outcome", words=True),
+    ]
+    notes = [found.conclusion, *comparison_notes(found.comparison)]
+    return Table(f"perstep gate: {ref.name} → {new.name}", columns, found.parts, notes)

@@ -1,13 +1,13 @@
 """A comparison of two stored runs as tables, in benchstat's manner: one row a part, one table a kind of step."""
 
-from perstep.report import Table
-from perstep.report.format import duration, percent
-from perstep.stored.between import PartChange, StoredComparison
+from dataclasses import replace
+from operator import attrgetter
 
-CSV_HEADER = [
-    "part", "kind", "ref_ns", "ref_ci_low_ns", "ref_ci_high_ns", "new_ns", "new_ci_low_ns", "new_ci_high_ns",
-    "change", "ci_low", "ci_high", "mde", "verdict", "reason",
-]  # fmt: skip
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import change_columns
+from perstep.report.format import duration, percent
+from perstep.report.table import in_files
+from perstep.stored.between import PartChange, RunFacts, StoredComparison
 
 
 def comparison_tables(found: StoredComparison) -> list[Table]:
@@ -22,34 +22,41 @@ def _table(found: StoredComparison, kind: str) -> Table:
     rows = [row for row in found.parts if row.kind == kind]
     return Table(
         title=f"{kind}: {found.ref.name} → {found.new.name}",
-        header=[
-            "part",
-            f"{found.ref.name} (n={found.ref.rounds})",
-            f"{found.new.name} (n={found.new.rounds})",
-            "change",
-            f"{found.confidence:.0%} interval".replace("%", " %"),
-            "verdict",
-        ],
-        rows=[part_cells(row) for row in rows],
-        text_columns=frozenset({0, 5}),
+        columns=part_columns(found),
+        records=rows,
         rule_before=frozenset({1}) if len(rows) > 1 else frozenset(),
         notes=_reasons(rows),
     )
 
 
-def part_cells(row: PartChange) -> list[str]:
-    """One row: part, both runs, change, interval, verdict."""
-    verdict = row.verdict
-    if row.mde is not None and not row.resolved:
-        verdict += f" (detectable: {_coarse(row.mde)})"
+def part_columns(found: StoredComparison) -> list[Column[PartChange]]:
+    """Part, both runs, change, interval, verdict."""
+    change, interval, *others, verdict = change_columns(lambda row: row, None)
+    confidence = f"{100 * found.confidence:.0f} % interval"
     return [
-        row.part,
-        _cost(row.ref_ns, row.ref_ci_low_ns, row.ref_ci_high_ns),
-        _cost(row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns),
-        row.percent(None),
-        row.interval(None),
-        verdict,
+        Column("part", lambda row: row.part, name="part", words=True),
+        *in_files("kind"),
+        *_run_columns("ref", found.ref),
+        *_run_columns("new", found.new),
+        change,
+        replace(interval, header=confidence),
+        *others,
+        Column("verdict", _verdict, words=True),
+        replace(verdict, header=None),
+        *in_files("reason"),
     ]
+
+
+def _run_columns(which: str, run: RunFacts) -> list[Column[PartChange]]:
+    """What one of the two runs says of a part."""
+    names = f"{which}_ns", f"{which}_ci_low_ns", f"{which}_ci_high_ns"
+    cost = attrgetter(*names)
+    return [Column(f"{run.name} (n={run.rounds})", lambda row: _cost(*cost(row))), *in_files(*names)]
+
+
+def _verdict(row: PartChange) -> str:
+    detectable = row.mde is not None and not row.resolved
+    return f"{row.verdict} (detectable: {_coarse(row.mde or 0.0)})" if detectable else row.verdict
 
 
 def _coarse(share: float) -> str:
@@ -84,6 +91,6 @@ def comparison_notes(found: StoredComparison) -> list[str]:
     return [*notes, *(f"{note}." for note in found.notes)]
 
 
-def comparison_rows(found: StoredComparison) -> list[list[object]]:
-    """Numbers for a CSV, under `CSV_HEADER`."""
-    return [[getattr(row, name) for name in CSV_HEADER] for row in found.parts]
+def comparison_csv(found: StoredComparison) -> str:
+    """A row a part, in nanoseconds."""
+    return to_csv(part_columns(found), found.parts)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
 from perstep.measure import Ledger
-from perstep.report import Table, to_csv
+from perstep.report import Column, Table
 from perstep.report.format import duration, percent, plural
-from perstep.report.ledger import ledger_png, ledger_table
+from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.watching.findings import SiteFindings, WatchFindings
@@ -31,7 +31,7 @@ def site_tables(site: SiteFindings) -> list[Table]:
 def _host_table(site: SiteFindings) -> Table:
     subject = f"{site.site}: {_subject(site)}"
     if site.main is None:
-        return Table(title=subject, header=["part"], rows=[], notes=["No step could be seen.", *site.notes])
+        return Table(subject, [Column("part", str, words=True)], [], notes=["No step could be seen.", *site.notes])
     calls = f"in {plural(site.calls, 'call')}"
     host = ", host time" if site.main.kind in site.device_ledgers else ""
     table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
@@ -118,17 +118,8 @@ def _prefill_title(site: SiteFindings) -> str:
 
 def csv(findings: WatchFindings) -> str:
     """A row a part of each ledger, in nanoseconds, with the call site."""
-    rows: list[list[object]] = []
-    for site in findings.sites:
-        for ledger in (site.decode, site.prefill):
-            if ledger is None:
-                continue
-            rows += [
-                [site.site, ledger.kind, name, part.ns_per_step, part.share, part.ci_low, part.ci_high]
-                for name, part in ledger.parts.items()
-            ]
-            rows.append([site.site, ledger.kind, "residual", ledger.residual_ns, ledger.residual_share, None, None])
-    return to_csv(["site", "kind", "part", "ns_per_step", "share", "ci_low_ns", "ci_high_ns"], rows)
+    seen = [(ledger, site.site) for site in findings.sites for ledger in (site.decode, site.prefill) if ledger]
+    return ledger_csv([ledger for ledger, _ in seen], sites=[site for _, site in seen])
 
 
 def summary(findings: WatchFindings) -> dict[str, Json]:

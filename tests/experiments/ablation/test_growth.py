@@ -56,7 +56,7 @@ def test_points_at_single_contexts_add_up_to_the_time_in_place() -> None:
     drawn = [float(line.split(",")[3]) for line in growth_csv(found).splitlines() if line.startswith("in place")]
     assert np.mean(drawn) == pytest.approx(part.in_place.estimate)
     notes = " ".join(tables(manifest, found)[1].notes)
-    assert "are 40 % of the time in place, and are multiplied by 2.50" in notes
+    assert "were 40 % of the time in place. They are multiplied by 2.50" in notes
 
 
 def test_a_quiet_part_is_shown_as_it_was_seen() -> None:

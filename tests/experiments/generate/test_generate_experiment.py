@@ -61,12 +61,12 @@ def test_measured_and_expected_stand_in_columns_of_their_own(words_run):
     assert "| cell | measured, of all | expected, of all | measured cold, of all | expected cold, of all |" in text
     assert "| 68.4 % |" in text
     assert "an interaction of -0.126 s (-4.0 %)" in text
-    assert "cold, s | graphs | breaks | recompiled" in text
+    assert "cold (s) | graphs | breaks | recompiled" in text
 
 
 def test_why_few_rounds_have_no_verdict_is_told(words_run):
     """Else `not resolved` beside a narrow interval would be a riddle."""
-    assert "A verdict needs 20 rounds; an interval stands without one." in (words_run / "README.md").read_text()
+    assert "A verdict needs 20 rounds; an interval alone needs fewer." in (words_run / "README.md").read_text()
 
 
 def test_a_report_is_made_again_from_the_samples(words_run, tmp_path):

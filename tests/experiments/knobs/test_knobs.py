@@ -242,7 +242,7 @@ def test_output_divides_by_forwards_and_shows_what_tokens_would_give(tiny_llama:
     assert findings.positions_ms == pytest.approx([0.001 * (5 + i) for i in range(15)])
     assert findings.invalid == ""
     (table,) = output.tables(made.manifest, findings)
-    assert [line[5] for line in table.rows] == ["–", "-50.0%", "-25.0%", "-6.2%"]
+    assert [line[5] for line in table.rows] == ["–", "-50.0 %", "-25.0 %", "-6.2 %"]
     assert {"output.png", "output.csv", "README.md"} <= set(output.files(made.manifest, findings))
 
 

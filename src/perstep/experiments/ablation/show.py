@@ -1,14 +1,20 @@
 """An ablation as tables, and its figures as CSV."""
 
-from perstep.experiments.ablation.cells import ALL
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from perstep.experiments.ablation.cells import ALL, Cell
 from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.experiments.ablation.samples import Conditions
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.measure.ledger import SCALE_SAID
-from perstep.report import Table, to_csv
-from perstep.report.change import CHANGE_HEADER
-from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import change_columns
+from perstep.report.format import duration, interval, overhead, percent, plural, significant, time_unit
+from perstep.report.table import ABSENT, places, time_column
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
 
@@ -23,77 +29,73 @@ def tables(manifest: Manifest, findings: AblationFindings) -> list[Table]:
 
 def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
     found, cold = findings.effects, findings.cold
-    unit, size = time_unit(cell.ns_per_step for cell in found.cells.values())
-    whole_unit, whole_size = time_unit(findings.pass_ns.values())
     every = found.cells[ALL].ns_per_step
-    header = ["cell", f"{unit}/step", f"{whole_unit} a pass", "of all", *CHANGE_HEADER]
-    if cold is not None:
-        header += ["cold, s", "graphs", "breaks", "recompiled"]
-    rows = []
-    for label, cell in found.cells.items():
-        row = [
-            label,
-            significant(cell.ns_per_step / size),
-            significant(findings.pass_ns[label] / whole_size),
-            percent(cell.ns_per_step / every),
-            *cell.cells(),
-        ]
-        if cold is not None:
-            c = cold[label]
-            row += [significant(c.ns / 1e9), str(c.graphs), str(c.graph_breaks), str(c.recompilations)]
-        rows.append(row)
+    unit = time_unit(cell.ns_per_step for cell in found.cells.values())
+    pass_unit = time_unit(findings.pass_ns.values())
+
+    def of_cold(header: str, field: str) -> Column[tuple[str, Cell]]:
+        value = attrgetter(field)
+        return Column(header, lambda row: ABSENT if cold is None else value(cold[row[0]]), optional=True)
+
+    columns: list[Column[tuple[str, Cell]]] = [
+        Column("cell", lambda row: row[0], words=True),
+        time_column("", lambda row: row[1].ns_per_step, unit, per="/step"),
+        time_column("a pass", lambda row: findings.pass_ns[row[0]], pass_unit),
+        Column("of all", lambda row: row[1].ns_per_step / every, percent),
+        *change_columns(lambda row: row[1], prefix=None),
+        replace(of_cold("cold", "ns"), form=lambda ns: significant(ns / 1e9), unit="s"),
+        of_cold("graphs", "graphs"),
+        of_cold("breaks", "graph_breaks"),
+        of_cold("recompiled", "recompilations"),
+    ]
     forwards = plural(findings.forwards_per_pass, "forward")
-    notes = [f"{forwards} a pass in every cell · {plural(found.rounds, 'round')} · a pass is the step times these"]
+    notes = [f"every cell makes {forwards} a pass, each counted as a step · {plural(found.rounds, 'round')}"]
     if cold is not None:
         compiled = typed(manifest, Conditions).compiled
         notes.append(
-            f"Warm times are those of compiled calls ({compiled}); cold is each cell's first "
-            "pass with nothing compiled or stored, once, so without an interval."
+            f"All other times are of compiled calls ({compiled}). Cold is each cell's first pass with nothing compiled"
+            " or stored. It was measured once, so it has no interval."
         )
     if found.rounds < MIN_ROUNDS_FOR_VERDICT:
-        notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval stands without one.")
-    notes += precision_notes(findings)
-    if findings.invalid:
-        notes.append(f"INVALID: {findings.invalid}")
+        notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval alone needs fewer.")
+    notes += qualifying_notes(findings)
     name = typed(manifest, Model).name
-    return Table(f"{name}: a step with and without each part", header, rows, frozenset({0, 6}), notes)
+    return Table(f"{name}: a step with and without each part", columns, list(found.cells.items()), notes)
 
 
 def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # noqa: ARG001 - as the other table
     found = findings.effects
     unit, size = time_unit([found.total.estimate])
-    header = ["part", "taken away", "added alone", "Shapley", "share of all", "in place", "in place, share"]
-    rows = [
-        [
-            name,
-            _cell(part.leave_one_out, size),
-            _cell(part.add_one_in, size),
-            "–" if part.shapley is None else _cell(part.shapley, size),
-            "–" if part.share is None else percent(part.share.estimate),
-            _cell(findings.parts[name].in_place, size),
-            percent(findings.parts[name].in_place_share),
-        ]
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "taken away": part.leave_one_out,
+            "added alone": part.add_one_in,
+            "Shapley": part.shapley,
+            "share of all": None if part.share is None else part.share.estimate,
+            "in place": findings.parts[name].in_place,
+            "in place, share": findings.parts[name].in_place_share,
+        }
         for name, part in found.parts.items()
-    ]
+    }
     marked = len(rows)
-    rows += [
-        [f"interaction {names.replace('*', ' × ')}", _cell(effect, size), "", "", "", "", ""]
-        for names, effect in found.interaction.items()
-    ]
-    share = percent(found.total.estimate / found.cells[ALL].ns_per_step)
-    rows.append(["all together", _cell(found.total, size), "", _cell(found.total, size), share, "", ""])
+    for names, effect in found.interaction.items():
+        rows[f"interaction {names.replace('*', ' × ')}"] = {"taken away": effect}
+    share = found.total.estimate / found.cells[ALL].ns_per_step
+    rows["all together"] = {"taken away": found.total, "Shapley": found.total, "share of all": share}
     notes = [part.agreement for part in findings.parts.values()]
     notes += [f"{name}: {part.reason}." for name, part in found.parts.items() if part.reason]
     notes += [_growth_sentence(name, findings) for name in findings.parts]
     cost = findings.overhead
-    notes.append(
-        "What the marks cost is not resolved."
-        if cost.ci_low is None or cost.ci_high is None
-        else f"Instrumentation overhead of marked calls: {percent(cost.estimate)}"
-        f" [{100 * cost.ci_low:.1f}, {100 * cost.ci_high:.1f}]."
-    )
+    notes.append(f"Marked calls: instrumentation {overhead(cost.estimate, cost.ci_low, cost.ci_high)}.")
     notes += findings.notes
-    return Table(f"parts, {unit} a step", header, rows, frozenset({0}), notes, frozenset({marked}))
+
+    def column(header: str) -> Column[tuple[str, dict[str, Any]]]:
+        form, word = (percent, "") if "share" in header else (partial(_cell, size=size), unit)
+        return Column(header, lambda row: row[1].get(header, ABSENT), form, unit=word)
+
+    part: Column[tuple[str, Any]] = Column("part", itemgetter(0), words=True)
+    columns = [part, *map(column, next(iter(rows.values())))]
+    return Table("what each part costs in a step", columns, list(rows.items()), notes, frozenset({marked}))
 
 
 def _cell(effect: Effect, size: float) -> str:
@@ -130,30 +132,30 @@ def _scaled(growth: Growth) -> str:
     if 1 / SCALE_SAID <= growth.scale_factor <= SCALE_SAID:
         return ""
     return (
-        f" The machine was disturbed in different steps: medians at single contexts are"
-        f" {percent(1 / growth.scale_factor, 0)} of the time in place, and are multiplied by"
-        f" {significant(growth.scale_factor)} to agree with it."
+        f" The machine was disturbed in different steps, so the medians at single contexts were"
+        f" {percent(1 / growth.scale_factor, 0)} of the time in place. They are multiplied by"
+        f" {significant(growth.scale_factor)}."
     )
+
+
+Cost = tuple[str, str, int | None, float, float | None, float | None]
+"""What kind of cost, of which cell or part, at how many tokens in the context; nanoseconds a step and their ends."""
+COST: list[Column[Cost]] = places("what", "of", "context_tokens", "ns_per_step", "ci_low_ns", "ci_high_ns")
 
 
 def csv(findings: AblationFindings) -> str:
     """A row a cell, effect and in-place time, in nanoseconds a step."""
-    rows: list[list[object]] = []
-    for label, cell in findings.effects.cells.items():
-        rows.append(["cell", label, cell.ns_per_step, None, None])
-    rows.append(_row("total", "all", findings.effects.total))
-    for name, part in findings.effects.parts.items():
-        rows.append(_row("taken away", name, part.leave_one_out))
-        rows.append(_row("added alone", name, part.add_one_in))
-        if part.effect is not None:
-            rows.append(_row("effect", name, part.effect))
-        if part.shapley is not None:
-            rows.append(_row("shapley", name, part.shapley))
-        rows.append(_row("in place", name, findings.parts[name].in_place))
-    for names, effect in findings.effects.interaction.items():
-        rows.append(_row("interaction", names, effect))
-    return to_csv(["what", "of", "ns_per_step", "ci_low_ns", "ci_high_ns"], rows)
-
-
-def _row(what: str, of: str, effect: Effect) -> list[object]:
-    return [what, of, effect.estimate, effect.ci_low, effect.ci_high]
+    found = findings.effects
+    effects: list[tuple[str, str, Effect | None]] = [("total", "all", found.total)]
+    for name, part in found.parts.items():
+        effects += [
+            ("taken away", name, part.leave_one_out),
+            ("added alone", name, part.add_one_in),
+            ("effect", name, part.effect),
+            ("shapley", name, part.shapley),
+            ("in place", name, findings.parts[name].in_place),
+        ]
+    effects += [("interaction", names, effect) for names, effect in found.interaction.items()]
+    rows: list[Cost] = [("cell", label, None, cell.ns_per_step, None, None) for label, cell in found.cells.items()]
+    rows += [(what, of, None, one.estimate, one.ci_low, one.ci_high) for what, of, one in effects if one]
+    return to_csv([column for column in COST if column.name != "context_tokens"], rows)

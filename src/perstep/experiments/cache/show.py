@@ -5,20 +5,19 @@ hollow. Both axes are logarithmic, so that a power is a straight line.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.experiments.cache.samples import Workload
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
-from perstep.report import Table, to_csv
-from perstep.report.format import interval, percent, significant
+from perstep.report import Column, Table, to_csv
+from perstep.report.format import percent, significant
 from perstep.report.plot import draw_png
+from perstep.report.table import in_files, interval_columns, to_records
 from perstep.report.words import render
 from perstep.runs import Manifest, encode_json
 
@@ -30,113 +29,117 @@ DARK, LIGHT, WARM = "#1f3b5c", "#5d93b8", "#a8611a"
 TITLE_WIDTH = 88  # characters of a line
 
 
-@dataclass(frozen=True)
-class MemoryCurves:
-    """Bytes at each context; None where they were not measured or theory has none."""
-
-    contexts: list[int]
-    allocated: list[int]
-    used: list[int]
-    theory: list[int | None]
-    resident: list[int | None]
-    page_bound: list[int | None]
+_S: Column[Point] = Column("S", lambda p: p.S, "{:,}".format, "S")
 
 
-@dataclass(frozen=True)
-class LatencyCurve:
-    """One arm: measured milliseconds, a fit and theory at the same contexts.
-
-    Attributes:
-        label: what the arm is.
-        contexts: where it was measured.
-        measured_ms: there.
-        ends_ms: the ends of its interval there, or None.
-        fitted: contexts that the fit has seen; the others are hollow.
-        fit_ms: of the fit, or nothing.
-        theory_ms: prediction, or nothing.
-        form: of the fit, in letters.
-    """
-
-    label: str
-    contexts: list[int]
-    measured_ms: list[float]
-    ends_ms: list[tuple[float, float] | None]
-    fitted: list[int]
-    fit_ms: list[float]
-    theory_ms: list[float]
-    form: str
+def _bytes_column(header: str, name: str) -> Column[Point]:
+    return Column(header, attrgetter(name), "{:,}".format, name, "bytes")
 
 
-def memory_png(curves: MemoryCurves, *, title: str, preallocated: bool) -> bytes:
-    """Allocated, used and resident bytes against the context.
+MEMORY: tuple[Column[Point], ...] = (
+    _bytes_column("used", "cache_bytes"),
+    _bytes_column("allocated", "cache_bytes_allocated"),
+    _bytes_column("used, theory", "theory_bytes"),
+    _bytes_column("allocated, theory", "theory_bytes_allocated"),
+    _bytes_column("resident", "rss_growth_bytes"),
+    _bytes_column("whole pages of the used", "rss_page_bound_bytes"),
+)
 
-    Args:
-        curves: the figures.
-        title: the finding.
-        preallocated: the cache is allocated whole before it is filled.
-    """
+
+def _step_columns(arm: str) -> list[Column[Point]]:
+    """A step with a cache, or without: measured, its interval, and theory."""
+    name, low, high = f"{'un' * (arm == WITHOUT)}cached", f"{arm}_cache_low_ms", f"{arm}_cache_high_ms"
+    measured, theory = f"per_token_ms_{arm}_cache", f"theory_ms_{arm}_cache"
+    return [
+        Column(name, attrgetter(measured), significant, measured, "ms"),
+        *interval_columns(attrgetter(low, high), ("ms", 1.0), names=(low, high)),
+        *in_files(f"{arm}_cache_repetitions"),
+        Column(f"{name}, theory", attrgetter(theory), significant, theory, "ms"),
+    ]
+
+
+LATENCY: tuple[Column[Point], ...] = (*_step_columns(WITH), *_step_columns(WITHOUT))
+
+
+def _known(points: Sequence[Point], name: str) -> tuple[list[int], list[Any]]:
+    """The contexts at which something is known, and what."""
+    known = [(p.S, value) for p in points if (value := getattr(p, name)) is not None]
+    return [S for S, _ in known], [value for _, value in known]
+
+
+def memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
+    """Allocated, used and resident bytes against the context; the title says the finding."""
+    points, error = findings.points, findings.memory_max_relative_error_to_theory
+    found = (
+        "grows linearly"
+        if error is None
+        else "is what shapes say, to the byte"
+        if error == 0
+        else f"is within {percent(error, 2)} of theory"
+    )
+    w = typed(manifest, Workload)
+    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {found}"
+    preallocated = w.capacity is not None
 
     def draw(figure: "Figure") -> None:
         ax = figure.subplots()
-        x = curves.contexts
+        x, allocated = _known(points, "cache_bytes_allocated")
+        used, resident = [p.cache_bytes for p in points], _known(points, "rss_growth_bytes")
         if preallocated:
-            ax.plot(x, curves.allocated, color=WARM, linewidth=2, label="allocated: buffers, whatever they hold")
-        theory = [(S, size) for S, size in zip(x, curves.theory, strict=True) if size is not None]
-        if theory:
-            ax.plot(*zip(*theory, strict=True), color=DARK, linewidth=1.6, label="used, theory: 2·L·H_kv·d_h·S·B·bytes")
-        ax.plot(x, curves.used, "o", color=DARK, markersize=6, label="used, from the live buffers")
-        bound = [(S, size) for S, size in zip(x, curves.page_bound, strict=True) if size is not None]
-        seen = [(S, size) for S, size in zip(x, curves.resident, strict=True) if size is not None]
-        if bound:
-            ax.plot(*zip(*bound, strict=True), ":", color=LIGHT, linewidth=2, label="used, rounded up to whole pages")
-        if seen:
-            ax.plot(*zip(*seen, strict=True), "s", color=LIGHT, markersize=6, label="resident (RSS), fresh process")
+            ax.plot(x, allocated, color=WARM, linewidth=2, label="allocated: buffers, whatever they hold")
+        for name, style, words in (
+            ("theory_bytes", ("-", DARK, 1.6), "used, theory: 2·L·H_kv·d_h·S·B·bytes"),
+            ("cache_bytes", ("o", DARK, 1.5), "used, from the live buffers"),
+            ("rss_page_bound_bytes", (":", LIGHT, 2.0), "used, rounded up to whole pages"),
+            ("rss_growth_bytes", ("s", LIGHT, 1.5), "resident (RSS), fresh process"),
+        ):
+            if _known(points, name)[0]:
+                shape, colour, width = style
+                ax.plot(*_known(points, name), shape, color=colour, linewidth=width, markersize=6, label=words)
         if preallocated:
             ax.annotate(
                 "pre-allocation hides the growth:\nthe buffers are as large at the first token as at the last",
-                (x[0], curves.allocated[0]),
+                (x[0], allocated[0]),
                 xytext=(6, 10),
                 textcoords="offset points",
                 fontsize=9,
             )
         _log_axes(ax, x, "bytes of the cache")
         ax.yaxis.set_major_formatter(lambda value, _: _bytes(value))
-        high = max([*curves.allocated, *(size for _, size in seen)])
-        ax.set_ylim(min(curves.used) / 1.6, high * 3)
+        ax.set_ylim(min(used) / 1.6, 3 * max([*allocated, *resident[1]]))
         ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=10.5)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
 
     return draw_png(8, 5.4, draw)
 
 
-def latency_png(
-    curves: Sequence[LatencyCurve],
-    *,
-    title: str,
-    crossover: float | None,
-    changes_of_regime: Sequence[tuple[float, str]],
-) -> bytes:
-    """One decode step against the context, with and without a cache.
+def latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:
+    """One decode step against the context, with and without a cache; the title says the finding.
 
     Args:
-        curves: with a cache, then without.
-        title: the finding.
-        crossover: the context where the curves cross, if they do.
-        changes_of_regime: where a curve changes its power, in rising order, and what changes there.
+        manifest: of the run.
+        findings: the points and the fits.
+        regimes: where a curve changes its power, in rising order, and what changes there.
     """
+    S, ms = times_of(findings.points, WITH)
+    grown = significant(ms[-1] / ms[0])
+    title = f"{name_of(manifest)}: with a cache the step grows {grown}× from S = {S[0]:,} to {S[-1]:,}"
+    alone, alone_ms = times_of(findings.points, WITHOUT)
+    if alone:
+        longer = significant(alone_ms[-1] / dict(zip(S, ms, strict=True))[alone[-1]])
+        title += f"; without one it is {longer}× as long at {alone[-1]:,}"
 
     def draw(figure: "Figure") -> None:
         ax = figure.subplots()
-        for curve, colour, marker in zip(curves, (DARK, WARM), ("o", "s"), strict=True):
-            _draw_curve(ax, curve, colour, marker)
-        contexts = sorted({S for curve in curves for S in curve.contexts})
-        _log_axes(ax, contexts, "ms for one decode step")
+        _draw_curve(ax, findings.points, WITH, findings.with_cache)
+        _draw_curve(ax, findings.points, WITHOUT, claimed_without(findings))
+        _log_axes(ax, sorted({*S, *alone}), "ms for one decode step")
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         low, high = ax.get_ylim()
-        ax.set_ylim(low / 1.3, high * (1.3 + len(changes_of_regime)))
-        said = [*changes_of_regime]
-        if crossover is not None:
-            said.append((crossover, f"crossover at S = {significant(crossover)}"))
+        ax.set_ylim(low / 1.3, high * (1.3 + len(regimes)))
+        said = [*regimes]
+        if findings.crossover_S is not None:
+            said.append((findings.crossover_S, f"crossover at S = {significant(findings.crossover_S)}"))
         for line, (at, words) in enumerate(said):
             _say(ax, at, words, line)
         ax.set_title(fill(title, TITLE_WIDTH), loc="left", fontsize=10.5)
@@ -145,35 +148,28 @@ def latency_png(
     return draw_png(8, 6, draw)
 
 
-def _draw_curve(ax: "Axes", curve: LatencyCurve, colour: str, marker: str) -> None:
-    pairs = list(zip(curve.contexts, curve.measured_ms, strict=True))
-    seen = [pair for pair in pairs if pair[0] in curve.fitted or not curve.fitted]
-    held = [pair for pair in pairs if pair not in seen]
-    for context, ends in zip(curve.contexts, curve.ends_ms, strict=True):
-        if ends is not None:
-            ax.plot([context, context], ends, color=colour, linewidth=1.4)
-    if seen:
-        ax.plot(*zip(*seen, strict=True), marker, color=colour, markersize=7, label=f"{curve.label}, measured")
-    if held:
-        ax.plot(
-            *zip(*held, strict=True),
-            marker,
-            markerfacecolor="white",
-            markeredgecolor=colour,
-            markeredgewidth=1.6,
-            markersize=7,
-            label=f"{curve.label}, measured, held out of the fit",
-        )
-    if curve.fit_ms:
-        ax.plot(curve.contexts, curve.fit_ms, ":", color=colour, linewidth=2, label=f"{curve.label}, fit {curve.form}")
-    if curve.theory_ms:
-        ax.plot(
-            curve.contexts,
-            curve.theory_ms,
-            color=colour,
-            linewidth=1.2,
-            label=f"{curve.label}, theory from measured ceilings, no fit",
-        )
+def _draw_curve(ax: "Axes", points: Sequence[Point], arm: str, fit: Fit) -> None:
+    """What was measured, hollow where the fit has not seen it, the fit, and theory where it has all points."""
+    label, colour, marker = ("with a cache", DARK, "o") if arm == WITH else ("without", WARM, "s")
+    pairs = list(zip(*times_of(points, arm), strict=True))
+    for point in points:
+        ends = getattr(point, f"{arm}_cache_low_ms"), getattr(point, f"{arm}_cache_high_ms")
+        if None not in ends:
+            ax.plot([point.S, point.S], ends, color=colour, linewidth=1.4)
+    for held, words in ((False, "measured"), (True, "measured, held out of the fit")):
+        shown = [pair for pair in pairs if bool(fit.fitted_S and pair[0] not in fit.fitted_S) == held]
+        if shown:
+            (dots,) = ax.plot(*zip(*shown, strict=True), marker, color=colour, markersize=7, label=f"{label}, {words}")
+            if held:
+                dots.set(markerfacecolor="white", markeredgewidth=1.6)
+    S = [context for context, _ in pairs]
+    if fit.predicted_ms:
+        fitted = [fit.predicted_ms[str(x)] for x in S]
+        ax.plot(S, fitted, ":", color=colour, linewidth=2, label=f"{label}, fit {fit.form}")
+    at, theory = _known([p for p in points if p.S in S], f"theory_ms_{arm}_cache")
+    if at and at == S:
+        words = f"{label}, theory from measured ceilings, no fit"
+        ax.plot(at, theory, color=colour, linewidth=1.2, label=words)
 
 
 def _log_axes(ax: "Axes", contexts: Sequence[int], unit: str) -> None:
@@ -227,22 +223,21 @@ def tables(manifest: Manifest, findings: CacheFindings) -> list[Table]:
 
 def csv(findings: CacheFindings) -> str:
     """A row a context: every field of a point."""
-    return _csv(findings, list(Point.__struct_fields__))
+    return to_csv([_S, *MEMORY, *LATENCY], findings.points)
 
 
 def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
     """Both curves as JSON, CSV and picture, and `README.md`."""
-    memory = [name for name in Point.__struct_fields__ if name == "S" or "bytes" in name]
-    latency = [name for name in Point.__struct_fields__ if name == "S" or name == "cache_bytes" or "bytes" not in name]
+    memory, latency, points = [_S, *MEMORY], [_S, MEMORY[0], *LATENCY], findings.points
     w = typed(manifest, Workload)
     facts = {"model": name_of(manifest), "cache": w.cache, "batch": w.batch}
     regimes = changes_of_regime(findings)
     return {
-        "memory.json": encode_json({**facts, "points": _rows(findings, memory)}),
+        "memory.json": encode_json({**facts, "points": to_records(memory, points)}),
         "latency.json": encode_json(
             {
                 **facts,
-                "points": _rows(findings, latency),
+                "points": to_records(latency, points),
                 "fits": {
                     "with_cache": findings.with_cache,
                     "without_cache": findings.without_cache,
@@ -253,10 +248,10 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
                 "left_out": findings.left_out,
             }
         ),
-        "memory.csv": _csv(findings, memory).encode(),
-        "latency.csv": _csv(findings, latency).encode(),
-        "memory.png": _memory_png(manifest, findings),
-        "latency.png": _latency_png(manifest, findings, regimes),
+        "memory.csv": to_csv(memory, points).encode(),
+        "latency.csv": to_csv(latency, points).encode(),
+        "memory.png": memory_png(manifest, findings),
+        "latency.png": latency_png(manifest, findings, regimes),
         "README.md": render(
             __package__,
             manifest=manifest,
@@ -336,60 +331,30 @@ def changes_of_regime(findings: CacheFindings) -> list[tuple[float, str]]:
     ]
 
 
-def _rows(findings: CacheFindings, names: list[str]) -> list[dict[str, Any]]:
-    return [{name: row[name] for name in names} for row in map(msgspec.to_builtins, findings.points)]
-
-
-def _csv(findings: CacheFindings, names: list[str]) -> str:
-    return to_csv(names, [[row[name] for name in names] for row in _rows(findings, names)])
-
-
 def _latency(manifest: Manifest, findings: CacheFindings) -> Table:
-    rows = [
-        [
-            f"{p.S:,}",
-            _ms(p.per_token_ms_with_cache),
-            interval(p.with_cache_low_ms, p.with_cache_high_ms),
-            _ms(p.theory_ms_with_cache),
-            _ms(p.per_token_ms_without_cache),
-            interval(p.without_cache_low_ms, p.without_cache_high_ms),
-            _ms(p.theory_ms_without_cache),
-            _ratio(p.per_token_ms_without_cache, p.per_token_ms_with_cache),
-        ]
-        for p in findings.points
-    ]
     w = typed(manifest, Workload)
     notes = [f"Crossover: {findings.crossover}.", *(f"Left out: {reason}." for reason in findings.left_out)]
     notes += theory_notes(findings)
-    notes += precision_notes(findings)
+    notes += qualifying_notes(findings)
     return Table(
-        title=f"one decode step, ms: {name_of(manifest)}, {w.cache} cache, batch {w.batch}",
-        header=["S", "with", "95 %", "theory", "without", "95 %", "theory", "without/with"],
-        rows=rows,
-        text_columns=frozenset(),
+        title=f"one decode step: {name_of(manifest)}, {w.cache} cache, batch {w.batch}",
+        columns=[_S, *LATENCY, Column("uncached/cached", _ratio, lambda ratio: f"{significant(ratio)}×")],
+        records=findings.points,
         notes=notes,
     )
 
 
+def _ratio(p: Point) -> float | None:
+    alone, cached = p.per_token_ms_without_cache, p.per_token_ms_with_cache
+    return None if alone is None or not cached else alone / cached
+
+
 def _memory(manifest: Manifest, findings: CacheFindings) -> Table:
-    rows = [
-        [
-            f"{p.S:,}",
-            f"{p.cache_bytes:,}",
-            _count(p.theory_bytes),
-            f"{p.cache_bytes_allocated:,}",
-            _count(p.theory_bytes_allocated),
-            _count(p.rss_growth_bytes),
-            _count(p.rss_page_bound_bytes),
-        ]
-        for p in findings.points
-    ]
     error = findings.memory_max_relative_error_to_theory
     return Table(
-        title=f"bytes of the cache: {name_of(manifest)}, {typed(manifest, Workload).cache} cache",
-        header=["S", "used", "theory", "allocated", "theory", "resident", "whole pages of the used"],
-        rows=rows,
-        text_columns=frozenset(),
+        title=f"memory of the cache: {name_of(manifest)}, {typed(manifest, Workload).cache} cache",
+        columns=[_S, *MEMORY],
+        records=findings.points,
         notes=[
             "No formula for this architecture." if error is None else f"Largest error to theory: {percent(error, 2)}."
         ],
@@ -400,39 +365,30 @@ def _fits(findings: CacheFindings) -> Table:
     fits = [("with a cache", findings.with_cache), ("without", findings.without_cache)]
     if findings.without_cache_by_theory is not None:
         fits.insert(1, ("without", findings.without_cache_by_theory))
-    rows = []
-    for name, fit in fits:
-        name += ", claimed" if fit.claimed else ", beside it"
-        if fit.reason:
-            rows.append([name, fit.form, "–", "–", "–", "–"])
-            continue
-        rows.append(
-            [
-                name,
-                fit.form,
-                _coefficients(fit),
-                percent(fit.interleaved_error or 0.0),
-                percent(fit.beyond_error or 0.0),
-                f"{fit.r_squared:.4f}",
-            ]
-        )
     notes = [f"No fit {name}, {fit.form}: {fit.reason}." for name, fit in fits if fit.reason]
     notes += [
         f"{fit.form} ({name}) misses the held-out S = {missed} by more than {percent(PREDICTS, 0)}: "
-        "predict nothing beyond the measured contexts from it."
+        "do not predict beyond the measured contexts with it."
         for name, fit in fits
         if fit.claimed and (missed := misses(fit))
     ]
     if findings.without_cache_by_theory is not None:
         notes.append(
-            "T(S) is theory's own curve, nothing of it fitted. κ: how many times as long as at the measured ceilings a "
-            "step takes to grow. a: what T's constant lacks (below 0: has too much)."
+            "T(S) is theory's own curve; nothing in it is fitted. κ is the measured growth over that of T, and a is"
+            " added to T."
         )
+    columns: list[Column[tuple[str, Fit]]] = [
+        Column("steps", lambda row: f"{row[0]}, {'claimed' if row[1].claimed else 'beside it'}", words=True),
+        Column("form", lambda row: row[1].form, words=True),
+        Column("coefficients", lambda row: None if row[1].reason else _coefficients(row[1]), words=True),
+        Column("largest error between", lambda row: row[1].interleaved_error, percent),
+        Column("one octave beyond", lambda row: row[1].beyond_error, percent),
+        Column("R²", lambda row: row[1].r_squared, "{:.4f}".format),
+    ]
     return Table(
         title="fits, judged on contexts they have not seen (coefficients in ms; κ is a number)",
-        header=["steps", "form", "coefficients", "largest error between", "one octave beyond", "R²"],
-        rows=rows,
-        text_columns=frozenset({0, 1, 2}),
+        columns=columns,
+        records=fits,
         notes=notes,
     )
 
@@ -440,75 +396,3 @@ def _fits(findings: CacheFindings) -> Table:
 def _coefficients(fit: Fit) -> str:
     names = [letter for letter in fit.form if letter in "αβabcκ"]
     return ", ".join(f"{name} = {significant(c)}" for name, c in zip(names, fit.coefficients_ms, strict=True))
-
-
-def _memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
-    points = findings.points
-    curves = MemoryCurves(
-        contexts=[p.S for p in points],
-        allocated=[p.cache_bytes_allocated for p in points],
-        used=[p.cache_bytes for p in points],
-        theory=[p.theory_bytes for p in points],
-        resident=[p.rss_growth_bytes for p in points],
-        page_bound=[p.rss_page_bound_bytes for p in points],
-    )
-    error = findings.memory_max_relative_error_to_theory
-    found = (
-        "grows linearly"
-        if error is None
-        else "is what shapes say, to the byte"
-        if error == 0
-        else f"is within {percent(error, 2)} of theory"
-    )
-    w = typed(manifest, Workload)
-    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {found}"
-    return memory_png(curves, title=title, preallocated=w.capacity is not None)
-
-
-def _latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[tuple[float, str]]) -> bytes:
-    curves = [
-        _curve(findings, WITH, "with a cache", findings.with_cache),
-        _curve(findings, WITHOUT, "without", claimed_without(findings)),
-    ]
-    S, ms = times_of(findings.points, WITH)
-    grown = significant(ms[-1] / ms[0])
-    title = f"{name_of(manifest)}: with a cache the step grows {grown}× from S = {S[0]:,} to {S[-1]:,}"
-    alone, alone_ms = times_of(findings.points, WITHOUT)
-    if alone:
-        longer = significant(alone_ms[-1] / dict(zip(S, ms, strict=True))[alone[-1]])
-        title += f"; without one it is {longer}× as long at {alone[-1]:,}"
-    return latency_png(curves, title=title, crossover=findings.crossover_S, changes_of_regime=regimes)
-
-
-def _curve(findings: CacheFindings, arm: str, label: str, fit: Fit) -> LatencyCurve:
-    S, ms = times_of(findings.points, arm)
-    points = [p for p in findings.points if p.S in S]
-    theory = [p.theory_ms_with_cache if arm == WITH else p.theory_ms_without_cache for p in points]
-    ends = [
-        (p.with_cache_low_ms, p.with_cache_high_ms)
-        if arm == WITH
-        else (p.without_cache_low_ms, p.without_cache_high_ms)
-        for p in points
-    ]
-    return LatencyCurve(
-        label=label,
-        contexts=S,
-        measured_ms=ms,
-        ends_ms=[(low, high) if low is not None and high is not None else None for low, high in ends],
-        fitted=fit.fitted_S,
-        fit_ms=[fit.predicted_ms[str(x)] for x in S] if fit.predicted_ms else [],
-        theory_ms=[x for x in theory if x is not None] if None not in theory else [],
-        form=fit.form,
-    )
-
-
-def _ms(value: float | None) -> str:
-    return "–" if value is None else significant(value)
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
-
-
-def _ratio(above: float | None, below: float | None) -> str:
-    return "–" if above is None or not below else f"{significant(above / below)}×"

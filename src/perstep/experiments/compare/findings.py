@@ -185,7 +185,7 @@ def _notes(conditions: Conditions, rounds: int) -> list[str]:
     if rounds < MIN_ROUNDS_FOR_VERDICT:
         seconds = conditions.round_ns * MIN_ROUNDS_FOR_VERDICT / 1e9
         notes.append(
-            f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds. At the pace of the warm-up they take"
+            f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds. At the speed of the warm-up they take"
             f" {significant(seconds, 2)} s: give --budget {ceil(1.2 * seconds)}s."
         )
     return notes

@@ -1,14 +1,21 @@
 """The findings of `compare` as tables, CSV and README."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
-from perstep.experiments.compare.findings import CompareFindings
-from perstep.report import Table, to_csv
-from perstep.report.change import CHANGE_HEADER, TimeChange
-from perstep.report.format import plural, significant, time_unit
+from perstep.experiments.compare.findings import ArmResult, CompareFindings
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import TimeChange, change_columns
+from perstep.report.format import plural, time_unit
+from perstep.report.table import ABSENT, Unit, time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
+
+Clocked = Callable[[ArmResult], TimeChange]
+"""An arm's time by one clock."""
+_ARM: Column[ArmResult] = Column("arm", lambda arm: arm.name, name="arm", words=True)
 
 
 def comparison_tables(found: CompareFindings) -> list[Table]:
@@ -18,48 +25,40 @@ def comparison_tables(found: CompareFindings) -> list[Table]:
     turns = {"processes": ", each with new processes that took turns"}.get(
         found.replicates, " in one process, in which the arms took turns"
     )
-    wall = {arm.name: arm.wall for arm in found.arms.values()}
     title = plural(found.rounds, "round") + turns + hit
-    tables = [_table(title, "", wall, found, notes=found.notes)]
+    tables = [_table(title, "", attrgetter("wall"), found, notes=found.notes)]
     if found.busy:
-        processor = {arm.name: arm.processor for arm in found.arms.values()}
         notes = ["Processor time leaves out all waiting: it is not the time that a caller waits."]
-        tables.append(_table("Processor time of the same rounds", "processor ", processor, found, notes=notes))
+        of = attrgetter("processor")
+        tables.append(_table("Processor time of the same rounds", "processor", of, found, notes=notes))
     return tables
 
 
-def _table(
-    title: str, time: str, shown: Mapping[str, TimeChange], found: CompareFindings, *, notes: list[str]
-) -> Table:
-    unit, size = time_unit(arm.ns for arm in shown.values())
-    rows = [
-        [
-            name,
-            significant(arm.ns / size, 4),
-            *(["reference", "", ""] if name == found.reference else arm.cells(2)),
-            "" if arm.mde is None else f"{100 * arm.mde:.2g} %",
-        ]
-        for name, arm in shown.items()
-    ]
+def _table(title: str, clock: str, of: Clocked, found: CompareFindings, *, notes: list[str]) -> Table:
+    shown = {arm.name: of(arm) for arm in found.arms.values()}
+    unit = time_unit(arm.ns for arm in shown.values())
     reasons = [f"{name}: {arm.reason}" for name, arm in shown.items() if arm.reason and arm.reason not in arm.verdict]
-    return Table(
-        title=title,
-        header=["arm", f"{time}{unit}/call", *CHANGE_HEADER, "detectable"],
-        rows=rows,
-        text_columns=frozenset({0, 4}),
-        notes=[*reasons, *notes],
-    )
+    columns = [_ARM, *_time_columns(clock, of, unit)]
+    return Table(title, columns, list(found.arms.values()), notes=[*reasons, *notes])
+
+
+def _time_columns(clock: str, of: Clocked, unit: Unit) -> list[Column[ArmResult]]:
+    """An arm's time by one clock and its change."""
+    prefix = f"{clock}_" if clock else ""
+    change, *others = change_columns(of, 2, prefix=prefix)
+    return [
+        time_column(clock, lambda arm: of(arm).ns, unit, per="/call", name=f"{prefix}ns_per_call", digits=4),
+        replace(change, absent="reference"),
+        *others,
+        Column("detectable", lambda arm: of(arm).mde or ABSENT, lambda mde: f"{100 * mde:.2g} %"),
+    ]
 
 
 def csv(findings: CompareFindings) -> str:
     """A row an arm: its wall time, then its processor time."""
-    numbers = ["change", "ci_low", "ci_high", "mde", "verdict"]
-    columns = ["ns_per_call", *numbers]
-    rows: list[list[object]] = [
-        [arm.name, *(getattr(time, name) for time in (arm.wall, arm.processor) for name in ("ns", *numbers))]
-        for arm in findings.arms.values()
-    ]
-    return to_csv(["arm", *columns, *(f"processor_{column}" for column in columns)], rows)
+    wall = _time_columns("", attrgetter("wall"), ("ns", 1.0))
+    processor = _time_columns("processor", attrgetter("processor"), ("ns", 1.0))
+    return to_csv([_ARM, *wall, *processor], list(findings.arms.values()))
 
 
 def tables(manifest: Manifest, findings: CompareFindings) -> list[Table]:  # noqa: ARG001 - the experiments' signature

@@ -9,8 +9,9 @@ say what shape to expect, not what number.
 from perstep.experiments.ablation.findings import AblationFindings
 from perstep.experiments.conditions import typed
 from perstep.experiments.generate.samples import Workload
-from perstep.report import Table
+from perstep.report import Column, Table
 from perstep.report.format import percent, signed_percent
+from perstep.report.table import ABSENT
 from perstep.runs import Manifest
 
 SOURCE = "NVIDIA GB10, batch 3, 32 words, after and before torch.compile; one run a cell"
@@ -23,22 +24,24 @@ def expected_table(manifest: Manifest, findings: AblationFindings) -> Table | No
     cells = findings.effects.cells
     if set(cells) != set(WARM_S) or typed(manifest, Workload).preset != "words":
         return None
-    header = ["cell", "measured, of all", "expected, of all"]
-    if findings.cold is not None:
-        header += ["measured cold, of all", "expected cold, of all"]
-    rows = []
-    for label, cell in cells.items():
-        row = [label, percent(cell.ns_per_step / cells["all"].ns_per_step), percent(WARM_S[label] / WARM_S["all"])]
-        if findings.cold is not None:
-            cold = findings.cold[label].ns / findings.cold["all"].ns
-            row += [percent(cold), percent(COLD_S[label] / COLD_S["all"])]
-        rows.append(row)
+    cold = findings.cold
+
+    def cold_share(label: str) -> float | str:
+        return ABSENT if cold is None else cold[label].ns / cold["all"].ns
+
+    columns: list[Column[str]] = [
+        Column("cell", str, words=True),
+        Column("measured, of all", lambda label: cells[label].ns_per_step / cells["all"].ns_per_step, percent),
+        Column("expected, of all", lambda label: WARM_S[label] / WARM_S["all"], percent),
+        Column("measured cold, of all", cold_share, percent, optional=True),
+        Column("expected cold, of all", lambda label: cold and COLD_S[label] / COLD_S["all"], percent, optional=True),
+    ]
     saved = WARM_S["all"] - WARM_S["none"]
     interaction = WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"] + WARM_S["none"]
     sum_of_two = 2 * WARM_S["all"] - WARM_S["without utf8"] - WARM_S["without word"]
     note = (
-        f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])} where both "
+        f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])}, but both "
         f"together save {percent(saved / WARM_S['all'])}: an interaction of {interaction:+.3f} s "
         f"({signed_percent(interaction / WARM_S['all'])}) that no table of one part at a time shows."
     )
-    return Table("measured here and published", header, rows, notes=[note])
+    return Table("measured here and published", columns, list(cells), notes=[note])

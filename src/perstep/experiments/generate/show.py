@@ -7,7 +7,7 @@ import numpy as np
 
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings
-from perstep.experiments.ablation.show import csv, growth_words
+from perstep.experiments.ablation.show import COST, Cost, csv, growth_words
 from perstep.experiments.ablation.show import tables as ablation_tables
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.generate.expected import expected_table
@@ -133,12 +133,12 @@ def _draw_growth(ax: "Axes", name: str, findings: AblationFindings) -> None:
 
 def growth_csv(findings: AblationFindings) -> str:
     """The numbers of the picture: the cells, and each part's cost at each context."""
-    rows: list[list[object]] = []
     every = findings.effects.cells[ALL].ns_per_step
+    rows: list[Cost] = []
     for label, cell in findings.effects.cells.items():
         low, high = (None if end is None else every * (1 + end) for end in (cell.ci_low, cell.ci_high))
-        rows.append(["cell", label, None, cell.ns_per_step, low, high])
+        rows.append(("cell", label, None, cell.ns_per_step, low, high))
     for name, part in findings.parts.items():
         for context, ns in zip(part.growth.context, part.growth.ns, strict=True):
-            rows.append(["in place", name, context, ns, None, None])
-    return to_csv(["what", "of", "context_tokens", "ns_per_step", "ci_low_ns", "ci_high_ns"], rows)
+            rows.append(("in place", name, context, ns, None, None))
+    return to_csv(COST, rows)

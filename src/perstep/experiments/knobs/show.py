@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import of_each_model, typed
-from perstep.experiments.knobs.findings import KnobFindings, ModelFindings, SampleRow, Summary
+from perstep.experiments.knobs.findings import KnobFindings, SampleRow, Summary
 from perstep.experiments.knobs.latency_model import StageFit
 from perstep.experiments.knobs.samples import Workload
-from perstep.report import Table
-from perstep.report.format import interval, percent, plural, significant
+from perstep.report import Column, Table, to_csv
+from perstep.report.format import percent, plural, significant
 from perstep.report.panels import Panel, Series, grid_png
-from perstep.report.table import to_csv
+from perstep.report.table import in_files, interval_columns
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -53,31 +54,29 @@ def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
     """
     if not findings.models:
         return [(manifest, findings)]
-    return [
-        (of_each_model(manifest)[name], _alone(findings, name, own))
+    return [(of_each_model(manifest)[name], found) for name, found in _alone(findings).items()]
+
+
+def _alone(findings: KnobFindings) -> dict[str, KnobFindings]:
+    """The findings of each of several models of which there is a sample."""
+    return {
+        name: msgspec.structs.replace(
+            findings,
+            model=name,
+            summary=[s for s in findings.summary if s.model == name],
+            all_samples=[s for s in findings.all_samples if s.model == name],
+            models={},
+            **msgspec.structs.asdict(own),
+        )
         for name, own in findings.models.items()
         if any(s.samples for s in findings.summary if s.model == name)
-    ]
-
-
-def _alone(findings: KnobFindings, name: str, own: ModelFindings) -> KnobFindings:
-    return msgspec.structs.replace(
-        findings,
-        model=name,
-        summary=[s for s in findings.summary if s.model == name],
-        all_samples=[s for s in findings.all_samples if s.model == name],
-        models={},
-        **msgspec.structs.asdict(own),
-    )
+    }
 
 
 def unmeasured(findings: KnobFindings) -> list[str]:
     """A sentence for each of several models of which there is no sample."""
-    return [
-        f"{name}: {own.unresolved}"
-        for name, own in findings.models.items()
-        if not any(s.samples for s in findings.summary if s.model == name)
-    ]
+    measured = _alone(findings)
+    return [f"{name}: {own.unresolved}" for name, own in findings.models.items() if name not in measured]
 
 
 def tables_of(
@@ -139,11 +138,7 @@ def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[st
     """The headline of the model, or of each of several."""
     if not findings.models:
         return headline(findings)
-    each = {
-        name: headline(_alone(findings, name, own))
-        for name, own in findings.models.items()
-        if any(s.samples for s in findings.summary if s.model == name)
-    }
+    each = {name: headline(found) for name, found in _alone(findings).items()}
     return {"headline": "; ".join(f"{name}: {own['headline']}" for name, own in each.items()), "models": each}
 
 
@@ -153,22 +148,55 @@ FAR_APART = 20
 _MORE_THAN_A_LINE = 3
 """Points from which on a line can fail to go through them."""
 
-ShownColumn = tuple[str, Callable[[Summary], str]]
+
+def milliseconds(header: str, ms: Callable[[Summary], float | None], name: str = "") -> Column[Summary]:
+    """A column of durations in milliseconds."""
+    return Column(header, ms, significant, name, "ms")
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number, or a dash."""
-    return "–" if value is None else significant(value, digits)
+def share(header: str, value: Callable[[Summary], float | None]) -> Column[Summary]:
+    """A column of shares, as percentages."""
+    return Column(header, value, percent)
 
 
-def share(value: float | None) -> str:
-    """A share as a percentage, or a dash."""
-    return "–" if value is None else percent(value)
+def _quality(header: str | None, name: str, form: Callable[[Any], str], unit: str = "") -> Column[Summary]:
+    """What a configuration's predictions are worth, in a table only where they were looked at."""
+
+    def value(s: Summary) -> Any:
+        return None if s.quality is None else getattr(s.quality, name)
+
+    return Column(header, value, form, name, unit, optional=True)
 
 
-def step_interval(s: Summary) -> str:
-    """The interval of the decode step."""
-    return interval(s.decode_step_ci_low, s.decode_step_ci_high)
+SUMMARY: tuple[Column[Summary], ...] = (
+    Column("configuration", lambda s: s.label, name="label", words=True),
+    *in_files("num_active_blocks", "num_total_blocks"),
+    Column("", lambda s: s.num_input_text_tokens, "{:,}".format, "num_input_text_tokens", "text tokens"),
+    Column("", lambda s: s.num_vision_tokens, "{:,}".format, "num_vision_tokens", "vision tokens"),
+    *in_files("num_output_tokens", "top_k", "experts_implementation"),
+    Column("", lambda s: s.syncs_per_step, significant, "syncs_per_step", "syncs/step"),
+    *in_files("samples"),
+    milliseconds("prefill", lambda s: s.prefill_ms, "prefill_ms"),
+    milliseconds("vision encoder", lambda s: s.vision_ms, "vision_ms"),
+    milliseconds("whole call", lambda s: s.total_ms, "total_ms"),
+    milliseconds("decode forward", lambda s: s.decode_ms, "decode_ms"),
+    milliseconds("decode step", lambda s: s.decode_step_ms, "decode_step_ms"),
+    *interval_columns(
+        lambda s: (s.decode_step_ci_low, s.decode_step_ci_high),
+        ("ms", 1.0),
+        names=("decode_step_ci_low", "decode_step_ci_high"),
+    ),
+    Column("Pareto", lambda s: s.pareto, lambda best: "yes" if best else "", "pareto", optional=True),
+    *in_files("failed", "active_block_indices"),
+    _quality("perplexity", "perplexity", lambda value: significant(value, 4)),
+    _quality("KL", "kl", "{:.3g}".format, "nats"),
+    _quality("top-1 agreement", "top1_agreement", percent),
+    _quality(None, "random_weights", str),
+    *in_files("model"),
+)
+"""What there is of a configuration. Files have all that has a name; each experiment's table shows some."""
+QUALITY = ("perplexity", "KL", "top-1 agreement", "Pareto")
+STEP = ("prefill", "decode forward", "decode step", "95 % interval")
 
 
 def doubt(findings: KnobFindings) -> str:
@@ -187,30 +215,25 @@ def random_quality(findings: KnobFindings) -> list[str]:
     return ["The weights are random: KL, agreement and Pareto say nothing of a trained model."] if random else []
 
 
-def quality_columns(findings: KnobFindings) -> list[ShownColumn]:
-    """Perplexity where there is a text, divergence and agreement, and who is not beaten."""
-    if not has_quality(findings):
-        return []
-    columns: list[ShownColumn] = [
-        ("KL (nats)", lambda s: "–" if s.quality is None else f"{s.quality.kl:.3g}"),
-        ("top-1 agreement", lambda s: share(s.quality.top1_agreement if s.quality else None)),
-        ("Pareto", lambda s: "yes" if s.pareto else ""),
-    ]
-    if any(s.quality is not None and s.quality.perplexity is not None for s in findings.summary):
-        columns.insert(0, ("perplexity", lambda s: number(s.quality.perplexity if s.quality else None, 4)))
-    return columns
+def one_table(
+    title: str, findings: KnobFindings, label: str, columns: Sequence[str | Column[Summary]], notes: Sequence[str]
+) -> Table:
+    """A row a configuration; what failed and what is not resolved stands below.
 
-
-def one_table(title: str, findings: KnobFindings, columns: Sequence[ShownColumn], notes: Sequence[str]) -> Table:
-    """A row a configuration; what failed and what is not resolved stands below."""
+    Args:
+        title: what was measured.
+        findings: of one model.
+        label: over the configurations.
+        columns: those of `SUMMARY` by their header, or others.
+        notes: sentences under the table.
+    """
+    known = {column.header or column.unit: column for column in SUMMARY}
     failed = [f"{s.label}: {s.failed} ({s.samples} samples kept)" for s in findings.summary if s.failed]
-    unresolved = [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []
-    invalid = [f"INVALID: {findings.invalid}"] if findings.invalid else []
     return Table(
-        title=title,
-        header=[name for name, _ in columns],
-        rows=[[cell(s) for _, cell in columns] for s in findings.summary],
-        notes=[*notes, *random_quality(findings), *failed, *unresolved, *invalid],
+        title,
+        [replace(SUMMARY[0], header=label), *(known[one] if isinstance(one, str) else one for one in columns)],
+        findings.summary,
+        [*notes, *random_quality(findings), *failed, *qualifying_notes(findings)],
     )
 
 
@@ -321,29 +344,12 @@ def knob_files(
 
 def samples_csv(findings: KnobFindings) -> bytes:
     """Every call as a row, columns in the units of `results.json`."""
-    names = list(SampleRow.__struct_fields__)
-    rows: list[list[object]] = []
-    for sample in findings.all_samples:
-        values = msgspec.structs.asdict(sample)
-        values["active_block_indices"] = " ".join(map(str, sample.active_block_indices))
-        rows.append([values[name] for name in names])
-    return to_csv(names, rows).encode()
+    return to_csv(in_files(*SampleRow.__struct_fields__), findings.all_samples).encode()
 
 
 def summary_csv(findings: KnobFindings) -> str:
     """Every configuration as a row of plain numbers."""
-    plain = (
-        "label", "num_active_blocks", "num_total_blocks", "num_input_text_tokens", "num_vision_tokens",
-        "num_output_tokens", "top_k", "experts_implementation", "syncs_per_step", "samples", "prefill_ms", "vision_ms",
-        "total_ms", "decode_ms", "decode_step_ms", "decode_step_ci_low", "decode_step_ci_high", "pareto", "failed",
-    )  # fmt: skip
-    quality = ("perplexity", "kl", "top1_agreement", "random_weights")
-    rows: list[list[object]] = []
-    for s in findings.summary:
-        scores = [None if s.quality is None else getattr(s.quality, name) for name in quality]
-        blocks = " ".join(map(str, s.active_block_indices))
-        rows.append([*(getattr(s, name) for name in plain), blocks, *scores, s.model])
-    return to_csv([*plain, "active_block_indices", *quality, "model"], rows)
+    return to_csv(SUMMARY, findings.summary)
 
 
 def latency_model_json(findings: KnobFindings) -> bytes:

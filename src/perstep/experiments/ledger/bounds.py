@@ -49,7 +49,11 @@ MOST_CONTEXTS = 16
 
 OR = " or "
 """Between the terms that may bind."""
-_INTERVAL = "Bounds are of the best round of each ceiling; at their medians up to {} more."
+_INTERVAL = "Bounds use the best round of each ceiling. With the median rounds they would be up to {} higher."
+_TERMS = {
+    "dispatch": "Dispatch is the time that calling the library's functions takes.",
+    "packing": "Packing is the copying of weights that a library does before some products.",
+}
 BEATEN = "faster than its bound; not judged"
 """In place of the bound of a part that proves nothing about the ceilings."""
 
@@ -102,6 +106,7 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
             each.step_ns,
             [
                 *([_INTERVAL.format(percent(each.interval))] if each.step_ns is not None else []),
+                *(words for term, words in _TERMS.items() if any(term in part.binds for part in each.parts.values())),
                 *each.withdrawn,
             ],
         )

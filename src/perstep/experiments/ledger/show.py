@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.bounds import columns_of
@@ -12,7 +12,15 @@ from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
 from perstep.experiments.ledger.samples import Conditions, Workload
 from perstep.report import Table
 from perstep.report.format import duration, plural
-from perstep.report.ledger import headline_interval, largest_words, ledger_csv, ledger_png, ledger_table, share_words
+from perstep.report.ledger import (
+    headline_interval,
+    largest_words,
+    ledger_csv,
+    ledger_png,
+    ledger_table,
+    overhead_words,
+    share_words,
+)
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -40,7 +48,7 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
                     detail=manifest.plan.get("device_detail") or "parts",
                 )
             )
-    made[0].notes.extend(precision_notes(findings))
+    made[0].notes.extend(qualifying_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
     made[0].notes.extend(typed(manifest, Conditions).notes)
@@ -66,6 +74,7 @@ def files(manifest: Manifest, findings: LedgerFindings) -> Mapping[str, bytes]:
             boundaries=_boundaries(manifest, findings),
             bounding_sentence=bounding_sentence,
             headline_interval=headline_interval,
+            overhead_words=overhead_words,
             largest_words=largest_words,
             share_words=share_words,
         ),

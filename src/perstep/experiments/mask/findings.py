@@ -23,6 +23,7 @@ from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, w
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
+from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
 from perstep.stats import (
     Change,
@@ -145,16 +146,12 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     over_hot_high: float | None
 
 
-class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm of a cell.
+class Arm(RelativeChange, frozen=True, kw_only=True):
+    """One arm of a cell, and how its step differs from the one without a mask.
 
     Attributes:
         engine: its name; `no mask` for none.
         per_step_ms: the step without marks; under a mask the step without one, times `ratio`.
-        ratio: to the step without a mask; None for that itself.
-        ratio_low: lower end of its interval, or None.
-        ratio_high: its upper end, or None.
-        verdict: read off the interval.
         tokens_per_s: of the whole batch.
         mask_share: of the instrumented step that is fill, accept and apply.
         mask_share_low: lower end of its interval, or None.
@@ -166,10 +163,6 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: str
     per_step_ms: float
-    ratio: float | None
-    ratio_low: float | None
-    ratio_high: float | None
-    verdict: str
     tokens_per_s: float
     mask_share: float
     mask_share_low: float | None
@@ -177,6 +170,16 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     fill: Fill | None
     differing_choices: float
     ledger: Ledger
+
+    @property
+    def ratio(self) -> float | None:
+        """Its step over the one without a mask; None for that itself."""
+        return None if self.change is None else 1 + self.change
+
+    @property
+    def ratio_ends(self) -> tuple[float | None, float | None]:
+        """The ends of the ratio's interval; None where there are too few rounds for one."""
+        return None if self.ci_low is None else 1 + self.ci_low, None if self.ci_high is None else 1 + self.ci_high
 
     def part_ns(self, part: str) -> float:
         """What a part takes of the step without marks, by its share of the one with marks; 0 where it does not occur.
@@ -268,8 +271,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         per_step_ms_with_mask=arm.per_step_ms,
         ratio=arm.ratio,
         engine=arm.engine,
-        ratio_low=arm.ratio_low,
-        ratio_high=arm.ratio_high,
+        ratio_low=arm.ratio_ends[0],
+        ratio_high=arm.ratio_ends[1],
         cells=cells,
         builds=conditions.builds,
         curves=find_curves(conditions.curves, conditions.predictions, samples),
@@ -369,15 +372,11 @@ def _arm(
     name: str, rounds: Sequence[ArmRound], ledger: Ledger, change: Change | None, batch: int, comparisons: int
 ) -> Arm:
     assert ledger.plain_step_ns is not None  # noqa: S101 - every round has steps without marks
-    ratio, ratio_low, ratio_high = _ratio(change)
     low, high = _mask_share_ends(rounds, ledger, comparisons)
-    arm = Arm(
+    arm = Arm.of(
+        change,
         engine=name,
         per_step_ms=ledger.plain_step_ns / 1e6,
-        ratio=ratio,
-        ratio_low=ratio_low,
-        ratio_high=ratio_high,
-        verdict=change.label if change else "",
         tokens_per_s=batch * 1e9 / ledger.plain_step_ns,
         mask_share=ledger.tree["mask"].share if "mask" in ledger.tree else 0.0,
         mask_share_low=low,
@@ -387,13 +386,6 @@ def _arm(
         ledger=ledger,
     )
     return arm if name == NO_MASK else msgspec.structs.replace(arm, fill=_fill(rounds, arm, comparisons))
-
-
-def _ratio(change: Change | None) -> tuple[float | None, float | None, float | None]:
-    """A change as a ratio: the estimate, and the ends of its interval."""
-    ends = (change.estimate, change.ci_low, change.ci_high) if change else (None, None, None)
-    estimate, low, high = (None if end is None else 1 + end for end in ends)
-    return estimate, low, high
 
 
 def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: int) -> tuple[float | None, float | None]:
@@ -418,7 +410,8 @@ def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
 def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     in_place = np.array([each.parts["mask.fill"] for each in rounds])
     hot = np.array([each.hot_fill_ns.mean() for each in rounds])
-    ratio, low, high = _ratio(paired_change(hot, in_place.mean(axis=1), comparisons=comparisons))
+    change = paired_change(hot, in_place.mean(axis=1), comparisons=comparisons)
+    ratio, low, high = (None if end is None else 1 + end for end in (change.estimate, change.ci_low, change.ci_high))
     in_place_us = arm.part_ns("mask.fill") / 1e3
     p99 = percentile(in_place.ravel(), 99)
     return Fill(
@@ -481,7 +474,7 @@ def _why_invalid(cell: CellFinding) -> str:
 
 
 def _unresolved(cells: Sequence[CellFinding], samples: Sequence[Sample], precision: float | None) -> str:
-    without = [f"{arm.engine} at {cell.key}" for cell in cells for arm in cell.arms[1:] if arm.ratio_low is None]
+    without = [f"{arm.engine} at {cell.key}" for cell in cells for arm in cell.arms[1:] if arm.ci_low is None]
     shown = ", ".join(without[:3]) + (f" and {len(without) - 3} others" if len(without) > 3 else "")
     missing = f"no interval for {shown}: {len(samples)} {TOO_FEW}" if without else ""
     return why_unresolved(missing, resolved_by(samples).half_width, precision)

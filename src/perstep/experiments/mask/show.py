@@ -5,15 +5,17 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from perstep._json import Json
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
+from perstep.experiments.mask.roofline import RooflinePoint
 from perstep.experiments.mask.samples import LeftOut, Workload
 from perstep.measure import RESIDUAL
-from perstep.report import Table, to_csv
+from perstep.report import Column, Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, part_colour
+from perstep.report.table import ABSENT, in_files, places, time_column, within
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -22,16 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MASK_PARTS = ("mask.fill", "mask.accept", "mask.apply")
-_DASH = "–"
 
 
 def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     """Steps by cell; then what is built before them, fills against size, the roofline, what was left out."""
     made = [_cell_table(cell, manifest) for cell in findings.cells]
     made[-1].notes.extend(findings.notes)
-    made[-1].notes.extend(precision_notes(findings))
-    if findings.invalid:
-        made[0].notes.append(f"INVALID: {findings.invalid}")
+    made[-1].notes.extend(qualifying_notes(findings))
     made.append(_build_table(findings.builds))
     if findings.curves:
         made.append(_curve_table(findings.curves))
@@ -50,51 +49,60 @@ def subject(cell: CellFinding) -> str:
 
 
 def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
-    w = typed(manifest, Workload)
-    rows = [
-        [
-            arm.engine,
-            significant(arm.per_step_ms),
-            *_ratio_cells(arm),
-            *(_micros(arm, part) for part in MASK_PARTS),
-            significant(arm.fill.hot_us) if arm.fill else "",
-            percent(arm.mask_share) if arm.fill else "",
-            significant(arm.tokens_per_s),
-        ]
-        for arm in cell.arms
-    ]
     return Table(
-        title=f"{typed(manifest, Model).name}, {subject(cell)}: a decode step under the mask of {w.schema}",
-        header=[
-            "engine", "ms/step", "ratio", "95 % interval", "fill µs", "accept µs", "apply µs", "fill µs, hot",
-            "mask", "tokens/s",
-        ],
-        rows=rows,
+        title=f"{typed(manifest, Model).name}, {subject(cell)}: a decode step under the mask of"
+        f" {typed(manifest, Workload).schema}",
+        columns=[*_ARM, *_STEP],
+        records=cell.arms,
         notes=[_cell_note(cell, manifest)],
         rule_before=frozenset({1}),
-    )  # fmt: skip
+    )
 
 
-def _ratio_cells(arm: Arm) -> list[str]:
-    """The ratio and its interval; a ratio without one is not shown."""
+def _ratio_ends(arm: Arm) -> str:
+    """The interval of a ratio; a ratio without one is not shown."""
     if arm.ratio is None:
-        return [_DASH, ""]
-    if arm.ratio_low is None:
-        return [_DASH, NOT_RESOLVED]
-    return [significant(arm.ratio), interval(arm.ratio_low, arm.ratio_high)]
+        return ABSENT
+    return NOT_RESOLVED if arm.ci_low is None else interval(*arm.ratio_ends)
+
+
+def _part_column(part: str) -> Column[Arm]:
+    def ns(arm: Arm) -> float | str:
+        return arm.part_ns(part) if part in arm.ledger.parts else ABSENT
+
+    return time_column(part.removeprefix("mask."), ns, _MICROSECONDS)
+
+
+NOT_RESOLVED = "not resolved"
+"""What stands in place of a ratio that has no interval."""
+_MICROSECONDS, _MILLISECONDS = ("µs", 1e3), ("ms", 1e6)
+_ARM: list[Column[Arm]] = [
+    Column("engine", lambda arm: arm.engine, name="engine", words=True),
+    *in_files("ratio"),
+]
+_STEP: list[Column[Arm]] = [
+    Column("", lambda arm: arm.per_step_ms, significant, unit="ms/step"),
+    Column("ratio", lambda arm: None if arm.ci_low is None else arm.ratio, significant),
+    Column("95 % interval", _ratio_ends),
+    *map(_part_column, MASK_PARTS),
+    Column("fill, repeated", lambda arm: arm.fill.hot_us if arm.fill else ABSENT, significant, unit="µs"),
+    Column("mask", lambda arm: arm.mask_share if arm.fill else ABSENT, percent),
+    Column("", lambda arm: arm.tokens_per_s, significant, unit="tokens/s"),
+]
 
 
 def ratio_words(arm: Arm) -> str:
     """How a step compares with the one without a mask: `1.26 times as long [1.20, 1.31]`."""
-    return _times(arm.ratio, arm.ratio_low, arm.ratio_high, "as long")
+    return _times(arm.ratio, *arm.ratio_ends, "as long")
 
 
 def speed_words(arm: Arm) -> str:
     """What is left of the tokens a second: `79.4 % of that [76.3 %, 83.3 %]`, with a word where it is under half."""
-    if arm.ratio is None or arm.ratio_low is None or arm.ratio_high is None:
+    low, high = arm.ratio_ends
+    if arm.ratio is None or low is None or high is None:
         return NOT_RESOLVED
-    ends = f"[{percent(1 / arm.ratio_high)}, {percent(1 / arm.ratio_low)}]"
-    half = ", **less than half**" if arm.ratio_low > 2 else ""
+    ends = f"[{percent(1 / high)}, {percent(1 / low)}]"
+    half = ", **less than half**" if low > 2 else ""
     return f"{percent(1 / arm.ratio)} of that {ends}{half}"
 
 
@@ -134,98 +142,76 @@ def _overhead(cell: CellFinding) -> str:
     return f" · instrumentation overhead at most {percent(max(known))}" if len(known) == len(highs) else ""
 
 
-def _micros(arm: Arm, part: str) -> str:
-    return significant(arm.part_ns(part) / 1e3) if part in arm.ledger.parts else ""
+_BUILD: list[Column[Build]] = [
+    Column("engine", lambda build: build.engine, words=True),
+    Column("vocabulary", lambda build: build.vocab, words=True),
+    Column("complexity", lambda build: build.complexity),
+    time_column("once a vocabulary", lambda build: build.setup_ns, _MILLISECONDS),
+    time_column("once a schema", lambda build: build.build_ns, _MILLISECONDS),
+    time_column("to the first mask", lambda build: build.first_mask_ns, _MILLISECONDS),
+    time_column("from the disk cache", lambda build: build.from_disk_ns, _MILLISECONDS),
+]
 
 
 def _build_table(builds: Sequence[Build]) -> Table:
-    rows = [
-        [
-            build.engine,
-            build.vocab,
-            str(build.complexity),
-            _millis(build.setup_ns),
-            _millis(build.build_ns),
-            _millis(build.first_mask_ns),
-            _DASH if build.from_disk_ns is None else _millis(build.from_disk_ns),
-        ]
-        for build in builds
-    ]
-    return Table(
-        title="before the first step, ms",
-        header=[
-            "engine", "vocabulary", "complexity", "once a vocabulary", "once a schema", "to the first mask",
-            "from the disk cache",
-        ],
-        rows=rows,
-        text_columns=frozenset({0, 1}),
-        notes=["To the first mask: from the schema, with everything for the vocabulary there; nothing cached."],
-    )  # fmt: skip
+    note = "To the first mask: from the schema, after what is made once a vocabulary; nothing is cached."
+    return Table("before the first step", _BUILD, builds, [note])
 
 
-def _millis(ns: float) -> str:
-    return significant(ns / 1e6)
+_CURVE: list[Column[Curve]] = [
+    Column("engine", lambda curve: curve.engine, words=True),
+    Column("complexity", lambda curve: curve.complexity),
+    Column("slope", lambda curve: curve.slope_ns_per_token, significant, unit="ns/token"),
+    Column("exponent", lambda curve: curve.exponent, lambda exponent: significant(exponent, 2)),
+    Column("error between", lambda curve: curve.interleaved_error, percent),
+    Column("error beyond", lambda curve: curve.beyond_error, percent),
+    Column("predicted at 50,000", lambda curve: curve.predicted_us, significant, unit="µs"),
+    Column("measured", lambda curve: curve.measured_us, significant, unit="µs"),
+    Column("off by", lambda curve: curve.prediction_error, percent),
+]
 
 
 def _curve_table(curves: Sequence[Curve]) -> Table:
-    rows = [
-        [
-            curve.engine,
-            str(curve.complexity),
-            significant(curve.slope_ns_per_token),
-            significant(curve.exponent, 2),
-            percent(curve.interleaved_error),
-            percent(curve.beyond_error),
-            _DASH if curve.predicted_us is None else significant(curve.predicted_us),
-            _DASH if curve.measured_us is None else significant(curve.measured_us),
-            _DASH if curve.prediction_error is None else percent(curve.prediction_error),
-        ]
-        for curve in curves
-    ]
     return Table(
-        title="one fill against the vocabulary's size, hot",
-        header=[
-            "engine", "complexity", "slope, ns/token", "exponent", "error between", "error beyond",
-            "predicted at 50,000, µs", "measured, µs", "off by",
-        ],
-        rows=rows,
+        title="one fill against the vocabulary's size, repeated with nothing between",
+        columns=_CURVE,
+        records=curves,
         notes=[
             "The error is the largest at sizes that the fit did not see. Exponent 1 is linear, 0 flat.",
             "The prediction was made from sizes up to 32,768, before anything larger was measured.",
         ],
-    )  # fmt: skip
+    )
+
+
+def _bandwidth(spot: RooflinePoint) -> str | None:
+    return None if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} at {spot.level}"
+
+
+_SPOT: list[Column[RooflinePoint]] = [
+    Column("vocabulary", lambda spot: spot.cell.split("/")[0], words=True),
+    Column("engine", lambda spot: spot.engine, words=True),
+    Column("part", lambda spot: spot.part, words=True),
+    Column("time", lambda spot: spot.ns, duration),
+    Column("", lambda spot: spot.operations_per_s / 1e9, significant, unit="Gop/s"),
+    Column("", lambda spot: spot.bytes_per_s / 1e9, significant, unit="GB/s"),
+    Column("", lambda spot: spot.intensity, lambda intensity: significant(intensity, 2), unit="op/byte"),
+    Column("of compute", lambda spot: spot.share_of_compute, percent),
+    Column("of bandwidth", _bandwidth, words=True),
+    Column("bound by", lambda spot: "not judged" if spot.withdrawn else spot.bound_by, words=True),
+]
 
 
 def _roofline_table(findings: MaskFindings) -> Table:
-    rows = [
-        [
-            spot.cell.split("/")[0],
-            spot.engine,
-            spot.part,
-            duration(spot.ns),
-            significant(spot.operations_per_s / 1e9),
-            significant(spot.bytes_per_s / 1e9),
-            significant(spot.intensity, 2),
-            _DASH if spot.share_of_compute is None else percent(spot.share_of_compute),
-            _DASH if spot.share_of_bandwidth is None else f"{percent(spot.share_of_bandwidth)} at {spot.level}",
-            "not judged" if spot.withdrawn else spot.bound_by,
-        ]
-        for spot in findings.roofline
-    ]
     return Table(
         title="on this machine's roofline",
-        header=[
-            "vocabulary", "engine", "part", "time", "Gop/s", "GB/s", "op/byte", "of compute", "of bandwidth",
-            "bound by",
-        ],
-        rows=rows,
-        text_columns=frozenset({0, 1, 2, 8, 9}),
+        columns=_SPOT,
+        records=findings.roofline,
         notes=[
             *_ceiling_notes(findings),
-            "Counted: an operation and 3 bytes a look-up of the walk, a comparison and 8 bytes a logit, "  # noqa: ISC004
-            "2 V D operations and 4 V D bytes of the head.",
+            "Counted are an operation and 3 bytes for a look-up of the walk, a comparison and 8 bytes for a logit, "  # noqa: ISC004
+            "2 V D operations and 4 V D bytes for the head.",
         ],
-    )  # fmt: skip
+    )
 
 
 def _ceiling_notes(findings: MaskFindings) -> list[str]:
@@ -240,50 +226,46 @@ def _ceiling_notes(findings: MaskFindings) -> list[str]:
         for size, gb_s in typical.read_gb_s.items()
     )
     products = f"{significant(typical.gemm_gflop_s)} … {significant(best.gemm_gflop_s)}"
-    ends = "Ceilings of the same rounds, from their median to the best round, of which the shares are"
+    ends = "Ceilings of the same rounds, from the median to the best round; shares are of the best"
     return [f"{ends}: GB/s reading {read}; products {products} GFLOP/s.", *notes]
 
 
 def _left_out_table(left_out: Sequence[LeftOut]) -> Table:
-    rows = [
-        [
-            entry.engine,
-            entry.vocab,
-            _DASH if entry.batch is None else str(entry.batch),
-            str(entry.complexity),
-            entry.why,
-        ]
-        for entry in left_out
+    columns: list[Column[LeftOut]] = [
+        Column("engine", lambda entry: entry.engine, words=True),
+        Column("vocabulary", lambda entry: entry.vocab, words=True),
+        Column("batch", lambda entry: entry.batch),
+        Column("complexity", lambda entry: entry.complexity),
+        Column("why", lambda entry: entry.why, words=True),
     ]
-    return Table(
-        title="not measured",
-        header=["engine", "vocabulary", "batch", "complexity", "why"],
-        rows=rows,
-        text_columns=frozenset({0, 1, 4}),
-    )
+    return Table("not measured", columns, left_out)
 
 
 def csv(findings: MaskFindings) -> str:
     """A row a part of each arm of each cell, in nanoseconds a step: the numbers of `overhead.png`."""
-    rows: list[list[object]] = []
+    rows: list[tuple[CellFinding, Arm, str, float]] = []
     for cell in findings.cells:
         for arm in cell.arms:
-            head = [cell.vocab, cell.vocab_size, cell.batch, cell.complexity, arm.engine, arm.ratio]
-            parts = [(name, arm.part_ns(name), part.share) for name, part in arm.ledger.parts.items()]
-            parts.append((RESIDUAL, arm.part_ns(RESIDUAL), arm.ledger.residual_share))
-            rows += [[*head, name, ns, share] for name, ns, share in parts]
-    header = ["vocab", "vocab_size", "batch", "complexity", "engine", "ratio", "part", "ns_per_step", "share"]
-    return to_csv(header, rows)
+            rows += [(cell, arm, name, part.share) for name, part in arm.ledger.parts.items()]
+            rows.append((cell, arm, RESIDUAL, arm.ledger.residual_share))
+    columns: list[Column[tuple[CellFinding, Arm, str, float]]] = [
+        *within(in_files("vocab", "vocab_size", "batch", "complexity"), lambda row: row[0]),
+        *within(_ARM, lambda row: row[1]),
+        Column("part", lambda row: row[2], name="part", words=True),
+        time_column("", lambda row: row[1].part_ns(row[2]), _MICROSECONDS, per="/step", name="ns_per_step"),
+        Column("share", lambda row: row[3], percent, "share"),
+    ]
+    return to_csv(columns, rows)
 
 
 def scaling_csv(curves: Sequence[Curve]) -> str:
     """A row a point of `scaling.png`."""
-    rows: list[list[object]] = [
-        [curve.engine, curve.complexity, size, us, fitted]
+    rows = [
+        (curve.engine, curve.complexity, *point)
         for curve in curves
-        for size, us, fitted in zip(curve.sizes, curve.fill_us, curve.fitted, strict=True)
+        for point in zip(curve.sizes, curve.fill_us, curve.fitted, strict=True)
     ]
-    return to_csv(["engine", "complexity", "vocab_size", "fill_us", "fitted"], rows)
+    return to_csv(places("engine", "complexity", "vocab_size", "fill_us", "fitted"), rows)
 
 
 def files(manifest: Manifest, findings: MaskFindings) -> Mapping[str, bytes]:
@@ -339,8 +321,6 @@ def summary(findings: MaskFindings) -> dict[str, Json]:
 
 
 _PARTS = ("forward", "lm_head", "mask.fill", "mask.apply", "mask.accept", "sample", "stop")
-NOT_RESOLVED = "not resolved"
-"""What stands in place of a ratio that has no interval."""
 _COLUMNS = 2
 _TITLE_WIDTH = 72  # characters over a panel
 _CLIPPED_FROM = 3.0
@@ -403,9 +383,9 @@ def _limit(cell: CellFinding) -> float:
 
 def _cell_times(arm: Arm) -> str:
     """The ratio to no mask with its interval: `×1.26 [1.20, 1.31]`."""
-    if arm.ratio is None or arm.ratio_low is None:
+    if arm.ratio is None or arm.ci_low is None:
         return NOT_RESOLVED
-    return f"×{significant(arm.ratio)} {interval(arm.ratio_low, arm.ratio_high)}"
+    return f"×{significant(arm.ratio)} {interval(*arm.ratio_ends)}"
 
 
 def _panel_title(cell: CellFinding) -> str:
@@ -496,4 +476,4 @@ def _scaling_finding(curves: Sequence[Curve]) -> str:
         else f"{curve.engine} {significant(max(curve.fill_us))} µs at most"
         for curve in curves
     ]
-    return "hot, a fill costs: " + ", ".join(words)
+    return "repeated with nothing between, a fill costs: " + ", ".join(words)

@@ -1,20 +1,23 @@
 """The findings of `ops` as tables, pictures, CSV and sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from perstep.experiments.columns import precision_notes
+from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import typed
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
-from perstep.experiments.ops.findings import Estimate, LengthFound, OperatorFound, OpsFindings
+from perstep.experiments.ops.findings import AttentionFound, Estimate, Gain, LengthFound, OperatorFound, OpsFindings
 from perstep.experiments.ops.samples import Conditions, Model, Workload
-from perstep.experiments.ops.scaling import Exponent
-from perstep.report import Table, to_csv
-from perstep.report.change import CHANGE_HEADER, RelativeChange
-from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.experiments.ops.scaling import Exponent, Scaling
+from perstep.measure import RESIDUAL
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import RelativeChange, change_columns
+from perstep.report.format import duration, duration_interval, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import overhead_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
+from perstep.report.table import ABSENT, MISSING, Unit, places, time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.targets.operators.layer import PARTS
@@ -23,16 +26,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHANGES_NOTE = (
-    "An exponent above the formula's: a cache is left, the allocator asks for fresh pages, or another kernel is chosen."
-    " One that falls: threads begin, or another kernel is chosen."
+    "An exponent above the formula's may come from data that no longer fit into a cache, from newly allocated memory,"
+    " or from another kernel; one that falls, from threads that begin to share the work or from another kernel."
 )
 _GAIN_NOTE = (
-    "The gain is what the arm with the part free measured. Where it is not within the part's own time (no), the others"
-    " took less too without it, and its own time bounds nothing."
+    "The gain was measured in the arm with the part free. Where it exceeds the part's own time (no), the other parts"
+    " were faster too, so the part's own time is no upper bound of the gain."
 )
 _WITHIN = {True: "yes", False: "no", None: "not resolved"}
 _READABLE = 30
+_Way = tuple[LengthFound, str, AttentionFound]
+_Free = tuple[int, str, str, Estimate, Gain, float]
 BUILD, APPLY = "attn.mask.build", "attn.mask.apply"
+PLAIN, LAYERS = "step (uninstrumented)", "layers"
+"""What files call these two."""
 
 
 def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
@@ -45,9 +52,7 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
         made.append(_what_if_table(findings))
     if findings.scaling:
         made.append(_scaling_table(findings))
-    made[0].notes.extend(precision_notes(findings))
-    if findings.invalid:
-        made[0].notes.append(f"INVALID: {findings.invalid}")
+    made[0].notes.extend(qualifying_notes(findings))
     return made
 
 
@@ -57,57 +62,90 @@ def subject(manifest: Manifest) -> str:
     return f"{name}, {w.backend}, {w.dtype}, {plural(w.threads, 'thread')}, {arm}"
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An operator, the residual, a step or a composite at one length."""
+
+    seq: int
+    name: str
+    ns: float
+    low: float | str | None = ABSENT
+    high: float | str | None = ABSENT
+    share: float | str = ABSENT
+    of_layers: float | str | None = ABSENT
+    operator: OperatorFound | None = None
+    shown: str = ""
+
+
+def _estimate_row(seq: int, name: str, found: Estimate, **others: Any) -> _Row:
+    return _Row(seq, name, found.ns, found.ci_low_ns, found.ci_high_ns, **others)
+
+
+def _part_rows(length: LengthFound) -> list[_Row]:
+    """The operators and the residual: what the table and the file both have."""
+    rows = [
+        _estimate_row(
+            length.seq, name, found.in_place, share=found.share_of_step, of_layers=found.share_of_layer, operator=found
+        )
+        for name, found in length.operators.items()
+    ]
+    ledger = length.ledger
+    residual = _Row(length.seq, RESIDUAL, ledger.residual_ns, share=ledger.residual_share)
+    return [*rows, replace(residual, of_layers=length.residual_share_of_layers)]
+
+
+def _columns(unit: Unit, published: Callable[[_Row], float | str]) -> list[Column[_Row]]:
+    def of_operator(field: str) -> Callable[[_Row], Any]:
+        return lambda row: ABSENT if row.operator is None else getattr(row.operator, field)
+
+    alone = of_operator("alone")
+    return [
+        Column(None, lambda row: row.seq, name="seq"),
+        Column("part", lambda row: row.shown or row.name, words=True),
+        Column(None, lambda row: row.name, name="part"),
+        time_column("low", lambda row: row.low, unit, name="low_ns"),
+        time_column("", lambda row: row.ns, unit, per="/step", name="estimate_ns"),
+        time_column("high", lambda row: row.high, unit, name="high_ns"),
+        Column("of step", lambda row: row.share, percent, "share_of_step"),
+        Column("of layers", lambda row: ABSENT if row.of_layers is None else row.of_layers, percent, "share_of_layers"),
+        time_column("alone", lambda row: found.ns if (found := alone(row)) else ABSENT, unit, name="alone_ns"),
+        Column("place/alone", lambda row: _ratio(row.operator) if row.operator else ABSENT),
+        Column(None, of_operator("in_place_over_alone"), name="in_place_over_alone"),
+        time_column("published", published, unit, optional=True),
+    ]
+
+
 def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings) -> Table:
     # Not by the largest part alone: beside a product of two seconds a mask would take 0.000520 s.
-    unit, size = time_unit([max(part.ns for part in length.ledger.parts.values()) / _READABLE])
+    unit = time_unit([max(part.ns for part in length.ledger.parts.values()) / _READABLE])
     model, past = typed(manifest, Model), typed(manifest, Workload).past
 
-    def published(part: str) -> str:
-        found = expected(model, past, part, length.seq)
-        return "" if found is None else significant(found.ns / size)
+    def published(row: _Row) -> float | str:
+        found = expected(model, past, row.shown or row.name, length.seq)
+        return ABSENT if found is None else found.ns
 
-    def cells(name: str, found: Estimate, share: str = "", of_layers: str = "") -> list[str]:
-        low, high = found.ci_low_ns, found.ci_high_ns
-        ends = ["–" if end is None else significant(end / size) for end in (low, high)]
-        return [name, ends[0], significant(found.ns / size), ends[1], share, of_layers]
-
-    rows = []
-    for name, found in length.operators.items():
-        of_layers = "" if found.share_of_layer is None else percent(found.share_of_layer)
-        alone = "" if found.alone is None else significant(found.alone.ns / size)
-        rows.append(
-            [
-                *cells(name, found.in_place, percent(found.share_of_step), of_layers),
-                alone,
-                _ratio(found),
-                published(name),
-            ]
-        )
-    ledger = length.ledger
-    residual = [significant(ledger.residual_ns / size), "", percent(ledger.residual_share)]
-    rows.append(["residual", "", *residual, percent(length.residual_share_of_layers), "", "", ""])
-    rows.append(["step, instrumented", "", significant(ledger.step_ns / size), "", "100.0 %", "", "", "", ""])
-    sums = len(rows)
-    plain = Estimate(
-        ns=ledger.plain_step_ns or 0.0, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
-    )
-    rows.append([*cells("step, uninstrumented", plain), "", "", ""])
-    rows.append([*cells("all layers, not instrumented", length.layers), "", "", ""])
-    composite = len(rows)
-    reference = next(iter(length.attention.values()))
-    if reference.mask is not None:
-        rows.append([*cells(MASK, reference.mask), "", "", published(MASK)])
-    rows.append([*cells(FULL, reference.whole), "", "", published(FULL)])
-    rows += [[*cells(f"{name} (alone)", found), "", "", ""] for name, found in length.own.items()]
-    columns = ["part", "low", f"{unit}/step", "high", "of step", "of layers", f"alone, {unit}", "place/alone"]
-    has_published = any(row[-1] for row in rows)
-    return Table(
+    parts, composites = _part_rows(length), _composites(length)
+    step = _Row(length.seq, "step, instrumented", length.ledger.step_ns, share="100.0 %")
+    shown = {
+        PLAIN: "step, uninstrumented",
+        LAYERS: "all layers, not instrumented",
+        f"{MASK} {findings.reference}": MASK,
+        f"{FULL} {findings.reference}": FULL,
+        **{name: f"{name} (alone)" for name in length.own},
+    }
+    rows = [
+        _estimate_row(length.seq, name, composites[name], shown=words)
+        for name, words in shown.items()
+        if name in composites
+    ]
+    table = Table(
         title=f"{_kind(length)}: {subject(manifest)}",
-        header=[*columns, "published"] if has_published else columns,
-        rows=rows if has_published else [row[:-1] for row in rows],
-        notes=_length_notes(length, findings, published=has_published),
-        rule_before=frozenset({len(length.operators), sums, composite}),
+        columns=_columns(unit, published),
+        records=[*parts, step, *rows],
+        rule_before=frozenset({len(parts) - 1, len(parts) + 1, len(parts) + 3}),
     )
+    table.notes.extend(_length_notes(length, findings, published="published" in " ".join(table.header)))
+    return table
 
 
 def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool) -> list[str]:
@@ -119,11 +157,11 @@ def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool
     ]
     if length is findings.lengths[-1]:
         notes.append(
-            "Below the second rule: composites on the operands of the step, timed by themselves; they are not summed"
-            " with the parts."
+            "Below the last rule: composites on the operands of the step, timed by themselves. They are not summed with"
+            " the parts."
         )
         if published:
-            notes.append(f"published: {SOURCE}; another machine and language, so compare how they grow.")
+            notes.append(f"published: {SOURCE}; of another machine and language, so compare only how they grow.")
     return notes
 
 
@@ -140,63 +178,53 @@ def _kind(length: LengthFound) -> str:
 
 
 def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
-    rows: list[list[str]] = []
-    rules = set()
-    sizes = [found.whole.ns for length in findings.lengths for found in length.attention.values()]
-    unit, size = time_unit(sizes)
-    for length in findings.lengths:
-        rules.add(len(rows))
-        for name, found in length.attention.items():
-            build, apply = (found.parts_ns.get(part) for part in (BUILD, APPLY))
-            rows.append(
-                [
-                    str(length.seq),
-                    name,
-                    significant(found.whole.ns / size),
-                    *("" if ns is None else significant(ns / size) for ns in (build, apply)),
-                    *_change_cells(found.against_reference),
-                    *_change_cells(found.mask_against_reference),
-                ]
-            )
-    notes = ["A blank mask cell: no mask exists there (one query, or the fused kernel)."]
+    rows = [(length, name, found) for length in findings.lengths for name, found in length.attention.items()]
+    unit = time_unit(found.whole.ns for _, _, found in rows)
+
+    def part(name: str) -> Column[_Way]:
+        return time_column(name.rpartition(".")[2], lambda row: row[2].parts_ns.get(name, ABSENT), unit)
+
+    mask: list[Column[_Way]] = change_columns(lambda row: row[2].mask_against_reference, prefix=None)
+    columns: list[Column[_Way]] = [
+        Column("S", lambda row: row[0].seq),
+        Column("way", lambda row: row[1], words=True),
+        time_column("whole", lambda row: row[2].whole.ns, unit),
+        part(BUILD),
+        part(APPLY),
+        *change_columns(lambda row: row[2].against_reference, prefix=None),
+        *(replace(column, header="build + apply" if column.header == "change" else column.header) for column in mask),
+    ]
+    rules = [at for at, row in enumerate(rows) if at and row[0] is not rows[at - 1][0]]
+    notes = ["A blank build or apply: there is no mask (one query, or the fused kernel)."]
     if typed(manifest, Workload).backend == "numpy":
         notes.append("NumPy has no fused attention; --backend torch has.")
     elif not any("mask=fused" in length.attention for length in findings.lengths):
         notes.append("The fused kernel's causal flag is wrong behind a past, so it was not run.")
     return Table(
         title="full_attention, every way to mask, on the operands of the step",
-        header=["S", "way", unit, "build", "apply", *CHANGE_HEADER, "build + apply", *CHANGE_HEADER[1:]],
-        rows=rows,
-        text_columns=frozenset({1, 7, 10}),
+        columns=columns,
+        records=rows,
         notes=notes,
-        rule_before=frozenset(rules - {0}),
+        rule_before=frozenset(rules),
     )
-
-
-def _change_cells(found: RelativeChange | None) -> list[str]:
-    return ["", "", ""] if found is None else found.cells()
 
 
 def _arms_table(findings: OpsFindings) -> Table:
-    rows = []
+    rows: list[tuple[int, str, float, RelativeChange | None]] = []
     for length in findings.lengths:
-        unit, size = time_unit([length.ledger.step_ns])
-        rows.append(
-            [str(length.seq), findings.reference, f"{significant(length.ledger.step_ns / size, 4)} {unit}", *[""] * 3]
-        )
-        for name, arm in length.arms.items():
-            step = f"{significant(arm.step.ns / size, 4)} {unit}"
-            rows.append([str(length.seq), name, step, *_change_cells(arm.against_reference)])
-    return Table(
-        title="whole steps, arm by arm, all instrumented alike",
-        header=["S", "arm", "step", *CHANGE_HEADER],
-        rows=rows,
-        text_columns=frozenset({1, 5}),
-    )
+        rows.append((length.seq, findings.reference, length.ledger.step_ns, None))
+        rows += [(length.seq, name, arm.step.ns, arm.against_reference) for name, arm in length.arms.items()]
+    columns: list[Column[tuple[int, str, float, RelativeChange | None]]] = [
+        Column("S", lambda row: row[0]),
+        Column("arm", lambda row: row[1], words=True),
+        Column("step", lambda row: row[2], lambda ns: duration(ns, 4)),
+        *change_columns(lambda row: row[3], prefix=None),
+    ]
+    return Table("whole steps, arm by arm, all instrumented alike", columns, rows)
 
 
 def _what_if_table(findings: OpsFindings) -> Table:
-    rows = []
+    rows: list[_Free] = []
     for length in findings.lengths:
         for found in length.what_if.values():
             whole_ns = next(iter(length.attention.values())).whole.ns
@@ -204,54 +232,41 @@ def _what_if_table(findings: OpsFindings) -> Table:
                 ("step", found.in_step, found.own, length.ledger.step_ns),
                 (FULL, found.in_attention, found.own_in_attention, whole_ns),
             ):
-                if gain is None or own is None:
-                    continue
-                rows.append(
-                    [
-                        str(length.seq),
-                        found.part,
-                        f"{duration(own.ns)} ({percent(own.ns / of_ns, 2)})",
-                        duration_interval(own.ci_low_ns, own.ci_high_ns),
-                        where,
-                        f"{duration(gain.ns)} ({percent(gain.share, 2)})",
-                        duration_interval(gain.ci_low_ns, gain.ci_high_ns),
-                        gain.verdict,
-                        _WITHIN[gain.within_own],
-                    ]
-                )
-    return Table(
-        title="what if a part were free: its result was there before, all else did the same work",
-        header=[
-            "S", "part", "its own time", "95 % interval", "of the", "gain", "95 % interval", "with it free",
-            "gain within its own time",
-        ],
-        rows=rows,
-        text_columns=frozenset({1, 4, 7, 8}),
-        notes=[_GAIN_NOTE],
-    )  # fmt: skip
+                if gain is not None and own is not None:
+                    rows.append((length.seq, found.part, where, own, gain, of_ns))
 
+    def ends(place: int) -> Column[_Free]:
+        return Column("95 % interval", lambda row: duration_interval(row[place].ci_low_ns, row[place].ci_high_ns))
 
-def duration_interval(low_ns: float | None, high_ns: float | None) -> str:
-    """`[11.9 µs, 13.8 µs]`, or a dash."""
-    return "–" if low_ns is None or high_ns is None else f"[{duration(low_ns)}, {duration(high_ns)}]"
+    columns: list[Column[_Free]] = [
+        Column("S", lambda row: row[0]),
+        Column("part", lambda row: row[1], words=True),
+        Column("its own time", lambda row: f"{duration(row[3].ns)} ({percent(row[3].ns / row[5], 2)})"),
+        ends(3),
+        Column("of the", lambda row: row[2], words=True),
+        Column("gain", lambda row: f"{duration(row[4].ns)} ({percent(row[4].share, 2)})"),
+        ends(4),
+        Column("with it free", lambda row: row[4].verdict, words=True),
+        Column("gain within its own time", lambda row: _WITHIN[row[4].within_own], words=True),
+    ]
+    title = "what if a part were free: it returned a stored result, and all else did the same work"
+    return Table(title, columns, rows, [_GAIN_NOTE])
 
 
 def _scaling_table(findings: OpsFindings) -> Table:
-    rows = []
-    for name, scaled in findings.scaling.items():
-        rows.append(
-            [
-                name,
-                str(scaled.degree),
-                "; ".join(_stretch(exponent) for exponent in scaled.fitted) or "–",
-                "; ".join(f"{_where(change.from_seq, change.to_seq)}: {change.why}" for change in scaled.changes),
-            ]
-        )
+    def changes(scaled: Scaling) -> str:
+        return "; ".join(f"{_where(change.from_seq, change.to_seq)}: {change.why}" for change in scaled.changes)
+
+    columns: list[Column[tuple[str, Scaling]]] = [
+        Column("part", lambda row: row[0], words=True),
+        Column("formula", lambda row: row[1].degree),
+        Column("fitted exponent", lambda row: "; ".join(map(_stretch, row[1].fitted)) or MISSING, words=True),
+        Column("change of regime", lambda row: changes(row[1]), words=True),
+    ]
     return Table(
         title="how each part grows with S: exponents (0 constant, 1 linear, 2 quadratic) with 95 % intervals",
-        header=["part", "formula", "fitted exponent", "change of regime"],
-        rows=rows,
-        text_columns=frozenset({0, 2, 3}),
+        columns=columns,
+        records=list(findings.scaling.items()),
         notes=[_CHANGES_NOTE] if any(scaled.changes for scaled in findings.scaling.values()) else [],
     )
 
@@ -267,29 +282,19 @@ def _where(low: int, high: int) -> str:
 
 def csv(findings: OpsFindings) -> str:
     """A row for each operator and length, in nanoseconds."""
-    rows: list[list[object]] = []
+    rows: list[_Row] = []
     for length in findings.lengths:
-        for name, f in length.operators.items():
-            alone = f.alone.ns if f.alone else None
-            ends = [f.in_place.ci_low_ns, f.in_place.ns, f.in_place.ci_high_ns]
-            rows.append([length.seq, name, *ends, f.share_of_step, f.share_of_layer, alone, f.in_place_over_alone])
-        rows.append(
-            [length.seq, "residual", None, length.ledger.residual_ns, None, length.ledger.residual_share, *[None] * 3]
-        )
-        for name, whole in _composites(length).items():
-            rows.append([length.seq, name, whole.ci_low_ns, whole.ns, whole.ci_high_ns, *[None] * 4])
-    header = "seq,part,low_ns,estimate_ns,high_ns,share_of_step,share_of_layers,alone_ns,in_place_over_alone"
-    return to_csv(header.split(","), rows)
+        rows += _part_rows(length)
+        rows += [_estimate_row(length.seq, name, found) for name, found in _composites(length).items()]
+    return to_csv(_columns(("ns", 1.0), lambda _row: ABSENT), rows)
 
 
 def _composites(length: LengthFound) -> dict[str, Estimate]:
     ledger = length.ledger
     plain = ledger.plain_step_ns or 0.0
     found = {
-        "step (uninstrumented)": Estimate(
-            ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high
-        ),
-        "layers": length.layers,
+        PLAIN: Estimate(ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high),
+        LAYERS: length.layers,
     }
     for name, attention in length.attention.items():
         found[f"{FULL} {name}"] = attention.whole
@@ -503,12 +508,12 @@ def _growth(findings: OpsFindings) -> str:
 
 def scaling_csv(findings: OpsFindings) -> str:
     """A row for each part and pair of lengths, and for each stretch that was fitted."""
-    rows: list[list[object]] = []
+    rows: list[tuple[Any, ...]] = []
     for name, scaled in findings.scaling.items():
         for kind, exponents in (("local", scaled.local), ("fitted", scaled.fitted)):
-            rows += [[name, kind, e.from_seq, e.to_seq, e.exponent, e.ci_low, e.ci_high, ""] for e in exponents]
-        rows += [[name, "change", c.from_seq, c.to_seq, None, None, None, c.why] for c in scaled.changes]
-    return to_csv(["part", "kind", "from_seq", "to_seq", "exponent", "ci_low", "ci_high", "why"], rows)
+            rows += [(name, kind, e.from_seq, e.to_seq, e.exponent, e.ci_low, e.ci_high, "") for e in exponents]
+        rows += [(name, "change", c.from_seq, c.to_seq, None, None, None, c.why) for c in scaled.changes]
+    return to_csv(places("part", "kind", "from_seq", "to_seq", "exponent", "ci_low", "ci_high", "why"), rows)
 
 
 def files(manifest: Manifest, findings: OpsFindings) -> Mapping[str, bytes]:

@@ -75,11 +75,6 @@ CACHES = {
     "dynamic": CacheKind("dynamic", True, TRANSFORMERS, TRANSFORMERS),
     "static": CacheKind("static", False, TRANSFORMERS_STATIC, TRANSFORMERS),
 }
-_BOUNDARIES = {
-    **BOUNDARIES,
-    "stop/Replay": "keeping the choice that was made and forcing the trace's token; not part of generate, and in both"
-    " arms",
-}
 
 
 @dataclass(eq=False)
@@ -88,7 +83,7 @@ class TransformersTarget(Target):
 
     backend = "torch"
     library = "torch"
-    boundaries = _BOUNDARIES
+    boundaries = BOUNDARIES
     discarded = "a generate call of two tokens after each switch of arms"
     cache = "dynamic, a new one each call"
     details = ("modules", *(detail for detail in DETAILS if detail != "modules"))

@@ -47,7 +47,7 @@ BOUNDARIES: Final[dict[str, str]] = {
     VISION: "the vision tower and its projector, once a call",
     INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",
     FORWARD: "the model's forward as a whole (detail `phases`, or compiled)",
-    FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, module dispatch",
+    FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, calling modules",
     EMBED: "embedding look-ups, of tokens and of learned positions",
     NORM: "normalisation layers; those inside attention belong to `attn`",
     ATTN: "an attention module apart from its `attn.*` parts and `kv.append`: projections and reshaping",
@@ -64,8 +64,8 @@ BOUNDARIES: Final[dict[str, str]] = {
     SAMPLE: "from the last processor to the first criterion: the choice of tokens, padding of finished rows and "
     "appending; with beams the choice of continuations",
     STOP: "stop/X: one stopping criterion, and the merge of its answer; in the first also the beginning of their list",
-    REPLAY: "where a trace is replayed: keeping the chosen token and writing that of the trace in its place; with it "
-    "the list's own beginning, which without a replay is in the first criterion",
+    REPLAY: "where a trace is replayed: storing the chosen token and writing the trace's in its place, in every arm; "
+    "also the beginning of the list of criteria, which without a replay is in the first criterion",
     STREAM: "stream/X: the streamer's put",
     SYNC: "the wait for the answer whether all rows have stopped",
     DRAFT: "the candidates of assisted decoding",

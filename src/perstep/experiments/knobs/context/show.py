@@ -6,14 +6,14 @@ from typing import Any
 
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.show import (
+    STEP,
     doubt,
     fit_note,
     knob_files,
     line,
-    number,
+    milliseconds,
     one_table,
     stage_panels,
-    step_interval,
     subject,
 )
 from perstep.report import Table
@@ -32,23 +32,12 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 
 
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
-    vision = [
-        ("text tokens", lambda s: f"{s.num_input_text_tokens:,}"),
-        ("vision tokens", lambda s: f"{s.num_vision_tokens:,}"),
-        ("vision encoder (ms)", lambda s: number(s.vision_ms if s.num_vision_tokens else None)),
-    ]
-    columns = [
-        ("input", lambda s: s.label),
-        *(vision if sees_images(findings) else []),
-        ("prefill (ms)", lambda s: number(s.prefill_ms)),
-        ("decode forward (ms)", lambda s: number(s.decode_ms)),
-        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
-        ("95 % interval (ms)", step_interval),
-        ("whole call (ms)", lambda s: number(s.total_ms)),
-    ]
+    encoder = milliseconds("vision encoder", lambda s: s.vision_ms if s.num_vision_tokens else None)
+    vision = ("text tokens", "vision tokens", encoder) if sees_images(findings) else ()
     of = {"vision": "vision tokens"}
     notes = [fit_note(stage, fit, of.get(stage, "input tokens")) for stage, fit in findings.fits.items()]
-    return one_table(f"context: {subject(manifest, findings)}", findings, columns, notes)
+    columns = (*vision, *STEP, "whole call")
+    return one_table(f"context: {subject(manifest, findings)}", findings, "input", columns, notes)
 
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:

@@ -9,17 +9,16 @@ from perstep.experiments.knobs import headlines, tables_of
 from perstep.experiments.knobs.findings import KnobFindings, Summary, damage
 from perstep.experiments.knobs.show import (
     FAR_APART,
+    QUALITY,
+    STEP,
     Drawing,
     fit_note,
     has_quality,
     knob_files,
     line,
-    number,
     one_table,
-    quality_columns,
     random_quality,
     share,
-    step_interval,
     subject,
 )
 from perstep.report import Table
@@ -36,19 +35,11 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     full = full_of(findings)
 
-    def offull_of(value: float | None, reference: float | None) -> str:
-        return share(None if value is None or not reference else value / reference)
+    def of_full(s: Summary) -> float | None:
+        return None if full is None or s.decode_ms is None or not full.decode_ms else s.decode_ms / full.decode_ms
 
-    columns = [
-        ("active blocks", lambda s: s.label),
-        ("prefill (ms)", lambda s: number(s.prefill_ms)),
-        ("decode forward (ms)", lambda s: number(s.decode_ms)),
-        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
-        ("95 % interval (ms)", step_interval),
-        ("decode of full, measured", lambda s: offull_of(s.decode_ms, full.decode_ms if full else None)),
-        ("proportional", lambda s: share(s.num_active_blocks / s.num_total_blocks)),
-        *quality_columns(findings),
-    ]
+    measured = share("decode of full, measured", of_full)
+    proportional = share("proportional", lambda s: s.num_active_blocks / s.num_total_blocks)
     notes = [fit_note(stage, fit, "blocks") for stage, fit in findings.fits.items()]
     bends = {stage: knee_words(findings, stage) for stage in findings.fits}
     notes += [f"{stage}: {words}." for stage, words in bends.items() if words]
@@ -56,7 +47,8 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     if findings.under is not None:
         chosen = findings.under.label or "none"
         notes.append(f"Under {findings.under.budget_ms:g} ms: {chosen} ({findings.under.reason}).")
-    return one_table(f"depth: {subject(manifest, findings)}", findings, columns, notes)
+    columns = (*STEP, measured, proportional, *QUALITY)
+    return one_table(f"depth: {subject(manifest, findings)}", findings, "active blocks", columns, notes)
 
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:

@@ -7,15 +7,14 @@ from perstep.experiments.conditions import typed
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.show import (
+    QUALITY,
+    STEP,
     doubt,
     fit_note,
     has_quality,
     knob_files,
-    number,
     one_table,
-    quality_columns,
     stage_panels,
-    step_interval,
     subject,
 )
 from perstep.report import Table
@@ -28,19 +27,11 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 
 
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
-    columns = [
-        ("experts a token", lambda s: s.label),
-        ("prefill (ms)", lambda s: number(s.prefill_ms)),
-        ("decode forward (ms)", lambda s: number(s.decode_ms)),
-        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
-        ("95 % interval (ms)", step_interval),
-        ("syncs a step", lambda s: number(s.syncs_per_step)),
-        *quality_columns(findings),
-    ]
     notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
     c = typed(manifest, Conditions)
     notes.append(f"The model itself: k = {c.own_top_k} of {c.num_experts} experts, {c.own_implementation}.")
-    return one_table(f"experts: {subject(manifest, findings)}", findings, columns, notes)
+    columns = (*STEP, "syncs/step", *QUALITY)
+    return one_table(f"experts: {subject(manifest, findings)}", findings, "experts a token", columns, notes)
 
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:

@@ -7,8 +7,9 @@ import numpy as np
 
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
-from perstep.experiments.knobs.show import fit_note, knob_files, number, one_table, step_interval, subject
-from perstep.report import Table
+from perstep.experiments.knobs.show import fit_note, knob_files, milliseconds, one_table, subject
+from perstep.report import Column, Table
+from perstep.report.format import signed_percent
 from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 
@@ -26,24 +27,21 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 
 
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
-    columns = [
-        ("generated tokens", lambda s: s.label),
-        ("forwards", lambda s: str(s.num_output_tokens - 1)),
-        ("decode, total (ms)", lambda s: number(decode_total_ms(s))),
-        ("per token (ms)", lambda s: number(per_token_ms(s))),
-        ("per forward (ms)", lambda s: number(s.decode_ms)),
-        ("artefact", lambda s: "–" if s.num_output_tokens < 2 else f"{-1 / s.num_output_tokens:+.1%}"),
-        ("decode step (ms)", lambda s: number(s.decode_step_ms)),
-        ("95 % interval (ms)", step_interval),
-        ("prefill (ms)", lambda s: number(s.prefill_ms)),
-        ("whole call (ms)", lambda s: number(s.total_ms)),
+    columns: list[str | Column[Summary]] = [
+        Column("forwards", lambda s: s.num_output_tokens - 1),
+        milliseconds("decode, total", decode_total_ms),
+        milliseconds("per token", per_token_ms),
+        milliseconds("per forward", lambda s: s.decode_ms, "decode_ms"),
+        Column("artefact", lambda s: None if s.num_output_tokens < 2 else -1 / s.num_output_tokens, signed_percent),
+        *("decode step", "95 % interval", "prefill", "whole call"),
     ]
     notes = [
-        "per token divides N - 1 forwards by N tokens, and so is too small by 1/N: the column `artefact`.",
+        "per token divides N - 1 forwards by N tokens, so it is too small by 1/N (`artefact`).",
         fit_note("decode, total", findings.fits["decode"], "tokens") if "decode" in findings.fits else "",
         _growth(findings),
     ]
-    return one_table(f"output: {subject(manifest, findings)}", findings, columns, [note for note in notes if note])
+    title = f"output: {subject(manifest, findings)}"
+    return one_table(title, findings, "generated tokens", columns, [note for note in notes if note])
 
 
 def _growth(findings: KnobFindings) -> str:

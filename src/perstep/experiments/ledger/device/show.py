@@ -4,6 +4,7 @@ Every sentence that judges passes a gate: its interval, or nothing is said.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from perstep.errors import InputError
@@ -11,8 +12,20 @@ from perstep.experiments.ledger.device.bounds import DeviceBounds
 from perstep.experiments.ledger.device.findings import BUSY_CLASSES, DeviceWork, KernelTime, PartWork
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
-from perstep.report import Table, to_csv
-from perstep.report.format import bar, duration, interval, percent, plural, signed_percent, significant, time_unit
+from perstep.report import Column, Table, to_csv
+from perstep.report.format import (
+    bar,
+    duration,
+    duration_interval,
+    interval,
+    percent,
+    plural,
+    signed_percent,
+    significant,
+    time_unit,
+)
+from perstep.report.ledger import bound_columns
+from perstep.report.table import ABSENT, Ends, Unit, in_files, interval_columns, time_column
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
 GAPS_SAID = 3
@@ -40,22 +53,14 @@ def work_table(
         bounds: columns of bounds, if there are any.
         detail: `kernels` shows each part's kernels.
     """
-    unit, size = time_unit([work.step_ns])
-    header = ["part", f"host ({unit}/step)", f"device busy ({unit}/step)", "share of busy", "",
-              f"95 % interval ({unit})", f"kernel sum ({unit})", "launches/step"]  # fmt: skip
-    theory = _Theory(bounds, size)
-    rows: list[list[str]] = []
-    for name, part in work.parts.items():
-        rows.append([*_row(name, part, host, size), *theory.cells(name, part.busy_ns)])
-        if detail == "kernels":
-            rows += [[*kernel, *theory.empty] for kernel in _kernel_rows(part, size)]
-    first, *others = _sums(work, size)
-    sums = [[*first, *theory.sums(work.busy_ns)], *([*row, *theory.empty] for row in others)]
+    unit = time_unit([work.step_ns])
+    rows: list[_Row] = []
+    for row in _part_rows(work, host, bounds):
+        rows += [row, *(_kernel_rows(work.parts[row.part]) if detail == "kernels" else [])]
     return Table(
         title=title,
-        header=[*header, *theory.header(unit)],
-        rows=[*rows, *sums],
-        text_columns=frozenset({0, 4, *(len(header) + column for column in theory.text_columns)}),
+        columns=_columns(unit),
+        records=[*rows, *_sums(work, bounds)],
         notes=[
             bounding_sentence(work),
             *gap_sentences(work, host),
@@ -67,76 +72,90 @@ def work_table(
     )
 
 
-class _Theory:
-    """The columns of theory beside busy time: bound, what binds, and what is expected; those that there are."""
+@dataclass(frozen=True)
+class _Row:
+    """A part, a kernel, or a sum; in a word where a cell says something else than its column."""
 
-    def __init__(self, bounds: DeviceBounds | None, size: float) -> None:
-        self._size = size
-        self._step_ns = None if bounds is None else bounds.step_ns
-        self._parts = {} if bounds is None else bounds.parts
-        self._judged = any(part.bound_ns for part in self._parts.values())
-        self._expected = {} if bounds is None else bounds.expected_ns
-        self.text_columns = [2] if self._judged else []
-        self.empty = [""] * (3 * self._judged + bool(self._expected))
-
-    def header(self, unit: str) -> list[str]:
-        """Of the columns."""
-        judged = [f"bound ({unit})", "measured/bound", "bound by"] if self._judged else []
-        return [*judged, *([f"expected ({unit})"] if self._expected else [])]
-
-    def cells(self, name: str, ns: float) -> list[str]:
-        """Of a part that took so long."""
-        part, cells = self._parts.get(name), []
-        if self._judged:
-            cells += ["", "", ""] if part is None else [*self._over(ns, part.bound_ns), part.withdrawn or part.binds]
-        if self._expected:
-            cells.append(significant(self._expected[name] / self._size) if name in self._expected else "")
-        return cells
-
-    def sums(self, ns: float) -> list[str]:
-        """Of all kernels of the step."""
-        return [*([*self._over(ns, self._step_ns), ""] if self._judged else []), *([""] if self._expected else [])]
-
-    def _over(self, ns: float, bound_ns: float | None) -> list[str]:
-        return [significant(bound_ns / self._size), significant(ns / bound_ns)] if bound_ns else ["", ""]
+    part: str
+    busy_ns: float | str | None
+    sum_ns: float | str = ABSENT
+    launches: float | str = ABSENT
+    share: float | str = ABSENT
+    ends: Ends | str = ABSENT
+    host_ns: float | str = ABSENT
+    bound_ns: float | None = None
+    binds: str = ABSENT
+    expected_ns: float | str = ABSENT
+    kernel: str = ABSENT
+    kind: str = ABSENT
 
 
-def _row(name: str, part: PartWork, host: Ledger | None, size: float) -> list[str]:
+def _columns(unit: Unit) -> list[Column[_Row]]:
+    bound: list[Column[_Row]] = bound_columns(
+        lambda row: row.busy_ns if isinstance(row.busy_ns, float) else 0.0,
+        lambda row: row.bound_ns,
+        lambda row: row.binds,
+        unit,
+    )
     return [
-        name,
-        _host(name, host, size),
-        significant(part.busy_ns / size),
-        percent(part.share),
-        bar(part.share),
-        interval(part.ci_low, part.ci_high, size),
-        significant(part.sum_ns / size),
-        significant(part.launches),
+        *in_files("kind"),
+        Column("part", lambda row: row.part, name="part", words=True),
+        *in_files("kernel"),
+        time_column("host", lambda row: row.host_ns, unit, per="/step"),
+        time_column("device busy", lambda row: row.busy_ns, unit, per="/step", name="busy_ns_per_step"),
+        Column("share of busy", lambda row: row.share, percent),
+        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True),
+        *interval_columns(lambda row: row.ends, unit),
+        time_column("kernel sum", lambda row: row.sum_ns, unit, name="sum_ns_per_step"),
+        Column("", lambda row: row.launches, significant, "per_step", "launches/step"),
+        *(replace(column, name="", optional=True) for column in bound),
+        time_column("expected", lambda row: row.expected_ns, unit, optional=True),
     ]
 
 
-def _host(name: str, host: Ledger | None, size: float) -> str:
+def _part_rows(work: DeviceWork, host: Ledger | None = None, bounds: DeviceBounds | None = None) -> list[_Row]:
+    judged = {} if bounds is None or not any(part.bound_ns for part in bounds.parts.values()) else bounds.parts
+    rows = []
+    for name, part in work.parts.items():
+        bound = judged.get(name)
+        rows.append(
+            _Row(
+                name,
+                part.busy_ns,
+                part.sum_ns,
+                part.launches,
+                part.share,
+                (part.ci_low, part.ci_high),
+                _host_ns(name, host),
+                bound_ns=bound.bound_ns if bound else None,
+                binds=ABSENT if bound is None else bound.withdrawn or bound.binds,
+                expected_ns=ABSENT if bounds is None else bounds.expected_ns.get(name, ABSENT),
+                kind=work.kind,
+            )
+        )
+    return rows
+
+
+def _host_ns(name: str, host: Ledger | None) -> float | str:
     if host is None:
-        return ""
-    if name == RESIDUAL:
-        return significant(host.residual_ns / size)
-    return significant(host.parts[name].ns / size) if name in host.parts else ""
+        return ABSENT
+    return host.residual_ns if name == RESIDUAL else host.parts[name].ns if name in host.parts else ABSENT
 
 
-def _sums(work: DeviceWork, size: float) -> list[list[str]]:
+def _sums(work: DeviceWork, bounds: DeviceBounds | None) -> list[_Row]:
     """Busy, the plain step, and idle, which is derived from both."""
     sums_ns = sum(part.sum_ns for part in work.parts.values())
     share = interval(work.share_ci_low, work.share_ci_high, 0.01)
     return [
-        [f"kernels of a {work.kind} step", "", significant(work.busy_ns / size), "100.0 %", "", "",
-         significant(sums_ns / size), significant(work.launches)],
-        [f"step ({work.kind}), without instruments", significant(work.step_ns / size), "", "", "", "", "", ""],
-        ["idle, derived: step - kernels", "", significant(work.idle_ns / size), "", "",
-         interval(work.idle_ci_low, work.idle_ci_high, size), "", ""],
-        ["busy, per cent of the step", "", significant(100 * work.busy_share), "", "", share, "", ""],
+        _Row(f"kernels of a {work.kind} step", work.busy_ns, sums_ns, work.launches, "100.0 %",
+             bound_ns=bounds.step_ns if bounds else None),
+        _Row(f"step ({work.kind}), without instruments", work.step_ns),
+        _Row("idle, derived: step - kernels", work.idle_ns, ends=(work.idle_ci_low, work.idle_ci_high)),
+        _Row("busy, per cent of the step", significant(100 * work.busy_share), ends=share),
     ]  # fmt: skip
 
 
-def _kernel_rows(part: PartWork, size: float) -> list[list[str]]:
+def _kernel_rows(part: PartWork) -> list[_Row]:
     """The kernels of a part by total time, those of one short name together."""
     merged: dict[str, list[KernelTime]] = {}
     for kernel in part.kernels:
@@ -148,17 +167,16 @@ def _kernel_rows(part: PartWork, size: float) -> list[list[str]]:
         if share < SHORT_KERNELS_SHARE:
             small.append((ns, count, share))
             continue
-        rows.append(_kernel_row(short, ns, count, share, size))
+        rows.append(_kernel_row(short, ns, count, share))
     if small:
         ns, count, share = (sum(values) for values in zip(*small, strict=True))
-        rows.append(_kernel_row(plural(len(small), "other kernel"), ns, count, share, size))
+        rows.append(_kernel_row(plural(len(small), "other kernel"), ns, count, share))
     return rows
 
 
-def _kernel_row(name: str, ns: float, count: float, share: float, size: float) -> list[str]:
-    each = duration(ns / count) if count else ""
-    return [f"  {name}", "", significant(ns / size), f"{percent(share)} of it", "", f"{each} each", "",
-            f"{significant(count)} kernels"]  # fmt: skip
+def _kernel_row(name: str, ns: float, count: float, share: float) -> _Row:
+    each = f"{duration(ns / count)} each" if count else ABSENT
+    return _Row(f"  {name}", ns, ABSENT, f"{significant(count)} kernels", f"{percent(share)} of it", each)
 
 
 def bounding_sentence(work: DeviceWork) -> str:
@@ -177,8 +195,9 @@ def bounding_sentence(work: DeviceWork) -> str:
         )
     if work.idle_ns <= 0:
         return f"{work.bound}: {run}; no time is left between them."
-    ends = "" if work.idle_ci_low is None else f" {_interval(work.idle_ci_low, work.idle_ci_high)}"
-    return f"{work.bound}: {run}; launching them faster can save at most {duration(work.idle_ns)}{ends}."
+    ends = duration_interval(work.idle_ci_low, work.idle_ci_high, "")
+    saved = f"{duration(work.idle_ns)} {ends}".strip()
+    return f"{work.bound}: {run}; launching them faster can save at most {saved}."
 
 
 def _classes(low: float, high: float) -> Sequence[str]:
@@ -189,10 +208,6 @@ def _of(part_ns: float, whole_ns: float) -> str:
     """`2.30 of 24.6 ms`, both in the unit of the whole."""
     unit, size = time_unit([whole_ns])
     return f"{significant(part_ns / size)} of {significant(whole_ns / size)} {unit}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{duration(low)}, {duration(high)}]"
 
 
 def gap_sentences(work: DeviceWork, host: Ledger | None) -> list[str]:
@@ -270,13 +285,15 @@ def _called(name: str) -> str:
 
 def work_csv(works: Mapping[str, DeviceWork]) -> str:
     """A row a part of each kind of step, and a row a kernel with its full name; times in nanoseconds."""
-    rows: list[list[object]] = []
+    rows: list[_Row] = []
     for kind, work in works.items():
-        for name, part in work.parts.items():
-            rows.append([kind, name, "", part.busy_ns, part.ci_low, part.ci_high, part.sum_ns, part.launches])
-            rows += [[kind, name, k.name, None, None, None, k.ns_per_step, k.per_step] for k in part.kernels]
-    header = ["kind", "part", "kernel", "busy_ns_per_step", "ci_low_ns", "ci_high_ns", "sum_ns_per_step", "per_step"]
-    return to_csv(header, rows)
+        for row in _part_rows(work):
+            rows.append(row)
+            rows += [
+                _Row(row.part, None, k.ns_per_step, k.per_step, kernel=k.name, kind=kind)
+                for k in work.parts[row.part].kernels
+            ]
+    return to_csv(_columns(("ns", 1.0)), rows)
 
 
 def check_detail(device: str, device_detail: str | None) -> None:
