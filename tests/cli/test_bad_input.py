@@ -329,7 +329,7 @@ def test_memory_that_is_not_there(cli: Cli, tiny_llama: Path, monkeypatch: pytes
     def exhausted(*_: object) -> None:
         raise MemoryError("Unable to allocate 7 TiB")
 
-    monkeypatch.setattr("perstep.targets.reference.target.record_trace", exhausted)
+    monkeypatch.setattr("perstep.targets.loop_target.record_trace", exhausted)
     refused(
         cli("ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2"),
         "not enough memory: Unable to allocate 7 TiB",

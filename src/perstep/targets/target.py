@@ -269,7 +269,7 @@ class Target(ABC):
             raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {most}")
         raise InputError(
             f"a prompt of {prompt_tokens} and {new_tokens} new tokens overflow the model's context of {most};"
-            f" at most {most - prompt_tokens + 1} new tokens fit"
+            f" at most {most - prompt_tokens + 1} new tokens fit: --new-tokens {most - prompt_tokens + 1}"
         )
 
     def check_memory(self, prompt_tokens: int, new_tokens: int, batch: int) -> None:

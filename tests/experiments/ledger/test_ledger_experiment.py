@@ -119,8 +119,7 @@ def test_the_cache_is_checked_after_measuring(tiny_llama: Path) -> None:
     made = session(tiny_llama, FakeClock(tick_ns=1))
     made.measure_round(0)
     made.finish()
-    [loop] = made._target._loops.values()  # type: ignore[attr-defined]
-    loop.cache.rollback(1)
+    made._target.loop_of(made._work).cache.rollback(1)  # type: ignore[attr-defined]
     with pytest.raises(InvalidMeasurement, match="KV cache holds 10 positions after the last pass, not 11"):
         made.finish()
 
