@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from perstep.errors import InvalidMeasurement
 from perstep.measure import RESIDUAL
 from perstep.measure.device_rows import Innermost, Row, is_graph_launch, is_launch
-from perstep.measure.device_work import UNMATCHED, attribute, launch_sequences
+from perstep.measure.device_work import UNMATCHED, attribute
 
 HOST, DEVICE = "DeviceType.CPU", "DeviceType.CUDA"
 MAIN = 440
@@ -291,17 +291,6 @@ def test_a_replay_that_was_seen_with_different_parts_is_left_whole() -> None:
         launch(20 + index, 501 + 10 * index), kernel(20 + index, 800 + index, 801 + index, name)))]  # fmt: skip
     work = attribute([step(0, 100, "eager"), *eager(0, 1), *other, *replay(1000, 50)])
     assert (work.counts.split_replays, work.counts.whole_replays) == (0, 1)
-
-
-def test_a_replay_is_split_by_what_another_trace_has_seen() -> None:
-    """Steps that were profiled before the graph was captured."""
-    before = launch_sequences(eager(0, 1))
-    assert before == [[(name, "b" if index else "a") for index, name in enumerate(REGION)]]
-    work = attribute(replay(1000, 50), seen=before)
-    assert {name: part.busy_ns for name, part in work.steps[0].parts.items() if part.busy_ns} == {
-        "a": 5,
-        "b": sum(range(6, 13)),
-    }
 
 
 def test_a_region_that_ran_outside_of_ranges_splits_nothing() -> None:

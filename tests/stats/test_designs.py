@@ -24,7 +24,7 @@ def test_four_arms_make_the_printed_williams_square() -> None:
 
 @given(st.integers(1, 14), st.integers(0, 2**32 - 1))
 def test_every_block_is_balanced(num_arms: int, seed: int) -> None:
-    """Counted here, not with the room's own check: positions, ordered neighbours, rows."""
+    """Positions, ordered neighbours, rows."""
     block = stats.balanced_block(num_arms, np.random.default_rng(seed))
     repeats = 1 if num_arms == 1 or num_arms % 2 == 0 else 2
     assert block.shape == (repeats * num_arms, num_arms)
@@ -33,7 +33,6 @@ def test_every_block_is_balanced(num_arms: int, seed: int) -> None:
     followed = [(int(a), int(b)) for row in block for a, b in itertools.pairwise(row)]
     pairs = [(a, b) for a in range(num_arms) for b in range(num_arms) if a != b]
     assert sorted(followed) == sorted(repeats * pairs)
-    assert stats.is_balanced(block)
 
 
 def test_the_order_is_drawn_anew_for_each_round_from_the_seed() -> None:
@@ -42,21 +41,6 @@ def test_the_order_is_drawn_anew_for_each_round_from_the_seed() -> None:
     first, second = stats.balanced_block(6, rng), stats.balanced_block(6, rng)
     assert not np.array_equal(first, second)
     assert np.array_equal(first, stats.balanced_block(6, np.random.default_rng(0)))
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        [[0, 1], [0, 1]],  # positions
-        [[0, 1, 2], [1, 2, 0], [2, 0, 1]],  # cyclic: Latin, but 1 always follows 0
-        [[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1], [3, 0, 1, 2]],
-        [[0, 1]],
-        [[0, 0], [1, 1]],
-    ],
-)
-def test_blocks_that_favour_an_arm_are_told(block: list[list[int]]) -> None:
-    """Half a block, a plain rotation, one order repeated."""
-    assert not stats.is_balanced(np.array(block))
 
 
 def test_no_arms_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from perstep.errors import InputError
 from perstep.targets.reference import load, prefill
-from perstep.theory import ModelShape, kv_bytes, kv_bytes_per_token, read_config
+from perstep.theory import ModelShape, kv_bytes, read_config
 
 
 def shape(**changes: Any) -> ModelShape:
@@ -27,22 +27,22 @@ def shape(**changes: Any) -> ModelShape:
 
 def test_llama_2_7b_takes_half_a_mebibyte_a_token() -> None:
     """2 x 32 layers x 4096 x 2 bytes = 524,288; at 4,096 positions 2 GiB."""
-    assert kv_bytes_per_token(shape(), "float16") == 524_288
+    assert kv_bytes(shape(), 1, dtype="float16").used == 524_288
     assert kv_bytes(shape(), 4096, dtype="float16").used == 2 * 2**30
 
 
 def test_grouped_heads_divide_the_cache() -> None:
     """Eight of 32 heads keep a quarter, one keeps a 32nd (Shazeer 2019; Ainslie et al. 2023)."""
-    assert kv_bytes_per_token(shape(num_key_value_heads=8), "float16") == 524_288 // 4
-    assert kv_bytes_per_token(shape(num_key_value_heads=1), "float16") == 524_288 // 32
+    assert kv_bytes(shape(num_key_value_heads=8), 1, dtype="float16").used == 524_288 // 4
+    assert kv_bytes(shape(num_key_value_heads=1), 1, dtype="float16").used == 524_288 // 32
 
 
 def test_gpt_2_and_smollm2() -> None:
     """GPT-2: 2 x 12 x 768 x 4 bytes; SmolLM2-135M: 2 x 30 x 3 x 64 x 4 bytes."""
     gpt2 = {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
-    assert kv_bytes_per_token(read_config(gpt2)) == 73_728
+    assert kv_bytes(read_config(gpt2), 1).used == 73_728
     smollm2 = shape(hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
-    assert kv_bytes_per_token(smollm2) == 46_080
+    assert kv_bytes(smollm2, 1).used == 46_080
 
 
 def test_allocated_follows_the_capacity_and_used_the_positions() -> None:

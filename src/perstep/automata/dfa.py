@@ -112,10 +112,6 @@ class Dfa:
         read = np.count_nonzero(self.transitions, axis=0)
         return bytes(np.flatnonzero(read[self.byte_class]).tolist())
 
-    def with_source(self, source: str) -> Dfa:
-        """The same automaton under another description."""
-        return replace(self, source=source)
-
     def __and__(self, other: Dfa) -> Dfa:
         return _combine(self, other, np.logical_and, "and")
 

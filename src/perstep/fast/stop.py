@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import StoppingCriteria
 
-from perstep.automata import compile, from_regex  # noqa: A004 - the word of the glossary
+from perstep.automata import Vocabulary, compile, from_regex  # noqa: A004 - the word of the glossary
 from perstep.automata.dfa import minimal
 from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
@@ -22,8 +22,6 @@ from perstep.fast._stops import compile_stops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from perstep.automata import Vocabulary
 
 __all__ = ["WORD", "StopStrings", "WordStop"]
 

@@ -17,6 +17,7 @@ from perstep.fixing.capture import Part, copied
 from perstep.fixing.held import held_by
 from perstep.fixing.observe import Steps, verdicts_of
 from perstep.fixing.probes import Probe
+from perstep.fixing.repeat import ended_with
 from perstep.fixing.stop_probes import StopProbes, as_bytes, shown
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class _Asking:
                 verdict = part(ids, _like(self._scores, len(ids)))
                 made = verdicts_of(verdict, len(ids))
             except Exception as error:  # somebody's own class: it may want rows or scores of the call alone
-                raise Unlike(f"asked about another text it ended with {_of(error)}") from error
+                raise Unlike(f"asked about another text it {ended_with(error)}") from error
             if not made:
                 raise Unlike(f"asked about {len(ids)} rows it did not give a verdict of each")
             self.one_for_all |= len(made) > 1 and not (hasattr(verdict, "__len__") and len(verdict) > 1)
@@ -215,10 +216,6 @@ def _like(scores: "tuple[torch.Tensor, ...] | None", rows: int) -> "tuple[torch.
         return scores
     drawn = np.random.default_rng(0).normal(0, 8, (rows, scores[-1].shape[-1]))
     return tuple(scores[-1].new_tensor(drawn) for _ in scores)
-
-
-def _of(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
 
 
 def _recorded(steps: Steps) -> Asked:

@@ -3,6 +3,7 @@
 Masks are kept as bits, verdicts as they are, for a limited number of steps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.fixing.capture import Captured, Part, copied
-from perstep.fixing.offer import CRITERIA
+from perstep.fixing.offer import CRITERIA, PROCESSORS
 from perstep.targets.transformers import Function, Value, Wraps, part_names
 from perstep.targets.transformers.protocols import GenerationConfig
 
@@ -70,11 +71,12 @@ def observe(call: Captured) -> Seen:
     lists: dict[str, list[Part]] = {}
     configs: list[GenerationConfig] = []
     wraps = Wraps()
-    for kind, method, spy in (
-        ("logits_processor", "_get_logits_processor", _processor_spy),
-        ("stopping_criteria", "_get_stopping_criteria", _criterion_spy),
+    for kind, method, keep in (
+        (PROCESSORS, "_get_logits_processor", _keep_mask),
+        (CRITERIA, "_get_stopping_criteria", _keep_verdicts),
     ):
-        spies = {id(part): spy(part, steps) for part, steps in zip(own[kind], seen[kind], strict=True)}
+        steps_of = zip(own[kind], seen[kind], strict=True)
+        spies = {id(part): listener(kind, part, partial(keep, steps)) for part, steps in steps_of}
         wraps.method(call.model, method, partial(_keeping, lists, configs, kind, spies))
     try:
         call.again(own)
@@ -83,7 +85,7 @@ def observe(call: Captured) -> Seen:
     built: dict[str, list[Part]] = {}
     every: dict[str, list[Part]] = {}
     names: dict[int, str] = {}
-    for kind, room in (("logits_processor", "logits"), ("stopping_criteria", "stop")):
+    for kind, room in ((PROCESSORS, "logits"), (CRITERIA, "stop")):
         original = {id(copy): part for copy, part in zip(own[kind], call.lists[kind], strict=True)}
         merged = every[kind] = [original.get(id(part), part) for part in lists.get(kind, [])]
         built[kind] = [part for part in merged if not any(part is own for own in call.lists[kind])]
@@ -117,42 +119,51 @@ def _keeping(
     return method
 
 
-def _processor_spy(part: Part, steps: Steps) -> object:
-    """A processor of transformers that hands on to `part` and keeps what it did."""
-    from transformers import LogitsProcessor
+def _keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", made: "torch.Tensor") -> None:
+    """What a processor made of scores."""
+    best, after = given.argmax(dim=-1), made > -np.inf
+    steps.kept_values &= bool((made[after] == given[after]).all())
+    if len(steps.ids) < MOST_STEPS:
+        steps.rows += len(best)
+        steps.columns = given.shape[1]
+        steps.chosen_forbidden += int((~after.gather(1, best[:, None])).sum())
+        steps.ids.append(input_ids.clone())
+        steps.before.append(np.packbits((given > -np.inf).cpu().numpy(), axis=1))
+        steps.after.append(np.packbits(after.cpu().numpy(), axis=1))
 
-    class Spy(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> Value:
-            before, best, kept = scores > -np.inf, scores.argmax(dim=-1), scores.clone()
+
+def _keep_verdicts(steps: Steps, input_ids: "torch.Tensor", scores: Value, made: Value) -> None:
+    """What a criterion said."""
+    if len(steps.ids) < MOST_STEPS:
+        steps.scores = scores
+        steps.ids.append(input_ids.clone())
+        steps.after.append(verdicts_of(made, len(input_ids)))
+
+
+def listener(kind: str, part: Part, keep: Callable[[Value, Value, Value], None]) -> Part:
+    """A processor or criterion of transformers that hands on to `part`.
+
+    Args:
+        kind: `logits_processor` or `stopping_criteria`.
+        part: what it stands for.
+        keep: takes ids, scores and what `part` made of them; of a processor the scores are a copy, made before.
+    """
+    from transformers import LogitsProcessor, StoppingCriteria
+
+    class Processor(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
+        def __call__(self, input_ids: Value, scores: Value) -> Value:
+            given = scores.clone()
             made = part(input_ids, scores)
-            after = made > -np.inf
-            steps.kept_values &= bool((made[after] == kept[after]).all())
-            if len(steps.ids) < MOST_STEPS:
-                steps.rows += len(best)
-                steps.columns = scores.shape[1]
-                steps.chosen_forbidden += int((~after.gather(1, best[:, None])).sum())
-                steps.ids.append(input_ids.clone())
-                steps.before.append(np.packbits(before.cpu().numpy(), axis=1))
-                steps.after.append(np.packbits(after.cpu().numpy(), axis=1))
+            keep(input_ids, given, made)
             return made
 
-    return Spy()
-
-
-def _criterion_spy(part: Part, steps: Steps) -> object:
-    """A criterion of transformers that hands on to `part` and keeps its verdicts."""
-    from transformers import StoppingCriteria
-
-    class Spy(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: "torch.Tensor", scores: Value, **kwargs: Value) -> Value:
+    class Criterion(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
+        def __call__(self, input_ids: Value, scores: Value, **kwargs: Value) -> Value:
             made = part(input_ids, scores, **kwargs)
-            if len(steps.ids) < MOST_STEPS:
-                steps.scores = scores
-                steps.ids.append(input_ids.clone())
-                steps.after.append(verdicts_of(made, len(input_ids)))
+            keep(input_ids, scores, made)
             return made
 
-    return Spy()
+    return Processor() if kind == PROCESSORS else Criterion()
 
 
 def verdicts_of(made: Value, rows: int) -> list[bool]:

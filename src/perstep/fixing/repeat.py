@@ -4,11 +4,12 @@ A copy proves nothing by itself: what `deepcopy` refuses is shared with the orig
 the recorded tokens do, and they have to come twice where something is shared, since the first repeat may change it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from perstep.fixing.capture import Captured, Original, Part
+from perstep.fixing.observe import listener
 from perstep.fixing.offer import PROCESSORS
 from perstep.targets.transformers import Value
 from perstep.targets.transformers.protocols import sequences_of
@@ -94,28 +95,10 @@ class _Observed(Original):
 
     def fresh(self, parts: list[Part]) -> Part:
         """Its copy for this call, behind something that listens."""
-        return _listener(self.kind, super().fresh(parts), self._keep)
+        part = super().fresh(parts)
+        return listener(self.kind, part, partial(self._keep, type(part).__name__))
 
-    def _keep(self, part: Part, given: Value, made: Value) -> None:
+    def _keep(self, name: str, input_ids: Value, scores: Value, made: Value) -> None:
         if len(self.seen) < _MOST:
-            self.seen.append((type(part).__name__, given, made.clone() if hasattr(made, "clone") else made))
-
-
-def _listener(kind: str, part: Part, keep: Callable[[Part, Value, Value], None]) -> Part:
-    """A processor or criterion of transformers that hands on to `part` and keeps what it was given and gave."""
-    from transformers import LogitsProcessor, StoppingCriteria
-
-    class Processor(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> Part:
-            given = scores.clone()
-            made = part(input_ids, scores)
-            keep(part, given, made)
-            return made
-
-    class Criterion(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-        def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor", **kwargs: Value) -> Part:
-            made = part(input_ids, scores, **kwargs)
-            keep(part, input_ids.clone(), made)
-            return made
-
-    return Processor() if kind == PROCESSORS else Criterion()
+            given = scores if self.kind == PROCESSORS else input_ids.clone()
+            self.seen.append((name, given, made.clone() if hasattr(made, "clone") else made))

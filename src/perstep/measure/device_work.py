@@ -130,7 +130,6 @@ def attribute(
     prefix: str = RANGE_PREFIX,
     step_prefix: str = STEP_PREFIX,
     steps: Sequence[tuple[str, int, int]] | None = None,
-    seen: Sequence[Sequence[tuple[str, str | None]]] = (),
 ) -> TraceWork:
     """The device's work by step and part.
 
@@ -139,7 +138,6 @@ def attribute(
         prefix: of the host ranges that are parts.
         step_prefix: of the host ranges that are steps.
         steps: (kind, start, end) on the host's clock, in place of ranges.
-        seen: launches of other traces, as `launch_sequences` gives them, to tell the kernels of graph replays apart.
 
     Raises:
         InvalidMeasurement: several devices worked: their times are not one device's.
@@ -152,16 +150,10 @@ def attribute(
         steps = [(row.name.removeprefix(step_prefix), row.start_ns, row.end_ns) for row in found.steps]
     where = _Where(found, steps, prefix)
     work = TraceWork([StepWork(kind) for kind, _, _ in steps])
-    places = _places(found, where, work, seen)
+    places = _places(found, where, work)
     _add_up(found.work, places, work)
     _count_launches(found, where, work)
     return work
-
-
-def launch_sequences(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX) -> list[list[tuple[str, str | None]]]:
-    """What each host thread launched one by one, as (kernel's name, part), for `attribute` of a trace with replays."""
-    found = sort_rows(rows, prefix=prefix)
-    return _sequences(found, _Where(found, (), prefix))
 
 
 class _Where:
@@ -189,11 +181,9 @@ class _Where:
         return None if index is None else int(index)
 
 
-def _places(
-    found: Sorted, where: _Where, work: TraceWork, seen: Sequence[Sequence[tuple[str, str | None]]]
-) -> list[_Place]:
+def _places(found: Sorted, where: _Where, work: TraceWork) -> list[_Place]:
     """Where each row of `found.work` belongs, in their order; counts what is odd."""
-    in_replays = _replay_parts(found, Seen([*_sequences(found, where), *seen]), work)
+    in_replays = _replay_parts(found, Seen(_sequences(found, where)), work)
     places, before = [], _Place(None, UNMATCHED)
     for index, kernel in enumerate(found.work):
         launch = found.launches.get(kernel.correlation)

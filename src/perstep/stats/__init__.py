@@ -4,7 +4,7 @@ Floor 1: no input or output, no clock; a random generator is passed in where one
 """
 
 from perstep.stats.bootstrap import Effect
-from perstep.stats.designs import balanced_block, is_balanced, williams_square
+from perstep.stats.designs import balanced_block, williams_square
 from perstep.stats.factorial import (
     MAX_FACTORIAL_PARTS,
     Factorial,
@@ -124,7 +124,6 @@ __all__ = [
     "fit_scaled",
     "guarded_confidence",
     "invalid_change",
-    "is_balanced",
     "ledger_estimate",
     "local_exponents",
     "log_ratios",

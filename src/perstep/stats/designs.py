@@ -64,24 +64,3 @@ def williams_square(num_arms: int) -> NDArray[np.intp]:
     if num_arms % 2 == 0 or num_arms == 1:
         return square
     return np.concatenate([square, square[:, ::-1]])
-
-
-def is_balanced(block: NDArray[np.intp]) -> bool:
-    """Whether each arm stands in each position, and follows each other arm, equally often.
-
-    Args:
-        block: [rows, arms] arm indices.
-    """
-    rows, num_arms = block.shape
-    positions = np.zeros((num_arms, num_arms), dtype=np.intp)
-    neighbours = np.zeros((num_arms, num_arms), dtype=np.intp)
-    for row in block:
-        positions[row, np.arange(num_arms)] += 1
-        neighbours[row[:-1], row[1:]] += 1
-    off_diagonal = neighbours[~np.eye(num_arms, dtype=bool)]
-    return bool(
-        rows % num_arms == 0
-        and (positions == positions[0, 0]).all()
-        and (np.diag(neighbours) == 0).all()
-        and (off_diagonal.size == 0 or (off_diagonal == off_diagonal[0]).all())
-    )

@@ -7,7 +7,6 @@ for; nothing is trained or merged.
 """
 
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -92,9 +91,7 @@ class BlockMask:
     def __enter__(self) -> Self:
         return self.apply()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.remove()
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ from perstep.theory.backends import (
     Backend,
     Packing,
 )
-from perstep.theory.cache import CacheBytes, kv_bytes, kv_bytes_per_token
+from perstep.theory.cache import CacheBytes, kv_bytes
 from perstep.theory.config import read_config, shape_of
 from perstep.theory.cost import Cost, StepCost
 from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
@@ -53,7 +53,6 @@ __all__ = [
     "decode",
     "expected_experts",
     "kv_bytes",
-    "kv_bytes_per_token",
     "num_scores",
     "parameters",
     "part_bound",

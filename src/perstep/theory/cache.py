@@ -19,14 +19,6 @@ class CacheBytes:
     allocated: int
 
 
-def kv_bytes_per_token(shape: ModelShape, dtype: str = "float32") -> int:
-    """The bytes that one more position of one sequence adds, as long as no window is full.
-
-    Llama-2-7B in float16: 2 x 32 layers x 32 heads x 128 x 2 bytes = 524,288.
-    """
-    return 2 * shape.num_layers * shape.kv_width * bytes_each(dtype)
-
-
 def kv_bytes(
     shape: ModelShape, positions: int, *, capacity: int | None = None, batch: int = 1, dtype: str = "float32"
 ) -> CacheBytes:

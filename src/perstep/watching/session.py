@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self, cast
 
 from perstep._json import Json
@@ -154,10 +153,8 @@ class Watch:
         self._every_generate.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._every_generate.__exit__(kind, error, where)
+    def __exit__(self, *exception: object) -> None:
+        self._every_generate.__exit__(*exception)
         self._sites.clear()
 
     def _choose(self, model: object, site: str) -> Instrument | None:

@@ -12,14 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perstep.targets.reference import no_mark
+from perstep.targets.reference import Mark, no_mark
 
 Array = Any
 """Of NumPy or torch, as the backend; its name ends in its shape."""
 
 Operator = Callable[..., Array]
-
-Mark = Callable[[str], None]
 
 LAYER, ENDS = "layer", "ends"
 """The boundaries of a step: where a layer begins, and where what follows the last one does."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from perstep.targets.transformers import words
 from perstep.targets.transformers._loop import Loop
-from perstep.targets.transformers._phases import opaque
+from perstep.targets.transformers._phases import opaque, timed
 from perstep.targets.transformers._wrap import Function, Make, Wraps
 from perstep.targets.transformers.protocols import Cache, Model, Parts
 
@@ -121,28 +121,6 @@ def wrap_modules(wraps: Wraps, model: Model, loop: Loop, *, layers: bool) -> Non
         else:
             make = timed(loop, part)
         wraps.method(module, "forward", make)
-
-
-def timed(loop: Loop, part: str) -> Make:
-    """Make a wrapper that is called some fifteen times a layer: `span`, with the layer in the name of the part."""
-    mark, this_thread = loop.mark, get_ident
-
-    def make(original: Function) -> Function:
-        def wrapper(*args: object, **kwargs: object) -> object:
-            if loop.live != this_thread():
-                return original(*args, **kwargs)
-            before = loop.part
-            here = loop.part = part + loop.suffix
-            mark(here)
-            try:
-                return original(*args, **kwargs)
-            finally:
-                loop.part = before
-                mark(before)
-
-        return wrapper
-
-    return make
 
 
 def _timed_at_layer(loop: Loop, part: str, suffix: str) -> Make:

@@ -65,8 +65,8 @@ def _parts(model: Model, around: Around) -> dict[str, Make]:
     loop = around.loop
     methods: dict[str, Make] = {
         "_beam_search_has_unfinished_sequences": lambda original: _beams_unfinished(original, loop),
-        "_get_logits_processor": lambda original: _processors(original, loop),
-        "_get_stopping_criteria": lambda original: _criteria(original, loop),
+        "_get_logits_processor": lambda original: _listed(original, loop, words.LOGITS, words.SAMPLE),
+        "_get_stopping_criteria": lambda original: _listed(original, loop, words.STOP, words.BOOKKEEPING),
         "_reorder_cache": opaque(loop, words.KV_REORDER),
         "_prepare_cache_for_generation": lambda original: _cache(original, around),
         "_get_candidate_generator": lambda original: _candidates(original, around),
@@ -83,7 +83,7 @@ def _wrap_stop_checks(wraps: Wraps, loop: Loop) -> None:
 
     for name in ("StopCheck", "DeferredStopCheck"):
         if hasattr(utils, name):
-            wraps.function(getattr(utils, name), "__call__", span(loop, words.SYNC))
+            wraps.function(getattr(utils, name), "__call__", timed(loop, words.SYNC))
 
 
 def wrap_forward(wraps: Wraps, model: Model, loop: Loop, part: str, attribute: str = "forward") -> None:
@@ -104,8 +104,8 @@ def wrap_update(wraps: Wraps, model: Model, loop: Loop) -> None:
         wraps.method(model, name, lambda original: _update(original, loop))
 
 
-def span(loop: Loop, part: str) -> Make:
-    """Make a wrapper whose call is a part, apart from the parts inside it."""
+def timed(loop: Loop, part: str) -> Make:
+    """Make a wrapper whose call is a part, apart from the parts inside it; at a layer the part is named by it."""
     mark, this_thread = loop.mark, get_ident
 
     def make(original: Function) -> Function:
@@ -113,8 +113,8 @@ def span(loop: Loop, part: str) -> Make:
             if loop.live != this_thread():
                 return original(*args, **kwargs)
             before = loop.part
-            loop.part = part
-            mark(part)
+            here = loop.part = part + loop.suffix
+            mark(here)
             try:
                 return original(*args, **kwargs)
             finally:
@@ -230,7 +230,7 @@ def _has_unfinished(original: Function, loop: Loop) -> Function:
 
 
 def _beams_unfinished(original: Function, loop: Loop) -> Function:
-    wait = span(loop, words.SYNC)(lambda *args, **kwargs: bool(original(*args, **kwargs)))
+    wait = timed(loop, words.SYNC)(lambda *args, **kwargs: bool(original(*args, **kwargs)))
 
     def _beam_search_has_unfinished_sequences(self: object, *args: object, **kwargs: object) -> bool:
         return bool(wait(self, *args, **kwargs))  # the loop's next word is `not`, which would wait all the same
@@ -256,27 +256,18 @@ def _prefill(original: Function, loop: Loop, *, whole: bool) -> Function:
     return prefill
 
 
-def _processors(original: Function, loop: Loop) -> Function:
-    lists = TimedLists(loop, words.LOGITS, words.SAMPLE)
+def _listed(original: Function, loop: Loop, prefix: str, after: str) -> Function:
+    lists = TimedLists(loop, prefix, after)
 
-    def _get_logits_processor(self: object, *args: Value, **kwargs: Value) -> object:
-        processors = original(self, *args, **kwargs)
+    def get_list(self: object, *args: Value, **kwargs: Value) -> object:
+        made = original(self, *args, **kwargs)
         if loop.outside():
-            return processors
-        loop.call.prompt_tokens = kwargs.get("input_ids_seq_length")
-        return lists.timed(processors)
+            return made
+        if "input_ids_seq_length" in kwargs:  # of the processors
+            loop.call.prompt_tokens = kwargs["input_ids_seq_length"]
+        return lists.timed(made)
 
-    return _get_logits_processor
-
-
-def _criteria(original: Function, loop: Loop) -> Function:
-    lists = TimedLists(loop, words.STOP, words.BOOKKEEPING)
-
-    def _get_stopping_criteria(self: object, *args: Value, **kwargs: Value) -> object:
-        criteria = original(self, *args, **kwargs)
-        return criteria if loop.outside() else lists.timed(criteria)
-
-    return _get_stopping_criteria
+    return get_list
 
 
 def _cache(original: Function, around: Around) -> Function:

@@ -3,7 +3,6 @@
 import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from perstep.targets.transformers import version
@@ -41,9 +40,7 @@ class EveryGenerate:
         self._wraps.function(GenerationMixin, "generate", self._watch)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._wraps.restore()
 
     def _watch(self, original: Function) -> Function:

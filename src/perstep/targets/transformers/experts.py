@@ -6,7 +6,6 @@ does nothing is refused by name: its forward is run with two values, and must di
 """
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from perstep.errors import InputError
@@ -99,9 +98,7 @@ class ExpertsPerToken:
             module.top_k = self._top_k
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for module in self._routers.modules:
             module.top_k = self._routers.top_k
         if self._implementation is not None:

@@ -9,7 +9,6 @@ split into parts, and a note says so.
 import inspect
 import sys
 from functools import partial
-from types import TracebackType
 from typing import Literal, Self
 
 from perstep.errors import InputError
@@ -115,9 +114,7 @@ class Instrument:
         self._active = True
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._active = False
         self._restore()
 

@@ -1,8 +1,7 @@
 """What the adapter touches of transformers, as mypy sees it; torch's own types are used as torch gives them.
 
 Types only: nothing here imports torch or transformers when it runs. transformers itself is not read by mypy, which
-would go through every architecture's module. What comes from it is unchecked until it gets
-one of these types.
+would go through every architecture's module: what comes from it is unchecked until it gets one of these types.
 """
 
 from __future__ import annotations
@@ -192,14 +191,6 @@ class Cache(Protocol):
 
     def crop(self, max_length: int) -> None:
         """Keep that many positions; of a negative number, take so many away."""
-        ...
-
-
-class LogitsProcessor(Protocol):
-    """A logits processor as generate calls it."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, /) -> torch.Tensor:
-        """The scores [B, V], changed."""
         ...
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -127,9 +126,7 @@ class Replay:
         self._driver.install(self._next)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._driver.restore()
 
     def _next(self) -> "_Call":

@@ -121,11 +121,6 @@ class DeviceWork(msgspec.Struct, frozen=True, kw_only=True):
     whole_replays: int = 0
     split_replays: int = 0
 
-    @property
-    def replayed_share(self) -> float:
-        """Of the step's busy time, what lies in graph replays that could not be split."""
-        return sum(part.replayed_ns for part in self.parts.values()) / self.busy_ns if self.busy_ns else 0.0
-
 
 def what_bounds(low: float | None, high: float | None) -> What:
     """What bounds a step by the interval of busy / step; nothing where the interval lies in no one class.
