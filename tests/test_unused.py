@@ -26,8 +26,12 @@ NOT_READ = {
         Fill.in_place_p50_us Fill.in_place_p99_us OperatorFound.calls_per_step Prediction.from_sizes AboutCell.texts_end
         SiteFindings.broken_off
         Spread.P50 Spread.P95 Spread.P99 TimeChange.ties""",
+    "read by columns, which put their names together": """
+        PartChange.new_ci_high_ns PartChange.new_ci_low_ns PartChange.new_ns PartChange.ref_ci_high_ns
+        PartChange.ref_ci_low_ns PartChange.ref_ns Point.with_cache_high_ms Point.with_cache_low_ms
+        Point.without_cache_high_ms Point.without_cache_low_ms""",
     "stored in manifest.json or samples.jsonl: what was measured, and how": """
-        Conditions.repetitions_a_round Conditions.rewound BaseConditions.garbage_collector KnobConditions.end_tokens
+        Conditions.repetitions_a_round Conditions.rewound KnobConditions.end_tokens
         Conditions.end_tokens Conditions.languages Workload.schema_sha256 Conditions.steps_per_turn
         TraceCounts.by_operator TraceCounts.idle_launches AboutLanguage.automaton Manifest.hardware
         WarmUp.rule Gpu.memory_bytes Host.load_average_5min Host.load_average_15min""",
