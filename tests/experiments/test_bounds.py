@@ -21,14 +21,14 @@ from perstep.experiments.bounds import (
 )
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.experiments.ledger.samples import Bounded, Workload
-from perstep.machine import LadderCeilings, LadderFigures
+from perstep.machine import SweepCeilings, SweepFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.targets import open_model
 from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, step_bound, step_cost
 
 from ..conftest import facts
 
-FIGURES = LadderFigures(
+FIGURES = SweepFigures(
     read_gb_s={262_144: 60.0, 1_000_000: 40.0, 4_000_000: 20.0},
     call_ns={0: 500.0, 262_144: 600.0, 1_000_000: 1000.0},
     gemm_gflop_s=100.0,
@@ -36,7 +36,7 @@ FIGURES = LadderFigures(
     special_g_s=2.0,
     rounds=3,
 )
-CEILINGS = LadderCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
+CEILINGS = SweepCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
 
 
 def mini_config() -> dict[str, object]:
@@ -63,7 +63,7 @@ def test_a_set_takes_the_figure_of_the_nearest_size() -> None:
     assert {level.call_ns for each in rates_between(CEILINGS, "float32") for level in each.levels} == {None}  # hot
     assert [rates.level_for(size).call_ns for size in (262_144, 262_145, 600_000)] == [600.0, 1000.0, 1000.0]
     assert rates.level_for(10**12).call_ns is None
-    assert (rates.dispatch_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
+    assert (rates.call_overhead_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
 
 
 def test_however_badly_products_were_timed_a_matrix_vector_product_is_bound_by_bandwidth() -> None:
@@ -135,7 +135,7 @@ def test_each_part_has_the_bound_of_its_name() -> None:
 
 def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> None:
     """Twice as fast in the best round: half the time, and 100 % more at the medians."""
-    best = LadderFigures(
+    best = SweepFigures(
         {size: 2 * value for size, value in FIGURES.read_gb_s.items()},
         {size: value / 2 for size, value in FIGURES.call_ns.items()},
         200.0, 10.0, 4.0, 3,
@@ -157,7 +157,7 @@ def withdrawn(found: LedgerBounds, reason: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("part", "binds"), [("attn.rope", "dispatch"), ("kv.append", "dispatch"), ("mlp", "bandwidth@")]
+    ("part", "binds"), [("attn.rope", "call overhead"), ("kv.append", "call overhead"), ("mlp", "bandwidth@")]
 )
 def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) -> None:
     """A call is the mean of four, and data may be nearer than thought: that says nothing of others."""

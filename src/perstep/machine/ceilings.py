@@ -21,7 +21,7 @@ from perstep.machine._arms import (
     CeilingArm,
     Unit,
     bandwidth_arms,
-    dispatch_arms,
+    call_overhead_arms,
     filled_buffer,
     gemm_arms,
     gemv_arms,
@@ -216,7 +216,7 @@ def ceiling_arms(
     if not threads or min(threads) < 1:
         raise InputError(f"threads are {list(threads)}; give one or more whole numbers from 1 on")
     sizes, omitted = working_sets(machine, quick=quick)
-    arms = [*dispatch_arms()]
+    arms = [*call_overhead_arms()]
     for count in threads:
         arms.extend(gemm_arms(count))
     for level in levels:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from perstep.experiments.ablation.samples import ColdCell
 from perstep.report.format import duration, interval, significant, time_unit
-from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_pace
+from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_slowdown
 
 TOLERANCE = 0.01
 """Of the step: smaller differences are none, whatever the intervals."""
@@ -77,7 +77,7 @@ def _change(name: str, with_all: Spent, without: Spent, comparisons: int) -> Eff
 
 
 def _per_step(name: str, spent: Spent) -> NDArray[np.float64]:
-    per_step: NDArray[np.float64] = spent.parts[name].mean(axis=1) / round_pace(spent.step_ns)
+    per_step: NDArray[np.float64] = spent.parts[name].mean(axis=1) / round_slowdown(spent.step_ns)
     return per_step
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, config_of, ladder_for, rates_between, shape_of
 from perstep.experiments.ledger.samples import Bounded, Workload
-from perstep.machine import Ladder, LadderCeilings
+from perstep.machine import CeilingSweep, SweepCeilings
 from perstep.measure import Ledger
 from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
@@ -112,7 +112,7 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
 
 
 class Ceilings:
-    """The ladder that judges a ledger, and what `bounds_of` needs to know of the target.
+    """The ceiling sweep of a ledger, and what `bounds_of` needs to know about the target.
 
     Args:
         opened: the model.
@@ -124,7 +124,7 @@ class Ceilings:
 
     def __init__(self, opened: Opened, *, prompt_tokens: int, new_tokens: int, batch: int, threads: int) -> None:
         self.conditions = Bounded()
-        self._ladder: Ladder | None = None
+        self._sweep: CeilingSweep | None = None
         config = config_of(opened)
         on_cpu = opened.backend == "numpy" or opened.model.device.type == "cpu"
         if shape_of(config) is None or not on_cpu:
@@ -132,11 +132,11 @@ class Ceilings:
         self.conditions = Bounded(config, _backend_name(opened), opened.facts["dtype"])
         by_kind = step_costs(self.conditions, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
         costs = [cost for costs in by_kind.values() for cost in costs]
-        self._ladder = ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=threads)
+        self._sweep = ladder_for(costs, library="numpy" if opened.backend == "numpy" else "torch", threads=threads)
 
     def measure(self) -> dict[str, float]:
         """One timing of every ceiling; nothing where theory has no formula, or the step is not the processor's."""
-        return {} if self._ladder is None else self._ladder.measure()
+        return {} if self._sweep is None else self._sweep.measure()
 
 
 def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: int) -> dict[str, list[StepCost]]:
@@ -153,7 +153,7 @@ def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: 
 
 
 def bounds_of(
-    bounded: Bounded, workload: Workload, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
+    bounded: Bounded, workload: Workload, ceilings: SweepCeilings | None, ledgers: Mapping[str, Ledger]
 ) -> dict[str, LedgerBounds]:
     """The bounds of each kind of step; nothing for a run without ceilings, or where they judge nothing.
 

@@ -21,7 +21,7 @@ from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
 from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
-from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.runs import Manifest
 from perstep.stats import (
@@ -229,7 +229,7 @@ class MaskFindings(msgspec.Struct):
     builds: list[Build]
     curves: list[Curve]
     roofline: list[RooflinePoint]
-    ceilings: LadderCeilings | None
+    ceilings: SweepCeilings | None
     left_out: list[LeftOut]
     notes: list[str]
     rounds: int
@@ -254,7 +254,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
     taken = [sample for sample in samples if sample.ceilings]
-    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    ceilings = sweep_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     lost = [
         LeftOut(about[key].vocab, about[key].batch, about[key].complexity, name, "not in every round")
         for sample in samples
@@ -432,7 +432,7 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     )
 
 
-def _places(cell: CellFinding, about: AboutCell, ceilings: LadderCeilings | None, dtype: str) -> list[RooflinePoint]:
+def _places(cell: CellFinding, about: AboutCell, ceilings: SweepCeilings | None, dtype: str) -> list[RooflinePoint]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
