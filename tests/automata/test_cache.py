@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_again_and_said(tmp_path: Path, byte_vocabulary: 
         "other": other,
     }
     path.write_bytes(changed[damage])
-    with pytest.warns(UserWarning, match="is damaged and is made again"):
+    with pytest.warns(UserWarning, match="is damaged and is rebuilt"):
         again = cache.schema_table(SCHEMA, byte_vocabulary)
     assert _same(again, wanted)
     assert path.read_bytes() == data

@@ -461,7 +461,7 @@ def test_one_of_only_where_branches_exclude_each_other(branches: list[Schema], e
         ),
         ({"type": "array", "items": [{"type": "null"}]}, "write prefixItems"),
         ({"type": "number", "minimum": 1, "exclusiveMinimum": True}, "old spelling"),
-        ({"type": "number", "multipleOf": 0.1}, "multipleOf works here for type integer"),
+        ({"type": "number", "multipleOf": 0.1}, "multipleOf is supported here for type integer"),
         ({"type": "text"}, "type must be among"),
         ({"type": "string", "maxLength": "3"}, "maxLength must be a whole number"),
         ({"type": "string", "maxLength": -1}, "maxLength must be a whole number"),

@@ -14,7 +14,7 @@ Cli = Callable[..., Any]
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["-c", "8-"], "'8-' is no list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8"),
+        (["-c", "8-"], "'8-' is not a list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8"),
         (["-c", "64-8"], "the range '64-8' ends before it begins; write 8-64"),
         (["-c", "8-64*1"], "never gets on"),
         (["-c", "0,8"], "--context 0: it must be at least 1"),

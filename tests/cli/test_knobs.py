@@ -123,7 +123,7 @@ def test_prompts_of_a_file_are_measured_in_one_run(
         ("depth --active_block_indices 4 8", "blocks 4, 8 are out of range: the model has 4 blocks, numbered 0 to 3"),
         ("depth --active_block_indices 1 1 2", "block 1 is given more than once"),
         ("depth --active_block_indices -1", "block -1 is out of range"),
-        ("depth --active_block_indices one", "'one' is no block; write indices such as 0 5 10"),
+        ("depth --active_block_indices one", "'one' is not a block; write indices such as 0 5 10"),
         ("depth --strategy middle", '"middle"'),
         ("depth --under soon", "'soon' is no duration"),
         ("depth --num_samples 0", "rounds 0: at least 1 round is needed"),

@@ -187,8 +187,8 @@ def test_tied_logits_count_and_are_not_told_apart() -> None:
     other[0, 1:6] = kept[0, 1:6].flip(0)
     assert _difference(kept, other, "ties") == ""
     other[0, 1:6] = 1.0
-    assert _difference(kept, other, "ties") == "other tokens are allowed for ties"
-    assert _difference(kept, kept * 1.001, "ties") == "other scores come of ties"
+    assert _difference(kept, other, "ties") == "the allowed tokens differ for ties"
+    assert _difference(kept, kept * 1.001, "ties") == "the scores differ for ties"
 
 
 def test_where_the_warpers_begin_is_seen_in_what_generate_builds() -> None:
@@ -234,7 +234,7 @@ def test_a_setting_that_does_nothing_is_not_shown_to_be_replaced() -> None:
     """As many tokens as there are: what never acted proves nothing."""
     found, seen = offered(captured(top_k=COLUMNS))
     assert found == []
-    assert seen.reasons == {"logits/TopKLogitsWarper": "TopK was never seen to change anything"}
+    assert seen.reasons == {"logits/TopKLogitsWarper": "TopK never changed anything"}
 
 
 def test_a_patch_puts_lines_before_and_behind_the_calls_own(tmp_path: Any) -> None:

@@ -298,7 +298,7 @@ class Alarm(Criterion):
 
 
 HASHES = any_of(["###"])
-NOT_FOUND = "which no text that it holds explains"
+NOT_FOUND = "which no text that it stores explains"
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_a_call_that_cannot_be_made_again_is_left_alone() -> None:
             return torch.rand(scores.shape, generator=self.generator)
 
     site = found(captured(logits_processor=[Random()]))
-    assert "Random gave something else for the same scores" in site.refused
+    assert "Random gave another result for the same scores" in site.refused
     assert "Nothing was tried" in tables_of(site)[0].notes[0]
 
 

@@ -129,7 +129,7 @@ def test_what_comes_before_a_call_is_not_timed() -> None:
 @pytest.mark.parametrize("sizes", [[], [0], [-1, 5]])
 def test_sizes_are_above_nothing(sizes: list[int]) -> None:
     """A set of no bytes cannot be gone over."""
-    with pytest.raises(InputError, match="above 0 bytes"):
+    with pytest.raises(InputError, match="each above 0"):
         CeilingSweep(sizes)
 
 

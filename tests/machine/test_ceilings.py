@@ -156,14 +156,14 @@ def test_slow_methods_are_left_out_with_their_ratio(fake_clock):
         Timed(arm_of(clock, 1, method="near"), 1, 1, 50.0),
         Timed(arm_of(clock, 1, method="far"), 1, 1, 49.0),
         Timed(arm_of(clock, 1, figure="copy.l2"), 1, 1, 1.0),
-        Timed(arm_of(clock, 1, figure="call overhead", method="quick", unit="ns"), 1, 1, 100.0),
-        Timed(arm_of(clock, 1, figure="call overhead", method="slow", unit="ns"), 1, 1, 300.0),
+        Timed(arm_of(clock, 1, figure="call_overhead", method="quick", unit="ns"), 1, 1, 100.0),
+        Timed(arm_of(clock, 1, figure="call_overhead", method="slow", unit="ns"), 1, 1, 300.0),
     ]
     kept, omitted = without_slow_rivals(timed)
     assert [one.arm.method for one in kept] == ["best", "near", "m", "quick"]
     assert omitted == {
         "read.l2@1 far": "2.0 times slower than best",
-        "dispatch@1 slow": "3.0 times slower than quick",
+        "call_overhead@1 slow": "3.0 times slower than quick",
     }
 
 
@@ -255,7 +255,7 @@ def test_several_last_level_caches_count_together(machine):
     [
         ({"cpu__l2_bytes": "unknown"}, "l2", "unknown"),
         ({"cpu__l3_bytes": "none"}, "l3", "none"),
-        ({"cpu__l3_bytes": "unknown"}, "memory", "no size is known to be larger"),
+        ({"cpu__l3_bytes": "unknown"}, "memory", "no size is known to exceed them"),
         ({"memory__available_bytes": 2**31}, "memory", "over a quarter of 2048 MiB"),
         ({"cgroup__memory_limit_bytes": 2**30}, "memory", "over a quarter of 1024 MiB"),
     ],

@@ -124,13 +124,13 @@ class DiskCache:
         except FileNotFoundError:
             data = b""
         except OSError as error:
-            warnings.warn(f"the cached table {path} cannot be read and is made again: {error}", stacklevel=4)
+            warnings.warn(f"the cached table {path} cannot be read and is rebuilt: {error}", stacklevel=4)
             data = b""
         if data:
             try:
                 found = read(data)
             except InputError as error:
-                warnings.warn(f"the cached table {path} is damaged and is made again: {error}", stacklevel=4)
+                warnings.warn(f"the cached table {path} is damaged and is rebuilt: {error}", stacklevel=4)
             else:
                 _touch(path)
                 return found
@@ -147,7 +147,7 @@ class DiskCache:
             Path(part.name).replace(path)
             self._trim(keep=path)
         except OSError as error:
-            warnings.warn(f"the table could not be kept in {self.folder}: {error}", stacklevel=5)
+            warnings.warn(f"the table could not be stored in {self.folder}: {error}", stacklevel=5)
 
     def _trim(self, keep: Path) -> None:
         files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.npz"))

@@ -247,7 +247,7 @@ def same_vocabulary(left: TokenAutomaton, right: TokenAutomaton) -> None:
     """
     if left.vocabulary is not right.vocabulary and left.vocabulary.hash != right.vocabulary.hash:
         raise InputError(
-            f"two automata combine over one vocabulary; these are over {left.vocabulary.size:,} and "
+            f"two tables combine over one vocabulary; these are over {left.vocabulary.size:,} and "
             f"{right.vocabulary.size:,} tokens of different bytes"
         )
 

@@ -30,13 +30,13 @@ class RunTo:
     """Where a measurement goes; the fields are options of every command that measures."""
 
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table"
-    """Form of the result on stdout."""
+    """Format of the result on stdout."""
 
     out: Path | None = None
     """Folder for the run. [default: the next number under .perstep/runs]"""
 
     resume: Annotated[bool, Parameter(negative="")] = False
-    """Go on with the run in --out."""
+    """Continue the run in --out."""
 
     force: Annotated[bool, Parameter(negative="")] = False
     """Replace the run in --out."""
@@ -45,13 +45,13 @@ class RunTo:
     """Compare the run with this baseline when it is done."""
 
     save_baseline: str | None = None
-    """Keep the run as the baseline of this name, in place of the one that has it."""
+    """Store the run as the baseline of this name; replace an older one of the same name."""
 
     strict: Annotated[bool, Parameter(negative="")] = False
     """Exit with 3 if the result is not resolved."""
 
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False
-    """No progress, no remarks."""
+    """Print no progress and no remarks."""
 
 
 DEFAULT_RUN_TO = RunTo()

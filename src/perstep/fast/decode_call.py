@@ -159,4 +159,4 @@ def _refuse(model: Any, config: Any, given: dict[str, Any], synced_gpus: bool) -
     if model.config.is_encoder_decoder:
         raise InputError("fast.decode is for decoder-only models: leave custom_generate out")
     if synced_gpus or given.get("synced_gpus"):
-        raise InputError("fast.decode does not keep several GPUs in step: leave synced_gpus out")
+        raise InputError("fast.decode does not synchronise several GPUs: leave synced_gpus out")

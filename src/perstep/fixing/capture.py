@@ -339,7 +339,7 @@ def _refused(given: Mapping[str, Any]) -> str:
         return ""
     from perstep.fast import Decode
 
-    return "" if isinstance(loop, Decode) else "its custom_generate is a loop of its own, of which nothing is known"
+    return "" if isinstance(loop, Decode) else "its custom_generate is an unknown loop"
 
 
 def _span(frame: FrameType) -> Span | None:

@@ -175,7 +175,7 @@ def _changed(call: Captured, offer: Offer, own: Sequence[Any], before: "Sequence
         if early > late and not commute(first, second):
             names = type(second).__name__, type(first).__name__
             raise OutOfOrder(
-                f"{names[0]} would come behind {names[1]}; generate applies it before, and the order matters"
+                f"{names[0]} would come after {names[1]}; generate applies it before, and the order matters"
             )
     return after
 
@@ -211,7 +211,7 @@ class _Trial:
         without = dict(zip(self._made, differences[1:], strict=False))
         idle = [self._names[at] for at, seen in without.items() if not seen]
         if idle:
-            return OutOfOrder(f"{idle[0]} was never seen to change anything")
+            return OutOfOrder(f"{idle[0]} never changed anything")
         exchanged = dict(zip(self._pairs, differences[1 + len(self._made) :], strict=True))
         told = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
         more = f", and not with {' or '.join(told)}" if told else ""
@@ -310,8 +310,11 @@ class Shapes:
         yield "tied logits but for a token of the text", _peaks(tied, seen[:, 0])
         yield "a peak at what followed the last tokens before", _peaks(flat, seen[:, 7])
         yield "two peaks, one at what followed before", _peaks(_set(flat, seen[:, 7], 24.0), new[:, 1])
-        yield "a ladder of logits", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
-        yield "a ladder of tied pairs", lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6)
+        yield "logits that fall in equal steps", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
+        yield (
+            "tied pairs of logits that fall in equal steps",
+            lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6),
+        )
         for token in self._named:
             at = np.full(rows, token)
             yield f"a peak at the token {token}", _peaks(flat, at)
@@ -338,14 +341,14 @@ def _difference(expected: Any, found: Any, what: str) -> str:
     for theirs, ours in zip(expected, found, strict=True):
         both = (theirs > -np.inf) & (ours > -np.inf)
         if not _are_close(theirs[both], ours[both]):
-            return f"other scores come of {what}"
+            return f"the scores differ for {what}"
         if bool(both.equal(theirs > -np.inf)) and bool(both.equal(ours > -np.inf)):
             continue
         kept = [one[one > -np.inf].sort(descending=True).values for one in (theirs, ours)]
         fewer, more = sorted(kept, key=len)
         beyond = more.double().softmax(0)[len(fewer) :]
         if not _are_close(fewer, more[: len(fewer)]) or float(beyond.sum()) > EDGE:
-            return f"other tokens are allowed for {what}"
+            return f"the allowed tokens differ for {what}"
     return ""
 
 

@@ -222,7 +222,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
         diff=patch.diff,
         diff_folder=patch.folder,
         noise=summarise_noise([*(call.noise for call in watched), *(made.noise for made in rounds)]),
-        unresolved=f"not resolved what is won at {', '.join(open_)}; try a larger --budget on a quiet machine"
+        unresolved=f"the time saved is not resolved at {', '.join(open_)}; try a larger --budget on a quiet machine"
         if open_
         else "",
         invalid="; ".join(
@@ -371,8 +371,7 @@ def _bound(
     for what, most, arm in shown:
         if most is not None and arm is not None and arm.change is not None and arm.change < 1 / most - 1 - _ROUNDING:
             row.no_bound = (
-                f"the change of {what}, {arm.percent(2)}, goes beyond the {most:.2f}× that its part of"
-                " the ledger allows"
+                f"the change of {what}, {arm.percent(2)}, exceeds the {most:.2f}× that its part of the ledger allows"
             )
     if not row.no_bound:
         row.most_step_speedup, row.most_call_speedup = step, call
@@ -383,7 +382,7 @@ def _others(ledger: Ledger, rows: list[Row], loop: tuple[str, ...], offered: Off
     answered = {part for row in rows for part in row.parts}
     made = []
     if loop and BETWEEN not in answered:
-        why = "perstep.fast.decode has its place already" if offered.loop_is_fast else DECODE + ", not tried"
+        why = "perstep.fast.decode is used already" if offered.loop_is_fast else DECODE + ", not tried"
         made.append(Row(parts=[BETWEEN], why=why))
     for name in ledger.parts:
         if name not in answered and name not in loop:

@@ -111,13 +111,13 @@ def _on_the_row(row: Row) -> list[str]:
     if row.reason:
         said.append(f"{row.why}: {row.reason}")
     if row.clash:
-        beside = ", ".join(row.clash)
-        said.append(f"alone it gives the call's tokens, beside {beside} others: it is dropped, the rest is not")
+        others = ", ".join(row.clash)
+        said.append(f"alone it gives the call's tokens, together with {others} it does not, so it is dropped")
     if row.result is not None:
         said += _on_the_result(row.result)
     if row.no_bound:
         said.append(
-            f"no bound: {row.no_bound}; what runs beside it may cost less without it, the watched call may have"
+            f"no bound: {row.no_bound}; other parts may cost less without it, the watched call may have"
             " differed, or it is chance"
         )
     if row.instead:
@@ -128,7 +128,7 @@ def _on_the_row(row: Row) -> list[str]:
 def _on_the_result(result: Result) -> list[str]:
     said = []
     if result.beside:
-        said.append(f"its changes are against the call that has {' and '.join(result.beside)} already")
+        said.append(f"its changes are relative to the call with {' and '.join(result.beside)}")
     if result.whole.change is None:
         tokens = plural(result.new_tokens, "new token")
         said.append(
@@ -138,8 +138,9 @@ def _on_the_result(result: Result) -> list[str]:
     call_ns = result.whole.ns
     if result.making_ns > _MAKING * call_ns:
         said.append(
-            f"making it takes {duration(result.making_ns, 2)} in every call, {percent(result.making_ns / call_ns)} of"
-            " it, which is counted; made once before a loop over calls, it is paid once"
+            f"its construction takes {duration(result.making_ns, 2)} in every call,"
+            f" {percent(result.making_ns / call_ns)} of the call, and is included;"
+            " construct it once before a loop over calls"
         )
     return said
 
@@ -150,14 +151,14 @@ def _all_lines(site: Site) -> list[str]:
     if site.together is not None:
         each = ""
         if len(site.together.drop_ins) > 1 and site.together.whole.verdict != "faster":
-            each = "; each of them was faster beside those before it"
+            each = "; each was faster together with those before it"
         said.append(f"All lines together: {_in_words(site.together, site)}{each}.")
     elif any(row.unproven for row in site.rows):
-        said.append("No drop-in was faster beyond doubt, so nothing is to be written.")
+        said.append("No drop-in was proven faster, so no line is recommended.")
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
     if any(row.result and not row.result.whole.resolved for row in site.rows):
-        said.append("A larger --budget, on a quiet machine, may tell what is not resolved.")
+        said.append("A larger --budget, on a quiet machine, may resolve the rest.")
     return said
 
 
@@ -195,13 +196,13 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
         said.append(f"{DECODE}: only with the other lines; without them {row.why}.")
     if row.drop_in and site.dispatch_ns:
         said.append(
-            f"{DECODE} also takes transformers' look at the signatures of the processors out of their parts,"
-            f" {duration(site.dispatch_ns, 2)} a step{', which is in its bound' if _at_most(row) else ''}."
+            f"{DECODE} also saves transformers' inspection of the processors' signatures, which is in their parts:"
+            f" {duration(site.dispatch_ns, 2)} a step{', included in its bound' if _at_most(row) else ''}."
         )
     if row.tokens == "equal in distribution":
         said.append(
-            f"{DECODE} draws from the same distribution by noise of its own: with that noise in both loops the tokens"
-            " are the same, but those of a seeded script change. Leave its line out to keep the very same text."
+            f"{DECODE} draws from the same distribution with its own noise: with that noise in both loops the tokens"
+            " are the same, but the tokens of a seeded script change. Leave its line out to keep the same text."
         )
     elif row.tokens == "differ":
         said.append(f"{DECODE}: the whole call gave other tokens.")
@@ -211,7 +212,7 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
 def _in_any_case(site: Site) -> list[str]:
     said = []
     if site.ledger_invalid:
-        said.append(f"The ledger must not be believed, and the shares with it: {site.ledger_invalid}.")
+        said.append(f"The ledger is invalid, and so are its shares: {site.ledger_invalid}.")
     if site.step_ns is None:
         said.append("No decode step could be seen, so there are no shares.")
     if site.streams:
@@ -240,7 +241,7 @@ def lines(site: Site) -> str:
     return "".join(f"{one}\n" for one in made)
 
 
-UNPROVEN = "Unproven, and not to be written for its time (the tokens are the call's)"
+UNPROVEN = "Not proven faster, so not recommended (the tokens are the same)"
 
 
 def unproven(site: Site) -> list[str]:

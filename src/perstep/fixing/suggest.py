@@ -89,8 +89,8 @@ def suggest(ledger: Ledger) -> list[Suggestion]:
     loop = loop_parts(ledger)
     if loop:
         note = (
-            "the same greedy tokens, sampling equal in distribution; of each processor's own part it takes away"
-            " transformers' look at its signature besides, some 10 µs"
+            "the same greedy tokens, sampling equal in distribution; it also saves transformers' inspection of"
+            " each processor's signature, about 10 µs in the processor's part"
         )
         found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
     return sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns)

@@ -153,7 +153,7 @@ def working_sets(machine: Machine, *, quick: bool) -> tuple[dict[str, int], dict
         omitted["l3"] = f"the size of the L3 cache is {cpu.l3_bytes}"
     cached, free = _last_level_bytes(machine), _free_bytes(machine)
     if cached is None:
-        omitted["memory"] = "the cache sizes are unknown, so no size is known to be larger than they are"
+        omitted["memory"] = "the cache sizes are unknown, so no size is known to exceed them"
     else:
         wanted = max(2 * cached, QUICK_MEMORY_SET_BYTES if quick else MEMORY_SET_BYTES)
         if free is not None and wanted > MEMORY_SHARE * free:
@@ -231,7 +231,7 @@ def ceiling_arms(
             if level != "l2" or count == 1:  # an L2 belongs to one core
                 arms.extend(bandwidth_arms(buffer, level, count, pool))
     if imported_torch() is None:
-        omitted["torch"] = "it is not imported: no bfloat16 or float16 figures, none of its dispatch"
+        omitted["torch"] = "it is not imported: no bfloat16 or float16 figures, no call overhead of torch"
     return arms, omitted
 
 

@@ -357,7 +357,7 @@ class _Overhead:
             said.append(
                 f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
                 f" times the uninstrumented one, in the median round it was {self.ratio:.3f} times, and the interval of"
-                " that does not hold the former. The machine was faster for one kind of step; measure longer."
+                " that ratio excludes the first one. The machine was faster for one kind of step; measure longer."
             )
         return said
 

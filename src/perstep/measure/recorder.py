@@ -214,7 +214,7 @@ class Recorder:
             stamps = np.asarray(laps.stamps, dtype=np.int64).reshape(len(where), len(laps.names) + 2)
             lap_ns = np.diff(stamps, axis=1)
             if (lap_ns < 0).any():
-                raise InvalidMeasurement(f"the clock went backwards inside a {kind} step; its times mean nothing")
+                raise InvalidMeasurement(f"the clock went backwards inside a {kind} step; its times are invalid")
             step_ns[where] = stamps[:, -1] - stamps[:, 0]
             residual_ns[where] += lap_ns[:, 0]
             for lap, name in enumerate(laps.names, start=1):

@@ -23,7 +23,7 @@ def device_ceilings_table(ceilings: DeviceCeilings) -> Table:
         header=["ceiling", "best round", "median", "slowest", "rounds", "rate at best"],
         rows=rows,
         notes=[
-            *([f"These bound nothing: {why}."] if why else []),
+            *([f"These cannot be used for bounds: {why}."] if why else []),
             *(f"left out: {name}: {reason}" for name, reason in ceilings.omitted.items()),
         ],
     )

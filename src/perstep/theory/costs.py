@@ -45,7 +45,7 @@ def step_cost(shape: ModelShape, step: Step, precision: Precision | None = None,
     """
     if shape.position_rows and step.past + step.new > shape.max_positions:
         raise InputError(
-            f"the model knows {shape.max_positions} positions, {step.past + step.new} were asked for "
+            f"the model has {shape.max_positions} positions, {step.past + step.new} were requested "
             f"({step.past} held and {step.new} new)"
         )
     if backend.attends_capacity and step.capacity is None:

@@ -85,7 +85,7 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
     if any(not call.is_first for call in chosen):  # then those that are left out whole are first ones
         apart = recorded - sum(len(call.sample.kinds[kind].step_ns) - call.skip for call in chosen)
     if apart:
-        note = f"First calls stand apart: the rows leave out {apart:,} of {plural(recorded, f'{kind} step')}."
+        note = f"First calls are shown separately: the rows exclude {apart:,} of {plural(recorded, f'{kind} step')}."
         ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)

@@ -112,7 +112,7 @@ def first_call_sentences(calls: Sequence[FirstCall]) -> list[str]:
     """A sentence a call, and how many more there are."""
     said = [_sentence(call) for call in calls[:SAID]]
     if len(calls) > SAID:
-        said.append(f"{plural(len(calls) - SAID, 'more call')} with a new part stand apart likewise.")
+        said.append(f"{plural(len(calls) - SAID, 'more call')} with a new part are shown separately too.")
     return said
 
 
@@ -126,7 +126,7 @@ def _sentence(call: FirstCall) -> str:
         which = "first decode step" if call.decode_steps == 1 else f"{call.decode_steps:,} decode steps"
         average = "" if call.decode_steps == 1 else " on average"
         facts.append(f"its {which} took {duration(call.decode_ns)}{average}")
-    return f"{who} stands apart, for what it warms up: {', '.join(facts)}."
+    return f"{who} is shown separately, because it includes warm-up: {', '.join(facts)}."
 
 
 def _new_parts(samples: Sequence["Sample"]) -> dict[int, list[str]]:

@@ -70,7 +70,7 @@ def test_work_that_a_part_causes_elsewhere_is_told(planted, ids):
     assert found.findings.effects.parts["slow"].leave_one_out.estimate == near(2 * MS)
     assert part.in_place.estimate == near(MS)
     assert part.agrees is False
-    assert "more than is spent in it. The work of others changes: `forward` itself takes" in part.agreement
+    assert "more than is spent in it. The cost of other parts changes: `forward` itself takes" in part.agreement
     assert "more a step when the parts are present" in part.agreement
     assert found.findings.parts["other"].agrees is True
     [other] = found.findings.elsewhere

@@ -339,7 +339,7 @@ def test_tables_are_decode_first_then_prefill(calm: Noise) -> None:
         "decode: tiny, batch 2, prompt 8, 4 new tokens",
         "prefill: tiny, batch 2, prompt 8, 4 new tokens",
     ]
-    assert both[0].notes[-1].startswith("Not resolved to the asked precision: no interval for")
+    assert both[0].notes[-1].startswith("Not resolved to the requested precision: no interval for")
     one = manifest_for(new_tokens=1)
     [only] = tables(one, analyse(one, made_up(calm, new_tokens=1)))
     assert only.title == "prefill: tiny, batch 2, prompt 8, 1 new token"

@@ -132,8 +132,8 @@ def _why(
 ) -> str:
     if syncs and gap < 0:
         return (
-            f"It waits for the device {syncs:.3g} times a step (a hidden sync): in place it is charged with work that "
-            "was queued before it, and without it somebody else waits for that work."
+            f"It waits for the device {syncs:.3g} times a step (a hidden sync): its time in place includes work "
+            "that was queued before it; without it another part waits for that work."
         )
     if cold is not None and cold["all"].graphs != cold[without].graphs:
         return (
@@ -142,5 +142,5 @@ def _why(
         )
     same_way = [other for other in others if (other.ns.estimate > 0) == (gap > 0)]
     if same_way:
-        return f"The work of others changes: {same_way[0].sentence()}."
+        return f"The cost of other parts changes: {same_way[0].sentence()}."
     return "No sync, no compile boundary and no other part's work accounts for it."

@@ -117,7 +117,7 @@ def _beyond_preemption(change: Change) -> Change:
     near = min(abs(end) for end in (change.ci_low or 0.0, change.ci_high or 0.0)) <= change.threshold
     if change.verdict not in (Verdict.FASTER, Verdict.SLOWER) or not near:
         return change
-    reason = f"the interval reaches within ±{100 * change.threshold:g} %, which other programs alone can make"
+    reason = f"the interval reaches within ±{100 * change.threshold:g} %, which other programs can cause"
     return replace(change, verdict=Verdict.NOT_RESOLVED, reason=reason)
 
 
@@ -173,7 +173,7 @@ def _notes(conditions: Conditions, rounds: int) -> list[str]:
     notes = []
     if not conditions.equal_calls:
         notes.append(
-            "The arms differ so much that each has its own number of calls a block; small changes may be biased."
+            "The arms differ so much that each has its own number of calls per block; small changes may be biased."
         )
     if conditions.clock_share_of_block > 0.001:
         share = conditions.clock_share_of_block
@@ -185,7 +185,7 @@ def _notes(conditions: Conditions, rounds: int) -> list[str]:
     if rounds < MIN_ROUNDS_FOR_VERDICT:
         seconds = conditions.round_ns * MIN_ROUNDS_FOR_VERDICT / 1e9
         notes.append(
-            f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds. At the pace of the warm-up they take"
+            f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds. At the speed of the warm-up they take"
             f" {significant(seconds, 2)} s: give --budget {ceil(1.2 * seconds)}s."
         )
     return notes

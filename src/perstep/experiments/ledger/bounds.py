@@ -51,7 +51,7 @@ MOST_CONTEXTS = 16
 
 OR = " or "
 """Between the terms that may bind."""
-_INTERVAL = "Bounds are of the best round of each ceiling; at their medians up to {} more."
+_INTERVAL = "Bounds use the best round of each ceiling; with the medians they are longer by up to {}."
 BEATEN = "faster than its bound; not judged"
 """In place of the bound of a part that proves nothing about the ceilings."""
 
@@ -194,15 +194,15 @@ def _judged(
     took = {name: ledger.parts[name].ns for name in bounds}
     beaten = [name for name, bound in bounds.items() if took[name] < (bound.bound_ns or 0.0)]
     left_ns = step_ns - sum(bounds[name].bound_ns or 0.0 for name in beaten)
-    faster = [f"{name} took {duration(took[name])} of at least {duration(roofs[name])}" for name in bounds
+    faster = [f"{name} took {duration(took[name])}, less than the possible {duration(roofs[name])}" for name in bounds
               if took[name] < roofs[name]]  # fmt: skip
     if ledger.plain_step_ns is not None and ledger.plain_step_ns < left_ns:
-        faster.append(f"the step took {duration(ledger.plain_step_ns)} of at least {duration(left_ns)}")
+        faster.append(f"the step took {duration(ledger.plain_step_ns)}, less than the possible {duration(left_ns)}")
     if faster:
         gone = {name: PartBound(None, None, "", EXCEEDED) for name in bounds}
         return LedgerBounds(gone, None, level, [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."])
     kept = {name: PartBound(None, None, "", BEATEN) if name in beaten else bound for name, bound in bounds.items()}
-    said = [f"Faster than the bound, with data nearer or calls cheaper than was thought: {', '.join(beaten)}."]
+    said = [f"Faster than the bound, because data were nearer or calls cheaper than assumed: {', '.join(beaten)}."]
     return LedgerBounds(kept, left_ns, level, said if beaten else [])
 
 

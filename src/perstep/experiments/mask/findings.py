@@ -450,18 +450,17 @@ def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:
     notes = []
     if conditions.only_own:
         notes.append(
-            "Only the model's own vocabulary: larger ones are cut from the one that the grammar extra brings; "
-            f"{how_to_install('grammar')}."
+            f"Only the model's own vocabulary: larger ones need the grammar extra; {how_to_install('grammar')}."
         )
     if any(not about.own for about in conditions.cells.values()):
         notes.append(
             "Heads over other vocabularies than the model's own have random rows: the cost of the product does not "
-            "depend on them, and the texts are given."
+            "depend on their values, and the texts are fixed."
         )
     differing = sorted({arm.engine for cell in cells for arm in cell.arms if arm.differing_choices} - set(OURS))
     notes += [
-        f"{name} would have chosen other tokens at some steps: its masks are not those of the definition "
-        "(docs/automata.md says how)."
+        f"{name} would have chosen other tokens at some steps: its masks differ from the definition "
+        "(see docs/automata.md)."
         for name in differing
         if name != NO_MASK
     ]

@@ -163,7 +163,7 @@ def record(model: Any, inputs: Any, new_tokens: int, *, seed: int = 0, **generat
     ids = getattr(result, "sequences", result).cpu().numpy().astype(np.int64)
     made = driver.calls[0].position if driver.calls else 0
     if made != new_tokens:
-        raise InputError(f"this generate call made {made} tokens where {new_tokens} were asked for: no trace")
+        raise InputError(f"this generate call made {made} tokens instead of {new_tokens}: no trace")
     return GenerateTrace(ids[:, :-new_tokens], ids[:, -new_tokens:], seed=seed)
 
 
@@ -195,7 +195,7 @@ class _Call:
     def plan(self, generation_config: Any) -> None:
         """See that the call can be replayed."""
         if (generation_config.num_beams or 1) > 1:
-            raise InputError("beam search cannot be replayed: it goes back on its choices; leave num_beams out")
+            raise InputError("beam search cannot be replayed: it revises its choices; leave num_beams out")
         self._limit = generation_config.max_length
 
     def __call__(self, input_ids: Any, _scores: Any, **_kwargs: Any) -> Any:

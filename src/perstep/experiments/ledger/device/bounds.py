@@ -106,12 +106,12 @@ def device_bounds(
 
 
 def _launch_note(work: DeviceWork, ceilings: DeviceCeilings) -> list[str]:
-    """What as many bare launches would cost the host."""
+    """What the launches of a step would cost the host as bare launches."""
     bare = ceilings.figures.get("launch")
     if bare is None:
         return []
-    said = f"A bare launch from Python costs the host {duration(bare.value)} here: as many as a step has, "
-    return [f"{said}{significant(work.launches)}, would take {duration(work.launches * bare.value)}."]
+    said = f"A bare launch from Python costs the host {duration(bare.value)} here: the "
+    return [f"{said}{significant(work.launches)} launches of a step would take {duration(work.launches * bare.value)}."]
 
 
 def expected(work: DeviceWork, steps: Sequence[StepCost], times: KernelTimes) -> dict[str, float]:
@@ -186,7 +186,7 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
     used = _utilisation(work, least, rates)
     memory_gb_s, peak_tflop_s = rates.bytes_per_s / 1e9, rates.peak_flops / 1e12
     faster = [
-        f"{name} took {duration(took[name])} of at least {duration(roofs[name])}"
+        f"{name} took {duration(took[name])}, less than the possible {duration(roofs[name])}"
         for name in known
         if took[name] < roofs[name]
     ]
@@ -245,6 +245,6 @@ def _notes(beaten: Sequence[str], used: Utilisation | None, rates: DeviceRates) 
         )
     if beaten:
         said.append(
-            f"Faster than the bound, with data nearer or kernels shorter than was thought: {', '.join(beaten)}."
+            f"Faster than the bound, because data were nearer or kernels shorter than assumed: {', '.join(beaten)}."
         )
     return said
