@@ -203,7 +203,7 @@ def test_warpers_move_only_with_all_that_come_before_them() -> None:
     assert [one.source for one in found] == ["perstep.fast.TopP(0.9)"]  # generate applies it before
     found, seen = offered(captured(top_h=0.4, top_p=0.9))
     assert found == []
-    assert "behind TopHLogitsWarper, for which there is no drop-in" in seen.reasons["logits/TopPLogitsWarper"]
+    assert "after TopHLogitsWarper, for which there is no drop-in" in seen.reasons["logits/TopPLogitsWarper"]
 
 
 def test_what_depends_on_the_padding_of_this_call_is_not_written_into_a_line() -> None:
@@ -227,7 +227,7 @@ def test_a_place_before_one_that_does_not_commute_is_kept() -> None:
     """remove_invalid_values makes large numbers of -inf; a penalty behind it would make others of them."""
     found, seen = offered(captured(repetition_penalty=1.3, remove_invalid_values=True))
     assert found == []
-    assert "would come behind InfNanRemoveLogitsProcessor" in seen.reasons["logits/RepetitionPenaltyLogitsProcessor"]
+    assert "would come after InfNanRemoveLogitsProcessor" in seen.reasons["logits/RepetitionPenaltyLogitsProcessor"]
 
 
 def test_a_setting_that_does_nothing_is_not_shown_to_be_replaced() -> None:

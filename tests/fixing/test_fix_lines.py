@@ -153,7 +153,7 @@ def test_the_culprit_is_dropped_alone_and_by_name(
         row = next(row for row in site.rows if row.drop_in == f"DropIn({n})")
         assert row.clash == [f"DropIn({other})" for other in beside]
         assert not row.unproven
-        assert any(f"logits/{('First', 'Second', 'Third')[n]}: alone it gives the call's tokens, beside" in note
+        assert any(f"logits/{('First', 'Second', 'Third')[n]}: alone it gives the call's tokens, together with" in note
                    and "it is dropped" in note for note in _notes(site))  # fmt: skip
 
 

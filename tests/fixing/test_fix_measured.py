@@ -237,7 +237,7 @@ def test_a_call_that_has_the_loop_already_is_offered_the_rest() -> None:
     def own(model: Any, input_ids: Any, **_kwargs: Any) -> Any:
         return input_ids
 
-    assert "loop of its own" in found(captured(custom_generate=own)).refused
+    assert "is an unknown loop" in found(captured(custom_generate=own)).refused
 
 
 def test_dropping_a_check_is_listed_with_what_is_lost() -> None:

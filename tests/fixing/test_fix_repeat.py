@@ -148,7 +148,7 @@ def test_a_processor_and_a_criterion_share_what_they_shared() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Follows, ["it gives other tokens", "since it holds Follows.grammar (a Handle)"]),
+        (Follows, ["it gives other tokens", "because it holds Follows.grammar (a Handle)"]),
         (
             FollowsStrictly,
             [

@@ -34,7 +34,7 @@ LIMIT_BYTES = 512 * 2**20
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where tables are kept: $PERSTEP_CACHE_DIR, else $XDG_CACHE_HOME/perstep, else ~/.cache/perstep."""
+    """Where tables are stored: $PERSTEP_CACHE_DIR, else $XDG_CACHE_HOME/perstep, else ~/.cache/perstep."""
     if environ.get("PERSTEP_CACHE_DIR"):
         return Path(environ["PERSTEP_CACHE_DIR"]).expanduser() / "automata"
     base = environ.get("XDG_CACHE_HOME")
@@ -45,8 +45,8 @@ class DiskCache:
     """A folder of compiled tables and tries.
 
     Args:
-        folder: where they lie; made when the first one is written.
-        limit_bytes: what the files may take together.
+        folder: their location; created when the first file is written.
+        limit_bytes: total size limit of the files.
 
     Example:
         >>> cache = DiskCache(default_folder())
@@ -68,7 +68,7 @@ class DiskCache:
         budget_bytes: int = BUDGET_BYTES,
         made: TokenTable | None = None,
     ) -> TokenTable:
-        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it was ever made before.
+        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it is stored there.
 
         `made` is that table where it is there already: then it is only written.
         """
@@ -87,7 +87,7 @@ class DiskCache:
         return self._table(_name("schema", policy, data, vocabulary.hash.encode()), vocabulary, build, budget_bytes)
 
     def table(self, dfa: Dfa, vocabulary: Vocabulary, budget_bytes: int = BUDGET_BYTES) -> TokenTable:
-        """`compile(dfa, vocabulary)`, from disk if it was ever made before."""
+        """`compile(dfa, vocabulary)`, from disk if it is stored there."""
 
         def build() -> TokenTable:
             self.trie(vocabulary)
@@ -96,7 +96,7 @@ class DiskCache:
         return self._table(_name("dfa", dfa.hash.encode(), vocabulary.hash.encode()), vocabulary, build, budget_bytes)
 
     def trie(self, vocabulary: Vocabulary) -> Trie:
-        """The vocabulary's trie, from disk if it was ever made before; it is the vocabulary's own from now on."""
+        """The vocabulary's trie, from disk if it is stored there; the vocabulary then uses it."""
         if "trie" not in vocabulary.__dict__:
             name = _name("trie", vocabulary.hash.encode())
             vocabulary.__dict__["trie"] = self._fetch(

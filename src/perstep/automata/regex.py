@@ -44,11 +44,11 @@ def from_regex(pattern: str, state_limit: int = STATE_LIMIT) -> Dfa:
     r"""The automaton of all texts, in UTF-8, that match `pattern` from end to end (as `re.fullmatch`).
 
     Args:
-        pattern: the expression; a leading `^` and a trailing `$` are allowed and say nothing new.
+        pattern: the expression; a leading `^` and a trailing `$` are allowed and have no effect.
         state_limit: most states of the automaton.
 
     Raises:
-        InputError: if the expression is malformed, asks for what is refused, or outgrows the limit.
+        InputError: if the expression is malformed, uses an unsupported feature, or exceeds the limit.
 
     Example:
         >>> from_regex(r"[a-z]+(-[a-z]+)*").accepts(b"well-known")

@@ -14,9 +14,9 @@ from perstep.errors import InputError
 
 
 def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) -> Dfa:
-    """Any text until `trigger` has occurred, and from its last byte on a text of `grammar`.
+    """Any text until `trigger` has occurred, and after its last byte a text of `grammar`.
 
-    A token may reach over the end of the trigger: it is allowed if its rest begins a text of the grammar. The text
+    A token may contain the end of the trigger: it is allowed if its rest begins a text of the grammar. The text
     may also end without the trigger.
 
     Args:

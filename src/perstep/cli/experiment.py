@@ -62,7 +62,7 @@ def run_experiment(name: str, plan: Any, to: RunTo) -> int:
 
     Raises:
         InputError: the plan, the folder or the baseline is wrong.
-        InvalidMeasurement: the findings must not be believed; they are printed and kept all the same.
+        InvalidMeasurement: the findings are invalid; they are still printed and stored.
     """
     if to.save_baseline is not None:
         check_baseline_name(to.save_baseline)

@@ -25,8 +25,9 @@ def gate(
 ) -> int:
     """Fail if a run is confidently slower than another, beyond a limit.
 
-    The exit code is 1 only if the whole interval of a change lies above its limit. With --strict it is 3 if the interval
-    includes the limit or there is no interval. It is 4 if a run is invalid. Use `-o md` for a CI job's summary.
+    The exit code is 1 only if the whole interval of a change lies above its limit. With --strict it is 3 if the
+    interval includes the limit or there is no interval. It is 4 if a run is invalid. Use `-o md` for a CI
+    job's summary.
 
     Args:
         ref: The run or baseline to compare with.

@@ -13,7 +13,7 @@ from perstep.targets.transformers import Syncs
 from perstep.targets.transformers.syncs import DRIVER_SYNC
 
 SITES_SAID = 3
-"""So many places in the source are named below a table."""
+"""Number of places in the source that are named below a table."""
 
 
 class SyncSite(msgspec.Struct, frozen=True):

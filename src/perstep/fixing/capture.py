@@ -181,7 +181,7 @@ def _copies(parts: list[Any]) -> tuple[list[Any], list[str]]:
 class _Pieces:
     """Copies of what `deepcopy` refuses as a whole, attribute by attribute.
 
-    So an object that holds a lock, or a grammar compiled by another language, has state of its own all the same; what
+    So an object that holds a lock, or a grammar compiled by another language, still has state of its own; what
     refuses to be copied by itself is shared. That a call may be repeated with such a copy is for the tokens to say.
 
     Attributes:

@@ -124,7 +124,7 @@ class Site(msgspec.Struct, kw_only=True):
         calls: made from it.
         refused: why nothing was tried, or empty.
         step_ns: of the ledger, with its marks; None where no step was seen.
-        ledger_invalid: why the shares must not be believed, or empty.
+        ledger_invalid: why the shares are invalid, or empty.
         loop: the parts that generate's own loop has in the ledger.
         dispatch_ns: of each step, what transformers' look at the signatures of the processors takes.
         rows: one a part, the largest first.
@@ -168,7 +168,7 @@ class FixFindings(msgspec.Struct, kw_only=True):
         diff_folder: where it is to be applied, if not where the script was run; else empty.
         noise: what disturbed the rounds; those hit are kept.
         unresolved: what could not be resolved, or empty.
-        invalid: why the numbers must not be believed, or empty.
+        invalid: why the numbers are invalid, or empty.
     """
 
     sites: list[Site]

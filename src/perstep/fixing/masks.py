@@ -203,7 +203,7 @@ class _Trial:
         yield recorded[:1], _MANY_STEPS, f"within {_MANY_STEPS} new tokens"
 
     def _real(self, length: int) -> list[int]:
-        """So many tokens of real text, from anywhere in it."""
+        """`length` tokens of real text, from a random place in it."""
         if self._speller is None:
             return self._texts.any(length)
         text = self._speller.spell(REAL.encode())

@@ -18,7 +18,7 @@ from perstep.targets.transformers._wrap import Wraps
 Function = Callable[..., Any]
 
 MOST_STEPS = 256
-"""So many steps of a call are looked at."""
+"""Number of steps of a call that are recorded."""
 
 
 @dataclass

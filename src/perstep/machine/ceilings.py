@@ -81,8 +81,8 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
     `figures` has keys such as `read.memory@2` (two threads) and `clock.read`.
     The ceilings hold for this hardware (`identity`), these `versions`, and the
-    CPUs and CPU quota that the process was allowed. `noise` tells whether they
-    were taken in peace.
+    CPUs and CPU quota that the process was allowed. `noise` says whether
+    the rounds were disturbed.
     """
 
     schema_version: int = SCHEMA_VERSION

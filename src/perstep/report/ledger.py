@@ -19,7 +19,7 @@ LEVEL_FROM = 0.085
 UPRIGHT_FROM = 0.014
 """From this share on, its name fits upright."""
 NAMED_TOGETHER = 3
-"""So many parts are named where it is not resolved which of them is the largest."""
+"""Most parts that are named where it is not resolved which of them is the largest."""
 LAST_TICK = 0.93
 """Ticks beyond this share of the axis would run into the one at its end."""
 TITLE_WIDTH = 118

@@ -67,7 +67,7 @@ def williams_square(num_arms: int) -> NDArray[np.intp]:
 
 
 def is_balanced(block: NDArray[np.intp]) -> bool:
-    """Whether each arm stands in each position, and follows each other arm, equally often.
+    """Whether each arm occurs in each position, and follows each other arm, equally often.
 
     Args:
         block: [rows, arms] arm indices.

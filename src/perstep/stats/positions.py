@@ -32,8 +32,8 @@ class LedgerEstimate:
         step_ns: mean over positions of the medians over rounds, normalised by round speed.
         parts_ns: the same for each part, times `scale_factor`.
         residual_ns: the same for the unattributed time, times `scale_factor`.
-        scale_factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit
-            different rows at different times, so that the step's median contains more of them than the rows' medians.
+        scale_factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit different rows at
+            different times: then the step's median contains more of them than the rows' medians.
     """
 
     step_ns: float
@@ -57,7 +57,7 @@ class LedgerEstimate:
         return self.parts_ns[part] / self.step_ns
 
     def at(self, step_ns: float) -> LedgerEstimate:
-        """The same shares of a step of another length.
+        """The same shares, scaled to a step of another length.
 
         Args:
             step_ns: the length, in nanoseconds.

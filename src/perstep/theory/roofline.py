@@ -160,9 +160,9 @@ def roofline_ns(cost: Cost, rates: Rates, dtype: str) -> float:
 
 
 def binding_terms(least: Bound, typical: Bound) -> tuple[str, ...]:
-    """What may bind, where ceilings have an interval: every term that is the largest for some rates within it.
+    """The terms that may bind where ceilings have an interval: each is the largest for some rates within it.
 
-    So no single ceiling that was taken badly can turn one answer into another; it can make two of one.
+    So one badly measured ceiling cannot replace one term by another; it can only add a second term.
 
     Args:
         least: the bound at the fast ends.

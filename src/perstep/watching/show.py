@@ -14,9 +14,9 @@ from perstep.watching.findings import SiteFindings, WatchFindings
 from perstep.watching.first_calls import first_call_sentences
 
 NAMED_TOGETHER = 3
-"""So many parts are named where it is not resolved which of them costs most."""
+"""Most parts that are named where it is not resolved which of them costs most."""
 MOST_BARS = 6
-"""So many ledgers are drawn; those of the longest steps."""
+"""Number of ledgers that are drawn: those of the longest steps."""
 
 
 def site_tables(site: SiteFindings) -> list[Table]:

@@ -57,8 +57,8 @@ def json_schema(
         state_limit: most states of the automaton.
 
     Raises:
-        InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
-            automaton can, recurs without `max_depth`, allows nothing, or is over the limit.
+        InputError: if the schema is not JSON, malformed, has a broken reference, needs more than a finite automaton,
+            recurs without `max_depth`, allows nothing, or exceeds the limit.
 
     Example:
         >>> dfa = json_schema({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
@@ -96,7 +96,7 @@ def _parse(schema: str | bytes | Mapping[str, Any] | bool) -> Schema | bool:
 
 
 class _Compiler:
-    """Walks a schema; `open_refs` are the references entered on the way to the subschema at hand."""
+    """Walks a schema; `open_refs` are the references entered on the way to the current subschema."""
 
     def __init__(self, root: Schema | bool, space: Spacing, max_depth: int | None, limit: int) -> None:
         self._root = root

@@ -22,8 +22,8 @@ class Plan(ModelOptions):
     """The options of `perstep cache`."""
 
     context: Annotated[Counts | None, Parameter(name=["-c", "--context"])] = None
-    """Positions in the cache before the step: a list `8,64,512` or a range `8-1024*2` or `64-512+64`. [default: `8-1024*2`,
-    as far as the model's context reaches]"""
+    """Positions in the cache before the step: a list `8,64,512` or a range `8-1024*2` or `64-512+64`.
+    [default: `8-1024*2`, as far as the model's context reaches]"""
 
     batch: Annotated[int, Parameter(name=["-b", "--batch"])] = 1
     """Sequences decoded side by side."""

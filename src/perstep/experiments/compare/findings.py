@@ -46,7 +46,7 @@ class CompareFindings(msgspec.Struct, frozen=True, kw_only=True):
         arms: by name, the reference first.
         busy: why wall time gives no verdict, or empty.
         noise: what disturbed the rounds; those hit are kept.
-        invalid: why the numbers must not be believed, or empty.
+        invalid: why the numbers are invalid, or empty.
         unresolved: what could not be resolved, or empty.
         notes: what a reader must know.
     """

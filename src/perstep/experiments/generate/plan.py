@@ -47,7 +47,8 @@ class Plan(ModelOptions):
     [default, for the byte model: utf8, each byte asked in Python]"""
 
     criterion: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
-    """A stopping criterion as name=module:factory. [default, for the byte model: word, the text decoded at each step]"""
+    """A stopping criterion as name=module:factory.
+    [default, for the byte model: word, the text decoded at each step]"""
 
     preset: Literal["words"] | None = None
     """`words`: 32 words of a text in a batch of 3, each a short generate call that begins with an embedding;

@@ -3,7 +3,7 @@
 A bound belongs to a part by its name; parts of transformers models that hold several of theory's (`attn.core`: scores,
 mask, softmax and weighted sum) get their sum. What has no formula (processors, criteria, bookkeeping) has no bound.
 
-A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling. A part that is faster all the same
+A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling. A part that is faster anyway
 has none: its data were nearer than theory takes them to be, or its calls cheaper than the mean. Where that cannot be,
 because it was faster than its bytes or products at the best rounds, or where the whole step was, the ceilings are wrong
 and judge nothing; nor do ceilings from which the processor was taken away.

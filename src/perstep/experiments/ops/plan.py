@@ -1,6 +1,6 @@
 """The options of `perstep ops`, checked: which layer, at which lengths, with which arms, and whether it fits.
 
-Everything wrong is told here, with what would be right, before a weight is made. Nothing is measured.
+All options are checked here before a weight is made; errors say what would be right. Nothing is measured.
 """
 
 import json

@@ -42,7 +42,7 @@ class Instrument:
     It may be entered again, when it goes on where it was. Compile a model before it is entered, not while.
 
     Args:
-        model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
+        model: a transformers model that generates, a pipeline, or a model compiled by `torch.compile`.
         recorder: takes the marks: a `measure.Recorder`, a `SyncRecorder`, a `DeviceRecorder` ...
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), or
             `layers` (the same by layer, as in `attn/3`).

@@ -22,8 +22,8 @@ class Plan(PromptOptions):
     """Experts for each token: a list or a range. [default: 1, 2, 4 ... up to all]"""
 
     implementations: str | None = None
-    """Implementations of the experts, by transformers' names, separated by commas. [default: those of eager, grouped_mm and
-    batched_mm that run here]"""
+    """Implementations of the experts, by transformers' names, separated by commas.
+    [default: those of eager, grouped_mm and batched_mm that run here]"""
 
     text: Path | None = None
     """A text file to measure quality on, including perplexity. [default: the model's own output]"""

@@ -1,7 +1,7 @@
 """The bounds beside device-busy time: theory's bytes and FLOPs over the device's ceilings, and a step's MBU and MFU.
 
 A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling, and of the launches that were seen.
-A part that is faster all the same has none. Where one was faster than its bytes or products alone allow, or the whole
+A part that is faster anyway has none. Where one was faster than its bytes or products alone allow, or the whole
 step was, the ceilings are wrong and judge nothing.
 """
 
