@@ -155,7 +155,7 @@ def test_the_model_is_left_as_it_was(planted, ids):
     [
         ({"logits_processor": {}}, "nothing to take away"),
         ({"logits_processor": [len]}, "logits_processor is a list; give a dictionary"),
-        ({"logits_processor": {"a b": dict}}, "'a b' is no name for a part"),
+        ({"logits_processor": {"a b": dict}}, "'a b' is not a valid name for a part"),
         ({"logits_processor": {"x": 3}}, "'x' is a int, not a factory"),
         ({"logits_processor": {"x": lambda: None}}, "returned a NoneType; it must return one logits processor"),
         ({"logits_processor": {"x": lambda: dict}}, "returned the class dict"),

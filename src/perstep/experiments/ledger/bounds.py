@@ -194,10 +194,10 @@ def _judged(
     took = {name: ledger.parts[name].ns for name in bounds}
     beaten = [name for name, bound in bounds.items() if took[name] < (bound.bound_ns or 0.0)]
     left_ns = step_ns - sum(bounds[name].bound_ns or 0.0 for name in beaten)
-    faster = [f"{name} took {duration(took[name])}, less than the possible {duration(roofs[name])}" for name in bounds
+    faster = [f"{name} took {duration(took[name])}, less than the minimum of {duration(roofs[name])}" for name in bounds
               if took[name] < roofs[name]]  # fmt: skip
     if ledger.plain_step_ns is not None and ledger.plain_step_ns < left_ns:
-        faster.append(f"the step took {duration(ledger.plain_step_ns)}, less than the possible {duration(left_ns)}")
+        faster.append(f"the step took {duration(ledger.plain_step_ns)}, less than the minimum of {duration(left_ns)}")
     if faster:
         gone = {name: PartBound(None, None, "", EXCEEDED) for name in bounds}
         return LedgerBounds(gone, None, level, [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."])

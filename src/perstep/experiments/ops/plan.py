@@ -216,7 +216,7 @@ def _masks(plan: Plan) -> tuple[str, ...]:
     if "fused" in masks and chunks:
         raise InputError(
             f"--arm mask=fused: torch's causal flag aligns the first query with the first key, which is wrong for"
-            f" {chunks[0]} queries behind --past {plan.past}; give --past 0, or --seq 1"
+            f" {chunks[0]} queries after --past {plan.past}; give --past 0, or --seq 1"
         )
     return tuple(masks)
 

@@ -186,7 +186,7 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
     used = _utilisation(work, least, rates)
     memory_gb_s, peak_tflop_s = rates.bytes_per_s / 1e9, rates.peak_flops / 1e12
     faster = [
-        f"{name} took {duration(took[name])}, less than the possible {duration(roofs[name])}"
+        f"{name} took {duration(took[name])}, less than the minimum of {duration(roofs[name])}"
         for name in known
         if took[name] < roofs[name]
     ]
