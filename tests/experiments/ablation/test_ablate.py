@@ -95,7 +95,7 @@ def test_more_than_four_parts(planted, ids):
     for number, part in enumerate(effects.parts.values(), start=1):
         assert part.leave_one_out.estimate == part.add_one_in.estimate == near(number * MS / 10)
     assert set(found.shapley.values()) == {None}  # one round cannot say whether they agree
-    assert "Above four parts each was left out and added alone" in str(found)
+    assert "With more than four parts, each was left out and added alone" in str(found)
 
 
 def test_draws_are_the_same_in_every_turn(planted, ids):
@@ -119,7 +119,7 @@ def test_choices_that_are_others_without_a_part_are_counted(planted, ids):
 
     found = ablate(planted, ids, {"fives": only_fives}, rounds=2)
     assert found.findings.parts["fives"].changed_choices > 0
-    assert f"of {found.findings.choices} tokens otherwise" in " ".join(found.findings.notes)
+    assert f"of {found.findings.choices} choices differently" in " ".join(found.findings.notes)
 
 
 def test_cells_of_different_forwards_are_refused(planted, ids):
