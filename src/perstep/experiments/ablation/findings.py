@@ -286,9 +286,9 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
     if changed:
         worst = max(changed, key=changed.__getitem__)
         notes.append(
-            f"In the same contexts `{worst}` would have made {changed[worst]} of {c.choices} choices differently from the "
-            "call with all parts; the trace was forced in every cell, so all made the same forwards. A part whose cost "
-            "depends on the values of the scores (a nucleus) may cost more or less without the trace."
+            f"In the same contexts `{worst}` would have made {changed[worst]} of {c.choices} choices differently from "
+            "the call with all parts; the trace was forced in every cell, so all made the same forwards. A part whose "
+            "cost depends on the values of the scores (a nucleus) may cost more or less without the trace."
         )
     notes += [f"{other.sentence()}." for other in others]
     if not found.interaction and len(c.parts) > 1:
