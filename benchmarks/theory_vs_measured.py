@@ -25,9 +25,9 @@ from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
 from perstep.experiments.bounds import ladder_for, rates_from
-from perstep.machine import NoiseProbe, ladder_figures, summarise_noise
+from perstep.machine import NoiseProbe, summarise_noise, sweep_figures
 from perstep.measure import HostClock, Recorder, collector_off
-from perstep.stats import round_pace
+from perstep.stats import round_slowdown
 from perstep.targets.reference import KVCache, Reference, decode_one_token, load
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
 from perstep.theory import (
@@ -164,12 +164,12 @@ def main() -> int:
                     for name, ns in seen.items():
                         parts.setdefault((CONTEXTS[place], name), []).append(ns)
             noises.append(probe.stop())
-    figures = ladder_figures(ceilings)
+    figures = sweep_figures(ceilings)
     assert figures is not None
     rates = rates_from(figures, "float32")
     sheet = Rates((Level("memory", SHEET_GB_S * 1e9),), {"float32": SHEET_GFLOP_S * 1e9})
     both = plain.mean(axis=2)
-    step_ns = np.median(both / round_pace(both)[:, None], axis=0)
+    step_ns = np.median(both / round_slowdown(both)[:, None], axis=0)
     rows = []
     for S, measured in zip(CONTEXTS, step_ns.tolist(), strict=True):
         parts_ns = {name: float(np.median(values)) for (context, name), values in parts.items() if context == S}

@@ -1,6 +1,6 @@
-"""perstep tells what every part of an LLM decode step costs, proves it, and shows the time saved by replacing it.
+"""perstep measures the cost of every part of an LLM decode step, and the time saved by replacing it.
 
-Names are handed on when they are first used, so that `import perstep` costs nothing.
+Names are imported when they are first used, so `import perstep` is cheap.
 """
 
 from importlib import import_module

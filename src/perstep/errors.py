@@ -9,19 +9,19 @@ _IN_MAKE_ENV = ("hf", "grammar")
 
 
 class PerstepError(Exception):
-    """Base of every error that perstep raises on purpose."""
+    """Base class of all errors that perstep raises."""
 
     exit_code = 1
 
 
 class InputError(PerstepError):
-    """Something the caller gave is wrong: what it was and what would be right (exit code 2)."""
+    """An input is wrong; the message says what was wrong and what would be right (exit code 2)."""
 
     exit_code = 2
 
 
 class InvalidMeasurement(PerstepError):  # noqa: N818 - what happened, in the words of the verdict
-    """The numbers were taken but must not be believed: why (exit code 4)."""
+    """The measurement is invalid; the message says why (exit code 4)."""
 
     exit_code = 4
 

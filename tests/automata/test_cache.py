@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_again_and_said(tmp_path: Path, byte_vocabulary: 
         "other": other,
     }
     path.write_bytes(changed[damage])
-    with pytest.warns(UserWarning, match="is damaged and is made again"):
+    with pytest.warns(UserWarning, match="is damaged and is rebuilt"):
         again = cache.schema_table(SCHEMA, byte_vocabulary)
     assert _same(again, wanted)
     assert path.read_bytes() == data
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(tmp_path: Path, by
     """Without a place to keep it the table is still made, and a warning says why it is not kept."""
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    with pytest.warns(UserWarning, match=r"cannot be read|could not be kept"):
+    with pytest.warns(UserWarning, match=r"cannot be read|could not be stored"):
         table = DiskCache(blocked / "cache").table(from_regex("a"), byte_vocabulary)
     assert table.num_states == 2
 

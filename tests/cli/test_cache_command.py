@@ -14,11 +14,11 @@ Cli = Callable[..., Any]
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["-c", "8-"], "'8-' is no list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8"),
+        (["-c", "8-"], "'8-' is not a list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8"),
         (["-c", "64-8"], "the range '64-8' ends before it begins; write 8-64"),
-        (["-c", "8-64*1"], "never gets on"),
+        (["-c", "8-64*1"], "does not advance"),
         (["-c", "0,8"], "--context 0: it must be at least 1"),
-        (["-c", "64"], "--context 64: tiny knows 64 positions, and the decoded token takes one; give at most 63"),
+        (["-c", "64"], "--context 64: tiny has 64 positions, and the decoded token takes one; give at most 63"),
         (["-c", "8", "-b", "1000000000"], "needs 1152.00 GB of memory"),
         (["-c", "8", "--cache", "static"], "the NumPy decoder has a cache of its own"),
     ],

@@ -77,10 +77,10 @@ def test_compare_needs_two_different_runs(runs: Cli) -> None:
         ((1, 1), "are the same run"),
         ((1, 99), "no run 99"),
         ((1, "absent"), "there are no baselines"),
-        ((1, 2, "--check"), "belong to --live"),
-        ((1, 2, "--python", "python3"), "belong to --live"),
-        ((1, 2, "--budget", "3s"), "belong to --live"),
-        ((1, 2, "--out", "x"), "belong to --live"),
+        ((1, 2, "--check"), "need --live"),
+        ((1, 2, "--python", "python3"), "need --live"),
+        ((1, 2, "--budget", "3s"), "need --live"),
+        ((1, 2, "--out", "x"), "need --live"),
     ]:
         answer = runs("compare", *tokens)
         assert (answer.code, answer.out) == (2, "")

@@ -19,14 +19,14 @@ from perstep.experiments.bounds import (
 )
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.experiments.ledger.samples import Bounded, Workload
-from perstep.machine import LadderCeilings, LadderFigures
+from perstep.machine import SweepCeilings, SweepFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.targets import open_model
 from perstep.theory import PARTS, REFERENCE, decode, prefill, read_config, shape_of, step_bound, step_cost
 
 from ..conftest import facts
 
-FIGURES = LadderFigures(
+FIGURES = SweepFigures(
     read_gb_s={262_144: 60.0, 1_000_000: 40.0, 4_000_000: 20.0},
     call_ns={0: 500.0, 262_144: 600.0, 1_000_000: 1000.0},
     gemm_gflop_s=100.0,
@@ -34,7 +34,7 @@ FIGURES = LadderFigures(
     special_g_s=2.0,
     rounds=3,
 )
-CEILINGS = LadderCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
+CEILINGS = SweepCeilings(typical=FIGURES, best=FIGURES, rounds=3, quiet_rounds=3)
 
 
 def mini_config() -> dict[str, object]:
@@ -61,7 +61,7 @@ def test_a_set_takes_the_figure_of_the_nearest_size() -> None:
     assert {level.call_ns for each in rates_between(CEILINGS, "float32") for level in each.levels} == {None}  # hot
     assert [rates.level_for(size).call_ns for size in (262_144, 262_145, 600_000)] == [600.0, 1000.0, 1000.0]
     assert rates.level_for(10**12).call_ns is None
-    assert (rates.dispatch_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
+    assert (rates.call_overhead_ns, rates.vector_flops, rates.special_functions) == (500.0, 5e9, 2e9)
 
 
 def test_however_badly_products_were_timed_a_matrix_vector_product_is_bound_by_bandwidth() -> None:
@@ -133,7 +133,7 @@ def test_each_part_has_the_bound_of_its_name() -> None:
 
 def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> None:
     """Twice as fast in the best round: half the time, and 100 % more at the medians."""
-    best = LadderFigures(
+    best = SweepFigures(
         {size: 2 * value for size, value in FIGURES.read_gb_s.items()},
         {size: value / 2 for size, value in FIGURES.call_ns.items()},
         200.0, 10.0, 4.0, 3,
@@ -143,7 +143,7 @@ def test_a_bound_is_of_the_best_round_and_tells_what_it_is_at_the_median() -> No
     for part in found.parts.values():
         assert part.bound_ns == pytest.approx((part.typical_ns or 0) / 2)
     assert columns_of({"decode": found})["decode"].notes == [
-        "Bounds are of the best round of each ceiling; at their medians up to 100.0 % more."
+        "Bounds use the best round of each ceiling; with the medians they are longer by up to 100.0 %."
     ]
 
 
@@ -155,7 +155,7 @@ def withdrawn(found: LedgerBounds, reason: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("part", "binds"), [("attn.rope", "dispatch"), ("kv.append", "dispatch"), ("mlp", "bandwidth@")]
+    ("part", "binds"), [("attn.rope", "call overhead"), ("kv.append", "call overhead"), ("mlp", "bandwidth@")]
 )
 def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) -> None:
     """A call is the mean of four, and data may be nearer than thought: that says nothing of others."""
@@ -166,7 +166,7 @@ def test_a_part_that_is_faster_than_its_bound_has_none(part: str, binds: str) ->
     assert found.step_ns == pytest.approx((every.step_ns or 0) - (every.parts[part].bound_ns or 0))
     columns = columns_of({"decode": found})["decode"]
     assert (columns.parts_ns[part], columns.binds[part]) == (None, "faster than its bound; not judged")
-    assert columns.notes[1] == f"Faster than the bound, with data nearer or calls cheaper than was thought: {part}."
+    assert columns.notes[1] == f"Faster than the bound, because data were nearer or calls cheaper than assumed: {part}."
 
 
 def test_a_part_that_is_faster_than_the_ceilings_withdraws_them() -> None:
@@ -176,7 +176,7 @@ def test_a_part_that_is_faster_than_the_ceilings_withdraws_them() -> None:
     assert found.step_ns is None
     [sentence] = found.withdrawn
     assert re.fullmatch(
-        r"Bounds: ceilings exceeded; not judged: lm_head took [\d.]+ µs of at least 4\.37 µs\.", sentence
+        r"Bounds: ceilings exceeded; not judged: lm_head took [\d.]+ µs, less than the minimum of 4\.37 µs\.", sentence
     ), sentence  # 512 x 128 numbers of 4 bytes at 60 GB/s
     columns = columns_of({"decode": found})["decode"]
     assert (set(columns.parts_ns.values()), columns.notes) == ({None}, [sentence])
@@ -188,7 +188,9 @@ def test_a_step_that_is_faster_than_its_bounds_together_withdraws_the_ceilings()
     found = bounds_of(over_mini(), WORK, CEILINGS, fast)["decode"]
     assert found.step_ns is None
     assert withdrawn(found, EXCEEDED) == set(found.parts)
-    assert found.withdrawn[0].startswith("Bounds: ceilings exceeded; not judged: the step took 1.00 µs of at least ")
+    assert found.withdrawn[0].startswith(
+        "Bounds: ceilings exceeded; not judged: the step took 1.00 µs, less than the minimum of "
+    )
 
 
 def test_parts_of_transformers_models_hold_several_of_theory() -> None:

@@ -56,7 +56,7 @@ def test_no_rounds_are_refused() -> None:
             "",
             0.02,
             0.01,
-            "the widest interval, of mlp, is ±2.00% of the step, ±1.00% was asked for; give a longer",
+            "the widest interval, of mlp, is ±2.00% of the step, ±1.00% was requested; give a longer",
         ),
     ],
 )

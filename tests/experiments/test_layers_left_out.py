@@ -22,7 +22,10 @@ from perstep.stored.between import different_work
 from ..conftest import Cli
 
 NAME = "tiny, 1 of 3 layers"
-SENTENCE = f"{NAME}: these were measured, with what stands around them. Nothing here is said of the whole model."
+SENTENCE = (
+    f"{NAME}: only these layers were measured, with the embedding and the head. "
+    "The numbers do not describe the whole model."
+)
 CONFIG = {
     "model_type": "llama", "vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,

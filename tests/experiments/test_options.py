@@ -42,7 +42,7 @@ def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "s", "0", "0s", "-1s", "1e3", "5.", "10x", "1s2s", "inf", "nan", "٣s", "1 000"])
 def test_what_is_no_duration_says_what_would_be(text: str) -> None:
     """Zero is none: nothing could be measured in it."""
-    with pytest.raises(ValueError, match="is no duration; write 30s, 500ms or 2m"):
+    with pytest.raises(ValueError, match="is not a duration; write 30s, 500ms or 2m"):
         parse_seconds(text)
 
 
@@ -57,7 +57,7 @@ def test_a_share_is_a_percentage_or_a_fraction(text: str, share: float) -> None:
 @pytest.mark.parametrize("text", ["", "%", "0", "0%", "1", "2", "100%", "-1%", "1e-2", "nan", "1%%", "one"])
 def test_what_is_no_share_says_what_would_be(text: str) -> None:
     """It lies between 0 and 1."""
-    with pytest.raises(ValueError, match=r"is no share between 0 and 1; write 1% or 0\.01"):
+    with pytest.raises(ValueError, match=r"is not a share between 0 and 1; write 1% or 0\.01"):
         parse_share(text)
 
 

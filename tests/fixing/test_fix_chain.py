@@ -187,8 +187,8 @@ def test_tied_logits_count_and_are_not_told_apart() -> None:
     other[0, 1:6] = kept[0, 1:6].flip(0)
     assert _difference(kept, other, "ties") == ""
     other[0, 1:6] = 1.0
-    assert _difference(kept, other, "ties") == "other tokens are allowed for ties"
-    assert _difference(kept, kept * 1.001, "ties") == "other scores come of ties"
+    assert _difference(kept, other, "ties") == "the allowed tokens differ for ties"
+    assert _difference(kept, kept * 1.001, "ties") == "the scores differ for ties"
 
 
 def test_where_the_warpers_begin_is_seen_in_what_generate_builds() -> None:
@@ -203,7 +203,7 @@ def test_warpers_move_only_with_all_that_come_before_them() -> None:
     assert [one.source for one in found] == ["perstep.fast.TopP(0.9)"]  # generate applies it before
     found, seen = offered(captured(top_h=0.4, top_p=0.9))
     assert found == []
-    assert "behind TopHLogitsWarper, for which there is no drop-in" in seen.reasons["logits/TopPLogitsWarper"]
+    assert "after TopHLogitsWarper, for which there is no drop-in" in seen.reasons["logits/TopPLogitsWarper"]
 
 
 def test_what_depends_on_the_padding_of_this_call_is_not_written_into_a_line() -> None:
@@ -227,14 +227,14 @@ def test_a_place_before_one_that_does_not_commute_is_kept() -> None:
     """remove_invalid_values makes large numbers of -inf; a penalty behind it would make others of them."""
     found, seen = offered(captured(repetition_penalty=1.3, remove_invalid_values=True))
     assert found == []
-    assert "would come behind InfNanRemoveLogitsProcessor" in seen.reasons["logits/RepetitionPenaltyLogitsProcessor"]
+    assert "would come after InfNanRemoveLogitsProcessor" in seen.reasons["logits/RepetitionPenaltyLogitsProcessor"]
 
 
 def test_a_setting_that_does_nothing_is_not_shown_to_be_replaced() -> None:
     """As many tokens as there are: what never acted proves nothing."""
     found, seen = offered(captured(top_k=COLUMNS))
     assert found == []
-    assert seen.reasons == {"logits/TopKLogitsWarper": "TopK was never seen to change anything"}
+    assert seen.reasons == {"logits/TopKLogitsWarper": "TopK never changed anything"}
 
 
 def test_a_patch_puts_lines_before_and_behind_the_calls_own(tmp_path: Any) -> None:

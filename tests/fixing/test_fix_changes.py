@@ -207,9 +207,7 @@ def test_a_bound_that_is_beaten_beside_itself_is_withdrawn_in_words(step: float,
         Site(site="a", model="", calls=1, refused="", step_ns=5.0, ledger_invalid="", rows=[row], all_tokens=200)
     )
     assert (table.rows[0][3] == "1.25×") == kept
-    assert any(re.search(r"no bound: the change of .* goes beyond the 1\.25×", note) for note in table.notes) == (
-        not kept
-    )
+    assert any(re.search(r"no bound: the change of .* exceeds the 1\.25×", note) for note in table.notes) == (not kept)
 
 
 def test_what_is_printed_bounds_the_step_and_the_call() -> None:

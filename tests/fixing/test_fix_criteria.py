@@ -298,7 +298,7 @@ class Alarm(Criterion):
 
 
 HASHES = any_of(["###"])
-NOT_FOUND = "which no text that it holds explains"
+NOT_FOUND = "which no text that it stores explains"
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,9 @@ NOT_FOUND = "which no text that it holds explains"
         (FirstRow(HASHES), "at once"),
         (Ids(), "yours goes on at a token that ends '###' and may hold more"),
         (Limit(HASHES), "yours stops"),
-        (NewLimit(HASHES), "it remembers what it saw in an earlier call"),
-        (EverySecond(HASHES), "it remembers what it saw in an earlier call"),
-        (Remembers(HASHES), "it remembers what it saw in an earlier call"),
+        (NewLimit(HASHES), "it keeps state from an earlier call"),
+        (EverySecond(HASHES), "it keeps state from an earlier call"),
+        (Remembers(HASHES), "it keeps state from an earlier call"),
         (OnlyOfTwo(HASHES), "ended with ValueError: too many values to unpack"),
         (Alarm(HASHES), "it reads a clock or draws at random (time)"),
         (Criterion(lambda text: "###" in text.strip()[-4:]), "yours"),
@@ -324,10 +324,10 @@ NOT_FOUND = "which no text that it holds explains"
         (Criterion(lambda text: re.search("#{3}", text) is not None), NOT_FOUND),  # `###` is a token
         (Criterion(lambda text: chr(36) in text, name="x y"), NOT_FOUND),
         (Criterion(lambda text: text[-1:].isdigit()), NOT_FOUND),
-        (Criterion(lambda text: False, stops=STOPS), "no stop seen, in 16 recorded verdicts and "),
+        (Criterion(lambda text: False, stops=STOPS), "it never stopped a row, in 16 recorded verdicts and "),
         (Criterion(lambda text: "###" in text and len(text) < 300, most=300), "yours"),
         (Criterion(lambda text: "<end>" in text or "###" in text), "yours stops"),
-        (Criterion(lambda text: any(stop in text for stop in STOPS) and "€" not in text), "' behind '€'"),
+        (Criterion(lambda text: any(stop in text for stop in STOPS) and "€" not in text), "' after '€'"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value[:40],
 )
@@ -365,7 +365,7 @@ def test_the_end_of_a_word_is_offered_where_bytes_are_decoded_as_the_drop_in_rea
     offered = tried(Words("ignore"))
     assert offered.startswith("perstep.fast.WordStop(V) the same 16 recorded verdicts (0 of them stop) and "), offered
     for wrong in (tried(Words("replace")), tried(Words("ignore"), b"one two")):
-        assert "no text that it holds explains" in wrong
+        assert "no text that it stores explains" in wrong
 
 
 def test_scores_that_a_call_hands_to_its_criteria_are_handed_to_them_in_trials() -> None:
@@ -377,7 +377,7 @@ def test_scores_that_a_call_hands_to_its_criteria_are_handed_to_them_in_trials()
             return found | bool(scores and scores[-1].max() > 1.0)
 
     for part, why in (
-        (Sure(HASHES), "it was seen to stop behind"),
+        (Sure(HASHES), "it stopped a row after"),
         (Held(["###"]), "StopStrings(['###'], tok, anywhere=True)"),
     ):
         steps = steps_of(part)

@@ -237,7 +237,7 @@ def test_a_call_that_has_the_loop_already_is_offered_the_rest() -> None:
     def own(model: Any, input_ids: Any, **_kwargs: Any) -> Any:
         return input_ids
 
-    assert "loop of its own" in found(captured(custom_generate=own)).refused
+    assert "is an unknown loop" in found(captured(custom_generate=own)).refused
 
 
 def test_dropping_a_check_is_listed_with_what_is_lost() -> None:
@@ -266,7 +266,7 @@ def test_a_call_that_cannot_be_made_again_is_left_alone() -> None:
             return torch.rand(scores.shape, generator=self.generator)
 
     site = found(captured(logits_processor=[Random()]))
-    assert "Random gave something else for the same scores" in site.refused
+    assert "Random gave another result for the same scores" in site.refused
     assert "Nothing was tried" in tables_of(site)[0].notes[0]
 
 

@@ -145,9 +145,9 @@ def test_a_list_with_a_name_is_written_by_its_elements(tmp_path: Path, call: str
     ("call", "why"),
     [
         ("run(ids)", "not written as model.generate"),
-        ("model.generate(ids, logits_processor=[*mine])", "put together elsewhere"),
-        ("model.generate(ids, logits_processor=[A()])", "put together elsewhere"),
-        ("model.generate(ids, **{'logits_processor': mine})", "put together elsewhere"),
+        ("model.generate(ids, logits_processor=[*mine])", "built elsewhere"),
+        ("model.generate(ids, logits_processor=[A()])", "built elsewhere"),
+        ("model.generate(ids, **{'logits_processor': mine})", "built elsewhere"),
         ("model.generate(", "cannot be read"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
     assert said.code == 3, said
     assert "went to the script" not in said.err
     assert "ended with exit code 3; the calls that it made before are tried" in said.err
-    assert "--- a/helper.py" in said.out or "no diff: nothing is to be written" in said.err
+    assert "--- a/helper.py" in said.out or "no diff: no line is recommended" in said.err
 
 
 @pytest.mark.real_clock

@@ -148,7 +148,7 @@ def test_a_processor_and_a_criterion_share_what_they_shared() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Follows, ["it gives other tokens", "since it holds Follows.grammar (a Handle)"]),
+        (Follows, ["it gives other tokens", "because it holds Follows.grammar (a Handle)"]),
         (
             FollowsStrictly,
             [
@@ -156,7 +156,7 @@ def test_a_processor_and_a_criterion_share_what_they_shared() -> None:
                 "FollowsStrictly.grammar (a Handle)",
             ],
         ),
-        (Noisy, ["it gives other tokens: Noisy gave something else for the same scores"]),
+        (Noisy, ["it gives other tokens: Noisy gave another result for the same scores"]),
     ],
 )
 def test_what_could_not_be_repeated_is_named(make: Callable[[], Any], said: list[str]) -> None:

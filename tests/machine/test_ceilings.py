@@ -14,7 +14,7 @@ from perstep.machine._arms import (
     PATTERN_HIGH,
     PATTERN_LOW,
     bandwidth_arms,
-    dispatch_arms,
+    call_overhead_arms,
     filled_buffer,
     gemm_arms,
     gemv_arms,
@@ -156,14 +156,14 @@ def test_slow_methods_are_left_out_with_their_ratio(fake_clock):
         Timed(arm_of(clock, 1, method="near"), 1, 1, 50.0),
         Timed(arm_of(clock, 1, method="far"), 1, 1, 49.0),
         Timed(arm_of(clock, 1, figure="copy.l2"), 1, 1, 1.0),
-        Timed(arm_of(clock, 1, figure="dispatch", method="quick", unit="ns"), 1, 1, 100.0),
-        Timed(arm_of(clock, 1, figure="dispatch", method="slow", unit="ns"), 1, 1, 300.0),
+        Timed(arm_of(clock, 1, figure="call_overhead", method="quick", unit="ns"), 1, 1, 100.0),
+        Timed(arm_of(clock, 1, figure="call_overhead", method="slow", unit="ns"), 1, 1, 300.0),
     ]
     kept, omitted = without_slow_rivals(timed)
     assert [one.arm.method for one in kept] == ["best", "near", "m", "quick"]
     assert omitted == {
         "read.l2@1 far": "2.0 times slower than best",
-        "dispatch@1 slow": "3.0 times slower than quick",
+        "call_overhead@1 slow": "3.0 times slower than quick",
     }
 
 
@@ -255,7 +255,7 @@ def test_several_last_level_caches_count_together(machine):
     [
         ({"cpu__l2_bytes": "unknown"}, "l2", "unknown"),
         ({"cpu__l3_bytes": "none"}, "l3", "none"),
-        ({"cpu__l3_bytes": "unknown"}, "memory", "no size is known to be larger"),
+        ({"cpu__l3_bytes": "unknown"}, "memory", "no size is known to exceed them"),
         ({"memory__available_bytes": 2**31}, "memory", "over a quarter of 2048 MiB"),
         ({"cgroup__memory_limit_bytes": 2**30}, "memory", "over a quarter of 1024 MiB"),
     ],
@@ -359,7 +359,7 @@ def test_torch_arms_compute_what_they_say():
     torch = pytest.importorskip("torch")
     dtypes = {arm.dtype for arm in gemm_arms(1)}
     assert dtypes == {"float32", "float64", "bfloat16", "float16"}
-    assert any(arm.figure.startswith("dispatch.torch") for arm in dispatch_arms())
+    assert any(arm.figure.startswith("call_overhead.torch") for arm in call_overhead_arms())
     before = torch.get_num_threads()
     with ThreadSetter()(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -378,7 +378,7 @@ def test_ceilings_of_this_machine(machine):
     found = measure_ceilings(
         here, quick=True, budget_s=3600.0, threads=[1], progress=lambda done, total: seen.append((done, total))
     )
-    for key in ("read.l2@1", "copy.l2@1", "gemv.l2.float32@1", "dispatch.numpy.add", "clock.read"):
+    for key in ("read.l2@1", "copy.l2@1", "gemv.l2.float32@1", "call_overhead.numpy.add", "clock.read"):
         figure = found.figures[key]
         assert 0 < figure.low <= figure.value <= figure.high
         assert figure.repeats == found.noise.rounds >= 3

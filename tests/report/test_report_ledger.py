@@ -176,12 +176,12 @@ def test_a_withdrawn_bound_is_a_reason_and_no_number() -> None:
     """In the table and in the CSV, of a part and of the step; what is said of the bounds stands below."""
     ledger = made("decode", {"mlp": 40_000, "lm_head": 10_000})
     bounds = BoundColumns(
-        {"mlp": None, "lm_head": 5_000.0}, {"mlp": "not judged", "lm_head": "dispatch"}, None, ["So."]
+        {"mlp": None, "lm_head": 5_000.0}, {"mlp": "not judged", "lm_head": "call overhead"}, None, ["So."]
     )
     table = ledger_table(ledger, title="t", bounds=bounds)
     assert [row[5:] for row in table.rows] == [
         ["", "", "not judged"],
-        ["5.00", "2.00", "dispatch"],
+        ["5.00", "2.00", "call overhead"],
         ["", "", ""],
         ["", "", ""],
         ["", "", ""],
@@ -190,7 +190,7 @@ def test_a_withdrawn_bound_is_a_reason_and_no_number() -> None:
     rows = list(csv.DictReader(io.StringIO(ledger_csv([ledger], {"decode": bounds}))))
     assert [(row["bound_ns"], row["bound_by"]) for row in rows] == [
         ("", "not judged"),
-        ("5000.0", "dispatch"),
+        ("5000.0", "call overhead"),
         ("", ""),
     ]
 
@@ -208,7 +208,7 @@ def test_where_all_bounds_are_withdrawn_a_note_is_left_of_them() -> None:
 def test_the_csv_has_bounds_where_there_are_any() -> None:
     """Runs without ceilings keep the columns that they had."""
     ledger = made("decode", {"mlp": 40_000, "stop/X": 10_000})
-    bounds = {"decode": BoundColumns({"mlp": 20_000.0}, {"mlp": "dispatch"}, 25_000.0)}
+    bounds = {"decode": BoundColumns({"mlp": 20_000.0}, {"mlp": "call overhead"}, 25_000.0)}
     rows = list(csv.DictReader(io.StringIO(ledger_csv([ledger], bounds))))
     assert [row["bound_ns"] for row in rows] == ["20000.0", "", ""]
     assert "bound_ns" not in ledger_csv([ledger])

@@ -117,19 +117,19 @@ def test_rounds_are_brought_to_one_pace():
     found = stats.ledger_estimate(sum(parts.values()), parts)
     assert found.share("a") == pytest.approx(0.5)
     assert found.step_ns == pytest.approx(1.3 * 400)
-    np.testing.assert_allclose(stats.round_pace(sum(parts.values())), pace[:, 0] / 1.3)
+    np.testing.assert_allclose(stats.round_slowdown(sum(parts.values())), pace[:, 0] / 1.3)
 
 
 def test_one_disturbed_step_does_not_move_the_pace():
     """The pace of a round is a median over its steps."""
     step = np.full((5, 9), 100.0)
     step[2, 4] = 10_000.0
-    np.testing.assert_array_equal(stats.round_pace(step), np.ones(5))
+    np.testing.assert_array_equal(stats.round_slowdown(step), np.ones(5))
 
 
 def test_a_round_without_time_has_pace_one():
     """Nothing is divided by zero on a clock that saw nothing."""
-    np.testing.assert_array_equal(stats.round_pace(np.zeros((3, 2))), np.ones(3))
+    np.testing.assert_array_equal(stats.round_slowdown(np.zeros((3, 2))), np.ones(3))
 
 
 def spells(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from perstep.theory import (
 )
 
 L2, L3, MEMORY = Level("l2", 100e9, 1 << 20), Level("l3", 50e9, 32 << 20), Level("memory", 10e9)
-RATES = Rates((L2, L3, MEMORY), {"float32": 100e9}, dispatch_ns=500)
+RATES = Rates((L2, L3, MEMORY), {"float32": 100e9}, call_overhead_ns=500)
 TINY = read_config(
     {
         "model_type": "llama",
@@ -40,7 +40,7 @@ TINY = read_config(
 def test_arithmetic_binds() -> None:
     """1,000,000 FLOPs at 100 GFLOP/s are 10 us; 1,000 bytes at 10 GB/s only 0.1; two calls add 1 us."""
     bound = part_bound(Cost(matmul_flops=1_000_000, weight_bytes=1000, calls=2), RATES, "float32", MEMORY)
-    assert (bound.compute_ns, bound.bandwidth_ns, bound.dispatch_ns) == (10_000, 100, 1000)
+    assert (bound.compute_ns, bound.bandwidth_ns, bound.call_overhead_ns) == (10_000, 100, 1000)
     assert (bound.bound_ns, bound.binds) == (11_000, "compute")
 
 
@@ -64,20 +64,21 @@ def test_activations_come_from_where_their_own_working_set_fits() -> None:
 def test_calls_bind_what_is_tiny() -> None:
     """Three calls of 500 ns against a few hundred bytes."""
     bound = part_bound(Cost(vector_flops=512, activation_read_bytes=512, calls=3), RATES, "float32", MEMORY)
-    assert (bound.binds, bound.dispatch_ns) == ("dispatch", 1500)
+    assert (bound.binds, bound.call_overhead_ns) == ("call overhead", 1500)
 
 
 def test_calls_are_cold_where_a_layer_lies_far() -> None:
     """What came since the last call like it is a layer, not the step; where that is near, calls are hot."""
     cost = Cost(calls=12)
-    assert part_bound(cost, RATES, "float32", MEMORY).dispatch_ns == 6000
-    assert part_bound(cost, RATES, "float32", MEMORY, 1500).dispatch_ns == 18_000
+    assert part_bound(cost, RATES, "float32", MEMORY).call_overhead_ns == 6000
+    assert part_bound(cost, RATES, "float32", MEMORY, 1500).call_overhead_ns == 18_000
     cold = replace(RATES, levels=(L2, replace(L3, call_ns=4000), MEMORY))
     hot, many = step_cost(TINY, decode(1024), backend=REFERENCE), step_cost(TINY, decode(4096), backend=REFERENCE)
     assert (step_bound(hot, cold).level, hot.resident_bytes / 2 < 1 << 20) == ("l3", True)
     assert step_bound(hot, cold) == step_bound(hot, RATES)
     assert many.resident_bytes / 2 > 1 << 20
-    assert step_bound(many, cold).parts["norm"].dispatch_ns == 8 * step_bound(many, RATES).parts["norm"].dispatch_ns
+    slow, fast = (step_bound(many, rates).parts["norm"] for rates in (cold, RATES))
+    assert slow.call_overhead_ns == 8 * fast.call_overhead_ns
 
 
 def test_vectors_and_special_functions_have_rates_of_their_own() -> None:
@@ -117,7 +118,7 @@ def test_packing_comes_before_the_products() -> None:
     """1 MB read and written at 20 GB/s takes 100 µs, beside 10 µs of products it cannot overlap with."""
     level = Level("memory", 20e9)
     bound = part_bound(Cost(matmul_flops=1_000_000, packed_bytes=2_000_000), RATES, "float32", level)
-    assert (bound.packing_ns, bound.bound_ns, bound.binds) == (100_000, 110_000, "packing")
+    assert (bound.packing_ns, bound.bound_ns, bound.binds) == (100_000, 110_000, "BLAS packing")
 
 
 def test_a_step_finds_its_weights_where_its_footprint_fits() -> None:
@@ -150,8 +151,8 @@ def test_a_step_is_the_sum_of_its_parts() -> None:
     bound = step_bound(step_cost(TINY, decode(100), backend=REFERENCE), RATES)
     assert bound.bound_ns == pytest.approx(sum(part.bound_ns for part in bound.parts.values()))
     for part in bound.parts.values():
-        assert part.bound_ns == max(part.compute_ns, part.bandwidth_ns) + part.packing_ns + part.dispatch_ns
-    assert sum(part.dispatch_ns for part in bound.parts.values()) == 500 * (2 * 26 + 3 + 1 + 1 + 1)
+        assert part.bound_ns == max(part.compute_ns, part.bandwidth_ns) + part.packing_ns + part.call_overhead_ns
+    assert sum(part.call_overhead_ns for part in bound.parts.values()) == 500 * (2 * 26 + 3 + 1 + 1 + 1)
 
 
 def test_a_prefill_is_bound_by_arithmetic_and_a_decode_step_by_bytes() -> None:
@@ -176,7 +177,7 @@ def test_products_are_bound_by_the_peak_of_their_dtype() -> None:
         {"levels": (MEMORY, L2)},
         {"levels": (MEMORY, MEMORY)},
         {"peak_flops": {"float32": 0}},
-        {"dispatch_ns": -1},
+        {"call_overhead_ns": -1},
         {"vector_flops": 0},
     ],
 )

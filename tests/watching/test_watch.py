@@ -382,8 +382,8 @@ def test_a_first_call_that_compiles_stands_apart(model: Any, ids: Any, tmp_path:
     assert prefill.step_ns == prefill.plain_step_ns == prefill.parts["logits/Compiles"].ns == MS
     assert decode.step_ns == MS
     # Each call leaves two of its 40 decode steps to the counting of syncs.
-    assert "First calls stand apart: the rows leave out 38 of 190 decode steps." in decode.notes
-    assert "First calls stand apart: the rows leave out 1 of 5 prefill steps." in prefill.notes
+    assert "First calls are shown separately: the rows exclude 38 of 190 decode steps." in decode.notes
+    assert "First calls are shown separately: the rows exclude 1 of 5 prefill steps." in prefill.notes
     assert (decode.forwards, prefill.forwards) == (200, 5)  # all that were executed
     text = str(w)
     assert "Outside the forward logits/Compiles costs most: 1.00 ms of a decode step, 100.0 %." in text
@@ -392,8 +392,8 @@ def test_a_first_call_that_compiles_stands_apart(model: Any, ids: Any, tmp_path:
         in text
     )
     apart = (
-        "The first call stands apart, for what it warms up: its prefill took 3.00 s (logits/Compiles 3.00 s of it),"
-        " its 38 decode steps took 1.00 ms on average."
+        "The first call is shown separately, because it includes warm-up: its prefill took 3.00 s"
+        " (logits/Compiles 3.00 s of it), its 38 decode steps took 1.00 ms on average."
     )
     assert apart in text
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
@@ -407,11 +407,13 @@ def test_the_only_prefill_there_is_names_its_part_and_what_it_holds(model: Any, 
         model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Compiles(clock)])
     text = str(w)
     assert (
-        "A prefill took 3.00 s, the set-up of the call included, logits/Compiles 3.00 s of it; it is of a first call,"
-        " and holds what that warmed up."
+        "A prefill took 3.00 s, the set-up of the call included, logits/Compiles 3.00 s of it; it belongs to"
+        " a first call and includes its warm-up."
     ) in text
-    assert "The first call stands apart, for what it warms up: its first decode step took 1.00 ms." in text
-    assert "First calls stand apart: the rows leave out 1 of 6 decode steps." in w.ledger().notes
+    assert (
+        "The first call is shown separately, because it includes warm-up: its first decode step took 1.00 ms." in text
+    )
+    assert "First calls are shown separately: the rows exclude 1 of 6 decode steps." in w.ledger().notes
 
 
 def test_the_first_call_with_another_processor_stands_apart_too(model: Any, ids: Any) -> None:
@@ -423,13 +425,16 @@ def test_the_first_call_with_another_processor_stands_apart_too(model: Any, ids:
             model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
     assert w.ledger("prefill").step_ns == MS
     assert w.ledger().parts["logits/Compiles"].ns_total == 4 * MS
-    apart = "Call 4, the first with logits/Compiles, stands apart, for what it warms up: its prefill took 3.00 s, its"
-    assert f"{apart} first decode step took 1.00 ms." in str(w)
+    apart = "Call 4, the first with logits/Compiles, is shown separately, because it includes warm-up: its prefill took"
+    assert f"{apart} 3.00 s, its first decode step took 1.00 ms." in str(w)
     again = Watch(model, syncs=False, clock=clock)
     with again:
         for processor in (first, first, second, second, second):
             model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[processor])
-    assert "Call 3, the first with logits/Compiles, stands apart, for what it warms up: its prefill took" in str(again)
+    assert (
+        "Call 3, the first with logits/Compiles, is shown separately, because it includes warm-up: its prefill took"
+        in str(again)
+    )
     assert "its 8 decode steps took 1.00 ms on average." in str(again)
 
 

@@ -36,7 +36,7 @@ def test_syncs_are_counted_by_the_part_that_caused_them(tiny_model: Any, ids: An
     [sample] = w.samples
     assert sample.syncs["decode"].steps == 1
     text = str(w)
-    assert "Syncs (the host would wait, were this a device): 3 a step, counted in 1 step of its own" in text
+    assert "Syncs (the host would wait on a device): 3 a step, counted in 1 step of its own" in text
     assert "watching/test_watch_syncs.py:" in text.split("Syncs come from ")[1]
     assert w.ledger("prefill").syncs_per_step is None
 

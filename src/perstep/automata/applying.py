@@ -39,7 +39,7 @@ NEARLY_ALL = 16
 
 
 def apply(logits: Array, rows: Row | Sequence[Row]) -> Array:
-    """Set what is not allowed to -inf, in place.
+    """Set the logits of tokens that are not allowed to -inf, in place.
 
     Args:
         logits: float NumPy array or torch tensor, [tokens] or [batch, tokens]; ids beyond the

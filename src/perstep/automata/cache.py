@@ -35,7 +35,7 @@ LIMIT_BYTES = 512 * 2**20
 
 
 def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where tables are kept: $PERSTEP_CACHE_DIR, else $XDG_CACHE_HOME/perstep, else ~/.cache/perstep."""
+    """Where tables are stored: $PERSTEP_CACHE_DIR, else $XDG_CACHE_HOME/perstep, else ~/.cache/perstep."""
     if environ.get("PERSTEP_CACHE_DIR"):
         return Path(environ["PERSTEP_CACHE_DIR"]).expanduser() / "automata"
     base = environ.get("XDG_CACHE_HOME")
@@ -46,8 +46,8 @@ class DiskCache:
     """A folder of compiled tables and tries.
 
     Args:
-        folder: where they lie; made when the first one is written.
-        limit_bytes: what the files may take together.
+        folder: their location; created when the first file is written.
+        limit_bytes: total size limit of the files.
 
     Example:
         >>> cache = DiskCache(default_folder())
@@ -69,7 +69,7 @@ class DiskCache:
         budget_bytes: int = BUDGET_BYTES,
         made: TokenTable | None = None,
     ) -> TokenTable:
-        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it was ever made before.
+        """`compile(json_schema(schema, ...), vocabulary)`, from disk if it is stored there.
 
         `made` is that table where it is there already: then it is only written.
         """
@@ -88,7 +88,7 @@ class DiskCache:
         return self._table(_name("schema", policy, data, vocabulary.hash.encode()), vocabulary, build, budget_bytes)
 
     def table(self, dfa: Dfa, vocabulary: Vocabulary, budget_bytes: int = BUDGET_BYTES) -> TokenTable:
-        """`compile(dfa, vocabulary)`, from disk if it was ever made before."""
+        """`compile(dfa, vocabulary)`, from disk if it is stored there."""
 
         def build() -> TokenTable:
             self.trie(vocabulary)
@@ -97,7 +97,7 @@ class DiskCache:
         return self._table(_name("dfa", dfa.hash.encode(), vocabulary.hash.encode()), vocabulary, build, budget_bytes)
 
     def trie(self, vocabulary: Vocabulary) -> Trie:
-        """The vocabulary's trie, from disk if it was ever made before; it is the vocabulary's own from now on."""
+        """The vocabulary's trie, from disk if it is stored there; the vocabulary then uses it."""
         if "trie" not in vocabulary.__dict__:
             name = _name("trie", vocabulary.hash.encode())
             vocabulary.__dict__["trie"] = self._fetch(
@@ -125,13 +125,13 @@ class DiskCache:
         except FileNotFoundError:
             data = b""
         except OSError as error:
-            warnings.warn(f"the cached table {path} cannot be read and is made again: {error}", stacklevel=4)
+            warnings.warn(f"the cached table {path} cannot be read and is rebuilt: {error}", stacklevel=4)
             data = b""
         if data:
             try:
                 found = read(data)
             except InputError as error:
-                warnings.warn(f"the cached table {path} is damaged and is made again: {error}", stacklevel=4)
+                warnings.warn(f"the cached table {path} is damaged and is rebuilt: {error}", stacklevel=4)
             else:
                 _touch(path)
                 return found
@@ -148,7 +148,7 @@ class DiskCache:
             Path(part.name).replace(path)
             self._trim(keep=path)
         except OSError as error:
-            warnings.warn(f"the table could not be kept in {self.folder}: {error}", stacklevel=5)
+            warnings.warn(f"the table could not be stored in {self.folder}: {error}", stacklevel=5)
 
     def _trim(self, keep: Path) -> None:
         files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.npz"))

@@ -45,11 +45,11 @@ def compile(  # noqa: A001 - the word of the glossary; it is used as automata.co
     """The token automaton of a byte automaton over a vocabulary.
 
     Args:
-        dfa: the byte automaton; its strings are what the tokens may spell.
+        dfa: the byte automaton; the tokens may spell its strings.
         vocabulary: the tokens.
-        lazy: make each row at the first visit of its state and not now.
+        lazy: build each row at the first visit of its state.
         budget_bytes: what expanded rows may take; the oldest are dropped beyond it.
-        check: called before each state while a whole table is made; what it raises ends the work.
+        check: called before each state while a whole table is built; an exception from it stops the work.
 
     Returns:
         A `TokenTable`, or a `LazyTable` if asked for and the vocabulary has a token for every byte needed

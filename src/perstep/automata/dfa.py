@@ -36,7 +36,7 @@ class Dfa:
         byte_class: the class of each byte, uint8 [256].
         accepting: where a string may end, bool [states + 1].
         start: the state before the first byte; 0 where the language is empty.
-        source: what it was made from, in words; no part of its identity.
+        source: a description of its origin; not part of its identity.
     """
 
     transitions: NDArray[np.int32]
@@ -67,12 +67,12 @@ class Dfa:
 
     @property
     def num_byte_classes(self) -> int:
-        """Groups of bytes that no state tells apart."""
+        """Groups of bytes that no state distinguishes."""
         return int(self.transitions.shape[1])
 
     @property
     def is_empty(self) -> bool:
-        """Whether it accepts nothing at all. True only of a minimal automaton without states."""
+        """Whether it accepts nothing; only a minimal automaton without states does."""
         return self.start == 0
 
     @cached_property
@@ -96,7 +96,7 @@ class Dfa:
         return flat, self.byte_class.tobytes(), self.num_byte_classes
 
     def run(self, data: bytes, state: int | None = None) -> int:
-        """The state after `data`, begun at `state` (the start by default); 0 once nothing can follow."""
+        """The state after `data`, starting at `state` (by default the start state); 0 once nothing can follow."""
         transitions, byte_class, width = self._walked
         at = self.start if state is None else state
         for symbol in data.translate(byte_class):

@@ -29,7 +29,7 @@ _REMEMBERED_MOVES = 100_000
 
 
 class LazyTable(TokenAutomaton):
-    """A token automaton whose rows are made when their states are visited.
+    """A token automaton whose rows are built when their states are visited.
 
     Args:
         dfa: the byte automaton; every byte it reads must be a token by itself.

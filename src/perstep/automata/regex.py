@@ -44,11 +44,11 @@ def from_regex(pattern: str, state_limit: int = STATE_LIMIT) -> Dfa:
     r"""The automaton of all texts, in UTF-8, that match `pattern` from end to end (as `re.fullmatch`).
 
     Args:
-        pattern: the expression; a leading `^` and a trailing `$` are allowed and say nothing new.
+        pattern: the expression; a leading `^` and a trailing `$` are allowed and have no effect.
         state_limit: most states of the automaton.
 
     Raises:
-        InputError: if the expression is malformed, asks for what is refused, or outgrows the limit.
+        InputError: if the expression is malformed, uses an unsupported feature, or exceeds the limit.
 
     Example:
         >>> from_regex(r"[a-z]+(-[a-z]+)*").accepts(b"well-known")
@@ -104,7 +104,7 @@ class _Parser:
         place = self._at if at is None else at
         return InputError(
             f"the regex {_short(self._pattern)} has {what} at position {place}, "
-            "which cannot be made into an automaton here"
+            "which cannot be compiled to an automaton"
         )
 
     def _peek(self) -> str:
@@ -154,7 +154,9 @@ class _Parser:
         found = _COUNT.match(self._pattern, self._at)
         if found is None:
             if re.compile(r"\{,\d*\}").match(self._pattern, self._at):
-                raise self._error("a count without its beginning, which not everybody reads alike (write {0,...})")
+                raise self._error(
+                    "a count without its beginning, which regex dialects read differently (write {0,...})"
+                )
             return None
         self._at = found.end()
         low = int(found[1])
@@ -240,7 +242,9 @@ class _Parser:
         self._at += 1
         negated = self._take("^")
         if self._peek() == "]":
-            raise self._error("a ] at the beginning of a class, which not everybody reads alike (write \\] for it)")
+            raise self._error(
+                "a ] at the beginning of a class, which regex dialects read differently (write \\] for it)"
+            )
         ranges: list[tuple[int, int]] = []
         while not self._take("]"):
             if self._at >= len(self._pattern):

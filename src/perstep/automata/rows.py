@@ -62,7 +62,7 @@ class Row:
         self._kept: dict[Hashable, object] = {}
 
     def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
-        """What `make` makes of this row, kept under `key` within the store's budget."""
+        """`make(row)`, cached under `key` within the store's budget."""
         found = self._kept.get(key)
         if found is None:
             found = make(self)
@@ -70,7 +70,7 @@ class Row:
         return cast("T", found)
 
     def mask(self) -> NDArray[np.bool_]:
-        """Which tokens are allowed, bool [tokens]; made anew at each call."""
+        """Which tokens are allowed, bool [tokens]; computed at each call."""
         return self._expand()
 
     @property

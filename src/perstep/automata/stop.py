@@ -37,7 +37,7 @@ def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT)
         True
     """
     if isinstance(strings, (str, bytes)):
-        raise InputError(f"stop strings come as a list; got {strings!r}, which would be read letter by letter")
+        raise InputError(f"give stop strings as a list; got {strings!r}, which would be read letter by letter")
     words = _words(strings, state_limit)
     rows, accepting = _automaton(*_trie(words))
     rows[accepting] = np.flatnonzero(accepting)[:, None]  # a stop string that has occurred has occurred

@@ -75,7 +75,7 @@ def table_from_bytes(data: bytes, key: str, vocabulary: Vocabulary, budget_bytes
     targets += np.arange(states, dtype=targets.dtype)[:, None]
     targets *= live[row]
     if int(targets.max()) >= states:
-        raise InputError("its transitions lead outside")
+        raise InputError("its transitions point outside its states")
     return TokenTable(
         targets,
         arrays["class_of_token"],

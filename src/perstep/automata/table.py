@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TokenAutomaton(ABC):
-    """An automaton over token ids: compiled whole (`TokenTable`) or as it is visited (`LazyTable`).
+    """An automaton over token ids: compiled completely (`TokenTable`) or state by state when visited (`LazyTable`).
 
     Attributes:
         vocabulary: the tokens it was compiled against.
@@ -63,7 +63,7 @@ class TokenAutomaton(ABC):
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """Distinct mask rows of the live states (those made so far, where rows are made at first visit)."""
+        """Distinct mask rows of the live states; in a `LazyTable` those built so far."""
 
     @property
     @abstractmethod
@@ -100,7 +100,7 @@ class TokenAutomaton(ABC):
         return at
 
     def accepts(self, tokens: Iterable[int]) -> bool:
-        """Whether the tokens spell a complete text, with or without an end-of-sequence id behind it."""
+        """Whether the tokens spell a complete text, with or without an end-of-sequence id at its end."""
         return self.is_accepting(self.run(tokens))
 
     @abstractmethod
@@ -113,7 +113,7 @@ class TokenAutomaton(ABC):
 
 
 class TokenTable(TokenAutomaton):
-    """A token automaton that is known whole, as arrays.
+    """A completely compiled token automaton, as arrays.
 
     Args:
         transitions: next state by state and token class, int [states + 1, classes]; row 0 and column 0 are dead.
@@ -193,8 +193,8 @@ class TokenTable(TokenAutomaton):
     def bits_by_row(self) -> NDArray[np.int32]:
         """The packed bits of every row number, int32 [row numbers, ceil(tokens / 32)], made anew.
 
-        With `row_of`, `transitions` and `class_of_token` this is the whole automaton, for users who hold it on a
-        device; it is not counted in the budget.
+        With `row_of`, `transitions` and `class_of_token` this is the complete automaton, for copies on a device; it is
+        not counted in the budget.
         """
         masks = (self.transitions[state] != 0 for state in self._row_states)
         return np.stack([pack_bits(mask.take(self.class_of_token)) for mask in masks])
@@ -247,7 +247,7 @@ def same_vocabulary(left: TokenAutomaton, right: TokenAutomaton) -> None:
     """
     if left.vocabulary is not right.vocabulary and left.vocabulary.hash != right.vocabulary.hash:
         raise InputError(
-            f"two automata combine over one vocabulary; these are over {left.vocabulary.size:,} and "
+            f"two tables combine over one vocabulary; these are over {left.vocabulary.size:,} and "
             f"{right.vocabulary.size:,} tokens of different bytes"
         )
 

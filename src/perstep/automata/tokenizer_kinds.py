@@ -140,5 +140,5 @@ def _byte_level(text: str) -> bytes:
         return bytes([byte_of[sign] for sign in text])
     except KeyError as error:
         raise InputError(
-            f"the token {text!r} of a byte-level tokenizer holds {error.args[0]!r}, which stands for no byte"
+            f"the token {text!r} of a byte-level tokenizer holds {error.args[0]!r}, which encodes no byte"
         ) from error

@@ -14,9 +14,9 @@ from perstep.errors import InputError
 
 
 def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) -> Dfa:
-    """Any text until `trigger` has occurred, and from its last byte on a text of `grammar`.
+    """Any text until `trigger` has occurred, and after its last byte a text of `grammar`.
 
-    A token may reach over the end of the trigger: it is allowed if its rest begins a text of the grammar. The text
+    A token may contain the end of the trigger: it is allowed if its rest begins a text of the grammar. The text
     may also end without the trigger.
 
     Args:
@@ -32,7 +32,7 @@ def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) ->
         True
     """
     if grammar.is_empty:
-        raise InputError("the grammar behind the trigger accepts nothing")
+        raise InputError("the grammar after the trigger accepts nothing")
     seen = stop_strings([trigger], state_limit)
     # A chain: the state where the trigger has occurred is the farthest from the start, so the last. It becomes the
     # start of the grammar, whose states follow those of the chain.
@@ -44,7 +44,7 @@ def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) ->
     accepting = np.concatenate([[False], np.ones(free, np.bool_), grammar.accepting[1:]])
     if len(accepting) - 1 > state_limit:
         raise InputError(
-            f"{len(accepting) - 1:,} states are needed behind the trigger, over the limit of {state_limit:,}: "
+            f"{len(accepting) - 1:,} states are needed after the trigger, over the limit of {state_limit:,}: "
             "simplify the grammar, or raise state_limit"
         )
     source = f"{grammar.source}, after {trigger!r}"

@@ -66,5 +66,5 @@ def ignoring_invalid(dfa: Dfa) -> Dfa:
             row.append(number[target])
         rows.append(row)
     accepting = np.array([False, *(bool(dfa.accepting[settled]) for settled, _, _ in states)])
-    source = f"{dfa.source}, invalid bytes passed over"
+    source = f"{dfa.source}, invalid bytes skipped"
     return minimal(np.array(rows, np.int32), np.arange(256, dtype=np.uint8), accepting, 1, source)

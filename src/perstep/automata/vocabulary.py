@@ -157,16 +157,16 @@ class Vocabulary:
         return b"".join(self.tokens[token] for token in tokens)
 
     def first(self, size: int) -> tuple[Vocabulary, NDArray[np.int64]]:
-        """A smaller vocabulary that can spell as much: `size` tokens, renumbered in their old order.
+        """A smaller vocabulary that can spell the same texts: `size` tokens, renumbered in their old order.
 
-        Kept are the end-of-sequence ids, every token of one byte, and then the first others
-        that have bytes; other special ids fall away.
+        It keeps the end-of-sequence ids, every token of one byte, and then the first other tokens that have bytes;
+        other special ids are removed.
 
         Returns:
             The vocabulary and the old id of each of its tokens, int64 [size].
 
         Raises:
-            InputError: if `size` is too small for the first two, or larger than what there is.
+            InputError: if `size` is too small for the first two kinds, or larger than the vocabulary.
         """
         must = set(self.eos_ids) | {i for i, token in enumerate(self.tokens) if len(token) == 1}
         others = [i for i, token in enumerate(self.tokens) if token and i not in must]

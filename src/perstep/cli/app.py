@@ -18,23 +18,26 @@ from perstep.errors import InputError, PerstepError
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
     "watch": ("perstep.cli.watch:watch", "What each part of a step costs in the generate calls of a script."),
-    "fix": ("perstep.cli.fix:fix", "What could replace the slow parts of a script, tried and measured."),
+    "fix": ("perstep.cli.fix:fix", "Drop-ins for the slow parts of a script, tried and measured."),
     "generate": ("perstep.cli.generate:generate", "What logits processors and stopping criteria cost in generate()."),
     "mask": ("perstep.cli.mask:mask", "What a JSON-schema mask costs a decode step, by engine and vocabulary."),
     "cache": ("perstep.cli.cache:cache", "What the KV cache costs and saves, against the length of the context."),
-    "ops": ("perstep.cli.ops:ops", "What each operator of a layer costs, and what a cached mask wins."),
+    "ops": ("perstep.cli.ops:ops", "What each operator of a layer costs, and what a cached mask saves."),
     "depth": ("perstep.cli.knobs:depth", "Latency and quality against the decoder blocks that run."),
     "experts": ("perstep.cli.knobs:experts", "Latency and quality against the experts a token."),
     "context": ("perstep.cli.knobs:context", "Latency against input tokens: text and images."),
     "output": ("perstep.cli.knobs:output", "Latency against generated tokens, per token and per forward."),
-    "compare": ("perstep.cli.compare:compare", "Whether a run is faster or slower than another, part by part."),
+    "compare": ("perstep.cli.compare:compare", "Compare runs part by part: is one faster or slower than the other?"),
     "gate": ("perstep.cli.gate:gate", "Fail if a run is confidently slower than another, beyond a limit."),
-    "list": ("perstep.cli.stored:list_", "The runs that are stored here."),
-    "show": ("perstep.cli.stored:show", "What a stored run found."),
-    "report": ("perstep.cli.stored:report", "Make a run's tables and pictures again from its samples."),
-    "export": ("perstep.cli.export:export", "A run in the format of another tool."),
-    "machine": ("perstep.cli.machine:machine", "What this machine is, and how fast it can be at best."),
-    "selftest": ("perstep.cli.selftest:selftest", "What this machine can resolve."),
+    "list": ("perstep.cli.stored:list_", "List the stored runs."),
+    "show": ("perstep.cli.stored:show", "Show the results of a stored run."),
+    "report": ("perstep.cli.stored:report", "Rebuild a run's tables and pictures from its samples."),
+    "export": ("perstep.cli.export:export", "Export a run in the format of another tool."),
+    "machine": (
+        "perstep.cli.machine:machine",
+        "This machine: its hardware, its best measured speed, and what disturbs it.",
+    ),
+    "selftest": ("perstep.cli.selftest:selftest", "Which changes this machine can resolve."),
 }
 
 INTERRUPTED = 130
@@ -69,7 +72,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except UnusedCliTokensError as error:
         surplus = " ".join(error.unused_tokens or ())
         return _complain(
-            f"unexpected argument {surplus!r}; `perstep {tokens[0]} --help` says what is taken", InputError.exit_code
+            f"unexpected argument {surplus!r}; `perstep {tokens[0]} --help` lists the arguments", InputError.exit_code
         )
     except CycloptsError as error:
         return _complain(str(error), InputError.exit_code)

@@ -17,6 +17,6 @@ def cache(
     """What a decode step costs against the length of its context, with a KV cache and without.
 
     Memory from shapes, live buffers and resident pages; latency measured, fitted, and predicted from the ceilings of
-    this machine. Points that the budget cannot hold are left out and listed.
+    this machine. Points that do not fit into the budget are omitted and listed.
     """
     return run_experiment("cache", plan, to)

@@ -22,37 +22,39 @@ _DEFAULT_OPTIONS = RunOptions()
 def compare(
     *runs: str,
     live: Annotated[bool, Parameter(negative="")] = False,
-    python: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    python: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     check: Annotated[bool, Parameter(negative="")] = False,
     allow_different: Annotated[bool, Parameter(negative="")] = False,
-    threshold: Share = 0.01,
+    threshold: Annotated[Share, Parameter(show_default=False)] = 0.01,
     options: Annotated[RunOptions, Parameter(name="*", group="How to measure (with --live)")] = _DEFAULT_OPTIONS,
     to: Annotated[RunTo, Parameter(name="*", group="Where the result goes")] = DEFAULT_RUN_TO,
 ) -> int:
-    """Whether a run is faster or slower than another, part by part.
+    """Compare runs part by part: is one faster or slower than the other?
 
-    `perstep compare REF NEW` reads two runs (a folder, a name, a number) or baselines. Stored runs did not take turns,
-    so every interval includes how much runs of the same code differ on this machine; where that is not known there is
-    no verdict.
+    `perstep compare REF NEW` reads two runs (a folder, a name, a number) or baselines. Stored runs were not
+    interleaved, so every interval includes the difference between runs of the same code on this machine. If that is not
+    known, there is no verdict.
 
-    `perstep compare --live 'CMD A' 'CMD B'` times commands, or Python callables as module:function, in turns;
+    `perstep compare --live 'CMD A' 'CMD B'` times commands, or Python callables as module:function, interleaved.
     `perstep compare --live --python A --python B SCRIPT` times one script under several interpreters.
 
     Args:
         runs: REF and NEW: runs (a folder, a name, a number) or baselines. With --live: commands, or Python callables as
             module:function, the reference first.
-        live: Time commands or callables now, in turns.
-        python: With --live: an interpreter to run the one script with; give it twice or more.
-        check: With --live: call every callable once before and refuse to time them if their results differ.
-        allow_different: Compare stored runs that did not do the same work; what differs is said.
-        threshold: Changes wholly inside ± this are the same.
+        live: Time commands or callables now, interleaved.
+        python: With --live: an interpreter for the script; give this option twice or more.
+        check: With --live: first call every callable once, and refuse to time them if their results differ.
+        allow_different: Compare stored runs that did not do the same work; the differences are printed.
+        threshold: A change whose interval lies within ± this is called the same. [default: 1%]
     """
     if live:
         from perstep.cli.live import compare_live
 
         return compare_live(runs, options, to, pythons=python, check=check, threshold=threshold)
     if python or check or options != _DEFAULT_OPTIONS or to.out is not None or to.resume or to.force:
-        raise InputError("--python, --check, --out and how to measure belong to --live; stored runs are only read")
+        raise InputError(
+            "--python, --check, --out and the options for measuring need --live; stored runs are only read"
+        )
     return _compare_stored(runs, to, threshold=threshold, allow_different=allow_different)
 
 

@@ -30,13 +30,13 @@ class RunTo:
     """Where a measurement goes; the fields are options of every command that measures."""
 
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table"
-    """Form of the result on stdout."""
+    """Format of the result on stdout."""
 
     out: Path | None = None
     """Folder for the run. [default: the next number under .perstep/runs]"""
 
     resume: Annotated[bool, Parameter(negative="")] = False
-    """Go on with the run in --out."""
+    """Continue the run in --out."""
 
     force: Annotated[bool, Parameter(negative="")] = False
     """Replace the run in --out."""
@@ -48,13 +48,13 @@ class RunTo:
     """Compare the run with this baseline when it is done."""
 
     save_baseline: str | None = None
-    """Keep the run as the baseline of this name, in place of the one that has it."""
+    """Store the run as the baseline of this name; replace an older one of the same name."""
 
     strict: Annotated[bool, Parameter(negative="")] = False
     """Exit with 3 if the result is not resolved."""
 
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False
-    """No progress, no remarks."""
+    """Print no progress and no remarks."""
 
 
 DEFAULT_RUN_TO = RunTo()
@@ -65,7 +65,7 @@ def run_experiment(name: str, plan: Any, to: RunTo) -> int:
 
     Raises:
         InputError: the plan, the folder or the baseline is wrong.
-        InvalidMeasurement: the findings must not be believed; they are printed and kept all the same.
+        InvalidMeasurement: the findings are invalid; they are still printed and stored.
     """
     if to.save_baseline is not None:
         check_baseline_name(to.save_baseline)

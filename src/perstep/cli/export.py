@@ -21,14 +21,14 @@ def export(
     to: Path | None = None,
     rounds: int | None = None,
 ) -> int:
-    """A run in the format of another tool.
+    """Export a run in the format of another tool.
 
     pyperf: a suite for `pyperf show`, `stats`, `hist`, `compare_to`. chrome-trace: a timeline for ui.perfetto.dev.
     github-action: for github-action-benchmark (customSmallerIsBetter). csv: every measured number as a row.
 
     Args:
         run: A run's folder, its name or number, or a baseline.
-        format: What to make of it.
+        format: Format to write.
         to: File to write. [default: stdout]
         rounds: Number of first rounds to take. [default: all; chrome-trace 5]
     """

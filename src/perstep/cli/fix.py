@@ -35,24 +35,24 @@ def fix(
     keep_text: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
-    """What could replace the slow parts of the generate calls of a script, tried and measured.
+    """Try drop-ins for the slow parts of a script's generate calls, and measure them.
 
-    The script runs once, watched. Then the first call of each line that called generate is made again with drop-ins in
-    place of its processors, its criteria and the decode loop: the tokens must be the same, and the calls take turns
-    until the budget is spent. No file of yours is changed. Options of perstep stand before SCRIPT; what stands after it
-    is the script's.
+    The script runs once and is watched. Then the first call of each line that called generate is repeated with drop-ins
+    for its processors, its criteria and the decode loop. The tokens must be the same, and the calls are interleaved
+    until the budget is spent. No file of yours is changed. Put perstep's options before SCRIPT; everything after SCRIPT
+    is passed to the script.
 
     Args:
         script: A Python file.
-        arguments: The script's own.
+        arguments: Passed to the script.
         apply: Print the change to the source as a unified diff on stdout, for `patch -p1` or `git apply`, and the
             tables on stderr.
         budget: How long to measure for each line that calls generate, such as 30s or 2m.
-        output: Form of the tables.
+        output: Format of the tables.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
         keep_text: Store the script's arguments. Without this a run has their hashes alone.
-        quiet: No progress, no remarks.
+        quiet: Print no progress and no remarks.
     """
     require()
     path, budget_s = existing_script(script), _seconds(budget)
@@ -65,7 +65,7 @@ def fix(
     flush_streams()
     say = (lambda _text: None) if quiet else remark
     if not captures.calls:
-        say(f"perstep: {script} made no generate call of a transformers model that came to its end; nothing is tried")
+        say(f"perstep: {script} finished no generate call of a transformers model, so there is nothing to try")
         return code
     for remarked in _before(script, code, misplaced="--apply" in arguments and not apply):
         say(remarked)
@@ -101,7 +101,7 @@ def _before(script: str, code: int, *, misplaced: bool) -> Iterator[str]:
     if code != 0:
         yield f"perstep: {script} ended with exit code {code}; the calls that it made before are tried"
     if misplaced:
-        yield f"perstep: --apply behind {script} went to the script; for the diff: perstep fix --apply {script}"
+        yield f"perstep: --apply behind {script} was passed to the script; for the diff: perstep fix --apply {script}"
 
 
 def _seconds(budget: str) -> float:
@@ -127,9 +127,9 @@ def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:
         sys.stdout.write(found.diff)
         if found.diff_folder:
             where = shlex.quote(found.diff_folder)
-            remark(f"perstep: the files of the diff are elsewhere; apply it by patch -p1 -d {where}")
+            remark(f"perstep: the files of the diff are in another folder; apply it with patch -p1 -d {where}")
         if not found.diff:
-            remark("perstep: no diff: nothing is to be written, or the lines have to be written by hand")
+            remark("perstep: no diff: no line is recommended, or the lines must be added by hand")
 
 
 def _fenced(texts: list[str]) -> list[str]:

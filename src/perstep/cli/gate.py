@@ -18,23 +18,24 @@ def gate(
     new: str,
     /,
     *,
-    fail_on: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    fail_on: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     strict: Annotated[bool, Parameter(negative="")] = False,
     allow_different: Annotated[bool, Parameter(negative="")] = False,
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
 ) -> int:
     """Fail if a run is confidently slower than another, beyond a limit.
 
-    Exits with 1 only if the whole interval of a change lies above its limit, with 3 under --strict if the interval
-    holds the limit or there is none, with 4 if a run is invalid. `-o md` is meant for a CI job's summary.
+    The exit code is 1 only if the whole interval of a change lies above its limit. With --strict it is 3 if the
+    interval includes the limit or there is no interval. It is 4 if a run is invalid. Use `-o md` for a CI
+    job's summary.
 
     Args:
         ref: The run or baseline to compare with.
         new: The run to judge.
         fail_on: PART:PERCENT, such as step:5% or mask.apply:20%; may be repeated. [default: step:5%]
         strict: Exit with 3 if a limit is not resolved.
-        allow_different: Compare runs that did not do the same work; what differs is said.
-        output: Form of the result on stdout.
+        allow_different: Compare runs that did not do the same work; the differences are printed.
+        output: Format of the result on stdout.
     """
     limits = parse_limits(fail_on)
     pair = load_pair(ref, new, allow_different=allow_different)

@@ -16,8 +16,8 @@ def generate(
 ) -> int:
     """What logits processors and stopping criteria cost in a call of generate.
 
-    They are taken away, each and all, on one replayed trace, and beside that timed in place; a sentence says where the
-    two disagree and why. Without --model and --arch a small byte-level Llama is measured, with UTF-8 validation and
-    word stopping in plain Python.
+    Each of them, and all together, are removed on one replayed trace. They are also timed in place, and a sentence says
+    where the two results disagree and why. Without --model and --arch a small byte-level Llama is measured, with UTF-8
+    validation and word stopping in plain Python.
     """
     return run_experiment("generate", plan, to)

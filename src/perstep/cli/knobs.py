@@ -31,8 +31,8 @@ def depth(
 ) -> int:
     """Latency and quality against the decoder blocks that run.
 
-    The others are skipped in place, with their places in the cache kept right. All configurations replay the same
-    tokens in balanced rounds; prefill and decode are timed inside one call.
+    The other blocks are skipped in place, and the cache stays consistent. All configurations replay the same tokens in
+    balanced rounds; prefill and decode are timed inside one call.
     """
     return run_experiment("depth", plan, to)
 
@@ -43,8 +43,8 @@ def experts(
 ) -> int:
     """Latency and quality against the experts a token of a mixture-of-experts model.
 
-    The routers' top-k is changed in place and put back, in each experts implementation; host syncs are counted. A
-    dense model is refused, and so is a family on which top-k does nothing.
+    The routers' top-k is changed in place and restored, in each experts implementation; host syncs are counted. A
+    dense model is refused, and so is a family on which top-k has no effect.
     """
     return run_experiment("experts", plan, to)
 
@@ -55,7 +55,7 @@ def context(
 ) -> int:
     """Latency against input tokens: text, and images in a vision-language model.
 
-    Vision encoder, prefill and decode are timed inside one call; vision tokens are counted in what the model is given.
+    Vision encoder, prefill and decode are timed inside one call; vision tokens are counted in the model's input.
     """
     return run_experiment("context", plan, to)
 
@@ -66,7 +66,7 @@ def output(
 ) -> int:
     """Latency against generated tokens, per token and per forward.
 
-    N tokens are one prefill and N - 1 decode forwards; both divisions stand side by side, with each forward's cost
-    against its position.
+    N tokens are one prefill and N - 1 decode forwards; the table shows both averages, and the cost of each
+    forward against its position.
     """
     return run_experiment("output", plan, to)

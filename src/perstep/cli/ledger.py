@@ -16,7 +16,7 @@ def ledger(
 ) -> int:
     """What each part of a decode step costs.
 
-    Prefill and decode have ledgers of their own. In each, parts + residual = step, exactly; beside them stand
-    the step without instruments and how much the instruments slowed it down.
+    Prefill and decode have separate ledgers. In each, parts + residual = step, exactly. The table also shows the
+    uninstrumented step and the instrumentation overhead.
     """
     return run_experiment("ledger", plan, to)

@@ -32,15 +32,15 @@ def machine(
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
-    """What this machine is, what is wrong with it for measuring, and how fast it can be at best.
+    """Describe this machine, what disturbs measurements on it, and its best measured speed.
 
     Args:
-        ceilings: The ceilings that are stored for this machine, or measure them anew (15 s) or quickly (3 s) and
-            store them.
-        torch: Measure torch's dtypes and dispatch cost as well; needs the hf extra.
-        device: Measure the ceilings of a device as well, such as cuda (3 s): memory, products, kernels, syncs.
-        output: Form of the result on stdout.
-        quiet: No progress, no remarks.
+        ceilings: Show the ceilings stored for this machine, or measure them again (15 s) or quickly (3 s) and store
+            them.
+        torch: Also measure torch's dtypes and call overhead; needs the hf extra.
+        device: Also measure the ceilings of a device, such as cuda (3 s): memory, matrix products, kernels, syncs.
+        output: Format of the result on stdout.
+        quiet: Print no progress and no remarks.
     """
     import numpy as np  # noqa: F401 - so that its matrix library is described
 

@@ -16,7 +16,8 @@ def mask(
 ) -> int:
     """What a JSON-schema mask costs a decode step, by engine and vocabulary.
 
-    Every engine replays the same valid texts through one model. Finding the mask, applying it and telling the engine
-    which token came are parts of the step; what is built before stands apart. The head is as wide as the vocabulary.
+    Every engine replays the same valid texts through one model. The step includes three parts of the engine: fill (find
+    the mask), apply (write it into the logits) and accept (pass the chosen token to the engine). Build times are shown
+    separately. The head is as wide as the vocabulary.
     """
     return run_experiment("mask", plan, to)

@@ -14,9 +14,9 @@ def ops(
     plan: Annotated[Plan, Parameter(name="*")] = _DEFAULT,
     to: Annotated[RunTo, Parameter(name="*")] = DEFAULT_RUN_TO,
 ) -> int:
-    """What each operator of a layer costs at several lengths, and what a cached or fused mask wins.
+    """What each operator of a layer costs at several lengths, and what a cached or fused mask saves.
 
-    Operators are timed in their places in a whole step and alone. Shares are of the step at that very length.
-    `--what-if attn.mask.build=0` tells what making a part free would win, before anyone writes it.
+    Operators are timed in their places in a whole step, and alone. Shares are of the step at the same length.
+    `--what-if attn.mask.build=0` measures the time saved if a part were free, before anyone writes it.
     """
     return run_experiment("ops", plan, to)

@@ -15,22 +15,22 @@ from perstep.selftest import run_selftest, tables
 
 def selftest(
     *,
-    budget: Seconds = 60.0,
+    budget: Annotated[Seconds, Parameter(show_default=False)] = 60.0,
     json: Annotated[bool, Parameter(negative="")] = False,
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     seed: int = 0,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
-    """What this machine can resolve, from questions with known answers.
+    """Measure which changes this machine can resolve, in tests with known answers.
 
-    Identical programs are compared, programs that differ by 1, 2 and 5 %, and delays of 20, 200 and 2,000 µs are put
-    into each part of a ledger.
+    The tests compare identical programs, compare programs that differ by 1, 2 and 5 %, and add delays of 20, 200 and
+    2,000 µs to each part of a ledger.
 
     Args:
-        budget: How long it may take, at least 20s.
-        json: Short for -o json.
-        output: Form of the result on stdout.
-        seed: Of the order of turns.
+        budget: Time limit, at least 20s. [default: 60s]
+        json: Same as -o json.
+        output: Format of the result on stdout.
+        seed: Random seed for the order of the arms.
         quiet: No progress.
     """
     with progress_shown(quiet=quiet) as progress, threads_limited(1):

@@ -16,11 +16,11 @@ OutputOption = Annotated[Output, Parameter(name=["-o", "--output"])]
 
 
 def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
-    """The runs that are stored here, oldest first.
+    """List the stored runs, oldest first.
 
     Args:
-        root: Where to look.
-        output: Form of the result on stdout.
+        root: Folder to search.
+        output: Format of the result on stdout.
     """
     runs = list_runs(root)
     if output == "json":
@@ -50,11 +50,11 @@ def _facts(manifest: "object") -> dict[str, object]:
 
 
 def show(run: str, /, *, output: OutputOption = "table") -> int:
-    """What a stored run found; nothing is written.
+    """Show the results of a stored run; nothing is written.
 
     Args:
         run: A run's folder, its name, its number, or a baseline.
-        output: Form of the result on stdout.
+        output: Format of the result on stdout.
     """
     status = open_run(run).status
     report = pipeline.look(run)
@@ -68,11 +68,11 @@ def show(run: str, /, *, output: OutputOption = "table") -> int:
 
 
 def report(run: str, /, *, output: OutputOption = "table") -> int:
-    """Make every table and picture of a stored run again, from its samples alone.
+    """Rebuild every table and picture of a stored run from its samples.
 
     Args:
         run: A run's folder, its name, its number, or a baseline.
-        output: Form of the result on stdout.
+        output: Format of the result on stdout.
     """
     rebuilt = pipeline.rebuild(run)
     print_report(rebuilt, output)

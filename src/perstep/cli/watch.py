@@ -42,20 +42,20 @@ def watch(
     """What each part of a step costs in the generate calls of a script.
 
     The script runs unchanged, and every generate call of any transformers model in it is watched. Output and exit code
-    are the script's; when it has ended, a ledger for each line that called generate follows on stderr. Options of
-    perstep stand before SCRIPT; what stands after it is the script's.
+    are those of the script. After its end, a ledger for each line that called generate follows on stderr. Put perstep's
+    options before SCRIPT; everything after SCRIPT is passed to the script.
 
     Args:
         script: A Python file.
-        arguments: The script's own.
+        arguments: Passed to the script.
         detail: How far to look inside the forward: as a whole, by type of module, or by layer.
         every: Record one block of four decode steps in every N blocks, for long jobs.
         syncs: Count how often the host waits for the device, by part, in a few steps that are not timed.
-        output: Form of the ledgers on stderr.
+        output: Format of the ledgers on stderr.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
         keep_text: Store the script's arguments. Without this a run has their hashes alone.
-        quiet: Leave stderr to the script: no ledger, no remarks; the run has them.
+        quiet: Print no ledger and no remarks on stderr; they are stored in the run.
     """
     require()
     at_least(1, every=every)

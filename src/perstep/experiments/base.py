@@ -24,7 +24,7 @@ class Findings(Protocol):
 
     @property
     def invalid(self) -> str:
-        """Why the findings must not be believed, or empty."""
+        """Why the findings are invalid, or empty."""
         ...
 
     @property

@@ -1,8 +1,8 @@
-"""Bounds from ceilings that were measured in the same rounds: what `perstep.theory` says of this machine, now.
+"""Bounds from ceilings that were measured in the same rounds: `perstep.theory` with the current rates of this machine.
 
-A part's bound is max(FLOPs / peak, bytes / bandwidth) + calls x cost of a call, with no constant fitted to what it
-judges. The sizes at which bandwidth is measured are the footprints themselves. Ceilings have an interval, from their
-median over rounds to their best round; a bound is made of best rounds. Knows shapes and ceilings, no samples.
+A part's bound is max(FLOPs / peak, bytes / bandwidth) + calls x overhead of a call, with no constant fitted to the
+measured steps. Bandwidth is measured at the footprints themselves. Ceilings have an interval, from their median over
+rounds to their best round; a bound uses best rounds. This module knows shapes and ceilings, no samples.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import ceil, isqrt
 
-from perstep.machine import NEAREST_BYTES, Ladder, LadderCeilings, LadderFigures
+from perstep.machine import NEAREST_BYTES, CeilingSweep, SweepCeilings, SweepFigures
 from perstep.theory import (
     REFERENCE,
     TRANSFORMERS,
@@ -25,35 +25,35 @@ from perstep.theory import (
 )
 
 EXCEEDED = "ceilings exceeded; not judged"
-"""In place of what ceilings would say, where something was faster than their best rounds allow."""
+"""Printed instead of a bound if a part was faster than the best rounds of the ceilings allow."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)
 }
-"""How a target carries out its steps, by the name that a manifest holds."""
+"""How a target executes its steps, by the name in a manifest."""
 
 
 def backend_for(backend: Backend, shape: ModelShape) -> Backend:
-    """The backend, without its calls for a mixture of experts, in which nobody has counted them."""
+    """The backend; for a mixture of experts without calls, because they have not been counted."""
     if not shape.is_mixture:
         return backend
     return replace(backend, name=f"{backend.name}, calls not counted", calls={}, calls_many_rows={})
 
 
-def ladder_for(costs: Sequence[StepCost], *, library: str, threads: int) -> Ladder:
-    """The ceilings that judge these steps: at their footprints and layers, and at every octave below.
+def ladder_for(costs: Sequence[StepCost], *, library: str, threads: int) -> CeilingSweep:
+    """The ceiling sweep for these steps: at their footprints and layers, and at every power of two below.
 
     Args:
         costs: of the steps, all of one shape and precision.
         library: `numpy` or `torch`.
-        threads: in force.
+        threads: number of threads of the library.
     """
     shape, dtype = costs[0].shape, costs[0].precision.activations
     decoding = [cost for cost in costs if cost.step.new == 1]
     footprints, layers = ([size(cost) for cost in costs] for size in (_footprint, _layer))
     octaves = {NEAREST_BYTES << n for n in range(64) if NEAREST_BYTES << n < max(footprints)}
     ends = {end(map(size, of)) for of in (costs, decoding) if of for size in (_footprint, _layer) for end in (min, max)}
-    return Ladder(
+    return CeilingSweep(
         sorted(octaves | ends), call_up_to=max(layers), library=library, dtype=dtype, row=shape.hidden, threads=threads
     )
 
@@ -66,33 +66,34 @@ def _layer(cost: StepCost) -> int:
     return ceil(cost.layer_bytes)
 
 
-def rates_between(ceilings: LadderCeilings, dtype: str) -> tuple[Rates, Rates]:
+def rates_between(ceilings: SweepCeilings, dtype: str) -> tuple[Rates, Rates]:
     """The rates of a machine at both ends of its ceilings' intervals: at their best, and at their medians.
 
-    Calls are hot: what a step has left of a library's code in the caches is not known, and a bound takes the most.
+    Calls have warm caches: how much of a library's code a step leaves in the caches is unknown, and a bound takes the
+    least time.
 
-    The peak of arithmetic is at least what products of a matrix and a vector were seen to compute: two operations a
-    number. However badly the product of matrices was timed, such a product is then never bound by compute alone.
+    The peak of arithmetic is at least the rate that matrix-vector products reached: two operations per number. So a
+    badly timed matrix product never makes a matrix-vector product compute-bound.
     """
     seen = 2e9 / bytes_each(dtype) * max(ceilings.best.read_gb_s.values())
-    return _hot(rates_from(ceilings.best, dtype, seen)), _hot(rates_from(ceilings.typical, dtype, seen))
+    return _warm(rates_from(ceilings.best, dtype, seen)), _warm(rates_from(ceilings.typical, dtype, seen))
 
 
-def _hot(rates: Rates) -> Rates:
+def _warm(rates: Rates) -> Rates:
     return replace(rates, levels=tuple(replace(level, call_ns=None) for level in rates.levels))
 
 
-def rates_from(figures: LadderFigures, dtype: str, least_flops: float = 0.0) -> Rates:
-    """What a ladder found as the rates of a machine.
+def rates_from(figures: SweepFigures, dtype: str, least_flops: float = 0.0) -> Rates:
+    """The figures of a ceiling sweep as the rates of a machine.
 
-    A set is read at the figure of the size that is nearest by ratio, so figures change half-way, at the geometric mean:
-    the scores of 1,025 positions are 0.2 % larger than a power of two, and nothing like the next one. A call costs what
-    it does after a set that is at least as large.
+    A set is read at the bandwidth of the size that is nearest by ratio, so the bandwidth changes at the geometric mean:
+    the scores of 1,025 positions are 0.2 % larger than a power of two and much smaller than the next one. A call has
+    the overhead measured after a set that is at least as large.
 
     Args:
         figures: medians, or best rounds.
         dtype: of the products.
-        least_flops: FLOP/s that were seen in other ways.
+        least_flops: FLOP/s that other operations reached.
     """
     sizes = list(figures.read_gb_s)
     levels: list[Level] = []
@@ -105,7 +106,7 @@ def rates_from(figures: LadderFigures, dtype: str, least_flops: float = 0.0) -> 
     return Rates(
         tuple(levels),
         {dtype: max(figures.gemm_gflop_s * 1e9, least_flops)},
-        dispatch_ns=figures.call_ns[0],
+        call_overhead_ns=figures.call_ns[0],
         vector_flops=figures.vector_g_s * 1e9,
         special_functions=figures.special_g_s * 1e9,
     )

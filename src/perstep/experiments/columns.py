@@ -73,7 +73,7 @@ def why_unresolved(missing: str, half_width: float, precision: float | None, *, 
     """
     if not missing and precision is not None and half_width > precision:
         of = f", {widest}," if widest else ""
-        missing = f"the widest interval{of} is ±{half_width:.2%} of the step, ±{precision:.2%} was asked for"
+        missing = f"the widest interval{of} is ±{half_width:.2%} of the step, ±{precision:.2%} was requested"
     return f"{missing}; give a longer --budget, or more --rounds" if missing else ""
 
 

@@ -239,7 +239,8 @@ def noise_probe(clock: Clock) -> NoiseProbe | QuietProbe:
 def left_out_layers(manifest: Manifest) -> list[str]:
     """A sentence for each model of which only some layers were measured: what was found is not of all of it."""
     return [
-        f"{model.name}: these were measured, with what stands around them. Nothing here is said of the whole model."
+        f"{model.name}: only these layers were measured, with the embedding and the head. "
+        "The numbers do not describe the whole model."
         for model in (typed(one, Model) for one in of_each_model(manifest).values())
         if model.total_layers not in (None, model.num_layers)
     ]

@@ -29,7 +29,7 @@ class ModelOptions(RunOptions):
     torch. [default: numpy for mini, torch for everything else]"""
 
     dtype: str | None = None
-    """Of the weights: float32, bfloat16 or float16. [default: as stored; float32 for --arch]"""
+    """Data type of the weights: float32, bfloat16 or float16. [default: as stored; float32 for --arch]"""
 
     device: str = "cpu"
     """Where a transformers model runs: cpu, or cuda."""

@@ -26,7 +26,7 @@ def parse_seconds(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.lower())
     if match is None or match[2] not in _SECONDS or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no duration; write 30s, 500ms or 2m")
+        raise ValueError(f"{text!r} is not a duration; write 30s, 500ms or 2m")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -39,7 +39,7 @@ def parse_share(text: str) -> float:
     match = _PERCENT.fullmatch(text)
     value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value < 1:
-        raise ValueError(f"{text!r} is no share between 0 and 1; write 1% or 0.01")
+        raise ValueError(f"{text!r} is not a share between 0 and 1; write 1% or 0.01")
     return value
 
 
@@ -65,16 +65,16 @@ def parse_counts(text: str) -> tuple[int, ...]:
 def _parse_range(item: str, text: str) -> range | list[int]:
     match = _RANGE.fullmatch(item)
     if match is None:
-        raise ValueError(f"{text!r} is no list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8")
+        raise ValueError(f"{text!r} is not a list of counts; write 64, a list 1,2,4 or a range 8-1024*2 or 8-64+8")
     first, last, step = int(match[1]), int(match[2] or match[1]), int(match[4] or 1)
     if last < first:
         raise ValueError(f"the range {item.strip()!r} ends before it begins; write {last}-{first}")
     if match[3] not in ("*", "x"):
         if step == 0:
-            raise ValueError(f"the range {item.strip()!r} never gets on; write {first}-{last}+1")
+            raise ValueError(f"the range {item.strip()!r} does not advance; write {first}-{last}+1")
         return range(first, last + 1, step)[: MAX_COUNTS + 1]
     if step < 2 or first == 0:
-        raise ValueError(f"the range {item.strip()!r} never gets on; write {max(first, 1)}-{last}*2")
+        raise ValueError(f"the range {item.strip()!r} does not advance; write {max(first, 1)}-{last}*2")
     values = [first]
     while values[-1] * step <= last:
         values.append(values[-1] * step)
@@ -117,7 +117,7 @@ class RunOptions:
     """Random seed for prompts, sampling and arm order."""
 
     rounds: int | None = None
-    """Stop after this many rounds; fewer than 20 give no verdict, fewer than an interval needs no interval."""
+    """Stop after this number of rounds. A verdict needs at least 20 rounds; an interval needs at least 7."""
 
     budget: Seconds | None = None
     """Begin no new round after this time, e.g. 30s. [default: 30s; --fast 3s; --rigorous 5m]"""
@@ -126,10 +126,10 @@ class RunOptions:
     """Stop when the widest interval is ± this share of the step. [default: 0.5%; --fast 2%; --rigorous 0.2%]"""
 
     fast: Annotated[bool, Parameter(negative="")] = False
-    """A quick look: wider intervals, seconds instead of half a minute."""
+    """Measure for seconds instead of half a minute; intervals are wider."""
 
     rigorous: Annotated[bool, Parameter(negative="")] = False
-    """Narrow intervals, minutes instead of half a minute."""
+    """Measure for minutes instead of half a minute; intervals are narrower."""
 
     def effort(self) -> Effort:
         """The options as an effort.

@@ -155,7 +155,7 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
 
     Raises:
         InputError: its experiment has no ledger of parts.
-        InvalidMeasurement: its numbers must not be believed, so they are not handed on.
+        InvalidMeasurement: its numbers are invalid, so they are not returned.
     """
     folder, experiment = loaded.stored.folder, loaded.experiment
     if not isinstance(experiment, HasLedger):
@@ -203,6 +203,6 @@ def _tables(experiment: Experiment, manifest: Manifest, findings: Any) -> list[T
 
 
 def check(report: Report) -> None:
-    """Raise InvalidMeasurement if the findings must not be believed."""
+    """Raise InvalidMeasurement if the findings are invalid."""
     if report.findings.invalid:
         raise InvalidMeasurement(f"{report.findings.invalid}; the run is kept in {report.folder}")

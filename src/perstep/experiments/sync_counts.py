@@ -13,7 +13,7 @@ from perstep.targets.transformers import Syncs
 from perstep.targets.transformers.syncs import DRIVER_SYNC
 
 SITES_SAID = 3
-"""So many places in the source are named below a table."""
+"""Number of places in the source that are named below a table."""
 
 
 class SyncSite(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def with_syncs(ledger: Ledger, counts: SyncCounts | None, *, device: str) -> Led
 
 
 def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
-    what = "the host waits for the device" if device != "cpu" else "the host would wait, were this a device"
+    what = "the host waits for the device" if device != "cpu" else "the host would wait on a device"
     own = "1 step of its own, which was" if counts.steps == 1 else f"{counts.steps:,} steps of their own, which were"
     notes = [f"Syncs ({what}): {total:.3g} a step, counted in {own} not timed."]
     if counts.sites:

@@ -24,7 +24,7 @@ def import_named(spec: str) -> Any:
         InputError: it is written otherwise, its module cannot be imported or ends the program, or has no such name.
     """
     if not NAMED.fullmatch(spec):
-        raise InputError(f"{spec!r} names nothing in a module; write module:name, such as my_module:my_function")
+        raise InputError(f"{spec!r} is not a name in a module; write module:name, such as my_module:my_function")
     module, _, name = spec.partition(":")
     here = str(Path.cwd())
     if sys.path[:1] != [here]:

@@ -1,7 +1,7 @@
 """What the logits processors of this room have in common.
 
 At every step `generate` asks for `inspect.signature(processor.__call__)`: 12 µs in a loop, 48 between two forwards, of
-which 20 are left where the signature is at hand. A call leaves the scores it is given as they are, because
+which 20 are left where the signature is stored. A call leaves the scores it is given as they are, because
 `generate(output_logits=True)` hands out the very tensor that the first processor saw; `in_turn` says where they may
 be written over instead.
 """
@@ -50,7 +50,7 @@ class _Signature(inspect.Signature):
 
 
 def signed(call: Call) -> Call:
-    """A processor's `__call__` with its signature at hand.
+    """A processor's `__call__` with its signature stored.
 
     An attribute of the instance would be found faster still, but `torch.compile` does not trace such a call.
     """

@@ -36,9 +36,9 @@ class _Band:
 class CausalMaskCache:
     """Causal masks of any shape from one buffer for each dtype and device.
 
-    Guarantee: every mask equals one built afresh, bit for bit. A mask is a view of memory that later masks share: do
-    not write into it (NumPy refuses, torch cannot). Where a band would take more than `max_bytes`, the mask is built
-    afresh for this one call and not kept; where several bands together would, the oldest are forgotten.
+    Guarantee: every mask equals a newly built one, bit for bit. A mask is a view of memory that later masks share: do
+    not write into it (NumPy refuses writes, torch does not). If a band would take more than `max_bytes`, the mask is
+    built for this call and not kept; if several bands together would, the oldest are dropped.
 
     Args:
         backend: `torch` gives tensors, `numpy` arrays.
@@ -69,7 +69,7 @@ class CausalMaskCache:
         return sum(band.nbytes for band in self._bands.values())
 
     def clear(self) -> None:
-        """Forget all buffers; views that were handed out stay what they are."""
+        """Drop all buffers; views that were returned stay valid."""
         self._named.clear()
         self._bands.clear()
 
@@ -80,13 +80,13 @@ class CausalMaskCache:
 
         Args:
             q_len: new positions, at least 1.
-            kv_len: held and new positions together, at least `q_len`.
+            kv_len: cached and new positions together, at least `q_len`.
             dtype: None for the boolean form, True where a query may attend. A floating dtype of the backend for the
                 additive form: 0 where it may, -inf elsewhere.
             device: of the tensor; the CPU if None.
-            padding: [batch, kv_len], 1 or True for real positions, 0 or False for padded ones; combined anew at each
-                call. In the additive form, a row that may attend to nothing holds half the dtype's lowest number
-                instead of -inf, so that its softmax is uniform and not NaN.
+            padding: [batch, kv_len], 1 or True for real positions, 0 or False for padded ones; combined with the mask
+                at each call. In the additive form, a row that may attend to nothing holds half the dtype's lowest
+                number instead of -inf, so its softmax is uniform and not NaN.
 
         Returns:
             [q_len, kv_len], or [batch, 1, q_len, kv_len] with padding.

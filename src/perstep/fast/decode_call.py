@@ -40,11 +40,11 @@ class Decode:
     """A decode loop: `model.generate(..., custom_generate=perstep.fast.decode)`.
 
     Args:
-        on_host: whether tokens are read on the host at every step, which a mask's allowed ids, restricted head and
-            chunks need. None: on the CPU, where reading is free; elsewhere the loop never waits for the device.
-        chunks: whether runs of forced tokens go through the model at once. Keys and values then differ by rounding
-            from those of single steps. None: in float32, where this moves a choice only between near-equals; in half
-            precision it would move one in a few hundred.
+        on_host: read the tokens on the host at every step; a mask's allowed ids, restricted head and chunks need this.
+            None: only on the CPU, where reading is free; elsewhere the loop never waits for the device.
+        chunks: process consecutive forced tokens as one chunk. Keys and values then differ by rounding from those of
+            single steps. None: only in float32, where this changes only choices between nearly equal tokens; in half
+            precision it would change one choice in a few hundred.
 
     Attributes:
         last: what the last call did.
@@ -169,4 +169,4 @@ def _refuse(model: DecodingModel, config: GenerationConfig, given: dict[str, Arg
     if model.config.is_encoder_decoder:
         raise InputError("fast.decode is for decoder-only models: leave custom_generate out")
     if synced_gpus or given.get("synced_gpus"):
-        raise InputError("fast.decode does not keep several GPUs in step: leave synced_gpus out")
+        raise InputError("fast.decode does not synchronise several GPUs: leave synced_gpus out")

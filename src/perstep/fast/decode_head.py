@@ -128,7 +128,7 @@ class DeferredHead:
 
     def _put_off(self) -> tuple[torch.Tensor, After]:
         if self.hidden_B1D is None or self.after is None:
-            raise RuntimeError("no forward has run since the head was put off")
+            raise RuntimeError("no forward has run since the head was deferred")
         return self.hidden_B1D, self.after
 
     def _gather(self, mask: Row) -> tuple[torch.Tensor, torch.Tensor | None, float]:

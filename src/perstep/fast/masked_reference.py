@@ -37,8 +37,8 @@ class MaskedText:
 
     Attributes:
         ids: the new ids [B, n]; a row that ended early repeats its end token.
-        forwards: of the model, the prefill among them: fewer than tokens where tokens were forced.
-        near_ties: choices that the whole head decided.
+        forwards: forwards of the model including the prefill; fewer than tokens if tokens were forced.
+        near_ties: choices between nearly equal tokens, decided by the whole head.
     """
 
     ids: Ids

@@ -19,7 +19,7 @@ class SuppressTokens(Processor):
     """Sets the logits of given ids to -inf, as transformers' `SuppressTokensLogitsProcessor` does, bit for bit.
 
     Args:
-        suppress_tokens: the ids; those beyond the logits are passed over.
+        suppress_tokens: the ids; ids beyond the logits are ignored.
 
     Raises:
         InputError: no ids, or a negative one.
@@ -37,7 +37,7 @@ class SuppressTokens(Processor):
         return scores.index_fill(-1, self._inside(scores), -torch.inf)
 
     def overwrite(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """The same, written into `scores`: the copy is nearly all of a call's cost."""
+        """The same, written into `scores`; this saves the copy."""
         return scores.index_fill_(-1, self._inside(scores), -torch.inf)
 
     def _inside(self, scores: torch.Tensor) -> torch.Tensor:

@@ -32,9 +32,9 @@ class TopP(Processor):
     """Keeps the most probable tokens that together reach `top_p`, as transformers' `TopPLogitsWarper` does.
 
     A token is kept if those before it, in descending order, have less than `top_p` together; of equal logits the one
-    with the higher id comes first, as transformers' sort on the CPU has it. Where that sum is within float32 rounding
-    (1e-6) of `top_p`, the two may differ by that token: the sums are made in another order. A row with NaN or
-    +inf, or with nothing but -inf, is handed on as it is.
+    with the higher id comes first, as in transformers' sort on the CPU. Where that sum is within float32 rounding
+    (1e-6) of `top_p`, the two may differ by that token, because the order of summation differs. A row with NaN or +inf,
+    or with only -inf, is returned unchanged.
 
     Args:
         top_p: above 0, up to 1; at 1 every token is kept.
@@ -98,8 +98,8 @@ class TopP(Processor):
 class TopK(Processor):
     """Keeps the tokens whose logit is not below the k-th largest, as transformers' `TopKLogitsWarper` does.
 
-    Ties with the k-th are all kept. In the host's memory the k-th is looked for among the few values that are not
-    below the k-th largest of the maxima of 128 values each.
+    All ties with the k-th are kept. On the host the k-th is searched only among values that are not below the k-th
+    largest of the maxima of blocks of 128 values.
 
     Args:
         top_k: how many, 1 or more.

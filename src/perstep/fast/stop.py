@@ -127,16 +127,16 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
 
 
 class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
-    """Says of each row whether its last token completed the word that is being generated.
+    """Stops a row if its last token completed the word that is being generated.
 
-    A word is complete as soon as what was generated, or a beginning of it that ends inside the last token, matches
-    `pattern` from end to end. The prompt is no part of it. After a complete word the next one begins, so a call that
-    goes on where another ended is right too. Ids without text (special ones) add nothing, and neither do bytes that
-    are not valid UTF-8: what is matched is `bytes.decode(errors="ignore")`.
+    A word is complete as soon as the generated text, or a prefix of it that ends inside the last token, matches
+    `pattern` completely. The prompt is not part of it. After a complete word the next one begins, so a call may
+    continue where another ended. Ids without text (special ones) add nothing, and neither do bytes that are not valid
+    UTF-8: the text is matched as `bytes.decode(errors="ignore")` gives it.
 
-    The state follows the text of each row (on a device by a 64-bit fingerprint of its tokens), so beams may be
-    reordered, and one object may serve any number of calls, one after the other; on a device no step waits for the
-    host. It is made for one new token a call: assisted decoding, which brings several with the first, is not for it.
+    The state belongs to the text of each row (on a device by a 64-bit fingerprint of its tokens), so beams may be
+    reordered, and one object works for any number of successive calls. On a device no step waits for the host. It
+    expects one new token per call and does not work with assisted decoding, which adds several.
 
     Args:
         vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.

@@ -38,9 +38,9 @@ class TokenMask(Processor):
 
     Args:
         tables: one table, or one for each row of the batch (a schema a row); with several beams or return
-            sequences, one for each prompt. Tables that are known whole live on the device of the logits; a
-            `LazyTable` reads the ids on the host, once a step.
-        budget_bytes: what mask rows may take as booleans on the device.
+            sequences, one for each prompt. A `TokenTable` is stored on the device of the logits; a `LazyTable` reads
+            the ids on the host once per step.
+        budget_bytes: limit for mask rows stored as booleans on the device.
 
     Raises:
         InputError: if the tables are over different vocabularies, or have no end-of-sequence id.
@@ -63,10 +63,10 @@ class TokenMask(Processor):
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: the next call is the first after a prompt.
+        """Start over: the next call is the first after a prompt.
 
-        Needed only where a prompt is exactly what an earlier call was given and generated, cut by the token limit:
-        the mask then goes on in the state where that text stopped.
+        Needed only if a prompt equals an earlier call's prompt plus its output, and that call stopped at the token
+        limit: without it the mask continues in the state where that text stopped.
         """
         self._length = -1
         self._hash_B: torch.Tensor | None = None
@@ -77,7 +77,7 @@ class TokenMask(Processor):
 
     @property
     def left_grammar(self) -> torch.Tensor:
-        """Which rows another processor made leave the grammar, bool [B], as of the last step."""
+        """Rows that another processor has forced out of the grammar, bool [B], after the last step."""
         if self._states_B is not None:
             return self._states_B == DEAD
         return torch.tensor([state == DEAD for state in self._host_states], dtype=torch.bool)
@@ -106,7 +106,7 @@ class TokenMask(Processor):
         return tables.mask(states_B, scores)
 
     def check(self, batch: int, width: int) -> None:
-        """See that the mask fits logits [batch, width].
+        """Check that the mask fits logits [batch, width].
 
         Raises:
             InputError: if it does not.
@@ -124,9 +124,9 @@ class TokenMask(Processor):
         return self.tables[row * len(self.tables) // batch]
 
     def prepare(self, width: int, device: torch.device | str = "cpu") -> TokenMask:
-        """Put the tables onto a device for logits of `width`, which the first step does otherwise.
+        """Copy the tables to a device for logits of `width`; otherwise the first step does so.
 
-        Before `torch.compile(fullgraph=True)` and CUDA graphs, which cannot make tables. Returns the mask.
+        Call it before `torch.compile(fullgraph=True)` and CUDA graphs, which cannot create tables. Returns the mask.
 
         Raises:
             InputError: if the vocabulary is wider than that.

@@ -31,26 +31,26 @@ _SPARSE_ABOVE = 4096  # logits so wide that reading a whole row of a mask costs 
 
 
 class Utf8(Processor):
-    """Allows exactly the tokens after which the text can still become valid UTF-8.
+    """Allows a token if and only if the text can still become valid UTF-8 after it.
 
-    The prompt is read too: it may end inside a character. Bytes of it that are not valid are passed over as
-    `errors="replace"` would, and so is a token that something else has forced: after it the text goes on at a
-    character boundary, and a row is never without an allowed token. Ids without text (special ones, padding) end the
-    character before them. End-of-sequence ids are allowed between characters only. Allowed logits keep their value,
-    all others become -inf, those of columns beyond the vocabulary included.
+    The prompt counts too: it may end inside a character. Invalid bytes in it are skipped as with `errors="replace"`,
+    and so is a token that something else has forced: after it the text continues at a character boundary, and a row
+    always has an allowed token. Ids without text (special ones, padding) end the character before them. End-of-sequence
+    ids are allowed between characters only. Allowed logits keep their value; all others become -inf, including columns
+    beyond the vocabulary.
 
-    Nothing is remembered between steps, so one object serves any number of calls, beams that are reordered and
-    batches of any size. On a device no step waits for the host.
+    It keeps no state between steps, so one object works for any number of calls, reordered beams and batches of any
+    size. On a device no step waits for the host.
 
     Args:
         vocab: a `perstep.automata.Vocabulary`, a tokenizer, or the bytes of every token.
         max_length: the length of `input_ids` at which generation ends (prompt and new tokens; with `inputs_embeds`
-            the new tokens alone): near it no character is begun that could not be finished. None leaves the limit
-            to cut a character.
+            the new tokens alone): near it no character is begun that could not be finished. None: the limit may cut a
+            character.
         special_ids: special ids that are allowed between characters, as end-of-sequence ids are.
 
     Raises:
-        InputError: no vocabulary, one that spells nothing valid, or special ids that are none of its.
+        InputError: no vocabulary, one that spells no valid text, or special ids that it does not have.
 
     Example:
         >>> import torch
@@ -92,11 +92,11 @@ class Utf8(Processor):
         return self._reading.advance(state, tokens)
 
     def mask(self, scores: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """The scores [rows, columns] with -inf at what `state` [rows] does not allow, without regard to a limit."""
+        """The scores [rows, columns] with -inf at tokens that `state` [rows] does not allow, at any length."""
         return torch.minimum(scores, self._rows.caps(scores, self._rows.reach)[state])
 
     def allowed(self, input_ids: torch.Tensor) -> list[NDArray[np.int64]]:
-        """The allowed ids of each row, ascending: for people and tests; it waits for the host."""
+        """The allowed ids of each row, ascending; for debugging and tests, because it waits for the device."""
         rows = self._rows.allowed[self._left(input_ids.shape[1])]
         return [np.flatnonzero(rows[state].numpy()) for state in self._reading.states_on_host(input_ids.cpu().numpy())]
 

@@ -183,7 +183,7 @@ def _copies(parts: list[Part]) -> tuple[list[Part], list[str]]:
 class _Pieces:
     """Copies of what `deepcopy` refuses as a whole, attribute by attribute.
 
-    So an object that holds a lock, or a grammar compiled by another language, has state of its own all the same; what
+    So an object that holds a lock, or a grammar compiled by another language, still has state of its own; what
     refuses to be copied by itself is shared. That a call may be repeated with such a copy is for the tokens to say.
 
     Attributes:
@@ -341,7 +341,7 @@ def _refused(given: Mapping[str, object]) -> str:
         return ""
     from perstep.fast import Decode
 
-    return "" if isinstance(loop, Decode) else "its custom_generate is a loop of its own, of which nothing is known"
+    return "" if isinstance(loop, Decode) else "its custom_generate is an unknown loop"
 
 
 def _span(frame: FrameType) -> Span | None:

@@ -181,7 +181,7 @@ def _changed(call: Captured, offer: Offer, own: Sequence[Part], before: "Sequenc
         if early > late and not commute(first, second):
             names = type(second).__name__, type(first).__name__
             raise OutOfOrder(
-                f"{names[0]} would come behind {names[1]}; generate applies it before, and the order matters"
+                f"{names[0]} would come after {names[1]}; generate applies it before, and the order matters"
             )
     return after
 
@@ -217,7 +217,7 @@ class _Trial:
         without = dict(zip(self._made, differences[1:], strict=False))
         idle = [self._names[at] for at, seen in without.items() if not seen]
         if idle:
-            return OutOfOrder(f"{idle[0]} was never seen to change anything")
+            return OutOfOrder(f"{idle[0]} never changed anything")
         exchanged = dict(zip(self._pairs, differences[1 + len(self._made) :], strict=True))
         told = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
         more = f", and not with {' or '.join(told)}" if told else ""
@@ -347,14 +347,14 @@ def _difference(expected: "torch.Tensor", found: "torch.Tensor", what: str) -> s
     for theirs, ours in zip(expected, found, strict=True):
         both = (theirs > -np.inf) & (ours > -np.inf)
         if not _are_close(theirs[both], ours[both]):
-            return f"other scores come of {what}"
+            return f"the scores differ for {what}"
         if bool(both.equal(theirs > -np.inf)) and bool(both.equal(ours > -np.inf)):
             continue
         kept = [one[one > -np.inf].sort(descending=True).values for one in (theirs, ours)]
         fewer, more = sorted(kept, key=len)
         beyond = more.double().softmax(0)[len(fewer) :]
         if not _are_close(fewer, more[: len(fewer)]) or float(beyond.sum()) > EDGE:
-            return f"other tokens are allowed for {what}"
+            return f"the allowed tokens differ for {what}"
     return ""
 
 

@@ -91,7 +91,7 @@ def for_criterion(
         raise Unlike("it gave no verdict of each row in the call")
     held = held_by(part) if strings is None else None
     if held is not None and held.changing:
-        raise Unlike(f"it reads a clock or draws at random ({held.changing}), so no trial shows what it will say")
+        raise Unlike(f"it reads a clock or draws at random ({held.changing}), so trials cannot predict it")
     recorded = _recorded(steps)
     probes = StopProbes(vocabulary, prompt=recorded.steps[0].shape[1] - 1, device=recorded.steps[0].device)
     ask = _Asking(part, steps)
@@ -100,7 +100,9 @@ def for_criterion(
     texts, numbers = ([], []) if held is None else (held.texts, held.numbers)
     asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=held is not None)]
     if not any(one.said.any() for one in asked):
-        raise Unlike(f"no stop seen, in {_verdicts(asked[:1]):,} recorded verdicts and {_verdicts(asked[1:]):,} probes")
+        raise Unlike(
+            f"it never stopped a row, in {_verdicts(asked[:1]):,} recorded verdicts and {_verdicts(asked[1:]):,} probes"
+        )
     ask.remembers_nothing(asked)
     reasons = []
     for candidate in _candidates(acting, vocabulary, name, found=held is not None):
@@ -109,7 +111,7 @@ def for_criterion(
             return candidate.make(), candidate.source, _evidence(candidate, asked)
         reasons.append(reason)
     if not acting:
-        raise Unlike(f"it was seen to stop {_somewhere(asked)}, which no text that it holds explains")
+        raise Unlike(f"it stopped a row {_somewhere(asked)}, which no text that it stores explains")
     raise Unlike(min(reasons, default=(0, f"the vocabulary cannot spell {acting!r}"))[1])
 
 
@@ -181,7 +183,7 @@ class _Asking:
         for before, row in _to_be_asked_again(asked[1:]):
             steps = [ids[[row] * rows] for ids in before.steps]
             if not np.array_equal(self._verdicts(one, steps), self._verdicts(copied([self._part])[0], steps)):
-                raise Unlike("it remembers what it saw in an earlier call, which no drop-in does")
+                raise Unlike("it keeps state from an earlier call, which no drop-in does")
 
     def alone(self, asked: Asked, row: int) -> "NDArray[np.bool_]":
         """What it says of one row, asked about that alone; bool [steps]."""
@@ -264,7 +266,7 @@ def _differs(candidate: Candidate, asked: Sequence[Asked], ask: _Asking) -> tupl
         more = _differs_by_rows(candidate, *places[0], ask)
         return sum(map(len, wrong.values())), f"{candidate.source} is not the same: yours {yours} {where}{more}"
     if not stops:
-        return 0, "it was never seen to stop by itself"
+        return 0, "it never stopped a row by itself"
     for make, text in candidate.smaller:
         if not any((one.counted(ours) & (ours != one.said)).any() for one in asked for ours in [_ours(make, one)]):
             return 0, f"no probe tells whether it looks for {text}"

@@ -125,7 +125,7 @@ class Site(msgspec.Struct, kw_only=True):
         calls: made from it.
         refused: why nothing was tried, or empty.
         step_ns: of the ledger, with its marks; None where no step was seen.
-        ledger_invalid: why the shares must not be believed, or empty.
+        ledger_invalid: why the shares are invalid, or empty.
         loop: the parts that generate's own loop has in the ledger.
         dispatch_ns: of each step, what transformers' look at the signatures of the processors takes.
         rows: one a part, the largest first.
@@ -169,7 +169,7 @@ class FixFindings(msgspec.Struct, kw_only=True):
         diff_folder: where it is to be applied, if not where the script was run; else empty.
         noise: what disturbed the rounds; those hit are kept.
         unresolved: what could not be resolved, or empty.
-        invalid: why the numbers must not be believed, or empty.
+        invalid: why the numbers are invalid, or empty.
     """
 
     sites: list[Site]
@@ -223,7 +223,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
         diff=patch.diff,
         diff_folder=patch.folder,
         noise=summarise_noise([*(call.noise for call in watched), *(made.noise for made in rounds)]),
-        unresolved=f"not resolved what is won at {', '.join(open_)}; try a larger --budget on a quiet machine"
+        unresolved=f"the time saved is not resolved at {', '.join(open_)}; try a larger --budget on a quiet machine"
         if open_
         else "",
         invalid="; ".join(
@@ -372,8 +372,7 @@ def _bound(
     for what, most, arm in shown:
         if most is not None and arm is not None and arm.change is not None and arm.change < 1 / most - 1 - _ROUNDING:
             row.no_bound = (
-                f"the change of {what}, {arm.percent(2)}, goes beyond the {most:.2f}× that its part of"
-                " the ledger allows"
+                f"the change of {what}, {arm.percent(2)}, exceeds the {most:.2f}× that its part of the ledger allows"
             )
     if not row.no_bound:
         row.most_step_speedup, row.most_call_speedup = step, call
@@ -384,7 +383,7 @@ def _others(ledger: Ledger, rows: list[Row], loop: tuple[str, ...], offered: Off
     answered = {part for row in rows for part in row.parts}
     made = []
     if loop and BETWEEN not in answered:
-        why = "perstep.fast.decode has its place already" if offered.loop_is_fast else DECODE + ", not tried"
+        why = "perstep.fast.decode is used already" if offered.loop_is_fast else DECODE + ", not tried"
         made.append(Row(parts=[BETWEEN], why=why))
     for name in ledger.parts:
         if name not in answered and name not in loop:

@@ -24,7 +24,7 @@ Vocabulary = tuple["Bytes", str]
 """The bytes of the tokens, and how the script names them."""
 
 BY_CLASS = "by its class"
-WITHOUT_VOCABULARY = "no vocabulary: neither a tokenizer nor the bytes of the tokens are in sight of the call"
+WITHOUT_VOCABULARY = "no vocabulary: neither a tokenizer nor the bytes of the tokens can be reached from the call"
 
 _NEUTRAL: dict[str, tuple[str, object]] = {
     "TemperatureLogitsWarper": ("temperature", 1.0),
@@ -55,8 +55,8 @@ def for_settings(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> l
     movable = list(takewhile(lambda one: _drop_in(one[1], None, {}) is not None, warpers))
     for _, part in warpers[len(movable) :]:
         if type(part).__name__ in _NEUTRAL:
-            behind = type(warpers[len(movable)][1]).__name__
-            seen.reasons[seen.name_of(part)] = f"generate applies it behind {behind}, for which there is no drop-in"
+            before = type(warpers[len(movable)][1]).__name__
+            seen.reasons[seen.name_of(part)] = f"generate applies it after {before}, for which there is no drop-in"
     if any(type(part).__name__ != "TemperatureLogitsWarper" for _, part in movable):
         found += _moved(call, seen, movable, PROCESSORS, None)
     return found
@@ -79,7 +79,9 @@ def _moved(
     reason = f"{fixed[0]} is in the model's generation config, which the call cannot leave out" if fixed else ""
     if not reason and not all(made):
         reason = (
-            WITHOUT_VOCABULARY if vocabulary is None and kind == CRITERIA else "the drop-in does not do its settings"
+            WITHOUT_VOCABULARY
+            if vocabulary is None and kind == CRITERIA
+            else "the drop-in does not support its settings"
         )
     reason = reason or next(filter(None, (_of_this_prompt(part) for _, part in parts)), "")
     if reason:
@@ -94,7 +96,7 @@ def _of_this_prompt(part: Part) -> str:
     """Why a line could not say what generate finds anew in each call, or empty."""
     ignored = getattr(part, "prompt_ignore_length", None)
     if ignored is not None and np.any(np.asarray(ignored)):
-        return "it leaves out the padding of this call's prompts, which a line could not know of the next call's"
+        return "it skips the padding of this call's prompts, and the padding of the next call is not known"
     return ""
 
 

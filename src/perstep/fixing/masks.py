@@ -157,7 +157,7 @@ class _Trial:
     def differs(self, candidate: _Candidate) -> str:
         """Where a candidate does something else, in words; empty where it was not seen to."""
         if self._changing:
-            return f"it reads a clock or draws at random ({self._changing}), so no trial shows what it will do"
+            return f"it reads a clock or draws at random ({self._changing}), so trials cannot predict it"
         begun = time.process_time()
         valid = type(candidate.drop_in).__name__ == "Utf8"
         for number, (ids, count, what) in enumerate(self._beginnings(valid=valid)):
@@ -181,30 +181,30 @@ class _Trial:
         def of(prompts: list[list[int]]) -> "torch.Tensor":
             return torch.tensor(prompts, dtype=torch.int64, device=device)
 
-        yield recorded, 2 * _STEPS, "behind the call's own prompt"
+        yield recorded, 2 * _STEPS, "after the call's own prompt"
         if self._prompt:
             for length in (24, *_LONG):
-                yield of([self._real(length) for _ in range(_ROWS)]), _STEPS, f"behind {length} tokens of real text"
+                yield of([self._real(length) for _ in range(_ROWS)]), _STEPS, f"after {length} tokens of real text"
             begun = [self._speller.ways(one)[:1] for one in _BEGUN] if self._speller else []
             ends = [way for ways in begun for way in ways]
             if ends:
                 prompts = [self._texts.padded([*self._real(12), *way], 20) if not valid else
                            [*self._real(20 - len(way)), *way] for way in ends]  # fmt: skip
-                yield of(prompts), _STEPS, "behind a character that is broken off"
+                yield of(prompts), _STEPS, "after a character that is cut off"
             special = sorted(self._vocabulary.special_ids)[:4] if self._vocabulary is not None else []
             if special:
                 prompts = [[token] * 3 + self._real(9) for token in special]
                 prompts += [self._real(9) + [token] * 3 for token in special]
-                yield of(prompts), _STEPS, "behind ids without text"
+                yield of(prompts), _STEPS, "after ids without text"
             if not valid:
-                yield of([self._texts.any(24) for _ in range(_ROWS)]), _STEPS, "behind random tokens"
+                yield of([self._texts.any(24) for _ in range(_ROWS)]), _STEPS, "after random tokens"
             for number in self._numbers:
                 for length in {number, number + self._prompt} - {1}:
                     yield of([self._real(length - 2 if length > 2 else 1)]), 5, f"at a length of about {length} tokens"
         yield recorded[:1], _MANY_STEPS, f"within {_MANY_STEPS} new tokens"
 
     def _real(self, length: int) -> list[int]:
-        """So many tokens of real text, from anywhere in it."""
+        """`length` tokens of real text, from a random place in it."""
         if self._speller is None:
             return self._texts.any(length)
         text = self._speller.spell(REAL.encode())

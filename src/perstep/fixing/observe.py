@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST_STEPS = 256
-"""So many steps of a call are looked at."""
+"""Number of steps of a call that are recorded."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What changes in a program: the arguments of a call, ready to be copied, and a unified diff. No file is written to.
 
 The call is found in the syntax tree by the place that Python keeps of it. Lists are changed item by item where the call
-writes them itself, by their elements where it names them; what is put together elsewhere is left to the person.
+writes them itself, by their elements where it names them; what is built elsewhere is left to the person.
 """
 
 import ast
@@ -177,7 +177,7 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
         if argument in keywords:
             written = _change_argument(text, keywords[argument].value, changed, count)
             if written is None:
-                return f"{argument} is put together elsewhere"
+                return f"{argument} is built elsewhere"
             change.lines[argument] = f"{argument}={written}"
         elif not count:
             change.lines[argument] = f"{argument}={_list(changed.all([]))}"
@@ -185,7 +185,7 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
         elif rest:
             inside[argument] = _list(changed.all([f"{rest}[{argument!r}][{index}]" for index in range(count)]))
         else:
-            return f"{argument} is put together elsewhere"
+            return f"{argument} is built elsewhere"
     where = _change_settings(edit, node, text, change, keywords, rest if starred else None)
     if isinstance(where, str):
         return where
@@ -213,7 +213,7 @@ def _change_settings(
             change.lines[name] = f"{name}={new}"
         elif name in edit.call.arguments[1] and not edit.call.pipeline and rest is not None:
             if not rest:
-                return f"{name} is put together elsewhere"
+                return f"{name} is built elsewhere"
             inside[name] = new
         elif setting is not REMOVED:
             change.lines[name] = f"{name}={new}"
@@ -222,7 +222,7 @@ def _change_settings(
 
 
 def _change_argument(text: Text, value: ast.expr, changed: _Items, count: int) -> str | None:
-    """Change a list where it is written; how it then reads, or None where it is put together elsewhere."""
+    """Change a list where it is written; how it then reads, or None where it is built elsewhere."""
     items = _items(value)
     if items is not None and len(items.elts) == count:
         written = [text.of(one) for one in items.elts]

@@ -34,19 +34,19 @@ def why_not_repeatable(call: Captured) -> str:
     """Why a call that is made again does not give its tokens, or empty."""
     shared = ""
     if call.shared:
-        shared = f"; it could not be copied as it was before the call, since it holds {', '.join(call.shared)}"
+        shared = f"; its state before the call could not be copied, because it holds {', '.join(call.shared)}"
     try:
         repeats = range(2 if call.shared else 1)
         if all(equal(call.again(), sequences_of(call.result)) for _ in repeats):
             return ""
     except Exception as error:  # the script's own processors, its inputs, its model
         who = _raised(call, error)
-        return f"made again, {who and who + ' '}{ended_with(error)}{shared}"
-    said = "made again, seed for seed, it gives other tokens"
+        return f"repeated, {who and who + ' '}{ended_with(error)}{shared}"
+    said = "repeated with the same seed, it gives other tokens"
     who = _unsteady(call)
     if who:
-        return f"{said}: {who} gave something else for the same scores{shared}"
-    return f"{said}: it depends on something that was not kept{shared}"
+        return f"{said}: {who} gave another result for the same scores{shared}"
+    return f"{said}: it depends on state that was not stored{shared}"
 
 
 def _raised(call: Captured, error: Exception) -> str:

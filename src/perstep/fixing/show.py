@@ -176,10 +176,10 @@ def _all_lines(site: Site) -> list[str]:
     if site.together is not None:
         each = ""
         if len(site.together.drop_ins) > 1 and site.together.whole.verdict != "faster":
-            each = "; each of them was faster beside those before it"
+            each = "; each was faster together with those before it"
         said.append(f"All lines together: {_in_words(site.together, site)}{each}.")
     elif any(row.unproven for row in site.rows):
-        said.append("No drop-in was faster beyond doubt, so nothing is to be written.")
+        said.append("No drop-in was proven faster, so no line is recommended.")
     if site.set_aside is not None:
         said.append(f"{' and '.join(site.set_aside.drop_ins)} together: {_in_words(site.set_aside, site)}.")
     if any(row.result and not row.result.whole.resolved for row in site.rows):
@@ -265,7 +265,7 @@ def lines(site: Site) -> str:
     return "".join(f"{one}\n" for one in made)
 
 
-UNPROVEN = "Unproven, and not to be written for its time (the tokens are the call's)"
+UNPROVEN = "Not proven faster, so not recommended (the tokens are the same)"
 
 
 def unproven(site: Site) -> list[str]:

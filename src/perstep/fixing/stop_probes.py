@@ -118,7 +118,7 @@ class StopProbes:
                 yield Row(usual(), [*way, *self._few()], f"at {what}")
         for before in _BEFORE:
             for way in self._spell.ways(before.encode() + stop)[:2]:
-                yield Row(usual(), [*way, *self._few()], f"at {name} behind {before!r}")
+                yield Row(usual(), [*way, *self._few()], f"at {name} after {before!r}")
         for new in self._ending(stop):
             yield Row(usual(), [*new, *self._few()], f"at a token that ends {name} and may hold more")
 
@@ -130,14 +130,14 @@ class StopProbes:
         """A stop string spelled in one way: alone, cut by the end of the prompt, after prompts of several lengths."""
         spell, usual, few = self._spell, self._usual, self._few
         yield Row(usual(), [*few(), *way, *few()], f"at {name} in {plural(len(way), 'token')}")
-        yield Row(usual(spell.spell(REAL.encode())[:PROMPT]), way, f"at {name} behind a real text")
+        yield Row(usual(spell.spell(REAL.encode())[:PROMPT]), way, f"at {name} after a real text")
         for cut in range(1, len(way)):
             yield Row(usual(way[:cut]), [*way[cut:], *few()], f"at {name} where the prompt ends inside it")
             for token in sorted(self._vocabulary.special_ids)[:2]:
                 inside = [*way[:cut], token, *way[cut:], *few()]
                 yield Row(usual(), inside, f"where {name} has an id without text inside")
         for length in (1, 2, 7, *_LONG):
-            yield Row(usual(length=length), [*way, *few()], f"at {name} behind {plural(length, 'token')}")
+            yield Row(usual(length=length), [*way, *few()], f"at {name} after {plural(length, 'token')}")
         yield Row(usual([*way, *few()]), few(), f"where the prompt holds {name}")
         yield Row(usual([*way, *few()]), [*few(), *way, *few()], f"where the prompt holds {name} and it comes again")
         yield Row(usual(way), few(), f"where the prompt ends with {name}")
@@ -157,7 +157,7 @@ class StopProbes:
             for text in texts:
                 for one, other in ((text, stop), (stop, text)):
                     new = [self._spell.spell(as_bytes(part)) for part in (one, other)]
-                    what = f"at {shown(other)} behind {shown(one)}"
+                    what = f"at {shown(other)} after {shown(one)}"
                     yield Row(self._same(), [*new[0], *self._any(1), *new[1], *self._any(_AFTER)], what)
                     yield Row(self._usual([*new[0], *self._any(1)]), [*new[1], *self._any(_AFTER)], what)
 
@@ -193,9 +193,9 @@ class StopProbes:
         usual, prompt = self._usual, self._usual()
         every = np.arange(size) if size <= _EVERY else self._texts.random.permutation(size)[:_EVERY]
         for token in every.tolist():
-            yield Row(prompt, [token], f"behind the token {token}")
+            yield Row(prompt, [token], f"after the token {token}")
         for token in sorted(self._vocabulary.special_ids)[:_SPECIAL]:
-            yield Row(usual(), [token, *self._any(_AFTER)], f"behind the id {token}, which has no text")
+            yield Row(usual(), [token, *self._any(_AFTER)], f"after the id {token}, which has no text")
         for way in self._spell.ways(REAL.encode()) or [self._spell.spell(REAL.encode())]:
             for begin in range(0, len(way), _STEPS):
                 yield Row(usual(way[:begin]), way[begin : begin + _STEPS], "in a real text")
@@ -203,9 +203,9 @@ class StopProbes:
             yield Row(usual(), self._any(_STEPS, every=True), "in a random text")
         real = self._spell.spell(REAL.encode())
         for length in (1, 2, 3, *_LONG):
-            yield Row(usual(length=length), self._any(_AFTER), f"behind {plural(length, 'random token')}")
+            yield Row(usual(length=length), self._any(_AFTER), f"after {plural(length, 'random token')}")
             yield Row(usual((real * (length // max(len(real), 1) + 1))[:length], length), self._any(_AFTER),
-                      f"behind {plural(length, 'token')} of real text")  # fmt: skip
+                      f"after {plural(length, 'token')} of real text")  # fmt: skip
 
     def _lengths(self, numbers: Sequence[int]) -> Iterator[Row]:
         """Texts whose length, or number of new tokens, passes a number that the criterion holds."""

@@ -48,9 +48,9 @@ class Suggestion:
         drop_in: what could take its place.
         certain: whether the part is known by its class to be what the drop-in replaces.
         share: of the step.
-        most_ns: what replacing it can win of each step at most: all of it.
-        most_speedup: a step of this ledger before over the step after, at most; of a whole call more may come back,
-            where generate makes the part anew in each.
+        most_ns: the most time per step that replacing it can save: all of it.
+        most_speedup: a step of this ledger before over the step after, at most; a whole call may save more,
+            where generate builds the part again in each call.
         note: what to know.
     """
 
@@ -65,13 +65,13 @@ class Suggestion:
 
 
 def suggest(ledger: Ledger) -> list[Suggestion]:
-    """What could replace which part of a ledger, the largest possible gain first.
+    """Drop-ins for the parts of a ledger, the largest possible saving first.
 
     Args:
         ledger: of a watched or measured run, such as `perstep.watch` gives.
 
     Raises:
-        InputError: the ledger must not be believed.
+        InputError: the ledger is invalid.
 
     Example:
         >>> with perstep.watch(model) as w:  # doctest: +SKIP
@@ -89,8 +89,8 @@ def suggest(ledger: Ledger) -> list[Suggestion]:
     loop = loop_parts(ledger)
     if loop:
         note = (
-            "the same greedy tokens, sampling equal in distribution; of each processor's own part it takes away"
-            " transformers' look at its signature besides, some 10 µs"
+            "the same greedy tokens, sampling equal in distribution; it also saves transformers' inspection of"
+            " each processor's signature, about 10 µs in the processor's part"
         )
         found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
     return sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns)

@@ -8,16 +8,16 @@ from perstep.machine._arms import CeilingArm
 from perstep.machine._host import load_average
 from perstep.machine.between_runs import BetweenRunNoise, load_between_run_noise, save_between_run_noise
 from perstep.machine.busy import BusyProcess, busy_processes
+from perstep.machine.ceiling_sweep import (
+    NEAREST_BYTES,
+    CeilingSweep,
+    SweepCeilings,
+    SweepFigures,
+    sweep_ceilings,
+    sweep_figures,
+)
 from perstep.machine.ceilings import Ceiling, Ceilings, ceiling_arms, measure_ceilings
 from perstep.machine.describe import Machine, describe, identity
-from perstep.machine.ladder import (
-    NEAREST_BYTES,
-    Ladder,
-    LadderCeilings,
-    LadderFigures,
-    ladder_ceilings,
-    ladder_figures,
-)
 from perstep.machine.noise import (
     Noise,
     NoiseLimits,
@@ -38,10 +38,8 @@ __all__ = [
     "BusyProcess",
     "Ceiling",
     "CeilingArm",
+    "CeilingSweep",
     "Ceilings",
-    "Ladder",
-    "LadderCeilings",
-    "LadderFigures",
     "LoadedCeilings",
     "Machine",
     "Noise",
@@ -50,14 +48,14 @@ __all__ = [
     "NoiseSummary",
     "QuietProbe",
     "SavedCeilings",
+    "SweepCeilings",
+    "SweepFigures",
     "busy_processes",
     "busy_reason",
     "ceiling_arms",
     "describe",
     "identity",
     "is_hit",
-    "ladder_ceilings",
-    "ladder_figures",
     "load_average",
     "load_between_run_noise",
     "load_ceilings",
@@ -66,6 +64,8 @@ __all__ = [
     "save_between_run_noise",
     "save_ceilings",
     "summarise_noise",
+    "sweep_ceilings",
+    "sweep_figures",
     "waited_share",
     "warnings_for",
 ]

@@ -213,18 +213,18 @@ def _gemm_arm(method: str, dtype: str, call: Callable[[], object], n: int, threa
     )
 
 
-def dispatch_arms() -> Iterator[CeilingArm]:
+def call_overhead_arms() -> Iterator[CeilingArm]:
     """Operations on 8 numbers or an 8 x 8 matrix: almost all of their time is the call itself."""
     import numpy as np
 
     x, y = np.ones(8, dtype=np.float32), np.empty(8, dtype=np.float32)
     a, b = np.ones((8, 8), dtype=np.float32), np.empty((8, 8), dtype=np.float32)
     arm = partial(CeilingArm, work=1, unit="ns", dtype="float32")
-    yield arm("dispatch.numpy.add", "np.add(x, x, out)", partial(np.add, x, x, y))
-    yield arm("dispatch.numpy.matmul", "np.matmul(a, a, out)", partial(np.matmul, a, a, b))
+    yield arm("call_overhead.numpy.add", "np.add(x, x, out)", partial(np.add, x, x, y))
+    yield arm("call_overhead.numpy.matmul", "np.matmul(a, a, out)", partial(np.matmul, a, a, b))
     torch = imported_torch()
     if torch is not None:
         xt, yt = torch.ones(8), torch.empty(8)
         at, bt = torch.ones(8, 8), torch.empty(8, 8)
-        yield arm("dispatch.torch.add", "torch.add(x, x, out=y)", partial(torch.add, xt, xt, out=yt))
-        yield arm("dispatch.torch.mm", "torch.mm(a, a, out=b)", partial(torch.mm, at, at, out=bt))
+        yield arm("call_overhead.torch.add", "torch.add(x, x, out=y)", partial(torch.add, xt, xt, out=yt))
+        yield arm("call_overhead.torch.mm", "torch.mm(a, a, out=b)", partial(torch.mm, at, at, out=bt))

@@ -21,7 +21,7 @@ from perstep.machine._arms import (
     CeilingArm,
     Unit,
     bandwidth_arms,
-    dispatch_arms,
+    call_overhead_arms,
     filled_buffer,
     gemm_arms,
     gemv_arms,
@@ -81,8 +81,8 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
     `figures` has keys such as `read.memory@2` (two threads) and `clock.read`.
     The ceilings hold for this hardware (`identity`), these `versions`, and the
-    CPUs and CPU quota that the process was allowed. `noise` tells whether they
-    were taken in peace.
+    CPUs and CPU quota that the process was allowed. `noise` says whether
+    the rounds were disturbed.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -153,7 +153,7 @@ def working_sets(machine: Machine, *, quick: bool) -> tuple[dict[str, int], dict
         omitted["l3"] = f"the size of the L3 cache is {cpu.l3_bytes}"
     cached, free = _last_level_bytes(machine), _free_bytes(machine)
     if cached is None:
-        omitted["memory"] = "the cache sizes are unknown, so no size is known to be larger than they are"
+        omitted["memory"] = "the cache sizes are unknown, so no size is known to exceed them"
     else:
         wanted = max(2 * cached, QUICK_MEMORY_SET_BYTES if quick else MEMORY_SET_BYTES)
         if free is not None and wanted > MEMORY_SHARE * free:
@@ -216,7 +216,7 @@ def ceiling_arms(
     if not threads or min(threads) < 1:
         raise InputError(f"threads are {list(threads)}; give one or more whole numbers from 1 on")
     sizes, omitted = working_sets(machine, quick=quick)
-    arms = [*dispatch_arms()]
+    arms = [*call_overhead_arms()]
     for count in threads:
         arms.extend(gemm_arms(count))
     for level in levels:
@@ -231,7 +231,7 @@ def ceiling_arms(
             if level != "l2" or count == 1:  # an L2 belongs to one core
                 arms.extend(bandwidth_arms(buffer, level, count, pool))
     if imported_torch() is None:
-        omitted["torch"] = "it is not imported: no bfloat16 or float16 figures, none of its dispatch"
+        omitted["torch"] = "it is not imported: no bfloat16 or float16 figures, no call overhead of torch"
     return arms, omitted
 
 

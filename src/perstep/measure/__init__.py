@@ -1,4 +1,4 @@
-"""Clocks, the recorder of laps, rounds, replay and the ledger. Knows no model."""
+"""Clocks, the recorder of marks, rounds, replay and the ledger. Knows no model."""
 
 from perstep.measure.clock import Clock, FakeClock, HostClock, processor_clock
 from perstep.measure.ledger import FORWARD, Ledger, LedgerSamples, Part, Sum, belongs, build_ledger, measure_mark_ns

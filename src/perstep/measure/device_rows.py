@@ -96,8 +96,8 @@ def is_graph_launch(name: str) -> bool:
 def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: str = STEP_PREFIX) -> Sorted:
     """Tell ranges, launches, operators and device work apart.
 
-    A range comes back on the device's timeline, under its own name, as what lies between its first and last kernel;
-    that is no work. No kernel has the name of a host row, so such rows are known by their name.
+    A range is repeated on the device's timeline under its own name, from its first to its last kernel; that is no
+    work. No kernel has the name of a host row, so such rows are recognised by their name.
 
     Args:
         rows: in any order.

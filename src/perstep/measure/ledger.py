@@ -129,8 +129,9 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         kind: `prefill` or `decode`.
         forwards: executed forwards of this kind in one pass over the trace, or in all watched calls together.
         steps: number of instrumented steps in the totals.
-        rounds: balanced rounds, the unit of replication; in watched calls stretches with as many marked as plain steps.
-        merged_rounds: independent values behind the intervals: autocorrelated rounds were merged.
+        rounds: balanced rounds, the unit of replication; in watched calls, groups with equal numbers of marked and
+            plain steps.
+        merged_rounds: independent values that the intervals use: autocorrelated rounds were merged.
         step_ns_total: sum over all instrumented steps.
         residual_ns_total: unattributed time in them.
         plain_step_ns: the uninstrumented step, the one to quote; None where a watched call had none.
@@ -139,19 +140,20 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         step_ns: the instrumented step, of which the parts are shares.
         residual_ns: the unattributed time per step, estimated like a part.
         residual_share: its share of the instrumented step.
-        overhead: of the instruments, `step_ns / plain_step_ns - 1`: 0.029 is 2.9 %. Where no interval holds that (a
-            note says so), the median of the rounds. None where there is no round.
-        overhead_ci_low: lower end of the interval of the rounds' paired ratios less 1, widened to hold it; or None.
+        overhead: instrumentation overhead, `step_ns / plain_step_ns - 1`: 0.029 is 2.9 %. If its interval excludes that
+            ratio, the median of the rounds, with a note. None without rounds.
+        overhead_ci_low: lower end of the interval of the rounds' paired ratios minus 1, widened to include the
+            overhead; or None.
         overhead_ci_high: its upper end, or None.
         parts: by name, in the order of the step.
         tree: sums of parts by first word; the parts of the forward are also in the sum `forward`.
-        invalid: why the ledger must not be believed, or empty. An overhead above 50 % is a reason unless its
-            interval holds 0; then a note states it.
-        notes: warnings to the reader, in sentences.
-        syncs_per_step: how often the host waited for the device in a step; None where that was not counted.
-        scale_factor: all rows were multiplied by it, so that they add up to the step.
-        largest: the part with the largest estimate, then the parts that the rounds do not resolve as smaller. One name
-            means that the largest part is resolved.
+        invalid: why the ledger is invalid, or empty. An overhead above 50 % is a reason unless its interval includes 0;
+            then there is a note.
+        notes: warnings, as sentences.
+        syncs_per_step: host syncs per step: how often the host waited for the device; None if not counted.
+        scale_factor: all rows were multiplied by this factor, so they add up to the step.
+        largest: the part with the largest estimate, then the parts that are not resolved as smaller. If there is one
+            name, the largest part is resolved.
         largest_outside: the same among the parts outside the forward.
     """
 
@@ -357,7 +359,7 @@ class _Overhead:
             said.append(
                 f"The two steps shown differ by more than the marks explain: the instrumented one is {self.shown:.3f}"
                 f" times the uninstrumented one, in the median round it was {self.ratio:.3f} times, and the interval of"
-                " that does not hold the former. The machine was faster for one kind of step; measure longer."
+                " that ratio excludes the first one. The machine was faster for one kind of step; measure longer."
             )
         return said
 

@@ -1,4 +1,4 @@
-"""The recorder of a ledger: consecutive laps between clock readings (law "parts add up").
+"""The recorder of a ledger: consecutive intervals between clock readings (law "parts add up").
 
 A step begins, marks name the parts as they start, the step ends. Each mark ends the part before it. Parts therefore
 cannot overlap, and no time is lost between them: parts + residual = step, exactly, in integers. The residual is the
@@ -72,9 +72,9 @@ class Recorder:
         >>> rec.steps().step_ns.shape
         (1,)
 
-    `mark(name)` costs about 0.1 µs. It may be passed around as a plain function.
-    A step that an exception leaves is dropped and counted in `dropped`. On exit the context manager
-    raises if a step was begun and not ended.
+    `mark(name)` costs about 0.1 µs. It can be passed around as a function.
+    If an exception ends a step, the step is dropped and counted in `dropped`. On exit the context manager
+    raises an error if a step was begun and not ended.
 
     Args:
         clock: the source of time; the host's clock by default.
@@ -155,7 +155,7 @@ class Recorder:
             self._file()
 
     def turn(self, kind: str = "decode") -> None:
-        """End the step and begin the next one with one reading of the clock, so that no time lies between them.
+        """End the step and begin the next one with one reading of the clock, so there is no time between them.
 
         Raises:
             InvalidMeasurement: no step is open.
@@ -214,7 +214,7 @@ class Recorder:
             stamps = np.asarray(laps.stamps, dtype=np.int64).reshape(len(where), len(laps.names) + 2)
             lap_ns = np.diff(stamps, axis=1)
             if (lap_ns < 0).any():
-                raise InvalidMeasurement(f"the clock went backwards inside a {kind} step; its times mean nothing")
+                raise InvalidMeasurement(f"the clock went backwards inside a {kind} step; its times are invalid")
             step_ns[where] = stamps[:, -1] - stamps[:, 0]
             residual_ns[where] += lap_ns[:, 0]
             for lap, name in enumerate(laps.names, start=1):

@@ -189,8 +189,8 @@ def _how(steps: WatchedSteps, marked: int, *, repeated: bool) -> str:
         positions, calls = f"{steps.calls[0]:,} positions", f"{len(steps.calls):,} calls"
         return f"Per step: at each of {positions} the median over {calls} of one shape, then the mean of these."
     if marked == 1:
-        return "Per step: the one marked step, which ran once; bursts are in it."
-    return f"Per step: the mean of {marked:,} marked steps, each of which ran once; bursts are in it."
+        return "Per step: the one marked step, which ran once; bursts are included."
+    return f"Per step: the mean of {marked:,} marked steps, each of which ran once; bursts are included."
 
 
 def _bursts(step_ns: NDArray[np.int64]) -> list[str]:

@@ -32,7 +32,7 @@ def device_ceilings_table(ceilings: DeviceCeilings) -> Table:
         columns=columns,
         records=_ordered(ceilings),
         notes=[
-            *([f"These bound nothing: {why}."] if why else []),
+            *([f"These cannot be used for bounds: {why}."] if why else []),
             *(f"left out: {name}: {reason}" for name, reason in ceilings.omitted.items()),
         ],
     )

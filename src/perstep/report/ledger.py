@@ -21,7 +21,7 @@ LEVEL_PT, UPRIGHT_PT = 8.5, 7.5
 EM = 0.62
 """Mean width of a character, as a share of the type size; that of `MaxLengthCriteria` and of `bookkeeping`."""
 NAMED_TOGETHER = 3
-"""So many parts are named where it is not resolved which of them is the largest."""
+"""Most parts that are named where it is not resolved which of them is the largest."""
 LAST_TICK = 0.93
 """Ticks beyond this share of the axis would run into the one at its end."""
 _NO_INTERVAL = "(no interval)"

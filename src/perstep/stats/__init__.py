@@ -55,7 +55,7 @@ from perstep.stats.positions import (
     ledger_estimate,
     paired_step_estimates,
     position_medians,
-    round_pace,
+    round_slowdown,
     step_estimate,
 )
 from perstep.stats.segments import Knee, beyond_knee, find_knee
@@ -143,7 +143,7 @@ __all__ = [
     "position_medians",
     "rank_autocorrelation",
     "round_levels",
-    "round_pace",
+    "round_slowdown",
     "rounds_needed",
     "run_interval",
     "share_interval",

@@ -64,7 +64,7 @@ class Factorial:
 
 @dataclass(frozen=True, slots=True)
 class SinglePart:
-    """One part of many, taken away and added alone.
+    """One part of many, left out alone and added alone.
 
     Attributes:
         leave_one_out: the time saved without it, all others present.

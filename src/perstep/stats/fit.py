@@ -114,7 +114,7 @@ class Crossover:
         at: the size; None if there is none in range or it is not resolved.
         ci_low: lower end of its bootstrap interval; None where `at` is, or with too few rounds.
         ci_high: upper end.
-        reason: what was found, in words.
+        reason: the result, as a sentence.
     """
 
     at: float | None
@@ -154,8 +154,8 @@ def fit_cost(x: ArrayLike, cost: ArrayLike) -> CostFit:
 def fit_scaled(x: ArrayLike, cost: ArrayLike, curve: ArrayLike) -> ScaledFit:
     """Fit a cost to a constant and a multiple of a given curve; points are held out as by `fit_cost`.
 
-    For a cost whose shape theory gives, with the places where it bends, but neither what theory leaves out nor how
-    near a library comes to it.
+    For a cost whose curve theory predicts, including changes of slope, except for a constant and for how close a
+    library comes to it.
 
     Args:
         x: [points] different sizes, not negative, at least three of them left to fit: 5 if each

@@ -75,7 +75,7 @@ def merged_interval(merged: Merged, *, comparisons: int = 1, confidence: float =
 
 
 def guarded_confidence(confidence: float) -> float:
-    """The confidence asked of the sign test for an interval shown with `confidence`.
+    """The confidence at which the sign test computes an interval that is shown with `confidence`.
 
     Args:
         confidence: the shown one, between 0 and 1; 0.95 gives 0.97.

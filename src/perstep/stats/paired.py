@@ -62,8 +62,7 @@ class Change:
         autocorrelation: lag-1 autocorrelation that remains between those values.
         ties: number of rounds in which both arms took exactly the same time.
         mde: detectable change (`minimum_detectable_effect`); None without an interval.
-        threshold: T of `same (within +-T)`.
-        verdict: read off the interval.
+        threshold: T of `same (within +-T)`. verdict: from the interval.
         reason: the reason for the verdict.
         withheld: why interval and verdict are withheld although there were enough rounds; empty otherwise.
     """
@@ -97,7 +96,7 @@ class Change:
 
     @property
     def label(self) -> str:
-        """The verdict as users see it."""
+        """The verdict as it is printed."""
         why = self.reason if self.verdict is Verdict.INVALID else self.withheld
         return f"{self.verdict} ({why})" if why else self.verdict.within(self.threshold)
 
@@ -200,7 +199,7 @@ def paired_change(
 
 
 def invalid_change(reason: str, *, rounds: int = 0, confidence: float = 0.95, threshold: float = 0.01) -> Change:
-    """The change of a comparison whose numbers must not be believed: it has no numbers.
+    """The change of an invalid comparison: it has no numbers.
 
     Args:
         reason: why, shown in brackets after the verdict.

@@ -32,8 +32,8 @@ class LedgerEstimate:
         step_ns: mean over positions of the medians over rounds, normalised by round speed.
         parts_ns: the same for each part, times `scale_factor`.
         residual_ns: the same for the unattributed time, times `scale_factor`.
-        scale_factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit
-            different rows at different times, so that the step's median contains more of them than the rows' medians.
+        scale_factor: step_ns over the sum of all rows' own estimates. It is above 1 where bursts hit different rows at
+            different times: then the step's median contains more of them than the rows' medians.
     """
 
     step_ns: float
@@ -57,7 +57,7 @@ class LedgerEstimate:
         return self.parts_ns[part] / self.step_ns
 
     def at(self, step_ns: float) -> LedgerEstimate:
-        """The same shares of a step of another length.
+        """The same shares, scaled to a step of another length.
 
         Args:
             step_ns: the length, in nanoseconds.
@@ -97,11 +97,11 @@ def step_estimate(x_ns: ArrayLike) -> float:
 
 
 def paired_step_estimates(reference_ns: ArrayLike, candidate_ns: ArrayLike) -> tuple[float, float]:
-    """The steps of two arms that took turns: the reference's own estimate, and the candidate at the reference's speed.
+    """The steps of two interleaved arms: the reference's own estimate, and the candidate at the reference's speed.
 
-    Both arms' rows are divided by how slow the reference was in that row, and their ratio is taken afterwards.
+    Each row of both arms is divided by the slowdown of the reference in that row; their ratio is taken afterwards.
     Otherwise the median row of one arm may be a slow one and that of the other a fast one: on a simulated machine that
-    was 1.7 times as slow in spells, the ratio of the arms' own estimates over 28 rounds was wrong by 17 % (root mean
+    was 1.7 times as slow at times, the ratio of the arms' own estimates over 28 rounds was wrong by 17 % (root mean
     square), this one by 2 %.
 
     Args:
@@ -117,10 +117,10 @@ def paired_step_estimates(reference_ns: ArrayLike, candidate_ns: ArrayLike) -> t
     reference, candidate = _durations(reference_ns, "reference"), _durations(candidate_ns, "candidate")
     if reference.shape != candidate.shape:
         raise InputError(f"the reference has shape {reference.shape}, the candidate {candidate.shape}")
-    pace = round_pace(reference)[:, None]
-    at_pace, candidate_ns = (float(np.median(x / pace, axis=0).mean()) for x in (reference, candidate))
+    slowdown = round_slowdown(reference)[:, None]
+    normalised_ns, candidate_ns = (float(np.median(x / slowdown, axis=0).mean()) for x in (reference, candidate))
     reference_ns = step_estimate(reference)
-    return reference_ns, candidate_ns * (reference_ns / at_pace) if at_pace else candidate_ns
+    return reference_ns, candidate_ns * (reference_ns / normalised_ns) if normalised_ns else candidate_ns
 
 
 def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> LedgerEstimate:
@@ -147,15 +147,15 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
             f"the parts of {int(over.sum())} of {step.size} steps are longer than the step "
             f"(first: round {r}, position {position}); parts must not overlap"
         )
-    pace = round_pace(step)[:, None]
+    slowdown = round_slowdown(step)[:, None]
 
     def mean_of_medians(x: NDArray[np.float64]) -> float:
-        return float(np.median(x / pace, axis=0).mean())
+        return float(np.median(x / slowdown, axis=0).mean())
 
     step_ns, residual_ns = mean_of_medians(step), mean_of_medians(residual)
     rows = {name: mean_of_medians(x) for name, x in parts.items()}
     total_ns = fsum([residual_ns, *rows.values()])
-    if total_ns == 0:  # no row has time in most rounds, so none can be said to be where the step's goes
+    if total_ns == 0:  # no row took time in most rounds, so the step's time cannot be attributed
         return LedgerEstimate(step_ns, rows, step_ns)
     scale_factor = step_ns / total_ns
     return LedgerEstimate(
@@ -163,7 +163,7 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
     )
 
 
-def round_pace(step_ns: ArrayLike) -> NDArray[np.float64]:
+def round_slowdown(step_ns: ArrayLike) -> NDArray[np.float64]:
     """How slow each round was: the median over positions of its step over that position's median.
 
     One disturbed step does not move it; a machine at half its speed makes it 2.
@@ -182,8 +182,8 @@ def round_pace(step_ns: ArrayLike) -> NDArray[np.float64]:
     seen = middle > 0
     if not seen.any():
         return np.ones(step.shape[0])
-    pace = np.median(step[:, seen] / middle[seen], axis=1)
-    return np.where(pace > 0, pace, 1.0)
+    slowdown = np.median(step[:, seen] / middle[seen], axis=1)
+    return np.where(slowdown > 0, slowdown, 1.0)
 
 
 def _durations(x_ns: ArrayLike, what: str) -> NDArray[np.float64]:

@@ -36,11 +36,11 @@ class Knee:
         at: the place.
         ci_low: lower end of its profile interval: the places that fit about as well (95 %).
         ci_high: upper end.
-        slope_before: cost of one more below it.
-        slope_beyond: cost of one more above it.
+        slope_before: cost per unit of x below it.
+        slope_beyond: cost per unit of x above it.
         intercept: of the line below it.
         bic_gain: by how much BIC prefers it to the line.
-        heldout_error: largest relative error when each point is predicted from the others, its place searched anew.
+        heldout_error: largest relative error when each point is predicted from the others, with the place fitted again.
         line_heldout_error: the same of the line.
     """
 
@@ -73,7 +73,8 @@ def find_knee(x: ArrayLike, cost: ArrayLike) -> Knee | None:
         cost: [points] cost at each, above 0.
 
     Returns:
-        None where a line does: the change does not predict clearly better, BIC does not prefer it by the margin, the
+        None where a line is enough: the change does not predict clearly better, BIC does not prefer it by the margin,
+            the
         slope changes by less than a tenth, the best place is the first or the last of those tried, or there are fewer
         than eight points.
 
@@ -139,7 +140,7 @@ def _best_place(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
 
 
 def beyond_knee(x: ArrayLike, cost: ArrayLike, knee: Knee) -> tuple[float, float] | None:
-    """How well points far beyond a change of slope are predicted by those before, its place searched anew.
+    """How well points far beyond a change of slope are predicted by the points before, with the place fitted again.
 
     Args:
         x: [points] sizes.

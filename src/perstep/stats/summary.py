@@ -45,7 +45,7 @@ class Percentile:
 
 @dataclass(frozen=True, slots=True)
 class Outliers:
-    """How many values lie beyond Tukey's fences; all of them stay in the sample.
+    """How many values lie beyond Tukey's fences; they all stay in the sample.
 
     Attributes:
         low_severe: below Q1 - 3 IQR.

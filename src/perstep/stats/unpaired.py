@@ -47,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class RunCost:
-    """What one run says about one cost, in one unit.
+    """One cost in one run.
 
     Attributes:
         estimate: the cost per step, the mean over positions of medians over rounds.
@@ -101,7 +101,7 @@ class UnpairedChange:
 
     @property
     def label(self) -> str:
-        """The verdict as users see it."""
+        """The verdict as it is printed."""
         return self.verdict.within(self.threshold)
 
 

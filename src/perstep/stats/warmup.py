@@ -48,7 +48,7 @@ def find_steady_state(
     Args:
         durations: [n] durations of successive steps or rounds, in any one unit.
         window: values per window.
-        tolerance: medians that differ by less than this fraction agree whatever the noise.
+        tolerance: medians that differ by less than this fraction agree at any noise.
         max_dropped: at most this many values are set aside, and never more than half the series.
 
     Returns:

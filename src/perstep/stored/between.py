@@ -214,7 +214,7 @@ def refuse_different_work(ref: Manifest, new: Manifest, *, allow: bool) -> list[
     if differing and not allow:
         raise InputError(
             f"the runs did not do the same work: {'; '.join(differing)}; measure again with the same options, or"
-            " compare them all the same with --allow-different"
+            " compare them anyway with --allow-different"
         )
     return differing
 

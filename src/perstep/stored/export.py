@@ -19,7 +19,7 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
 
     Raises:
         InputError: there is no such run, it is damaged or has no steps to export, or `rounds` is below 1.
-        InvalidMeasurement: its numbers must not be believed, so they are not handed on.
+        InvalidMeasurement: its numbers are invalid, so they are not exported.
     """
     if rounds is not None and rounds < 1:
         raise InputError(f"--rounds {rounds}: at least 1 round is exported")

@@ -73,7 +73,9 @@ def parse_limits(texts: Sequence[str]) -> list[Limit]:
     for text in texts or DEFAULT_LIMITS:
         match = _LIMIT.fullmatch(text.strip())
         if match is None:
-            raise InputError(f"--fail-on {text!r} is no limit; write PART:PERCENT, such as step:5% or mask.apply:20%")
+            raise InputError(
+                f"--fail-on {text!r} is not a limit; write PART:PERCENT, such as step:5% or mask.apply:20%"
+            )
         limits.append(Limit(match["part"].strip(), float(match["percent"]) / 100))
     parts = [limit.part for limit in limits]
     twice = [part for part in parts if parts.count(part) > 1]

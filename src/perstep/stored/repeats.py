@@ -65,7 +65,7 @@ def load_pair(ref: str | Path, new: str | Path, *, allow_different: bool = False
 
     Raises:
         InputError: there is no such run, both are one, they did not do the same work, or samples are damaged.
-        InvalidMeasurement: one of them must not be believed.
+        InvalidMeasurement: one of them is invalid.
     """
     old, now = open_run(ref), open_run(new)
     # From the manifests alone, before any samples are read.
@@ -85,7 +85,7 @@ def reduce_run(stored: StoredRun, name: str = "") -> Run:
 
     Raises:
         InputError: it cannot be read, or has no ledger to compare.
-        InvalidMeasurement: its findings must not be believed.
+        InvalidMeasurement: its findings are invalid.
     """
     loaded = load(stored)
     costs = costs_of(ledgers_of(loaded))

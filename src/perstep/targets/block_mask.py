@@ -105,7 +105,7 @@ class BlockMask:
         calls = self.calls
         ran = [index for index in self.skipped if calls[index]]
         if ran:
-            raise InvalidMeasurement(f"skipped blocks ran: {_list(ran)}; what was measured is not this mask")
+            raise InvalidMeasurement(f"skipped blocks ran: {_list(ran)}; the measurement is not of this mask")
         if len({calls[index] for index in self.active}) > 1:
             counts = ", ".join(f"{index}: {calls[index]}" for index in self.active)
             raise InvalidMeasurement(f"the active blocks did not run equally often ({counts})")

@@ -13,14 +13,14 @@ from perstep.theory.parts import PARTS
 
 @dataclass(frozen=True)
 class Packing:
-    """Which products of several rows a library carries out on weights as they lie, without packing them.
+    """Which products of several rows a library computes without BLAS packing.
 
     Attributes:
-        most_products: the largest number of multiply-adds, where the numbers of one input lie together.
-        most_results: besides, the largest number of results, where those of one output do.
+        most_products: the largest number of multiply-adds without packing, where the weights of one input are adjacent.
+        most_results: the largest number of results without packing, where the weights of one output are adjacent.
         least_rows: fewer are multiplied as vectors are, without packing.
-        most_bytes: larger weights lie output by output, as they are stored in a file; so do those with fewer outputs
-            than inputs.
+        most_bytes: larger weights are stored output by output, as in a file; so are those with fewer outputs than
+            inputs.
     """
 
     most_products: int
@@ -37,7 +37,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class Backend:
-    """One way of carrying out a step.
+    """How a library executes a step.
 
     Attributes:
         name: what it is called in messages.
@@ -45,16 +45,16 @@ class Backend:
             data are not counted. Empty: calls are not counted.
         calls_many_rows: those that differ where there is more than one row.
         bias_calls: calls that each bias adds.
-        computes_masked: products of all queries with all keys are computed, and those that the causal mask
-            forbids thrown away; otherwise they are skipped, half of a long prefill (Dao 2023).
+        computes_masked: products of all queries with all keys are computed, and those that the causal mask forbids are
+            discarded; otherwise they are skipped, which saves half of a long prefill (Dao 2023).
         keeps_scores: scores are written to memory and read again; otherwise they stay in the kernel (Dao et
             al. 2022).
-        softmax_reads: how often kept scores are read in `attn.softmax`, once by each call that goes over them.
+        softmax_reads: how often stored scores are read in `attn.softmax`, once by each call.
         softmax_writes: how often they are written.
-        scores_in_place: mask and softmax write where they read, so that they touch half as many bytes.
-        packing: when a product of several rows first copies its weights into an order of its own (Goto and van de
-            Geijn 2008); None: no such copy is counted.
-        copies_cache: appending copies all that is held (a concatenation).
+        scores_in_place: mask and softmax work in place, so they touch half as many bytes.
+        packing: when a product of several rows first copies its weights into the library's own layout (BLAS packing,
+            Goto and van de Geijn 2008); None: no such copy is counted.
+        copies_cache: appending copies the whole cache (a concatenation).
         repeats_kv: keys and values are copied out to every query head before the products.
         masks_decode: a mask is built and applied even for one new position, which needs none.
         attends_capacity: attention runs over all allocated positions, filled or not.

@@ -21,14 +21,14 @@ class Cost:
         vector_flops: additions, multiplications, divisions and comparisons elsewhere, one for each number.
         special_functions: exponentials, tanh, erf and reciprocal roots, one for each number.
         weight_bytes: weights read, each once; an expectation in a mixture of experts.
-        cache_read_bytes: keys and values that an earlier step has written.
+        cache_read_bytes: keys and values written by earlier steps.
         cache_write_bytes: keys and values written into the cache.
-        activation_read_bytes: everything else that is read; it was written moments before.
+        activation_read_bytes: everything else that is read; it was written in the same step.
         activation_write_bytes: everything else that is written.
         calls: library calls.
-        working_set_bytes: activations that one occurrence touches; of two costs together the larger.
-        packed_bytes: weights that the library copies into an order of its own before a product of several rows, once
-            read and once written; the product begins after it.
+        working_set_bytes: activations that one call of the part touches; in a sum of costs the maximum.
+        packed_bytes: BLAS packing: weights that the library copies into its own layout before a product of several
+            rows, read once and written once; the product begins afterwards.
     """
 
     matmul_flops: int = 0
@@ -50,12 +50,12 @@ class Cost:
 
     @property
     def streamed_bytes(self) -> float:
-        """Weights and cache: bytes that were last touched a whole step ago."""
+        """Weights and cache: bytes that were last read one step earlier."""
         return self.weight_bytes + self.cache_read_bytes + self.cache_write_bytes
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes that were touched moments ago, or will be moments hence."""
+        """Bytes that are written and read within the same step."""
         return self.activation_read_bytes + self.activation_write_bytes
 
     @property
@@ -99,8 +99,8 @@ class Cost:
 class StepCost:
     """The costs of one step, part by part; parts that do not occur are left out.
 
-    `resident_bytes`: what must stay close for the next step to find its weights and cache there: all weights but
-    the rows of an embedding table that no token looks up, the cache and the largest working set.
+    `resident_bytes`: bytes that must stay in a level of memory for the next step to read its weights and cache from it:
+    all weights except rows of an embedding table that no token looks up, the cache and the largest working set.
     """
 
     shape: ModelShape
@@ -112,7 +112,7 @@ class StepCost:
 
     @property
     def layer_bytes(self) -> float:
-        """What a step touches between a call and the next one like it: the footprint but the head's table, a layer."""
+        """Bytes that a step touches between a call and the next layer's: the footprint without the head, per layer."""
         return (self.resident_bytes - self.parts["lm_head"].weight_bytes) / self.shape.num_layers
 
     @property

@@ -45,7 +45,7 @@ def step_cost(shape: ModelShape, step: Step, precision: Precision | None = None,
     """
     if shape.position_rows and step.past + step.new > shape.max_positions:
         raise InputError(
-            f"the model knows {shape.max_positions} positions, {step.past + step.new} were asked for "
+            f"the model has {shape.max_positions} positions, {step.past + step.new} were requested "
             f"({step.past} held and {step.new} new)"
         )
     if backend.attends_capacity and step.capacity is None:
@@ -76,7 +76,7 @@ def expected_experts(experts: int, active: int, tokens: int) -> float:
 
 
 def attended_positions(step: Step, window: int | None, backend: Backend = IDEAL) -> int:
-    """Over how many positions the products of queries with keys run, in one layer, new ones included."""
+    """Number of positions that a query attends to in one layer, including the new ones."""
     if not backend.attends_capacity or step.capacity is None:
         return held_positions(step.past, window) + step.new
     room = min(step.capacity, window or step.capacity)

@@ -31,7 +31,7 @@ PARTS = (
 class Parameters:
     """How many numbers a model has learned.
 
-    `active` leaves out the experts that do not work on a token (Jiang et al. 2024, Mixtral: 12.9 of 46.7
+    `active` omits the experts that do not work on a token (Jiang et al. 2024, Mixtral: 12.9 of 46.7
     billion); for a dense model it is `total`. `by_part` adds up to `total`.
     """
 

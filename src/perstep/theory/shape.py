@@ -86,8 +86,8 @@ class Layer:
 class ModelShape:
     """The shape of one decoder; every size is a number of elements, none of bytes.
 
-    `layers` holds one entry a layer. `head_dim` need not be `hidden / heads`. `extra_embeddings` are rows of
-    the embedding table beyond the `vocab` that the head knows; `position_rows` those of learned positions.
+    `layers` has one entry for each layer. `head_dim` need not be `hidden / heads`. `extra_embeddings` are rows of
+    the embedding table beyond the `vocab` of the head; `position_rows` those of learned positions.
     `sinks`: a learned logit a head joins each softmax (Xiao et al. 2023).
     """
 

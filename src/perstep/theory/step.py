@@ -47,7 +47,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Step:
-    """One forward: `new` positions behind `past` held ones, for each of `batch` sequences.
+    """One forward: `new` positions after `past` cached ones, for each of `batch` sequences.
 
     `all_logits`: the head runs for every new position, not only for the last. `capacity`: how many positions
     were allocated, which counts where attention runs over all of them (`Backend.attends_capacity`).
@@ -75,7 +75,7 @@ class Step:
 
     @property
     def head_rows(self) -> int:
-        """For how many of them logits are computed."""
+        """Number of positions whose logits are computed."""
         return self.tokens if self.all_logits else self.batch
 
 
@@ -87,5 +87,5 @@ def prefill(
 
 
 def decode(context: int, *, batch: int = 1, capacity: int | None = None) -> Step:
-    """A forward of one token behind `context` held positions: it attends to `context` + 1, its own included."""
+    """A forward of one token after `context` cached positions: it attends to `context` + 1, including its own."""
     return Step(1, context, batch, capacity=capacity)

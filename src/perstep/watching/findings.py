@@ -1,7 +1,7 @@
 """What watched calls say: a ledger for each line that called generate.
 
 Calls from one line of the source have one ledger for decode steps and one for prefills
-(`measure.build_watched_ledger`); first calls stand apart (`first_calls.py`). Nothing is replayed, warmed up or
+(`measure.build_watched_ledger`); first calls are separate (`first_calls.py`). Nothing is replayed, warmed up or
 repeated, so there are no verdicts here and no rounds to be added; what is said in words is resolved by the
 intervals, or a fact of the recorded steps.
 """
@@ -38,7 +38,7 @@ class SiteFindings(msgspec.Struct, kw_only=True):
         device_ledgers: the device's own, by kind of step; empty where the host does all the work.
         costliest: the part outside the forward that takes most of a decode step (of the prefill where there is none);
             empty where that is not resolved.
-        first_calls: what those calls took that stand apart.
+        first_calls: the times of first calls, which are shown separately.
         prefill_is_first: the ledger of the prefill is of first calls alone.
     """
 
@@ -85,7 +85,7 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
     if any(not call.is_first for call in chosen):  # then those that are left out whole are first ones
         apart = recorded - sum(len(call.sample.kinds[kind].step_ns) - call.skip for call in chosen)
     if apart:
-        note = f"First calls stand apart: the rows leave out {apart:,} of {plural(recorded, f'{kind} step')}."
+        note = f"First calls are shown separately: the rows exclude {apart:,} of {plural(recorded, f'{kind} step')}."
         ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)

@@ -1,4 +1,4 @@
-"""First calls stand apart: what a line's first call warms up is shown in a sentence, and is in no row of a ledger.
+"""First calls are shown separately: a sentence gives the times of a line's first call, and no row includes them.
 
 A call is a first one if no call before it from the same line and model held one of its parts: the first call of all,
 and the first with another processor. It is left out of a ledger whole where other calls hold each of its parts, so that
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perstep.watching.samples import Sample
 
 SAID = 3
-"""So many first calls of a line are told of."""
+"""Number of first calls of a line that are described."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Chosen:
 
 
 class FirstCall(msgspec.Struct, frozen=True, kw_only=True):
-    """What a call that stands apart took.
+    """The times of a first call, which is shown separately.
 
     Attributes:
         number: of the call, counted from 1 over those of its line.
@@ -82,7 +82,7 @@ def choose(kind: str, samples: Sequence["Sample"]) -> list[Chosen]:
 
 
 def find_first_calls(samples: Sequence["Sample"]) -> list[FirstCall]:
-    """What the calls of one line that stand apart took."""
+    """The times of the first calls of one line."""
     decode = {id(chosen.sample): chosen.skip for chosen in choose(DECODE, samples)}
     prefills = {id(chosen.sample) for chosen in choose(PREFILL, samples)}
     found = []
@@ -112,7 +112,7 @@ def first_call_sentences(calls: Sequence[FirstCall]) -> list[str]:
     """A sentence a call, and how many more there are."""
     said = [_sentence(call) for call in calls[:SAID]]
     if len(calls) > SAID:
-        said.append(f"{plural(len(calls) - SAID, 'more call')} with a new part stand apart likewise.")
+        said.append(f"{plural(len(calls) - SAID, 'more call')} with a new part are shown separately too.")
     return said
 
 
@@ -126,7 +126,7 @@ def _sentence(call: FirstCall) -> str:
         which = "first decode step" if call.decode_steps == 1 else f"{call.decode_steps:,} decode steps"
         average = "" if call.decode_steps == 1 else " on average"
         facts.append(f"its {which} took {duration(call.decode_ns)}{average}")
-    return f"{who} stands apart, for what it warms up: {', '.join(facts)}."
+    return f"{who} is shown separately, because it includes warm-up: {', '.join(facts)}."
 
 
 def _new_parts(samples: Sequence["Sample"]) -> dict[int, list[str]]:

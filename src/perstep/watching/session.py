@@ -223,11 +223,11 @@ def watch(
         >>> print(w)  # doctest: +SKIP
         >>> w.ledger().parts["logits/Mine"].ns  # doctest: +SKIP
 
-    The tokens are those of an unwatched call, and afterwards the model is as before. What the ledger estimates,
-    and from what, stands in `perstep.measure.build_watched_ledger` and in the ledger's notes.
+    The tokens equal those of an unwatched call, and afterwards the model is restored.
+    `perstep.measure.build_watched_ledger` and the ledger's notes say how the estimates are made.
 
     Args:
-        model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
+        model: a transformers model that generates, a pipeline, or a model compiled by `torch.compile`.
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
         every: record one block of four decode steps in every N blocks, for long jobs.
         syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
@@ -280,7 +280,7 @@ def describe_calls(watch: Watch, plan: dict[str, Json]) -> Manifest:
         detail=watch.detail,
         syncs=_HOW_COUNTED if watch.syncs else "not counted",
         garbage_collector="as the watched program has it",
-        warm_up="none: the calls run once; first calls stand apart",
+        warm_up="none: the calls run once; first calls are shown separately",
         mark_ns=watch.mark_ns,
     )
     manifest = describe(

@@ -14,9 +14,9 @@ from perstep.watching.findings import SiteFindings, WatchFindings
 from perstep.watching.first_calls import first_call_sentences
 
 NAMED_TOGETHER = 3
-"""So many parts are named where it is not resolved which of them costs most."""
+"""Most parts that are named where it is not resolved which of them costs most."""
 MOST_BARS = 6
-"""So many ledgers are drawn; those of the longest steps."""
+"""Number of ledgers that are drawn: those of the longest steps."""
 
 
 def site_tables(site: SiteFindings) -> list[Table]:
@@ -77,7 +77,7 @@ def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
     most = max(ledger.parts, key=lambda name: ledger.parts[name].ns, default="")
     inside = f", {most} {duration(ledger.parts[most].ns)} of it" if most and ledger.parts[most].ns else ""
     of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
-    warm = "; it is of a first call, and holds what that warmed up" if site.prefill_is_first else ""
+    warm = "; it belongs to a first call and includes its warm-up" if site.prefill_is_first else ""
     return f"A prefill took {duration(ledger.step_ns)}{of}, the set-up of the call included{inside}{warm}."
 
 

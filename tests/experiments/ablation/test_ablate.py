@@ -70,7 +70,7 @@ def test_work_that_a_part_causes_elsewhere_is_told(planted, ids):
     assert found.findings.effects.parts["slow"].leave_one_out.estimate == near(2 * MS)
     assert part.in_place.estimate == near(MS)
     assert part.agrees is False
-    assert "more than is spent in it. The work of others changes: `forward` itself takes" in part.agreement
+    assert "more than is spent in it. The cost of other parts changes: `forward` itself takes" in part.agreement
     assert "more a step when the parts are present" in part.agreement
     assert found.findings.parts["other"].agrees is True
     [other] = found.findings.elsewhere
@@ -95,7 +95,7 @@ def test_more_than_four_parts(planted, ids):
     for number, part in enumerate(effects.parts.values(), start=1):
         assert part.leave_one_out.estimate == part.add_one_in.estimate == near(number * MS / 10)
     assert set(found.shapley.values()) == {None}  # one round cannot say whether they agree
-    assert "Above four parts each was left out and added alone" in str(found)
+    assert "With more than four parts, each was left out and added alone" in str(found)
 
 
 def test_draws_are_the_same_in_every_turn(planted, ids):
@@ -119,7 +119,7 @@ def test_choices_that_are_others_without_a_part_are_counted(planted, ids):
 
     found = ablate(planted, ids, {"fives": only_fives}, rounds=2)
     assert found.findings.parts["fives"].changed_choices > 0
-    assert f"of {found.findings.choices} tokens otherwise" in " ".join(found.findings.notes)
+    assert f"of {found.findings.choices} choices differently" in " ".join(found.findings.notes)
 
 
 def test_cells_of_different_forwards_are_refused(planted, ids):
@@ -155,7 +155,7 @@ def test_the_model_is_left_as_it_was(planted, ids):
     [
         ({"logits_processor": {}}, "nothing to take away"),
         ({"logits_processor": [len]}, "logits_processor is a list; give a dictionary"),
-        ({"logits_processor": {"a b": dict}}, "'a b' is no name for a part"),
+        ({"logits_processor": {"a b": dict}}, "'a b' is not a valid name for a part"),
         ({"logits_processor": {"x": 3}}, "'x' is a int, not a factory"),
         ({"logits_processor": {"x": lambda: None}}, "returned a NoneType; it must return one logits processor"),
         ({"logits_processor": {"x": lambda: dict}}, "returned the class dict"),

@@ -135,7 +135,7 @@ def test_what_the_budget_does_not_hold_is_left_out_and_listed(session: Callable[
     ("plan", "says"),
     [
         ({"context": (0, 4)}, "--context 0: it must be at least 1"),
-        ({"context": (8, 64)}, "--context 64: .* knows 64 positions, and the decoded token takes one; give at most 63"),
+        ({"context": (8, 64)}, "--context 64: .* has 64 positions, and the decoded token takes one; give at most 63"),
         ({"context": tuple(range(1, 66))}, "--context has 65 contexts.*; give at most 64, such as 1-65"),
         ({"batch": 0}, "--batch 0"),
         ({"cache": "static"}, "--cache static is of transformers models"),

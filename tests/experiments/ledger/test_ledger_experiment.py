@@ -249,7 +249,7 @@ def test_what_is_not_resolved_says_how_far_it_is(calm: Noise) -> None:
                 columns = measured.kinds["decode"]
                 columns.parts = {"mlp": columns.parts["mlp"] + shift, "attn.qkv": columns.parts["attn.qkv"] - shift}
     assert (
-        "the widest interval is ±5.03% of the step, ±0.50% was asked for" in analyse(manifest_for(), uneven).unresolved
+        "the widest interval is ±5.03% of the step, ±0.50% was requested" in analyse(manifest_for(), uneven).unresolved
     )
 
 

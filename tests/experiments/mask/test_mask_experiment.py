@@ -152,7 +152,7 @@ def test_an_engine_that_refuses_is_left_out_with_its_reason() -> None:
     workshop = _workshop(FakeClock(tick_ns=10))
     assert list(workshop.engines(["table", "llguidance"], vocab, Grammar(SCHEMA, whitespace="[ ]?"), 1)) == ["table"]
     assert workshop.refusals[0][:3] == ("llguidance", "own", 1)
-    assert "llguidance knows whitespace" in workshop.refusals[0][3]
+    assert "llguidance supports whitespace" in workshop.refusals[0][3]
 
 
 def test_a_whole_table_stops_building_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from perstep.experiments.mask.roofline import (
 )
 from perstep.experiments.mask.schema import Writer, complicate, read_schema
 from perstep.experiments.mask.vocabularies import Cutter, Named, parse_vocab, widened
-from perstep.machine import LadderCeilings, LadderFigures
+from perstep.machine import SweepCeilings, SweepFigures
 from perstep.targets import open_model
 
 from ...conftest import facts
@@ -151,11 +151,11 @@ def test_lookups_are_those_of_the_walk_in_python() -> None:
         assert count_lookups(dfa, vocabulary, state) == expected
 
 
-FIGURES = LadderFigures(
+FIGURES = SweepFigures(
     read_gb_s={1000: 100.0, 9000: 10.0}, call_ns={0: 500.0}, gemm_gflop_s=60.0, vector_g_s=5.0, special_g_s=2.0,
     rounds=5,
 )  # fmt: skip
-CEILINGS = LadderCeilings(typical=FIGURES, best=FIGURES, rounds=5, quiet_rounds=5)
+CEILINGS = SweepCeilings(typical=FIGURES, best=FIGURES, rounds=5, quiet_rounds=5)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_part_is_bound_by_the_ceiling_it_comes_near(
 def head(gemm: float, *, best_gemm: float | None = None, gb_s: float = 90.0) -> RooflinePoint:
     """A product of a matrix and a vector, half an operation a byte, where products of matrices were timed so."""
     typical, best = (replace(FIGURES, gemm_gflop_s=each) for each in (gemm, best_gemm or gemm))
-    ceilings = LadderCeilings(typical=typical, best=best, rounds=5, quiet_rounds=5)
+    ceilings = SweepCeilings(typical=typical, best=best, rounds=5, quiet_rounds=5)
     return place("c", "no mask", "lm_head", ns=900 / gb_s, work=(450.0, 900.0), ceilings=ceilings)
 
 
@@ -210,7 +210,7 @@ def test_sides_that_the_intervals_do_not_tell_apart_are_both_named(
         replace(FIGURES, read_gb_s={1000: gb_s}, gemm_gflop_s=each)
         for gb_s, each in zip((80.0, 100.0), gemm, strict=True)
     )
-    ceilings = LadderCeilings(typical=typical, best=best, rounds=5, quiet_rounds=5)
+    ceilings = SweepCeilings(typical=typical, best=best, rounds=5, quiet_rounds=5)
     found = place("c", "e", "p", ns=10.0, work=(operations, moved), ceilings=ceilings)
     assert found.bound_by == "bandwidth or compute"
     assert (found.share_of_bandwidth, found.share_of_compute) == (
@@ -246,7 +246,7 @@ def test_what_computes_more_than_a_ceiling_withdraws_every_judgement() -> None:
         ),
     ],
 )
-def test_without_ceilings_nothing_is_said_to_bind(ceilings: LadderCeilings | None, why: str) -> None:
+def test_without_ceilings_nothing_is_said_to_bind(ceilings: SweepCeilings | None, why: str) -> None:
     """No figure, no share, no side, and the reason."""
     found = place("c", "e", "p", ns=1.0, work=(1.0, 1.0), ceilings=ceilings)
     assert (found.share_of_bandwidth, found.share_of_compute, found.bound_by) == (None, None, "")

@@ -21,7 +21,7 @@ HF = pytest.mark.hf
         ({"layers": 3}, "--layers 3: tiny has 2 layers"),
         ({"layers": 0}, "--layers 0"),
         ({"threads": 0}, "--threads 0"),
-        ({"seq": (60,), "past": 5}, "make 65 positions, tiny knows 64"),
+        ({"seq": (60,), "past": 5}, "make 65 positions, tiny has 64"),
         ({"arch": "no-such-model"}, "unknown architecture 'no-such-model': choose from"),
         ({"arch": "gpt2"}, "model_type 'gpt2' is not one of llama"),
         ({"dtype": "int8"}, "--dtype int8: it must be one of"),
@@ -38,13 +38,13 @@ HF = pytest.mark.hf
         ({"what_if": ("mlp=0", "mlp=0")}, "--what-if mlp is given twice"),
         ({"what_if": ("attn.mask.build=0",), "seq": (1,)}, "one new token needs no mask"),
         ({"op": ("numpy:square",)}, "write module:function@SHAPE"),
-        ({"op": ("numpy:square@S,width",)}, "'width' is no size"),
-        ({"op": ("numpy:square@0",)}, "'0' is no size"),
+        ({"op": ("numpy:square@S,width",)}, "'width' is not a size"),
+        ({"op": ("numpy:square@0",)}, "'0' is not a size"),
         ({"op": ("numpy:nonsense@S",)}, "cannot import numpy:nonsense"),
         ({"op": ("no_such_module:f@S",)}, "cannot import no_such_module:f"),
         ({"fast": True, "rigorous": True}, "exclude each other"),
         pytest.param(
-            {"arm": ("mask=fused",), "backend": "torch", "past": 4}, "wrong for 8 queries behind --past 4", marks=HF
+            {"arm": ("mask=fused",), "backend": "torch", "past": 4}, "wrong for 8 queries after --past 4", marks=HF
         ),
     ],
 )

@@ -144,7 +144,9 @@ def test_a_second_thread_meanwhile_is_left_alone_and_said(llama, ids, processor)
         assert tokens == [expected] * 3
         assert len(recorder.steps("decode").step_ns) == 2
         assert len(instrument.calls) == 1
-        assert instrument.notes == ["a generate call in another thread, while one was being recorded, was left alone"]
+        assert instrument.notes == [
+            "a generate call in another thread was not recorded, because one was being recorded"
+        ]
 
 
 def test_leaving_while_a_call_goes_on_in_another_thread_cuts_that_call_short(llama, ids, processor):
@@ -170,7 +172,7 @@ def test_leaving_while_a_call_goes_on_in_another_thread_cuts_that_call_short(lla
     assert tokens == [expected]
     assert recorder.kinds == []
     assert recorder.dropped == 1
-    assert "cut short" in instrument.notes[0]
+    assert "incomplete" in instrument.notes[0]
     assert not {"generate", "forward", "prepare_inputs_for_generation"} & set(vars(llama))
 
 
@@ -265,7 +267,7 @@ def test_a_call_without_a_forward_of_its_own_is_said_to_have_no_steps(llama, ids
     with Instrument(llama, recorder) as instrument:
         llama.generate(ids, max_new_tokens=2, custom_generate=lambda model, input_ids, **kwargs: input_ids)
     assert recorder.kinds == []
-    assert instrument.notes == ["a generate call made no forward that could be seen from here: it has no steps"]
+    assert instrument.notes == ["no forward of a generate call was observed: it has no steps"]
 
 
 def test_what_is_no_generating_model_is_refused_in_one_line(llama):

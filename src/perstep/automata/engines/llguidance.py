@@ -116,7 +116,7 @@ def build(shared: Native, vocabulary: Vocabulary, grammar: Grammar) -> Llguidanc
     from llguidance import LLMatcher
 
     if grammar.whitespace not in ("fixed", "flexible"):
-        raise InputError(f"llguidance knows whitespace fixed and flexible, not {grammar.whitespace!r}")
+        raise InputError(f"llguidance supports whitespace fixed and flexible, not {grammar.whitespace!r}")
     spacing = {"whitespace_flexible": True}
     if grammar.whitespace == "fixed":
         spacing = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # type: ignore[dict-item]

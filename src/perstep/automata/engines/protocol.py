@@ -26,11 +26,11 @@ Native = Any
 
 @dataclass(frozen=True)
 class Grammar:
-    """What an engine is asked to hold a text to.
+    """The grammar that an engine enforces.
 
     Attributes:
         schema: a JSON schema, parsed.
-        whitespace: `fixed`, `flexible`, or a regex (as `json_schema`); not every engine knows every policy.
+        whitespace: `fixed`, `flexible`, or a regex (as `json_schema`); not every engine supports every policy.
         max_depth: how deep recursion may nest, for engines that work by finite automata.
     """
 
@@ -44,8 +44,8 @@ class Engine(ABC):
 
     Attributes:
         name: what the engine is called on the command line.
-        setup_ns: what was built for the vocabulary took this long; it serves every grammar.
-        build_ns: what was built for the grammar took this long; it serves every text.
+        setup_ns: build time for the vocabulary, in ns; used by every grammar.
+        build_ns: build time for the grammar, in ns; used by every text.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Engine(ABC):
 
     @abstractmethod
     def accept(self, token: int) -> bool:
-        """Take the token that came; False if it was not allowed, after which only `reset` helps."""
+        """Take the chosen token; False if it was not allowed, and then `reset` must follow."""
 
     @abstractmethod
     def is_terminated(self) -> bool:
@@ -73,4 +73,4 @@ class Engine(ABC):
 
     @abstractmethod
     def fork(self) -> Engine:
-        """An engine for another text of the same grammar, at its beginning, sharing what was built."""
+        """An engine for another text of the same grammar, at its start; shares the built data."""

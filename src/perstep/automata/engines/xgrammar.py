@@ -83,7 +83,7 @@ def build(shared: Native, vocabulary: Vocabulary, grammar: Grammar) -> XgrammarE
         InputError: if the whitespace policy is a regex, or xgrammar refuses the schema.
     """
     if grammar.whitespace not in ("fixed", "flexible"):
-        raise InputError(f"xgrammar knows whitespace fixed and flexible, not {grammar.whitespace!r}")
+        raise InputError(f"xgrammar supports whitespace fixed and flexible, not {grammar.whitespace!r}")
     spacing: dict[str, Native] = {"any_whitespace": True}
     if grammar.whitespace == "fixed":
         spacing = {"any_whitespace": False, "separators": (", ", ": ")}

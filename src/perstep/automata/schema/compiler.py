@@ -57,8 +57,8 @@ def json_schema(
         state_limit: most states of the automaton.
 
     Raises:
-        InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
-            automaton can, recurs without `max_depth`, allows nothing, or is over the limit.
+        InputError: if the schema is not JSON, malformed, has a broken reference, needs more than a finite automaton,
+            recurs without `max_depth`, allows nothing, or exceeds the limit.
 
     Example:
         >>> dfa = json_schema({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
@@ -96,7 +96,7 @@ def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
 
 
 class _Compiler:
-    """Walks a schema; `open_refs` are the references entered on the way to the subschema at hand."""
+    """Walks a schema; `open_refs` are the references entered on the way to the current subschema."""
 
     def __init__(self, root: Schema | bool, space: Spacing, max_depth: int | None, limit: int) -> None:
         self._root = root
@@ -180,7 +180,7 @@ class _Compiler:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             raise InputError(
                 f"{path}: $ref {reference!r} does not point into this schema; only '#/...' does: "
-                "copy what it means into $defs"
+                "copy its definition into $defs"
             )
         found: Json = self._root
         for part in unquote(reference)[2:].split("/") if reference != "#" else []:
@@ -198,8 +198,8 @@ class _Compiler:
         times = open_refs.count(reference)
         if times and self._max_depth is None:
             raise InputError(
-                f"{path}: $ref {reference!r} contains itself, and no finite automaton nests without end: give "
-                "max_depth to nest that often and no deeper, or use an engine with a stack (llguidance)"
+                f"{path}: $ref {reference!r} contains itself, and a finite automaton cannot nest without limit: give "
+                "max_depth as the limit, or use an engine with a stack (llguidance)"
             )
         return not times or times <= (self._max_depth or 0)
 
@@ -284,8 +284,8 @@ class _Compiler:
         """Any value: scalars, and containers of any values to the depth given."""
         if self._max_depth is None:
             raise InputError(
-                f"{path}: any value is allowed here, and no finite automaton nests without end: give a type, or "
-                "max_depth to nest that deep and no deeper, or use an engine with a stack (llguidance)"
+                f"{path}: any value is allowed here, and a finite automaton cannot nest without limit: give a type, or "
+                "max_depth as the limit, or use an engine with a stack (llguidance)"
             )
         if open_refs.count(_ANY_VALUE) > self._max_depth:
             return NEVER

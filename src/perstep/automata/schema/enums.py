@@ -33,7 +33,9 @@ def enum_block(schema: Schema, space: Spacing, path: str, limit: int, block_limi
         values = [value for value in values if any(type_allows(name, value) for name in types_of(schema))]
     containers = [value for value in values if isinstance(value, (dict, list))]
     if containers and any(name in schema for kind in ("object", "array") for name in ABOUT[kind]):
-        raise InputError(f"{path}: an enum of objects or lists stands alone here; drop the keywords beside it")
+        raise InputError(
+            f"{path}: an enum of objects or lists cannot be combined with other keywords here; remove them"
+        )
     values = _that_fit(values, schema, path, limit, block_limit)
     texts = {text for value in values if not isinstance(value, (dict, list)) for text in _spellings(value)}
     blocks = [_trie_block(sorted(texts), path, block_limit)] if texts else []
@@ -74,7 +76,7 @@ def _trie_block(texts: list[bytes], path: str, block_limit: int) -> Block:
     if trie.num_nodes > block_limit:
         raise InputError(
             f"{path}: {len(texts):,} listed values make a tree of {trie.num_nodes:,} states, over the limit of "
-            f"{block_limit:,}: list fewer, raise state_limit, or use an engine (llguidance)"
+            f"{block_limit:,}: list fewer, raise state_limit, or use another engine (llguidance)"
         )
     # Node 0, the root, is the entry; the others follow the exit.
     place = np.arange(1, trie.num_nodes + 1, dtype=np.int32)

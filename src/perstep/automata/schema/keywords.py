@@ -69,7 +69,7 @@ def _check_held(schema: Schema, path: str) -> None:
     for name in REFUSED:
         if name in schema and not (name == "propertyNames" and schema[name] is True):
             raise InputError(
-                f"{path}: {name!r} cannot be put into a finite automaton here: take it out, "
+                f"{path}: {name!r} is not supported by a finite automaton here: remove it, "
                 "or use an engine that handles it (llguidance)"
             )
     if schema.get("uniqueItems") is True:
@@ -78,10 +78,10 @@ def _check_held(schema: Schema, path: str) -> None:
             "or check it afterwards"
         )
     if isinstance(schema.get("items"), list):
-        raise InputError(f"{path}: a list of items is the old spelling; write prefixItems (and items: false)")
+        raise InputError(f"{path}: a list of items is the syntax of an old draft; write prefixItems (and items: false)")
     for name in ("exclusiveMinimum", "exclusiveMaximum"):
         if isinstance(schema.get(name), bool):
-            raise InputError(f"{path}: {name} as true or false is the old spelling; write the number there")
+            raise InputError(f"{path}: {name} as true or false is the syntax of an old draft; write the number there")
 
 
 def _subschemas(schema: Schema, path: str) -> Iterator[tuple[str, Json]]:
@@ -235,7 +235,7 @@ def _join(name: str, one: Json, other: Json, path: str) -> Json:
         return [conjunction(a, b, path) for a in one for b in other]
     if name in {"pattern", "format", "multipleOf", "oneOf", "$ref"}:
         raise InputError(
-            f"{path}: two different {name!r} meet in one schema (by allOf or a $ref), and cannot be joined here"
+            f"{path}: two different {name!r} apply to one value (by allOf or a $ref), and cannot be combined here"
         )
     return other  # annotations
 

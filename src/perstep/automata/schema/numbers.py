@@ -51,7 +51,7 @@ def number_block(schema: dict[str, Json], path: str, *, whole: bool, limit: int)
         return text
     if not whole or multiple != int(multiple) or not 1 <= multiple <= _LARGEST_MULTIPLE:
         raise InputError(
-            f"{path}: multipleOf works here for type integer and a whole number up to {_LARGEST_MULTIPLE:,}; "
+            f"{path}: multipleOf is supported here for type integer and a whole number up to {_LARGEST_MULTIPLE:,}; "
             f"got {multiple!r}: take it out, or use an engine that checks it (llguidance)"
         )
     return of_dfa(determinise(text, limit, path) & _multiples(int(multiple)))

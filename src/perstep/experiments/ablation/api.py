@@ -22,10 +22,10 @@ from perstep.targets.transformers import as_arguments, find_model, record, requi
 
 
 class Ablation:
-    """What `ablate` found; its text is the tables. Times are nanoseconds a step.
+    """The result of `ablate`; `str()` gives the tables. Times are nanoseconds per step.
 
     Attributes:
-        findings: everything, as it would stand in a run's `results.json`.
+        findings: everything, as in a run's `results.json`.
     """
 
     def __init__(self, manifest: Manifest, findings: AblationFindings) -> None:
@@ -39,17 +39,17 @@ class Ablation:
 
     @property
     def interaction(self) -> dict[tuple[str, ...], Effect]:
-        """By parts, in their order: what they cost together beyond the sum of their single costs."""
+        """By tuple of parts, in their order: their cost together minus the sum of their single costs."""
         return {tuple(names.split("*")): effect for names, effect in self.findings.effects.interaction.items()}
 
     @property
     def shapley(self) -> dict[str, Effect | None]:
-        """By part: its share of the total, of which they are all; above four parts None where there is none."""
+        """By part: its share of the total; the shares add up to it. With more than four parts some may be None."""
         return {name: part.shapley for name, part in self.findings.effects.parts.items()}
 
     @property
     def in_place(self) -> dict[str, Effect]:
-        """By part: the time spent in it, all parts present."""
+        """By part: the time spent in it, with all parts present."""
         return {name: part.in_place for name, part in self.findings.parts.items()}
 
     @property
@@ -76,24 +76,25 @@ def ablate(
     progress: Progress | None = None,
     **generate_kwargs: Any,
 ) -> Ablation:
-    """Take logits processors and stopping criteria away from a generate call, and see the time saved.
+    """Measure the time saved by removing logits processors and stopping criteria from a generate call.
 
-    The tokens are recorded once, with all parts, and every combination replays them, so that all do the same
-    work; with up to four parts all 2^k combinations are measured, above that each part is left out and added alone.
+    The tokens are recorded once, with all parts, and every combination replays them, so all do the same work. With up
+    to four parts all 2^k combinations are measured; with more, each part is left out and added alone.
 
     Args:
         model: a transformers model that generates, or a pipeline.
         inputs: token ids [B, T], or a mapping with what generate takes (`input_ids`, `inputs_embeds` ...).
         max_new_tokens: N: one prefill and N - 1 decode forwards in every combination.
         logits_processor: name -> a function without arguments that makes a new processor.
-        stopping_criteria: name -> the same for criteria; they are asked, but end nothing.
+        stopping_criteria: name -> a function that makes a new criterion; criteria are evaluated, but do not end the
+            call.
         budget_s: seconds after which no new round begins.
         precision: stop earlier when the widest interval's half-width is this share of the step.
-        rounds: measure exactly this number of rounds, whatever budget and precision.
+        rounds: measure exactly this number of rounds; budget and precision are ignored.
         seed: of draws and of the order of turns.
         clock: the host's, unless a test passes its own.
-        progress: told after each round.
-        generate_kwargs: for generate, in every combination.
+        progress: called after each round.
+        generate_kwargs: passed to generate in every combination.
 
     Returns:
         Effects, interactions, shares and the parts timed in place.

@@ -62,7 +62,9 @@ def components(processors: Mapping[str, Factory], criteria: Mapping[str, Factory
         raise InputError("there is nothing to take away: give a processor or a criterion")
     for component in made:
         if not _NAME.fullmatch(component.name):
-            raise InputError(f"{component.name!r} is no name for a part: use letters, digits, '.', '_' and '-'")
+            raise InputError(
+                f"{component.name!r} is not a valid name for a part: use letters, digits, '.', '_' and '-'"
+            )
         if sum(component.name == other.name for other in made) > 1:
             raise InputError(f"two parts are called {component.name!r}: give each a name of its own")
         _check(component)

@@ -286,13 +286,15 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
     if changed:
         worst = max(changed, key=changed.__getitem__)
         notes.append(
-            f"In the same contexts `{worst}` would have chosen {changed[worst]} of {c.choices} tokens otherwise "
-            "than with all parts; the trace was forced on every cell, so all made the same forwards. What depends on "
-            "the values of the scores alone (a nucleus) may cost otherwise in a run of its own."
+            f"In the same contexts `{worst}` would have made {changed[worst]} of {c.choices} choices differently from "
+            "the call with all parts; the trace was forced in every cell, so all made the same forwards. A part whose "
+            "cost depends on the values of the scores (a nucleus) may cost more or less without the trace."
         )
     notes += [f"{other.sentence()}." for other in others]
     if not found.interaction and len(c.parts) > 1:
-        notes.append("Above four parts each was left out and added alone; a share stands only where both agree.")
+        notes.append(
+            "With more than four parts, each was left out and added alone; a share is given only where both agree."
+        )
     if c.compiled_again_when_warm:
         notes.append(f"During the warm rounds {c.compiled_again_when_warm} frames were compiled again.")
     if not c.warm_up.steady:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from perstep.experiments.ablation.samples import ColdCell
 from perstep.report.format import duration, interval, significant, time_unit
-from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_pace
+from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_slowdown
 
 TOLERANCE = 0.01
 """Of the step: smaller differences are none, whatever the intervals."""
@@ -77,7 +77,7 @@ def _change(name: str, with_all: Spent, without: Spent, comparisons: int) -> Eff
 
 
 def _per_step(name: str, spent: Spent) -> NDArray[np.float64]:
-    per_step: NDArray[np.float64] = spent.parts[name].mean(axis=1) / round_pace(spent.step_ns)
+    per_step: NDArray[np.float64] = spent.parts[name].mean(axis=1) / round_slowdown(spent.step_ns)
     return per_step
 
 
@@ -132,8 +132,8 @@ def _why(
 ) -> str:
     if syncs and gap < 0:
         return (
-            f"It waits for the device {syncs:.3g} times a step (a hidden sync): in place it is charged with work that "
-            "was queued before it, and without it somebody else waits for that work."
+            f"It waits for the device {syncs:.3g} times a step (a hidden sync): its time in place includes work "
+            "that was queued before it; without it another part waits for that work."
         )
     if cold is not None and cold["all"].graphs != cold[without].graphs:
         return (
@@ -142,5 +142,5 @@ def _why(
         )
     same_way = [other for other in others if (other.ns.estimate > 0) == (gap > 0)]
     if same_way:
-        return f"The work of others changes: {same_way[0].sentence()}."
+        return f"The cost of other parts changes: {same_way[0].sentence()}."
     return "No sync, no compile boundary and no other part's work accounts for it."

@@ -25,9 +25,9 @@ from perstep.experiments.cache.fits import (
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.columns import TOO_FEW, why_unresolved
 from perstep.experiments.conditions import typed
-from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.runs import Manifest
-from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_pace
+from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_slowdown
 from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, shape_of, step_bound, step_cost
 
 CROSSOVER_SEED = 7
@@ -67,7 +67,7 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     arithmetic_from_S: float | None
     attention_from_S: float | None
     theory_withdrawn: dict[str, str]
-    ceilings: LadderCeilings | None
+    ceilings: SweepCeilings | None
     left_out: list[str]
     noise: NoiseSummary
     unresolved: str = ""
@@ -78,14 +78,14 @@ def estimates(
     points: Mapping[tuple[str, int], NDArray[np.float64]],
 ) -> dict[tuple[str, int], tuple[float, float | None, float | None]]:
     """(arm, context) -> median over rounds normalised by their speed and its interval (95 % together), in ns."""
-    pace = round_pace(np.stack(list(points.values()), axis=1))
+    slowdown = round_slowdown(np.stack(list(points.values()), axis=1))
     found = {}
     for key, step_ns in points.items():
-        paced = step_ns / pace
-        merged = merge_until_independent(paced[:, None], lambda x: np.log(x[:, 0]), comparisons=len(points))
+        normalised_ns = step_ns / slowdown
+        merged = merge_until_independent(normalised_ns[:, None], lambda x: np.log(x[:, 0]), comparisons=len(points))
         interval = merged_interval(merged, comparisons=len(points))
         low, high = (None, None) if interval is None else (float(np.exp(interval.low)), float(np.exp(interval.high)))
-        found[key] = (float(np.median(paced)), low, high)
+        found[key] = (float(np.median(normalised_ns)), low, high)
     return found
 
 
@@ -108,7 +108,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     found = estimates(points)
     width = widest(found)
     missing = f"{len(samples)} {TOO_FEW}" if width == np.inf else ""
-    ceilings = ladder_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
+    ceilings = sweep_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
     bounds, withdrawn = _bounds(conditions, workload, ceilings, {key: ns for key, (ns, _, _) in found.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
     uncached = {S: bound for (arm, S), bound in bounds.items() if arm == WITHOUT}
@@ -198,7 +198,7 @@ def theory_bytes(conditions: Conditions, w: Workload, S: int) -> tuple[int | Non
 def _bounds(
     conditions: Conditions,
     workload: Workload,
-    ceilings: LadderCeilings | None,
+    ceilings: SweepCeilings | None,
     step_ns: Mapping[tuple[str, int], float],
 ) -> tuple[dict[tuple[str, int], StepBound], dict[str, str]]:
     """(arm, context) -> what theory says, part by part; and of each arm of which it may say nothing, why.

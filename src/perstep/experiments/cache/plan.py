@@ -22,14 +22,14 @@ class Plan(ModelOptions):
     """The options of `perstep cache`."""
 
     context: Annotated[Counts | None, Parameter(name=["-c", "--context"])] = None
-    """Positions held before the step: a list `8,64,512` or a range `8-1024*2` or `64-512+64`. [default: `8-1024*2`,
-    as far as the model's context reaches]"""
+    """Positions in the cache before the step: a list `8,64,512` or a range `8-1024*2` or `64-512+64`.
+    [default: `8-1024*2`, as far as the model's context reaches]"""
 
     batch: Annotated[int, Parameter(name=["-b", "--batch"])] = 1
     """Sequences decoded side by side."""
 
     cache: Literal["dynamic", "static"] | None = None
-    """Of a transformers model: a cache that grows, or one allocated beforehand. [default: dynamic]"""
+    """Cache of a transformers model: dynamic grows, static is allocated in advance. [default: dynamic]"""
 
 
 def contexts_of(plan: Plan, target: Target) -> tuple[int, ...]:
@@ -44,7 +44,7 @@ def contexts_of(plan: Plan, target: Target) -> tuple[int, ...]:
         )
     if most is not None and plan.context[-1] >= most:
         raise InputError(
-            f"--context {plan.context[-1]}: {target.name} knows {most} positions, and the decoded token takes one; "
+            f"--context {plan.context[-1]}: {target.name} has {most} positions, and the decoded token takes one; "
             f"give at most {most - 1}"
         )
     return plan.context

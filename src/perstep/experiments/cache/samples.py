@@ -65,7 +65,7 @@ class Sample(msgspec.Struct):
     Attributes:
         round: its number.
         step_ns: `with` or `without` -> context -> the repetitions of both visits, the discarded ones left out.
-        ceilings: what the ladder of ceilings found in this round, by arm; both visits.
+        ceilings: figures of the ceiling sweep in this round, by arm; one for each of the two visits.
         noise: of the round.
     """
 

@@ -18,7 +18,7 @@ from perstep.runs import Manifest
 
 
 class Comparison(CompareFindings, frozen=True, kw_only=True):
-    """What `perstep.compare` found: `comparison["new"]` is one arm's result, its text is a table."""
+    """The result of `perstep.compare`: `comparison["new"]` is one arm's result, `str()` gives a table."""
 
     def __getitem__(self, name: str) -> ArmResult:
         return self.arms[name]
@@ -52,13 +52,13 @@ def compare(
         reference: the arm that the others are compared with; the first if None.
         budget_s: seconds after which no new round begins.
         precision: stop earlier when the widest interval's half-width is this relative change.
-        rounds: measure exactly this number of rounds, whatever budget and precision.
+        rounds: measure exactly this number of rounds; budget and precision are ignored.
         threshold: T of `same (within ±T)`.
-        check: True calls every arm once and requires equal results; a function gets the reference's
-            and another arm's result and says whether they agree.
+        check: True calls every arm once and requires equal results; a function gets the results of the reference and of
+            another arm and returns whether they agree.
         seed: of the order of turns.
         clock: the host's, unless a test passes its own.
-        progress: told after each round.
+        progress: called after each round.
 
     Returns:
         The comparison; its text is a table.

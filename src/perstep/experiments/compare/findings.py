@@ -46,7 +46,7 @@ class CompareFindings(msgspec.Struct, frozen=True, kw_only=True):
         arms: by name, the reference first.
         busy: why wall time gives no verdict, or empty.
         noise: what disturbed the rounds; those hit are kept.
-        invalid: why the numbers must not be believed, or empty.
+        invalid: why the numbers are invalid, or empty.
         unresolved: what could not be resolved, or empty.
         notes: what a reader must know.
     """
@@ -117,7 +117,7 @@ def _beyond_preemption(change: Change) -> Change:
     near = min(abs(end) for end in (change.ci_low or 0.0, change.ci_high or 0.0)) <= change.threshold
     if change.verdict not in (Verdict.FASTER, Verdict.SLOWER) or not near:
         return change
-    reason = f"the interval reaches within ±{100 * change.threshold:g} %, which other programs alone can make"
+    reason = f"the interval reaches within ±{100 * change.threshold:g} %, which other programs can cause"
     return replace(change, verdict=Verdict.NOT_RESOLVED, reason=reason)
 
 
@@ -173,7 +173,7 @@ def _notes(conditions: Conditions, rounds: int) -> list[str]:
     notes = []
     if not conditions.equal_calls:
         notes.append(
-            "The arms differ so much that each has its own number of calls a block; small changes may be biased."
+            "The arms differ so much that each has its own number of calls per block; small changes may be biased."
         )
     if conditions.clock_share_of_block > 0.001:
         share = conditions.clock_share_of_block

@@ -42,6 +42,6 @@ def expected_table(manifest: Manifest, findings: AblationFindings) -> Table | No
     note = (
         f"Expected: {SOURCE}. There the two savings add up to {percent(sum_of_two / WARM_S['all'])}, but both "
         f"together save {percent(saved / WARM_S['all'])}: an interaction of {interaction:+.3f} s "
-        f"({signed_percent(interaction / WARM_S['all'])}) that no table of one part at a time shows."
+        f"({signed_percent(interaction / WARM_S['all'])}) which measuring one part at a time cannot show."
     )
     return Table("measured here and published", columns, list(cells), notes=[note])

@@ -46,11 +46,12 @@ class Plan(ModelOptions):
     [default, for the byte model: utf8, each byte asked in Python]"""
 
     criterion: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
-    """A stopping criterion, likewise. [default, for the byte model: word, the text decoded at each step]"""
+    """A stopping criterion as name=module:factory.
+    [default, for the byte model: word, the text decoded at each step]"""
 
     preset: Literal["words"] | None = None
-    """`words`: 32 words of a text in a batch of 3, each a short generate call that begins with an embedding; for a
-    minute, unless told otherwise."""
+    """`words`: 32 words of a text in a batch of 3, each a short generate call that begins with an embedding;
+    measures for a minute by default."""
 
     prompt_tokens: Annotated[int | None, Parameter(name=["-p", "--prompt-tokens"])] = None
     """Length of the prompt in tokens. [default: 8]"""
@@ -65,13 +66,13 @@ class Plan(ModelOptions):
     """Sequences decoded side by side."""
 
     temperature: float = 0.0
-    """0 chooses the most probable token; above, tokens are drawn."""
+    """0 chooses the most probable token; above 0 tokens are sampled."""
 
     top_k: int = 0
-    """Draw among the k most probable tokens; 0 for all."""
+    """Sample from the k most probable tokens; 0 for all."""
 
     top_p: float = 1.0
-    """Draw among the most probable tokens that hold this probability together."""
+    """Sample from the most probable tokens whose probabilities reach this sum."""
 
     compile: Annotated[bool, Parameter(negative="")] = False
     """Compile the forward (static cache) and show each cell's first pass, compilation included, beside warm ones."""
@@ -126,7 +127,7 @@ def _check_preset(plan: Plan) -> None:
         raise InputError("--preset words brings its own model: leave out --model and --arch")
     for option, value in (("--new-tokens", plan.new_tokens), ("--prompt-tokens", plan.prompt_tokens)):
         if value is not None:
-            raise InputError(f"{option} does not go with --preset words: a call goes on until its words have ended")
+            raise InputError(f"{option} does not go with --preset words: a call continues until its words have ended")
 
 
 def find_parts(plan: Plan) -> tuple[Component, ...]:

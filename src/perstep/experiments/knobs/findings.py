@@ -3,7 +3,7 @@
 Times are in milliseconds, under the names that the schema has (`perstep.data.knob_results_schema_path`). `T_LLM_decode`
 is the total over a call's decode forwards, of which N tokens have N - 1 (law "divide by executed forwards"). A
 percentile that the sample cannot support is null and says why. An estimate per forward is the mean over positions of
-the medians over rounds (law "medians do not add"); its interval is that of the rounds' paces, scaled to it. Models
+the medians over rounds (law "medians do not add"); its interval is that of the rounds' slowdowns, times it. Models
 share rounds and nothing else: each is judged by itself.
 """
 
@@ -25,7 +25,7 @@ from perstep.stats import (
     merge_until_independent,
     merged_interval,
     paired_change,
-    round_pace,
+    round_slowdown,
     step_estimate,
     summarise,
     withhold,
@@ -402,12 +402,12 @@ def _spread(values_ns: Any) -> Spread:
 
 
 def round_levels(steps_ns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The estimate of a step as each round alone would have it, in milliseconds: its pace times the estimate.
+    """The estimate of a step from each round alone, in milliseconds: the round's slowdown times the estimate.
 
     Args:
         steps_ns: [rounds, positions], at least one position; those of all prompts side by side.
     """
-    return round_pace(steps_ns) * step_estimate(steps_ns) / _MS
+    return round_slowdown(steps_ns) * step_estimate(steps_ns) / _MS
 
 
 def _interval(values_ms: NDArray[np.float64], comparisons: int) -> tuple[float | None, float | None]:

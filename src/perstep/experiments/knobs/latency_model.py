@@ -201,7 +201,7 @@ def fit_stage(
         beyond = beyond_knee(x, y, knee)
         made.heldout_error = knee.heldout_error
         made.beyond_error = None if beyond is None else beyond[1]
-        made.reason = "" if beyond is not None else "no error beyond the range: no four points lie above the knee"
+        made.reason = "" if beyond is not None else "no error beyond the range: too few points above the knee"
         made.knee = StageKnee(
             at=knee.at,
             ci_low=knee.ci_low,

@@ -43,7 +43,7 @@ class Prompt:
         vocab = target.facts["vocab"]
         wrong = next((i for i in ids if not 0 <= i < vocab), None)
         if wrong is not None:
-            raise InputError(f"{self.where}: token id {wrong} is not of the vocabulary, 0 to {vocab - 1}")
+            raise InputError(f"{self.where}: token id {wrong} is outside the vocabulary, 0 to {vocab - 1}")
         return np.tile(np.asarray(ids, np.int64), (batch, 1))
 
     def _tokens(self, target: Target, text: str) -> list[int]:
@@ -87,10 +87,10 @@ def _prompt(where: str, line: str) -> Prompt:
         raise InputError(f"{where} {what}; {_RIGHT}")
     if "ids" in found:
         if not _are_ids(found["ids"]):
-            raise InputError(f"{where}: `ids` is no list of at least one token id; {_RIGHT}")
+            raise InputError(f"{where}: `ids` must be a list of at least one token id; {_RIGHT}")
         return Prompt(where, ids=tuple(found["ids"]))
     if not _is_text(found["prompt"]):
-        raise InputError(f"{where}: `prompt` is no text of at least one character; {_RIGHT}")
+        raise InputError(f"{where}: `prompt` must be a text of at least one character; {_RIGHT}")
     return Prompt(where, text=found["prompt"])
 
 

@@ -3,7 +3,7 @@
 A bound belongs to a part by its name; parts of transformers models that hold several of theory's (`attn.core`: scores,
 mask, softmax and weighted sum) get their sum. What has no formula (processors, criteria, bookkeeping) has no bound.
 
-A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling. A part that is faster all the same
+A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling. A part that is faster anyway
 has none: its data were nearer than theory takes them to be, or its calls cheaper than the mean. Where that cannot be,
 because it was faster than its bytes or products at the best rounds, or where the whole step was, the ceilings are wrong
 and judge nothing; nor do ceilings from which the processor was taken away.
@@ -16,7 +16,7 @@ import numpy as np
 
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, ladder_for, rates_between
 from perstep.experiments.ledger.samples import Bounded, Workload
-from perstep.machine import Ladder, LadderCeilings
+from perstep.machine import CeilingSweep, SweepCeilings
 from perstep.measure import Ledger
 from perstep.report.format import duration, percent
 from perstep.report.ledger import BoundColumns
@@ -51,8 +51,8 @@ OR = " or "
 """Between the terms that may bind."""
 _INTERVAL = "Bounds use the best round of each ceiling. With the median rounds they would be up to {} higher."
 _TERMS = {
-    "dispatch": "Dispatch is the time that calling the library's functions takes.",
-    "packing": "Packing is the copying of weights that a library does before some products.",
+    "call overhead": "Call overhead is the time that calling the library's functions takes.",
+    "BLAS packing": "BLAS packing is the copying of weights that a library does before some products.",
 }
 BEATEN = "faster than its bound; not judged"
 """In place of the bound of a part that proves nothing about the ceilings."""
@@ -121,7 +121,7 @@ def bounded_by(target: Target) -> Bounded:
 
 
 class Ceilings:
-    """The ladder that judges a ledger, and what `bounds_of` needs to know of the target.
+    """The ceiling sweep of a ledger, and what `bounds_of` needs to know about the target.
 
     Args:
         target: the model.
@@ -133,16 +133,16 @@ class Ceilings:
 
     def __init__(self, target: Target, *, prompt_tokens: int, new_tokens: int, batch: int, threads: int) -> None:
         self.conditions = bounded_by(target) if target.device == "cpu" else Bounded()
-        self._ladder: Ladder | None = None
+        self._sweep: CeilingSweep | None = None
         if not self.conditions.config:
             return
         by_kind = step_costs(self.conditions, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
         costs = [cost for costs in by_kind.values() for cost in costs]
-        self._ladder = ladder_for(costs, library=target.library, threads=threads)
+        self._sweep = ladder_for(costs, library=target.library, threads=threads)
 
     def measure(self) -> dict[str, float]:
         """One timing of every ceiling; nothing where theory has no formula, or the step is not the processor's."""
-        return {} if self._ladder is None else self._ladder.measure()
+        return {} if self._sweep is None else self._sweep.measure()
 
 
 def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: int) -> dict[str, list[StepCost]]:
@@ -159,7 +159,7 @@ def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: 
 
 
 def bounds_of(
-    bounded: Bounded, workload: Workload, ceilings: LadderCeilings | None, ledgers: Mapping[str, Ledger]
+    bounded: Bounded, workload: Workload, ceilings: SweepCeilings | None, ledgers: Mapping[str, Ledger]
 ) -> dict[str, LedgerBounds]:
     """The bounds of each kind of step; nothing for a run without ceilings, or where they judge nothing.
 
@@ -200,15 +200,15 @@ def _judged(
     took = {name: ledger.parts[name].ns for name in bounds}
     beaten = [name for name, bound in bounds.items() if took[name] < (bound.bound_ns or 0.0)]
     left_ns = step_ns - sum(bounds[name].bound_ns or 0.0 for name in beaten)
-    faster = [f"{name} took {duration(took[name])} of at least {duration(roofs[name])}" for name in bounds
+    faster = [f"{name} took {duration(took[name])}, less than the minimum of {duration(roofs[name])}" for name in bounds
               if took[name] < roofs[name]]  # fmt: skip
     if ledger.plain_step_ns is not None and ledger.plain_step_ns < left_ns:
-        faster.append(f"the step took {duration(ledger.plain_step_ns)} of at least {duration(left_ns)}")
+        faster.append(f"the step took {duration(ledger.plain_step_ns)}, less than the minimum of {duration(left_ns)}")
     if faster:
         gone = {name: PartBound(None, None, "", EXCEEDED) for name in bounds}
         return LedgerBounds(gone, None, level, [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."])
     kept = {name: PartBound(None, None, "", BEATEN) if name in beaten else bound for name, bound in bounds.items()}
-    said = [f"Faster than the bound, with data nearer or calls cheaper than was thought: {', '.join(beaten)}."]
+    said = [f"Faster than the bound, because data were nearer or calls cheaper than assumed: {', '.join(beaten)}."]
     return LedgerBounds(kept, left_ns, level, said if beaten else [])
 
 

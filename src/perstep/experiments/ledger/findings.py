@@ -13,7 +13,7 @@ from perstep.experiments.ledger.device.bounds import DeviceBounds, device_bounds
 from perstep.experiments.ledger.device.findings import DeviceWork, device_work
 from perstep.experiments.ledger.samples import Conditions, Sample, Workload, idle_ns, ledger_samples
 from perstep.experiments.sync_counts import with_syncs
-from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Ledger, build_ledger
 from perstep.runs import Manifest
@@ -34,7 +34,7 @@ class LedgerFindings(msgspec.Struct):
     invalid: str
     device: dict[str, DeviceLedger] = {}
     bounds: dict[str, LedgerBounds] = {}
-    ceilings: LadderCeilings | None = None
+    ceilings: SweepCeilings | None = None
     bounds_withdrawn: str = ""
     device_work: dict[str, DeviceWork] = {}
     device_bounds: dict[str, DeviceBounds] = {}
@@ -62,7 +62,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     if differing:
         reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
     taken = [sample for sample in samples if sample.ceilings]
-    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    ceilings = sweep_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     works, on_device = device_work(samples), conditions.device_ceilings
     return LedgerFindings(
         decode=decode,

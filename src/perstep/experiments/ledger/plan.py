@@ -29,13 +29,13 @@ class Plan(ModelOptions):
     """Sequences decoded side by side."""
 
     temperature: float = 0.0
-    """0 chooses the most probable token; above, tokens are drawn."""
+    """0 chooses the most probable token; above 0 tokens are sampled."""
 
     top_k: int = 0
-    """Draw among the k most probable tokens; 0 for all."""
+    """Sample from the k most probable tokens; 0 for all."""
 
     top_p: float = 1.0
-    """Draw among the most probable tokens that hold this probability together."""
+    """Sample from the most probable tokens whose probabilities reach this sum."""
 
     detail: Literal["phases", "modules", "layers"] | None = None
     """How far to look inside the forward of a transformers model: as a whole, by type of module, or by layer.

@@ -117,7 +117,7 @@ class BuildTime:
         """
         if ns > self._limit_ns:
             raise InputError(
-                f"not built: by its builds over a sixteenth and an eighth of the vocabulary it would take about"
+                f"not built: extrapolated from builds over 1/16 and 1/8 of the vocabulary it would take about"
                 f" {duration(ns, 2)}, and {duration(self._limit_ns, 2)} is half of what was left {self._of}{self._hint}"
             )
 

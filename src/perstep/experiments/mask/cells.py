@@ -227,5 +227,5 @@ def record_choices(loop: MaskedLoop, trace: Trace) -> Ids:
         picked += [loop.decode(ids_B, no_mark) for ids_B in trace.chosen_BN[:, :-1].T]
         chosen.append(np.stack(picked, axis=1))
     if not np.array_equal(chosen[0], chosen[1]):
-        raise InvalidMeasurement("two passes over the same tokens choose differently, so choices mean nothing")
+        raise InvalidMeasurement("two passes over the same tokens choose differently, so choices cannot be compared")
     return chosen[0]

@@ -21,7 +21,7 @@ from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
 from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
-from perstep.machine import LadderCeilings, NoiseSummary, ladder_ceilings, summarise_noise
+from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Resolved, build_ledger
 from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
@@ -232,7 +232,7 @@ class MaskFindings(msgspec.Struct):
     builds: list[Build]
     curves: list[Curve]
     roofline: list[RooflinePoint]
-    ceilings: LadderCeilings | None
+    ceilings: SweepCeilings | None
     left_out: list[LeftOut]
     notes: list[str]
     rounds: int
@@ -257,7 +257,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
     taken = [sample for sample in samples if sample.ceilings]
-    ceilings = ladder_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    ceilings = sweep_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     lost = [
         LeftOut(about[key].vocab, about[key].batch, about[key].complexity, name, "not in every round")
         for sample in samples
@@ -425,7 +425,7 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
     )
 
 
-def _places(cell: CellFinding, about: AboutCell, ceilings: LadderCeilings | None, dtype: str) -> list[RooflinePoint]:
+def _places(cell: CellFinding, about: AboutCell, ceilings: SweepCeilings | None, dtype: str) -> list[RooflinePoint]:
     """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
     if cell.batch != 1:
         return []
@@ -443,18 +443,17 @@ def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:
     notes = []
     if conditions.only_own:
         notes.append(
-            "Only the model's own vocabulary: larger ones are cut from the one that the grammar extra brings; "
-            f"{how_to_install('grammar')}."
+            f"Only the model's own vocabulary: larger ones need the grammar extra; {how_to_install('grammar')}."
         )
     if any(not about.own for about in conditions.cells.values()):
         notes.append(
             "Heads over other vocabularies than the model's own have random rows: the cost of the product does not "
-            "depend on them, and the texts are given."
+            "depend on their values, and the texts are fixed."
         )
     differing = sorted({arm.engine for cell in cells for arm in cell.arms if arm.differing_choices} - set(OURS))
     notes += [
-        f"{name} would have chosen other tokens at some steps: its masks are not those of the definition "
-        "(docs/automata.md says how)."
+        f"{name} would have chosen other tokens at some steps: its masks differ from the definition "
+        "(see docs/automata.md)."
         for name in differing
         if name != NO_MASK
     ]

@@ -30,13 +30,13 @@ class Plan(RunOptions):
     """`mini`, the built-in model, or a folder with config.json and safetensors of a Llama-family model."""
 
     new_tokens: Annotated[int, Parameter(name=["-n", "--new-tokens"])] = 32
-    """Tokens of valid objects that every arm is fed: one prefill and N - 1 decode steps."""
+    """Tokens of valid objects that every arm replays: one prefill and N - 1 decode steps."""
 
     batch: Annotated[Counts, Parameter(name=["-b", "--batch"], show_default=format_counts)] = (1,)
     """Sequences decoded side by side, each under a mask of its own; a list."""
 
     complexity: Annotated[Counts, Parameter(show_default=format_counts)] = (1,)
-    """How many times as many fields and as long enums the schema gets; a list."""
+    """Factors for the number of fields and the length of enums in the schema; a list."""
 
     whitespace: str = "fixed"
     """Between JSON tokens: `fixed` as json.dumps writes, `flexible`, or a regex (not every engine knows one)."""

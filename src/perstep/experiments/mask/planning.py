@@ -2,7 +2,7 @@
 
 An arm that cannot have enough rounds is left out and listed; nothing is ever extrapolated into the data. What is
 slow within its cell goes first (the naive method at a large vocabulary), then curves of fills against size, then whole
-cells, the dearest first; then what was slow, and curves, come back, the cheapest first, as far as there is room.
+cells, the dearest first; then slow arms and curves are added again, the cheapest first, while there is time.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ import numpy as np
 
 from perstep.automata import Dfa, Vocabulary
 from perstep.experiments.bounds import EXCEEDED, rates_between
-from perstep.machine import Ladder, LadderCeilings
+from perstep.machine import CeilingSweep, SweepCeilings
 
 BYTES_PER_LOOKUP = 3
 BYTES_PER_LOGIT = 8
@@ -101,7 +101,7 @@ def works(about: AboutCell) -> dict[str, Work]:
     return {**head, **fill, "mask.apply": (size, BYTES_PER_LOGIT * size)}
 
 
-def open_ladder(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> Ladder | None:
+def open_ladder(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> CeilingSweep | None:
     """The ceilings that judge the cells, at the very sizes that their parts move; None without a batch of one.
 
     Args:
@@ -113,7 +113,7 @@ def open_ladder(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> Ladd
     sizes = {int(moved) for about in single for _, moved in works(about).values()}
     if not sizes:
         return None
-    return Ladder(sorted(sizes), call_up_to=1, dtype=dtype, row=single[0].hidden, threads=threads)
+    return CeilingSweep(sorted(sizes), call_up_to=1, dtype=dtype, row=single[0].hidden, threads=threads)
 
 
 def count_lookups(dfa: Dfa, vocabulary: Vocabulary, state: int) -> int:
@@ -140,7 +140,7 @@ def place(
     *,
     ns: float,
     work: Work,
-    ceilings: LadderCeilings | None,
+    ceilings: SweepCeilings | None,
     dtype: str = "float32",
 ) -> RooflinePoint:
     """Where a part lies.

@@ -152,7 +152,7 @@ class EngineWriter:
             token = self._choose(allowed, home=len(out) >= wander)
             self._engine.accept(token)
             out += self._vocabulary.tokens[token]
-        raise InputError(f"{self._engine.name} was followed for {len(out):,} bytes without coming to the end of a text")
+        raise InputError(f"{self._engine.name} was followed for {len(out):,} bytes without reaching the end of a text")
 
     def _choose(self, allowed: NDArray[np.bool_], *, home: bool) -> int:
         for wanted in ([self._closing] if home else []) + [self._common, allowed]:

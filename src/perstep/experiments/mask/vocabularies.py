@@ -66,10 +66,7 @@ def parse_vocab(text: str, own: str) -> tuple[str, ...]:
     except ValueError as error:
         raise InputError(f"--vocab {text!r}: write {own}, sizes such as 4096,131072, or both ({error})") from error
     if sizes and not has_real():
-        raise InputError(
-            f"--vocab {sizes[0]} is cut from the real vocabulary that mistral-common carries; "
-            f"{how_to_install('grammar')}"
-        )
+        raise InputError(f"--vocab {sizes[0]} needs the real vocabulary of mistral-common; {how_to_install('grammar')}")
     return (*([own] if own in words else []), *map(str, sizes))
 
 

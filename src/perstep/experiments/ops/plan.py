@@ -1,6 +1,6 @@
 """The options of `perstep ops`, checked: which layer, at which lengths, with which arms, and whether it fits.
 
-Everything wrong is told here, with what would be right, before a weight is made. Nothing is measured.
+All options are checked here before a weight is made; errors say what would be right. Nothing is measured.
 """
 
 import json
@@ -45,7 +45,7 @@ class Plan(RunOptions):
     """How many layers a step has."""
 
     backend: Literal["numpy", "torch"] = "numpy"
-    """What computes."""
+    """Library that computes."""
 
     dtype: str = "float32"
     """float32 or float64; with torch bfloat16 and float16 too."""
@@ -187,7 +187,7 @@ def _layers_kept(name: str, config: Config, layers: int) -> Config:
     if layers > config.num_layers:
         raise InputError(f"--layers {layers}: {name} has {config.num_layers} layers")
     if config.out_bias or config.mlp_bias:
-        raise InputError(f"{name} has biases in its output projection or MLP; ops measures layers with none there")
+        raise InputError(f"{name} has biases in its output projection or MLP; ops measures layers without them")
     return replace(config, num_layers=layers)
 
 
@@ -195,7 +195,7 @@ def _check_positions(plan: Plan, config: Config, name: str) -> None:
     longest = max(plan.seq) + plan.past
     if longest > config.max_positions:
         raise InputError(
-            f"--past {plan.past} and --seq {max(plan.seq)} make {longest} positions, {name} knows"
+            f"--past {plan.past} and --seq {max(plan.seq)} make {longest} positions, {name} has"
             f" {config.max_positions}; give fewer, or a config.json with a larger max_position_embeddings"
         )
 
@@ -215,8 +215,8 @@ def _masks(plan: Plan) -> tuple[str, ...]:
     chunks = [seq for seq in plan.seq if not fused_is_possible(seq, plan.past)]
     if "fused" in masks and chunks:
         raise InputError(
-            f"--arm mask=fused: torch's causal flag lines up the first query with the first key, which is wrong for"
-            f" {chunks[0]} queries behind --past {plan.past}; give --past 0, or --seq 1"
+            f"--arm mask=fused: torch's causal flag aligns the first query with the first key, which is wrong for"
+            f" {chunks[0]} queries after --past {plan.past}; give --past 0, or --seq 1"
         )
     return tuple(masks)
 
@@ -240,7 +240,9 @@ def _own(spec: str, sizes: Mapping[str, int]) -> OwnOperator:
     shapes = tuple(tuple(size.strip() for size in shape.split(",")) for shape in match["shapes"].split("@"))
     for size in {size for shape in shapes for size in shape}:
         if not (size.isdigit() and int(size) > 0) and size not in sizes:
-            raise InputError(f"--op {spec}: {size!r} is no size; write a number above 0 or one of {', '.join(sizes)}")
+            raise InputError(
+                f"--op {spec}: {size!r} is not a size; write a number above 0 or one of {', '.join(sizes)}"
+            )
     return OwnOperator(match["function"], import_callable(match["function"]), shapes)
 
 

@@ -1,6 +1,6 @@
 """What a round of `ops` leaves on disk, the same as arrays, and what the manifest holds.
 
-One line a round: at each length the whole steps of every arm lap by lap, the composite `full_attention` of every way
+One line a round: at each length the whole steps of every arm part by part, the composite `full_attention` of every way
 to mask, and each operator alone. Integers in nanoseconds.
 """
 
@@ -59,7 +59,7 @@ class Workload(ModelWorkload, kw_only=True):
 
 
 class Model(NamedModel, kw_only=True):
-    """The shapes of `ops`, in numbers: `hidden`, `intermediate` and `head_dim` wide, so many heads, `vocab` tokens."""
+    """The shapes of `ops`: widths `hidden`, `intermediate` and `head_dim`, numbers of heads, `vocab` tokens."""
 
     model_type: str
     hidden: int

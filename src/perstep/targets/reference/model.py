@@ -97,7 +97,7 @@ class Reference:
 
     def _rotations_to(self, stop: int) -> NDArray[np.complex64]:
         if stop > self.config.max_positions:
-            raise InputError(f"the model knows {self.config.max_positions} positions, {stop} were asked for")
+            raise InputError(f"the model has {self.config.max_positions} positions, {stop} were requested")
         if stop > len(self._rotations_L1P):
             self._rotations_L1P = rotations(self.config, stop)
         return self._rotations_L1P

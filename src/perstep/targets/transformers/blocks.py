@@ -343,7 +343,7 @@ def _num_outputs(kind: Value) -> int:
     try:
         source = textwrap.dedent(inspect.getsource(kind.forward))
     except (OSError, TypeError) as error:
-        raise InputError(f"the source of {kind.__name__}.forward is not there to be read: {error}") from error
+        raise InputError(f"the source of {kind.__name__}.forward cannot be read: {error}") from error
     function = ast.parse(source).body[0]
     returned = max(_returns(function), key=lambda node: node.lineno, default=None)
     return len(returned.value.elts) if returned is not None and isinstance(returned.value, ast.Tuple) else 0

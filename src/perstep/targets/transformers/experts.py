@@ -63,7 +63,7 @@ def find_routers(given: object) -> Routers:
     if made.num_experts < 2:
         raise InputError(f"the routers of {kind} ({family}) have one expert to choose from: no top_k to change")
     if not _has_effect(made):
-        raise InputError(f"top_k has no effect on {kind} ({family}): its routers do not ask for it")
+        raise InputError(f"top_k has no effect on {kind} ({family}): its routers do not use it")
     return made
 
 

@@ -67,7 +67,9 @@ def image_prompt(
     pixels = make_pixels(model, batch, num_images, image_size, seed)
     num_features = _count_features(model, pixels)
     if num_features % (batch * num_images):
-        raise InputError(f"{kind} gives {num_features} features for {batch * num_images} images: not as many for each")
+        raise InputError(
+            f"{kind} gives {num_features} features for {batch * num_images} images: not the same number for each"
+        )
     image_id = image_id_of(model)
     image = [_ids_of(piece, image_id) for piece in pixels.pieces(num_features // (batch * num_images))]
     images_T = np.tile(np.concatenate(image), num_images)

@@ -45,7 +45,7 @@ class Instrument:
     It may be entered again, when it goes on where it was. Compile a model before it is entered, not while.
 
     Args:
-        model: a transformers model that generates, a pipeline, or what `torch.compile` made of a model.
+        model: a transformers model that generates, a pipeline, or a model compiled by `torch.compile`.
         recorder: takes the marks: a `measure.Recorder`, a `SyncRecorder`, a `DeviceRecorder` ...
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), or
             `layers` (the same by layer, as in `attn/3`).
@@ -159,21 +159,21 @@ class Instrument:
 
     def _end_call(self, result: object) -> None:
         if not self._active:
-            self._note("the Instrument was left while a call in another thread went on: that call is cut short")
+            self._note("the Instrument was removed while a call in another thread was running: that call is incomplete")
             self._loop.abandon_call()
             return
         call = self._loop.call
         _count_output(call, result)
         call.forwards = self._loop.forwards
         if not call.forwards:
-            self._note("a generate call made no forward that could be seen from here: it has no steps")
+            self._note("no forward of a generate call was observed: it has no steps")
         self._loop.end_call()
 
     def _unwatched(self, generate: Function, *args: object, **kwargs: object) -> object:
         loop = self._loop
         if loop.outside():
             if loop.elsewhere():
-                self._note("a generate call in another thread, while one was being recorded, was left alone")
+                self._note("a generate call in another thread was not recorded, because one was being recorded")
             return generate(*args, **kwargs)
         before, watched, live = loop.part, loop.watched, loop.live
         loop.watched = loop.live = 0
@@ -190,7 +190,7 @@ class Instrument:
         self._is_compiled = bool(compiled)
         self._looks_inside = self._detail != "phases" and not compiled and not self._plain
         if compiled:
-            self._note(f"{compiled} is compiled: of its forward only the whole is timed, from outside")
+            self._note(f"{compiled} is compiled: its forward is timed only as a whole")
             attribute = "forward" if model._compiled_call_impl is None else "_compiled_call_impl"
             wrap_forward(inner, model, loop, words.FORWARD, attribute)
         elif not self._looks_inside:

@@ -112,7 +112,7 @@ def _refuse_if_unknown(model: Model) -> set[str]:
     unknown = wanted - {"pixel_values", "image_grid_thw", "image_token_pooling", "image_grids"}
     if "pixel_values" not in wanted or unknown:
         words = " and ".join(sorted(unknown)) or "no pixel_values"
-        raise InputError(f"{kind}: its vision tower takes {words}, which is not known here how to make; {hint}")
+        raise InputError(f"{kind}: its vision tower takes {words}, which perstep cannot make; {hint}")
     return wanted
 
 
@@ -167,8 +167,8 @@ def _tiles(model: Model, size: int, own: int) -> int:
     if model.config.model_type not in _TILED:
         if size != own:
             raise InputError(
-                f"--image-size {size}: {kind} takes images of {own} x {own} pixels, to which its processor brings any"
-                " image; leave it out, and vary --images"
+                f"--image-size {size}: {kind} takes images of {own} x {own} pixels, and its processor resizes every"
+                " image to that; leave it out, and vary --images"
             )
         return 1
     if size % own:

@@ -167,7 +167,7 @@ def record(model: object, inputs: object, new_tokens: int, *, seed: int = 0, **g
     ids = sequences_of(result).cpu().numpy().astype(np.int64)
     made = driver.calls[0].position if driver.calls else 0
     if made != new_tokens:
-        raise InputError(f"this generate call made {made} tokens where {new_tokens} were asked for: no trace")
+        raise InputError(f"this generate call made {made} tokens instead of {new_tokens}: no trace")
     return GenerateTrace(ids[:, :-new_tokens], ids[:, -new_tokens:], seed=seed)
 
 
@@ -209,7 +209,7 @@ class _Call:
     def plan(self, generation_config: GenerationConfig) -> None:
         """See that the call can be replayed."""
         if (generation_config.num_beams or 1) > 1:
-            raise InputError("beam search cannot be replayed: it goes back on its choices; leave num_beams out")
+            raise InputError("beam search cannot be replayed: it revises its choices; leave num_beams out")
         self._limit = generation_config.max_length
 
     def __call__(self, input_ids: "torch.Tensor", _scores: object, **_kwargs: object) -> "torch.Tensor":

@@ -18,9 +18,9 @@ HOOK_POINTS: Final[dict[str, str]] = {
     "_has_unfinished_sequences": "steps end where the next forward is prepared",
     "_get_logits_processor": "logits processors are not timed one by one",
     "_get_stopping_criteria": "stopping criteria are not timed one by one",
-    "_update_model_kwargs_for_generation": "a compiled forward is not told from what follows it",
+    "_update_model_kwargs_for_generation": "a compiled forward cannot be separated from what follows it",
     "_prepare_cache_for_generation": "cache updates are part of attention",
-    "_get_candidate_generator": "the drafting of assisted decoding is not told from bookkeeping",
+    "_get_candidate_generator": "the drafting of assisted decoding cannot be separated from bookkeeping",
     "_valid_auto_compile_criteria": "a forward that transformers compiles by itself cannot be recognised",
 }
 """Method of a model that generates -> what is lost in a version without it."""

@@ -47,7 +47,7 @@ BOUNDARIES: Final[dict[str, str]] = {
     VISION: "the vision tower and its projector, once a call",
     INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",
     FORWARD: "the model's forward as a whole (detail `phases`, or compiled)",
-    FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, calling modules",
+    FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, module calls",
     EMBED: "embedding look-ups, of tokens and of learned positions",
     NORM: "normalisation layers; those inside attention belong to `attn`",
     ATTN: "an attention module apart from its `attn.*` parts and `kv.append`: projections and reshaping",

@@ -39,7 +39,7 @@ def _indices(values: Sequence[str]) -> list[int]:
         elif "-" in item:
             found += parse_counts(item)
         else:
-            raise InputError(f"{item!r} is no block; write indices such as 0 5 10, or a range such as 0-3")
+            raise InputError(f"{item!r} is not a block; write indices such as 0 5 10, or a range such as 0-3")
     return found
 
 
@@ -60,19 +60,19 @@ class Plan(PromptOptions):
         tuple[tuple[int, ...], ...] | None,
         Parameter(name="--active-block-indices", consume_multiple=True, converter=_index_sets, negative=""),
     ] = None
-    """Exactly these blocks, counted from 0: `0 5 10 15`. Give it again for another configuration. It wins over
+    """Exactly these blocks, counted from 0: `0 5 10 15`. Give it again for another configuration. It overrides
     --num-active-blocks."""
 
     strategy: Strategy = "first"
-    """Which blocks run when only their number is given: the first, the last, spread evenly, drawn by --seed, or the
-    most important by what leaving each out does to the predictions."""
+    """Which blocks run when only their number is given: first, last, uniform (evenly spread), random (drawn with
+    --seed), or importance (the blocks whose removal changes the predictions most)."""
 
     text: Path | None = None
-    """A text file on which quality is measured, as perplexity too. [default: mini's held-out set; otherwise the
+    """A text file to measure quality on, including perplexity. [default: mini's held-out set; otherwise the
     model's own output, without a perplexity]"""
 
     quality_tokens: int = DEFAULT_TOKENS
-    """Tokens of the text that are looked at; 0 measures no quality."""
+    """Tokens of the text to measure quality on; 0 measures no quality."""
 
     under: Seconds | None = None
     """Name the best configuration whose decode step stays within this time, e.g. 12ms."""

@@ -19,14 +19,14 @@ class Plan(PromptOptions):
     """Tokens that every configuration generates: one prefill and N - 1 decode forwards."""
 
     top_k: Counts | None = None
-    """Experts a token: a list or a range. [default: 1, 2, 4 ... up to all]"""
+    """Experts for each token: a list or a range. [default: 1, 2, 4 ... up to all]"""
 
     implementations: str | None = None
-    """Of the experts, as transformers names them, separated by commas. [default: those of eager, grouped_mm and
-    batched_mm that run here]"""
+    """Implementations of the experts, by transformers' names, separated by commas.
+    [default: those of eager, grouped_mm and batched_mm that run here]"""
 
     text: Path | None = None
-    """A text file on which quality is measured, as perplexity too. [default: the model's own output]"""
+    """A text file to measure quality on, including perplexity. [default: the model's own output]"""
 
     quality_tokens: Annotated[int, Parameter(name="--quality-tokens")] = DEFAULT_TOKENS
-    """Tokens of the text that are looked at; 0 measures no quality."""
+    """Tokens of the text to measure quality on; 0 measures no quality."""

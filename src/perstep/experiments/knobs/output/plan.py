@@ -13,5 +13,14 @@ from perstep.experiments.options import Counts
 class Plan(PromptOptions):
     """The options of `perstep output`."""
 
-    new_tokens: Annotated[Counts, Parameter(name=["-n", "--new-tokens"])] = (1, 2, 4, 8, 16, 32, 64, 128)
-    """Tokens to generate: a list or a range, such as 1-128*2."""
+    new_tokens: Annotated[Counts, Parameter(name=["-n", "--new-tokens"], show_default=False)] = (
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+        128,
+    )
+    """Tokens to generate: a list or a range. [default: 1-128*2]"""

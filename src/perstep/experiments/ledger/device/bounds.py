@@ -1,7 +1,7 @@
 """The bounds beside device-busy time: theory's bytes and FLOPs over the device's ceilings, and a step's MBU and MFU.
 
 A bound bounds (law "a bound bounds"): it is made of the best round of each ceiling, and of the launches that were seen.
-A part that is faster all the same has none. Where one was faster than its bytes or products alone allow, or the whole
+A part that is faster anyway has none. Where one was faster than its bytes or products alone allow, or the whole
 step was, the ceilings are wrong and judge nothing.
 """
 
@@ -95,12 +95,12 @@ def device_bounds(
 
 
 def _launch_note(work: DeviceWork, ceilings: DeviceCeilings) -> list[str]:
-    """What as many bare launches would cost the host."""
+    """What the launches of a step would cost the host as bare launches."""
     bare = ceilings.figures.get("launch")
     if bare is None:
         return []
-    said = f"A bare launch from Python costs the host {duration(bare.value)} here: as many as a step has, "
-    return [f"{said}{significant(work.launches)}, would take {duration(work.launches * bare.value)}."]
+    said = f"A bare launch from Python costs the host {duration(bare.value)} here: the "
+    return [f"{said}{significant(work.launches)} launches of a step would take {duration(work.launches * bare.value)}."]
 
 
 def expected(work: DeviceWork, steps: Sequence[StepCost], times: KernelTimes) -> dict[str, float]:
@@ -175,7 +175,7 @@ def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> Dev
     used = _utilisation(work, least, rates)
     memory_gb_s, peak_tflop_s = rates.bytes_per_s / 1e9, rates.peak_flops / 1e12
     faster = [
-        f"{name} took {duration(took[name])} of at least {duration(roofs[name])}"
+        f"{name} took {duration(took[name])}, less than the minimum of {duration(roofs[name])}"
         for name in known
         if took[name] < roofs[name]
     ]
@@ -234,6 +234,6 @@ def _notes(beaten: Sequence[str], used: Utilisation | None, rates: DeviceRates) 
         )
     if beaten:
         said.append(
-            f"Faster than the bound, with data nearer or kernels shorter than was thought: {', '.join(beaten)}."
+            f"Faster than the bound, because data were nearer or kernels shorter than assumed: {', '.join(beaten)}."
         )
     return said

@@ -1,10 +1,10 @@
-"""Ceilings at chosen set sizes, measured a round at a time beside what they judge.
+"""A sweep of ceilings over buffer sizes, measured once per round in the same rounds as the steps.
 
-A virtual machine may report an L3 of 480 MiB of which it has a sliver, so no level is believed: bandwidth is measured
-at the very sizes that matter (a working set, a layer, a whole step's footprint), and a set takes the figure of the
-nearest size. Likewise the cost of a library call: hot, and right after that many bytes were read. Each ceiling has an
-interval, from its median over rounds to its best round; bounds use the latter. `measure_ceilings` in `ceilings.py` has
-the figures of named levels, which are kept between runs.
+A virtual machine may report an L3 of 480 MiB and own a small part of it, so reported sizes are not used: bandwidth is
+measured at the sizes of the steps (a working set, a layer, a whole step's footprint), and a set gets the bandwidth of
+the nearest size. So is the overhead of a library call: with warm caches, and right after that many bytes were read.
+Each ceiling has an interval, from its median over rounds to its best round; bounds use the best round.
+`measure_ceilings` in `ceilings.py` has the figures of named levels, which are stored between runs.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ if TYPE_CHECKING:
     from perstep.machine._arms import Buffer
     from perstep.machine.noise import Noise
 
-LEAST_NS = 100_000  # a timing lasts at least so long
-MOST_BYTES = 1 << 30  # sets beyond this are as far away as any
-NEAREST_BYTES = 256 << 10
-"""The smallest set: reading less takes about as long as the call."""
+LEAST_NS = 100_000  # least duration of one timing
+MOST_BYTES = 1 << 30  # larger sets are read at the same speed
+NEAREST_BYTES = 256 << 10  # the smallest set: a smaller read takes about as long as the call
 VECTOR_NUMBERS = 1 << 16  # three arrays of 256 KiB stay in L2
-SMALL = 8  # numbers in a call whose work is nothing
-WIDE_ROW = 1024  # numbers; rows as short as those of a small model are read more slowly, longer ones no faster
-LEAST_QUIET = 3  # rounds without others on the processor, for a best round to be the machine's
+SMALL = 8  # numbers in a call with negligible work
+WIDE_ROW = 1024  # numbers; short rows, as in a small model, are read more slowly, longer rows no faster
+LEAST_QUIET = 3  # undisturbed rounds that a best round needs to describe the machine
 
 
 @dataclass(frozen=True)
-class LadderFigures:
-    """What a ladder found: the medians over rounds, or the best rounds.
+class SweepFigures:
+    """Figures of a sweep: the medians over rounds, or the best rounds.
 
     Attributes:
         read_gb_s: set size in bytes -> GB/s (10^9 bytes) of multiplying it with a vector, in rising order.
-        call_ns: bytes that were read just before (0: none) -> ns of one small library call.
+        call_ns: bytes that were read just before (0: none, warm caches) -> ns of one small library call.
         gemm_gflop_s: of a square matrix product.
         vector_g_s: numbers multiplied, 10^9 a second, in cache.
         special_g_s: exponentials, 10^9 a second, in cache.
@@ -64,29 +63,29 @@ class LadderFigures:
 
 
 @dataclass(frozen=True)
-class LadderCeilings:
-    """Ceilings with their intervals, and whether they were taken in peace.
+class SweepCeilings:
+    """Ceilings with their intervals, and how many rounds were undisturbed.
 
     Attributes:
-        typical: medians over rounds, of reading as the model reads.
-        best: the best round of each, of reading in the faster way: nothing was seen to be faster.
-        rounds: of the run, in each of which all were timed at least once.
+        typical: medians over rounds, with rows of the model's width.
+        best: the best round of each, with the faster row width.
+        rounds: rounds of the run; each timed all ceilings at least once.
         quiet_rounds: those in which the processor was not taken away.
     """
 
-    typical: LadderFigures
-    best: LadderFigures
+    typical: SweepFigures
+    best: SweepFigures
     rounds: int
     quiet_rounds: int
 
     def why_no_bounds(self) -> str:
-        """Why the best rounds bound nothing; empty if they do."""
+        """Why the best rounds cannot be used for bounds; empty if they can."""
         if self.rounds < LEAST_QUIET:
             return f"not judged: ceilings need {LEAST_QUIET} rounds for an interval, and there are {self.rounds}"
         return self._disturbed() if self.quiet_rounds < LEAST_QUIET else ""
 
     def why_no_medians(self) -> str:
-        """Why nothing may be predicted from the medians, or empty."""
+        """Why the medians cannot be used for predictions; empty if they can."""
         return self.why_no_bounds() or (self._disturbed() if 2 * self.quiet_rounds <= self.rounds else "")
 
     def _disturbed(self) -> str:
@@ -94,17 +93,16 @@ class LadderCeilings:
         return f"ceilings disturbed; not judged: the processor was taken away in {taken} of {self.rounds} rounds"
 
 
-class Ladder:
-    """The arms, each with the number of calls that one timing takes.
+class CeilingSweep:
+    """Ceilings at several buffer sizes: the arms, each with its calls per timing.
 
     Args:
-        sizes: set sizes in bytes; those above 1 GiB, or a quarter of the free memory, count as that; 256 KiB is
-            added as the nearest.
-        call_up_to: calls are timed after sets up to this size, and the next; after all of them if None.
-        library: whose calls and products are timed: `numpy` (float32 and float64), or `torch`, which must have
-            been imported.
+        sizes: set sizes in bytes; sizes above 1 GiB or a quarter of the free memory are reduced to that; 256 KiB is
+            added as the smallest.
+        call_up_to: calls are timed after sets up to this size and the next larger one; None: after all sets.
+        library: the library to time: `numpy` (float32 and float64), or `torch`, which must have been imported.
         dtype: of the numbers.
-        row: how long the rows of the matrices are: a model's hidden size.
+        row: length of the rows of the matrices: a model's hidden size.
         threads: in force during the timings.
         now: the clock, in nanoseconds.
 
@@ -126,7 +124,7 @@ class Ladder:
         from psutil import virtual_memory
 
         if not sizes or min(sizes) < 1:
-            raise InputError(f"set sizes are {list(sizes)}; give one or more, above 0 bytes")
+            raise InputError(f"set sizes are {list(sizes)} bytes; give one or more, each above 0")
         if library == "numpy" and dtype not in NUMPY_DTYPES:
             raise InputError(f"numpy ceilings are measured in {' or '.join(NUMPY_DTYPES)}, not {dtype}")
         most = max(min(MOST_BYTES, virtual_memory().available // 4), NEAREST_BYTES)
@@ -155,36 +153,36 @@ class Ladder:
         return self.sizes[: 1 + sum(size < call_up_to for size in self.sizes)]
 
     def measure(self) -> dict[str, float]:
-        """Time every arm once, in an order that turns from call to call: arm name -> its figure."""
-        found = {}
+        """Time every arm once, in an order that rotates from call to call: arm name -> its figure."""
+        figures = {}
         for one in round_order(self._timed, self._count):
             with self._setter(one.arm.threads):
                 elapsed_ns = time_calls(one.arm, one.calls, self._now)
             if elapsed_ns > 0:
-                found[one.arm.name] = one.arm.value(one.calls, elapsed_ns)
+                figures[one.arm.name] = one.arm.value(one.calls, elapsed_ns)
         self._count += 1
-        return found
+        return figures
 
 
-def ladder_ceilings(rounds: Sequence[Mapping[str, float]], noises: Sequence[Noise]) -> LadderCeilings | None:
+def sweep_ceilings(rounds: Sequence[Mapping[str, float]], noises: Sequence[Noise]) -> SweepCeilings | None:
     """Ceilings from rounds: a pure function; None where a figure is missing.
 
     Args:
-        rounds: what each call of `Ladder.measure` returned.
-        noises: of the run's rounds, each of which holds one call or several.
+        rounds: what each call of `CeilingSweep.measure` returned.
+        noises: of the run's rounds; each round has one call or several.
     """
-    typical, best = ladder_figures(rounds), ladder_figures(rounds, best=True)
+    typical, best = sweep_figures(rounds), sweep_figures(rounds, best=True)
     if typical is None or best is None:
         return None
-    return LadderCeilings(typical, best, len(noises), sum(not was_taken(noise) for noise in noises))
+    return SweepCeilings(typical, best, len(noises), sum(not was_taken(noise) for noise in noises))
 
 
-def ladder_figures(rounds: Sequence[Mapping[str, float]], *, best: bool = False) -> LadderFigures | None:
-    """What rounds of `Ladder.measure` say: a pure function; None where a figure is missing.
+def sweep_figures(rounds: Sequence[Mapping[str, float]], *, best: bool = False) -> SweepFigures | None:
+    """Figures from rounds of `CeilingSweep.measure`: a pure function; None where a figure is missing.
 
     Args:
         rounds: what each call returned.
-        best: the best round of each figure, in place of the median; of the two ways of reading a set the faster.
+        best: use the best round of each figure instead of the median, and the faster of the two row widths.
     """
     from statistics import median
 
@@ -204,7 +202,7 @@ def ladder_figures(rounds: Sequence[Mapping[str, float]], *, best: bool = False)
     gemm, vector, special = (figures.get(name) for name in ("gemm", "vector", "special"))
     if not read or 0 not in call or gemm is None or vector is None or special is None:
         return None
-    return LadderFigures(read, call, gemm, vector, special, len(rounds))
+    return SweepFigures(read, call, gemm, vector, special, len(rounds))
 
 
 def _size_of(figure: str) -> int:
@@ -215,14 +213,14 @@ def _size_of(figure: str) -> int:
 def _read_arms(
     kind: str, buffer: Buffer, sizes: Sequence[int], row: int, threads: int, dtype: str, torch: Any
 ) -> Iterator[CeilingArm]:
-    """The first `size` bytes as a matrix with rows of `row` numbers times a vector, as decoding goes over weights."""
+    """The first `size` bytes as a matrix with rows of `row` numbers times a vector, as decoding reads weights."""
     import numpy as np
 
     for size in sizes:
-        held = buffer[: size // 2]
+        read = buffer[: size // 2]
         arm = partial(CeilingArm, figure=f"{kind}.{size}", unit="GB/s", threads=threads, working_set_bytes=size)
         if torch is None:
-            numbers = held.view(np.dtype(dtype))
+            numbers = read.view(np.dtype(dtype))
             rows = max(1, numbers.size // row)
             columns = min(row, numbers.size)
             matrix = numbers[: rows * columns].reshape(rows, columns)
@@ -231,7 +229,7 @@ def _read_arms(
             yield arm(method="np.matmul", call=call, work=matrix.nbytes)
         else:
             numbers_of = getattr(torch, dtype)
-            tensor = torch.from_numpy(held.view(np.int16)).view(numbers_of)
+            tensor = torch.from_numpy(read.view(np.int16)).view(numbers_of)
             rows = max(1, tensor.numel() // row)
             columns = min(row, tensor.numel())
             matrix = tensor[: rows * columns].view(rows, columns)
@@ -240,7 +238,7 @@ def _read_arms(
 
 
 def _call_arms(buffer: Buffer, sizes: Sequence[int], threads: int, torch: Any) -> Iterator[CeilingArm]:
-    """Four different small calls, hot and right after reading a set: per call, nanoseconds."""
+    """Four different small calls, with warm caches and right after reading a set: nanoseconds per call."""
     import numpy as np
 
     if torch is None:
@@ -265,12 +263,12 @@ def _call_arms(buffer: Buffer, sizes: Sequence[int], threads: int, torch: Any) -
     arm = partial(CeilingArm, method="four small calls", call=calls, work=4, unit="ns", threads=threads)
     yield arm(figure="call.0")
     for size in sizes:
-        held = buffer[: size // 2].view(np.float32)
-        yield arm(figure=f"call.{size}", before=partial(np.dot, held, held), working_set_bytes=size)
+        read = buffer[: size // 2].view(np.float32)
+        yield arm(figure=f"call.{size}", before=partial(np.dot, read, read), working_set_bytes=size)
 
 
 def _arithmetic_arms(threads: int, dtype: str, torch: Any) -> Iterator[CeilingArm]:
-    """Products, vectors and special functions, each where its operands are near."""
+    """Products, vectors and special functions, with operands in cache."""
     import numpy as np
 
     method = "np.matmul" if torch is None else "torch.mm"
