@@ -41,13 +41,6 @@ SAY_INSTEAD = {
 }
 """Pattern of whole words, in any case -> what to write."""
 
-NOT_YET = {
-    "src/perstep/experiments/ablation/session.py",
-    "src/perstep/experiments/cache/subjects.py",
-    "src/perstep/experiments/ledger/template.md",
-}
-"""Files whose sentences are still to be rewritten; each has one such word."""
-
 PATTERN = re.compile("|".join(rf"(?P<w{at}>\b(?:{words})\b)" for at, words in enumerate(SAY_INSTEAD)), re.IGNORECASE)
 CODE = re.compile(r"```.*?```|``.*?``|`[^`\n]*`", re.DOTALL)
 
@@ -87,8 +80,7 @@ def wrong_words(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", [*pages(), *modules()], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_sentence_uses_a_word_of_the_table(path: Path) -> None:
     """Pages, docstrings, help, errors and notes."""
-    allowed = int(str(path.relative_to(ROOT)) in NOT_YET)
-    assert list(wrong_words(path))[allowed:] == []
+    assert list(wrong_words(path)) == []
 
 
 def test_a_word_of_the_table_is_found_in_prose_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

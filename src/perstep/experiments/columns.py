@@ -78,6 +78,6 @@ def why_unresolved(missing: str, half_width: float, precision: float | None, *, 
 
 
 def qualifying_notes(findings: Findings) -> list[str]:
-    """Under a table: what the rounds do not resolve, and why the findings must not be believed."""
+    """Under a table: what the rounds do not resolve, and why the findings are invalid."""
     unresolved = [f"Not resolved: {findings.unresolved}."] if findings.unresolved else []
     return unresolved + ([f"INVALID: {findings.invalid}"] if findings.invalid else [])

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 LEAST_NS = 100_000  # least duration of one timing
 MOST_BYTES = 1 << 30  # larger sets are read at the same speed
-NEAREST_BYTES = 256 << 10  # the smallest set: a smaller read takes about as long as the call
+NEAREST_BYTES = 256 << 10
+"""The smallest set: a smaller read takes about as long as the call."""
 VECTOR_NUMBERS = 1 << 16  # three arrays of 256 KiB stay in L2
 SMALL = 8  # numbers in a call with negligible work
 WIDE_ROW = 1024  # numbers; short rows, as in a small model, are read more slowly, longer rows no faster

@@ -33,10 +33,10 @@ class LoopTarget(Target, Generic[Loop]):
 
     @abstractmethod
     def open_loop(self, batch: int, positions: int, sampler: Sampler) -> Loop:
-        """A loop for calls of so many sequences and positions.
+        """A loop for calls with this number of sequences and positions.
 
         Raises:
-            InputError: it cannot choose tokens so, or has no room.
+            InputError: it cannot choose tokens in this way, or has no room.
         """
 
     def record(

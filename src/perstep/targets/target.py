@@ -280,7 +280,7 @@ class Target(ABC):
         """
 
     def scores_bytes(self, tokens: int, batch: int) -> int:
-        """Of all heads in one layer at once, where a forward over so many positions writes them down."""
+        """Of all heads in one layer at once, where a forward over these positions stores them."""
         return 0
 
     # Passes over a trace

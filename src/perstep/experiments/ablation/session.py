@@ -1,8 +1,8 @@
 """Measuring an ablation: the cells take turns on one replayed trace, beside them the parts are timed in place.
 
 A cell's turn is one generate call with fresh processors and criteria, timed from outside, after a call of one token
-that is thrown away. All cells replay the same tokens, so they make the same forwards; cells that execute different
-numbers of them all the same (a processor that runs the model) are refused. In place means marked calls with all
+that is thrown away. All cells replay the same tokens, so they make the same forwards. Cells that execute different
+numbers of forwards (a processor that runs the model) are refused. In place means marked calls with all
 parts, and with none, in every round.
 """
 

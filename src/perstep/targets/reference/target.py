@@ -101,7 +101,7 @@ class ReferenceTarget(LoopTarget[ReferenceLoop]):
         return ReferenceSteps(self.model, ids_BT)
 
     def open_loop(self, batch: int, positions: int, sampler: Sampler) -> ReferenceLoop:
-        """With a cache of so many positions."""
+        """With a cache of this number of positions."""
         return ReferenceLoop(self.model, batch, positions, sampler)
 
 

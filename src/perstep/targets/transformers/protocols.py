@@ -190,7 +190,7 @@ class Cache(Protocol):
     update: Callable[..., object]
 
     def crop(self, max_length: int) -> None:
-        """Keep that many positions; of a negative number, take so many away."""
+        """Keep this number of positions; with a negative number, remove its absolute value."""
         ...
 
 

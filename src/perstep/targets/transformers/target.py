@@ -202,8 +202,8 @@ class TransformersTarget(Target):
         window = getattr(text, "sliding_window", None) if slides else None
         if window is not None and window <= ids_BT.shape[1]:
             raise InputError(
-                f"{self.name} has layers with a sliding window of {window} positions, which forget what a cursor would "
-                f"have to come back to; give --context up to {window - 2}"
+                f"{self.name} has layers with a sliding window of {window} positions, so an earlier position cannot "
+                f"be restored; give --context up to {window - 2}"
             )
         return TransformersSteps(self.model, ids_BT, kind)
 
