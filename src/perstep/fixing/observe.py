@@ -72,7 +72,7 @@ def observe(call: Captured) -> Seen:
     configs: list[GenerationConfig] = []
     wraps = Wraps()
     for kind, method, keep in (
-        (PROCESSORS, "_get_logits_processor", _keep_mask),
+        (PROCESSORS, "_get_logits_processor", keep_mask),
         (CRITERIA, "_get_stopping_criteria", _keep_verdicts),
     ):
         steps_of = zip(own[kind], seen[kind], strict=True)
@@ -119,7 +119,7 @@ def _keeping(
     return method
 
 
-def _keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", made: "torch.Tensor") -> None:
+def keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", made: "torch.Tensor") -> None:
     """What a processor made of scores."""
     best, after = given.argmax(dim=-1), made > -np.inf
     steps.kept_values &= bool((made[after] == given[after]).all())
