@@ -292,8 +292,11 @@ def test_a_resume_with_other_options(cli: Cli, tiny_llama: Path, run_folder: Pat
         (rewrite(SAMPLES, b'{"round": 0, "passes": [{"arm": "\xff"}]}\n'), "line 1 is damaged"),
         (rewrite(MANIFEST, b"{"), "is not a manifest"),
         (rewrite(MANIFEST, b'{"schema_version": 999}'), "schema_version 999"),
-        (rewrite(MANIFEST, b'{"experiment": "ledger", "plan": {}}'), "manifest.json lacks conditions."),
-        (rewrite(MANIFEST, b'{"experiment": "seance", "plan": {}}'), "no experiment 'seance'"),
+        (
+            rewrite(MANIFEST, b'{"schema_version": 2, "experiment": "ledger", "plan": {}}'),
+            "manifest.json lacks conditions.",
+        ),
+        (rewrite(MANIFEST, b'{"schema_version": 2, "experiment": "seance", "plan": {}}'), "no experiment 'seance'"),
     ],
 )
 def test_runs_that_are_damaged(

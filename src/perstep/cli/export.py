@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from perstep.cli.output import remark
 from perstep.report.export import EXPORTERS, Format
 from perstep.report.export.chrome_trace import DEFAULT_ROUNDS
-from perstep.runs import replace_file
+from perstep.runs import write_to
 from perstep.stored.export import source_of
 
 
@@ -37,7 +37,7 @@ def export(
     source, notes = source_of(run, rounds=rounds)
     pieces = EXPORTERS[format](source)
     if to is not None:
-        replace_file(to, b"".join(pieces))
+        write_to(to, b"".join(pieces))
     else:
         for piece in pieces:
             sys.stdout.write(piece.decode())

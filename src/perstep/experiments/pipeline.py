@@ -25,6 +25,7 @@ from perstep.runs import (
     next_folder,
     open_run,
     read_samples,
+    remove_derived,
     replace_file,
 )
 
@@ -209,6 +210,7 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
         files[README] = "\n\n".join([heading, *(f"**{sentence}**" for sentence in said), text.lstrip("\n")]).encode()
     for file_name, content in files.items():
         replace_file(folder / file_name, content)
+    remove_derived(folder, set(manifest.files) - files.keys())
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
     if said and "" in of_each_model(manifest):  # of several each is named already
