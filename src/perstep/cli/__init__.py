@@ -3,6 +3,23 @@
 Nothing heavy is imported here, so that `perstep --help` answers at once.
 """
 
-from perstep.cli.app import main, run
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main", "run"]
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    from perstep.cli.app import run
+
+    return run(argv)
+
+
+def main() -> NoReturn:
+    """The console script. Ctrl-C while it is imported, or while it says that it was interrupted, is no traceback."""
+    try:
+        from perstep.cli.app import main as start
+
+        start()
+    except KeyboardInterrupt:
+        sys.exit(130)

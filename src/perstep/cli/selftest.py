@@ -1,11 +1,11 @@
 """`perstep selftest`: what this machine can resolve."""
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.cli.output import print_tables, progress_shown
+from perstep.cli.streams import write
 from perstep.experiments.conditions import threads_limited
 from perstep.experiments.options import Seconds
 from perstep.report import Output
@@ -36,7 +36,7 @@ def selftest(
     with progress_shown(quiet=quiet) as progress, threads_limited(1):
         found = run_selftest(budget, progress=progress, seed=seed)
     if json or output == "json":
-        sys.stdout.write(encode_json(found).decode())
+        write(encode_json(found).decode())
     else:
         print_tables(tables(found), output)
     return 0

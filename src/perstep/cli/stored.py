@@ -1,12 +1,12 @@
 """`perstep list`, `show` and `report`: commands over runs that are already on disk."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.cli.output import print_report, print_tables, remark
+from perstep.cli.output import print_report, print_tables
+from perstep.cli.streams import remark, write
 from perstep.experiments import pipeline
 from perstep.report import Output, Table
 from perstep.runs import RUNS, encode_json, list_baselines, open_run, read_runs
@@ -26,7 +26,7 @@ def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
         remark(f"note: {why}")
     if output == "json":
         rows = [{"folder": str(run.folder), "status": run.status, **_facts(run.manifest)} for run in runs]
-        sys.stdout.write(encode_json(rows).decode())
+        write(encode_json(rows).decode())
         return 0
     if not runs and not wrong and output == "table":
         remark(f"no runs under {root}; `perstep ledger -m mini --fast` makes one")
