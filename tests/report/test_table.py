@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.report import Table, to_csv, to_markdown, to_text
+from perstep.report.format import as_markdown
 
 TABLE = Table(
     title="decode: mini",
@@ -65,7 +66,7 @@ def test_a_markdown_row_has_its_cells_whatever_they_hold(cells: list[str]) -> No
     markdown = to_markdown(Table("t", [f"c{index}" for index in range(len(cells))], [cells]))
     row = markdown.split("\n")[4]
     assert len(re.findall(r"(?<!\\)\|", row)) == len(cells) + 1
-    assert row == "| " + " | ".join(cell.replace("\n", " ").replace("|", r"\|") for cell in cells) + " |"
+    assert row == "| " + " | ".join(as_markdown(cell.replace("\n", " ").replace("|", r"\|")) for cell in cells) + " |"
 
 
 def test_csv_is_quoted_by_rfc_4180() -> None:

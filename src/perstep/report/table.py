@@ -8,6 +8,8 @@ import io
 from dataclasses import dataclass, field
 from typing import Literal
 
+from perstep.report.format import as_markdown, printable
+
 Output = Literal["table", "md", "json", "csv"]
 
 _NO_LIMIT = 100_000
@@ -42,16 +44,16 @@ def to_text(table: Table) -> str:
 
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=None)
     for column, name in enumerate(table.header):
-        grid.add_column(name, justify="left" if column in table.text_columns else "right", no_wrap=True)
+        grid.add_column(printable(name), justify="left" if column in table.text_columns else "right", no_wrap=True)
     for index, row in enumerate(table.rows):
         if index in table.rule_before:
             grid.add_section()
-        grid.add_row(*row)
+        grid.add_row(*(printable(" ".join(cell.split("\n"))) for cell in row))
     buffer = io.StringIO()
     console = Console(file=buffer, width=_NO_LIMIT, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     lines = [table.title, *(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))]
-    return "\n".join([*lines, *table.notes]) + "\n"
+    return printable("\n".join([*lines, *table.notes])) + "\n"
 
 
 def to_markdown(table: Table) -> str:
@@ -64,7 +66,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"**{table.title}**", "", row(table.header), row(ruler), *(row(cells) for cells in table.rows)]
     for note in table.notes:
         lines += ["", note]
-    return "\n".join(lines) + "\n"
+    return as_markdown("\n".join(lines)) + "\n"
 
 
 def to_csv(header: list[str], rows: list[list[object]]) -> str:
