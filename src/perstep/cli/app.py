@@ -7,11 +7,12 @@ exit code (docs/exit-codes.md); nothing but results goes to stdout.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from traceback import format_exception
-from typing import NoReturn
+from typing import NoReturn, get_args
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
 from perstep.cli.streams import STDERR, drop, remark
@@ -56,10 +57,21 @@ def make_app(called: str = "") -> App:
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
+        config=_refuse_fractions,
     )
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name == called else line)
     return app
+
+
+def _refuse_fractions(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Cyclopts rounds `-n 8.7` to 9."""
+    for argument in arguments:
+        whole = argument.hint is int or int in get_args(argument.hint)
+        for token in argument.tokens if whole else ():
+            with suppress(ValueError):  # no number at all: cyclopts says so
+                if not float(token.value).is_integer():
+                    raise InputError(f"{token.keyword or argument.name} {token.value}: it must be a whole number")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

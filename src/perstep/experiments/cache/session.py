@@ -52,7 +52,7 @@ class CacheSession:
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         self.effort = plan.effort()
         self._plan, self._clock = plan, clock
-        at_least(1, batch=plan.batch, threads=plan.threads)
+        at_least(1, batch=plan.batch)
         if plan.context is not None:
             at_least(1, context=min(plan.context))
         progress(0.0, "load")
