@@ -20,6 +20,11 @@ def main() -> NoReturn:
     try:
         from perstep.cli.app import main as start
 
-        start()
+        code = start()
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if code == 130:
+        # CPython remembers a Ctrl-C that met an exec() of a text, as dataclasses are made, and `python -m` would end by
+        # the signal; the next such text makes it forget.
+        eval("0")  # noqa: S307
+    sys.exit(code)

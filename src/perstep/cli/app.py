@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from traceback import format_exception
-from typing import NoReturn, get_args
+from typing import get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
 
@@ -145,15 +145,15 @@ def _take(tokens: list[str], option: str) -> bool:
     return True
 
 
-def main() -> NoReturn:
-    """The console script."""
+def main() -> int:
+    """The exit code of the console script."""
     # Closed by the shell (`>&-`), a stream is None; an encoding that lacks µ or █ gets a question mark.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run())
+    return run()
 
 
 def _check_text(tokens: list[str]) -> None:
