@@ -1,12 +1,12 @@
 """Whether perstep loses rounds, shows wrong figures or fails with a traceback, whatever happens to it.
 
 Eight kinds of faults, at random instants and places from one seed: kills while a run is measured, resumed and replaced;
-signals; a disk that fills; links in the place of a run's files; damaged runs; wrong command lines; Ctrl-C from a process's
-first instants on. Prints a row for each and writes results/torture.json.
+signals; a disk that fills; links in the place of a run's files; damaged runs; wrong command lines; Ctrl-C from a
+process's first instants on. Prints a row for each and writes results/torture.json.
 
 - lost: a finished round, or an old run that --force had not replaced yet, is gone.
-- wrong: a run that is not what was measured, a figure of a damaged run without a word, exit code 0 after a failure, a file
-  outside of the run that was read or written, or no end.
+- wrong: a run that is not what was measured, a figure of a damaged run without a word, exit code 0 after a failure, a
+  file outside of the run that was read or written, or no end.
 - tracebacks: one on stderr, or exit code 70 (unexpected) or 1 (a regression, of which there is none here).
 
 A child of this process runs each command, so that libraries are loaded once; Ctrl-C meets real processes.
@@ -410,13 +410,14 @@ OPTIONS = (
     "-m", "--model", "-p", "-n", "-b", "-t", "--threads", "--seed", "--rounds", "--budget", "--precision", "--arch",
     "--layers", "--prompt", "--out", "--resume", "--force", "-o", "--baseline", "--save-baseline", "--device",
     "--dtype", "--backend", "--fail-on", "--format", "--to", "--root", "--schema", "--vocab", "--context", "--live",
-    "--python", "--strict", "--traceback", "--bogus", "--", "-q", "--threshold", "--temperature", "--top-p", "--top-k", "--detail",
+    "--python", "--strict", "--traceback", "--bogus", "--", "-q", "--threshold", "--temperature", "--top-p", "--top-k",
+    "--detail",
 )  # fmt: skip
 VALUES = (
     "", "0", "-1", "1e9", "8.7", "nan", "inf", "-inf", "99999999999999999999", "9" * 5000, "abc", "\x1b[31m", "a\0b",
     "../..", "/", "/dev/zero", "/dev/null", "/proc/self/mem", "missing", "ü" * 300, "\udcff", "1,2,x", "1-", "9-1",
-    "1-9*0", "-", "--", "$(x)", "a b", "100%", "0%", "1%x", "None", "[]", "{}", "mini/..", "cuda", "mps:9", "float8", "step:", ":5%",
-    "step:-5%", "step:5%", "~", "*", "NaN", "1_000", "٣", "0x10", "1e400", "json", "md", "csv", "yaml",
+    "1-9*0", "-", "--", "$(x)", "a b", "100%", "0%", "1%x", "None", "[]", "{}", "mini/..", "cuda", "mps:9", "float8", "step:",
+    ":5%", "step:-5%", "step:5%", "~", "*", "NaN", "1_000", "٣", "0x10", "1e400", "json", "md", "csv", "yaml",
 )  # fmt: skip
 
 
