@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,18 +29,18 @@ def failing(error: BaseException) -> Callable[..., NoReturn]:
     return fail
 
 
-@pytest.fixture
-def nobody_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stdout and stderr are pipes whose reader has gone."""
+@contextmanager
+def nobody_reads() -> Iterator[None]:
+    """Stdout and stderr are pipes whose reader has gone. Used in a test: pytest puts its own back before each."""
     reading, writing = os.pipe()
     os.close(reading)
-    with monkeypatch.context() as patch:
-        out, err = (io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), write_through=True) for _ in range(2))
+    out, err = (io.TextIOWrapper(io.FileIO(os.dup(writing), "w"), write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         yield
-        out.close()
-        err.close()
+    out.close()
+    err.close()
     os.close(writing)
 
 
@@ -82,25 +83,26 @@ def test_a_traceback_is_shown_where_it_is_asked_for(
 
 
 def test_a_gate_keeps_its_answer_when_nobody_reads_it(
-    ledger_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_reads: None
+    ledger_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A regression is never turned into a pass by `| head`."""
     monkeypatch.chdir(tmp_path)
     for seed in range(1, 10):
         ledger_run(tmp_path / ".perstep" / "runs" / f"{seed:04d}-ledger", seed=seed)
     ledger_run(tmp_path / "slow", seed=99, level=1.5)
-    assert run(["gate", "1", "slow"]) == 1
-    assert run(["gate", "1", "2"]) == 0
-    assert run(["show", "missing"]) == 2
+    for tokens, code in ((["gate", "1", "slow"], 1), (["gate", "1", "2"], 0), (["show", "missing"], 2)):
+        with nobody_reads():
+            assert run(tokens) == code
 
 
-def test_remarks_and_progress_go_on_without_a_reader(nobody_reads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_remarks_and_progress_go_on_without_a_reader(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As lines, and as a bar on a terminal that has gone."""
     monkeypatch.setattr("perstep.cli.output._QUIET_S", 0.0)
     monkeypatch.setattr("perstep.cli.output._PLAIN_EVERY_S", 0.0)
-    remark("said")
-    for terminal in (False, True):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+    with nobody_reads():
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+        remark("said")
         with progress_shown(quiet=False) as progress:
             for share in (0.1, 0.5, 1.0):
                 progress(share, "rounds")
