@@ -80,3 +80,10 @@ def test_csv_is_read_back_as_it_was(rows: list[list[str]]) -> None:
     """By any reader of CSV; a carriage return alone is excepted, Python's writer does not quote it."""
     text = to_csv(["a", "b"], [list(row) for row in rows])
     assert list(csv.reader(io.StringIO(text, newline=""))) == [["a", "b"], *rows]
+
+
+def test_a_long_cell_hides_no_other_row() -> None:
+    """A damaged run may have a name of a million characters."""
+    text = to_text(Table("t", ["a", "b"], [["x" * 1_000_000, "1"], ["other", "2"]]))
+    assert len(text) < 5_000
+    assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["1", "2"]

@@ -218,7 +218,7 @@ def _changed_samples_blamed(stored: StoredRun, notes: list[str]) -> Iterator[Non
             raise
         raise InputError(
             f"{stored.folder / SAMPLES} is not what the run wrote (its SHA-256 differs) and cannot be analysed"
-            f" ({type(error).__name__}: {error}); restore the file, or measure again"
+            f" ({type(error).__name__}: {str(error)[:100]}); restore the file, or measure again"
         ) from error
 
 

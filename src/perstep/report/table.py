@@ -13,6 +13,7 @@ from perstep.report.format import as_markdown, printable
 Output = Literal["table", "md", "json", "csv"]
 
 _NO_LIMIT = 100_000
+_MOST_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ def to_text(table: Table) -> str:
     for index, row in enumerate(table.rows):
         if index in table.rule_before:
             grid.add_section()
-        grid.add_row(*(printable(" ".join(cell.split("\n"))) for cell in row))
+        grid.add_row(*(printable(_short(cell)) for cell in row))
     buffer = io.StringIO()
     console = Console(file=buffer, width=_NO_LIMIT, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     lines = [table.title, *(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))]
     return printable("\n".join([*lines, *table.notes])) + "\n"
+
+
+def _short(cell: str) -> str:
+    """A cell on one line; a name of a million characters would push every other row out of the table."""
+    line = " ".join(cell.split("\n"))
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}…"
 
 
 def to_markdown(table: Table) -> str:
