@@ -25,6 +25,7 @@ BENCHMARKS = [
     ["statistics.py", "--date", TODAY],
     ["real_clock.py", "--date", TODAY],
     ["aa.py", "--date", TODAY],
+    ["torture.py", "--date", TODAY],
 ]
 
 

@@ -11,7 +11,7 @@ _IN_MAKE_ENV = ("hf", "grammar")
 class PerstepError(Exception):
     """Base class of all errors that perstep raises."""
 
-    exit_code = 1
+    exit_code = 70
 
 
 class InputError(PerstepError):

@@ -244,3 +244,18 @@ def test_any_string_is_a_pattern_or_an_error(pattern: str) -> None:
             for text in ("", "a", "ab", "1", "a1b", "\n", "-", "{1}", "a,b", "d", "(", "\\"):
                 assert dfa.accepts(text.encode()) == bool(theirs.fullmatch(text)), (pattern, text)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("pattern", [r"[^a](\W*?){1000}", "(a*){5000}"])
+def test_a_repetition_of_what_may_be_empty_is_bounded(pattern: str) -> None:
+    """It is refused by the work that it takes; the first took four minutes."""
+    with pytest.raises(InputError, match=r"takes more than [\d,]+ steps to become an automaton: simplify it"):
+        from_regex(pattern)
+
+
+def test_sets_of_states_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the moves of their members, whatever the number of sets; below the bound nothing changes."""
+    assert from_regex(r"(.*a.*b.*){6}").accepts(b"ab" * 6)
+    monkeypatch.setattr("perstep.automata.determinise.MAX_WORK", 1_000)
+    with pytest.raises(InputError, match=r"takes more than 1,000 steps"):
+        from_regex(r"(.*a.*b.*){6}")

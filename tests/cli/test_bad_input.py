@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,12 @@ def tree(place: Path) -> dict[str, bytes | None]:
         (["--precision", "2"], "'2' is not a share between 0 and 1"),
         (["--precision", "0"], "'0' is not a share"),
         (["--precision", "nan"], "'nan' is not a share"),
+        (["-n", "8.7"], "-n 8.7: it must be a whole number"),
+        (["--rounds", "nan"], "--rounds nan: it must be a whole number"),
+        (["-t", "1000000"], "--threads 1000000: at most"),
+        (["-t", "99999999999999999999"], "--threads 99999999999999999999: at most"),
+        (["--prompt", "a\0b"], "has a NUL character in it"),
+        (["--out", "a\0b"], "has a NUL character in it"),
         (["--seed", "-1"], "seed must be"),
         (["--seed", str(2**64)], "seed must be"),
         (["--temperature", "-0.1"], "temperature must be"),
@@ -292,8 +300,11 @@ def test_a_resume_with_other_options(cli: Cli, tiny_llama: Path, run_folder: Pat
         (rewrite(SAMPLES, b'{"round": 0, "passes": [{"arm": "\xff"}]}\n'), "line 1 is damaged"),
         (rewrite(MANIFEST, b"{"), "is not a manifest"),
         (rewrite(MANIFEST, b'{"schema_version": 999}'), "schema_version 999"),
-        (rewrite(MANIFEST, b'{"experiment": "ledger", "plan": {}}'), "manifest.json lacks conditions."),
-        (rewrite(MANIFEST, b'{"experiment": "seance", "plan": {}}'), "no experiment 'seance'"),
+        (
+            rewrite(MANIFEST, b'{"schema_version": 2, "experiment": "ledger", "plan": {}}'),
+            "manifest.json lacks conditions.",
+        ),
+        (rewrite(MANIFEST, b'{"schema_version": 2, "experiment": "seance", "plan": {}}'), "no experiment 'seance'"),
     ],
 )
 def test_runs_that_are_damaged(
@@ -334,3 +345,59 @@ def test_memory_that_is_not_there(cli: Cli, tiny_llama: Path, monkeypatch: pytes
         cli("ledger", "--backend", "numpy", "-m", tiny_llama, "-p", "8", "-n", "2"),
         "not enough memory: Unable to allocate 7 TiB",
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ledger", "mask", "cache", "ops", "depth", "experts", "context", "output", "generate", "selftest",
+     "compare --live true true"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [(["--seed", "-1"], "seed must be a whole number"), (["--threads", "0"], "--threads 0: it must be at least 1"),
+     (["--threads", "1000000"], "--threads 1000000: at most")],
+)  # fmt: skip
+def test_every_command_that_measures_checks_seed_and_threads(
+    command: str, options: list[str], why: str, cli: Cli
+) -> None:
+    """Before anything is loaded."""
+    if command == "selftest" and "--threads" in options:
+        pytest.skip("it has none")
+    refused(cli(*command.split(), *options), why)
+    assert tree(Path.cwd()) == {}
+
+
+@pytest.mark.parametrize("form", ["csv", "chrome-trace"])
+def test_an_experiment_without_passes_is_exported_otherwise(form: str, cli: Cli) -> None:
+    """`ops` has ledgers, and no passes over a trace."""
+    run = Path(__file__).parents[1] / "golden" / "ops"
+    refused(cli("export", run, "-f", form), "the rounds of `ops` are no passes over a trace; give a `ledger` run")
+    assert cli("export", run, "-f", "pyperf").code == 0
+
+
+@pytest.mark.parametrize("to", ["", "."])
+def test_an_export_needs_the_name_of_a_file(to: str, cli: Cli, run_folder: Path) -> None:
+    """The empty string is the current folder."""
+    refused(cli("export", run_folder, "-f", "csv", "--to", to), "'.' names no file")
+
+
+@pytest.mark.parametrize("keyword", ['"multipleOf": 1' + "0" * 400, '"const": NaN', '"minimum": -1' + "0" * 400])
+def test_numbers_that_no_schema_has(keyword: str, cli: Cli) -> None:
+    """Beyond doubles, and none at all."""
+    Path("schema.json").write_text(f'{{"type": "object", "properties": {{"a": {{"type": "integer", {keyword}}}}}}}')
+    said = cli("mask", "--schema", "schema.json")
+    assert said.code == 2
+    assert said.err.count("\n") == 1
+
+
+def test_a_backend_that_matplotlib_lacks_does_not_matter(run_folder: Path) -> None:
+    """No window is opened; the setting stays the user's."""
+    script = (
+        "import os; os.environ['MPLBACKEND'] = 'nonsense'\n"
+        "from perstep.cli import run\n"
+        f"code = run(['report', {str(run_folder)!r}])\n"
+        "assert os.environ['MPLBACKEND'] == 'nonsense'; raise SystemExit(code)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

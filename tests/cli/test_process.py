@@ -205,3 +205,45 @@ def test_a_folder_where_nothing_may_be_written(tiny_llama: Path, process: Cli, t
     assert said.code == 2
     assert "Permission denied" in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_measurement_does_not_end_with_its_reader(
+    tiny_llama: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`perstep ledger 2>&1 | head -0`: all rounds are measured, and the report is made."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    options = ["--backend", "numpy", "-m", str(tiny_llama), "-p", "8", "-n", "2", "--rounds", "3", "--out", "run"]
+    command = [sys.executable, "-m", "perstep", "ledger", *options]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode in (0, 4)
+    run = open_run(tmp_path / "run")
+    assert (run.status, len((run.folder / SAMPLES).read_text().splitlines())) == ("complete", 3)
+    assert (run.folder / "README.md").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["--version"], []])
+def test_help_has_readers_that_go_and_disks_that_fill(arguments: list[str], environment: dict[str, str]) -> None:
+    """The one is no error, the other is bad input."""
+    command = [sys.executable, "-m", "perstep", *arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"perstep: stdout: No space left on device\n")
+
+
+@pytest.mark.parametrize("raised", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
+def test_ctrl_c_while_perstep_is_imported_is_no_traceback(
+    raised: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """It ends with 130, not by the signal, and says nothing."""
+    (tmp_path / "cyclopts.py").write_text(raised)
+    path = os.pathsep.join([str(tmp_path), environment["PYTHONPATH"]])
+    command = [sys.executable, "-m", "perstep", "list"]
+    done = subprocess.run(command, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -14,6 +14,16 @@ from ..conftest import Cli
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
+
+def first_column(sample: Any) -> list[int]:
+    """The first list of whole numbers within a round."""
+    values = sample.values() if isinstance(sample, dict) else sample
+    if isinstance(sample, list) and len(sample) > 1 and all(isinstance(value, int) for value in sample):
+        return sample
+    nested = (first_column(value) for value in values if isinstance(value, dict | list))
+    return next((column for column in nested if column), [])
+
+
 DAMAGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a part of one round": ("mask", lambda s: s["cells"]["mini/b1/x1"]["naive"]["parts"].pop("lm_head")),
     "a step of one round": ("mask", lambda s: s["cells"]["mini/b1/x1"]["table"]["step_ns"].pop()),
@@ -24,6 +34,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a part in place": ("generate", lambda s: s["in_place"]["all"]["parts"].pop("stop/WordInPython")),
     "a marked cell": ("generate", lambda s: s["in_place"].pop("none")),
     "a cell": ("generate", lambda s: s["ns"].pop("without word")),
+    "a number of a column": ("depth", lambda s: first_column(s).pop()),
     "a kind": ("ledger", lambda s: [p["kinds"].pop("prefill") for p in s["passes"]]),
 }
 

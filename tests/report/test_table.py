@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.report import Column, Table, to_csv, to_markdown, to_text
-from perstep.report.format import bar
+from perstep.report.format import as_markdown, bar
 from perstep.report.table import interval_columns, time_column, to_records
 
 PARTS = [("embed", 1230.0, 0.05), ("attn.softmax", 12_340.0, 0.2), ("residual", 100.0, "")]
@@ -48,7 +48,7 @@ def test_text_is_aligned() -> None:
 
 
 def test_text_is_never_cut_off_or_interpreted() -> None:
-    """Names of any length and with any brackets are shown as they are."""
+    """Names of up to 10,000 characters and with any brackets are shown as they are."""
     names = ["m" * 3_000, "[bold]not bold[/bold]", ":smile:", "größer 模型"]
     text = to_text(Table("t", _words("run", "n"), [[name, "1"] for name in names]))
     for name in names:
@@ -78,7 +78,7 @@ def test_a_markdown_row_has_its_cells_whatever_they_hold(cells: list[str]) -> No
     markdown = to_markdown(Table("t", _words(*(f"c{index}" for index in range(len(cells)))), [cells]))
     row = markdown.split("\n")[4]
     assert len(re.findall(r"(?<!\\)\|", row)) == len(cells) + 1
-    assert row == "| " + " | ".join(cell.replace("\n", " ").replace("|", r"\|") for cell in cells) + " |"
+    assert row == "| " + " | ".join(as_markdown(cell.replace("\n", " ").replace("|", r"\|")) for cell in cells) + " |"
 
 
 def test_csv_is_quoted_by_rfc_4180() -> None:
@@ -123,3 +123,16 @@ def test_an_optional_column_is_shown_where_a_row_has_a_value() -> None:
 def test_a_list_is_items_with_spaces_in_csv() -> None:
     """So that one field holds it."""
     assert to_csv([Column(None, itemgetter(0), name="blocks")], [([0, 2],)]) == "blocks\n0 2\n"
+
+
+def test_a_long_cell_hides_no_other_row() -> None:
+    """A damaged run may have a name of a million characters."""
+    text = to_text(
+        Table(
+            "t",
+            [Column("a", itemgetter(0), words=True), Column("b", itemgetter(1))],
+            [("x" * 1_000_000, 1), ("other", 2)],
+        )
+    )
+    assert len(text) < 100_000
+    assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["1", "2"]

@@ -71,18 +71,47 @@ def test_a_copy_that_fails_leaves_the_old_baseline(
     root = tmp_path / "baselines"
     save_baseline("before", write_run(tmp_path / "old", rounds=2), root)
     new = write_run(tmp_path / "new", rounds=5)
-    copy = shutil.copyfile
 
-    def full(source: Path, target: Path) -> None:
-        if Path(source).name == SAMPLES:
-            raise OSError(28, "No space left on device")
-        copy(source, target)
+    def full(_source: object, _target: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(InputError, match="No space left"):
         save_baseline("before", new, root)
     assert len((root / "before" / SAMPLES).read_text().splitlines()) == 2
     assert [path.name for path in root.iterdir()] == ["before"]
+
+
+def test_nothing_from_outside_of_a_run_is_copied(tmp_path: Path, write_run: WriteRun) -> None:
+    """A manifest may name a link: it is left out. A link in place of the samples is refused."""
+    root = tmp_path / "baselines"
+    run = write_run(tmp_path / "run", files=("results.json", "README.md"))
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    (run / "results.json").unlink()
+    (run / "results.json").symlink_to(secret)
+    folder = save_baseline("before", run, root)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", MANIFEST, SAMPLES]
+    (run / SAMPLES).unlink()
+    (run / SAMPLES).symlink_to(secret)
+    with pytest.raises(InputError, match="it is a link"):
+        save_baseline("other", run, root)
+    assert [path.name for path in root.iterdir()] == ["before"]
+
+
+def test_a_replacement_killed_between_the_two_renames_leaves_the_old_baseline(
+    tmp_path: Path, write_run: WriteRun
+) -> None:
+    """It is found under its name, and the next replacement cleans up."""
+    root = tmp_path / "baselines"
+    save_baseline("before", write_run(tmp_path / "old", rounds=2), root)
+    (root / "before").rename(root / ".before.0123456789abcdef.old")
+    shutil.copytree(tmp_path / "old", root / ".before.0123456789abcdef.new")
+    assert list_baselines(root) == ["before"]
+    assert len((require_baseline("before", root) / SAMPLES).read_text().splitlines()) == 2
+    save_baseline("before", write_run(tmp_path / "new", rounds=5), root)
+    assert [path.name for path in root.iterdir()] == ["before"]
+    assert len((root / "before" / SAMPLES).read_text().splitlines()) == 5
 
 
 def test_an_exchange_that_fails_puts_the_old_baseline_back(

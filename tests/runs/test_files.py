@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from perstep.errors import InputError
-from perstep.runs import encode_json, replace_file
+from perstep.runs import encode_json, replace_file, write_to
 
 KILLED_BEFORE_REPLACE = """
 import os, signal, sys
@@ -88,6 +88,74 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     """It is bad input, not a crash."""
     with pytest.raises(InputError, match="No such file"):
         replace_file(tmp_path / "missing" / "results.json", b"")
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    """Whether it was more open or less."""
+    for mode in (0o600, 0o666, 0o444):
+        path = tmp_path / f"{mode:o}"
+        path.write_bytes(b"old")
+        path.chmod(mode)
+        write_to(path, b"new")
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", mode)
+
+
+def test_what_a_person_names_is_written_through(tmp_path: Path) -> None:
+    """A link stays one and its file is written, even where it is not there yet; a FIFO and a device take it."""
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for content in (b"one", b"two"):
+        write_to(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "file").read_bytes() == content
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write_to(tmp_path / "fifo", b"through")
+    assert os.read(reader, 99) == b"through"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    write_to(Path("/dev/null"), b"gone")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("", "names no file"), (".", "names no file"), ("/", "names no file"), ("/dev/full", "No space left on device"),
+     ("/proc", "Is a directory")],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told(path: str, why: str) -> None:
+    """In one line."""
+    with pytest.raises(InputError, match=why) as caught:
+        write_to(Path(path), b"content")
+    assert "\n" not in str(caught.value)
+
+
+def test_nobody_can_lay_a_link_where_a_file_is_about_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden names are random; one that is guessed all the same is refused."""
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda _bytes: "0123456789abcdef")
+    (tmp_path / ".results.json.0123456789abcdef.tmp").symlink_to(outside)
+    with pytest.raises(InputError, match="cannot write"):
+        replace_file(tmp_path / "results.json", b"new")
+    assert outside.read_text() == "mine"
+    monkeypatch.undo()
+    replace_file(tmp_path / "results.json", b"new")
+    assert (tmp_path / "results.json").read_bytes() == b"new"
+
+
+def test_a_long_name_is_written(tmp_path: Path) -> None:
+    """As long as the file system takes; the hidden name is shorter."""
+    path = tmp_path / ("é" * 125 + ".json")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_perstep_needs_no_fcntl(environment: dict[str, str]) -> None:
+    """Windows has none."""
+    script = "import sys; sys.modules['fcntl'] = None; import perstep.runs, perstep.cli.stored, perstep.cli.experiment"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
 
 def test_json_is_readable_and_equal_for_equal_values() -> None:

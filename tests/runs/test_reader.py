@@ -1,6 +1,8 @@
 """Reading runs: what is newer, damaged or cut off is told by name, what is unknown is ignored."""
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.errors import InputError
+from perstep.experiments.ledger import Sample as LedgerSample
 from perstep.runs import (
     MANIFEST,
     SAMPLES,
     SCHEMA_VERSION,
+    Changed,
     Cut,
     Manifest,
     Status,
@@ -22,10 +26,13 @@ from perstep.runs import (
     list_runs,
     open_run,
     read_manifest,
+    read_runs,
     read_samples,
 )
+from perstep.runs.manifest import READ_BY
 
 WriteRun = Callable[..., Path]
+VERSIONS = Path(__file__).parent / "versions"
 
 
 def edit_manifest(folder: Path, **changes: Any) -> None:
@@ -69,13 +76,19 @@ def test_unknown_fields_are_ignored(tmp_path: Path, write_run: WriteRun, sample_
     folder = write_run(tmp_path / "run", rounds=1)
     edit_manifest(folder, colour="green")
     assert read_manifest(folder).experiment == "ledger"
-    (folder / SAMPLES).write_text('{"round": 0, "step_ns": [1], "colour": "green"}\n')
-    assert read_samples(folder, sample_kind)[0] == [sample_kind(0, [1])]
+    line = json.loads((folder / SAMPLES).read_text())
+    (folder / SAMPLES).write_text(json.dumps({**line, "colour": "green"}) + "\n")
+    assert read_samples(folder, sample_kind)[0] == [sample_kind(0, [0, 0])]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'{"plan": {}}', b"\xff\xfe", b'{"experiment": "\xff"}']
-)
+    "content",
+    [
+        b"", b"{", b"[]", b"null", b'{"plan": {}}', b"\xff\xfe", b'{"schema_version": 2, "experiment": "\xff"}',
+        b'{"schema_version": 2, "plan": ' + b"[" * 1_000_000,
+        b'{"schema_version": 2, "experiment": "ledger", "plan": {}, "run_id": "../../elsewhere"}',
+    ],
+)  # fmt: skip
 def test_what_is_no_manifest_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
     """By its path."""
     (tmp_path / MANIFEST).write_bytes(content)
@@ -102,7 +115,109 @@ def test_no_bytes_crash_the_reader_of_manifests(content: bytes) -> None:
             read_manifest(Path(folder))
 
 
+@pytest.mark.parametrize("version", [-1, 0, -(2**63)])
+def test_a_schema_version_that_never_was_is_refused(version: int, tmp_path: Path, write_run: WriteRun) -> None:
+    """It is damage, not an old run."""
+    folder = write_run(tmp_path / "run")
+    edit_manifest(folder, schema_version=version)
+    with pytest.raises(InputError, match=f"has schema_version {version}, .* no perstep wrote that"):
+        read_manifest(folder)
+
+
+def test_every_version_has_a_stored_run() -> None:
+    """From version 1 on; the current one is read, an older one is refused by the perstep that reads it."""
+    assert {path.name for path in VERSIONS.iterdir()} == {str(version) for version in range(1, SCHEMA_VERSION + 1)}
+    manifest = read_manifest(VERSIONS / str(SCHEMA_VERSION))
+    samples, notes = read_samples(VERSIONS / str(SCHEMA_VERSION), LedgerSample)
+    assert (manifest.experiment, len(samples), notes) == ("ledger", 3, [])
+    for version in range(1, SCHEMA_VERSION):
+        said = f"schema_version {version}, this perstep reads {SCHEMA_VERSION}; perstep {READ_BY[version]} reads it"
+        with pytest.raises(InputError, match=re.escape(said)):
+            read_manifest(VERSIONS / str(version))
+
+
+# What is no regular file
+
+
+def lay(what: str, path: Path, outside: Path) -> None:
+    """Put something else in a file's place."""
+    path.unlink(missing_ok=True)
+    if what == "a FIFO":
+        os.mkfifo(path)
+    elif what == "a link":
+        path.symlink_to(outside)
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SAMPLES])
+@pytest.mark.parametrize("what", ["a FIFO", "a link", "a folder", "a link to a device"])
+def test_only_regular_files_are_read(
+    name: str, what: str, tmp_path: Path, write_run: WriteRun, sample_kind: Any
+) -> None:
+    """Nothing is waited for, nothing outside is read, memory does not grow; other runs are listed."""
+    write_run(tmp_path / "runs" / "0001-ledger")
+    folder = write_run(tmp_path / "runs" / "0002-ledger")
+    outside = tmp_path / name
+    outside.write_bytes((folder / name).read_bytes())
+    lay(what, folder / name, outside)
+    said = what.removesuffix(" to a device")
+    with pytest.raises(InputError, match=f"it is {said}, and a run consists of regular files"):
+        read_samples(folder, sample_kind)
+    assert "0001-ledger" in [run.folder.name for run in list_runs(tmp_path / "runs")]
+
+
+def test_a_file_of_any_size_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, write_run: WriteRun, sample_kind: Any
+) -> None:
+    """A manifest, or a line, of more than 256 MiB: a sparse file of 8 GiB takes no disk."""
+    folder = write_run(tmp_path / "run")
+    os.truncate(folder / SAMPLES, 2**33)
+    with pytest.raises(InputError, match=r"line 4 has more than 268,435,456 bytes"):
+        read_samples(folder, sample_kind)
+    os.truncate(folder / MANIFEST, 2**33)
+    with pytest.raises(InputError, match=r"cannot read manifest\.json \(it has more than 268,435,456 bytes\)"):
+        read_manifest(folder)
+
+
 # Samples
+
+
+def test_lines_that_were_doubled_lost_or_moved_are_refused(
+    tmp_path: Path, write_run: WriteRun, sample_kind: Any
+) -> None:
+    """Each says which it is."""
+    folder = write_run(tmp_path / "run")
+    a, b, c = (folder / SAMPLES).read_bytes().splitlines(keepends=True)
+    for lines, wrong, says in (([a, a, b, c], 2, 1), ([a, b, c, a, b, c], 4, 1), ([a, c], 2, 3), ([b, a, c], 1, 2)):
+        (folder / SAMPLES).write_bytes(b"".join(lines))
+        with pytest.raises(InputError, match=f"line {wrong} says that it is line {says}: lines were added, lost or"):
+            read_samples(folder, sample_kind)
+
+
+def test_lines_of_another_run_are_refused(tmp_path: Path, write_run: WriteRun, sample_kind: Any) -> None:
+    """Whether all of them are, or some."""
+    folder, other = write_run(tmp_path / "run"), write_run(tmp_path / "other")
+    a, _, c = (folder / SAMPLES).read_bytes().splitlines(keepends=True)
+    foreign = (other / SAMPLES).read_bytes().splitlines(keepends=True)
+    for lines, wrong in (([a, foreign[1], c], 2), (foreign, 1)):
+        (folder / SAMPLES).write_bytes(b"".join(lines))
+        with pytest.raises(InputError, match=f"line {wrong} is of another run than the manifest"):
+            read_samples(folder, sample_kind)
+
+
+def test_a_number_that_was_changed_is_said(tmp_path: Path, write_run: WriteRun, sample_kind: Any) -> None:
+    """One digit, in a run that had ended; a run that was killed has no checksum to differ from."""
+    folder = write_run(tmp_path / "run")
+    (folder / SAMPLES).write_bytes((folder / SAMPLES).read_bytes().replace(b"[1,10]", b"[1,90]"))
+    samples, notes = read_samples(folder, sample_kind)
+    assert samples[1] == sample_kind(1, [1, 90])
+    assert notes == [f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"]
+    assert list(iter_samples(folder, sample_kind))[-1] == Changed()
+    edit_manifest(folder, samples_sha256="", status="running")
+    assert read_samples(folder, sample_kind)[1] == []
 
 
 def test_samples_are_streamed_in_order(tmp_path: Path, write_run: WriteRun, sample_kind: Any) -> None:
@@ -127,7 +242,7 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_said(
         assert list(iter_samples(folder, sample_kind))[-1] == Cut(3)
     assert (folder / SAMPLES).read_bytes() == whole[:-1]
     (folder / SAMPLES).write_bytes(whole[:last])
-    assert read_samples(folder, sample_kind)[1] == []
+    assert "is not what the run wrote (its SHA-256 differs)" in read_samples(folder, sample_kind)[1][0]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +255,10 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_said(
         b'{"round": 1, "step_ns": ["a"]}',
         b"\x00" * 20,
         b'{"round": 1, "step_ns": [1]}, {}',
+        b"[" * 1_000_000,
+        b'{"round": 1, "step_ns": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}",
     ],
+    ids=lambda damage: damage[:20].decode(),
 )
 def test_a_damaged_line_in_the_middle_is_refused_by_its_number(
     damage: bytes, tmp_path: Path, write_run: WriteRun, sample_kind: Any
@@ -165,8 +283,9 @@ def test_a_column_holds_whole_numbers_of_64_bits(column: str, tmp_path: Path, wr
         step_ns: Column
 
     folder = write_run(tmp_path / "run")
-    (folder / SAMPLES).write_text(f'{{"step_ns": {column}}}\n')
-    with pytest.raises(InputError, match="line 1 is damaged"):
+    first = (folder / SAMPLES).read_bytes().splitlines()[0]
+    (folder / SAMPLES).write_bytes(first.replace(b"[0,0]", column.encode()) + b"\n")
+    with pytest.raises(InputError, match=r"line 1 is damaged .*step_ns"):
         read_samples(folder, Columns)
 
 
@@ -203,7 +322,7 @@ def test_a_number_of_two_runs_is_refused(tmp_path: Path, write_run: WriteRun) ->
 
 
 def test_runs_are_listed_oldest_first(tmp_path: Path, write_run: WriteRun) -> None:
-    """By number, not by letters; folders that are no runs are passed over."""
+    """By number, not by letters; folders that are no runs are passed over, and what is wrong with a run is told."""
     for name in ("10000-ledger", "0002-mask", "9999-ledger", "by hand"):
         write_run(tmp_path / name)
     (tmp_path / "0003-empty").mkdir()
@@ -212,4 +331,7 @@ def test_runs_are_listed_oldest_first(tmp_path: Path, write_run: WriteRun) -> No
     (tmp_path / "0005-broken" / MANIFEST).write_text("{")
     listed = [run.folder.name for run in list_runs(tmp_path)]
     assert listed == ["0002-mask", "9999-ledger", "10000-ledger", "by hand"]
+    assert [why.split(" is not a manifest")[0] for why in read_runs(tmp_path)[1]] == [
+        str(tmp_path / "0005-broken" / MANIFEST)
+    ]
     assert list_runs(tmp_path / "missing") == []

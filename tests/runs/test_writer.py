@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from perstep.runs import (
     open_run,
     read_manifest,
     read_samples,
+    replace_file,
 )
 
 NewManifest = Callable[..., Manifest]
@@ -217,6 +219,151 @@ def test_force_starts_with_empty_samples_even_where_the_old_manifest_is_lost(
         assert len(read_samples(folder, sample_kind)[0]) == 1
 
 
+# Replaces a run and dies at the n-th thing it does to a file; says what is left, for every n until it comes to its end.
+KILLED_AT_EVERY_STEP = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import msgspec
+from perstep.runs import Manifest, RunWriter, open_run, read_samples
+class Round(msgspec.Struct):
+    round: int
+    step_ns: list[int]
+old, rounds_of = Path(sys.argv[1]), lambda folder: [s.step_ns[0] for s in read_samples(folder, Round)[0]]
+manifest = lambda: Manifest(experiment="ledger", plan={"new_tokens": 4}, workload={"batch": 1})
+for number in range(1, 100):
+    folder = old.with_name(f"killed-{number}")
+    shutil.copytree(old, folder)
+    child = os.fork()
+    if child == 0:
+        count = 0
+        def hook(event, arguments):
+            global count
+            if event in ("open", "os.rename", "os.remove", "os.chmod"):
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        with RunWriter(folder, manifest(), force=True) as writer:
+            writer.append(Round(0, [77]))
+        os._exit(0)
+    _, code = os.waitpid(child, 0)
+    run = open_run(folder)
+    found = [run.manifest.run_id, run.status, rounds_of(folder), sorted(p.name for p in folder.iterdir())]
+    begun = run.manifest.run_id != open_run(old).manifest.run_id
+    with RunWriter(folder, manifest(), resume_after=len(found[2])) as writer:
+        writer.append(Round(len(found[2]), [88]))
+    print(json.dumps([begun, *found[1:], rounds_of(folder), sorted(p.name for p in folder.iterdir())]))
+    if code == 0:
+        break
+"""
+
+
+def test_force_killed_at_any_instant_leaves_the_old_run_or_the_new_one(
+    tmp_path: Path, write_run: WriteRun, environment: dict[str, str]
+) -> None:
+    """Never a mixture: what is resumed goes on with its own rounds, and nothing hidden stays for ever."""
+    old = write_run(tmp_path / "run", files=("ledger.png", "README.md"))
+    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(old)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    states = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(states) > 20
+    assert [begun for begun, *_ in states] == sorted(begun for begun, *_ in states)
+    for begun, status, rounds, files, resumed, _ in states:
+        if begun:
+            assert (status, rounds) in [("interrupted", []), ("interrupted", [77]), ("complete", [77])]
+        else:
+            assert (status, rounds) == ("complete", [0, 1, 2])
+            assert {"ledger.png", "README.md", MANIFEST, SAMPLES} <= set(files)
+        assert resumed == [*rounds, 88]
+    assert {begun for begun, *_ in states} == {False, True}
+    assert states[-1][3] == [".lock", MANIFEST, SAMPLES]
+
+
+def test_a_run_killed_in_force_takes_the_derived_files_of_the_old_one_with_it(
+    tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest still names them, so the next --force removes them; so does what a kill left hidden."""
+    folder = write_run(tmp_path / "run", files=("ledger.png",))
+    monkeypatch.setattr("perstep.runs.writer.remove_derived", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        RunWriter(folder, new_manifest(), force=True)
+    monkeypatch.undo()
+    assert read_manifest(folder).files == ["ledger.png"]
+    (folder / f".{MANIFEST}.0123456789abcdef.tmp").write_text("{")
+    (folder / f".{SAMPLES}.0123456789abcdef").write_text("")
+    with RunWriter(folder, new_manifest(), force=True):
+        pass
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", MANIFEST, SAMPLES]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_folder_with_nothing_but_what_a_kill_left_is_free(tmp_path: Path) -> None:
+    """The lock, and hidden files that were about to be renamed."""
+    for name in (".lock", f".{MANIFEST}.0123456789abcdef.tmp", f".{SAMPLES}.0123456789abcdef"):
+        (tmp_path / name).write_text("")
+    check_out("ledger", tmp_path, force=False, resume=False)
+    (tmp_path / ".mine.tmp").write_text("")
+    with pytest.raises(InputError, match="is not empty"):
+        check_out("ledger", tmp_path, force=False, resume=False)
+
+
+def test_samples_that_may_not_be_written_are_replaced_like_any_file(
+    tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest, sample_kind: Any
+) -> None:
+    """The folder decides; in version 1 the manifest was new and the samples were the old ones."""
+    folder = write_run(tmp_path / "run")
+    (folder / SAMPLES).chmod(0o400)
+    with RunWriter(folder, new_manifest(), force=True) as writer:
+        writer.append(sample_kind(0, [7]))
+    assert read_samples(folder, sample_kind) == ([sample_kind(0, [7])], [])
+
+
+def test_force_replaces_a_run_of_version_1(tmp_path: Path, new_manifest: NewManifest, sample_kind: Any) -> None:
+    """It cannot be read, and its derived files go with it."""
+    folder = shutil.copytree(Path(__file__).parent / "versions" / "1", tmp_path / "run")
+    stored = json.loads((folder / MANIFEST).read_text()) | {"files": ["ledger.png"]}
+    (folder / MANIFEST).write_text(json.dumps(stored))
+    (folder / "ledger.png").write_text("old")
+    with RunWriter(folder, new_manifest(), force=True):
+        pass
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", MANIFEST, SAMPLES]
+
+
+@pytest.mark.parametrize("name", [MANIFEST, SAMPLES, ".lock", "README.md", ".README.md"])
+def test_nothing_is_written_through_a_link(
+    name: str, tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest, sample_kind: Any
+) -> None:
+    """Neither by --force, which replaces the link, nor by --resume, which refuses it; the lock is refused by both."""
+    folder = write_run(tmp_path / "run", files=("README.md",))
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    if name in (MANIFEST, SAMPLES, ".lock"):
+        with pytest.raises(InputError, match="link"):
+            RunWriter(folder, new_manifest(), resume_after=3)
+    if name != ".lock":
+        with RunWriter(folder, new_manifest(), force=True) as writer:
+            writer.append(sample_kind(0, [7]))
+        replace_file(folder / name, b"new")
+    assert outside.read_text() == "mine"
+
+
+def test_force_removes_no_file_of_a_kind_that_experiments_do_not_make(
+    tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest
+) -> None:
+    """A manifest from elsewhere may name whatever lies there; links stay too."""
+    folder = write_run(tmp_path / "run", files=("README.md", "thesis.tex", "key", "a.png"))
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(tmp_path / "anything")
+    with RunWriter(folder, new_manifest(), force=True):
+        pass
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "a.png", "key", MANIFEST, SAMPLES, "thesis.tex"]
+
+
 def test_force_on_a_full_disk_leaves_the_old_run(
     tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +443,18 @@ def test_a_run_that_another_process_went_on_with_is_not_resumed(
     assert snapshot(folder) == before
 
 
+def test_samples_that_were_changed_are_not_gone_on_with(
+    tmp_path: Path, write_run: WriteRun, new_manifest: NewManifest
+) -> None:
+    """A new checksum would hide it."""
+    folder = write_run(tmp_path / "run")
+    (folder / SAMPLES).write_bytes((folder / SAMPLES).read_bytes().replace(b"[1,10]", b"[1,90]"))
+    before = snapshot(folder)
+    with pytest.raises(InputError, match=r"is not what the run wrote; restore it"):
+        RunWriter(folder, new_manifest(), resume_after=3)
+    assert snapshot(folder) == before
+
+
 # Disks
 
 
@@ -358,14 +517,14 @@ def test_a_read_only_run_folder_is_told(
     tmp_path: Path, new_manifest: NewManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The operating system's refusal to open any file for writing becomes one clear error."""
-    real_open = Path.open
+    real_open = os.open
 
-    def read_only(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-        if set(mode) & set("wax+"):
-            raise OSError(30, "Read-only file system", str(self))
-        return real_open(self, mode, *args, **options)
+    def read_only(path: Path, flags: int, *mode: int) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(30, "Read-only file system", str(path))
+        return real_open(path, flags, *mode)
 
-    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(InputError, match=r"cannot write .*run: Read-only file system; choose another place"):
         RunWriter(tmp_path / "run", new_manifest())
 
@@ -381,7 +540,7 @@ def test_arrays_in_a_sample_are_written_as_lists(tmp_path: Path, new_manifest: N
 
     with RunWriter(tmp_path / "run", new_manifest()) as writer:
         writer.append(Columns(np.array([1, 2**62], np.int64)))
-    assert (tmp_path / "run" / SAMPLES).read_bytes() == b'{"step_ns":[1,4611686018427387904]}\n'
+    assert json.loads((tmp_path / "run" / SAMPLES).read_bytes())["step_ns"] == [1, 2**62]
     [sample], _ = read_samples(tmp_path / "run", Columns)
     assert sample.step_ns.dtype == np.int64
     assert sample.step_ns.tolist() == [1, 2**62]

@@ -172,7 +172,7 @@ def test_other_experiments_schemas_and_machines_are_refused(tmp_path: Path, ledg
     assert different_work(ref, new) == []
     other = msgspec.structs.replace(new, experiment="mask", workload={"documents": 3})
     assert different_work(ref, other) == ["experiment: ledger → mask"]
-    assert different_work(ref, msgspec.structs.replace(new, schema_version=2)) == ["schema_version: 1 → 2"]
+    assert different_work(ref, msgspec.structs.replace(new, schema_version=3)) == ["schema_version: 2 → 3"]
     cpu = {**new.machine["cpu"], "model": "another"}
     other = msgspec.structs.replace(new, machine={**new.machine, "cpu": cpu})
     assert different_work(ref, other) == [f"machine: {machine_identity(ref)} → {machine_identity(other)}"]
@@ -302,7 +302,7 @@ def test_numbers_for_machines_are_complete(tmp_path: Path, ledger_run: LedgerRun
     half = (step.ref_ci_high_ns - step.ref_ci_low_ns) / 2 / step.ref_ns
     assert comparison_tables(found)[0].rows[0][1] == f"{duration(step.ref_ns)} ±{percent(half)}"
     decoded = json.loads(msgspec.json.encode(found))
-    assert decoded["schema_version"] == 1
+    assert decoded["schema_version"] == 2
     assert decoded["parts"][0]["part"] == "step"
     assert decoded["spread"]["parts"]["step"] == {"sd_log": 0.001, "df": 20}
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEVERAL = -1
+MAX_WORK = 20_000_000
+"""Most moves of states, and of sets that are followed: up to 20 s and under 1 GB."""
+MAX_SORTED = 1_000_000_000
+"""Most ways without reading, summed over the rounds in which they are sorted anew: about 5 s. Without it
+`(\\W*?){1000}` took 250 s."""
 
 
 def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
@@ -31,14 +36,14 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
         source: what it was made from, for messages and for `Dfa.source`.
 
     Raises:
-        InputError: if more than `limit` states are needed.
+        InputError: if more than `limit` states are needed, or more than `MAX_WORK` steps on the way.
 
     Source: Rabin and Scott, Finite automata and their decision problems (1959).
     """
     byte_class, lowest = _byte_classes(block.edges)
     num_classes = len(lowest)
-    origins, members = _closure(block)
-    cells, targets = _moves(block, origins, members, byte_class, num_classes)
+    origins, members = _closure(block, source)
+    cells, targets = _moves(block, origins, members, byte_class, num_classes, source)
     table = np.zeros(block.size * num_classes, dtype=np.int32)
     table[cells] = targets + 1  # state q is named q + 1; 0 is dead
     several = _cells_with_several(table, cells, targets)
@@ -68,6 +73,14 @@ def too_many_states(source: str, limit: int) -> InputError:
     )
 
 
+def _check_work(steps: int, most: int, source: str) -> None:
+    if steps > most:
+        raise InputError(
+            f"{source} takes more than {most:,} steps to become an automaton: simplify it (a repetition of what may be "
+            "empty, such as (a*){1000}, is a*), or use an engine that works without a finite automaton (llguidance)"
+        )
+
+
 def _byte_classes(edges: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The class of each byte, uint8 [256], and the lowest byte of each class, int64 [classes]."""
     bounds = np.zeros(257, dtype=np.bool_)
@@ -83,14 +96,17 @@ def _by_source(sources: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64]
     return order, np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=size))])
 
 
-def _closure(block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _closure(block: Block, source: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Every pair (state, state it reaches without reading), each state with itself among them."""
     order, first = _by_source(block.hops[:, 0], block.size)
     hop_targets = block.hops[order, 1].astype(np.int64)
     seen = np.arange(block.size, dtype=np.int64) * (block.size + 1)  # key: state * size + reached
     frontier = seen
+    work = 0
     while len(frontier):
         origins, reached = np.divmod(frontier, block.size)
+        work += len(seen) + int((first[reached + 1] - first[reached]).sum())
+        _check_work(work, MAX_SORTED, source)
         run, index = expand_runs(first[reached], first[reached + 1] - first[reached])
         keys = np.unique(origins[run] * block.size + hop_targets[index])
         places = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
@@ -106,12 +122,15 @@ def _moves(
     members: NDArray[np.int64],
     byte_class: NDArray[np.uint8],
     num_classes: int,
+    source: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Every move as a cell (state * classes + class) and its target."""
     order, first = _by_source(block.edges[:, 0], block.size)
     edges = block.edges[order]
     low, high = byte_class[edges[:, 1]].astype(np.int64), byte_class[edges[:, 2]].astype(np.int64)
+    _check_work(int((first[members + 1] - first[members]).sum()), MAX_WORK, source)
     pair, edge = expand_runs(first[members], first[members + 1] - first[members])
+    _check_work(int((high[edge] - low[edge] + 1).sum()), MAX_WORK, source)
     run, classes = expand_runs(low[edge], high[edge] - low[edge] + 1)
     return origins[pair][run] * num_classes + classes, edges[edge[run], 3]
 
@@ -148,6 +167,7 @@ class _Sets:
         self._accepting = accepting
         self._limit = limit
         self._source = source
+        self._work = 0
         self._names: dict[tuple[int, ...], int] = {}
         self._queue: list[tuple[int, ...]] = []
         for group in several.values():
@@ -182,7 +202,10 @@ class _Sets:
         lowest = np.where(together == 0, highest, together).min(axis=0)
         row: NDArray[np.int32] = highest.copy()
         names: dict[tuple[tuple[int, ...], ...], int] = {}
-        for column in np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist():
+        columns = np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist()
+        self._work += len(columns) * len(members)
+        _check_work(self._work, MAX_WORK, self._source)
+        for column in columns:
             parts = tuple(self._targets(member, column) for member in members)
             if parts not in names:
                 names[parts] = self.name(tuple(sorted(set().union(*parts))))

@@ -3,6 +3,28 @@
 Nothing heavy is imported here, so that `perstep --help` answers at once.
 """
 
-from perstep.cli.app import main, run
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main", "run"]
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    from perstep.cli.app import run
+
+    return run(argv)
+
+
+def main() -> NoReturn:
+    """The console script. Ctrl-C while it is imported, or while it says that it was interrupted, is no traceback."""
+    try:
+        from perstep.cli.app import main as start
+
+        code = start()
+    except KeyboardInterrupt:
+        code = 130
+    if code == 130:
+        # CPython remembers a Ctrl-C that met an exec() of a text, as dataclasses are made, and `python -m` would end by
+        # the signal; the next such text makes it forget.
+        eval("0")  # noqa: S307
+    sys.exit(code)

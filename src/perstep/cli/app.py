@@ -7,13 +7,17 @@ exit code (docs/exit-codes.md); nothing but results goes to stdout.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
-from typing import NoReturn
+from traceback import format_exception
+from typing import get_args
 
-from cyclopts import App, CycloptsError, UnusedCliTokensError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
+from perstep.cli.streams import STDERR, drop, remark
 from perstep.errors import InputError, PerstepError
+from perstep.report.format import printable
 
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
@@ -41,6 +45,10 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+UNEXPECTED = 70
+"""EX_SOFTWARE of sysexits.h; 1 is `gate`'s word for a regression."""
+_MOST_CHARACTERS = 300
+_EPILOGUE = "--traceback, with any command, shows where an unexpected error (exit code 70) arose."
 
 
 def make_app(called: str = "") -> App:
@@ -48,27 +56,40 @@ def make_app(called: str = "") -> App:
     app = App(
         name="perstep",
         help="What every part of an LLM decode step costs, proved, and the time saved by replacing that part.",
+        help_epilogue=None if called in COMMANDS else _EPILOGUE,
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
+        config=_refuse_fractions,
     )
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name == called else line)
     return app
 
 
+def _refuse_fractions(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Cyclopts rounds `-n 8.7` to 9."""
+    for argument in arguments:
+        whole = argument.hint is int or int in get_args(argument.hint)
+        for token in argument.tokens if whole else ():
+            with suppress(ValueError):  # no number at all: cyclopts says so
+                if not float(token.value).is_integer():
+                    raise InputError(f"{token.keyword or argument.name} {token.value}: it must be a whole number")
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    shown = False
     try:
         _check_text(tokens)
         if tokens[:1] in (["watch"], ["fix"]):
             from perstep.cli.watch import shield
 
             tokens = shield(tokens)
+        shown = _take(tokens, "--traceback")
         code = make_app(tokens[0] if tokens else "")(tokens, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return _flushed(code if isinstance(code, int) else 0)
     except UnusedCliTokensError as error:
         surplus = " ".join(error.unused_tokens or ())
         return _complain(
@@ -80,27 +101,62 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt as error:  # says what is kept and where, if anything is
         return _complain(str(error) or "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone (`perstep list | head`): say nothing.
-        _drop_output()
-        return 0
-    except OSError as error:
-        if error.filename is None:  # stdout itself, on a full disk for example
-            _drop_output()
-        return _complain(f"{error.filename or 'stdout'}: {error.strerror}", InputError.exit_code)
-    except MemoryError as error:
+    except SystemExit:  # by rich, where the reader of the help has gone
+        return 0 if _asks_for_help(tokens) else UNEXPECTED
+    except Exception as error:
+        return _other(error, tokens, traceback=shown)
+
+
+def _other(error: Exception, tokens: list[str], *, traceback: bool) -> int:
+    """The exit code of an error that perstep did not raise itself, and its line."""
+    if isinstance(error, OSError) and _asks_for_help(tokens):  # what prints the help knows neither closed nor full
+        drop(sys.stdout)
+        return 0 if isinstance(error, BrokenPipeError) else _complain(f"stdout: {error.strerror}", InputError.exit_code)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _complain(f"{error.filename}: {error.strerror}", InputError.exit_code)
+    if isinstance(error, MemoryError):
         return _complain(f"not enough memory: {error}", InputError.exit_code)
+    if traceback:
+        STDERR.write(printable("".join(format_exception(error))))
+    said = f"unexpected {type(error).__name__}: {str(error)[:_MOST_CHARACTERS]}"
+    ask = "please report it" if traceback else "please report it, with what the same command says with --traceback"
+    return _complain(f"{said}; this is a fault of perstep: {ask}", UNEXPECTED)
 
 
-def main() -> NoReturn:
-    """The console script."""
+def _flushed(code: int) -> int:
+    """The exit code when all of stdout is out, of which the reader may have gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop(sys.stdout)
+    except OSError as error:
+        drop(sys.stdout)
+        return _complain(f"stdout: {error.strerror}", InputError.exit_code)
+    return code
+
+
+def _asks_for_help(tokens: list[str]) -> bool:
+    return not tokens or bool({"--help", "-h", "--version"} & set(tokens))
+
+
+def _take(tokens: list[str], option: str) -> bool:
+    """Take an option of perstep itself out of the tokens; what stands behind `--` belongs to somebody else."""
+    own = tokens[: tokens.index("--")] if "--" in tokens else tokens
+    if option not in own:
+        return False
+    tokens.remove(option)
+    return True
+
+
+def main() -> int:
+    """The exit code of the console script."""
     # Closed by the shell (`>&-`), a stream is None; an encoding that lacks µ or █ gets a question mark.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(run())
+    return run()
 
 
 def _check_text(tokens: list[str]) -> None:
@@ -109,13 +165,10 @@ def _check_text(tokens: list[str]) -> None:
             token.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{token!a} is not valid UTF-8; give names and texts in UTF-8") from error
-
-
-def _drop_output() -> None:
-    """Let nothing more be flushed to a stdout that takes no more, at exit neither."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if "\0" in token:
+            raise InputError(f"{token!a} has a NUL character in it, which no name and no text has")
 
 
 def _complain(message: str, exit_code: int) -> int:
-    print(f"perstep: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    remark(f"perstep: {' '.join(message.split())}")
     return exit_code

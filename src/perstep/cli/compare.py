@@ -1,13 +1,13 @@
 """`perstep compare`: two stored runs, or commands, callables or builds that take turns (`--live`)."""
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.cli.codes import NOT_RESOLVED
 from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo
-from perstep.cli.output import print_tables, remark
+from perstep.cli.output import print_tables
+from perstep.cli.streams import remark, write
 from perstep.errors import InputError
 from perstep.experiments.options import RunOptions, Share
 from perstep.report import Output
@@ -78,8 +78,8 @@ def _compare_stored(runs: tuple[str, ...], to: RunTo, *, threshold: float, allow
 
 def _print(found: StoredComparison, output: Output) -> None:
     if output == "json":
-        sys.stdout.write(encode_json(found).decode())
+        write(encode_json(found).decode())
     elif output == "csv":
-        sys.stdout.write(comparison_csv(found))
+        write(comparison_csv(found))
     else:
         print_tables(comparison_tables(found), output)

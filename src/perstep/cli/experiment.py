@@ -1,6 +1,5 @@
 """What every command that measures does with its options: run, print, compare, say where the run lies."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from perstep.cli.codes import NOT_RESOLVED
-from perstep.cli.output import print_report, print_tables, progress_shown, remark
+from perstep.cli.output import print_report, print_tables, progress_shown
+from perstep.cli.streams import remark, write
 from perstep.experiments import pipeline
 from perstep.report import Output
 from perstep.runs import (
@@ -112,6 +112,6 @@ def _print(report: pipeline.Report, found: StoredComparison | None, output: Outp
     if found is None:
         print_report(report, output)
     elif output == "json":
-        sys.stdout.write(encode_json({"results": report.findings, "comparison": found}).decode())
+        write(encode_json({"results": report.findings, "comparison": found}).decode())
     else:
         print_tables([*report.tables, *comparison_tables(found)], output)

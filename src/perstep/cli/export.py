@@ -1,15 +1,14 @@
 """`perstep export`: a run in the format of another tool."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.cli.output import remark
+from perstep.cli.streams import remark, write
 from perstep.report.export import EXPORTERS, Format
 from perstep.report.export.chrome_trace import DEFAULT_ROUNDS
-from perstep.runs import replace_file
+from perstep.runs import write_to
 from perstep.stored.export import source_of
 
 
@@ -37,10 +36,10 @@ def export(
     source, notes = source_of(run, rounds=rounds)
     pieces = EXPORTERS[format](source)
     if to is not None:
-        replace_file(to, b"".join(pieces))
+        write_to(to, b"".join(pieces))
     else:
         for piece in pieces:
-            sys.stdout.write(piece.decode())
+            write(piece.decode())
     for note in notes:
         remark(f"note: {note}")
     if len(source.rounds) < source.rounds_measured:

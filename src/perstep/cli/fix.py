@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.cli.output import progress_shown, remark, render_tables
+from perstep.cli.output import progress_shown, render_tables
+from perstep.cli.streams import STDERR, remark, write
 from perstep.cli.watch import GENERATE_LIVES_IN, existing_script, flush_streams
 from perstep.errors import InputError
 from perstep.experiments import pipeline
@@ -122,9 +122,9 @@ def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:
         shown = render_tables(report.tables, output)
         said = [text for site in found.sites if (text := lines(site))]
         shown += "".join(f"\n{text}" for text in (_fenced(said) if output == "md" else said))
-    (sys.stderr if apply else sys.stdout).write(shown)
+    (STDERR.write if apply else write)(shown)
     if apply:
-        sys.stdout.write(found.diff)
+        write(found.diff)
         if found.diff_folder:
             where = shlex.quote(found.diff_folder)
             remark(f"perstep: the files of the diff are in another folder; apply it with patch -p1 -d {where}")

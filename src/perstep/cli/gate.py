@@ -1,12 +1,12 @@
 """`perstep gate`: a comparison of stored runs as an exit code, for a CI job."""
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.cli.codes import NOT_RESOLVED, REGRESSION
-from perstep.cli.output import print_tables, remark
+from perstep.cli.output import print_tables
+from perstep.cli.streams import remark, write
 from perstep.report import Output
 from perstep.runs import encode_json
 from perstep.stored.gate import Outcome, gate_table, judge, parse_limits
@@ -41,7 +41,7 @@ def gate(
     pair = load_pair(ref, new, allow_different=allow_different)
     found = judge(pair.ref, pair.new, pair.spread, limits, allow_different=allow_different)
     if output == "json":
-        sys.stdout.write(encode_json(found).decode())
+        write(encode_json(found).decode())
     else:
         print_tables([gate_table(found)], output)
     if found.outcome == Outcome.FAILED:

@@ -1,12 +1,12 @@
 """`perstep machine`: what this machine is, what is wrong with it for measuring, and its ceilings."""
 
-import sys
 from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import Parameter
 
-from perstep.cli.output import print_tables, progress_shown, remark
+from perstep.cli.output import print_tables, progress_shown
+from perstep.cli.streams import remark, write
 from perstep.machine import (
     Ceilings,
     Machine,
@@ -64,7 +64,7 @@ def machine(
             "device_ceilings": on_device,
             "warnings": warnings,
         }
-        sys.stdout.write(encode_json(msgspec.to_builtins(facts)).decode())
+        write(encode_json(msgspec.to_builtins(facts)).decode())
         return 0
     made = [machine_table(found, warnings)]
     if known is not None:

@@ -4,10 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
+from perstep.cli.streams import STDERR, remark, write
 from perstep.measure import Progress
 from perstep.report import Output, Table, to_csv, to_markdown, to_text
+from perstep.report.format import printable
 from perstep.runs import encode_json
 
 if TYPE_CHECKING:
@@ -20,16 +22,16 @@ _PLAIN_EVERY_S = 10.0
 def print_report(report: "Report", output: Output) -> None:
     """A run's findings on stdout in the form that was asked for."""
     if output == "json":
-        sys.stdout.write(encode_json(report.findings).decode())
+        write(encode_json(report.findings).decode())
     elif output == "csv":
-        sys.stdout.write(report.csv)
+        write(report.csv)
     else:
         print_tables(report.tables, output)
 
 
 def print_tables(tables: list[Table], output: Output) -> None:
     """Tables on stdout, as text, Markdown or CSV, a blank line between them."""
-    sys.stdout.write(render_tables(tables, output))
+    write(render_tables(tables, output))
 
 
 def render_tables(tables: list[Table], output: Output) -> str:
@@ -40,11 +42,6 @@ def render_tables(tables: list[Table], output: Output) -> str:
 
     render = {"md": to_markdown, "csv": csv}.get(output, to_text)
     return "\n".join(render(table) for table in tables)
-
-
-def remark(text: str) -> None:
-    """A sentence for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr)  # noqa: T201
 
 
 @contextmanager
@@ -71,7 +68,9 @@ def _bar() -> Iterator[Progress]:
     began = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
     # auto_refresh would draw from a thread of its own, in the middle of a measured step.
-    with RichProgress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+    with RichProgress(
+        *columns, console=Console(file=cast("IO[str]", STDERR)), transient=True, auto_refresh=False
+    ) as bar:
         task = bar.add_task("", total=1.0, left="", visible=False)
         last = 0.0
 
@@ -81,7 +80,9 @@ def _bar() -> Iterator[Progress]:
             if now - began < _QUIET_S or now - last < 0.2:
                 return
             last = now
-            bar.update(task, completed=share, description=what, left=_time_left(now - began, share), visible=True)
+            bar.update(
+                task, completed=share, description=printable(what), left=_time_left(now - began, share), visible=True
+            )
             bar.refresh()
 
         yield show

@@ -1,13 +1,13 @@
 """`perstep selftest`: what this machine can resolve."""
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from perstep.cli.output import print_tables, progress_shown
+from perstep.cli.streams import write
 from perstep.experiments.conditions import threads_limited
-from perstep.experiments.options import Seconds
+from perstep.experiments.options import Seconds, check_seed
 from perstep.report import Output
 from perstep.runs import encode_json
 from perstep.selftest import run_selftest, tables
@@ -33,10 +33,11 @@ def selftest(
         seed: Random seed for the order of the arms.
         quiet: No progress.
     """
+    check_seed(seed)
     with progress_shown(quiet=quiet) as progress, threads_limited(1):
         found = run_selftest(budget, progress=progress, seed=seed)
     if json or output == "json":
-        sys.stdout.write(encode_json(found).decode())
+        write(encode_json(found).decode())
     else:
         print_tables(tables(found), output)
     return 0

@@ -1,16 +1,16 @@
 """`perstep list`, `show` and `report`: commands over runs that are already on disk."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.cli.output import print_report, print_tables, remark
+from perstep.cli.output import print_report, print_tables
+from perstep.cli.streams import remark, write
 from perstep.experiments import pipeline
 from perstep.report import Column, Output, Table
-from perstep.runs import RUNS, StoredRun, encode_json, list_baselines, list_runs, open_run
+from perstep.runs import RUNS, StoredRun, encode_json, list_baselines, open_run, read_runs
 
 OutputOption = Annotated[Output, Parameter(name=["-o", "--output"])]
 
@@ -22,12 +22,14 @@ def list_(*, root: Path = RUNS, output: OutputOption = "table") -> int:
         root: Folder to search.
         output: Format of the result on stdout.
     """
-    runs = list_runs(root)
+    runs, wrong = read_runs(root)
+    for why in wrong:
+        remark(f"note: {why}")
     if output == "json":
         rows = [{"folder": str(run.folder), "status": run.status, **_facts(run.manifest)} for run in runs]
-        sys.stdout.write(encode_json(rows).decode())
+        write(encode_json(rows).decode())
         return 0
-    if not runs and output == "table":
+    if not runs and not wrong and output == "table":
         remark(f"no runs under {root}; `perstep ledger -m mini --fast` makes one")
         return 0
     values: dict[str, Callable[[StoredRun], str]] = {

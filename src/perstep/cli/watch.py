@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from perstep.cli.output import remark, render_tables
+from perstep.cli.output import render_tables
+from perstep.cli.streams import STDERR, remark
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.options import at_least
 from perstep.report import Output
@@ -92,10 +93,10 @@ def _report(
         if output == "table":  # who reads the figures has read what disturbed them
             _say(warnings)
         if output and output != "json":
-            sys.stderr.write(render_tables(watcher.tables(), output))
+            STDERR.write(render_tables(watcher.tables(), output))
         report = store(watcher, manifest, out=out, force=force, keep_text=keep_text)
         if output == "json":
-            sys.stderr.write(encode_json(report.findings).decode())
+            STDERR.write(encode_json(report.findings).decode())
         if output and output != "table":  # a program's JSON begins at once
             _say(warnings)
         if output:
@@ -145,7 +146,10 @@ def shield(tokens: Sequence[str]) -> list[str]:
     >>> shield(["watch", "--every", "2", "run.py", "--every", "3"])
     ['watch', '--every', '2', '--', 'run.py', '--every', '3']
     """
-    alone = {"--apply", "-q", "--quiet", "--force", "--keep-text", "--syncs", "--no-syncs", "-h", "--help", "--version"}
+    alone = {
+        "--apply", "--traceback", "-q", "--quiet", "--force", "--keep-text", "--syncs", "--no-syncs", "-h", "--help",
+        "--version",
+    }  # fmt: skip
     index = 1
     while index < len(tokens) and tokens[index].startswith("-") and tokens[index] != "--":
         index += 1 if tokens[index] in alone or "=" in tokens[index] else 2

@@ -1,5 +1,6 @@
 """Options that several experiments share, and how they are written on a command line."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "m": 60.0, "
 _DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-zµ]*)\s*")
 _PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
 _RANGE = re.compile(r"\s*([0-9]{1,12})\s*(?:-\s*([0-9]{1,12})\s*(?:([*x+])\s*([0-9]{1,12})\s*)?)?")
+MOST_THREADS_A_PROCESSOR = 8
+"""More threads take turns: a warning says so, and a thousand on two processors never end."""
 MAX_COUNTS = 10_000  # a longer list is a slip of the finger: 1-1000000000 would fill the memory
 
 
@@ -131,6 +134,15 @@ class RunOptions:
     rigorous: Annotated[bool, Parameter(negative="")] = False
     """Measure for minutes instead of half a minute; intervals are narrower."""
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        most = MOST_THREADS_A_PROCESSOR * (os.cpu_count() or 1)
+        at_least(1, threads=self.threads)
+        if self.threads > most:
+            raise InputError(
+                f"--threads {self.threads}: at most {most} on this machine, which has {os.cpu_count()} processors"
+            )
+
     def effort(self) -> Effort:
         """The options as an effort.
 
@@ -147,6 +159,16 @@ class RunOptions:
             precision=precision if self.precision is None else self.precision,
             max_rounds=self.rounds,
         )
+
+
+def check_seed(seed: int) -> None:
+    """Check that NumPy and torch both take a seed.
+
+    Raises:
+        InputError: it is below 0 or has more than 64 bits.
+    """
+    if not 0 <= seed < 2**64:
+        raise InputError(f"--seed {seed}: the seed must be a whole number from 0 to 2**64 - 1")
 
 
 def at_least(minimum: int, **options: int) -> None:

@@ -1,13 +1,14 @@
 """The one way from a plan to a report, and from the samples to the same report again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from perstep.errors import InputError, InvalidMeasurement
+from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.base import Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
 from perstep.experiments.registry import find
@@ -16,7 +17,9 @@ from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
 from perstep.runs import (
+    CHANGED,
     MANIFEST,
+    SAMPLES,
     Manifest,
     RunWriter,
     StoredRun,
@@ -26,6 +29,7 @@ from perstep.runs import (
     next_folder,
     open_run,
     read_samples,
+    remove_derived,
     replace_file,
 )
 
@@ -117,7 +121,8 @@ def rebuild(name: str | Path) -> Report:
     experiment = find(stored.manifest.experiment)
     with locked(stored.folder):
         samples, notes = _read(stored, experiment)
-        report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
+        with _changed_samples_blamed(stored, notes):
+            report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
         replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
     return report
 
@@ -130,8 +135,9 @@ def look(name: str | Path) -> Report:
     """
     loaded = load(open_run(name))
     stored, found = loaded.stored, loaded.findings
-    tables = _tables(loaded.experiment, stored.manifest, found)
-    return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
+    with _changed_samples_blamed(stored, loaded.notes):
+        tables = _tables(loaded.experiment, stored.manifest, found)
+        return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
 
 
 def load(stored: StoredRun) -> Loaded:
@@ -143,7 +149,8 @@ def load(stored: StoredRun) -> Loaded:
     """
     experiment = find(stored.manifest.experiment)
     samples, notes = _read(stored, experiment)
-    return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
+    with _changed_samples_blamed(stored, notes):
+        return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
 
 
 def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, LedgerSamples]:
@@ -175,6 +182,22 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[st
     return read_samples(stored.folder, experiment.Sample)
 
 
+@contextmanager
+def _changed_samples_blamed(stored: StoredRun, notes: list[str]) -> Iterator[None]:
+    """What fails on samples that somebody changed is their fault, in whatever way it fails; else it is perstep's."""
+    try:
+        yield
+    except (PerstepError, MemoryError):
+        raise
+    except Exception as error:
+        if CHANGED not in notes:
+            raise
+        raise InputError(
+            f"{stored.folder / SAMPLES} is not what the run wrote (its SHA-256 differs) and cannot be analysed"
+            f" ({type(error).__name__}: {str(error)[:100]}); restore the file, or measure again"
+        ) from error
+
+
 def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: list[Any], notes: list[str]) -> Report:
     findings = experiment.analyse(manifest, samples)
     manifest.noise = msgspec.to_builtins(findings.noise)
@@ -185,6 +208,7 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
         files[README] = "\n\n".join([heading, *(f"**{sentence}**" for sentence in said), text.lstrip("\n")]).encode()
     for file_name, content in files.items():
         replace_file(folder / file_name, content)
+    remove_derived(folder, set(manifest.files) - files.keys())
     manifest.files = sorted(files)
     manifest.results_summary = experiment.summary(findings)
     if said and "" in of_each_model(manifest):  # of several each is named already

@@ -1,9 +1,24 @@
 """Numbers as people read them: one unit a column, no more digits than mean something."""
 
+import re
 from collections.abc import Iterable
 from math import isfinite
 
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+"""ASCII's control characters, DEL and C1, as they are written in code: a terminal obeys them."""
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])(?=[(\[:])")
+
+
+def printable(text: str) -> str:
+    """Text that no terminal obeys: control characters other than newline and tab are written by their numbers."""
+    return text.translate(_CONTROLS)
+
+
+def as_markdown(text: str) -> str:
+    """Text that Markdown shows and does not obey: no HTML, no links or pictures. What is so already stays as it is."""
+    return _MARKUP.sub(lambda match: "&lt;" if match[0] else "\\", printable(text))
 
 
 def time_unit(values_ns: Iterable[float]) -> tuple[str, float]:

@@ -1,9 +1,10 @@
 """Figures in one style: readable in grey, the legend beside the data, the same bytes for the same numbers."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]
         height_in: in inches.
         draw: fills an empty figure that lays itself out.
     """
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
+    style, Figure = _matplotlib()
     buffer = io.BytesIO()
     with style.context(["default", {"text.parse_math": False}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -60,6 +59,18 @@ def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]
         draw(figure)
         figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _matplotlib() -> tuple[Any, type["Figure"]]:
+    """matplotlib, which refuses to be imported where MPLBACKEND names none; no window is opened here."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib import style
+        from matplotlib.figure import Figure
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    return style, Figure
 
 
 def is_dark(colour: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, Literal, TypeVar
 
-from perstep.report.format import interval, significant
+from perstep.report.format import as_markdown, interval, printable, significant
 
 Output = Literal["table", "md", "json", "csv"]
 """How a command shows its tables."""
@@ -27,6 +27,7 @@ ABSENT = ""
 MISSING = "–"
 """The cell of a value that is None: there might have been one."""
 _NO_LIMIT = 100_000
+_MOST_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -185,16 +186,22 @@ def to_text(table: Table) -> str:
 
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=None)
     for column in table.shown:
-        grid.add_column(column.heading, justify="left" if column.words else "right", no_wrap=True)
+        grid.add_column(printable(column.heading), justify="left" if column.words else "right", no_wrap=True)
     for index, row in enumerate(table.rows):
         if index in table.rule_before:
             grid.add_section()
-        grid.add_row(*row)
+        grid.add_row(*(printable(_short(cell)) for cell in row))
     buffer = io.StringIO()
     console = Console(file=buffer, width=_NO_LIMIT, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     lines = [table.title, *(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))]
-    return "\n".join([*lines, *table.notes]) + "\n"
+    return printable("\n".join([*lines, *table.notes])) + "\n"
+
+
+def _short(cell: str) -> str:
+    """A cell on one line; a name of a million characters would push every other row out of the table."""
+    line = " ".join(cell.split("\n"))
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}…"
 
 
 def to_markdown(table: Table) -> str:
@@ -207,7 +214,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"**{table.title}**", "", row(table.header), row(ruler), *(row(cells) for cells in table.rows)]
     for note in table.notes:
         lines += ["", note]
-    return "\n".join(lines) + "\n"
+    return as_markdown("\n".join(lines)) + "\n"
 
 
 def to_records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Any]]:

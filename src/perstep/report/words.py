@@ -22,6 +22,7 @@ def render(package: str, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
     environment.filters.update(
         duration=fmt.duration,
@@ -33,3 +34,8 @@ def render(package: str, **values: Any) -> bytes:
     )
     template = files(package).joinpath("template.md").read_text(encoding="utf-8")
     return environment.from_string(template).render(**values).encode()
+
+
+def _shown(value: Any) -> Any:
+    """A name from elsewhere is text, not markup."""
+    return fmt.as_markdown(value) if isinstance(value, str) else value

@@ -1,19 +1,22 @@
 """A run's folder: written a round at a time, locked, resumed, read. Knows no experiment."""
 
 from perstep.runs.baselines import BASELINES, check_baseline_name, list_baselines, require_baseline, save_baseline
-from perstep.runs.catalog import StoredRun, list_runs, open_run
+from perstep.runs.catalog import StoredRun, list_runs, open_run, read_runs
 from perstep.runs.columns import Column, refuse_unlike
-from perstep.runs.files import encode_json, replace_file
+from perstep.runs.files import encode_json, replace_file, write_to
+from perstep.runs.lock import is_being_written, locked
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
-from perstep.runs.reader import SAMPLES, Cut, iter_samples, read_samples
-from perstep.runs.writer import RUNS, RunWriter, check_out, is_being_written, locked, next_folder
+from perstep.runs.reader import CHANGED, SAMPLES, Changed, Cut, iter_samples, read_samples
+from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
 __all__ = [
     "BASELINES",
+    "CHANGED",
     "MANIFEST",
     "RUNS",
     "SAMPLES",
     "SCHEMA_VERSION",
+    "Changed",
     "Column",
     "Cut",
     "Manifest",
@@ -31,9 +34,12 @@ __all__ = [
     "next_folder",
     "open_run",
     "read_manifest",
+    "read_runs",
     "read_samples",
     "refuse_unlike",
+    "remove_derived",
     "replace_file",
     "require_baseline",
     "save_baseline",
+    "write_to",
 ]

@@ -6,19 +6,22 @@ checked, so that none leads out of the folder, hides in it, or could be taken fo
 
 import os
 import re
+import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from perstep.errors import InputError
-from perstep.runs.files import cannot_write, children
+from perstep.runs.files import NotRegularError, cannot_write, children, is_regular, open_regular
+from perstep.runs.lock import is_being_written
 from perstep.runs.manifest import MANIFEST, read_manifest
-from perstep.runs.reader import SAMPLES
-from perstep.runs.writer import is_being_written
+from perstep.runs.reader import SAMPLES, samples_path
 
 BASELINES = Path(".perstep") / "baselines"
 """Where baselines are kept."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_MOVED = re.compile(r"\.(.+)\.[0-9a-f]{16}\.(?:new|old)")
+"""A baseline that is being replaced; a kill between the two renames leaves the old one there, and no other."""
 
 
 def check_baseline_name(name: str) -> str:
@@ -37,12 +40,19 @@ def check_baseline_name(name: str) -> str:
 
 def list_baselines(root: Path = BASELINES) -> list[str]:
     """The names of the baselines there are, sorted."""
-    return sorted(p.name for p in children(root) if _NAME.fullmatch(p.name) and (p / MANIFEST).is_file())
+    return sorted(_folders(root))
 
 
 def baseline_folder(name: str, root: Path = BASELINES) -> Path | None:
     """The folder of a baseline, or None if there is no such one."""
-    return root / name if name in list_baselines(root) else None
+    return _folders(root).get(name)
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    """The baselines by name; where a kill left none under its name, the one that was being replaced."""
+    runs = [path for path in children(root) if is_regular(path / MANIFEST)]
+    moved = {match[1]: path for path in runs if (match := _MOVED.fullmatch(path.name)) and path.suffix == ".old"}
+    return {**moved, **{path.name: path for path in runs if _NAME.fullmatch(path.name)}}
 
 
 def require_baseline(name: str, root: Path = BASELINES) -> Path:
@@ -83,25 +93,42 @@ def save_baseline(name: str, run: Path, root: Path = BASELINES) -> Path:
     target = root / check_baseline_name(name)
     if is_being_written(run):
         raise InputError(f"{run} is being written; make it a baseline when it has ended")
-    files = {MANIFEST, SAMPLES, *(f for f in read_manifest(run).files if Path(f).name == f)}
-    copy, old = (root / f".{name}.{os.getpid()}.{what}" for what in ("new", "old"))
+    manifest = read_manifest(run)
+    files = {MANIFEST, *(file for file in manifest.files if Path(file).name == file)} - {SAMPLES}
+    tag = secrets.token_hex(8)
+    copy, old = (root / f".{name}.{tag}.{what}" for what in ("new", "old"))
     try:
         copy.mkdir(parents=True)
+        _copy(samples_path(run, manifest.run_id), copy / SAMPLES)
         for file in sorted(files):
-            if (run / file).is_file():
-                shutil.copyfile(run / file, copy / file)
+            with suppress(FileNotFoundError, NotRegularError):  # what is no file of the run is not copied
+                _copy(run / file, copy / file)
         _exchange(copy, target, old)
     except OSError as error:
         raise cannot_write(target, error) from error
     finally:
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            _remove_moved(name, root)
     return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a regular file to a place where none is."""
+    with open_regular(source) as file, open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as copy:
+        shutil.copyfileobj(file, copy)
+
+
+def _remove_moved(name: str, root: Path) -> None:
+    """Remove what this and earlier replacements, which were killed, left of a baseline."""
+    for path in children(root):
+        if (match := _MOVED.fullmatch(path.name)) and match[1] == name:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _exchange(copy: Path, target: Path, old: Path) -> None:
     """Put `copy` where `target` is, and what was there into `old`; back again if that fails."""
-    there = target.exists()
+    there = os.path.lexists(target)
     if there:
         target.rename(old)
     try:

@@ -1,5 +1,6 @@
 """Finding runs: by path, under `.perstep/runs` by number or name, among the baselines by name."""
 
+import os
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 from perstep.errors import InputError
 from perstep.runs.baselines import BASELINES, baseline_folder, baselines_in_words
 from perstep.runs.files import children
+from perstep.runs.lock import is_being_written
 from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
-from perstep.runs.writer import RUNS, is_being_written
+from perstep.runs.writer import RUNS
+
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,9 @@ def open_run(name: str | Path, root: Path = RUNS, baselines: Path = BASELINES) -
         InputError: there is no such run, or more than one.
     """
     path = Path(name)
-    if (path / MANIFEST).is_file():
+    if os.path.lexists(path / MANIFEST):
         return StoredRun(path, read_manifest(path))
-    number = int(str(name)) if str(name).isdecimal() else None
+    number = int(str(name)) if str(name).isdecimal() and len(str(name)) <= _MOST_DIGITS else None
     found = [run for run in _folders(root) if run.name == str(name) or _number(run) == number]
     if len(found) > 1:
         raise InputError(f"{name} names {len(found)} runs: {', '.join(run.name for run in found)}; give the whole name")
@@ -52,7 +56,7 @@ def open_run(name: str | Path, root: Path = RUNS, baselines: Path = BASELINES) -
 
 def _folders(root: Path) -> list[Path]:
     """The runs under `root` by number; those without one last, by name."""
-    runs = [path for path in children(root) if (path / MANIFEST).is_file()]
+    runs = [path for path in children(root) if os.path.lexists(path / MANIFEST)]
     return sorted(runs, key=lambda path: (_number(path), path.name))
 
 
@@ -62,11 +66,16 @@ def _number(run: Path) -> float:
 
 
 def list_runs(root: Path = RUNS) -> list[StoredRun]:
-    """The runs under `root`, oldest first; folders that are no runs are passed over."""
-    runs = []
+    """The runs under `root`, oldest first; folders that are no runs, or cannot be read, are passed over."""
+    return read_runs(root)[0]
+
+
+def read_runs(root: Path = RUNS) -> tuple[list[StoredRun], list[str]]:
+    """The runs under `root`, oldest first, and why others cannot be read; other folders are passed over."""
+    runs, wrong = [], []
     for path in _folders(root):
         try:
             runs.append(StoredRun(path, read_manifest(path)))
-        except InputError:
-            continue
-    return runs
+        except InputError as error:
+            wrong.append(str(error))
+    return runs, wrong

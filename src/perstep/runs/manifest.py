@@ -2,20 +2,23 @@
 
 It is written before the first sample and finalised after the last, so that a run
 that died still says what it was. Readers ignore fields they do not know and refuse
-a newer `schema_version` by name.
+another `schema_version` by name.
 """
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from perstep._json import Json
 from perstep.errors import InputError
+from perstep.runs.files import read_regular
 
-SCHEMA_VERSION = 1
-"""Of manifest, samples and results; a newer one is refused by name."""
-
+SCHEMA_VERSION = 2
+"""Of manifest, samples and results; another one is refused by name."""
+READ_BY = {1: "0.1.0"}
+"""The last perstep that reads an older version of the run folder."""
 MANIFEST = "manifest.json"
 """The file of the manifest in a run's folder."""
 
@@ -34,6 +37,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 
     Attributes:
         schema_version: of the whole run folder; raised when a reader of the old one would be misled.
+        run_id: 16 random hexadecimal digits; each line of the samples repeats them, so that lines of two runs are
+            never mixed.
         status: how far the run got.
         experiment: the name under which it is registered (`ledger`, `mask`, ...).
         plan: the experiment's options, by field name.
@@ -54,12 +59,14 @@ class Manifest(msgspec.Struct, kw_only=True):
         warnings: sentences for a person.
         results_summary: the main figures, also in `results.json`.
         files: the derived files, which `report` makes again from the samples.
+        samples_sha256: of `samples.jsonl` when the run ended; empty while it runs, and after a kill.
         error: what ended a failed run.
     """
 
     experiment: str
     plan: dict[str, Json]
     schema_version: int = SCHEMA_VERSION
+    run_id: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{16})?$")] = ""
     status: Status = Status.RUNNING
     seed: int = 0
     started_at: str = ""
@@ -79,32 +86,40 @@ class Manifest(msgspec.Struct, kw_only=True):
     warnings: list[str] = []
     results_summary: dict[str, Json] = {}
     files: list[str] = []
+    samples_sha256: str = ""
     error: str = ""
 
 
 class _Version(msgspec.Struct):
-    schema_version: int = 0
+    schema_version: int
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the run in `folder`.
 
     Raises:
-        InputError: there is none, it is no manifest, or it was written by a newer perstep.
+        InputError: there is none, it is no manifest, or it is of another `schema_version`.
     """
     path = folder / MANIFEST
     try:
-        raw = path.read_bytes()
-    except OSError as error:
+        raw = read_regular(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        why = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{folder} is not a run: cannot read {MANIFEST} ({error.strerror}); `perstep list` shows the runs"
+            f"{folder} is not a run: cannot read {MANIFEST} ({why}); `perstep list` shows the runs"
         ) from error
     try:
-        version = msgspec.json.decode(raw, type=_Version).schema_version
-        if version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path} has schema_version {version}, this perstep reads up to {SCHEMA_VERSION}; install a newer one"
-            )
+        _check_version(path, msgspec.json.decode(raw, type=_Version).schema_version)
         return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a manifest: {error}") from error
+
+
+def _check_version(path: Path, version: int) -> None:
+    found = f"{path} has schema_version {version}, this perstep reads"
+    if version > SCHEMA_VERSION:
+        raise InputError(f"{found} up to {SCHEMA_VERSION}; install a newer one")
+    if version in READ_BY:
+        raise InputError(f"{found} {SCHEMA_VERSION}; perstep {READ_BY[version]} reads it, or measure again")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{found} {SCHEMA_VERSION}, and no perstep wrote that; restore the file, or measure again")

@@ -4,11 +4,12 @@ A run that is killed keeps every finished round and can be resumed; one that fai
 interrupted says so in its manifest. A lock keeps two writers apart. This module knows no experiment.
 """
 
-import fcntl
+import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,17 +20,31 @@ import msgspec
 from perstep._version import __version__
 from perstep.errors import InputError
 from perstep.runs.columns import encode_sample
-from perstep.runs.files import cannot_write, children, encode_json, replace_file
+from perstep.runs.files import (
+    MAX_BYTES,
+    cannot_write,
+    children,
+    encode_json,
+    is_leftover,
+    is_regular,
+    open_regular,
+    read_regular,
+    replace_file,
+    write_whole,
+)
+from perstep.runs.lock import LOCK, take_lock
 from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
 from perstep.runs.privacy import command_line, command_without_text, with_short_paths, without_text
-from perstep.runs.reader import SAMPLES, whole_lines
+from perstep.runs.reader import SAMPLES, WholeLines, samples_beside, samples_path, whole_lines
 
 RUNS = Path(".perstep") / "runs"
 """Where runs are stored unless a folder is named."""
 EFFORT = {"budget", "precision", "rounds", "fast", "rigorous"}
 """Fields of a plan that say how long to measure, not what: a run may be resumed with others."""
-_LOCK = ".lock"
+_DERIVED = {".csv", ".diff", ".html", ".json", ".md", ".png"}
+"""Endings of what experiments derive. A manifest from elsewhere may name other files; those are not removed."""
 _NUMBERED = re.compile(r"^(\d{4,})-")
+_BESIDE = re.compile(re.escape(samples_beside(Path(), "").name) + "[0-9a-f]{16}")
 
 
 def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -> None:
@@ -47,7 +62,7 @@ def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -
         found = read_manifest(out).experiment
         if found != experiment:
             raise InputError(f"{out} holds a `{found}` run, it cannot be resumed as `{experiment}`")
-    elif out is not None and (held := {path.name for path in children(out)} - {_LOCK}):
+    elif out is not None and (held := {path.name for path in children(out) if not _own_hidden(path.name)}):
         if MANIFEST not in held and SAMPLES not in held:
             raise InputError(
                 f"--out {out} is not empty and holds no run, so --force would not help; choose another folder"
@@ -106,6 +121,7 @@ class RunWriter:
     ) -> None:
         self.folder = folder
         self.manifest = manifest
+        manifest.run_id = secrets.token_hex(8)
         manifest.perstep_version = __version__
         manifest.started_at = _utc_now()
         manifest.date = manifest.started_at[:10]
@@ -114,8 +130,10 @@ class RunWriter:
             # Before anything is written; what a script is called with are the last words of the command.
             manifest.argv = command_without_text(manifest.argv, len(manifest.plan.get("arguments", [])))
             manifest.plan, manifest.workload = without_text(manifest.plan), without_text(manifest.workload)
-        self._lock = _take_lock(folder)
+        self._lock = take_lock(folder)
         try:
+            self._digest = hashlib.sha256()
+            self._lines = 0
             self._samples = self._begin(force=force) if resume_after is None else self._go_on(resume_after)
         except OSError as error:
             self._lock.close()
@@ -125,30 +143,61 @@ class RunWriter:
             raise
 
     def _begin(self, *, force: bool) -> IO[bytes]:
-        if (self.folder / MANIFEST).exists() and not force:
+        if os.path.lexists(self.folder / MANIFEST) and not force:
             raise InputError(f"{self.folder} holds a run by now; choose another --out, or replace it with --force")
-        derived = _derived_files(self.folder)
-        # The new manifest first: where it cannot be written, the old run is still whole.
-        self.save_manifest()
-        for path in derived:
-            path.unlink()
-        return (self.folder / SAMPLES).open("wb", buffering=0)
+        samples = self.folder / SAMPLES
+        if samples.is_dir():
+            raise InputError(f"{samples} is a folder; choose another --out, or remove it")
+        # The manifest makes the run: until it is replaced the old run is whole, from then on the new one is, whose
+        # samples are found beside their name. A kill at any instant leaves one of the two.
+        beside = samples_beside(self.folder, self.manifest.run_id)
+        open_regular(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL).close()
+        self.manifest.files = _derived_files(self.folder)
+        try:
+            self.save_manifest()
+        except BaseException:
+            beside.unlink()
+            raise
+        beside.replace(samples)
+        remove_derived(self.folder, self.manifest.files)
+        self.manifest.files = []
+        for path in children(self.folder):
+            if path.name != LOCK and _own_hidden(path.name) and is_regular(path):
+                path.unlink()
+        return open_regular(samples, os.O_WRONLY | os.O_APPEND)
 
     def _go_on(self, rounds: int) -> IO[bytes]:
-        self._check_same(read_manifest(self.folder))
-        path = self.folder / SAMPLES
-        lines, size = whole_lines(path)
-        if lines != rounds:
+        old = read_manifest(self.folder)
+        self._check_same(old)
+        found = samples_path(self.folder, old.run_id)
+        file = open_regular(found, os.O_RDWR | os.O_APPEND)
+        try:
+            whole = whole_lines(found)
+            cut = os.fstat(file.fileno()).st_size > whole.size
+            self._check_rounds(whole, rounds, "" if cut else old.samples_sha256)
+            if cut:
+                file.truncate(whole.size)
+                self.manifest.warnings.append(
+                    f"line {rounds + 1} of {SAMPLES} was cut off when the run was killed; that round was measured again"
+                )
+            self._digest, self._lines = whole.digest, whole.count
+            self.save_manifest()
+            if found.name != SAMPLES:
+                found.replace(self.folder / SAMPLES)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _check_rounds(self, whole: WholeLines, rounds: int, sha256: str) -> None:
+        if whole.count != rounds:
             raise InputError(
-                f"{self.folder} has {lines} rounds, not {rounds}: another perstep went on with it; try again"
+                f"{self.folder} has {whole.count} rounds, not {rounds}: another perstep went on with it; try again"
             )
-        if path.stat().st_size > size:
-            os.truncate(path, size)
-            self.manifest.warnings.append(
-                f"line {lines + 1} of {SAMPLES} was cut off when the run was killed; that round was measured again"
+        if sha256 not in ("", whole.digest.hexdigest()):
+            raise InputError(
+                f"{self.folder / SAMPLES} is not what the run wrote; restore it, or measure again with --force"
             )
-        self.save_manifest()
-        return path.open("ab", buffering=0)
 
     def _check_same(self, old: Manifest) -> None:
         for name in ("plan", "workload"):
@@ -163,6 +212,8 @@ class RunWriter:
                     )
         self.manifest.started_at = old.started_at
         self.manifest.date = old.date
+        self.manifest.run_id = old.run_id
+        self.manifest.files = old.files
 
     def append(self, round_sample: Any) -> None:
         """Add one round to `samples.jsonl` and flush it.
@@ -170,16 +221,19 @@ class RunWriter:
         Raises:
             InputError: it could not be written whole; the rounds before it are untouched.
         """
-        line = encode_sample(round_sample) + b"\n"
+        place = b'{"run_id":"%b","line_number":%d,' % (self.manifest.run_id.encode(), self._lines + 1)
+        line = place + encode_sample(round_sample)[1:] + b"\n"
+        if len(line) > MAX_BYTES:
+            raise InputError(f"a round has {len(line):,} bytes, and {MAX_BYTES:,} are read; measure fewer tokens")
         before = self._samples.tell()
         try:
-            written = 0
-            while written < len(line):
-                written += self._samples.write(line[written:]) or 0
+            write_whole(self._samples, line)
         except OSError as error:
             with suppress(OSError):  # a reader leaves an unfinished last line out
                 self._samples.truncate(before)
             raise cannot_write(self.folder / SAMPLES, error) from error
+        self._digest.update(line)
+        self._lines += 1
 
     def save_manifest(self) -> None:
         """Write the manifest as it is now, its paths shortened."""
@@ -202,6 +256,7 @@ class RunWriter:
             self.manifest.status = Status.FAILED
             self.manifest.error = f"{kind.__name__}: {error}"
         self.manifest.finished_at = _utc_now()
+        self.manifest.samples_sha256 = self._digest.hexdigest()
         try:
             self.save_manifest()
         except InputError:
@@ -213,52 +268,33 @@ class RunWriter:
             self._lock.close()
 
 
-def is_being_written(folder: Path) -> bool:
-    """Whether a live process holds the run's lock."""
+class _Files(msgspec.Struct):
+    files: list[str] = []
+
+
+def _derived_files(folder: Path) -> list[str]:
+    """What the manifest in the folder, of whatever version, says that its run made."""
     try:
-        with (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        return msgspec.json.decode(read_regular(folder / MANIFEST), type=_Files).files
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other writers away from a run.
+def remove_derived(folder: Path, names: Iterable[str]) -> None:
+    """Remove derived files of a run: regular files in its folder, of the kinds that experiments make, and no others.
 
     Raises:
-        InputError: another process writes it, or the folder cannot be written.
+        OSError: one cannot be removed.
     """
-    with _take_lock(folder):
-        yield
+    for name in names:
+        path = folder / name
+        if Path(name).name == name != MANIFEST and path.suffix in _DERIVED and is_regular(path):
+            path.unlink()
 
 
-def _take_lock(folder: Path) -> IO[bytes]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise InputError(
-            f"{folder} is being written by another perstep; wait for it, or choose another --out"
-        ) from error
-    return lock
-
-
-def _derived_files(folder: Path) -> list[Path]:
-    """What an earlier run in the folder made beside manifest and samples; nothing else that may lie there."""
-    try:
-        names = read_manifest(folder).files
-    except InputError:
-        return []
-    return [folder / name for name in names if Path(name).name == name and (folder / name).is_file()]
+def _own_hidden(name: str) -> bool:
+    """Whether a file of this name is the lock, or what a kill left of a file that was about to be written."""
+    return name == LOCK or is_leftover(name) or _BESIDE.fullmatch(name) is not None
 
 
 def _utc_now() -> str:

@@ -146,7 +146,7 @@ class StoredComparison(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[PartChange]
     unresolved: str
     notes: list[str]
-    schema_version: int = 1
+    schema_version: int = 2
 
 
 def costs_of(ledgers: Mapping[str, LedgerSamples]) -> dict[str, RunCost]:

@@ -5,7 +5,6 @@ share the code (perstep, Python, packages, commit), complete, valid, of 20 round
 of the two that are compared, under whatever name. A run with uncommitted changes shares its code with none.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from perstep.experiments.pipeline import ledgers_of, load
 from perstep.machine import BetweenRunNoise, load_between_run_noise
 from perstep.measure.names import is_headline
 from perstep.report.format import percent, plural
-from perstep.runs import BASELINES, RUNS, SAMPLES, Manifest, Status, StoredRun, list_runs, open_run
+from perstep.runs import BASELINES, RUNS, Manifest, Status, StoredRun, list_runs, open_run
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, MIN_SPREAD_DF, Spread, pooled_spread
 from perstep.stored.between import (
     Run,
@@ -70,7 +69,7 @@ def load_pair(ref: str | Path, new: str | Path, *, allow_different: bool = False
     old, now = open_run(ref), open_run(new)
     # From the manifests alone, before any samples are read.
     refuse_different_work(old.manifest, now.manifest, allow=allow_different)
-    if _digest(old) == _digest(now):
+    if old.manifest.run_id == now.manifest.run_id:
         raise InputError(f"{ref} and {new} are the same run, or one is a copy of the other; compare different runs")
     names = (str(ref), str(new)) if old.folder.name == now.folder.name else ("", "")
     return Pair(reduce_run(old, names[0]), reduce_run(now, names[1]), learn_spread(old, now), now.folder)
@@ -206,13 +205,13 @@ def _repeats(ref: StoredRun, new: StoredRun, roots: Sequence[Path]) -> list[list
     wanted = {_work(run.manifest) for run in (ref, new)}
     candidates = [run for root in roots for run in list_runs(root) if _counts(run) and _work(run.manifest) in wanted]
     candidates.sort(key=lambda run: run.manifest.started_at, reverse=True)
-    seen = {_digest(ref), _digest(new)}
+    seen = {ref.manifest.run_id, new.manifest.run_id}
     groups: dict[bytes, list[dict[str, float]]] = defaultdict(list)
     for stored in candidates:
-        digest = _digest(stored)
-        if digest in seen or sum(map(len, groups.values())) == MAX_REPEATS:
+        run_id = stored.manifest.run_id  # a copy has the same
+        if run_id in seen or sum(map(len, groups.values())) == MAX_REPEATS:
             continue
-        seen.add(digest)
+        seen.add(run_id)
         try:
             run = reduce_run(stored)
         except PerstepError:
@@ -231,12 +230,3 @@ def _counts(run: StoredRun) -> bool:
 def _work(manifest: Manifest) -> bytes:
     facts = [manifest.experiment, manifest.schema_version, manifest.workload, machine_identity(manifest)]
     return msgspec.json.encode(facts, order="sorted")
-
-
-def _digest(run: StoredRun) -> bytes:
-    """Of the samples: equal for a run and its copies."""
-    try:
-        with (run.folder / SAMPLES).open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError as error:
-        raise InputError(f"cannot read {run.folder / SAMPLES}: {error.strerror}; the run has no samples") from error

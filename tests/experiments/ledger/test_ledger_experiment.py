@@ -306,7 +306,7 @@ def test_a_sample_survives_its_line(tmp_path: Path, calm: Noise) -> None:
         ("tiny", {"rounds": 20, "differing": 1}, "Not every replay chose the recorded tokens."),
         ("tiny", {"rounds": 3, "new_tokens": 1}, "Only one token was generated, so there is no decode step"),
         ("tiny", {"rounds": 1}, "Each of 1 round has two replays an arm. 4 new tokens are one prefill and"),
-        ("größer|模型 $x$ <b>", {"rounds": 3}, "# What a decode step of größer|模型 $x$ <b> costs"),
+        ("größer|模型 $x$ <b>", {"rounds": 3}, "# What a decode step of größer|模型 $x$ &lt;b> costs"),
     ],
 )
 @pytest.mark.parametrize("machine", [{}, {"cpu": {"model": "Model of a CPU"}}])

@@ -50,9 +50,13 @@ HF = pytest.mark.hf
 )
 def test_a_wrong_plan_is_refused(tiny_llama: Path, options: dict[str, Any], words: str) -> None:
     """By the name of the option."""
-    plan = Plan(**{"arch": str(tiny_llama), "seq": (8,), **options})
-    with pytest.raises(InputError, match=words):
+
+    def refuse() -> None:
+        plan = Plan(**{"arch": str(tiny_llama), "seq": (8,), **options})
         _ = plan.effort(), check(plan)
+
+    with pytest.raises(InputError, match=words):
+        refuse()
 
 
 def config_file(folder: Path, **changes: Any) -> str:

@@ -99,7 +99,7 @@ def check(plan: Plan) -> None:
         InputError: they do not.
     """
     require()
-    at_least(1, batch=plan.batch, threads=plan.threads)
+    at_least(1, batch=plan.batch)
     if plan.new_tokens is not None:
         at_least(1, new_tokens=plan.new_tokens)
     if plan.prompt_tokens is not None:

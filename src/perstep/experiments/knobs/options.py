@@ -74,7 +74,7 @@ class PromptOptions(KnobOptions):
             InputError: a count is out of its range, options exclude each other, or the file of prompts is wrong.
         """
         self.effort()
-        at_least(1, batch=self.batch, threads=self.threads)
+        at_least(1, batch=self.batch)
         given = {"--prompt": self.prompt, "--prompt-tokens": self.prompt_tokens, "--prompts": self.prompts}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:

@@ -52,7 +52,7 @@ def check(plan: Plan) -> None:
     Raises:
         InputError: an option is out of its range, or two exclude each other.
     """
-    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch, threads=plan.threads)
+    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch)
     if plan.prompt is not None and plan.prompt_tokens is not None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
     if plan.prompt_tokens is not None:

@@ -76,6 +76,5 @@ class Plan(RunOptions):
                 raise InputError(f"--{name} is empty; give one number or more")
             at_least(1, **{name: min(counts)})
         at_least(2, new_tokens=self.new_tokens)
-        at_least(1, threads=self.threads)
         if self.max_depth is not None:
             at_least(0, max_depth=self.max_depth)

@@ -8,6 +8,7 @@ import copy
 import json
 import random
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,30 @@ def read_schema(path: Path | None) -> dict[str, Json]:
     """
     path = path or conjugation_schema_path()
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        schema = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except OSError as error:
         raise InputError(f"--schema {path}: {error.strerror}; give a file with a JSON schema") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"--schema {path} is not JSON: {error}") from error
     except RecursionError as error:
         raise InputError(f"--schema {path} is nested too deeply to be read") from error
     if not isinstance(schema, dict):
         raise InputError(f"--schema {path} holds a JSON {type(schema).__name__}; a schema is an object")
     return schema
+
+
+def _finite(text: str) -> float:
+    """A number of the schema; Python's NaN and Infinity are no JSON, and engines take numbers for doubles."""
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text[:20]}{'...' * (len(text) > 20)} is no number within the range of doubles")
+    return value
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def complicate(schema: Mapping[str, Json], factor: int) -> dict[str, Json]:

@@ -6,13 +6,13 @@ the ledger's order with repeated ones joined, the residual last. All of this is 
 `otherData`. Source: the Trace Event Format, complete events (`ph` X), `ts` and `dur` in microseconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from perstep.measure import RESIDUAL, Steps
-from perstep.report.export.source import Source
+from perstep.report.export.source import Pass, Source
 
 DEFAULT_ROUNDS = 5
 """A round of 64 tokens has about two thousand slices; viewers are slow from a few hundred thousand on."""
@@ -28,7 +28,7 @@ _NOTES = {
 
 def to_chrome_trace(source: Source) -> Iterator[bytes]:
     """The rounds as a trace, a piece a round."""
-    manifest = source.manifest
+    manifest, rounds = source.manifest, source.passes()
     other = {
         "perstep_version": manifest.perstep_version,
         "run": source.name,
@@ -41,8 +41,8 @@ def to_chrome_trace(source: Source) -> Iterator[bytes]:
     yield b'{"displayTimeUnit":"ns","otherData":' + msgspec.json.encode(other) + b',"traceEvents":[\n'
     yield b",\n".join(msgspec.json.encode(event) for event in _names(source))
     now_ns = 0
-    for number in range(len(source.rounds)):
-        events, now_ns = _round(source, number, now_ns)
+    for number, passes in enumerate(rounds):
+        events, now_ns = _round(passes, number, now_ns)
         yield b"".join(b",\n" + msgspec.json.encode(event) for event in events)
     yield b"\n]}\n"
 
@@ -56,10 +56,10 @@ def _names(source: Source) -> list[dict[str, Any]]:
     return [process, *threads]
 
 
-def _round(source: Source, number: int, now_ns: int) -> tuple[list[dict[str, Any]], int]:
+def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Any]], int]:
     """The events of a round that begins at `now_ns`, and when it ends."""
     events: list[dict[str, Any]] = []
-    for place, replay in enumerate(source.rounds[number].passes):
+    for place, replay in enumerate(passes):
         thread, _ = _THREADS[replay.arm]
         for kind, columns in replay.kinds.items():
             for position, step_ns in enumerate(columns.step_ns.tolist()):

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.errors import InputError
 from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Steps
 from perstep.measure.names import STEP, part_name
 from perstep.runs import Manifest
@@ -59,6 +60,19 @@ class Source:
     def subject(self) -> str:
         """What was measured, in a word."""
         return str(self.manifest.model.get("name", self.manifest.experiment))
+
+    def passes(self) -> list[Sequence[Pass]]:
+        """The passes of each round.
+
+        Raises:
+            InputError: the experiment's rounds are made otherwise.
+        """
+        if not all(hasattr(measured, "passes") for measured in self.rounds):
+            raise InputError(
+                f"the rounds of `{self.manifest.experiment}` are no passes over a trace; give a `ledger` run, or"
+                " --format pyperf or github-action"
+            )
+        return [measured.passes for measured in self.rounds]
 
     def costs_ns(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Headline, parts and residual of every kind: nanoseconds, shape [rounds, passes, positions]."""

@@ -20,11 +20,12 @@ HEADER = ["kind", "round", "pass", "position", "part", "ns"]
 
 def to_tidy_csv(source: Source) -> Iterator[bytes]:
     """The rows, a piece a round."""
+    rounds = source.passes()
     yield (",".join(HEADER) + "\n").encode()
-    for number, measured in enumerate(source.rounds):
+    for number, passes in enumerate(rounds):
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        for place, replay in enumerate(measured.passes):
+        for place, replay in enumerate(passes):
             for kind, columns in replay.kinds.items():
                 for part, ns in _held(columns):
                     writer.writerows([kind, number, place, position, part, x] for position, x in enumerate(ns.tolist()))

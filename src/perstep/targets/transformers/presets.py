@@ -36,6 +36,7 @@ RANDOM_WEIGHTS: Final = (
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TILE = 1_048_573  # a prime, so that no two rows of a weight are alike
 _SMALL = 65_536
+MAX_LAYERS = 1_000
 _LAYER_COUNTS = ("num_hidden_layers", "num_decoder_layers", "num_layers", "encoder_layers", "decoder_layers")
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
@@ -119,17 +120,38 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
     if not local and not (isinstance(path_or_id, str) and _HUB_ID.fullmatch(name)):
         shown = name or repr(name)
         raise InputError(f"no folder {shown}: give a folder with a config.json, or a hub id such as org/name")
-    options: dict[str, Setting] = {"local_files_only": local, "trust_remote_code": False}
+    # Safetensors alone: a pickle is a program. What is missing is filled with random numbers unless it is asked about.
+    options: dict[str, Setting] = {
+        "local_files_only": local, "trust_remote_code": False, "use_safetensors": True, "output_loading_info": True
+    }  # fmt: skip
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     torch_dtype = "auto" if dtype is None else _dtype(dtype)
     try:
         with silent():
             config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-            model: Model = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+            _check_layers(config)
+            model: Model
+            model, found = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a folder can be broken in more ways than transformers has errors
         raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
+    if missing := found["missing_keys"]:
+        raise InputError(
+            f"{name} lacks {len(missing)} of the model's weights, such as {min(missing)}; give a whole model"
+        )
     return model.eval()
+
+
+def _check_layers(config: Config) -> None:
+    """A layer is some 10 ms of making objects in Python: a million take hours before any weight is there."""
+    for part in (config, _decoder_config(config)):
+        for count in (getattr(part, name, None) for name in _LAYER_COUNTS):
+            if isinstance(count, int) and count > MAX_LAYERS:
+                raise InputError(
+                    f"the model has {count:,} layers, of at most {MAX_LAYERS:,}; --layers keeps the first of an --arch"
+                )
 
 
 def arch_layers(arch: str | Path) -> int:
@@ -290,6 +312,7 @@ def _auto_class(config: Config) -> Setting:
 
 
 def _maker(config: Config, dtype: "torch.dtype", attn_implementation: str | None) -> Callable[[], Model]:
+    _check_layers(config)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     auto_class = _auto_class(config)
 

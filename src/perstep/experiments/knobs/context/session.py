@@ -40,7 +40,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     plan.effort()
-    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch, threads=plan.threads)
+    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch)
     for name in ("prompt_tokens", "image_size"):
         if getattr(plan, name) is not None:
             at_least(1, **{name: min(getattr(plan, name))})
