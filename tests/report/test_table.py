@@ -36,7 +36,7 @@ def test_text_is_aligned() -> None:
 
 
 def test_text_is_never_cut_off_or_interpreted() -> None:
-    """Names of any length and with any brackets are shown as they are."""
+    """Names of up to 10,000 characters and with any brackets are shown as they are."""
     names = ["m" * 3_000, "[bold]not bold[/bold]", ":smile:", "größer 模型"]
     text = to_text(Table("t", ["run", "n"], [[name, "1"] for name in names]))
     for name in names:
@@ -85,5 +85,5 @@ def test_csv_is_read_back_as_it_was(rows: list[list[str]]) -> None:
 def test_a_long_cell_hides_no_other_row() -> None:
     """A damaged run may have a name of a million characters."""
     text = to_text(Table("t", ["a", "b"], [["x" * 1_000_000, "1"], ["other", "2"]]))
-    assert len(text) < 5_000
+    assert len(text) < 100_000
     assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["1", "2"]

@@ -13,7 +13,7 @@ from perstep.report.format import as_markdown, printable
 Output = Literal["table", "md", "json", "csv"]
 
 _NO_LIMIT = 100_000
-_MOST_CHARACTERS = 1_000
+_MOST_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True)
