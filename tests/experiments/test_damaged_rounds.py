@@ -50,3 +50,14 @@ def test_a_round_that_lacks_something_is_refused(lost: str, cli: Cli, tmp_path: 
     said = cli("show", run)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert "restore the file, or measure again" in said.err
+
+
+def test_a_manifest_that_does_not_fit_its_samples_is_refused(cli: Cli, tmp_path: Path) -> None:
+    """An arm that no round has: in one line, however the analysis failed on it."""
+    run = shutil.copytree(GOLDEN / "compare", tmp_path / "compare")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["conditions"]["arms"][0] += "x"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    said = cli("show", run)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "manifest.json and samples.jsonl do not fit together (KeyError: " in said.err

@@ -17,7 +17,6 @@ from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
 from perstep.runs import (
-    CHANGED,
     MANIFEST,
     SAMPLES,
     Manifest,
@@ -121,7 +120,7 @@ def rebuild(name: str | Path) -> Report:
     experiment = find(stored.manifest.experiment)
     with locked(stored.folder):
         samples, notes = _read(stored, experiment)
-        with _changed_samples_blamed(stored, notes):
+        with _stored(stored.folder):
             report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
         replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
     return report
@@ -135,7 +134,7 @@ def look(name: str | Path) -> Report:
     """
     loaded = load(open_run(name))
     stored, found = loaded.stored, loaded.findings
-    with _changed_samples_blamed(stored, loaded.notes):
+    with _stored(stored.folder):
         tables = _tables(loaded.experiment, stored.manifest, found)
         return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
 
@@ -149,7 +148,7 @@ def load(stored: StoredRun) -> Loaded:
     """
     experiment = find(stored.manifest.experiment)
     samples, notes = _read(stored, experiment)
-    with _changed_samples_blamed(stored, notes):
+    with _stored(stored.folder):
         return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
 
 
@@ -183,18 +182,17 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[st
 
 
 @contextmanager
-def _changed_samples_blamed(stored: StoredRun, notes: list[str]) -> Iterator[None]:
-    """What fails on samples that somebody changed is their fault, in whatever way it fails; else it is perstep's."""
+def _stored(folder: Path) -> Iterator[None]:
+    """What fails on a stored run was analysed when it was measured: its files do not fit together any more."""
     try:
         yield
     except (PerstepError, MemoryError):
         raise
     except Exception as error:
-        if CHANGED not in notes:
-            raise
+        why = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f"{stored.folder / SAMPLES} is not what the run wrote (its SHA-256 differs) and cannot be analysed"
-            f" ({type(error).__name__}: {str(error)[:100]}); restore the file, or measure again"
+            f"{folder} cannot be analysed: {MANIFEST} and {SAMPLES} do not fit together ({why}); restore them, or measure"
+            " again; if nobody changed them, please report it"
         ) from error
 
 

@@ -6,12 +6,11 @@ from perstep.runs.columns import Column, refuse_unlike
 from perstep.runs.files import encode_json, replace_file, write_to
 from perstep.runs.lock import is_being_written, locked
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
-from perstep.runs.reader import CHANGED, SAMPLES, Changed, Cut, iter_samples, read_samples
+from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
 __all__ = [
     "BASELINES",
-    "CHANGED",
     "MANIFEST",
     "RUNS",
     "SAMPLES",

@@ -19,8 +19,7 @@ from perstep.runs.manifest import read_manifest
 
 SAMPLES = "samples.jsonl"
 """The file of samples in a run's folder."""
-CHANGED = f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
-"""Said of a run whose samples have another checksum than its manifest."""
+_CHANGED = f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
 _REMEDY = "restore the file, or measure again"
 
 Sample = TypeVar("Sample")
@@ -120,7 +119,7 @@ def read_samples(folder: Path, kind: type[Sample]) -> tuple[list[Sample], list[s
         if isinstance(sample, Cut):
             notes.append(f"line {sample.line} of {SAMPLES} was cut off while it was written and is left out")
         elif isinstance(sample, Changed):
-            notes.append(CHANGED)
+            notes.append(_CHANGED)
         else:
             samples.append(sample)
     return samples, notes
