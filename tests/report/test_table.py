@@ -5,6 +5,7 @@ import io
 import re
 from operator import itemgetter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,3 +137,60 @@ def test_a_long_cell_hides_no_other_row() -> None:
     )
     assert len(text) < 100_000
     assert [line.split()[-1] for line in text.splitlines()[-2:]] == ["1", "2"]
+
+
+WIDE = [
+    Column("part", itemgetter(0), words=True),
+    Column("share", itemgetter(1), "{:.0%}".format),
+    Column("", lambda row: row[1], bar, words=True, drop=1),
+    *interval_columns(lambda _row: (1.0, 2.5), names=None),
+    Column("bound", itemgetter(1), "{:.3f}".format, drop=2),
+    Column("bound by", lambda _row: "bandwidth", words=True, drop=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("width", "header", "has_bar"),
+    [
+        (None, ["part", "share", "95 % interval", "bound", "bound by"], True),
+        (90, ["part", "share", "95 % interval", "bound", "bound by"], True),
+        (70, ["part", "share", "95 % interval", "bound", "bound by"], False),
+        (45, ["part", "share", "95 % interval"], False),
+    ],
+)
+def test_a_narrow_terminal_leaves_columns_out_in_their_order(
+    width: int | None, header: list[str], has_bar: bool
+) -> None:
+    """First the bar, which nobody misses; then the others, which are named below."""
+    lines = to_text(Table("t", WIDE, [("attn.softmax", 0.5), ("mlp", 1.0)], ["a note"]), width).split("\n")
+    assert [words for words in re.split(" {2,}", lines[1]) if words] == header
+    assert ("█" in "".join(lines)) is has_bar
+    assert width is None or all(len(line) <= width for line in lines)
+    assert ("Left out to fit 45 characters: bound, bound by." in " ".join(lines)) is (width == 45)
+
+
+def test_a_table_that_is_still_too_wide_is_continued_below() -> None:
+    """Each piece begins with the first column; an interval stays with its number, and words are broken last."""
+    columns = [
+        Column("engine", itemgetter(0), words=True),
+        *(
+            column
+            for name in ("first", "second", "third")
+            for column in (Column(name, itemgetter(1)), *interval_columns(lambda _row: (1.0, 2.5), names=None))
+        ),
+    ]
+    lines = to_text(Table("t", columns, [("x" * 60, 17)]), 60).split("\n")
+    assert all(len(line) <= 60 for line in lines)
+    headers = [line.split("   ") for line in lines if line.startswith("engine")]
+    assert [[word.strip() for word in words if word.strip()] for words in headers] == [
+        ["engine", name, "95 % interval"] for name in ("first", "second", "third")
+    ]
+    assert "".join(line.split("   ")[0] for line in lines if line.startswith("x")).count("x") == 3 * 60
+
+
+@given(st.integers(30, 200), st.lists(st.tuples(st.text("ab ", max_size=90), st.floats(0, 1)), max_size=4))
+def test_no_cell_is_lost_at_any_width(width: int, rows: list[tuple[str, float]]) -> None:
+    """Numbers are whole wherever they stand."""
+    text = to_text(Table("t", [WIDE[0], *WIDE[:2], WIDE[4]], rows), width)
+    assert all(text.count(f"{share:.0%}") >= 1 for _, share in rows)
+    assert "…" not in text

@@ -1,10 +1,11 @@
 """What every command says: results on stdout, progress and remarks on stderr."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TextIO, cast
 
 from perstep.cli.streams import STDERR, remark, write
 from perstep.measure import Progress
@@ -34,14 +35,34 @@ def print_tables(tables: list[Table], output: Output) -> None:
     write(render_tables(tables, output))
 
 
-def render_tables(tables: list[Table], output: Output) -> str:
-    """Tables as text, Markdown or CSV, a blank line between them."""
+def render_tables(tables: list[Table], output: Output, stream: TextIO | None = None) -> str:
+    """Tables as text, Markdown or CSV, a blank line between them.
+
+    Args:
+        tables: in their order.
+        output: the form.
+        stream: where they will be shown, stdout if None: as text they fit its terminal, if it is one.
+    """
 
     def csv(table: Table) -> str:
         return to_csv(table.columns, table.records)
 
-    render = {"md": to_markdown, "csv": csv}.get(output, to_text)
+    def text(table: Table) -> str:
+        return to_text(table, terminal_width(stream or sys.stdout))
+
+    render = {"md": to_markdown, "csv": csv}.get(output, text)
     return "\n".join(render(table) for table in tables)
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Characters of a line: COLUMNS, else those of the terminal behind the stream; None if it is none."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

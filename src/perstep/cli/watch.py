@@ -93,7 +93,7 @@ def _report(
         if output == "table":  # who reads the figures has read what disturbed them
             _say(warnings)
         if output and output != "json":
-            STDERR.write(render_tables(watcher.tables(), output))
+            STDERR.write(render_tables(watcher.tables(), output, sys.stderr))
         report = store(watcher, manifest, out=out, force=force, keep_text=keep_text)
         if output == "json":
             STDERR.write(encode_json(report.findings).decode())

@@ -105,7 +105,7 @@ def _columns(unit: Unit, *, bounds: bool, sites: bool = False) -> list[Column[_R
         Column("part", lambda row: row.name, name="part", words=True),
         time_column("", lambda row: row.ns, unit, per="/step", name="ns_per_step"),
         Column("share", lambda row: row.share, percent, "share"),
-        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True),
+        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True, drop=1),
         *interval_columns(lambda row: row.ends, unit),
         Column("", lambda row: row.syncs or ABSENT, significant, unit="syncs/step", optional=True),
         *(bound_columns(lambda row: row.ns, lambda row: row.bound_ns, lambda row: row.binds, unit) if bounds else []),
@@ -132,9 +132,9 @@ def bound_columns(
         return ns(row) / bound if bound else ABSENT
 
     return [
-        time_column("bound", lambda row: bound_ns(row) or ABSENT, unit, name="bound_ns"),
-        Column("measured/bound", over, significant),
-        Column("bound by", binds, name="bound_by", words=True),
+        time_column("bound", lambda row: bound_ns(row) or ABSENT, unit, name="bound_ns", drop=2),
+        Column("measured/bound", over, significant, drop=2),
+        Column("bound by", binds, name="bound_by", words=True, drop=2),
     ]
 
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter, itemgetter
+from textwrap import fill
 from typing import Any, Generic, Literal, TypeVar
 
 from perstep.report.format import as_markdown, interval, printable, significant
@@ -28,6 +29,9 @@ MISSING = "–"
 """The cell of a value that is None: there might have been one."""
 _NO_LIMIT = 100_000
 _MOST_CHARACTERS = 10_000
+_BELONGS = ("95 % interval", "verdict")
+_LEAST_WORDS, _GAP = 24, 3
+"""Characters of a broken column of words at least, and those between two columns."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Column(Generic[Row]):
         words: whether it is set to the left; numbers are set to the right.
         optional: whether it is left out of a table in which no row has a value.
         absent: the cell of a row of which it has nothing to say.
+        drop: when a narrow terminal leaves it out: those with 1 first, then those with 2; 0 for never.
     """
 
     header: str | None
@@ -54,6 +59,7 @@ class Column(Generic[Row]):
     words: bool = False
     optional: bool = False
     absent: str = ABSENT
+    drop: int = 0
 
     @property
     def heading(self) -> str:
@@ -96,6 +102,7 @@ def time_column(
     name: str = "",
     digits: int = 3,
     optional: bool = False,
+    drop: int = 0,
 ) -> Column[Row]:
     """A column of durations, in nanoseconds in files.
 
@@ -107,9 +114,12 @@ def time_column(
         name: in files.
         digits: significant ones of a cell.
         optional: as in `Column`.
+        drop: as in `Column`.
     """
     word, size = unit
-    return Column(header, ns, lambda found: significant(found / size, digits), name, word + per, optional=optional)
+    return Column(
+        header, ns, lambda found: significant(found / size, digits), name, word + per, optional=optional, drop=drop
+    )
 
 
 def interval_columns(
@@ -178,24 +188,87 @@ class Table:
         return [[column.cell(row) for column in shown] for row in self.records]
 
 
-def to_text(table: Table) -> str:
-    """The table for a terminal: columns aligned, as wide as their content."""
+def to_text(table: Table, width: int | None = None) -> str:
+    """The table for a terminal, with aligned columns.
+
+    Args:
+        table: what is shown.
+        width: characters of a line; None for as many as the content takes. Columns that may be dropped are dropped
+            until the table fits. Then it is continued below itself, each piece with the first column. Only a number
+            with its interval and verdict may be wider.
+    """
+    if width is None:
+        return printable("\n".join([table.title, *_grid(table), *table.notes])) + "\n"
+    left_out: list[str] = []
+    for rank in sorted({column.drop for column in table.shown if column.drop}):
+        if _width(_grid(table)) > width:
+            left_out += [column.heading for column in table.shown if column.drop == rank and column.heading]
+            table = replace(table, columns=[column for column in table.columns if column.drop != rank])
+    notes = list(table.notes)
+    if left_out:
+        notes.append(
+            f"Left out to fit {width} characters: {', '.join(left_out)}. A wider terminal and -o md show them."
+        )
+    pieces = ["\n".join(_grid(piece, width)) for piece in _pieces(table, width)]
+    texts = [
+        "\n".join(fill(line, width, break_on_hyphens=False) for line in text.split("\n"))
+        for text in (table.title, *notes)
+    ]
+    return printable("\n".join([texts[0], "\n\n".join(pieces), *texts[1:]])) + "\n"
+
+
+def _pieces(table: Table, width: int) -> list[Table]:
+    """The columns in pieces that fit, each with the first column; an interval and a verdict stay with their number."""
+    first, *others = table.shown
+    groups: list[list[Column[Any]]] = []
+    for column in others:
+        if groups and (column.header or "").startswith(_BELONGS):
+            groups[-1].append(column)
+        else:
+            groups.append([column])
+    pieces = [[first, *(groups[0] if groups else [])]]
+    for group in groups[1:]:
+        if _width(_grid(replace(table, columns=[*pieces[-1], *group]))) <= width:
+            pieces[-1] += group
+        else:
+            pieces.append([first, *group])
+    return [replace(table, columns=columns) for columns in pieces]
+
+
+def _grid(table: Table, width: int | None = None) -> list[str]:
+    """Header and rows as lines; if they are wider than `width`, cells of words are broken to fit if that is enough."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
 
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=None)
-    for column in table.shown:
-        grid.add_column(printable(column.heading), justify="left" if column.words else "right", no_wrap=True)
-    for index, row in enumerate(table.rows):
+    shown, rows = table.shown, [[printable(_short(cell)) for cell in row] for row in table.rows]
+    taken = _GAP * (len(shown) - 1)
+    for index, column in enumerate(shown):
+        heading = printable(column.heading)
+        widest = max(map(len, [heading, *(row[index] for row in rows)]))
+        least = min(widest, _LEAST_WORDS) if width is not None and column.words else widest
+        grid.add_column(
+            heading,
+            justify="left" if column.words else "right",
+            no_wrap=least == widest,
+            overflow="fold",
+            min_width=least,
+        )
+        taken += least
+    for index, row in enumerate(rows):
         if index in table.rule_before:
             grid.add_section()
-        grid.add_row(*(printable(_short(cell)) for cell in row))
+        grid.add_row(*row)
     buffer = io.StringIO()
-    console = Console(file=buffer, width=_NO_LIMIT, color_system=None, markup=False, highlight=False, emoji=False)
+    most = _NO_LIMIT if width is None else max(width, taken)
+    console = Console(file=buffer, width=most, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
-    lines = [table.title, *(line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n"))]
-    return printable("\n".join([*lines, *table.notes])) + "\n"
+    return [line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n")]
+
+
+def _width(lines: Sequence[str]) -> int:
+    return max(map(len, lines), default=0)
 
 
 def _short(cell: str) -> str:

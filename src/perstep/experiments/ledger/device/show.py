@@ -104,7 +104,7 @@ def _columns(unit: Unit) -> list[Column[_Row]]:
         time_column("host", lambda row: row.host_ns, unit, per="/step"),
         time_column("device busy", lambda row: row.busy_ns, unit, per="/step", name="busy_ns_per_step"),
         Column("share of busy", lambda row: row.share, percent),
-        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True),
+        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True, drop=1),
         *interval_columns(lambda row: row.ends, unit),
         time_column("kernel sum", lambda row: row.sum_ns, unit, name="sum_ns_per_step"),
         Column("", lambda row: row.launches, significant, "per_step", "launches/step"),
