@@ -191,7 +191,7 @@ def _stored(folder: Path) -> Iterator[None]:
     except Exception as error:
         why = f"{type(error).__name__}: {str(error)[:100]}"
         raise InputError(
-            f"{folder} cannot be analysed: {MANIFEST} and {SAMPLES} do not fit together ({why}); restore them, or"
+            f"{folder} cannot be analysed: {MANIFEST} and {SAMPLES} do not fit together ({why}); restore the file, or"
             " measure again; if nobody changed them, please report it"
         ) from error
 
