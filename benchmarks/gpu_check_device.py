@@ -160,13 +160,14 @@ def attribution(shared: Shared) -> Found:
         rows = profiler.rows(lambda: shared.generate(6, logits_processor=[DeviceWork()]))
     began = time.monotonic()
     work = attribute(rows)
+    counts = work.counts
     steps = [step for step in recorder.kept(work) if step.kind == "decode"]
     parts = {name: [s.parts[name].busy_ns / 1e3 for s in steps if name in s.parts] for s in steps for name in s.parts}
     planted = parts.get("logits/DeviceWork", [0.0])
     facts = {
-        "rows": len(rows), "attributed_in_s": round(time.monotonic() - began, 2), "kernels": work.kernels,
-        "unmatched": work.unmatched, "by_operator": work.by_operator, "idle_launches": work.idle_launches,
-        "began_early": work.began_early, "early_ns": work.early_ns, "total_us": work.total_ns / 1e3,
+        "rows": len(rows), "attributed_in_s": round(time.monotonic() - began, 2), "kernels": counts.kernels,
+        "unmatched": counts.unmatched, "by_operator": counts.by_operator, "idle_launches": counts.idle_launches,
+        "began_early": counts.began_early, "early_ns": counts.early_ns, "total_us": counts.total_ns / 1e3,
         "steps_and_outside_us": (sum(p.sum_ns for s in work.steps for p in s.parts.values()) + work.outside_ns) / 1e3,
         "busy_us_per_step": {name: sum(us) / len(steps) for name, us in parts.items()},
         "launches_per_step": {
@@ -176,9 +177,9 @@ def attribution(shared: Shared) -> Found:
         "trace": _trace(rows, shared),
     }  # fmt: skip
     off = abs(facts["slept_us_by_part"] / facts["slept_us_by_events"] - 1) if slept_ns else 0.0
-    reached = not work.unmatched and abs(facts["total_us"] - facts["steps_and_outside_us"]) < 0.01 and off < 0.02
+    reached = not counts.unmatched and abs(facts["total_us"] - facts["steps_and_outside_us"]) < 0.01 and off < 0.02
     return Found(
-        "0 kernels unmatched, sums equal, a planted sleep within 2 %", off, reached and work.kernels > 0, facts
+        "0 kernels unmatched, sums equal, a planted sleep within 2 %", off, reached and counts.kernels > 0, facts
     )
 
 
@@ -272,13 +273,16 @@ def graph(shared: Shared) -> Found:
     facts = {
         "eager_kernels": {name: sorted(kernels) for name, kernels in eager.items()},
         "replayed_kernels": {name: sorted(kernels) for name, kernels in replayed.items()},
-        "replayed_counts": names, "split": both.split_replays, "left_whole": alone.whole_replays,
+        "replayed_counts": names, "split": both.counts.split_replays, "left_whole": alone.counts.whole_replays,
         "alone": {name: [p.busy_ns, p.replayed_ns, p.launches] for name, p in whole.items()},
     }  # fmt: skip
-    reached = both.split_replays == 1 and alone.whole_replays == 1 and alone.split_replays == 0
+    reached = both.counts.split_replays == 1 and alone.counts.whole_replays == 1 and alone.counts.split_replays == 0
     reached = reached and set(replayed) == set(eager) and set(whole) == {"forward"}
     return Found(
-        "a replay seen before is split as it was; one never seen is left whole", both.split_replays, reached, facts
+        "a replay seen before is split as it was; one never seen is left whole",
+        both.counts.split_replays,
+        reached,
+        facts,
     )
 
 
@@ -333,12 +337,12 @@ def compiled(shared: Shared) -> Found:
         "launches_per_step": {
             name: sum(s.parts[name].launches for s in steps if name in s.parts) / len(steps) for name in parts
         },
-        "whole_replays": work.whole_replays,
-        "split_replays": work.split_replays,
-        "unmatched": work.unmatched,
-        "share_in_steps": inside / work.total_ns if work.total_ns else 0.0,
+        "whole_replays": work.counts.whole_replays,
+        "split_replays": work.counts.split_replays,
+        "unmatched": work.counts.unmatched,
+        "share_in_steps": inside / work.counts.total_ns if work.counts.total_ns else 0.0,
     }
-    reached = not work.unmatched and inside + work.outside_ns == work.total_ns and "forward" in parts
+    reached = not work.counts.unmatched and inside + work.outside_ns == work.counts.total_ns and "forward" in parts
     return Found("all device time attributed, the forward's as a whole", facts["share_in_steps"], reached, facts)
 
 
