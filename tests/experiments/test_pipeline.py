@@ -197,7 +197,7 @@ def test_an_interrupted_run_keeps_its_rounds_and_can_be_looked_at(
     stored = read_manifest(tmp_path / "run")
     assert stored.files == DERIVED
     assert stored.status is Status.INTERRUPTED
-    assert "Measuring ended by: interruption." in (tmp_path / "run" / "README.md").read_text()
+    assert "Measuring stopped: interrupted." in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_an_interrupted_run_is_resumed_to_the_same_result(plan: Plan, fake_time: FakeClock, tmp_path: Path) -> None:

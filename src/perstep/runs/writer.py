@@ -237,7 +237,8 @@ class RunWriter:
 
     def save_manifest(self) -> None:
         """Write the manifest as it is now, its paths shortened."""
-        for name in ("argv", "plan", "workload", "model", "conditions", "boundaries", "warnings", "error"):
+        # Not the conditions: names in them are those of the samples, such as an interpreter that `compare` runs.
+        for name in ("argv", "plan", "workload", "model", "boundaries", "warnings", "error"):
             setattr(self.manifest, name, with_short_paths(getattr(self.manifest, name)))
         replace_file(self.folder / MANIFEST, encode_json(self.manifest))
 
