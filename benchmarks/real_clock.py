@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import timeit
 from collections.abc import Callable
 from itertools import repeat
@@ -35,7 +36,8 @@ HALF = 0.005
 """Tools without an interval are read so: a difference of more than half the change that is looked for is believed."""
 
 Work = Callable[[], None]
-Tool = Callable[[int, int, float], str]
+Tool = Callable[[int, int, float | None], str]
+"""Two numbers of iterations, and the seconds that a comparison may take; None for the tool's own settings."""
 
 
 def work(iterations: int) -> Work:
@@ -58,44 +60,49 @@ def believed(ratio: float) -> str:
     return "slower" if ratio > 1 + HALF else "faster" if ratio < 1 - HALF else "none"
 
 
-def with_perstep(a: int, b: int, seconds: float) -> str:
+def with_perstep(a: int, b: int, seconds: float | None) -> str:
     """perstep.compare, its verdict."""
-    found = perstep.compare({"a": work(a), "b": work(b)}, budget_s=seconds, precision=1e-9, threshold=THRESHOLD)
+    options = {} if seconds is None else {"budget_s": seconds, "precision": 1e-9, "threshold": THRESHOLD}
+    found = perstep.compare({"a": work(a), "b": work(b)}, **options)
     return found["b"].wall.verdict.split(" (")[0]
 
 
-def with_timeit(a: int, b: int, seconds: float) -> str:
+def with_timeit(a: int, b: int, seconds: float | None) -> str:
     """timeit: the best of five repeats of each, one program after the other."""
     best = []
     for iterations in (a, b):
         timer = timeit.Timer(work(iterations))
-        number = max(int(seconds / 2 / 5 / (timer.timeit(200) / 200)), 1)
+        if seconds is None:  # as `python -m timeit` does
+            number = timer.autorange()[0]
+        else:
+            number = max(int(seconds / 2 / 5 / (timer.timeit(200) / 200)), 1)
         best.append(min(timer.repeat(5, number)) / number)
     return believed(best[1] / best[0])
 
 
-def with_torch(a: int, b: int, seconds: float) -> str:
+def with_torch(a: int, b: int, seconds: float | None) -> str:
     """torch.utils.benchmark: the medians as `Compare` prints them, cut to their significant figures."""
     from torch.utils.benchmark import Timer
     from torch.utils.benchmark.utils.common import trim_sigfig
 
-    measurements = [
-        Timer("run()", globals={"run": work(n)}).blocked_autorange(min_run_time=seconds / 2) for n in (a, b)
-    ]
+    least = {} if seconds is None else {"min_run_time": seconds / 2}
+    measurements = [Timer("run()", globals={"run": work(n)}).blocked_autorange(**least) for n in (a, b)]
     digits = min(m.significant_figures for m in measurements)
     shown = [trim_sigfig(m.median, digits) for m in measurements]
     return "slower" if shown[1] > shown[0] else "faster" if shown[1] < shown[0] else "none"
 
 
-def with_pyperf(a: int, b: int, seconds: float) -> str:
-    """pyperf: `timeit` of each in five processes, then `compare_to` and its significance."""
+def with_pyperf(a: int, b: int, seconds: float | None) -> str:
+    """pyperf: `timeit` of each in five processes (20 by default), then `compare_to` and its significance."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for name, iterations in (("a", a), ("b", b)):
             setup, statement = source(iterations)
             files.append(f"{folder}/{name}.json")
-            loops = max(int(seconds / 2 / 20 / (iterations * 50e-9)), 1)
-            command = ["timeit", "-q", "-p", "5", "-n", "3", "-w", "1", "--loops", str(loops)]
+            command = ["timeit", "-q"]
+            if seconds is not None:
+                loops = max(int(seconds / 2 / 20 / (iterations * 50e-9)), 1)
+                command += ["-p", "5", "-n", "3", "-w", "1", "--loops", str(loops)]
             run_python(["-m", "pyperf", *command, "-o", files[-1], "-s", setup, "--name", "work", statement])
         said = run_python(["-m", "pyperf", "compare_to", *files])
     if "not significant" in said.lower() or "hidden" in said.lower():
@@ -103,7 +110,7 @@ def with_pyperf(a: int, b: int, seconds: float) -> str:
     return "slower" if "slower" in said else "faster" if "faster" in said else "none"
 
 
-def with_pytest_benchmark(a: int, b: int, seconds: float) -> str:
+def with_pytest_benchmark(a: int, b: int, seconds: float | None) -> str:
     """pytest-benchmark: medians of two runs, as `--benchmark-compare-fail=median:0.5%` reads them."""
     medians = []
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +119,8 @@ def with_pytest_benchmark(a: int, b: int, seconds: float) -> str:
             setup, statement = source(iterations)
             test.write_text(f"{setup}\ndef run():\n    {statement}\ndef test_work(benchmark):\n    benchmark(run)\n")
             report = Path(folder) / "report.json"
-            options = ["--benchmark-only", f"--benchmark-json={report}", f"--benchmark-max-time={seconds / 2}"]
+            options = ["--benchmark-only", f"--benchmark-json={report}"]
+            options += [] if seconds is None else [f"--benchmark-max-time={seconds / 2}"]
             run_python(["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", *options, str(test)])
             medians.append(json.loads(report.read_text())["benchmarks"][0]["stats"]["median"])
     return believed(medians[1] / medians[0])
@@ -132,20 +140,23 @@ TOOLS: dict[str, Tool] = {
 }
 
 
-def side_by_side(tries: int, seconds: float) -> list[dict[str, Any]]:
+def side_by_side(tries: int, seconds: float | None) -> list[dict[str, Any]]:
     """Each tool on identical programs and on a true +1 %, in turn."""
     verdicts: dict[str, dict[str, list[str]]] = {name: {"identical": [], "+1 %": []} for name in TOOLS}
+    took_s = dict.fromkeys(TOOLS, 0.0)
     for number in range(tries):
         for name, tool in TOOLS.items():
+            begun_s = time.monotonic()
             verdicts[name]["identical"].append(tool(ITERATIONS_50_US, ITERATIONS_50_US, seconds))
             verdicts[name]["+1 %"].append(tool(ITERATIONS_50_US, ITERATIONS_50_US * 101 // 100, seconds))
-        progress("side by side", number + 1, tries)
+            took_s[name] += time.monotonic() - begun_s
+        progress("side by side" if seconds else "at their defaults", number + 1, tries)
     return [
         {
             "tool": name,
             "rule": (TOOLS[name].__doc__ or "").splitlines()[0],
             "tries": tries,
-            "seconds_each": seconds,
+            "seconds_each": seconds or took_s[name] / tries / 2,
             "false_alarms": sum(v in {"slower", "faster"} for v in found["identical"]),
             "found_1_percent": found["+1 %"].count("slower"),
             "wrong_sign": found["+1 %"].count("faster"),
@@ -197,6 +208,7 @@ def detection(workload: str, iterations: int, tries: int, budget_s: float) -> di
 SECTIONS: dict[str, Callable[[bool], Any]] = {
     "identical": lambda quick: identical(4 if quick else 200, 0.4),
     "side_by_side": lambda quick: side_by_side(1 if quick else 20, 0.8),
+    "at_defaults": lambda quick: side_by_side(1 if quick else 10, None),
     "detection": lambda quick: [
         detection("50 µs", ITERATIONS_50_US, 2 if quick else 20, 30.0),
         detection("5 ms", 100 * ITERATIONS_50_US, 2 if quick else 20, 30.0),
@@ -216,18 +228,20 @@ def main() -> None:
     parser.add_argument("--date", required=True)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="measure these; the others stay as they are stored")
     options = parser.parse_args()
     quick = options.quick
     machine = describe()
-    found = {
+    found = json.loads(options.out.read_text(encoding="utf-8")) if options.only else {}
+    found |= {
         "date": options.date,
         "quick": quick,
         "machine": {"cpu": machine.cpu.model, "cores": machine.cpu.cores_logical, "identity": identity(machine)},
     }
-    for name, section in SECTIONS.items():
-        found[name] = section(quick)
+    for name in options.only or SECTIONS:
+        found[name] = SECTIONS[name](quick)
         options.out.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for row in found["side_by_side"]:
+    for row in [*found["side_by_side"], *found["at_defaults"]]:
         print(
             f"{row['tool']:24} false alarms {row['false_alarms']} of {row['tries']},"
             f" +1 % found {row['found_1_percent']} of {row['tries']}"
