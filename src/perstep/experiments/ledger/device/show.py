@@ -46,9 +46,9 @@ def work_table(
     theory = _Theory(bounds, size)
     rows: list[list[str]] = []
     for name, part in work.parts.items():
-        rows.append([*_row(name, part, host, size), *theory.cells(name, part.busy_ns)])
+        rows.append([*part_row(name, part, _host(name, host, size), size), *theory.cells(name, part.busy_ns)])
         if detail == "kernels":
-            rows += [[*kernel, *theory.empty] for kernel in _kernel_rows(part, size)]
+            rows += [[*kernel, *theory.empty] for kernel in kernel_rows(part.kernels, size)]
     first, *others = _sums(work, size)
     sums = [[*first, *theory.sums(work.busy_ns)], *([*row, *theory.empty] for row in others)]
     return Table(
@@ -101,10 +101,18 @@ class _Theory:
         return [significant(bound_ns / self._size), significant(ns / bound_ns)] if bound_ns else ["", ""]
 
 
-def _row(name: str, part: PartWork, host: Ledger | None, size: float) -> list[str]:
+def part_row(name: str, part: PartWork, host: str, size: float) -> list[str]:
+    """What the device did for a part: the cells of a row.
+
+    Args:
+        name: of the part.
+        part: what was found.
+        host: the cell of the host's time.
+        size: nanoseconds of the table's unit.
+    """
     return [
         name,
-        _host(name, host, size),
+        host,
         significant(part.busy_ns / size),
         percent(part.share),
         bar(part.share),
@@ -136,39 +144,56 @@ def _sums(work: DeviceWork, size: float) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _kernel_rows(part: PartWork, size: float) -> list[list[str]]:
-    """The kernels of a part by total time, those of one short name together."""
+def kernel_rows(
+    kernels: Sequence[KernelTime], size: float, noun: str = "kernel", least_share: float = SHORT_KERNELS_SHARE
+) -> list[list[str]]:
+    """The kernels of a part by total time, those of one short name together; as many cells as `part_row` has.
+
+    Args:
+        kernels: of the part.
+        size: nanoseconds of the table's unit.
+        noun: what they are called.
+        least_share: of the part; those that take less are shown together.
+    """
     merged: dict[str, list[KernelTime]] = {}
-    for kernel in part.kernels:
+    for kernel in kernels:
         merged.setdefault(kernel.short, []).append(kernel)
     rows, small = [], []
-    for short, kernels in sorted(merged.items(), key=lambda one: -sum(k.ns_per_step for k in one[1])):
-        ns, count = sum(k.ns_per_step for k in kernels), sum(k.per_step for k in kernels)
-        share = sum(k.share for k in kernels)
-        if share < SHORT_KERNELS_SHARE:
+    for short, alike in sorted(merged.items(), key=lambda one: -sum(k.ns_per_step for k in one[1])):
+        ns, count = sum(k.ns_per_step for k in alike), sum(k.per_step for k in alike)
+        share = sum(k.share for k in alike)
+        if share < least_share:
             small.append((ns, count, share))
             continue
-        rows.append(_kernel_row(short, ns, count, share, size))
+        rows.append(_kernel_row(short, ns, count, share, size, noun))
     if small:
         ns, count, share = (sum(values) for values in zip(*small, strict=True))
-        rows.append(_kernel_row(plural(len(small), "other kernel"), ns, count, share, size))
+        rows.append(_kernel_row(plural(len(small), f"other {noun}" if rows else noun), ns, count, share, size, noun))
     return rows
 
 
-def _kernel_row(name: str, ns: float, count: float, share: float, size: float) -> list[str]:
+def _kernel_row(name: str, ns: float, count: float, share: float, size: float, noun: str) -> list[str]:
     each = duration(ns / count) if count else ""
     return [f"  {name}", "", significant(ns / size), f"{percent(share)} of it", "", f"{each} each", "",
-            f"{significant(count)} kernels"]  # fmt: skip
+            f"{significant(count)} {noun}s"]  # fmt: skip
 
 
-def bounding_sentence(work: DeviceWork) -> str:
-    """What bounds the step, with its numbers: `host-bound: kernels run 2.3 of 24.6 ms (9 %); ...`."""
+def bounding_sentence(
+    work: DeviceWork, *, round_noun: str = "round", advice: str = "give a longer --budget, or more --rounds"
+) -> str:
+    """What bounds the step, with its numbers: `host-bound: kernels run 2.3 of 24.6 ms (9 %); ...`.
+
+    Args:
+        work: what was found.
+        round_noun: what intervals are over.
+        advice: what helps where there are too few of them.
+    """
     run = f"kernels run {_of(work.busy_ns, work.step_ns)} ({percent(work.busy_share, 0)})"
     low, high = work.share_ci_low, work.share_ci_high
     if low is None or high is None:
         return (
-            f"What bounds the step is not resolved: {run}, but {plural(work.rounds, 'round')} give no interval; "
-            "give a longer --budget, or more --rounds."
+            f"What bounds the step is not resolved: {run}, but {plural(work.rounds, round_noun)} give no interval; "
+            f"{advice}."
         )
     if not work.bound:
         classes = " or ".join(_classes(low, high))
@@ -241,7 +266,12 @@ def notes(work: DeviceWork) -> list[str]:
         f"Device busy is the kernels' own time in {plural(work.steps, 'profiled step')}{where}, which are steps of "
         "their own; the step is that of steps without instruments at the same positions, and idle is the difference."
     )
-    said = [what]
+    return [what, *trace_notes(work)]
+
+
+def trace_notes(work: DeviceWork) -> list[str]:
+    """What could not be attributed, or looks odd in the trace."""
+    said = []
     for name, part in work.parts.items():
         if part.replayed_ns:
             share = percent(part.replayed_ns / work.busy_ns)
