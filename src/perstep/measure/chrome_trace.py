@@ -8,6 +8,7 @@ exact to 250 ns. Says what an event is, never where a step begins (`trace_steps`
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ MODULE = "nn.Module: "
 """Begins the name of a call of a module, which torch writes with `with_stack=True`."""
 
 HOST, DEVICE = "CPU", "CUDA"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _KINDS = {
     "user_annotation": "range",
     "cpu_op": "op",
@@ -131,10 +133,9 @@ class _Stream:
     def peek(self) -> str:
         """The next character that is no white space; nothing at the end."""
         while True:
-            while self._at < len(self._text):
-                if not self._text[self._at].isspace():
-                    return self._text[self._at]
-                self._at += 1
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if self._at < len(self._text):
+                return self._text[self._at]
             if not self._more():
                 return ""
 
@@ -151,8 +152,10 @@ class _Stream:
             try:
                 value, end = self._decode(self._text, self._at)
             except ValueError as error:
-                if len(self._text) - self._at > LONGEST_EVENT or not self._more():
-                    raise self.wrong("no valid JSON" if self._text[self._at :] else "the file ends") from error
+                if len(self._text) - self._at > LONGEST_EVENT:
+                    raise self.wrong(f"no valid JSON, or more than {LONGEST_EVENT:,} characters of it,") from error
+                if not self._more():
+                    raise self.wrong("no valid JSON, or the file is cut off,") from error
                 continue
             # A number that ends where the text does may go on.
             if end == len(self._text) and self._more():

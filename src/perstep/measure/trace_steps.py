@@ -4,18 +4,20 @@ By repetition means: in the order of their start, the ranges of a thread (else t
 that lie in no other) are a sequence of names. A name cuts it into stretches, each from one occurrence to the next. It
 begins the step if the stretches are alike: at most 20 % of them share less than 90 % of their names with the most
 frequent one. A layer is no step: its stretches differ wherever one step ends and the next begins, so a name whose
-differing stretches recur at a constant distance is passed over. Of the names that remain, the one with the most
-stretches that are alike counts; of equals the one with the fewest others, then the one whose rows take longest. The
-answer depends on the trace alone, says how it was found, and there is none below three steps.
+differing stretches recur at a constant distance is passed over; so is one whose stretches hold less than half of the
+items that another name's hold. Of the names that remain, the one with the most stretches that are alike counts; of
+equals the one with the fewest others, then the one whose rows take longest. The answer depends on the trace alone,
+says how it was found, and there is none below three steps. A single step of many layers looks like many steps.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,9 @@ CONSTANT_ALIKE = 0.99
 MOST_UNLIKE = 0.2
 """More stretches than this share that are not alike: no step."""
 OF_CONSTANT = 0.8
-"""So many distances must be the same for one to be constant."""
+"""So much of a sequence must lie between places at the same distance for that to be constant."""
+EXPLAINED = 0.5
+"""A name whose stretches hold less than this share of the items that another name's hold begins no step."""
 SLOWER = 1.5
 """A first step that takes so many times as long as the median, or as few, is ramp-up."""
 FILLED = 0.99
@@ -42,6 +46,7 @@ FILLED = 0.99
 IDLE = "idle"
 """The kind of a step in which an engine ran no model."""
 
+_Key = TypeVar("_Key", bytes, frozenset[Any])
 _NUMBER = re.compile(r"\d+")
 
 
@@ -144,33 +149,36 @@ def _asked(trace: ChromeTrace, name: str) -> FoundSteps:
 
 def _named(trace: ChromeTrace) -> FoundSteps | None:
     """By torch's own steps, else by an engine's."""
-    engines = [_by_engine(trace.ranges, *engine) for engine in _ENGINES]
-    engine = next((found for found in engines if found is not None and len(found.steps) >= FEWEST), None)
     markers = [row for row in trace.ranges if _PROFILER_STEP.fullmatch(row.name)]
     if len(markers) < FEWEST:
-        return engine
-    inside = [] if engine is None else engine.steps
+        engines = (_by_engine(trace.ranges, *engine) for engine in _ENGINES)
+        return next((found for found in engines if found is not None and len(found.steps) >= FEWEST), None)
+    inside = [(row.start_ns, _engine_kind(row.name)) for row in trace.ranges]
+    marks = sorted((start, kind) for start, kind in inside if kind not in (None, IDLE))
 
     def kind(row: Row) -> str:
-        """What the engine says of the one step that begins in it."""
-        kinds = [step.kind for step in inside if row.start_ns <= step.start_ns < row.end_ns]
-        return kinds[0] if len(kinds) == 1 else "step"
+        """What an engine says of the one step that begins in it."""
+        first, last = bisect_left(marks, (row.start_ns,)), bisect_left(marks, (row.end_ns,))
+        return str(marks[first][1]) if last - first == 1 else "step"
 
     return _between(markers, kind, "torch.profiler's own ProfilerStep ranges", named=True)
 
 
+def _engine_kind(name: str) -> str | None:
+    """The kind of step that a range of this name is, if an engine named it."""
+    matches = ((pattern.fullmatch(name), kind_of) for _, pattern, kind_of in _ENGINES)
+    return next((kind_of(match) for match, kind_of in matches if match), None)
+
+
 def _by_engine(
-    ranges: Iterable[Row], writer: str, pattern: re.Pattern[str], kind_of: Callable[[re.Match[str]], str]
+    ranges: Sequence[Row], writer: str, pattern: re.Pattern[str], kind_of: Callable[[re.Match[str]], str]
 ) -> FoundSteps | None:
-    markers = [row for row in ranges if pattern.fullmatch(row.name)]
+    kinds = {row.name: kind_of(match) for row in ranges if (match := pattern.fullmatch(row.name))}
+    markers = [row for row in ranges if row.name in kinds]
     if not markers:
         return None
-
-    def kind(row: Row) -> str:
-        match = pattern.fullmatch(row.name)
-        return kind_of(match) if match else ""  # pragma: no branch - all markers match
-
-    return _between(markers, kind, f"the ranges {family(markers[0].name)} that {writer} writes", named=True)
+    how = f"the ranges {family(markers[0].name)} that {writer} writes"
+    return _between(markers, lambda row: kinds[row.name], how, named=True)
 
 
 def _repeated(trace: ChromeTrace) -> FoundSteps | None:
@@ -211,13 +219,17 @@ def beginning(codes: NDArray[np.int64], took: NDArray[np.float64]) -> int | None
         codes: [items] letters, from 0 on.
         took: [letters] how long all items of each letter take, to choose among equals.
     """
-    best: tuple[int, int, float, int] | None = None
+    found: list[tuple[int, int, int, float, int]] = []
     for letter in np.flatnonzero(np.bincount(codes) > FEWEST).tolist():
-        alike = _alike(codes, np.flatnonzero(codes == letter))
+        places = np.flatnonzero(codes == letter)
+        alike = _alike(codes, places)
         if alike is not None:
-            same = int((alike >= ALIKE).sum())
-            best = max(best or (0, 0, 0.0, 0), (same, same - alike.size, float(took[letter]), -letter))
-    return None if best is None else -best[3]
+            same = alike >= ALIKE
+            explained = int(np.diff(places)[same].sum())
+            found.append((explained, int(same.sum()), -int((~same).sum()), float(took[letter]), -letter))
+    # What recurs somewhere at the edge, ten times the same name for example, explains little of the whole.
+    enough = max((one[0] for one in found), default=0) * EXPLAINED
+    return -max(one[1:] for one in found if one[0] >= enough)[-1] if found else None
 
 
 def _alike(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -226,10 +238,11 @@ def _alike(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.fl
     middle = float(np.median(lengths))
     if np.mean(np.abs(lengths - middle) > (1 - ALIKE) * middle) > MOST_UNLIKE:
         return None  # quick: what differs in length by so much is not alike
-    alike = np.array(likeness([Counter(codes[a:b].tolist()) for a, b in pairwise(places.tolist())]))
+    stretches = [codes[a:b].tobytes() for a, b in pairwise(places.tolist())]
+    alike = np.array(_likeness(stretches, lambda stretch: Counter(np.frombuffer(stretch, np.int64).tolist())))
     if np.mean(alike < ALIKE) > MOST_UNLIKE:
         return None
-    return None if _at_a_constant_distance(np.flatnonzero(alike < CONSTANT_ALIKE), alike.size) else alike
+    return None if _at_a_constant_distance(alike) else alike
 
 
 def likeness(contents: Sequence[Counter[Any]]) -> list[float]:
@@ -238,25 +251,33 @@ def likeness(contents: Sequence[Counter[Any]]) -> list[float]:
     Args:
         contents: name -> how often, of each step; of several that are most frequent the first counts.
     """
-    frequent: Counter[Any] = Counter([frozenset(content.items()) for content in contents])
-    typical = Counter(dict(max(frequent, key=lambda content: frequent[content])))
-    larger = [max(typical.total(), content.total()) for content in contents]
-    return [(typical & one).total() / size if size else 1.0 for one, size in zip(contents, larger, strict=True)]
+    return _likeness([frozenset(content.items()) for content in contents], lambda items: Counter(dict(items)))
 
 
-def _at_a_constant_distance(unlike: NDArray[np.int64], count: int) -> bool:
+def _likeness(keys: Sequence[_Key], content_of: Callable[[_Key], Counter[Any]]) -> list[float]:
+    """The same by keys: equal ones have equal contents, so that each is looked at once."""
+    frequent = Counter(keys)
+    contents = {key: content_of(key) for key in frequent}
+    typical = contents[max(frequent, key=lambda key: frequent[key])]
+    larger = {key: max(typical.total(), content.total()) for key, content in contents.items()}
+    alike = {key: (typical & contents[key]).total() / size if size else 1.0 for key, size in larger.items()}
+    return [alike[key] for key in keys]
+
+
+def _at_a_constant_distance(alike: NDArray[np.float64]) -> bool:
     """Whether what differs recurs regularly, so that a longer stretch is what repeats.
 
     Args:
-        unlike: places of stretches that differ.
-        count: of all stretches.
+        alike: [stretches] how alike each is to the most frequent one.
     """
-    if not unlike.size:
-        return False
+    unlike = np.flatnonzero(alike < CONSTANT_ALIKE)
+    if unlike.size == 0 or (unlike.size == 1 and alike[unlike[0]] >= ALIKE):
+        return False  # one step with one more operator may lie in the very middle
     # What lies before the first and after the last is as long where the trace holds whole steps.
-    distances = np.diff(np.concatenate([[-1], unlike, [count]]))
+    distances = np.diff(np.concatenate([[-1], unlike, [alike.size]]))
     usual = float(np.median(distances))
-    return usual >= 2 and float(np.mean(distances == usual)) >= OF_CONSTANT
+    # Weighted by their length: what ramps up has many short ones.
+    return usual >= 2 and float(distances[distances == usual].sum()) >= OF_CONSTANT * float(distances.sum())
 
 
 def _between(markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool) -> FoundSteps:

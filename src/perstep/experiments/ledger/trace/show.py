@@ -163,8 +163,8 @@ def _notes(findings: TraceFindings, ledger: TraceLedger) -> Sequence[str]:
     said = [PARTS[findings.parts_by], what]
     if ledger.ramp_up:
         said.append(
-            f"{plural(ledger.ramp_up, 'step')} at the beginning are left out as ramp-up: less than 90 % of their "
-            "kernels or operators are those of the others, or they take 1.5 times as long or as short as the median."
+            f"Left out as ramp-up: {plural(ledger.ramp_up, 'step')} at the beginning, with less than 90 % of the "
+            "others' kernels or operators, or 1.5 times as long or as short as the median."
         )
     if ledger.names_in_all > 1 and ledger.kind != "step":
         said.append(
