@@ -34,7 +34,7 @@ CONSTANT_ALIKE = 0.99
 """A stretch that shares less differs, where it is asked whether differences recur at a constant distance."""
 MOST_UNLIKE = 0.2
 """More stretches than this share that are not alike: no step."""
-OF_CONSTANT = 0.8
+OF_CONSTANT = 0.7
 """So much of a sequence must lie between places at the same distance for that to be constant."""
 EXPLAINED = 0.5
 """A name whose stretches hold less than this share of the items that another name's hold begins no step."""
@@ -271,13 +271,15 @@ def _at_a_constant_distance(alike: NDArray[np.float64]) -> bool:
         alike: [stretches] how alike each is to the most frequent one.
     """
     unlike = np.flatnonzero(alike < CONSTANT_ALIKE)
-    if unlike.size == 0 or (unlike.size == 1 and alike[unlike[0]] >= ALIKE):
-        return False  # one step with one more operator may lie in the very middle
     # What lies before the first and after the last is as long where the trace holds whole steps.
     distances = np.diff(np.concatenate([[-1], unlike, [alike.size]]))
-    usual = float(np.median(distances))
-    # Weighted by their length: what ramps up has many short ones.
-    return usual >= 2 and float(distances[distances == usual].sum()) >= OF_CONSTANT * float(distances.sum())
+    # The distance that covers the most: what ramps up has many short ones.
+    held = np.bincount(distances) * np.arange(distances.max() + 1)
+    usual = int(held.argmax())
+    # Two distances may be the same by chance, or a step with one more operator lie in the very middle.
+    if held[usual] < FEWEST * usual:
+        return unlike.size == 1 and bool(distances[0] == distances[1] >= 2 and alike[unlike[0]] < ALIKE)
+    return usual >= 2 and float(held[usual]) >= OF_CONSTANT * float(distances.sum())
 
 
 def _between(markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool) -> FoundSteps:
