@@ -6,8 +6,9 @@ begins the step if the stretches are alike: at most 20 % of them share less than
 frequent one. A layer is no step: its stretches differ wherever one step ends and the next begins, so a name whose
 differing stretches recur at a constant distance is passed over; so is one whose stretches hold less than half of the
 items that another name's hold. Of the names that remain, the one with the most stretches that are alike counts; of
-equals the one with the fewest others, then the one whose rows take longest. The answer depends on the trace alone,
-says how it was found, and there is none below three steps. A single step of many layers looks like many steps.
+equals the one with the fewest others, then the outermost, which takes longest, then the first. The answer depends on
+the trace alone, says how it was found, and there is none below three steps. One step of many layers alone looks like
+many steps.
 """
 
 import re
@@ -202,7 +203,8 @@ def _recurring(rows: Sequence[Row], what: str, by_name: Callable[[str], str]) ->
     letters: dict[str, int] = {}
     codes = np.array([letters.setdefault(by_name(row.name), len(letters)) for row in ordered], np.int64)
     took = np.zeros(len(letters))
-    np.add.at(took, codes, [row.duration_ns for row in ordered])
+    if what != "operator":  # of what is nested, the outermost begins the step; of what is not, the first
+        np.add.at(took, codes, [row.duration_ns for row in ordered])
     best = beginning(codes, took)
     if best is None:
         return None
@@ -217,7 +219,7 @@ def beginning(codes: NDArray[np.int64], took: NDArray[np.float64]) -> int | None
 
     Args:
         codes: [items] letters, from 0 on.
-        took: [letters] how long all items of each letter take, to choose among equals.
+        took: [letters] how long all items of each letter take, to choose among equals; then the first counts.
     """
     found: list[tuple[int, int, int, float, int]] = []
     for letter in np.flatnonzero(np.bincount(codes) > FEWEST).tolist():

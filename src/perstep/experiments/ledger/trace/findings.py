@@ -262,7 +262,7 @@ def _ledger(
     kept = places[first:]
     durations = np.array([[step.duration_ns] for step in steps[first:]], np.float64)
     ends = merged_interval(merge_until_independent(durations, lambda x: x[:, 0]))
-    on_host = work_of(kind, [profiled_round(TraceWork([host[index]])) for index in kept], durations)
+    on_host = work_of(kind, [profiled_round(TraceWork([_times(host[index])])) for index in kept], durations)
     names = Counter(step.name for step in steps[first:])
     return TraceLedger(
         kind=kind,
@@ -282,6 +282,11 @@ def _ledger(
             if any(work.steps[index].busy_ns for index in kept)
         },
     )
+
+
+def _times(step: StepWork) -> StepWork:
+    """The step without its operators, whose times are no kernels' and are estimated in another way."""
+    return StepWork(step.kind, {name: replace(part, kernels={}) for name, part in step.parts.items()})
 
 
 def _on_host(name: str, part: PartWork, steps: Sequence[StepWork]) -> HostPart:
