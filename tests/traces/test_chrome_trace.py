@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from made_up import HOST, MAIN, annotation, chrome, event, kernel, launch, op, write
 
 from perstep.errors import InputError
+from perstep.experiments.ledger.trace.findings import trace_findings
+from perstep.experiments.ledger.trace.show import tables
 from perstep.measure import chrome_trace
 from perstep.measure.chrome_trace import ChromeTrace, read_chrome_trace
 from perstep.measure.device_rows import Row
@@ -117,6 +120,53 @@ def test_events_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
                       {**op("e", 0, 1), "name": 7}, 3, {}, {**op("f", 0, 1), "ts": float("nan")}]  # fmt: skip
     trace = read(tmp_path / "t.json", bad)
     assert (counts(trace), trace.unreadable) == ({"ops": 1}, 7)
+
+
+def test_names_hold_nothing_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    """Escapes, line ends and halves of characters become spaces."""
+    devices = [{"id": 0, "name": "GPU\x07"}]
+    trace = read(tmp_path / "t.json", [op("a\x1b[31m\nb\ud800", 0, 1), op("näïve 語", 0, 1)], deviceProperties=devices)
+    assert [row.name for row in trace.ops] == ["a [31m b ", "näïve 語"]
+    assert trace.devices == {0: "GPU "}
+
+
+def test_times_that_no_clock_shows_are_none(tmp_path: Path) -> None:
+    """However they are written: they would not fit into the integers that are computed with."""
+    path = tmp_path / "t.json"
+    odd = ["1e30", "1" * 30, "1" * 30 + ".5", "-1e300", "1e999999999999", '"²"', '"1.²"', "null", "[1]", "{}"]
+    path.write_text(json.dumps([op("good", 0, 1)])[:-1] + "".join(
+        f',{{"ph":"X","cat":"cpu_op","name":"a","ts":{ts},"dur":1}}' for ts in odd
+    ) + "]")  # fmt: skip
+    trace = read_chrome_trace(path)
+    assert (len(trace.ops), trace.unreadable) == (1, len(odd))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+fields = st.fixed_dictionaries({}, optional={
+    "ph": st.sampled_from("XBEsfiM") | anything, "name": st.sampled_from(["cudaLaunchKernel", "k"]) | anything,
+    "cat": st.sampled_from(["cpu_op", "kernel", "cuda_runtime", "user_annotation", "ac2g"]) | anything,
+    "pid": st.integers(0, 2) | anything, "tid": anything, "ts": st.integers(0, 90) | anything, "id": anything,
+    "dur": st.integers(0, 9) | anything,
+    "args": st.fixed_dictionaries({}, optional={"correlation": anything, "External id": anything, "device": anything})
+    | anything,
+})  # fmt: skip
+
+
+@given(st.lists(fields | anything, max_size=12))
+def test_whatever_stands_in_an_event_it_is_read_or_counted(
+    tmp_path_factory: pytest.TempPathFactory, events: list[Any]
+) -> None:
+    """Never an exception of another kind, from reading or from finding steps."""
+    path = write(tmp_path_factory.mktemp("t") / "t.json", events)
+    trace = read_chrome_trace(path)
+    assert all(row.duration_ns >= 0 for rows in (trace.ops, trace.work, trace.launches, trace.ranges) for row in rows)
+    steps = [annotation("step[DECODE bs=1]", 30 * n, 30 * n + 9) for n in range(5)]
+    with suppress(InputError):
+        tables(trace_findings(write(path, [*steps, *events])))
 
 
 @given(size=st.integers(1, 400), packed=st.booleans(), listed=st.booleans())

@@ -287,17 +287,52 @@ def test_parts_may_be_modules(tmp_path: Path) -> None:
 
 
 def test_decode_stands_first_and_steps_of_several_names_are_said(tmp_path: Path) -> None:
-    """A prefill has a ledger of its own; different batch sizes do different work."""
+    """Any other kind has a ledger of its own; different batch sizes do different work."""
 
     def name(n: int) -> str:
-        return f"execute_context_1({n})_generation_0(0)" if n % 4 == 0 else f"execute_context_0(0)_generation_{n}({n})"
+        return f"step[CHUNK bs={n}]" if n % 4 == 0 else f"step[DECODE bs={n}]"
 
     events = [annotation(name(n), LONG * n, LONG * n + (900 if n % 4 == 0 else 300)) for n in range(33)]
     result = found(tmp_path, events)
-    assert [ledger.kind for ledger in result.ledgers] == ["decode", "prefill"]
+    assert [ledger.kind for ledger in result.ledgers] == ["decode", "chunk"]
     assert [ledger.steps for ledger in result.ledgers] == [24, 8]
     assert result.ledgers[0].names_in_all == 24
     assert "The steps have 24 names, most often" in to_text(tables(result)[0])
+
+
+def test_operators_add_up_to_their_part_where_medians_do_not(tmp_path: Path) -> None:
+    """Each of three parts is three times as long in every third step: rows are scaled, and operators with them."""
+
+    def inside(number: int, at: float) -> list[Event]:
+        made, start = [], at + 10
+        for part in range(3):
+            end = start + (300 if number % 3 == part else 100)
+            made += [annotation(f"part {part}", start, end), op(f"op {part}", start, end)]
+            start = end
+        return made
+
+    [ledger] = found(tmp_path, steps(21, inside, long=510, name="turn"), step="turn").ledgers
+    assert sum(part.ns for part in ledger.host.values()) == pytest.approx(510e3)
+    for part in range(3):
+        held = ledger.host[f"part {part}"]
+        assert held.ns > 120e3
+        assert held.operators_ns == pytest.approx(held.ns)
+        assert [call.ns_per_step for call in held.calls] == pytest.approx([held.ns])
+
+
+def test_ranges_that_reach_into_the_next_step_and_those_of_other_threads_are_no_parts_of_the_hosts_time(
+    tmp_path: Path,
+) -> None:
+    """One is not below a step; the other happened beside it, and kernels launched there are its own all the same."""
+
+    def inside(number: int, at: float) -> list[Event]:
+        return [annotation("attn", at + 100, at + 300), annotation("request", at + 400, at + 1100),
+                annotation("sampling thread", at + 150, at + 850, tid=9), launch(number + 1, at + 200, tid=9),
+                kernel(number + 1, at + 300, at + 400)]  # fmt: skip
+
+    [ledger] = found(tmp_path, steps(12, inside, name="turn"), step="turn").ledgers
+    assert {name: part.ns for name, part in ledger.host.items()} == {"turn": 700e3, "attn": 200e3, RESIDUAL: 100e3}
+    assert busy(ledger) == {"sampling thread": (100, 100, 1)}
 
 
 # Real traces

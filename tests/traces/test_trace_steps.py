@@ -196,6 +196,11 @@ def test_a_planted_period_is_found_through_ramp_up_and_jitter(data: st.DataObjec
     assert max(offsets) - min(offsets) <= 1  # the same place of each step, but for what was put in before it
 
 
+def test_what_recurs_at_the_edge_alone_begins_no_step() -> None:
+    """Twelve times the same before eight steps: alike, and more of them, but they explain little of the trace."""
+    assert beginning(np.array([1] * 12 + [2, 3, 4, 5, 6] * 8), np.zeros(7)) == 2
+
+
 def test_two_layers_of_a_kind_are_one_unit_only_if_nothing_tells_them_apart() -> None:
     """Alternating layers: every second one is a stretch of its own, so neither begins a step."""
     step = [1, *[2, 3, 4, 2, 3, 5, 6] * 8, 7, 8, 9]

@@ -28,8 +28,8 @@ MOST_CHARACTERS = 4_000_000_000
 """Of a file, unpacked: a packed file may unpack to a thousand times its size."""
 MOST_EVENTS = 4_000_000
 """Kept of a file: some 1.5 GB of memory."""
-MOST_US = Decimal(10) ** 18
-"""A time beyond this, 30,000 years, is none."""
+MOST_US = 4 * 10**15
+"""A time of so many microseconds, 127 years, is none; two of them are still an integer of 64 bits in nanoseconds."""
 MODULE = "nn.Module: "
 """Begins the name of a call of a module, which torch writes with `with_stack=True`."""
 
@@ -282,7 +282,7 @@ class _Collector:
         """Keep the names of devices, as `deviceProperties` has them."""
         for one in value if isinstance(value, list) else ():
             if isinstance(one, dict) and isinstance(one.get("id"), int) and one.get("name"):
-                self._trace.devices[one["id"]] = str(one["name"])
+                self._trace.devices[one["id"]] = _printable(str(one["name"]))
 
     def finished(self) -> ChromeTrace:
         """The trace, once all events are taken."""
@@ -314,7 +314,7 @@ class _Collector:
         if self._kept > MOST_EVENTS:
             raise InputError(f"{self._path}: more than {MOST_EVENTS:,} events that count; profile fewer steps")
         args = event.get("args")
-        known = self._names.setdefault(name, name), start_ns, duration_ns
+        known = self._names.get(name) or self._names.setdefault(name, _printable(name)), start_ns, duration_ns
         row = self._row(event, kind, known, args if isinstance(args, dict) else {})
         self._into[kind].append(row)
         if kind in ("call", "work") and row.correlation <= 0:
@@ -354,6 +354,11 @@ def _kind(event: dict[str, Any]) -> str | None:
     return _KINDS.get(category)
 
 
+def _printable(name: str) -> str:
+    """A name as it may be shown in a terminal: what is no character there is a space."""
+    return name if name.isprintable() else "".join(one if one.isprintable() else " " for one in name)
+
+
 def _number(value: Any) -> int:
     """A whole number of the trace; 0 for none."""
     return value if isinstance(value, int) else 0
@@ -362,14 +367,16 @@ def _number(value: Any) -> int:
 def _ns(microseconds: Any) -> int | None:
     """Whole nanoseconds of a number of microseconds, whose decimals are still text; None if it is none."""
     if isinstance(microseconds, int):
-        return microseconds * 1000
+        return microseconds * 1000 if abs(microseconds) < MOST_US else None
     if not isinstance(microseconds, str):
         return None
     whole, _, decimals = microseconds.partition(".")
-    if whole.isdigit() and decimals.isdigit() and len(decimals) <= 3:
+    if len(whole) <= 15 and len(decimals) <= 3 and whole.isdecimal() and decimals.isdecimal():
         return int(whole) * 1000 + int(decimals.ljust(3, "0"))
     try:
         exact = Decimal(microseconds)
     except InvalidOperation:
         return None
-    return round(exact * 1000) if exact.is_finite() and abs(exact) < MOST_US else None
+    # The exponent first: arithmetic with a huge one is an error of its own.
+    small = exact.is_finite() and exact.adjusted() <= 15 and abs(exact) < MOST_US
+    return round(exact * 1000) if small else None
