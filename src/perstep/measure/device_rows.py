@@ -8,7 +8,7 @@ Pure data; knows no profiler and no model.
 import heapq
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,3 +160,12 @@ class Innermost:
         """The name of the innermost range that holds a moment; None where none does. A range holds its start alone."""
         index = bisect_right(self._times, moment_ns) - 1
         return self._names[index] if index >= 0 else None
+
+    def pieces(self, start_ns: int, end_ns: int) -> Iterator[tuple[str | None, int, int]]:
+        """A stretch of time, cut where the innermost range changes: (name or None, start, end) in their order."""
+        index, at = bisect_right(self._times, start_ns) - 1, start_ns
+        while at < end_ns:
+            following = self._times[index + 1] if index + 1 < len(self._times) else end_ns
+            ends = min(following, end_ns)
+            yield (self._names[index] if index >= 0 else None), at, ends
+            index, at = index + 1, ends

@@ -148,7 +148,7 @@ def device_work(samples: Sequence[Sample]) -> dict[str, DeviceWork]:
     for kind in KINDS:
         if held and all(kind in profiled.kinds for _, profiled in held):
             plain_ns = _plain_ns([sample for sample, _ in held], kind, held[0][1].kinds[kind].steps)
-            made[kind] = _work(kind, [profiled for _, profiled in held], plain_ns)
+            made[kind] = work_of(kind, [profiled for _, profiled in held], plain_ns)
     return made
 
 
@@ -166,7 +166,17 @@ def _plain_ns(samples: Sequence[Sample], kind: str, positions: int) -> NDArray[n
         raise InputError(f"the rounds do not all hold the same plain steps ({error}); measure again") from error
 
 
-def _work(kind: str, rounds: Sequence[ProfiledRound], plain_ns: NDArray[np.float64]) -> DeviceWork:
+def work_of(kind: str, rounds: Sequence[ProfiledRound], plain_ns: NDArray[np.float64]) -> DeviceWork:
+    """The device's work in one kind of step.
+
+    Args:
+        kind: of all steps.
+        rounds: each with profiled steps of this kind.
+        plain_ns: [rounds, positions] the steps that the work is set beside.
+
+    Raises:
+        InputError: the rounds do not hold as many steps as there are plain ones.
+    """
     columns = [one.kinds[kind] for one in rounds]
     names = dict.fromkeys(name for one in columns for name in one.busy_ns)
     busy = {name: _stack(columns, "busy_ns", name) for name in names}

@@ -54,9 +54,9 @@ def work_table(
         detail: `kernels` shows each part's kernels.
     """
     unit = time_unit([work.step_ns])
-    rows: list[_Row] = []
+    rows: list[WorkRow] = []
     for row in _part_rows(work, host, bounds):
-        rows += [row, *(_kernel_rows(work.parts[row.part]) if detail == "kernels" else [])]
+        rows += [row, *(kernel_rows(work.parts[row.part].kernels) if detail == "kernels" else [])]
     return Table(
         title=title,
         columns=_columns(unit),
@@ -73,8 +73,11 @@ def work_table(
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A part, a kernel, or a sum; in a word where a cell says something else than its column."""
+class WorkRow:
+    """A part, a kernel, or a sum, per step; a text where a cell says something else than its column.
+
+    `where` is what the row is about in a file of host and devices: `host`, `device 0`.
+    """
 
     part: str
     busy_ns: float | str | None
@@ -88,10 +91,11 @@ class _Row:
     expected_ns: float | str = ABSENT
     kernel: str = ABSENT
     kind: str = ABSENT
+    where: str = ABSENT
 
 
-def _columns(unit: Unit) -> list[Column[_Row]]:
-    bound: list[Column[_Row]] = bound_columns(
+def _columns(unit: Unit) -> list[Column[WorkRow]]:
+    bound: list[Column[WorkRow]] = bound_columns(
         lambda row: row.busy_ns if isinstance(row.busy_ns, float) else 0.0,
         lambda row: row.bound_ns,
         lambda row: row.binds,
@@ -113,24 +117,30 @@ def _columns(unit: Unit) -> list[Column[_Row]]:
     ]
 
 
-def _part_rows(work: DeviceWork, host: Ledger | None = None, bounds: DeviceBounds | None = None) -> list[_Row]:
+def part_row(name: str, part: PartWork, *, kind: str, host_ns: float | str = ABSENT) -> WorkRow:
+    """What the device did for a part.
+
+    Args:
+        name: of the part.
+        part: what was found.
+        kind: of the step.
+        host_ns: the host's time in the part.
+    """
+    ends = (part.ci_low, part.ci_high)
+    return WorkRow(name, part.busy_ns, part.sum_ns, part.launches, part.share, ends, host_ns, kind=kind)
+
+
+def _part_rows(work: DeviceWork, host: Ledger | None = None, bounds: DeviceBounds | None = None) -> list[WorkRow]:
     judged = {} if bounds is None or not any(part.bound_ns for part in bounds.parts.values()) else bounds.parts
     rows = []
     for name, part in work.parts.items():
         bound = judged.get(name)
         rows.append(
-            _Row(
-                name,
-                part.busy_ns,
-                part.sum_ns,
-                part.launches,
-                part.share,
-                (part.ci_low, part.ci_high),
-                _host_ns(name, host),
+            replace(
+                part_row(name, part, kind=work.kind, host_ns=_host_ns(name, host)),
                 bound_ns=bound.bound_ns if bound else None,
                 binds=ABSENT if bound is None else bound.withdrawn or bound.binds,
                 expected_ns=ABSENT if bounds is None else bounds.expected_ns.get(name, ABSENT),
-                kind=work.kind,
             )
         )
     return rows
@@ -142,51 +152,72 @@ def _host_ns(name: str, host: Ledger | None) -> float | str:
     return host.residual_ns if name == RESIDUAL else host.parts[name].ns if name in host.parts else ABSENT
 
 
-def _sums(work: DeviceWork, bounds: DeviceBounds | None) -> list[_Row]:
+def _sums(work: DeviceWork, bounds: DeviceBounds | None) -> list[WorkRow]:
     """Busy, the plain step, and idle, which is derived from both."""
     sums_ns = sum(part.sum_ns for part in work.parts.values())
     share = interval(work.share_ci_low, work.share_ci_high, 0.01)
     return [
-        _Row(f"kernels of a {work.kind} step", work.busy_ns, sums_ns, work.launches, "100.0 %",
-             bound_ns=bounds.step_ns if bounds else None),
-        _Row(f"step ({work.kind}), without instruments", work.step_ns),
-        _Row("idle, derived: step - kernels", work.idle_ns, ends=(work.idle_ci_low, work.idle_ci_high)),
-        _Row("busy, per cent of the step", significant(100 * work.busy_share), ends=share),
+        WorkRow(f"kernels of a {work.kind} step", work.busy_ns, sums_ns, work.launches, "100.0 %",
+                bound_ns=bounds.step_ns if bounds else None),
+        WorkRow(f"step ({work.kind}), without instruments", work.step_ns),
+        WorkRow("idle, derived: step - kernels", work.idle_ns, ends=(work.idle_ci_low, work.idle_ci_high)),
+        WorkRow("busy, per cent of the step", significant(100 * work.busy_share), ends=share),
     ]  # fmt: skip
 
 
-def _kernel_rows(part: PartWork) -> list[_Row]:
-    """The kernels of a part by total time, those of one short name together."""
+def kernel_rows(
+    kernels: Sequence[KernelTime],
+    *,
+    noun: str = "kernel",
+    counted: str = "kernels",
+    least_share: float = SHORT_KERNELS_SHARE,
+) -> list[WorkRow]:
+    """The kernels of a part by total time, those of one short name together.
+
+    Args:
+        kernels: of the part.
+        noun: what has a name.
+        counted: what there are several of under one name.
+        least_share: of the part; what takes less shares one row.
+    """
     merged: dict[str, list[KernelTime]] = {}
-    for kernel in part.kernels:
+    for kernel in kernels:
         merged.setdefault(kernel.short, []).append(kernel)
     rows, small = [], []
-    for short, kernels in sorted(merged.items(), key=lambda one: -sum(k.ns_per_step for k in one[1])):
-        ns, count = sum(k.ns_per_step for k in kernels), sum(k.per_step for k in kernels)
-        share = sum(k.share for k in kernels)
-        if share < SHORT_KERNELS_SHARE:
+    for short, alike in sorted(merged.items(), key=lambda one: -sum(k.ns_per_step for k in one[1])):
+        ns, count = sum(k.ns_per_step for k in alike), sum(k.per_step for k in alike)
+        share = sum(k.share for k in alike)
+        if share < least_share:
             small.append((ns, count, share))
             continue
-        rows.append(_kernel_row(short, ns, count, share))
+        rows.append(_kernel_row(short, ns, count, share, counted))
     if small:
         ns, count, share = (sum(values) for values in zip(*small, strict=True))
-        rows.append(_kernel_row(plural(len(small), "other kernel"), ns, count, share))
+        rows.append(_kernel_row(plural(len(small), f"other {noun}" if rows else noun), ns, count, share, counted))
     return rows
 
 
-def _kernel_row(name: str, ns: float, count: float, share: float) -> _Row:
+def _kernel_row(name: str, ns: float, count: float, share: float, counted: str) -> WorkRow:
     each = f"{duration(ns / count)} each" if count else ABSENT
-    return _Row(f"  {name}", ns, ABSENT, f"{significant(count)} kernels", f"{percent(share)} of it", each)
+    return WorkRow(f"  {name}", ns, ABSENT, f"{significant(count)} {counted}", f"{percent(share)} of it", each)
 
 
-def bounding_sentence(work: DeviceWork) -> str:
-    """What bounds the step, with its numbers: `host-bound: kernels run 2.3 of 24.6 ms (9 %); ...`."""
+def bounding_sentence(
+    work: DeviceWork, *, round_noun: str = "round", advice: str = "give a longer --budget, or more --rounds"
+) -> str:
+    """What bounds the step, with its numbers: `host-bound: kernels run 2.3 of 24.6 ms (9 %); ...`.
+
+    Args:
+        work: what was found.
+        round_noun: what intervals are over.
+        advice: what helps where there are too few of them.
+    """
     run = f"kernels run {_of(work.busy_ns, work.step_ns)} ({percent(work.busy_share, 0)})"
     low, high = work.share_ci_low, work.share_ci_high
     if low is None or high is None:
         return (
-            f"What bounds the step is not resolved: {run}, but {plural(work.rounds, 'round')} give no interval; "
-            "give a longer --budget, or more --rounds."
+            f"What bounds the step is not resolved: {run}, but {plural(work.rounds, round_noun)} give no interval; "
+            f"{advice}."
         )
     if not work.bound:
         classes = " or ".join(_classes(low, high))
@@ -256,7 +287,12 @@ def notes(work: DeviceWork) -> list[str]:
         f"Device busy is the kernels' own time in {plural(work.steps, 'profiled step')}{where}, which are steps of "
         "their own; the step is that of steps without instruments at the same positions, and idle is the difference."
     )
-    said = [what]
+    return [what, *trace_notes(work)]
+
+
+def trace_notes(work: DeviceWork) -> list[str]:
+    """What could not be attributed, and what is odd in the trace."""
+    said = []
     for name, part in work.parts.items():
         if part.replayed_ns:
             share = percent(part.replayed_ns / work.busy_ns)
@@ -285,15 +321,17 @@ def _called(name: str) -> str:
 
 def work_csv(works: Mapping[str, DeviceWork]) -> str:
     """A row a part of each kind of step, and a row a kernel with its full name; times in nanoseconds."""
-    rows: list[_Row] = []
-    for kind, work in works.items():
+    rows: list[WorkRow] = []
+    for work in works.values():
         for row in _part_rows(work):
-            rows.append(row)
-            rows += [
-                _Row(row.part, None, k.ns_per_step, k.per_step, kernel=k.name, kind=kind)
-                for k in work.parts[row.part].kernels
-            ]
+            rows += with_kernels(row, work.parts[row.part].kernels)
     return to_csv(_columns(("ns", 1.0)), rows)
+
+
+def with_kernels(row: WorkRow, kernels: Sequence[KernelTime]) -> list[WorkRow]:
+    """The rows of a part in a file: the part, and each of its kernels by full name."""
+    part = WorkRow(row.part, None, kind=row.kind, where=row.where)
+    return [row, *(replace(part, sum_ns=k.ns_per_step, launches=k.per_step, kernel=k.name) for k in kernels)]
 
 
 def check_detail(device: str, device_detail: str | None) -> None:

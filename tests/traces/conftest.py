@@ -1,0 +1,6 @@
+"""`made_up` makes the traces of these tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -1,0 +1,131 @@
+"""`perstep ledger --trace`: what it prints and writes, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import Event, annotation, kernel, launch, op, write
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Twenty steps of a millisecond, in each one a kernel of 200 µs."""
+    events: list[Event] = []
+    for n in range(21):
+        at = 1000 * n
+        events += [annotation("step[DECODE bs=1]", at, at + 900), annotation("attn", at + 100, at + 300),
+                   launch(n + 1, at + 200), kernel(n + 1, at + 400, at + 600, "void flash_fwd<int>(int)"),
+                   op("aten::mm", at + 150, at + 250)]  # fmt: skip
+    return write(tmp_path / "rank0.json.gz", events, deviceProperties=[{"id": 0, "name": "NVIDIA H200"}])
+
+
+def test_it_prints_the_device_ledger_and_writes_nothing(cli: Cli, trace: Path) -> None:
+    """With whose trace it is, what bounds the step, and how steps were found."""
+    before = sorted(trace.parent.iterdir())
+    said = cli("ledger", "--trace", trace)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(
+        "decode, what the device does with the profiler on: rank0.json.gz, device 0 (NVIDIA H200)"
+    )
+    assert "a stored trace, not measured by perstep" in said.out
+    assert "host-bound: kernels run 0.200 of 1.00 ms (20 %)" in said.out
+    assert "that SGLang writes" in said.out
+    assert "flash_fwd" not in said.out
+    assert sorted(trace.parent.iterdir()) == before
+    assert "  flash_fwd" in cli("ledger", "--trace", trace, "--device-detail", "kernels").out
+
+
+def test_every_form_of_output_says_the_same(cli: Cli, trace: Path) -> None:
+    """JSON with full names of kernels, CSV, Markdown."""
+    found = json.loads(cli("ledger", "--trace", trace, "-o", "json").out)
+    [ledger] = found["ledgers"]
+    assert (found["trace"], ledger["kind"], ledger["steps"], ledger["step_ns"]) == ("rank0.json.gz", "decode", 20, 1e6)
+    part = ledger["devices"]["0"]["parts"]["attn"]
+    assert (part["busy_ns"], part["launches"], part["kernels"][0]["name"]) == (200e3, 1, "void flash_fwd<int>(int)")
+    assert "decode,device 0,attn,,200000.0" in cli("ledger", "--trace", trace, "-o", "csv").out
+    assert "| attn | 0.200 | 0.200 | 100.0 % |" in cli("ledger", "--trace", trace, "-o", "md").out
+
+
+def test_it_is_written_where_that_is_asked_for(cli: Cli, trace: Path, tmp_path: Path) -> None:
+    """Into an empty folder, which is no run; nothing is written over."""
+    out = tmp_path / "a" / "b"
+    said = cli("ledger", "--trace", trace, "--out", out)
+    assert said.err == f"written: {out}\n"
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "results.json", "trace.csv"]
+    assert (out / "results.json").read_text() == cli("ledger", "--trace", trace, "-o", "json").out
+    again = cli("ledger", "--trace", trace, "--out", out)
+    assert (again.code, again.out) == (2, "")
+    assert "is not an empty folder" in again.err
+    assert cli("ledger", "--trace", trace, "--out", trace).code == 2
+    assert cli("ledger", "--trace", trace, "--out", tmp_path / "c", "--quiet").err == ""
+    assert (tmp_path / "c" / "trace.csv").is_file()
+
+
+def test_names_in_a_trace_are_text_in_every_output(cli: Cli, tmp_path: Path) -> None:
+    """No control character in a terminal or a file, and no HTML, link or cell border in Markdown."""
+    name = "a](http://x) <img src=x>|\x1b[31m\nb"
+    events = [one for n in range(12) for one in (annotation("step[DECODE bs=1]", 100 * n, 100 * n + 99),
+              annotation(name, 100 * n + 5, 100 * n + 50), op(name, 100 * n + 10, 100 * n + 20))]  # fmt: skip
+    path = write(tmp_path / "t.json", events)
+    for output in ("table", "md", "csv", "json"):
+        assert "\x1b" not in cli("ledger", "--trace", path, "-o", output).out
+    rows = [line for line in cli("ledger", "--trace", path, "-o", "md").out.splitlines() if line.startswith("|")]
+    assert {len(line.replace("\\|", "").split("|")) for line in rows} == {9}
+    assert all("<img" not in line and "](" not in line for line in rows)
+
+
+def test_steps_and_parts_may_be_named(cli: Cli, trace: Path) -> None:
+    """The range that begins a step; modules, where there are any."""
+    assert "by the name attn" in cli("ledger", "--trace", trace, "--step", "attn").out
+    assert "by the name st*" in cli("ledger", "--trace", trace, "--step", "st*", "--parts", "ranges").out
+    refused = cli("ledger", "--trace", trace, "--parts", "modules")
+    assert refused.code == 2
+    assert "no call of an nn.Module in the steps; profile with with_stack=True" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--trace", "none.json"], "none.json: no such file"),
+        (["--trace", "."], "not a file"),
+        (["--trace", "TRACE", "-m", "mini"], "--model does not go with --trace: nothing is measured; leave it out"),
+        (["--trace", "TRACE", "--rounds", "30"], "--rounds does not go with --trace"),
+        (["--trace", "TRACE", "--device", "cuda"], "--device does not go with --trace"),
+        (["--trace", "TRACE", "--new-tokens", "8"], "--new-tokens does not go with --trace"),
+        (["--trace", "TRACE", "--detail", "layers"], "--detail does not go with --trace"),
+        (["--trace", "TRACE", "--baseline", "main"], "--baseline does not go with --trace"),
+        (["--trace", "TRACE", "--out", "o", "--force"], "--force does not go with --trace"),
+        (["--trace", "TRACE", "--strict"], "--strict does not go with --trace"),
+        (["--trace", "TRACE", "--device-detail", "stream"], "--device-detail stream does not go with --trace"),
+        (["--trace", "TRACE", "--step", "nothing"], "--step nothing: no range, module or operator has this name"),
+        (["--trace", "TRACE", "--parts", "layers"], "layers"),
+        (["--step", "forward"], "--step goes with --trace FILE"),
+        (["--parts", "modules", "-m", "mini"], "--parts goes with --trace FILE"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(
+    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], why: str
+) -> None:
+    """Exit code 2, nothing on stdout, nothing written."""
+    monkeypatch.chdir(trace.parent)
+    before = sorted(trace.parent.iterdir())
+    said = cli("ledger", *(str(trace) if one == "TRACE" else one for one in options))
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert why in said.err
+    assert sorted(trace.parent.iterdir()) == before
+
+
+def test_a_trace_that_cannot_be_read_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    """Whatever is in it."""
+    for content in (b"", b"\x1f\x8b\x08", b"[" * 1_000_000, b'{"traceEvents": [', b"\xff\xfe\x00"):
+        path = tmp_path / "t.json"
+        path.write_bytes(content)
+        said = cli("ledger", "--trace", path)
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith(f"perstep: {path}: ")
+        assert said.err.count("\n") == 1
