@@ -33,9 +33,9 @@ def shown(found: FoundSteps) -> list[tuple[str, int, int]]:
 
 
 def test_torchs_own_steps_follow_each_other_and_the_last_one_counts(trace_of) -> None:  # type: ignore[no-untyped-def]
-    """`ProfilerStep#N` is a whole step, so it is no part of itself."""
-    found = find_steps(trace_of([annotation(f"ProfilerStep#{n}", 10 * n, 10 * n + 10) for n in range(3, 7)]))
-    assert shown(found) == [("step", 30, 40), ("step", 40, 50), ("step", 50, 60), ("step", 60, 70)]
+    """`ProfilerStep#N` is a whole step, so it is no part of itself; torch itself takes some time between two."""
+    found = find_steps(trace_of([annotation(f"ProfilerStep#{n}", 10 * n, 10 * n + 8) for n in range(3, 7)]))
+    assert shown(found) == [("step", 30, 40), ("step", 40, 50), ("step", 50, 60), ("step", 60, 68)]
     assert (found.named, found.without_end) == (True, 0)
     assert found.markers == {f"ProfilerStep#{n}" for n in range(3, 7)}
     assert "ProfilerStep" in found.how
@@ -100,6 +100,13 @@ def test_the_step_may_be_named_by_hand(trace_of) -> None:  # type: ignore[no-unt
         find_steps(trace, name="run[2]")
     with pytest.raises(InputError, match="0 whole steps by the name aten::a; at least 3"):
         find_steps(trace, name="aten::a")
+
+
+def test_ranges_without_time_between_them_are_whole_steps(trace_of) -> None:  # type: ignore[no-untyped-def]
+    """Then the last one ends where its step does, and none is a part of itself."""
+    found = find_steps(trace_of([annotation("turn", 10 * n, 10 * n + 9.95) for n in range(4)]), name="turn")
+    assert [start for _, start, _ in shown(found)] == [0, 10, 20, 30]
+    assert (found.markers, found.without_end) == ({"turn"}, 0)
 
 
 def test_a_range_inside_another_of_its_name_begins_no_step_of_its_own(trace_of) -> None:  # type: ignore[no-untyped-def]

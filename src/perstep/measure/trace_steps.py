@@ -168,7 +168,7 @@ def _named(trace: ChromeTrace) -> FoundSteps | None:
         first, last = bisect_left(marks, (row.start_ns,)), bisect_left(marks, (row.end_ns,))
         return str(marks[first][1]) if last - first == 1 else "step"
 
-    return _between(markers, kind, "torch.profiler's own ProfilerStep ranges", named=True)
+    return _between(markers, kind, "torch.profiler's own ProfilerStep ranges", named=True, whole=True)
 
 
 def _engine_kind(name: str) -> str | None:
@@ -318,16 +318,21 @@ def _in_a_longer_period(alike: NDArray[np.float64], stretches: Sequence[bytes]) 
     return any(changes(period) <= HALF * changes(1) for period in periods)
 
 
-def _between(markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool) -> FoundSteps:
-    """Steps from one marker to the next, on the thread that has most of them; those inside another are left out."""
+def _between(
+    markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool, whole: bool = False
+) -> FoundSteps:
+    """Steps from one marker to the next, on the thread that has most of them; those inside another are left out.
+
+    Where markers are whole steps, as torch's are by definition or because no time is left between them, the last one
+    counts as well.
+    """
     thread = _busiest(markers)
     ordered = _outermost([row for row in markers if row.stream == thread])
     ends = [following.start_ns for following in ordered[1:]]
     taken = [row.duration_ns / (end - row.start_ns) for row, end in zip(ordered, ends, strict=False)]
-    whole = bool(taken) and median(taken) >= FILLED
+    whole = whole or (bool(taken) and median(taken) >= FILLED)
     ends.append(ordered[-1].end_ns)
     steps = [TraceStep(kind(row), row.name, row.start_ns, end) for row, end in zip(ordered, ends, strict=True)]
-    # Only where the ranges follow each other without a gap does the last one end where its step does.
     kept = [step for step in (steps if whole else steps[:-1]) if step.kind != IDLE and step.duration_ns > 0]
     whole_ones = frozenset(row.name for row in markers) if whole else frozenset()
     return FoundSteps(kept, thread, how, named, whole_ones, 0 if whole else 1)
