@@ -112,6 +112,16 @@ def test_of_nested_ranges_the_innermost_counts() -> None:
     assert launched == {"attn": 2, "attn.core": 1, "forward": 1, RESIDUAL: 1}
 
 
+def test_a_kernel_of_the_name_of_its_operator_is_work() -> None:
+    """Triton's in compiled regions; the range around it, which the profiler knows to be one, is still none."""
+    rows = [
+        step(0, 100)._replace(annotation=True), span("perstep:mlp", 10, 40)._replace(annotation=True),
+        span("triton_add_0", 20, 30), launch(1, 25), kernel(1, 50, 60, "triton_add_0"),
+        kernel(0, 50, 60, "perstep:mlp"),
+    ]  # fmt: skip
+    assert parts_of(rows) == {"mlp": (10, 10, 1)}
+
+
 def test_an_instant_on_two_streams_belongs_to_the_kernel_that_started_first() -> None:
     """The plain sum counts it twice, and stands beside."""
     rows = [

@@ -407,6 +407,35 @@ def test_a_trace_that_torch_writes_here_has_a_step_for_each_forward(
         assert set(ledger.host) == ({"my forward", RESIDUAL} if ranges else {RESIDUAL})
 
 
+@pytest.mark.hf
+def test_layers_of_two_kinds_are_not_taken_for_steps_in_a_real_model(tmp_path: Path) -> None:
+    """Gemma's, with a sliding window in two of three: seven forwards in each of two calls of generate."""
+    import torch
+    import transformers
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.manual_seed(0)
+    config = transformers.Gemma3TextConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, head_dim=8,
+        num_key_value_heads=2, sliding_window=8, pad_token_id=0, eos_token_id=None,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    model = transformers.Gemma3ForCausalLM(config).eval()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(2):
+            model.generate(torch.arange(1, 6)[None], max_new_tokens=7, min_new_tokens=7, do_sample=False)
+    path = tmp_path / "t.json"
+    profiled.export_chrome_trace(str(path))
+    result = trace_findings(path)
+    assert "14 times the operator" in result.steps_by
+    [ledger] = result.ledgers
+    assert ledger.steps + ledger.ramp_up == 13
+    attended = [
+        call.per_step for call in ledger.host[RESIDUAL].calls if call.name == "aten::scaled_dot_product_attention"
+    ]
+    assert attended == [6]
+
+
 # What cannot be
 
 

@@ -33,9 +33,9 @@ def shown(found: FoundSteps) -> list[tuple[str, int, int]]:
 
 
 def test_torchs_own_steps_follow_each_other_and_the_last_one_counts(trace_of) -> None:  # type: ignore[no-untyped-def]
-    """`ProfilerStep#N` is a whole step, so it is no part of itself."""
-    found = find_steps(trace_of([annotation(f"ProfilerStep#{n}", 10 * n, 10 * n + 10) for n in range(3, 7)]))
-    assert shown(found) == [("step", 30, 40), ("step", 40, 50), ("step", 50, 60), ("step", 60, 70)]
+    """`ProfilerStep#N` is a whole step, so it is no part of itself; torch itself takes some time between two."""
+    found = find_steps(trace_of([annotation(f"ProfilerStep#{n}", 10 * n, 10 * n + 8) for n in range(3, 7)]))
+    assert shown(found) == [("step", 30, 40), ("step", 40, 50), ("step", 50, 60), ("step", 60, 68)]
     assert (found.named, found.without_end) == (True, 0)
     assert found.markers == {f"ProfilerStep#{n}" for n in range(3, 7)}
     assert "ProfilerStep" in found.how
@@ -100,6 +100,13 @@ def test_the_step_may_be_named_by_hand(trace_of) -> None:  # type: ignore[no-unt
         find_steps(trace, name="run[2]")
     with pytest.raises(InputError, match="0 whole steps, found by the name aten::a; at least 3"):
         find_steps(trace, name="aten::a")
+
+
+def test_ranges_without_time_between_them_are_whole_steps(trace_of) -> None:  # type: ignore[no-untyped-def]
+    """Then the last one ends where its step does, and none is a part of itself."""
+    found = find_steps(trace_of([annotation("turn", 10 * n, 10 * n + 9.95) for n in range(4)]), name="turn")
+    assert [start for _, start, _ in shown(found)] == [0, 10, 20, 30]
+    assert (found.markers, found.without_end) == ({"turn"}, 0)
 
 
 def test_a_range_inside_another_of_its_name_begins_no_step_of_its_own(trace_of) -> None:  # type: ignore[no-untyped-def]
@@ -169,12 +176,14 @@ def test_one_step_of_layers_looks_like_many_steps_and_it_is_said_how_they_were_f
 
 @given(st.data())
 def test_a_planted_period_is_found_through_ramp_up_and_jitter(data: st.DataObject) -> None:
-    """Layers inside a step, a beginning of its own, now and then an extra or a missing item: all steps are found."""
+    """Layers of one kind or two, a beginning of its own, an extra or a missing item at times: all steps are found."""
     layers = data.draw(st.integers(1, 40), "layers")
     body = list(range(10, 10 + data.draw(st.integers(1, 12), "items a layer")))
     edge = data.draw(st.integers(2, 6), "items before and after the layers")
-    step = [*range(100, 100 + edge), *body * layers, *range(200, 200 + edge)]
-    assume(layers * len(body) <= 60 * edge)  # so little beside the layers is not told from none
+    other = data.draw(st.integers(0, 4), "every so many layers one of another kind")
+    inner = [[*body, 50, 51] if other and i % other == other - 1 else body for i in range(layers)]
+    step = [*range(100, 100 + edge), *(item for layer in inner for item in layer), *range(200, 200 + edge)]
+    assume(len(step) <= 60 * edge)  # so little beside the layers is not told from none
     assume(len(step) >= 12)  # in a shorter one an item more or less is a tenth of it
     count = data.draw(st.integers(8, 20), "steps")
     length = data.draw(st.integers(0, min(40, len(step) * count // 8)), "items of ramp-up")
@@ -201,10 +210,18 @@ def test_what_recurs_at_the_edge_alone_begins_no_step() -> None:
     assert beginning(np.array([1] * 12 + [2, 3, 4, 5, 6] * 8), np.zeros(7)) == 2
 
 
-def test_two_layers_of_a_kind_are_one_unit_only_if_nothing_tells_them_apart() -> None:
-    """Alternating layers: every second one is a stretch of its own, so neither begins a step."""
-    step = [1, *[2, 3, 4, 2, 3, 5, 6] * 8, 7, 8, 9]
-    assert beginning(np.array(step * 10), np.zeros(10)) in (1, 7, 8, 9)
+def test_a_name_that_also_occurs_between_two_calls_does_not_begin_the_step() -> None:
+    """Two calls of generate of ten steps each, whose beginning looks at the same thing as each step does."""
+    step = [2, 3, *[4, 5] * 30, 6]
+    assert beginning(np.array(([1, 6, 1] + step * 10) * 2), np.zeros(7)) == 2
+
+
+@pytest.mark.parametrize("period", [2, 3, 6])
+def test_layers_of_two_kinds_are_no_steps(period: int) -> None:
+    """A sliding window in most, the whole context in every so many: in the same order in each step."""
+    layers = [[*range(20, 40), *([1, 1] if (i + 1) % period == 0 else []), 2, *range(60, 80)] for i in range(6)]
+    step = [0, 3, *(item for layer in layers for item in layer), *range(4, 10)]
+    assert beginning(np.array(step * 13), np.zeros(80)) == 0
 
 
 # What is left out

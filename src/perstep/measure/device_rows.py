@@ -97,7 +97,9 @@ def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: s
     """Tell ranges, launches, operators and device work apart.
 
     A range is repeated on the device's timeline under its own name, from its first to its last kernel; that is no
-    work. No kernel has the name of a host row, so such rows are recognised by their name.
+    work. Such rows are recognised by their name, if it is that of a host row that is known to be a range. A Triton
+    kernel has the name of the operator that torch.compile puts around its launch, which is no range. If the profiler
+    flags no host row as a range, every name on the host counts as one.
 
     Args:
         rows: in any order.
@@ -107,11 +109,12 @@ def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: s
     found = Sorted([], [], {}, {}, [])
     on_device: list[Row] = []
     host_names: set[str] = set()
+    range_names: set[str] = set()
     for row in rows:
         if not row.on_host:
             on_device.append(row)
             continue
-        host_names.add(row.name)
+        (range_names if row.annotation else host_names).add(row.name)
         if row.name.startswith(step_prefix):
             found.steps.append(row)
         elif row.name.startswith(prefix):
@@ -121,15 +124,16 @@ def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: s
                 found.launches[row.correlation] = row
         else:
             found.operators[row.correlation] = row
-    found.work.extend(row for row in on_device if not (row.annotation or _is_no_work(row.name, host_names)))
+    no_work = range_names or host_names
+    found.work.extend(row for row in on_device if not (row.annotation or _is_no_work(row.name, no_work)))
     found.work.sort(key=lambda row: (row.start_ns, row.stream, row.correlation))
     for ranges in (found.parts, found.steps):
         ranges.sort(key=lambda row: (row.start_ns, -row.duration_ns))
     return found
 
 
-def _is_no_work(name: str, host_names: set[str]) -> bool:
-    return name in host_names or _WAITS.match(name) is not None
+def _is_no_work(name: str, ranges: set[str]) -> bool:
+    return name in ranges or _WAITS.match(name) is not None
 
 
 class Innermost:

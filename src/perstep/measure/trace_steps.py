@@ -4,11 +4,11 @@ By repetition means: in the order of their start, the ranges of a thread (else t
 that lie in no other) are a sequence of names. A name cuts it into stretches, each from one occurrence to the next. It
 begins the step if the stretches are alike: at most 20 % of them share less than 90 % of their names with the most
 frequent one. A layer is no step: its stretches differ wherever one step ends and the next begins, so a name whose
-differing stretches recur at a constant distance is passed over; so is one whose stretches hold less than half of the
-items that another name's hold. Of the names that remain, the one with the most stretches that are alike counts; of
-equals the one with the fewest others, then the outermost, which takes longest, then the first. The answer depends on
-the trace alone, says how it was found, and there is none below three steps. One step of many layers alone looks like
-many steps.
+differing stretches recur at a constant distance, or in the same order, is passed over; so is one whose stretches hold
+less than half of the items that another name's hold. Of the names that remain, the one with the most stretches that are
+alike counts, less two for each that is not; of equals the outermost, which takes longest, then the first. The answer
+depends on the trace alone, says how it was found, and there is none below three steps. One step of many layers alone
+looks like many steps.
 """
 
 import re
@@ -39,6 +39,12 @@ OF_CONSTANT = 0.7
 """So much of a sequence must lie between places at the same distance for that to be constant."""
 EXPLAINED = 0.5
 """A name whose stretches hold less than this share of the items that another name's hold begins no step."""
+OTHERS = 2
+"""So many stretches that are alike weigh as much as one that is not: a name that also occurs elsewhere has such."""
+MOST_PERIODS = 8
+"""Distances that are tried as the period of something longer."""
+HALF = 0.5
+"""Of the changes from one stretch to the next, at most this share is left at the distance of a period."""
 SLOWER = 1.5
 """A first step that is longer or shorter than the median by more than this factor is ramp-up."""
 FILLED = 0.99
@@ -162,7 +168,7 @@ def _named(trace: ChromeTrace) -> FoundSteps | None:
         first, last = bisect_left(marks, (row.start_ns,)), bisect_left(marks, (row.end_ns,))
         return str(marks[first][1]) if last - first == 1 else "step"
 
-    return _between(markers, kind, "torch.profiler's own ProfilerStep ranges", named=True)
+    return _between(markers, kind, "torch.profiler's own ProfilerStep ranges", named=True, whole=True)
 
 
 def _engine_kind(name: str) -> str | None:
@@ -221,14 +227,14 @@ def beginning(codes: NDArray[np.int64], took: NDArray[np.float64]) -> int | None
         codes: [items] letters, from 0 on.
         took: [letters] how long all items of each letter take, to choose among equals; then the first counts.
     """
-    found: list[tuple[int, int, int, float, int]] = []
+    found: list[tuple[int, int, float, int]] = []
     for letter in np.flatnonzero(np.bincount(codes) > FEWEST).tolist():
         places = np.flatnonzero(codes == letter)
         alike = _alike(codes, places)
         if alike is not None:
             same = alike >= ALIKE
             explained = int(np.diff(places)[same].sum())
-            found.append((explained, int(same.sum()), -int((~same).sum()), float(took[letter]), -letter))
+            found.append((explained, int(same.sum()) - OTHERS * int((~same).sum()), float(took[letter]), -letter))
     # What recurs somewhere at the edge, ten times the same name for example, explains little of the whole.
     enough = max((one[0] for one in found), default=0) * EXPLAINED
     return -max(one[1:] for one in found if one[0] >= enough)[-1] if found else None
@@ -244,7 +250,7 @@ def _alike(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.fl
     alike = np.array(_likeness(stretches, lambda stretch: Counter(np.frombuffer(stretch, np.int64).tolist())))
     if np.mean(alike < ALIKE) > MOST_UNLIKE:
         return None
-    return None if _at_a_constant_distance(alike) else alike
+    return None if _at_a_constant_distance(alike) or _in_a_longer_period(alike, stretches) else alike
 
 
 def likeness(contents: Sequence[Counter[Any]]) -> list[float]:
@@ -284,16 +290,49 @@ def _at_a_constant_distance(alike: NDArray[np.float64]) -> bool:
     return usual >= 2 and float(held[usual]) >= OF_CONSTANT * float(distances.sum())
 
 
-def _between(markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool) -> FoundSteps:
-    """Steps from one marker to the next, on the thread that has most of them; those inside another are left out."""
+def _in_a_longer_period(alike: NDArray[np.float64], stretches: Sequence[bytes]) -> bool:
+    """Whether stretches that differ, of whatever kinds, come again in the same order: layers of two kinds, for example.
+
+    Args:
+        alike: [stretches] how alike each is to the most frequent one.
+        stretches: their contents.
+    """
+    kinds: dict[bytes, int] = {}
+    kind = np.array([
+        0 if one >= CONSTANT_ALIKE else 1 + kinds.setdefault(stretch, len(kinds))
+        for one, stretch in zip(alike, stretches, strict=True)
+    ])  # fmt: skip
+    unlike = np.flatnonzero(kind)
+    before: dict[int, int] = {}
+    distances: Counter[int] = Counter()
+    for place in unlike.tolist():
+        if kind[place] in before:
+            distances[place - before[kind[place]]] += 1
+        before[kind[place]] = place
+
+    def changes(after: int) -> float:
+        """The share of stretches that differ from the one so many later."""
+        return float(np.mean(kind[:-after] != kind[after:]))
+
+    periods = [period for period, _ in distances.most_common(MOST_PERIODS) if 1 < period <= (kind.size + 1) // FEWEST]
+    return any(changes(period) <= HALF * changes(1) for period in periods)
+
+
+def _between(
+    markers: Sequence[Row], kind: Callable[[Row], str], how: str, *, named: bool, whole: bool = False
+) -> FoundSteps:
+    """Steps from one marker to the next, on the thread that has most of them; those inside another are left out.
+
+    Where markers are whole steps, as torch's are by definition or because no time is left between them, the last one
+    counts as well.
+    """
     thread = _busiest(markers)
     ordered = _outermost([row for row in markers if row.stream == thread])
     ends = [following.start_ns for following in ordered[1:]]
     taken = [row.duration_ns / (end - row.start_ns) for row, end in zip(ordered, ends, strict=False)]
-    whole = bool(taken) and median(taken) >= FILLED
+    whole = whole or (bool(taken) and median(taken) >= FILLED)
     ends.append(ordered[-1].end_ns)
     steps = [TraceStep(kind(row), row.name, row.start_ns, end) for row, end in zip(ordered, ends, strict=True)]
-    # Only where the ranges follow each other without a gap does the last one end where its step does.
     kept = [step for step in (steps if whole else steps[:-1]) if step.kind != IDLE and step.duration_ns > 0]
     whole_ones = frozenset(row.name for row in markers) if whole else frozenset()
     return FoundSteps(kept, thread, how, named, whole_ones, 0 if whole else 1)
