@@ -123,6 +123,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     place.mkdir()
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", [*sys.path])  # a command may put its current folder there
+    monkeypatch.delenv("COLUMNS", raising=False)  # a test's output goes to no terminal of 80 characters
 
     def call(*tokens: object) -> Said:
         capsys.readouterr()
@@ -150,7 +151,7 @@ def host_clock_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """The environment for a perstep process: this source tree, one thread, and Python as it is without settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COLUMNS"))}
     source = str(Path(__file__).parent.parent / "src")
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -427,7 +427,7 @@ def test_layers_of_two_kinds_are_not_taken_for_steps_in_a_real_model(tmp_path: P
     path = tmp_path / "t.json"
     profiled.export_chrome_trace(str(path))
     result = trace_findings(path)
-    assert "14 times the operator" in result.steps_by
+    assert "occurs 14 times" in result.steps_by
     [ledger] = result.ledgers
     assert ledger.steps + ledger.ramp_up == 13
     attended = [

@@ -40,7 +40,7 @@ OF_CONSTANT = 0.7
 EXPLAINED = 0.5
 """A name whose stretches hold less than this share of the items that another name's hold begins no step."""
 OTHERS = 2
-"""So many stretches that are alike weigh as much as one that is not: a name that also occurs elsewhere has such."""
+"""Number of equal stretches that weigh as much as one that is not: a name that also occurs elsewhere has such."""
 MOST_PERIODS = 8
 """Distances that are tried as the period of something longer."""
 HALF = 0.5
@@ -311,7 +311,7 @@ def _in_a_longer_period(alike: NDArray[np.float64], stretches: Sequence[bytes]) 
         before[kind[place]] = place
 
     def changes(after: int) -> float:
-        """The share of stretches that differ from the one so many later."""
+        """The share of stretches that differ from the one at this distance."""
         return float(np.mean(kind[:-after] != kind[after:]))
 
     periods = [period for period, _ in distances.most_common(MOST_PERIODS) if 1 < period <= (kind.size + 1) // FEWEST]
