@@ -46,13 +46,10 @@ STEPS_DIFFER = 0.005
 """The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the rounds' by at
 most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
 
-
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
 """The parts of the model's forward: a part's first word, or its name without the layer."""
 
-
 COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or autocorrelated; measure longer."
-
 NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
 
 
@@ -89,6 +86,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         marks_per_step: how often the part is entered in a step.
         marks_share: the cost of the marks inside the part, as a share of it.
         syncs_per_step: how often the part made the host wait for the device in a step; None where that was not counted.
+        uploads_per_step: copies to the device that the host waited for; UNSET where they were not counted.
     """
 
     ns_total: int
@@ -100,6 +98,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     marks_per_step: float
     marks_share: float
     syncs_per_step: float | None = None
+    uploads_per_step: float | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ns(self) -> float:
@@ -149,6 +148,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             interval holds 0; then a note states it.
         notes: warnings to the reader, in sentences.
         syncs_per_step: how often the host waited for the device in a step; None where that was not counted.
+        uploads_per_step: copies to the device that it waited for; UNSET, and not stored, where they were not counted.
         scale_factor: all rows were multiplied by it, so that they add up to the step.
         largest: the part with the largest estimate, then the parts that the rounds do not resolve as smaller. One name
             means that the largest part is resolved.
@@ -176,6 +176,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     invalid: str = ""
     notes: list[str] = []
     syncs_per_step: float | None = None
+    uploads_per_step: float | msgspec.UnsetType = msgspec.UNSET
     scale_factor: float = 1.0
     largest: list[str] = []
     largest_outside: list[str] = []

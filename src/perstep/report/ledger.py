@@ -62,7 +62,7 @@ def ledger_table(
     """
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
-    counted = ledger.syncs_per_step is not None
+    waits = _waits(ledger)
     notes = [] if bounds is None else list(bounds.notes)
     if bounds is not None and not any(bounds.parts_ns.values()):
         bounds = None  # all are withdrawn, and the notes say why
@@ -75,11 +75,12 @@ def ledger_table(
     if ledger.plain_step_ns is not None:
         ends = interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, size)
         rows.append([f"step ({ledger.kind}), uninstrumented", significant(ledger.plain_step_ns / size), "", "", ends])
-    if counted:
-        rows = [[*row, cell] for row, cell in zip(rows, _syncs(ledger, len(rows)), strict=True)]
+    for counts in waits.values():
+        cells = [significant(count) if count else "" for count in counts] + [""] * (len(rows) - len(counts))
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     if bounds is not None:
         rows = [[*row, *cells] for row, cells in zip(rows, _bounds(ledger, bounds, size, len(rows)), strict=True)]
-    header = ["part", f"{unit}/step", "share", "", f"95 % interval ({unit})", *(["syncs/step"] if counted else [])]
+    header = ["part", f"{unit}/step", "share", "", f"95 % interval ({unit})", *waits]
     return Table(
         title=title,
         header=[*header, f"bound ({unit})", "measured/bound", "bound by"] if bounds else header,
@@ -99,12 +100,23 @@ def _row(name: str, ns: float, share: float, size: float) -> list[str]:
     return [name, significant(ns / size), percent(share), bar(share)]
 
 
-def _syncs(ledger: Ledger, num_rows: int) -> list[str]:
-    """The syncs of each row: of parts, of unattributed time, of the whole step; none for the uninstrumented step."""
-    total = ledger.syncs_per_step or 0.0
-    parts = [part.syncs_per_step or 0.0 for part in ledger.parts.values()]
-    shown = [*parts, round(total - sum(parts), 9), total]
-    return [significant(count) if count else "" for count in shown] + [""] * (num_rows - len(shown))
+def _waits(ledger: Ledger) -> dict[str, list[float]]:
+    """Columns of what the host waits for: of parts, of unattributed time, of the whole step.
+
+    Syncs have one where they were counted, uploads where there are any.
+    """
+    syncs = [(part.syncs_per_step or 0.0) for part in ledger.parts.values()]
+    uploads = [(part.uploads_per_step or 0.0) for part in ledger.parts.values()]
+    columns = {}
+    if ledger.syncs_per_step is not None:
+        columns["syncs/step"] = _with_residual(syncs, ledger.syncs_per_step)
+    if ledger.uploads_per_step:
+        columns["uploads/step"] = _with_residual(uploads, ledger.uploads_per_step)
+    return columns
+
+
+def _with_residual(parts: list[float], total: float) -> list[float]:
+    return [*parts, round(total - sum(parts), 9), total]
 
 
 def _bounds(ledger: Ledger, bounds: BoundColumns, size: float, num_rows: int) -> list[list[str]]:
