@@ -40,15 +40,15 @@ MEDIANS_MAY_EXCEED = 0.01
 """The rows' medians together may exceed the step's median by this share of it; beyond that the ledger is invalid."""
 SCALE_SAID = 1.05
 """A note states the scale factor above this value."""
+RESIDUAL_SAID = 0.05
+"""Above this share of the step the first note states the residual."""
 OVERHEAD_INVALID = 1.5
 """Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
 """The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the rounds' by at
 most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
-
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
 """The parts of the model's forward: a part's first word, or its name without the layer."""
-
 COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or autocorrelated; measure longer."
 NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
 
@@ -262,6 +262,9 @@ def close_ledger(
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
     plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
     overhead = _overhead(rounds, estimate.step_ns, plain_ns)
+    residual_share = estimate.residual_ns / estimate.step_ns
+    words = f"{residual_share:.1%} of the {kind} step is unattributed: no part covers it."
+    unattributed = [words] if residual_share > RESIDUAL_SAID else []
     merged = [overhead.merged_rounds]
     merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
@@ -277,14 +280,14 @@ def close_ledger(
         plain_step_ci_high=plain.high if plain else None,
         step_ns=estimate.step_ns,
         residual_ns=estimate.residual_ns,
-        residual_share=estimate.residual_ns / estimate.step_ns,
+        residual_share=residual_share,
         overhead=None if overhead.ratio is None else overhead.ratio - 1,
         overhead_ci_low=None if overhead.low is None else overhead.low - 1,
         overhead_ci_high=None if overhead.high is None else overhead.high - 1,
         parts=parts,
         tree=_tree(parts, rounds, estimate.step_ns),
         invalid=_why_invalid(overhead, estimate),
-        notes=[*overhead.notes(), *_notes(parts, estimate.scale_factor)],
+        notes=[*unattributed, *overhead.notes(), *_notes(parts, estimate.scale_factor)],
         scale_factor=estimate.scale_factor,
         largest=_largest(parts, rounds),
         largest_outside=_largest({name: p for name, p in parts.items() if not belongs(name, FORWARD)}, rounds),

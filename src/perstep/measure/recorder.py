@@ -30,7 +30,6 @@ cold caches, and 1 µs among many others. 960 entries are 15 blocks of a deque, 
 _END = "\0"
 """The log's entry for the end of a step, in the place of a part's name."""
 
-
 _NO_STEPS = np.zeros(0, np.int64)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from perstep.measure import Ledger, Part, Sum
+from perstep.measure import RESIDUAL_SAID, Ledger, Part, Sum
 from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import Table, to_csv
@@ -63,6 +63,7 @@ def ledger_table(
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit, size = time_unit(part.ns for part in ledger.parts.values())
     waits = _waits(ledger)
+    first = int(ledger.residual_share > RESIDUAL_SAID)  # then its first note says that much is unattributed
     notes = [] if bounds is None else list(bounds.notes)
     if bounds is not None and not any(bounds.parts_ns.values()):
         bounds = None  # all are withdrawn, and the notes say why
@@ -87,9 +88,10 @@ def ledger_table(
         rows=rows,
         text_columns=frozenset({0, 3, len(header) + 2}),
         notes=[
+            *ledger.notes[:first],
             _footer(ledger, tokens_per_s, forwards_in),
             *notes,
-            *ledger.notes,
+            *ledger.notes[first:],
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],
         rule_before=frozenset({len(ledger.parts), len(ledger.parts) + 1}),

@@ -16,7 +16,7 @@ from perstep.errors import InputError
 from perstep.targets.transformers import version, words
 from perstep.targets.transformers._loop import Call, Loop, Marks
 from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
-from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer, wrap_update
+from perstep.targets.transformers._phases import Around, wrap_forward, wrap_hooks, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Wraps
 
@@ -192,7 +192,10 @@ class Instrument:
             self._note(f"{compiled} is compiled: of its forward only the whole is timed, from outside")
             attribute = "forward" if model._compiled_call_impl is None else "_compiled_call_impl"
             wrap_forward(inner, model, loop, words.FORWARD, attribute)
-        elif not self._looks_inside:
+            return
+        if not self._plain:
+            wrap_hooks(inner, model, loop)
+        if not self._looks_inside:
             wrap_forward(inner, model, loop, words.FORWARD)
         else:
             wrap_forward(inner, model, loop, words.FORWARD_OTHER)
