@@ -276,6 +276,19 @@ def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
     assert [name.split(" ", 1)[1] for name in w.ledgers()] == ["(LlamaForCausalLM)", "(GPT2LMHeadModel)"]
 
 
+def test_two_models_of_one_name_are_not_mixed_either(model: Any, ids: Any) -> None:
+    """The second one is `X#2`, on whatever line it is met."""
+    other = build(num_hidden_layers=3)
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
+        for each in (model, other, model):
+            each.generate(ids, max_new_tokens=4, do_sample=False)
+        other.generate(ids, max_new_tokens=4, do_sample=False)
+    assert [sample.model for sample in w.samples] == ["LlamaForCausalLM", "LlamaForCausalLM#2"] * 2
+    names = list(w.ledgers())
+    assert len(names) == 3
+    assert [name.split(" ", 1)[1] for name in names[:2]] == ["(LlamaForCausalLM)", "(LlamaForCausalLM#2)"]
+
+
 def test_only_the_given_model_is_watched(model: Any, ids: Any) -> None:
     """Another one that generates beside it is not."""
     other = build()

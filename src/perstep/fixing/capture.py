@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from perstep.measure import Clock
+from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._wrap import Wraps
 
 REMOVED: Any = object()
@@ -26,7 +27,6 @@ REMOVED: Any = object()
 Span = tuple[int, int, int, int]
 """Where an expression stands: first and last line, column in bytes where it begins and where it ends."""
 
-_OURS = ("transformers", "torch", "perstep")
 _LISTS = ("logits_processor", "stopping_criteria")
 _UNREPEATABLE = ("past_key_values", "assistant_model")
 
@@ -265,7 +265,7 @@ class Captures:
     def _keep(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
             frame, pipeline = _script_frame(sys._getframe(1))
-            site = "" if frame is None else f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            site = "" if frame is None else line_of(frame)
             if frame is None or self._inside:
                 return original(model, *args, **kwargs)
             if site in self.calls:
@@ -285,15 +285,15 @@ class Captures:
 
 
 def _script_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:
-    """The nearest frame, from this one outwards, that is neither ours nor torch's nor transformers'.
+    """The nearest frame, from this one outwards, outside installed packages: of a file that the user may change.
 
     And whether a text-generation pipeline lies between.
     """
-    pipeline = False
-    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
+    found, pipeline = user_frame(frame), False
+    while frame is not None and frame is not found:
         pipeline = pipeline or type(frame.f_locals.get("self")).__name__ == "TextGenerationPipeline"
         frame = frame.f_back
-    return frame, pipeline
+    return found, pipeline
 
 
 def _by_name(

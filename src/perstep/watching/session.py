@@ -57,7 +57,7 @@ class _Site(Instrument):
         )
         if devices := spread_over(found):  # in somebody's own call nothing is refused
             self._note(f"the model is spread over {', '.join(devices)}: time on the stream is that of one of them")
-        self._site, self._samples = site, watch.samples
+        self._site, self._samples, self._name = site, watch.samples, watch.name_model(found)
         self._turn = threading.Lock()
         self._noted = 0
 
@@ -89,7 +89,7 @@ class _Site(Instrument):
         self._samples.append(
             Sample(
                 site=self._site,
-                model=_name(model),
+                model=self._name,
                 device=str(model.device),
                 dtype=str(model.dtype).removeprefix("torch."),
                 finished=finished,
@@ -145,6 +145,7 @@ class Watch:
             refuse_if_spread(self._model)
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
+        self._models: dict[str, list[weakref.ref[Any]]] = {}
         self._every_generate = EveryGenerate(self._choose)
 
     def __enter__(self) -> Self:
@@ -164,6 +165,16 @@ class Watch:
         if known is None or known.model is not model:  # an id comes back when a model is gone
             known = self._sites[site, id(model)] = _Site(model, site, self)
         return known
+
+    def name_model(self, model: Any) -> str:
+        """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
+        kind, path = type(model).__name__, getattr(model, "name_or_path", "")
+        known = self._models.setdefault(f"{kind} {path}", [])
+        found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
+        if not found:
+            known.append(weakref.ref(model))
+            found = len(known)
+        return f"{kind}{'' if found == 1 else f'#{found}'} {path}".rstrip()
 
     @property
     def mark_ns(self) -> float:
@@ -240,11 +251,6 @@ def watch(
     if model is None:
         raise InputError("None is not a transformers model that generates; give the model whose generate is called")
     return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
-
-
-def _name(model: Any) -> str:
-    """Its class, and where it was loaded from."""
-    return f"{type(model).__name__} {getattr(model, 'name_or_path', '')}".rstrip()
 
 
 def _nothing(samples: Sequence[Sample], kind: str) -> str:

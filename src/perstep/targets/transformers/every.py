@@ -7,11 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from perstep.targets.transformers import version
-from perstep.targets.transformers._frames import nearest_line
+from perstep.targets.transformers._frames import Starts
 from perstep.targets.transformers._wrap import Function, Wraps
 from perstep.targets.transformers.instrument import Instrument
-
-_NOT_THE_SITE = {"transformers", "torch", "perstep"}
 
 
 class EveryGenerate:
@@ -20,16 +18,17 @@ class EveryGenerate:
     A generate call made inside a watched one is part of that one.
 
     Args:
-        choose: given the model and the call site (`folder/file.py:12`, the nearest line outside transformers),
-            the Instrument that records this call, not entered yet; None leaves the call alone. To
-            record all calls from one site together, give the same Instrument each time; where two
-            threads call from there at once, one of the calls is recorded.
+        choose: given the model and the call site (`folder/file.py:12`, the nearest line outside installed packages;
+            in a thread without one, the line that started it), the Instrument that records this call, not entered
+            yet; None leaves the call alone. To record all calls from one site together, give the same Instrument
+            each time; where two threads call from there at once, one of the calls is recorded.
     """
 
     def __init__(self, choose: Callable[[Any, str], Instrument | None]) -> None:
         version.require()
         self._choose = choose
         self._wraps = Wraps()
+        self._starts = Starts(self._wraps)
         self._here = threading.local()
         self._lock = threading.Lock()
         self._taken: list[Instrument] = []
@@ -37,6 +36,7 @@ class EveryGenerate:
     def __enter__(self) -> Self:
         from transformers import GenerationMixin
 
+        self._starts.watch()
         self._wraps.function(GenerationMixin, "generate", self._watch)
         return self
 
@@ -49,7 +49,7 @@ class EveryGenerate:
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
             if getattr(self._here, "watching", False):
                 return original(model, *args, **kwargs)
-            instrument = self._choose(model, nearest_line(sys._getframe(1), _NOT_THE_SITE))
+            instrument = self._choose(model, self._starts.site(sys._getframe(1)))
             if instrument is None or not self._take(instrument):
                 return original(model, *args, **kwargs)
             self._here.watching = True
