@@ -39,6 +39,18 @@ def read_config(config: Mapping[str, Any]) -> ModelShape:
     return _Reader(model_type, config).shape()
 
 
+def size_in(config: Mapping[str, Any], key: str) -> int:
+    """A size that a `config.json` must have.
+
+    Raises:
+        InputError: it is missing, or no positive integer.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"config.json: {key} must be a positive integer, found {value!r}")
+    return value
+
+
 def _refuse(model_type: str, config: Mapping[str, Any]) -> None:
     reason = REFUSED.get(model_type)
     if reason is None and config.get("kv_lora_rank") is not None:  # a model_type that nobody has named yet

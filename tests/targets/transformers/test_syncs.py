@@ -95,7 +95,11 @@ def copies_for_numpy(input_ids, scores):
 
 
 def sends_a_mask(input_ids, scores):
-    """A list of ids becomes a tensor on the device, and so do three host tensors; one need not be waited for."""
+    """A list of ids becomes a tensor on the device, and so do three host tensors; one need not be waited for.
+
+    Of an empty list nothing is sent.
+    """
+    torch.tensor([], device=scores.device)
     ids = torch.tensor([1, 2, 3] * 50, device=scores.device)
     mask = torch.full_like(scores, -1e9)
     mask[:, ids] = 0
@@ -218,7 +222,7 @@ def test_what_the_driver_reports_of_an_upload_is_no_second_sync():
     recorder = SyncRecorder("cuda", FakeCuda())
     with recorder:
         recorder.begin()
-        recorder.upload(lambda: warnings.warn("called a synchronizing CUDA operation", stacklevel=1))
+        recorder.upload(lambda: warnings.warn("called a synchronizing CUDA operation", stacklevel=1) or torch.ones(1))
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         recorder.end()
     counted = recorder.syncs("decode")

@@ -142,7 +142,7 @@ class TransformersSubject:
                     self._forward(0, context, cache)
         for cache in self._caches.values():
             if not all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in cache.layers):
-                raise InputError(f"{type(self.model).__name__} has layers without keys and values, so no KV cache")
+                raise InputError(f"{type(self.model).__name__} has layers whose state cannot be put back: no KV cache")
 
     def rewind(self, context: int) -> None:
         """The cursor of a static cache is one number a layer; a dynamic cache forgets what it has too much."""

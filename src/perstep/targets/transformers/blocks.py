@@ -91,6 +91,7 @@ class SkippedBlocks:
 
     def __init__(self, model: Any, skipped: tuple[int, ...]) -> None:
         self._found = find_blocks(model)
+        _refuse_without_attention(self._found, skipped)
         self._dummy = _dummy_layer()
         self._skipped = skipped
         self._wraps = Wraps()
@@ -205,6 +206,17 @@ class SkippedBlocks:
                 )
             layers[index] = self._dummy()
         self._ready = weakref.ref(cache)
+
+
+def _refuse_without_attention(found: Blocks, skipped: tuple[int, ...]) -> None:
+    """A hybrid's cache counts positions in its first attention block: without one no length is known."""
+    kinds = [str(kind) for kind in getattr(found.config, "layer_types", None) or []]
+    attention = [i for i, kind in enumerate(kinds) if kind.endswith("attention") and not kind.startswith("linear")]
+    if attention and set(attention) <= set(skipped):
+        raise InputError(
+            f"none of the active blocks of {type(found.model).__name__} is attention, where its cache counts positions;"
+            f" keep one of them active ({', '.join(map(str, attention))})"
+        )
 
 
 def truncate(given: Any, active: tuple[int, ...], *, share_weights: bool = False) -> Any:

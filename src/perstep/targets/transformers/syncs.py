@@ -170,13 +170,15 @@ class SyncRecorder:
             self._seen.append((self._part_now(), what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
     def upload(self, copy: Callable[[], Any]) -> Any:
-        """Count an upload and make it; what the driver reports of it is no second sync."""
-        self.saw(UPLOAD)
+        """Make an upload and count it, unless nothing was copied; what the driver reports of it is no second sync."""
         self._uploading = True
         try:
-            return copy()
+            made = copy()
         finally:
             self._uploading = False
+        if made.numel():
+            self.saw(UPLOAD)
+        return made
 
     def _driver_sync(self) -> None:
         if not self._uploading:
