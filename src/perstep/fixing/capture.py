@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from perstep.measure import Clock
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._wrap import Wraps
 
@@ -253,13 +254,18 @@ class Captures:
     _wraps: Wraps = field(default_factory=Wraps)
     _inside: bool = False
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> "Captures":
         from transformers import GenerationMixin
 
         self._wraps.function(GenerationMixin, "generate", self._keep)
         return self
 
+    @uninterrupted()
     def __exit__(self, *_error: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         self._wraps.restore()
 
     def _keep(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -271,8 +277,8 @@ class Captures:
             if site in self.calls:
                 self.calls[site].calls += 1
                 return original(model, *args, **kwargs)
-            self._inside = True
             try:
+                self._inside = True
                 call = _before(model, *_by_name(original, args, kwargs), frame, site)
                 call.pipeline = pipeline
                 call.result = original(model, *args, **kwargs)

@@ -68,17 +68,14 @@ def observe(call: Captured) -> Seen:
     own = {name: copied(parts) for name, parts in call.lists.items()}
     lists: dict[str, list[Any]] = {}
     configs: list[Any] = []
-    wraps = Wraps()
-    for kind, method, spy in (
-        ("logits_processor", "_get_logits_processor", _processor_spy),
-        ("stopping_criteria", "_get_stopping_criteria", _criterion_spy),
-    ):
-        spies = {id(part): spy(part, steps) for part, steps in zip(own[kind], seen[kind], strict=True)}
-        wraps.method(call.model, method, partial(_keeping, lists, configs, kind, spies))
-    try:
+    with Wraps() as wraps:
+        for kind, method, spy in (
+            ("logits_processor", "_get_logits_processor", _processor_spy),
+            ("stopping_criteria", "_get_stopping_criteria", _criterion_spy),
+        ):
+            spies = {id(part): spy(part, steps) for part, steps in zip(own[kind], seen[kind], strict=True)}
+            wraps.method(call.model, method, partial(_keeping, lists, configs, kind, spies))
         call.again(own)
-    finally:
-        wraps.restore()
     built: dict[str, list[Any]] = {}
     every: dict[str, list[Any]] = {}
     names: dict[int, str] = {}

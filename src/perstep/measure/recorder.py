@@ -239,8 +239,8 @@ class Recorder:
         """The entries of the log after the end of the last complete step."""
         log = list(self._log)
         last = len(log) - 1
-        while log[last] is not _END:
-            last -= 2
+        while log[last] is not _END:  # one by one: an interrupt may have left a stamp without its name
+            last -= 1
         return log[last + 1 :]
 
     def _forget(self) -> None:

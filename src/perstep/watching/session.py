@@ -24,6 +24,7 @@ from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
 from perstep.report.format import plural
 from perstep.runs import Manifest, RunWriter, next_folder
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import (
     BOUNDARIES,
     Detail,
@@ -74,15 +75,21 @@ class _Site(Instrument):
         """Record a call, and hand it on; a call inside it, or beside it in another thread, is none of ours."""
         if not self._active or not self._turn.acquire(blocking=False):
             return super().call(generate, *args, **kwargs)
-        probe, ended = NoiseProbe(), len(self.calls)
-        probe.start()
         try:
-            return super().call(generate, *args, **kwargs)
+            probe, ended = NoiseProbe(), len(self.calls)
+            probe.start()
+            try:
+                return super().call(generate, *args, **kwargs)
+            finally:
+                self._end(probe, ended)
         finally:
-            noise = probe.stop()
-            probe.close()
-            self._hand_on(noise, finished=len(self.calls) > ended)
             self._turn.release()
+
+    @uninterrupted()
+    def _end(self, probe: NoiseProbe, ended: int) -> None:
+        noise = probe.stop()
+        probe.close()
+        self._hand_on(noise, finished=len(self.calls) > ended)
 
     def _hand_on(self, noise: Noise, *, finished: bool) -> None:
         taken, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
@@ -148,15 +155,20 @@ class Watch:
         self._models: dict[str, list[weakref.ref[Any]]] = {}
         self._every_generate = EveryGenerate(self._choose)
 
+    @uninterrupted(undo="_leave")
     def __enter__(self) -> Self:
         self._every_generate.__enter__()
         return self
 
+    def _leave(self) -> None:
+        self._every_generate.__exit__(None, None, None)
+        self._sites.clear()
+
+    @uninterrupted()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._every_generate.__exit__(kind, error, where)
-        self._sites.clear()
+        self._leave()
 
     def _choose(self, model: Any, site: str) -> Instrument | None:
         if self._model is not None and model is not self._model:

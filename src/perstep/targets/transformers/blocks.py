@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perstep.errors import InputError, how_to_install
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version
 from perstep.targets.transformers._wrap import Function, Make, Wraps
 from perstep.targets.transformers.instrument import _compiled, find_model
@@ -25,7 +26,6 @@ from perstep.targets.transformers.instrument import _compiled, find_model
 _SHARING = "kv_sharing_modes"
 """Of a configuration, by layer: "reuse" gives the layer a DummyLayer in every cache made from the configuration."""
 _CACHES = ("past_key_values", "cache_params")
-_ABSENT: Any = object()
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,10 @@ class SkippedBlocks:
         self._dummy = _dummy_layer()
         self._skipped = skipped
         self._wraps = Wraps()
-        self._classes: list[tuple[Any, type]] = []
-        self._sharing: list[tuple[Any, Any]] = []
         self._ready: Callable[[], Any] = _nothing
         self.calls = [0] * len(self._found.blocks)
 
+    @uninterrupted(undo="remove")
     def apply(self) -> None:
         """Put identities in place of the blocks, and dummies in the place of their cache layers.
 
@@ -121,25 +120,16 @@ class SkippedBlocks:
                 self._wrap_caches()
                 modes = ["reuse" if index in self._skipped else None for index in range(len(found.blocks))]
                 for config in configs.values():
-                    self._sharing.append((config, vars(config).get(_SHARING, _ABSENT)))
-                    setattr(config, _SHARING, modes)
+                    self._wraps.value(config, _SHARING, modes)
         except BaseException:
             self.remove()
             raise
 
+    @uninterrupted()
     def remove(self) -> None:
         """Put the blocks back. Caches made meanwhile keep their dummies, and refuse to be filled without the mask."""
         self._wraps.restore()
         self._ready = _nothing
-        while self._classes:
-            block, kind = self._classes.pop()
-            block.__class__ = kind
-        while self._sharing:
-            config, before = self._sharing.pop()
-            if before is _ABSENT:
-                delattr(config, _SHARING)
-            else:
-                setattr(config, _SHARING, before)
 
     def _wrap_blocks(self) -> None:
         for index, block in enumerate(self._found.blocks):
@@ -147,15 +137,14 @@ class SkippedBlocks:
                 self._wraps.method(block, "forward", _counted(self.calls, index))
                 continue
             kind: Any = type(block)
-            self._classes.append((block, kind))
-            block.__class__ = _identity(kind)  # Module.__call__ would cost several times what an identity does
+            identity = _identity(kind)  # Module.__call__ would cost several times what an identity does
+            self._wraps.value(block, "__class__", identity)
             for child in block.children():  # should anything get round the identity, it is seen here
                 self._wraps.method(child, "forward", _counted(self.calls, index))
         found = self._found
         owner: Any = type(found.path[-1])
         if self._skipped and _in_turn(owner, found.name):
-            self._classes.append((found.blocks, type(found.blocks)))
-            found.blocks.__class__ = _without(self._skipped)
+            self._wraps.value(found.blocks, "__class__", _without(self._skipped))
 
     def _wrap_caches(self) -> None:
         """See every cache that comes from outside before anything reads its length."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version
 from perstep.targets.transformers._frames import Starts
 from perstep.targets.transformers._wrap import Function, Wraps
@@ -31,18 +32,28 @@ class EveryGenerate:
         self._starts = Starts(self._wraps)
         self._here = threading.local()
         self._lock = threading.Lock()
-        self._taken: list[Instrument] = []
+        self._taken: dict[Instrument, int] = {}  # -> the thread of its call
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> Self:
         from transformers import GenerationMixin
 
+        self._taken.clear()
+        self._here = threading.local()
         self._starts.watch()
         self._wraps.function(GenerationMixin, "generate", self._watch)
         return self
 
+    @uninterrupted()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for instrument, thread in list(self._taken.items()):
+            if thread == threading.get_ident():  # an interrupt has cut its call off
+                instrument.__exit__(None, None, None)
         self._wraps.restore()
 
     def _watch(self, original: Function) -> Function:
@@ -52,20 +63,25 @@ class EveryGenerate:
             instrument = self._choose(model, self._starts.site(sys._getframe(1)))
             if instrument is None or not self._take(instrument):
                 return original(model, *args, **kwargs)
-            self._here.watching = True
             try:
                 with instrument:
                     return instrument.call(original, model, *args, **kwargs)
             finally:
-                self._here.watching = False
-                self._taken.remove(instrument)
+                self._give_back(instrument)
 
         return generate
 
+    @uninterrupted()
+    def _give_back(self, instrument: Instrument) -> None:
+        self._here.watching = False
+        self._taken.pop(instrument, None)
+
+    @uninterrupted()
     def _take(self, instrument: Instrument) -> bool:
         """Whether the Instrument is free: another thread may be in a call from the same place."""
         with self._lock:
             if instrument in self._taken:
                 return False
-            self._taken.append(instrument)
+            self._taken[instrument] = threading.get_ident()
+            self._here.watching = True
             return True

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from perstep.measure import RESIDUAL
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers._frames import nearest_line
 from perstep.targets.transformers._places import Places, all_tensors
 from perstep.targets.transformers.version import require
@@ -110,6 +111,7 @@ class SyncRecorder:
         self._stack = ExitStack()
         self.mark = self._mark
 
+    @uninterrupted(undo="_close")
     def __enter__(self) -> Self:
         function_mode, dispatch_mode = _modes(self, self._device_type)
         with ExitStack() as stack:
@@ -120,10 +122,14 @@ class SyncRecorder:
             self._stack = stack.pop_all()
         return self
 
+    def _close(self) -> None:
+        self._stack.close()
+
+    @uninterrupted()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._close()
 
     def begin(self, kind: str = "decode") -> None:
         """Begin a step of a kind."""
