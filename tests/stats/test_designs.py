@@ -44,6 +44,9 @@ def test_the_order_is_drawn_anew_for_each_round_from_the_seed() -> None:
     assert np.array_equal(first, stats.balanced_block(6, np.random.default_rng(0)))
 
 
+WILLIAMS = [[0, 2, 1], [1, 0, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -52,10 +55,12 @@ def test_the_order_is_drawn_anew_for_each_round_from_the_seed() -> None:
         [[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1], [3, 0, 1, 2]],
         [[0, 1]],
         [[0, 0], [1, 1]],
+        [*WILLIAMS, [0, 1, 2], [1, 2, 0], [2, 0, 1]],  # each arm follows each other one, but not equally often
     ],
 )
 def test_blocks_that_favour_an_arm_are_told(block: list[list[int]]) -> None:
-    """Half a block, a plain rotation, one order repeated."""
+    """Half a block, a plain rotation, one order repeated, a block and a half."""
+    assert stats.is_balanced(np.array(WILLIAMS))
     assert not stats.is_balanced(np.array(block))
 
 
