@@ -1,6 +1,7 @@
 """Which processors of a user's own `fix` replaces by a mask, and which it leaves: each is asked beside the mask."""
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from perstep.automata import Vocabulary
 from perstep.fixing.capture import Captured
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.masks import for_processor
-from perstep.fixing.observe import Steps, _processor_spy
+from perstep.fixing.observe import PROCESSORS, Steps, _keep_mask, listener
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -22,7 +23,7 @@ PROMPT = b"what the user said"
 def steps_of(part: Any, count: int = 12) -> Steps:
     """What a processor does along a text of two rows, as it is recorded in a call."""
     steps, generator = Steps(), torch.Generator().manual_seed(0)
-    spy = _processor_spy(part, steps)
+    spy = listener(PROCESSORS, part, partial(_keep_mask, steps))
     ids = torch.tensor([list(PROMPT)] * 2)
     for step in range(count):
         spy(ids, torch.randn(2, 256, generator=generator))

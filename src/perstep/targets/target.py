@@ -407,7 +407,7 @@ class Target(ABC):
         return False
 
     def with_images(self, text_BT: Ids, num_images: int, image_size: int | None, *, seed: int) -> "ImagePrompt":
-        """A prompt with so many images in front of its text, in every row.
+        """A prompt with this number of images in front of its text, in every row.
 
         Raises:
             InputError: it takes none.

@@ -300,5 +300,5 @@ def test_what_a_block_returns_is_read_off_its_source() -> None:
 
     assert (_num_outputs(Tuple), _num_outputs(Tensor)) == (3, 0)
     sourceless = type("Sourceless", (torch.nn.Module,), {"forward": eval("lambda self, x: x")})  # noqa: S307
-    with pytest.raises(InputError, match=r"the source of Sourceless\.forward is not there"):
+    with pytest.raises(InputError, match=r"the source of Sourceless\.forward cannot be read"):
         _num_outputs(sourceless)
