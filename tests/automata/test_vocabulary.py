@@ -1,5 +1,7 @@
 """Vocabularies: the bytes of every token, whatever the tokenizer calls them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,6 +78,53 @@ def test_wordpiece_tokens_are_bytes() -> None:
     )
     assert vocabulary.tokens[2:4] == (b" play", b"ing")
     assert vocabulary.special_ids == {0, 1, 4, 6, 7}  # unknown, separator, a hole, and ids of a wider head
+
+
+@pytest.mark.hf
+def test_byt5_is_bytes_behind_three_special_ids() -> None:
+    """Byte b is the id b + 3; what follows the bytes, and the first three, are special."""
+    from transformers import ByT5Tokenizer
+
+    tokenizer = ByT5Tokenizer()
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    assert vocabulary.tokens[3:259] == tuple(bytes([byte]) for byte in range(256))
+    assert (vocabulary.size, vocabulary.eos_ids) == (384, (1,))
+    assert vocabulary.special_ids == {0, 1, 2, *range(259, 384)}
+    assert vocabulary.spell(tokenizer.encode(TEXT)) == TEXT.encode()
+
+
+def _bytes_as_ids(encoding: str) -> Any:
+    """A tokenizer that gives bytes as ids, of which three are special, in an encoding."""
+    from transformers import PreTrainedTokenizer
+
+    class Bytes(PreTrainedTokenizer):  # type: ignore[misc]
+        """Has no vocabulary but the 256 bytes."""
+
+        vocab_size = 256
+
+        def get_vocab(self) -> dict[str, int]:
+            return {chr(byte): byte for byte in range(256)}
+
+        def _tokenize(self, text: str, **_options: Any) -> list[str]:
+            return [chr(byte) for byte in text.encode(encoding, errors="replace")]
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return ord(token)
+
+        def _convert_id_to_token(self, index: int) -> str:
+            return chr(index)
+
+    return Bytes(pad_token="\x00", bos_token="\x02", eos_token="\x03")  # noqa: S106
+
+
+@pytest.mark.hf
+def test_a_tokenizer_whose_ids_are_bytes_is_known_by_what_it_makes_of_a_text() -> None:
+    """One that writes UTF-8 is taken, its control characters being special; one that writes Latin-1 is refused."""
+    vocabulary = Vocabulary.from_tokenizer(_bytes_as_ids("utf-8"))
+    assert (vocabulary.size, vocabulary.eos_ids, vocabulary.special_ids) == (256, (3,), {0, 2, 3})
+    assert all(vocabulary.tokens[byte] == bytes([byte]) for byte in range(4, 256))
+    with pytest.raises(InputError, match="its tokens are not bytes"):
+        Vocabulary.from_tokenizer(_bytes_as_ids("latin-1"))
 
 
 @pytest.mark.hf

@@ -338,6 +338,19 @@ def test_every_part_of_the_ledger_has_a_row(ran: pipeline.Report) -> None:
     assert any("TopP" in row.drop_in for row in second.rows)
 
 
+def test_a_script_in_a_folder_with_a_bracket_keeps_its_rows(ran: pipeline.Report, tmp_path: Path) -> None:
+    """Also where a line calls several models, which the watched calls are named after in brackets."""
+    copy = Path(shutil.copytree(ran.folder, tmp_path / "copy"))
+    lines = (copy / "samples.jsonl").read_text()
+    assert "fixing/test_fix_measured.py:" in lines
+    (copy / "samples.jsonl").write_text(lines.replace("fixing/test_fix_measured.py:", "proj (1)/job.py:"))
+    before: Any = ran.findings
+    found: Any = pipeline.rebuild(copy).findings
+    assert all(site.site.startswith("proj (1)/job.py:") for site in found.sites)
+    rows = [[(row.parts, row.ns) for row in site.rows] for site in found.sites]
+    assert rows == [[(row.parts, row.ns) for row in site.rows] for site in before.sites]
+
+
 def test_a_run_is_kept_and_made_again_from_its_samples(ran: pipeline.Report) -> None:
     """`report` gives every file byte for byte; the results are as the published schema says."""
     folder = ran.folder

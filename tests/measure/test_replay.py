@@ -95,6 +95,14 @@ def test_a_trace_of_one_token_has_no_decode_step_at_all() -> None:
     assert recorder.kinds == ["prefill"]
 
 
+def test_a_trace_of_two_tokens_warms_its_one_decode_step() -> None:
+    """The shortest trace that has one."""
+    trace = record_trace(CountingLoop(), PROMPT, 2)
+    loop, recorder = CountingLoop(), Recorder(FakeClock(tick_ns=1))
+    assert replay(loop, trace, recorder, recorder.mark) == 0
+    assert [what for what, _ in loop.calls] == ["reset", "prefill", "decode", "reset", "prefill", "decode"]
+
+
 def test_an_unmarked_replay_records_steps_without_parts() -> None:
     """The loop gets a mark that does nothing."""
     trace = record_trace(CountingLoop(), PROMPT, 3)

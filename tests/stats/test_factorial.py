@@ -225,3 +225,14 @@ def test_single_parts_of_few_rounds_have_no_cost() -> None:
     assert found.parts["a"].cost is None
     assert found.parts["a"].leave_one_out == stats.Effect(pytest.approx(2), None, None)
     assert found.parts["a"].reason == "9 independent rounds; an interval needs 10"
+
+
+def test_percentile_intervals_are_at_95_percent_for_one_interval_unless_told() -> None:
+    """The guarded confidence of 97 % leaves 1.5 % beyond each end, and several intervals share it."""
+    x = np.linspace(0, 1, 100_001)
+    low, high = percentile_interval(x)
+    assert (low, high) == percentile_interval(x, comparisons=1, confidence=0.95)
+    assert low == pytest.approx(0.015)
+    assert high == pytest.approx(1 - low)
+    assert percentile_interval(x, comparisons=4)[0] == pytest.approx(low / 4)
+    assert percentile_interval(x, confidence=0.9)[0] > 0.015

@@ -88,6 +88,21 @@ def test_rounds_without_the_part_reach_down_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        (np.ones((20, 1)), np.full((20, 1), 2.0)),
+        (np.array(1.0), np.array(2.0)),
+        (np.ones(20), np.full(21, 2.0)),
+        (np.ones(0), np.ones(0)),
+    ],
+)
+def test_totals_have_one_value_a_round(part: np.ndarray, step: np.ndarray) -> None:
+    """The shapes are named."""
+    with pytest.raises(InputError, match="one value per round is needed"):
+        stats.share_interval(part, step, estimate=0.5)
+
+
+@pytest.mark.parametrize(
     ("part", "step", "estimate"),
     [([1.0], [0.0], 0.1), ([-1.0], [1.0], 0.1), ([1.0, 2.0], [1.0], 0.1), ([], [], 0.1), ([1.0], [2.0], -0.1)],
 )

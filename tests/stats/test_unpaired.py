@@ -284,6 +284,21 @@ def test_intervals_without_the_spread_of_runs_would_miss() -> None:
     assert held / 400 < 0.5
 
 
+@pytest.mark.parametrize(("sd_log", "scatter"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
+def test_the_detectable_effect_adds_what_is_missed_one_time_in_five(sd_log: float, scatter: float) -> None:
+    """The interval's reach, and 0.84 standard errors: of two runs' spread, and of their rounds (reach over 1.96)."""
+    x = np.exp(np.random.default_rng(3).normal(0, scatter, 40))
+    run = RunCost(float(np.median(x)), x)
+    change = unpaired_change(run, run, Spread(sd_log, 9))
+    assert change.ci_low is not None
+    assert change.ci_high is not None
+    down, up = -np.log1p(change.ci_low), np.log1p(change.ci_high)
+    between = student.ppf(0.975, 9) * sd_log * sqrt(2)
+    within = sqrt(max(down**2 - between**2, 0.0))
+    expected = max(down, up) + 0.841621 * np.hypot(sd_log * sqrt(2), within / 1.959964)
+    assert change.mde == pytest.approx(np.expm1(expected), rel=1e-4)
+
+
 def test_the_detectable_effect_is_found_in_four_of_five_tries() -> None:
     """A true change of the median `mde` excludes 0 in 80 % of simulated comparisons, give or take."""
     rng = np.random.default_rng(22)

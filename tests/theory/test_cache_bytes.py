@@ -9,7 +9,8 @@ import pytest
 
 from perstep.errors import InputError
 from perstep.targets.reference import load, prefill
-from perstep.theory import ModelShape, kv_bytes, read_config
+from perstep.theory import ModelShape, cached_layers, kv_bytes, read_config
+from perstep.theory.refused import HYBRIDS, LATENTS
 
 
 def shape(**changes: Any) -> ModelShape:
@@ -118,6 +119,79 @@ def test_bytes_are_those_of_the_dynamic_cache(tiny_name: str, build_tiny: Callab
                 model(torch.ones(2, positions - cache.get_seq_length(), dtype=torch.long), past_key_values=cache)
                 live = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
                 assert kv_bytes(found, positions, batch=2, dtype=dtype).used == live
+
+
+_SIZES = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+}  # fmt: skip
+_LATENT = {
+    **_SIZES, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "q_lora_rank": 16,
+    "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8, "n_shared_experts": 1,
+    "topk_method": "greedy",
+}  # fmt: skip
+_HYBRID = {
+    **_SIZES, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "shared_expert_intermediate_size": 16,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+
+
+def _live_bytes(family: str, settings: dict[str, Any], positions: int) -> tuple[dict[str, Any], int]:
+    """The configuration of a tiny model, and the bytes of keys and values in its cache."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+    config = AutoConfig.for_model(family, **settings)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        model(torch.ones(2, positions, dtype=torch.long), past_key_values=cache, use_cache=True)
+    held = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    return config.to_dict(), sum(layer.keys.nbytes + layer.values.nbytes for layer in held)
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("family", sorted(LATENTS))
+def test_latent_attention_keeps_the_compressed_state_and_the_rotated_key(family: str) -> None:
+    """Layers x positions x (kv_lora_rank + qk_rope_head_dim), to the byte of the live buffers."""
+    config, live = _live_bytes(family, _LATENT, 7)
+    assert kv_bytes(cached_layers(config), 7, batch=2).used == live == 3 * 7 * (16 + 4) * 2 * 4
+
+
+@pytest.mark.hf
+@pytest.mark.parametrize("family", sorted(HYBRIDS))
+def test_a_hybrid_has_the_cache_of_its_attention_layers(family: str) -> None:
+    """Two of three layers, to the byte of the live buffers; head_dim may be left to the hidden size."""
+    other = "conv" if family.startswith("lfm2") else "linear_attention"
+    settings = {**_HYBRID, "layer_types": [other, "full_attention", "full_attention"]}
+    config, live = _live_bytes(family, settings, 7)
+    assert kv_bytes(cached_layers(config), 7, batch=2).used == live == 2 * 7 * 2 * 2 * 8 * 2 * 4
+    assert cached_layers({**config, "head_dim": None}) == cached_layers({**config, "head_dim": 32 // 4})
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"model_type": "mamba"}, "state-space"),
+        ({"model_type": "deepseek_v3", "kv_lora_rank": 8}, "qk_rope_head_dim must be a positive"),
+        ({"model_type": "longcat_flash", "kv_lora_rank": 8}, "latent attention"),
+        ({"model_type": "qwen3_next"}, "linear-attention"),
+    ],
+)
+def test_what_has_no_formula_is_refused_by_name(config: dict[str, Any], what: str) -> None:
+    """Of other families with a compressed state nobody has looked at what is kept."""
+    with pytest.raises(InputError, match=what):
+        cached_layers(config)
+
+
+def test_what_the_layers_of_a_decoder_keep_is_read_from_its_shape() -> None:
+    """Keys and values of every head; the window goes along."""
+    gemma = {
+        "model_type": "gemma2", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 4, "sliding_window": 8,
+    }  # fmt: skip
+    assert [(layer.width, layer.window) for layer in cached_layers(gemma)] == [(8, 8), (8, None)]
 
 
 @pytest.mark.hf

@@ -12,6 +12,7 @@ from perstep.errors import InputError
 from perstep.theory import ModelShape, read_config
 from perstep.theory.families import FAMILIES
 from perstep.theory.refused import REFUSED
+from perstep.theory.shape import ACTIVATIONS
 from perstep.theory.vision import VISION
 
 LLAMA: dict[str, Any] = {
@@ -28,6 +29,43 @@ SIZES = {key: value for key, value in LLAMA.items() if key != "model_type"}
 def read(**changes: Any) -> ModelShape:
     """A small Llama, changed."""
     return read_config({**LLAMA, **changes})
+
+
+class Counted:
+    """A number that counts what is done to it: additions, multiplications and the like, and special functions."""
+
+    def __init__(self) -> None:
+        self.done = [0, 0]
+
+    def _one(self, _other: Any = None) -> "Counted":
+        self.done[0] += 1
+        return self
+
+    __add__ = __radd__ = __mul__ = __rmul__ = __neg__ = _one
+
+    def __rtruediv__(self, _other: Any) -> "Counted":
+        return self._one()
+
+    def special(self) -> "Counted":
+        """An exponential, a hyperbolic tangent, an error function."""
+        self.done[1] += 1
+        return self
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("gelu", lambda x: 0.5 * x * (1 + (x * 0.707).special())),
+        ("gelu_new", lambda x: 0.5 * x * (1 + (0.798 * (x + 0.0447 * (x * x * x))).special())),
+        ("gelu_pytorch_tanh", lambda x: 0.5 * x * (1 + (0.798 * (x + 0.0447 * (x * x * x))).special())),
+        ("gelu_fast", lambda x: 0.5 * x * (1 + (0.798 * x * (1 + 0.0447 * x * x)).special())),
+    ],
+)
+def test_an_activation_costs_what_its_formula_does(name: str, formula: Any) -> None:
+    """Counted by writing it down (Hendrycks and Gimpel 2016); gelu_fast is the same polynomial, factored."""
+    x = Counted()
+    formula(x)
+    assert tuple(x.done) == ACTIVATIONS[name]
 
 
 def test_a_silent_llama_has_full_heads_and_an_untied_head() -> None:

@@ -220,6 +220,53 @@ def test_each_line_that_calls_has_a_ledger(model: Any, ids: Any) -> None:
     assert "Which part outside the forward costs most is not resolved in 1 round." in text
 
 
+@pytest.mark.parametrize("detail", ["phases", "modules"])
+@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_hook", "both"])
+def test_hooks_of_the_model_itself_are_a_part(model: Any, ids: Any, register: str, detail: Any) -> None:
+    """What a hook takes before or after the forward is in `forward.hooks`, and nothing of it is unattributed."""
+    clock = FakeClock()
+    names = ["register_forward_pre_hook", "register_forward_hook"] if register == "both" else [register]
+    hooks = [getattr(model, name)(lambda *_: clock.advance(MS)) for name in names]
+    try:
+        with perstep.watch(model, detail=detail, clock=clock) as w:
+            model.generate(ids, max_new_tokens=20, logits_processor=[Spins(clock)], do_sample=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for ledger in (w.ledger(), w.ledger("prefill")):
+        assert ledger.parts["forward.hooks"].ns == len(hooks) * MS
+        assert ledger.parts["logits/Spins"].ns == MS
+        assert ledger.parts["bookkeeping"].ns == 0
+        assert ledger.residual_ns == 0
+        assert ledger.step_ns == (1 + len(hooks)) * MS
+        assert not any("unattributed" in note for note in ledger.notes)
+
+
+def test_a_residual_above_5_percent_is_said_first(model: Any, ids: Any) -> None:
+    """In the first note, and in the first line below the table; at 5 % and below nothing is said."""
+    for unattributed_ns, said in ((3 * MS, True), (MS // 50, False)):
+        clock = FakeClock()
+
+        class Slow(type(model)):  # type: ignore[misc]
+            """Spends time between two parts: after the preparation of inputs, before the forward."""
+
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                clock.advance(unattributed_ns)  # noqa: B023
+                return super().__call__(*args, **kwargs)
+
+        model.__class__, before = Slow, type(model)
+        try:
+            with perstep.watch(model, clock=clock) as w:
+                model.generate(ids, max_new_tokens=20, logits_processor=[Spins(clock)], do_sample=False)
+        finally:
+            model.__class__ = before
+        ledger = w.ledger()
+        note = "75.0% of the decode step is unattributed: no part covers it."
+        assert (ledger.notes[0] == note) is said
+        assert (w.tables()[0].notes[0] == note) is said
+        assert ("is unattributed" in str(w)) is said
+
+
 def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
     """Where all models are watched."""
     other = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=4))
@@ -228,6 +275,19 @@ def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
         for each in (model, other.eval()):
             each.generate(ids, max_new_tokens=4, pad_token_id=0, **slow(clock))
     assert [name.split(" ", 1)[1] for name in w.ledgers()] == ["(LlamaForCausalLM)", "(GPT2LMHeadModel)"]
+
+
+def test_two_models_of_one_name_are_not_mixed_either(model: Any, ids: Any) -> None:
+    """The second one is `X#2`, on whatever line it is met."""
+    other = build(num_hidden_layers=3)
+    with Watch(clock=FakeClock(tick_ns=1)) as w:
+        for each in (model, other, model):
+            each.generate(ids, max_new_tokens=4, do_sample=False)
+        other.generate(ids, max_new_tokens=4, do_sample=False)
+    assert [sample.model for sample in w.samples] == ["LlamaForCausalLM", "LlamaForCausalLM#2"] * 2
+    names = list(w.ledgers())
+    assert len(names) == 3
+    assert [name.split(" ", 1)[1] for name in names[:2]] == ["(LlamaForCausalLM)", "(LlamaForCausalLM#2)"]
 
 
 def test_only_the_given_model_is_watched(model: Any, ids: Any) -> None:

@@ -41,6 +41,26 @@ def test_syncs_are_counted_by_the_part_that_caused_them(tiny_model: Any, ids: An
     assert w.ledger("prefill").syncs_per_step is None
 
 
+def test_uploads_have_a_column_of_their_own(tiny_model: Any, ids: Any) -> None:
+    """They are no syncs; the column is there where one was made, and says which part made it."""
+
+    def sends(input_ids: Any, scores: Any) -> Any:
+        return scores + torch.tensor([0.0], device=scores.device)
+
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
+        tiny_model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[sends])
+    ledger = w.ledger()
+    assert (ledger.syncs_per_step, ledger.uploads_per_step) == (1, 1)
+    assert ledger.parts["logits/sends"].uploads_per_step == 1
+    assert ledger.parts["sync"].uploads_per_step == 0
+    assert "syncs/step   uploads/step" in str(w)
+    assert "(logits/sends, 1 a step)" in str(w).split("Uploads come from ")[1]
+    with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
+        tiny_model.generate(ids, max_new_tokens=9, do_sample=False)
+    assert w.ledger().uploads_per_step == 0
+    assert "uploads" not in str(w).lower()
+
+
 def test_in_many_calls_few_are_counted_in(tiny_model: Any, ids: Any) -> None:
     """Each leaves its fifth decode step and the next one out of the timing; after 128 steps one is counted again."""
     with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:

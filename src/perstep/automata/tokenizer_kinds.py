@@ -3,7 +3,8 @@
 Three kinds write bytes in three ways: byte-level BPE maps every byte to a printable character
 (GPT-2), sentencepiece writes a space as U+2581 and rare bytes as `<0x0A>`, WordPiece marks
 what continues a word with `##`. A decoder's clean-up of the whole text (dropping the very
-first space, spaces before punctuation) belongs to no token and is left out.
+first space, spaces before punctuation) belongs to no token and is left out. The tokens of a
+fourth kind are bytes (ByT5); it is known by what it makes of a text with every byte of UTF-8.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from perstep._json import Json
 from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Tokenizer = Any
+"""A tokenizer of transformers without one of `tokenizers`: what it has, `_of_bytes` finds out."""
 
 
 @runtime_checkable
@@ -31,6 +38,8 @@ class Backend(Protocol):
         ...
 
 
+_EVERY_BYTE = "".join(map(chr, [*range(0x900), *range(0x1000, 0xD800, 0x1000), *range(0xE000, 0x110000, 0x1000)]))
+"""Characters in which every byte occurs that UTF-8 has."""
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -38,40 +47,65 @@ def token_bytes_of(tokenizer: object, size: int | None) -> tuple[list[bytes | No
     """The bytes of every id, the special ids (holes in the numbering among them), the end-of-sequence ids.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`, or a transformers tokenizer that is backed by one.
+        tokenizer: a `tokenizers.Tokenizer`, or one of transformers that is backed by one or whose tokens are bytes.
         size: number of ids the model knows; None for as many as the tokenizer has.
 
     Raises:
         InputError: if the tokenizer is of no known kind, or has an id beyond `size`.
     """
     backend = _backend(tokenizer)
-    spec = json.loads(backend.to_str())
-    read = _reader(spec)
-    added = {int(token["id"]): token for token in spec["added_tokens"]}
-    ids: dict[int, str] = {number: text for text, number in backend.get_vocab(with_added_tokens=True).items()}
+    ids, special, spelled = _of_bytes(tokenizer) if backend is None else _of_backend(backend)
     length = max(ids) + 1 if size is None else size
     if max(ids) >= length:
         raise InputError(f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {length:,} ids")
-    special = {number for number, token in added.items() if token["special"]}
     special |= set(getattr(tokenizer, "all_special_ids", ())) | (set(range(length)) - set(ids))
-    unknown = spec["model"].get("unk_token")
-    special |= {number for number, text in ids.items() if text == unknown}
-    tokens = [
-        None if number in special else (ids[number].encode() if number in added else read(ids[number]))
-        for number in range(length)
-    ]
+    tokens = [None if number in special else spelled(number) for number in range(length)]
     eos = getattr(tokenizer, "eos_token_id", None)
     return tokens, special, [] if eos is None else [int(eos)]
 
 
-def _backend(tokenizer: object) -> Backend:
+def _backend(tokenizer: object) -> Backend | None:
     for candidate in (tokenizer, getattr(tokenizer, "backend_tokenizer", None), getattr(tokenizer, "_tokenizer", None)):
         if isinstance(candidate, Backend):
             return candidate
-    raise InputError(
-        f"{type(tokenizer).__name__} is not backed by a `tokenizers` tokenizer, so its bytes are not known: "
-        "load the fast one, or build Vocabulary(list_of_token_bytes) yourself"
-    )
+    return None
+
+
+def _of_backend(backend: Backend) -> tuple[Mapping[int, str], set[int], Callable[[int], bytes]]:
+    """Ids with their texts, those that are special, and the function from an id to its bytes."""
+    spec = json.loads(backend.to_str())
+    read = _reader(spec)
+    added = {int(token["id"]): token for token in spec["added_tokens"]}
+    ids: dict[int, str] = {number: text for text, number in backend.get_vocab(with_added_tokens=True).items()}
+    unknown = spec["model"].get("unk_token")
+    special = {number for number, token in added.items() if token["special"]}
+    special |= {number for number, text in ids.items() if text == unknown}
+    return ids, special, lambda number: ids[number].encode() if number in added else read(ids[number])
+
+
+def _of_bytes(tokenizer: Tokenizer) -> tuple[Mapping[int, str], set[int], Callable[[int], bytes]]:
+    """The same of a tokenizer whose tokens are bytes, each written as the character of its number.
+
+    Raises:
+        InputError: it is no such tokenizer.
+    """
+    ids = {number: text for text, number in getattr(tokenizer, "get_vocab", dict)().items()}
+    byte_of = {number: ord(text) for number, text in ids.items() if len(text) == 1 and ord(text) < 256}
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    controls = {ids.get(number) for number in special}  # of some the first bytes end or pad a text
+    text = "".join(sign for sign in _EVERY_BYTE if sign not in controls)
+    if len(byte_of) < 256 or _encoded(tokenizer, text, byte_of) != text.encode():
+        raise InputError(
+            f"{type(tokenizer).__name__} is not backed by a `tokenizers` tokenizer, and its tokens are not bytes: "
+            "load the fast one, or build Vocabulary(list_of_token_bytes) yourself"
+        )
+    return ids, special, lambda number: bytes([byte_of[number]]) if number in byte_of else ids[number].encode()
+
+
+def _encoded(tokenizer: Tokenizer, text: str, byte_of: Mapping[int, int]) -> bytes | None:
+    """The bytes of the tokens that a text becomes; None where one of them is no byte."""
+    made = tokenizer.encode(text, add_special_tokens=False)
+    return bytes(byte_of[number] for number in made) if all(number in byte_of for number in made) else None
 
 
 def _parts(decoder: dict[str, Json] | None) -> list[dict[str, Json]]:

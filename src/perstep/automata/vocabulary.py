@@ -96,7 +96,7 @@ class Vocabulary:
         """The vocabulary of a transformers or `tokenizers` tokenizer.
 
         Byte-level BPE, sentencepiece-like with byte fallback, and WordPiece are told apart by the
-        tokenizer's own decoder.
+        tokenizer's own decoder; one whose tokens are bytes (ByT5) by what it makes of a text.
 
         Args:
             tokenizer: the tokenizer.

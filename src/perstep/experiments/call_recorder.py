@@ -13,6 +13,7 @@ import numpy as np
 from perstep.experiments.sync_counts import SyncCounts, sync_counts
 from perstep.measure import RESIDUAL, Clock, Recorder, Steps
 from perstep.runs import Column
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import Device, DeviceRecorder, SyncRecorder
 from perstep.targets.transformers.words import COUNTED, DECODE, PLAIN
 
@@ -83,10 +84,8 @@ class CallRecorder:
 
     def begin(self, kind: str = DECODE) -> None:
         """Begin a step; in one of a counted kind, begin to count."""
-        if kind.endswith(COUNTED) and _TURN.acquire(blocking=False):
-            self._counting = True
-            self._syncs.__enter__()
-            self._syncs.begin(kind.removesuffix(COUNTED))
+        if kind.endswith(COUNTED):
+            self._start_counting(kind.removesuffix(COUNTED))
         self._recorder.begin(kind)
 
     def end(self) -> None:
@@ -99,9 +98,8 @@ class CallRecorder:
     def drop(self) -> None:
         """Forget the open step."""
         self._recorder.drop()
-        if self._counting:
-            self._syncs.drop()
-            self._stop_counting()
+        self._syncs.drop()
+        self._stop_counting()
 
     def take(self) -> Taken:
         """The steps of a call, forgotten afterwards. Waits for the device."""
@@ -134,7 +132,16 @@ class CallRecorder:
     def _new_syncs(self) -> SyncRecorder:
         return SyncRecorder(self._device_type, part=lambda: self._host.part or RESIDUAL)
 
+    @uninterrupted(undo="_stop_counting")
+    def _start_counting(self, kind: str) -> None:
+        if _TURN.acquire(blocking=False):
+            self._counting = True
+            self._syncs.__enter__()
+            self._syncs.begin(kind)
+
+    @uninterrupted()
     def _stop_counting(self) -> None:
-        self._counting = False
-        self._syncs.__exit__(None, None, None)
-        _TURN.release()
+        if self._counting:
+            self._counting = False
+            self._syncs.__exit__(None, None, None)
+            _TURN.release()

@@ -2,15 +2,19 @@
 
 A sync is a read of a tensor's value by the host: on a device the host waits there until all queued work is
 done; on a CPU nothing waits, and what is counted is what would wait. Which part caused it is known, what it
-cost is not: the wait lies in the part, together with the work that it waited for.
+cost is not: the wait lies in the part, together with the work that it waited for. An upload, for which the host
+waits too, is counted beside the syncs.
 """
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from perstep.measure import RESIDUAL, Ledger
 from perstep.report.format import plural
 from perstep.targets.transformers import Syncs
-from perstep.targets.transformers.syncs import DRIVER_SYNC
+from perstep.targets.transformers.syncs import DRIVER_SYNC, UPLOAD
 
 SITES_SAID = 3
 """Number of places in the source that are named below a table."""
@@ -31,23 +35,35 @@ class SyncCounts(msgspec.Struct, frozen=True):
         steps: how many steps were counted; none of them was timed.
         parts: part -> syncs over all of them; `residual` for those unattributed.
         sites: the same by place, the most frequent first.
+        uploads: copies from the host to the device by place, likewise; None where they were not counted (before 0.2).
     """
 
     steps: int
     parts: dict[str, int]
     sites: list[SyncSite] = []
+    uploads: list[SyncSite] | None = None
 
 
 def sync_counts(syncs: Syncs) -> SyncCounts:
     """What was counted, each sync once: what the driver reported where it did, else the reads."""
     per_part = {part: round((syncs.part_per_step(part) or 0.0) * syncs.steps) for part in syncs.parts}
     driver = any(DRIVER_SYNC in counts for counts in syncs.parts.values())
+    reads = {at: count for at, count in syncs.sites.items() if at[1] != UPLOAD and (at[1] == DRIVER_SYNC) == driver}
+    uploads = {at: count for at, count in syncs.sites.items() if at[1] == UPLOAD}
+    return SyncCounts(syncs.steps, per_part, _sites(_listed(reads)), _sites(_listed(uploads)))
+
+
+def _listed(counted: Mapping[tuple[str, str, str], int]) -> list[SyncSite]:
+    return [SyncSite(part, place, count) for (part, _, place), count in counted.items()]
+
+
+def _sites(counted: Iterable[SyncSite]) -> list[SyncSite]:
+    """One a part and place, the most frequent first."""
     places: dict[tuple[str, str], int] = {}
-    for (part, kind, place), count in syncs.sites.most_common():
-        if (kind == DRIVER_SYNC) == driver:
-            places[part, place] = places.get((part, place), 0) + count
+    for site in counted:
+        places[site.part, site.place] = places.get((site.part, site.place), 0) + site.count
     sites = [SyncSite(part, place, count) for (part, place), count in places.items()]
-    return SyncCounts(syncs.steps, per_part, sorted(sites, key=lambda site: -site.count))
+    return sorted(sites, key=lambda site: -site.count)
 
 
 def merge_counts(counted: list[SyncCounts]) -> SyncCounts | None:
@@ -56,14 +72,16 @@ def merge_counts(counted: list[SyncCounts]) -> SyncCounts | None:
     if not steps:
         return None
     parts: dict[str, int] = {}
-    places: dict[tuple[str, str], int] = {}
     for counts in counted:
         for part, count in counts.parts.items():
             parts[part] = parts.get(part, 0) + count
-        for site in counts.sites:
-            places[site.part, site.place] = places.get((site.part, site.place), 0) + site.count
-    sites = [SyncSite(part, place, count) for (part, place), count in places.items()]
-    return SyncCounts(steps, parts, sorted(sites, key=lambda site: -site.count))
+    known = [counts.uploads for counts in counted if counts.uploads is not None]
+    return SyncCounts(
+        steps,
+        parts,
+        _sites(site for counts in counted for site in counts.sites),
+        _sites(site for uploads in known for site in uploads) if len(known) == len(counted) else None,
+    )
 
 
 def with_syncs(ledger: Ledger, counts: SyncCounts | None, *, device: str) -> Ledger:
@@ -76,26 +94,52 @@ def with_syncs(ledger: Ledger, counts: SyncCounts | None, *, device: str) -> Led
     """
     if counts is None or not counts.steps:
         return ledger
+    uploads = _uploads_per_step(counts)
     parts = {
-        name: msgspec.structs.replace(part, syncs_per_step=counts.parts.get(name, 0) / counts.steps)
+        name: msgspec.structs.replace(
+            part,
+            syncs_per_step=counts.parts.get(name, 0) / counts.steps,
+            uploads_per_step=UNSET if uploads is UNSET else uploads.get(name, 0.0),
+        )
         for name, part in ledger.parts.items()
     }
     total = sum(counts.parts.values()) / counts.steps
     return msgspec.structs.replace(
-        ledger, parts=parts, syncs_per_step=total, notes=[*ledger.notes, *_notes(counts, total, device)]
+        ledger,
+        parts=parts,
+        syncs_per_step=total,
+        uploads_per_step=UNSET if uploads is UNSET else sum(uploads.values()),
+        notes=[*ledger.notes, *_notes(counts, total, device)],
     )
+
+
+def _uploads_per_step(counts: SyncCounts) -> dict[str, float] | UnsetType:
+    if counts.uploads is None:
+        return UNSET
+    uploads: dict[str, float] = {}
+    for site in counts.uploads:
+        uploads[site.part] = uploads.get(site.part, 0.0) + site.count / counts.steps
+    return uploads
 
 
 def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
     what = "the host waits for the device" if device != "cpu" else "the host would wait on a device"
     own = "1 step of its own, which was" if counts.steps == 1 else f"{counts.steps:,} steps of their own, which were"
     notes = [f"Syncs ({what}): {total:.3g} a step, counted in {own} not timed."]
-    if counts.sites:
-        named = [_named(site, counts.steps) for site in counts.sites[:SITES_SAID]]
-        more = len(counts.sites) - len(named)
-        others = f"; and {plural(more, 'other place')}" if more else ""
-        notes.append(f"Syncs come from {'; '.join(named)}{others}.")
+    notes += _places("Syncs", counts.sites, counts.steps)
+    if counts.uploads:
+        uploads = sum(site.count for site in counts.uploads) / counts.steps
+        notes.append(f"Uploads (the host copies to the device and waits): {uploads:.3g} a step, beside the syncs.")
+        notes += _places("Uploads", counts.uploads, counts.steps)
     return notes
+
+
+def _places(what: str, sites: list[SyncSite], steps: int) -> list[str]:
+    if not sites:
+        return []
+    more = len(sites) - SITES_SAID
+    others = f"; and {plural(more, 'other place')}" if more > 0 else ""
+    return [f"{what} come from {'; '.join(_named(site, steps) for site in sites[:SITES_SAID])}{others}."]
 
 
 def _named(site: SyncSite, steps: int) -> str:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from perstep.measure import Clock
-from perstep.targets.transformers import Function, Value, Wraps
+from perstep.targets.interrupts import uninterrupted
+from perstep.targets.transformers import Function, Value, Wraps, line_of, user_frame
 from perstep.targets.transformers.protocols import Generated, Model, sequences_of
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ Part = Any
 Span = tuple[int, int, int, int]
 """Where an expression stands: first and last line, column in bytes where it begins and where it ends."""
 
-_OURS = ("transformers", "torch", "perstep")
 _LISTS = ("logits_processor", "stopping_criteria")
 _UNREPEATABLE = ("past_key_values", "assistant_model")
 
@@ -255,26 +255,31 @@ class Captures:
     _wraps: Wraps = field(default_factory=Wraps)
     _inside: bool = False
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> "Captures":
         from transformers import GenerationMixin
 
         self._wraps.function(GenerationMixin, "generate", self._keep)
         return self
 
+    @uninterrupted()
     def __exit__(self, *_error: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         self._wraps.restore()
 
     def _keep(self, original: Function) -> Function:
         def generate(model: Model, *args: Value, **kwargs: Value) -> object:
             frame, pipeline = _script_frame(sys._getframe(1))
-            site = "" if frame is None else f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno}"
+            site = "" if frame is None else line_of(frame)
             if frame is None or self._inside:
                 return original(model, *args, **kwargs)
             if site in self.calls:
                 self.calls[site].calls += 1
                 return original(model, *args, **kwargs)
-            self._inside = True
             try:
+                self._inside = True
                 call = _before(model, *_by_name(original, args, kwargs), frame, site)
                 call.pipeline = pipeline
                 call.result = original(model, *args, **kwargs)
@@ -287,15 +292,15 @@ class Captures:
 
 
 def _script_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:
-    """The nearest frame, from this one outwards, that is neither ours nor torch's nor transformers'.
+    """The nearest frame, from this one outwards, outside installed packages: of a file that the user may change.
 
     And whether a text-generation pipeline lies between.
     """
-    pipeline = False
-    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] in _OURS:
+    found, pipeline = user_frame(frame), False
+    while frame is not None and frame is not found:
         pipeline = pipeline or type(frame.f_locals.get("self")).__name__ == "TextGenerationPipeline"
         frame = frame.f_back
-    return frame, pipeline
+    return found, pipeline
 
 
 def _by_name(

@@ -6,6 +6,7 @@ among the others changes must commute with each that it passes, which is known o
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, pairwise
@@ -73,14 +74,9 @@ def built_chain(call: Captured, lists: dict[str, list[Part]] | None = None, **ch
         found.extend(original(*args, **kwargs))
         raise _Built
 
-    wraps = Wraps()
-    wraps.method(call.model, "_get_logits_processor", lambda original: partial(keep, original))
-    try:
+    with Wraps() as wraps, suppress(_Built):
+        wraps.method(call.model, "_get_logits_processor", lambda original: partial(keep, original))
         call.again(lists, **changes)
-    except _Built:
-        pass
-    finally:
-        wraps.restore()
     return found
 
 

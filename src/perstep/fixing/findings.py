@@ -206,8 +206,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
         raise InputError("the run holds no generate call; fix a script that makes one")
     watched = [sample.call for sample in samples if isinstance(sample, Watched)]
     by_line: dict[str, list[WatchedCall]] = {}
-    for name, calls in by_site(watched).items():
-        by_line.setdefault(name.split(" (")[0], calls)
+    for calls in by_site(watched).values():  # of several models, those of the line's first
+        by_line.setdefault(calls[0].site, calls)
     mark_ns = typed(manifest, Conditions).mark_ns
     held = _by_line(samples)
     sites = []

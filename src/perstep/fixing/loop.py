@@ -54,12 +54,9 @@ def tokens_with(call: Captured, offers: list[Offer], **changes: Value) -> "torch
 
 def keyed_tokens(call: Captured) -> "torch.Tensor":
     """The tokens of a sampled call in transformers' own loop, every draw made by keyed noise over all logits."""
-    wraps = Wraps()
-    wraps.method(call.model, "_get_logits_processor", partial(_with_draw, _draw()))
-    try:
+    with Wraps() as wraps:
+        wraps.method(call.model, "_get_logits_processor", partial(_with_draw, _draw()))
         return sequences_of(call.ready()())
-    finally:
-        wraps.restore()
 
 
 def _with_draw(draw: object, original: Function) -> Function:

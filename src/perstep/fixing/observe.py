@@ -70,18 +70,15 @@ def observe(call: Captured) -> Seen:
     own = {name: copied(parts) for name, parts in call.lists.items()}
     lists: dict[str, list[Part]] = {}
     configs: list[GenerationConfig] = []
-    wraps = Wraps()
-    for kind, method, keep in (
-        (PROCESSORS, "_get_logits_processor", keep_mask),
-        (CRITERIA, "_get_stopping_criteria", _keep_verdicts),
-    ):
-        steps_of = zip(own[kind], seen[kind], strict=True)
-        spies = {id(part): listener(kind, part, partial(keep, steps)) for part, steps in steps_of}
-        wraps.method(call.model, method, partial(_keeping, lists, configs, kind, spies))
-    try:
+    with Wraps() as wraps:
+        for kind, method, keep in (
+            (PROCESSORS, "_get_logits_processor", keep_mask),
+            (CRITERIA, "_get_stopping_criteria", _keep_verdicts),
+        ):
+            steps_of = zip(own[kind], seen[kind], strict=True)
+            spies = {id(part): listener(kind, part, partial(keep, steps)) for part, steps in steps_of}
+            wraps.method(call.model, method, partial(_keeping, lists, configs, kind, spies))
         call.again(own)
-    finally:
-        wraps.restore()
     built: dict[str, list[Part]] = {}
     every: dict[str, list[Part]] = {}
     names: dict[int, str] = {}

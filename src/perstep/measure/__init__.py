@@ -1,7 +1,17 @@
 """Clocks, the recorder of marks, rounds, replay and the ledger. Knows no model."""
 
 from perstep.measure.clock import Clock, FakeClock, HostClock, processor_clock
-from perstep.measure.ledger import FORWARD, Ledger, LedgerSamples, Part, Sum, belongs, build_ledger, measure_mark_ns
+from perstep.measure.ledger import (
+    FORWARD,
+    RESIDUAL_SAID,
+    Ledger,
+    LedgerSamples,
+    Part,
+    Sum,
+    belongs,
+    build_ledger,
+    measure_mark_ns,
+)
 from perstep.measure.recorder import RESIDUAL, Recorder, Steps
 from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
 from perstep.measure.rounds import Effort, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
@@ -10,6 +20,7 @@ from perstep.measure.watched import WatchedSteps, build_watched_ledger
 __all__ = [
     "FORWARD",
     "RESIDUAL",
+    "RESIDUAL_SAID",
     "Clock",
     "DecodeLoop",
     "Effort",

@@ -5,9 +5,9 @@ position of the trace has its median over rounds, and a row is the mean of these
 add, so one scale factor multiplies all rows to make them add up to the step (law "medians do not add").
 
 The step to quote is the uninstrumented one, measured in the same rounds. `overhead` is the instrumented over the
-uninstrumented step, less 1: 0.029 is an instrumentation overhead of 2.9 % (law "the observer is measured"). Both steps
-are normalised by the speed of the same uninstrumented passes, so that their ratio is 1 + the overhead, or a note says
-that it is not. Notes and `largest` state what the rounds resolve, and say so where they do not resolve it.
+uninstrumented step, less 1 (law "the observer is measured"). Both steps are normalised by the speed of the same
+uninstrumented passes, so their ratio is 1 + the overhead, or a note says that it is not. Notes and `largest` state what
+the rounds resolve, and say so where they do not resolve it.
 """
 
 from collections.abc import Collection
@@ -40,19 +40,16 @@ MEDIANS_MAY_EXCEED = 0.01
 """The rows' medians together may exceed the step's median by this share of it; beyond that the ledger is invalid."""
 SCALE_SAID = 1.05
 """A note states the scale factor above this value."""
+RESIDUAL_SAID = 0.05
+"""Above this share of the step the first note states the residual."""
 OVERHEAD_INVALID = 1.5
 """Above this factor the ledger is invalid, unless its interval includes 1."""
 STEPS_DIFFER = 0.005
 """The ratio of the two steps shown has an error of its own. Where it lies outside the interval of the rounds' by at
 most this much, the interval is widened to include it. Beyond that a note says that the two steps differ."""
-
-
 FORWARD = ("embed", "norm", "attn", "kv.append", "mixer", "mlp", "moe", "lm_head", "encoder", "vision", "forward")
 """The parts of the model's forward: a part's first word, or its name without the layer."""
-
-
 COST_UNKNOWN = "What the marks cost is not resolved: the rounds are too few, or autocorrelated; measure longer."
-
 NOT_TO_BE_COMPARED = "The two steps shown are not to be compared."
 
 
@@ -89,6 +86,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         marks_per_step: how often the part is entered in a step.
         marks_share: the cost of the marks inside the part, as a share of it.
         syncs_per_step: how often the part made the host wait for the device in a step; None where that was not counted.
+        uploads_per_step: copies to the device that the host waited for; UNSET where they were not counted.
     """
 
     ns_total: int
@@ -100,6 +98,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     marks_per_step: float
     marks_share: float
     syncs_per_step: float | None = None
+    uploads_per_step: float | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ns(self) -> float:
@@ -129,8 +128,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         kind: `prefill` or `decode`.
         forwards: executed forwards of this kind in one pass over the trace, or in all watched calls together.
         steps: number of instrumented steps in the totals.
-        rounds: balanced rounds, the unit of replication; in watched calls, groups with equal numbers of marked and
-            plain steps.
+        rounds: balanced rounds, the unit of replication; in watched calls, groups with as many marked as plain steps.
         merged_rounds: independent values that the intervals use: autocorrelated rounds were merged.
         step_ns_total: sum over all instrumented steps.
         residual_ns_total: unattributed time in them.
@@ -142,18 +140,16 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         residual_share: its share of the instrumented step.
         overhead: instrumentation overhead, `step_ns / plain_step_ns - 1`: 0.029 is 2.9 %. If its interval excludes that
             ratio, the median of the rounds, with a note. None without rounds.
-        overhead_ci_low: lower end of the interval of the rounds' paired ratios minus 1, widened to include the
-            overhead; or None.
+        overhead_ci_low: lower end of the interval of the rounds' paired ratios minus 1, widened to it; or None.
         overhead_ci_high: its upper end, or None.
         parts: by name, in the order of the step.
         tree: sums of parts by first word; the parts of the forward are also in the sum `forward`.
-        invalid: why the ledger is invalid, or empty. An overhead above 50 % is a reason unless its interval includes 0;
-            then there is a note.
+        invalid: why the ledger is invalid, such as an overhead above 50 % whose interval excludes 0; or empty.
         notes: warnings, as sentences.
         syncs_per_step: host syncs per step: how often the host waited for the device; None if not counted.
+        uploads_per_step: copies to the device that the host waited for; UNSET, and not stored, if not counted.
         scale_factor: all rows were multiplied by this factor, so they add up to the step.
-        largest: the part with the largest estimate, then the parts that are not resolved as smaller. If there is one
-            name, the largest part is resolved.
+        largest: the part with the largest estimate, then the parts not resolved as smaller; one name is resolved.
         largest_outside: the same among the parts outside the forward.
     """
 
@@ -178,6 +174,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     invalid: str = ""
     notes: list[str] = []
     syncs_per_step: float | None = None
+    uploads_per_step: float | msgspec.UnsetType = msgspec.UNSET
     scale_factor: float = 1.0
     largest: list[str] = []
     largest_outside: list[str] = []
@@ -199,8 +196,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns: the cost of one mark, from `measure_mark_ns`.
 
     Raises:
-        InvalidMeasurement: the parts and the residual do not add up to the step, one of them is negative, or a step
-            took no time on this clock.
+        InvalidMeasurement: parts and residual do not add up to the step, one is negative, or a step took no time.
     """
     check_sums(kind, samples)
     shares = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
@@ -263,6 +259,9 @@ def close_ledger(
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
     plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
     overhead = _overhead(rounds, estimate.step_ns, plain_ns)
+    residual_share = estimate.residual_ns / estimate.step_ns
+    words = f"{residual_share:.1%} of the {kind} step is unattributed: no part covers it."
+    unattributed = [words] if residual_share > RESIDUAL_SAID else []
     merged = [overhead.merged_rounds]
     merged += [i.rounds // i.merged_by for i in intervals.values() if i is not None]
     return Ledger(
@@ -278,14 +277,14 @@ def close_ledger(
         plain_step_ci_high=plain.high if plain else None,
         step_ns=estimate.step_ns,
         residual_ns=estimate.residual_ns,
-        residual_share=estimate.residual_ns / estimate.step_ns,
+        residual_share=residual_share,
         overhead=None if overhead.ratio is None else overhead.ratio - 1,
         overhead_ci_low=None if overhead.low is None else overhead.low - 1,
         overhead_ci_high=None if overhead.high is None else overhead.high - 1,
         parts=parts,
         tree=_tree(parts, rounds, estimate.step_ns),
         invalid=_why_invalid(overhead, estimate),
-        notes=[*overhead.notes(), *_notes(parts, estimate.scale_factor)],
+        notes=[*unattributed, *overhead.notes(), *_notes(parts, estimate.scale_factor)],
         scale_factor=estimate.scale_factor,
         largest=_largest(parts, rounds),
         largest_outside=_largest({name: p for name, p in parts.items() if not belongs(name, FORWARD)}, rounds),

@@ -30,7 +30,6 @@ cold caches, and 1 µs among many others. 960 entries are 15 blocks of a deque, 
 _END = "\0"
 """The log's entry for the end of a step, in the place of a part's name."""
 
-
 _NO_STEPS = np.zeros(0, np.int64)
 
 
@@ -240,8 +239,8 @@ class Recorder:
         """The entries of the log after the end of the last complete step."""
         log = list(self._log)
         last = len(log) - 1
-        while log[last] is not _END:
-            last -= 2
+        while log[last] is not _END:  # one by one: an interrupt may have left a stamp without its name
+            last -= 1
         return log[last + 1 :]
 
     def _forget(self) -> None:

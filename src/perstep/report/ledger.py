@@ -1,11 +1,13 @@
 """A ledger as a table, a bar and a CSV; used by every experiment that has one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from perstep.measure import RESIDUAL, Ledger, Part, Sum
+from msgspec import UnsetType
+
+from perstep.measure import RESIDUAL, RESIDUAL_SAID, Ledger, Part, Sum
 from perstep.report.format import bar, duration, duration_interval, overhead, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import ABSENT, Column, Ends, Row, Table, Unit, interval_columns, time_column, to_csv
@@ -56,6 +58,7 @@ class _Row:
     share: float | str = ABSENT
     ends: Ends | str = ABSENT
     syncs: float | str | None = ABSENT
+    uploads: float | str | None = ABSENT
     bound_ns: float | None = None
     binds: str = ABSENT
     site: str = ABSENT
@@ -80,6 +83,7 @@ def ledger_table(
     """
     # By the largest part, not by the step: next to a prefill of a second most parts would be 0.0000245 s.
     unit = time_unit(part.ns for part in ledger.parts.values())
+    first = int(ledger.residual_share > RESIDUAL_SAID)  # then its first note states the residual
     notes = [] if bounds is None else list(bounds.notes)
     if bounds is not None and not any(bounds.parts_ns.values()):
         bounds = None  # all are withdrawn, and the notes say why
@@ -88,9 +92,10 @@ def ledger_table(
         columns=_columns(unit, bounds=bounds is not None),
         records=[*_part_rows(ledger, bounds), *_step_rows(ledger, bounds)],
         notes=[
+            *ledger.notes[:first],
             _footer(ledger, tokens_per_s, forwards_in),
             *notes,
-            *ledger.notes,
+            *ledger.notes[first:],
             *([f"INVALID: {ledger.invalid}"] if ledger.invalid else []),
         ],
         rule_before=frozenset({len(ledger.parts), len(ledger.parts) + 1}),
@@ -108,6 +113,7 @@ def _columns(unit: Unit, *, bounds: bool, sites: bool = False) -> list[Column[_R
         Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True, drop=1),
         *interval_columns(lambda row: row.ends, unit),
         Column("", lambda row: row.syncs or ABSENT, significant, unit="syncs/step", optional=True),
+        Column("", lambda row: row.uploads or ABSENT, significant, unit="uploads/step", optional=True),
         *(bound_columns(lambda row: row.ns, lambda row: row.bound_ns, lambda row: row.binds, unit) if bounds else []),
     ]
 
@@ -142,18 +148,24 @@ def _part_rows(ledger: Ledger, bounds: BoundColumns | None = None, site: str = A
     """The parts and the residual: what a table and a file both have."""
     bounds_ns, binds = ({}, {}) if bounds is None else (bounds.parts_ns, bounds.binds)
     rows = [
-        _Row(ledger, name, part.ns, part.share, (part.ci_low, part.ci_high), part.syncs_per_step, bounds_ns.get(name),
-             binds.get(name, ABSENT), site)
+        _Row(ledger, name, part.ns, part.share, (part.ci_low, part.ci_high), part.syncs_per_step,
+             part.uploads_per_step or 0.0, bounds_ns.get(name), binds.get(name, ABSENT), site)
         for name, part in ledger.parts.items()
     ]  # fmt: skip
-    counted = sum(part.syncs_per_step or 0.0 for part in ledger.parts.values())
-    syncs = round((ledger.syncs_per_step or 0.0) - counted, 9)
-    return [*rows, _Row(ledger, RESIDUAL, ledger.residual_ns, ledger.residual_share, syncs=syncs, site=site)]
+    syncs = _unattributed(ledger.syncs_per_step, (part.syncs_per_step for part in ledger.parts.values()))
+    uploads = _unattributed(ledger.uploads_per_step, (part.uploads_per_step for part in ledger.parts.values()))
+    return [*rows, _Row(ledger, RESIDUAL, ledger.residual_ns, ledger.residual_share, ABSENT, syncs, uploads, site=site)]
+
+
+def _unattributed(total: float | UnsetType | None, parts: Iterable[float | UnsetType | None]) -> float:
+    """What of a count per step lies in none of the parts; 0 where nothing was counted."""
+    return round((total or 0.0) - sum(part or 0.0 for part in parts), 9)
 
 
 def _step_rows(ledger: Ledger, bounds: BoundColumns | None) -> list[_Row]:
     """The whole step, with instruments and without."""
-    step = _Row(ledger, f"step ({ledger.kind}, instrumented)", ledger.step_ns, "100.0 %", syncs=ledger.syncs_per_step)
+    name, waits = f"step ({ledger.kind}, instrumented)", (ledger.syncs_per_step, ledger.uploads_per_step or 0.0)
+    step = _Row(ledger, name, ledger.step_ns, "100.0 %", ABSENT, *waits)
     if ledger.plain_step_ns is None:
         return [step]
     ends, bound_ns = (ledger.plain_step_ci_low, ledger.plain_step_ci_high), bounds.step_ns if bounds else None

@@ -62,7 +62,8 @@ class Change:
         autocorrelation: lag-1 autocorrelation that remains between those values.
         ties: number of rounds in which both arms took exactly the same time.
         mde: detectable change (`minimum_detectable_effect`); None without an interval.
-        threshold: T of `same (within +-T)`. verdict: from the interval.
+        threshold: T of `same (within +-T)`.
+        verdict: from the interval.
         reason: the reason for the verdict.
         withheld: why interval and verdict are withheld although there were enough rounds; empty otherwise.
     """

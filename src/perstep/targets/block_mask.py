@@ -12,6 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from perstep.errors import InputError, InvalidMeasurement
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.reference import Reference
 from perstep.targets.reference.skipping import SkippedLayers
 
@@ -70,6 +71,7 @@ class BlockMask:
         """How often each block ran while the mask was on, [num_blocks]."""
         return tuple(self._skipping.calls)
 
+    @uninterrupted(undo="remove")
     def apply(self) -> Self:
         """Put the mask on.
 
@@ -82,15 +84,18 @@ class BlockMask:
         self._applied = True
         return self
 
+    @uninterrupted()
     def remove(self) -> None:
         """Take the mask off; does nothing when it is off."""
         if self._applied:
             self._skipping.remove()
             self._applied = False
 
+    @uninterrupted(undo="remove")
     def __enter__(self) -> Self:
         return self.apply()
 
+    @uninterrupted()
     def __exit__(self, *exception: object) -> None:
         self.remove()
 

@@ -13,7 +13,7 @@ from perstep.theory.backends import (
     Backend,
     Packing,
 )
-from perstep.theory.cache import CacheBytes, kv_bytes
+from perstep.theory.cache import CacheBytes, cached_layers, kv_bytes
 from perstep.theory.config import read_config, shape_of
 from perstep.theory.cost import Cost, StepCost
 from perstep.theory.costs import attended_positions, expected_experts, num_scores, step_cost
@@ -50,6 +50,7 @@ __all__ = [
     "attended_positions",
     "binding_terms",
     "bytes_each",
+    "cached_layers",
     "decode",
     "expected_experts",
     "kv_bytes",

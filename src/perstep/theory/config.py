@@ -39,6 +39,18 @@ def read_config(config: Mapping[str, Any]) -> ModelShape:
     return _Reader(model_type, config).shape()
 
 
+def size_in(config: Mapping[str, Any], key: str) -> int:
+    """A size that a `config.json` must have.
+
+    Raises:
+        InputError: it is missing, or no positive integer.
+    """
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"config.json: {key} must be a positive integer, found {value!r}")
+    return value
+
+
 def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
     """The shape that a config describes, or None where there is no formula for it."""
     try:

@@ -22,5 +22,10 @@ _NAMES = {
     ),
 }
 
+LATENTS = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3"})
+"""Of these the bytes of the cache are still known: transformers keeps the compressed state and the rotated key."""
+HYBRIDS = frozenset({"lfm2", "lfm2_moe", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"})
+"""Likewise: their `layer_types` say which layers are attention."""
+
 REFUSED: dict[str, str] = {name: reason for reason, names in _NAMES.items() for name in names.split()}
 """`model_type` -> what it has that this room does not model."""

@@ -23,6 +23,7 @@ from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
 from perstep.report.format import plural
 from perstep.runs import Manifest, RunWriter, next_folder
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import (
     BOUNDARIES,
     Detail,
@@ -59,7 +60,7 @@ class _Site(Instrument):
         )
         if devices := spread_over(found):  # in somebody's own call nothing is refused
             self._note(f"the model is spread over {', '.join(devices)}: time on the stream is that of one of them")
-        self._site, self._samples = site, watch.samples
+        self._site, self._samples, self._name = site, watch.samples, watch.name_model(found)
         self._turn = threading.Lock()
         self._noted = 0
 
@@ -76,22 +77,28 @@ class _Site(Instrument):
         """Record a call, and hand it on; a call inside it, or beside it in another thread, is none of ours."""
         if not self._active or not self._turn.acquire(blocking=False):
             return super().call(generate, *args, **kwargs)
-        probe, ended = NoiseProbe(), len(self.calls)
-        probe.start()
         try:
-            return super().call(generate, *args, **kwargs)
+            probe, ended = NoiseProbe(), len(self.calls)
+            probe.start()
+            try:
+                return super().call(generate, *args, **kwargs)
+            finally:
+                self._end(probe, ended)
         finally:
-            noise = probe.stop()
-            probe.close()
-            self._hand_on(noise, finished=len(self.calls) > ended)
             self._turn.release()
+
+    @uninterrupted()
+    def _end(self, probe: NoiseProbe, ended: int) -> None:
+        noise = probe.stop()
+        probe.close()
+        self._hand_on(noise, finished=len(self.calls) > ended)
 
     def _hand_on(self, noise: Noise, *, finished: bool) -> None:
         taken, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
         self._samples.append(
             Sample(
                 site=self._site,
-                model=_name(model),
+                model=self._name,
                 device=str(model.device),
                 dtype=str(model.dtype).removeprefix("torch."),
                 finished=finished,
@@ -147,23 +154,39 @@ class Watch:
             refuse_if_spread(find_model(model))
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
+        self._models: dict[str, list[weakref.ref[Watched]]] = {}
         self._every_generate = EveryGenerate(self._choose)
 
+    @uninterrupted(undo="_leave")
     def __enter__(self) -> Self:
         self._every_generate.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._every_generate.__exit__(*exception)
+    def _leave(self) -> None:
+        self._every_generate.__exit__(None, None, None)
         self._sites.clear()
+
+    @uninterrupted()
+    def __exit__(self, *exception: object) -> None:
+        self._leave()
 
     def _choose(self, model: object, site: str) -> Instrument | None:
         if self._model is not None and model is not self._model:
             return None
         known = self._sites.get((site, id(model)))
-        if known is None or known.model is not model:  # an id comes back when a model is gone
+        if known is None or known.model is not model:  # an id is used again when a model is gone
             known = self._sites[site, id(model)] = _Site(model, site, self)
         return known
+
+    def name_model(self, model: Watched) -> str:
+        """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
+        kind, path = type(model).__name__, getattr(model, "name_or_path", "")
+        known = self._models.setdefault(f"{kind} {path}", [])
+        found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
+        if not found:
+            known.append(weakref.ref(model))
+            found = len(known)
+        return f"{kind}{'' if found == 1 else f'#{found}'} {path}".rstrip()
 
     @property
     def mark_ns(self) -> float:
@@ -240,11 +263,6 @@ def watch(
     if model is None:
         raise InputError("None is not a transformers model that generates; give the model whose generate is called")
     return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
-
-
-def _name(model: object) -> str:
-    """Its class, and where it was loaded from."""
-    return f"{type(model).__name__} {getattr(model, 'name_or_path', '')}".rstrip()
 
 
 def _nothing(samples: Sequence[Sample], kind: str) -> str:

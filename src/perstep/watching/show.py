@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
-from perstep.measure import Ledger
+from perstep.measure import RESIDUAL_SAID, Ledger
 from perstep.report import Column, Table
 from perstep.report.format import duration, percent, plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
@@ -35,7 +35,8 @@ def _host_table(site: SiteFindings) -> Table:
     calls = f"in {plural(site.calls, 'call')}"
     host = ", host time" if site.main.kind in site.device_ledgers else ""
     table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
-    table.notes[:0] = sentences(site)
+    first = int(site.main.residual_share > RESIDUAL_SAID)  # after the note on it
+    table.notes[first:first] = sentences(site)
     table.notes.extend(site.notes)
     return table
 

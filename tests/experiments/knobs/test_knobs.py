@@ -104,6 +104,19 @@ def test_nothing_measured_is_invalid() -> None:
         made.finish()
 
 
+def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown() -> None:
+    """The rounds end at once, the run is invalid, and its tables, pictures and README say why."""
+    made = greedy_session(0, MemoryError("no"), 3, 4)
+    samples = [made.measure_round(0)]
+    assert made.resolved(samples).half_width == 0
+    findings = analyse_knob(made.manifest, samples)
+    (table,) = output.tables(made.manifest, findings)
+    assert "3: out of memory: no" in " ".join(table.notes)
+    files = output.files(made.manifest, findings)
+    assert b"no configuration could be measured" in files["README.md"]
+    assert b"out of memory: no" in files["README.md"]
+
+
 def test_another_error_is_not_taken_for_memory() -> None:
     """It passes on."""
     assert not is_out_of_memory(RuntimeError("shapes differ"))

@@ -1,10 +1,15 @@
 """Every generate call in a process, watched without a change to what calls it."""
 
+import asyncio
+import importlib.util
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
 
+from perstep.fixing.capture import Captures
 from perstep.measure import FakeClock, Recorder
 from perstep.targets.transformers import EveryGenerate, Instrument
 
@@ -47,6 +52,47 @@ def test_each_call_site_is_recorded_for_itself(llama, tiny, ids):
     assert all(site.startswith("transformers/test_every.py:") for site in sites.recorders)
     assert vars(GenerationMixin)["generate"] is before
     assert "generate" not in vars(llama)
+
+
+def line(number):
+    """The site of a line of this file, counted from that of the caller."""
+    return f"transformers/test_every.py:{sys._getframe(1).f_lineno + number}"
+
+
+def test_a_call_in_a_thread_is_named_after_the_line_that_started_it(llama, ids):
+    """Of a thread, of a task for an executor whose threads are used again, and of one that a coroutine waits for."""
+    options = {"max_new_tokens": 3, "do_sample": False}
+    sites = Sites()
+
+    async def waits():
+        await asyncio.to_thread(llama.generate, ids, **options)
+
+    with EveryGenerate(sites), ThreadPoolExecutor(1) as pool:
+        thread = threading.Thread(target=llama.generate, args=(ids,), kwargs=options)
+        thread.start()
+        thread.join()
+        pool.submit(llama.generate, ids, **options).result()
+        pool.submit(llama.generate, ids, **options).result()
+        asyncio.run(waits())
+    assert list(sites.recorders) == [line(-5), line(-3), line(-2), line(-9)]
+
+
+def test_a_call_by_an_installed_package_is_named_after_the_line_that_calls_the_package(llama, ids, tmp_path):
+    """As of an adapter library, whose model calls the generate of the one inside."""
+    package = tmp_path / "site-packages" / "adapters.py"
+    package.parent.mkdir()
+    package.write_text("def generate(model, ids):\n    return model.generate(ids, max_new_tokens=3, do_sample=False)\n")
+    spec = importlib.util.spec_from_file_location("adapters", package)
+    adapters = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapters)
+    sites = Sites()
+    with EveryGenerate(sites):
+        adapters.generate(llama, ids)
+    assert list(sites.recorders) == [line(-1)]
+    with Captures() as captured:
+        adapters.generate(llama, ids)
+    [call] = captured.calls.values()
+    assert (call.site, call.file.name) == (line(-2), "test_every.py")
 
 
 def test_a_generate_call_inside_a_watched_one_belongs_to_it(llama, tiny, ids):

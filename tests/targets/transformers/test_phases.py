@@ -4,14 +4,16 @@ The clock is a fake one that stands still unless a test moves it, so that every 
 to the nanosecond.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 
 from perstep.measure import FakeClock, Recorder
-from perstep.targets.transformers import BOUNDARIES, Instrument
+from perstep.targets.transformers import BOUNDARIES, Instrument, part_names
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -40,6 +42,41 @@ class CollectingStreamer:
 def parts(recorder: Recorder, kind: str = "decode") -> list[str]:
     """The parts of a kind, in the order of their first occurrence."""
     return list(recorder.steps(kind).parts)
+
+
+def keep(extra, input_ids, scores):
+    """The scores as they were."""
+    return scores
+
+
+class LogitsProcessor:
+    """As some libraries call theirs."""
+
+    def __call__(self, input_ids, scores):
+        """The scores as they were."""
+        return scores
+
+
+def test_parts_are_named_after_functions_and_modules(llama, ids, watch):
+    """A partial function after the one inside; what has no name of its own, or a base class's, after its module too."""
+    mine = [partial(keep, 1), partial(partial(keep, 2)), lambda ids, scores: scores, LogitsProcessor(), keep_all]
+    _, recorder, _ = watch(llama, ids, max_new_tokens=3, do_sample=False, logits_processor=mine)
+    module = __name__.split(".")[0]
+    found = [name for name in parts(recorder) if name.startswith("logits/")]
+    names = ["keep", "keep#2", f"{module}.<lambda>", f"{module}.LogitsProcessor", "keep_all"]
+    assert found == [f"logits/{name}" for name in names]
+
+
+def keep_all(input_ids, scores):
+    """The scores as they were."""
+    return scores
+
+
+def test_a_script_gives_its_own_name_and_not_main(monkeypatch):
+    """It is `__main__` while it runs."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/some/where/my_script.py", raising=False)
+    monkeypatch.setattr(LogitsProcessor, "__module__", "__main__")
+    assert part_names("logits", [LogitsProcessor()]) == ["logits/my_script.LogitsProcessor"]
 
 
 def test_a_greedy_call_is_one_prefill_and_a_decode_step_for_each_further_token(llama, ids, watch):

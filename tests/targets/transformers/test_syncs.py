@@ -4,11 +4,13 @@ import warnings
 
 import pytest
 
+from perstep.measure import RESIDUAL
 from perstep.targets.transformers import Instrument, SyncRecorder
-from perstep.targets.transformers.syncs import DRIVER_SYNC, DYNAMIC_SHAPE, HOST_COPY, SCALAR_READ
+from perstep.targets.transformers.syncs import DRIVER_SYNC, DYNAMIC_SHAPE, HOST_COPY, SCALAR_READ, UPLOAD
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 
 def count(model, ids, recorder=None, detail="phases", **kwargs):
@@ -63,6 +65,90 @@ def test_every_kind_of_read_in_a_processor_is_counted_and_placed(llama, ids):
     places = {place for part, _, place in syncs.sites if part == "logits/reads"}
     assert all(place.startswith("transformers/test_syncs.py:") for place in places)
     assert len(places) == 8
+
+
+def once_on_the_host(input_ids, scores):
+    """One copy to the host; reads of the copy, and of what is made from it, wait for nothing."""
+    copy = input_ids.cpu()
+    for row in copy:
+        row.tolist()
+    assert int(copy[0, -1]) + 0 * copy.max().item() >= 0
+    assert copy.tolist() == input_ids.to("cpu", torch.int64).tolist()
+    return scores
+
+
+OWN_TABLE = torch.arange(10)
+
+
+def reads_its_own_table(input_ids, scores):
+    """A tensor that never was on a device, and one made on the host."""
+    int(OWN_TABLE[3])
+    torch.arange(4).tolist()
+    torch.tensor([5])[0].item()
+    return scores
+
+
+def copies_for_numpy(input_ids, scores):
+    """The usual way to an array."""
+    input_ids.cpu().numpy()
+    return scores
+
+
+def sends_a_mask(input_ids, scores):
+    """A list of ids becomes a tensor on the device, and so do three host tensors; one need not be waited for.
+
+    Of an empty list nothing is sent.
+    """
+    torch.tensor([], device=scores.device)
+    ids = torch.tensor([1, 2, 3] * 50, device=scores.device)
+    mask = torch.full_like(scores, -1e9)
+    mask[:, ids] = 0
+    mask[:, :2] += torch.zeros(2).to(scores.device)
+    mask[:, :2] += input_ids[0, :1].cpu().to(device=scores.device) * 0
+    input_ids.new_tensor([3])
+    torch.zeros(2).to(scores.device, non_blocking=True)
+    ids.to(scores.device)
+    return scores + mask * 0
+
+
+def reads_what_it_made(input_ids, scores):
+    """What is made on the device, or from what lies there, is read from there."""
+    torch.zeros(3, device=scores.device).tolist()
+    torch.zeros(1).to(scores.device).item()
+    scores.new_zeros(1).item()
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("processor", "counted"),
+    [
+        (once_on_the_host, {HOST_COPY: 8}),
+        (reads_its_own_table, {}),
+        (copies_for_numpy, {HOST_COPY: 4}),
+        (sends_a_mask, {HOST_COPY: 4, UPLOAD: 16}),
+        (reads_what_it_made, {HOST_COPY: 4, SCALAR_READ: 8, UPLOAD: 4}),
+    ],
+)
+def test_on_a_cpu_what_would_lie_on_the_host_is_read_for_nothing(llama, ids, processor, counted):
+    """As on a device: the copy costs one sync however often it is read; what is sent to the device is an upload."""
+    syncs = count(llama, ids, logits_processor=[processor])
+    assert syncs.parts.get(f"logits/{processor.__name__}", {}) == counted
+    assert syncs.part_per_step("sync") == 1
+    assert syncs.per_step == 1 + (sum(counted.values()) - counted.get(UPLOAD, 0)) / 4
+
+
+def test_a_text_streamer_costs_one_copy(llama, ids):
+    """With the question whether to stop that is 2 a step: it reads the copy that it is handed."""
+
+    class Letters:
+        """A tokenizer of one letter."""
+
+        def decode(self, token_ids, **options):
+            """As many letters as ids."""
+            return "x" * len(token_ids)
+
+    syncs = count(llama, ids[:1], streamer=transformers.TextStreamer(Letters()))
+    assert syncs.per_step == 2
 
 
 def test_a_streamer_copies_each_token(llama, ids):
@@ -129,6 +215,19 @@ def test_on_cuda_what_the_driver_reports_is_heard_and_attributed(llama, ids):
     assert cuda.mode == 0
     assert counted.parts == {"logits/syncs_twice": {DRIVER_SYNC: 8}}
     assert (counted.per_step, counted.part_per_step("logits/syncs_twice")) == (2.0, 2.0)
+
+
+def test_what_the_driver_reports_of_an_upload_is_no_second_sync():
+    """The copy of a list to the device waits, of which CUDA warns; here the copy warns in its place."""
+    recorder = SyncRecorder("cuda", FakeCuda())
+    with recorder:
+        recorder.begin()
+        recorder.upload(lambda: warnings.warn("called a synchronizing CUDA operation", stacklevel=1) or torch.ones(1))
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        recorder.end()
+    counted = recorder.syncs("decode")
+    assert counted.parts == {RESIDUAL: {UPLOAD: 1, DRIVER_SYNC: 1}}
+    assert counted.per_step == 1
 
 
 def test_warnings_of_others_go_where_they_would_have_gone(llama, ids):

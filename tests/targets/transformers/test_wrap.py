@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 import types
 
 import pytest
@@ -76,13 +77,44 @@ def test_a_wrapper_shows_the_signature_of_what_it_covers():
     wraps.restore()
 
 
-def test_a_deep_copy_made_meanwhile_calls_its_own_methods():
-    """Transformers copies caches for an assistant: the copy must not write into the original."""
-    greeter, wraps = Greeter("one"), Wraps()
-    wraps.method(greeter, "greet", marked("*"))
-    twin = copy.deepcopy(greeter)
-    twin.name = "two"
-    assert twin.greet() == "*hello two*"
+class Slotted(Greeter):
+    """One with a slot beside its dictionary."""
+
+    __slots__ = ("place",)
+
+
+class Counts(Greeter):
+    """One that says itself what a copy is made from."""
+
+    def __getstate__(self):
+        return {**vars(self), "copies": vars(self).get("copies", 0) + 1}
+
+
+@pytest.mark.parametrize("kind", [Greeter, Slotted, Counts])
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"])  # noqa: S301
+def test_a_copy_made_meanwhile_has_no_wrappers(kind, make):
+    """Neither of one set nor of two, whichever is taken away first; what the instance held before is copied."""
+    one, first, second = kind("one"), Wraps(), Wraps()
+    expected = dict(vars(make(one)))
+    first.method(one, "greet", marked("*"))
+    second.method(one, "greet", marked("+"))
+    second.method(one, "shout", marked("+"))
+    for wraps in (first, second, Wraps()):
+        twin = make(one)
+        assert vars(twin) == expected
+        assert type(twin) is kind
+        assert twin.greet() == "hello one"
+        wraps.restore()
+    assert vars(one) == {"name": "one"}
+    assert not _LAYERS
+
+
+def test_a_copy_has_what_the_instance_held_under_the_name():
+    """As libraries put a forward of their own there."""
+    one, wraps = Greeter(), Wraps()
+    one.greet = str.upper
+    wraps.method(one, "greet", marked("*"))
+    assert copy.deepcopy(one).greet("x") == "X"
     wraps.restore()
 
 
@@ -126,6 +158,25 @@ def test_layers_may_be_taken_away_in_any_order(order):
         layers[index].restore()
     assert vars(greeter) == {"name": "you"}
     assert not _LAYERS
+
+
+def test_values_are_put_back_and_classes_are_values():
+    """An attribute that was not there is gone again."""
+
+    class Loud(Greeter):
+        """Another class."""
+
+        def greet(self, word="hello"):
+            return super().greet(word).upper()
+
+    greeter = Greeter()
+    with Wraps() as wraps:
+        wraps.value(greeter, "name", "me")
+        wraps.value(greeter, "other", 1)
+        wraps.value(greeter, "__class__", Loud)
+        assert (greeter.greet(), greeter.other) == ("HELLO ME", 1)
+    assert type(greeter) is Greeter
+    assert vars(greeter) == {"name": "you"}
 
 
 def test_a_name_that_is_not_there_is_an_error_and_leaves_nothing_behind():

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep.errors import InputError
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, rates_from
 from perstep.experiments.cache.fits import (
     WITH,
@@ -28,7 +29,18 @@ from perstep.experiments.conditions import typed
 from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.runs import Manifest
 from perstep.stats import find_crossover, merge_until_independent, merged_interval, round_slowdown
-from perstep.theory import Precision, StepBound, decode, kv_bytes, prefill, roofline_ns, shape_of, step_bound, step_cost
+from perstep.theory import (
+    Precision,
+    StepBound,
+    cached_layers,
+    decode,
+    kv_bytes,
+    prefill,
+    roofline_ns,
+    shape_of,
+    step_bound,
+    step_cost,
+)
 
 CROSSOVER_SEED = 7
 HALF = 0.5
@@ -188,10 +200,11 @@ def step_costs(conditions: Conditions, w: Workload) -> dict[tuple[str, int], Any
 
 def theory_bytes(conditions: Conditions, w: Workload, S: int) -> tuple[int | None, int | None]:
     """Used and allocated bytes of the cache at a context, from the shapes."""
-    shape = shape_of(conditions.config)
-    if shape is None:
+    try:
+        layers = cached_layers(conditions.config)
+    except InputError:  # no formula for this architecture
         return None, None
-    both = kv_bytes(shape, S, capacity=w.capacity, batch=w.batch, dtype=w.dtype)
+    both = kv_bytes(layers, S, capacity=w.capacity, batch=w.batch, dtype=w.dtype)
     return both.used, both.allocated
 
 

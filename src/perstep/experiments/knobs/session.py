@@ -204,7 +204,7 @@ class KnobSession(RoundSession):
                 interval = merged_interval(merged, comparisons=comparisons)
                 widths.append(inf if interval is None else (interval.high - interval.low) / 2)
                 merged_rounds = min(merged_rounds, len(merged.values))
-        return Resolved(max(widths), merged_rounds)
+        return Resolved(max(widths, default=0.0), merged_rounds)  # with nothing left to measure, done
 
     def _levels(self, samples: Sequence[Sample], subject: int) -> list[NDArray[np.float64]]:
         """What each configuration of one model says of its step in each round."""

@@ -3,6 +3,7 @@
 Importing this package imports neither torch nor transformers; its functions do, when called.
 """
 
+from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._lists import part_names
 from perstep.targets.transformers._loop import Call, Marks
 from perstep.targets.transformers._silence import silent
@@ -62,6 +63,7 @@ __all__ = [
     "find_model",
     "find_routers",
     "image_prompt",
+    "line_of",
     "load",
     "part_names",
     "presets",
@@ -71,4 +73,5 @@ __all__ = [
     "takes_images",
     "to_device",
     "truncate",
+    "user_frame",
 ]

@@ -7,9 +7,12 @@ The part of the first element begins where the list is called, that of each furt
 where the iteration inside `__call__` turns to it.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from threading import get_ident
 
 from perstep.targets.transformers._loop import Loop
@@ -106,7 +109,25 @@ def part_names(prefix: str, elements: Sequence[object]) -> list[str]:
     return names
 
 
+_SAYS_NOTHING = {"LogitsProcessor", "LogitsWarper", "StoppingCriteria", "BaseStreamer", "<lambda>"}
+"""Names of a base class of transformers, which some libraries give to their own, and of every lambda."""
+
+
 def name_of(thing: object) -> str:
-    """The name of a function, else of a thing's class."""
-    name = getattr(thing, "__name__", None)
-    return name if isinstance(name, str) else type(thing).__name__
+    """The name of a function, else of a thing's class; of a partial function, that of the one inside.
+
+    A name that says nothing has that of the module before it: `xgrammar.LogitsProcessor`, `my_script.<lambda>`.
+    """
+    while isinstance(thing, partial):
+        thing = thing.func
+    own = getattr(thing, "__name__", None)
+    name, named = (own, thing) if isinstance(own, str) else (type(thing).__name__, type(thing))
+    return f"{_module_of(named)}.{name}" if name in _SAYS_NOTHING else name
+
+
+def _module_of(named: object) -> str:
+    """The top-level package of a function or class; of the script that runs, its file without the ending."""
+    module = str(getattr(named, "__module__", None) or "unknown").split(".")[0]
+    if module != "__main__":
+        return module
+    return Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem

@@ -187,6 +187,13 @@ class Loop:
         if self.stepping:
             self._drop_step()
 
+    def reset(self) -> None:
+        """Forget a call of this thread that an interrupt has cut off before it could be released."""
+        if self.thread == get_ident():
+            self.abandon_call()
+            self._clear()
+            self.thread = None
+
     def release(self) -> None:
         """Let the next call be recorded."""
         if not self._counting_call:

@@ -91,6 +91,15 @@ def wrap_forward(wraps: Wraps, model: Model, loop: Loop, part: str, attribute: s
     wraps.method(model, attribute, lambda original: _forward(original, loop, part))
 
 
+def wrap_hooks(wraps: Wraps, model: Model, loop: Loop) -> None:
+    """Wrap what calls the model's forward hooks and pre-hooks, if it has any; the forward lies inside."""
+    from torch.nn.modules import module
+
+    held = (model._forward_pre_hooks, model._forward_hooks)
+    if any(held) or module._global_forward_pre_hooks or module._global_forward_hooks:
+        wraps.method(model, "_call_impl", lambda original: _hooks(original, loop))
+
+
 def wrap_streamer(wraps: Wraps, streamer: Streamer, loop: Loop) -> None:
     """Wrap a streamer's `put`."""
     if hasattr(streamer, "__dict__"):
@@ -201,6 +210,23 @@ def _forward(original: Function, loop: Loop, part: str) -> Function:
             loop.forwards += 1
 
     return forward
+
+
+def _hooks(original: Function, loop: Loop) -> Function:
+    def _call_impl(self: object, *args: object, **kwargs: object) -> object:
+        if loop.watched != get_ident():
+            return original(self, *args, **kwargs)
+        if not (loop.stepping and loop.guided):
+            loop.arrive()
+        after, loop.after_forward = loop.after_forward, words.FORWARD_HOOKS
+        loop.enter(words.FORWARD_HOOKS)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            loop.after_forward = after
+            loop.enter(after)
+
+    return _call_impl
 
 
 def _update(original: Function, loop: Loop) -> Function:

@@ -3,7 +3,9 @@
 A `Wraps` remembers what it put where and takes everything away again, in any
 order: when another wrapper was laid over ours in the meantime, that one is left
 alone and told what to put back when its own turn comes. What somebody else has
-put over a wrapper by hand is never touched. Knows nothing of what it wraps.
+put over a wrapper by hand is never touched. A Ctrl-C waits meanwhile
+(`targets/interrupts.py`). A copy of a wrapped instance, deep or pickled, has no wrappers:
+it is made without them. Knows nothing of what it wraps.
 """
 
 import functools
@@ -12,7 +14,9 @@ import threading
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, Self, cast
+
+from perstep.targets.interrupts import hold, release, uninterrupted
 
 Value = Any
 """What a wrapped function takes or gives: who wraps it knows its type."""
@@ -37,13 +41,14 @@ class _Layer:
     wrapper: object
 
 
+_REDUCE = "__reduce_ex__"
 _LAYERS: dict[tuple[int, str], list[_Layer]] = {}
 """The layers on each place, lowest first. Two threads may wrap the same class or module."""
 _LOCK = threading.Lock()
 
 
 class Wraps:
-    """A set of wrappers that is taken away as a whole.
+    """A set of wrappers that is taken away as a whole, at the latest at the end of a `with` block.
 
     Example:
         >>> class Greeter:
@@ -60,15 +65,25 @@ class Wraps:
 
     def __init__(self) -> None:
         self._layers: list[_Layer] = []
+        self._owners: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    @uninterrupted()
+    def __exit__(self, *exception: object) -> None:
+        self.restore()
 
     def method(self, owner: object, name: str, make: Make) -> None:
         """Wrap a method of one instance; `make` takes and gives functions with `self` first.
 
-        The wrapper is a bound method, so that a deep copy of the instance made meanwhile calls
-        its own methods, not those of the original.
+        A deep copy or a pickle of the instance made meanwhile has none of its wrappers.
         """
         function = _unbound(owner, name)
         wrapper = MethodType(_like(make(function), function), owner)
+        if id(owner) not in self._owners:
+            self._owners.add(id(owner))
+            self._put(owner, _REDUCE, MethodType(_reduce_unwrapped, owner))
         self._put(owner, name, wrapper)
 
     def function(self, owner: type | ModuleType | object, name: str, make: Make) -> None:
@@ -81,14 +96,24 @@ class Wraps:
         covered = mapping.get(key, default)
         self._put(mapping, key, _like(make(covered), covered))
 
+    def value(self, owner: object, name: str, value: object) -> None:
+        """Set an attribute of an instance to another value; `__class__` is one too."""
+        self._put(owner, name, value)
+
+    @uninterrupted()
     def restore(self) -> None:
         """Take all wrappers away; afterwards the set is empty and may be used again."""
         with _LOCK:  # two threads may come here at once, one that leaves and one whose call ends
             while self._layers:
                 _take_away(self._layers.pop())
+            self._owners.clear()
+            if not _LAYERS:
+                release()
 
+    @uninterrupted()
     def _put(self, owner: object, name: str, wrapper: object) -> None:
         with _LOCK:
+            hold()
             layer = _Layer(owner, name, _own(owner, name), wrapper)
             _set(owner, name, wrapper)
             _LAYERS.setdefault((id(owner), name), []).append(layer)
@@ -108,7 +133,33 @@ def _take_away(layer: _Layer) -> None:
         del _LAYERS[place]
 
 
+def _reduce_unwrapped(owner: object, protocol: Value) -> Value:
+    """What `copy.deepcopy` and `pickle` make a copy of an instance from: its state as it is without wrappers."""
+    covered = _LAYERS[id(owner), _REDUCE][0].covered
+    own = MethodType(type(owner).__reduce_ex__, owner) if covered is _ABSENT else cast("Function", covered)
+    reduced = own(protocol)
+    if not isinstance(reduced, tuple) or len(reduced) < 3:
+        return reduced
+    state = reduced[2]
+    if isinstance(state, dict):
+        state = _unwrapped(owner, state)
+    elif isinstance(state, tuple) and state and isinstance(state[0], dict):  # with slots beside
+        state = (_unwrapped(owner, state[0]), *state[1:])
+    return (*reduced[:2], state, *reduced[3:])
+
+
+def _unwrapped(owner: object, state: dict[str, Value]) -> dict[str, Value]:
+    def as_before(name: str, value: object) -> object:
+        layers = _LAYERS.get((id(owner), name))
+        return layers[0].covered if layers and value is layers[-1].wrapper else value
+
+    before = {name: as_before(name, value) for name, value in state.items()}
+    return {name: value for name, value in before.items() if value is not _ABSENT}
+
+
 def _own(owner: object, name: str) -> Value:
+    if name == "__class__":
+        return type(owner)
     entries = owner if isinstance(owner, MutableMapping) else vars(owner)
     return entries.get(name, _ABSENT)
 

@@ -15,9 +15,10 @@ import textwrap
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from perstep.errors import InputError, how_to_install
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version
 from perstep.targets.transformers._wrap import Function, Make, Value, Wraps
 from perstep.targets.transformers.instrument import _compiled, find_model
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _SHARING = "kv_sharing_modes"
 """Of a configuration, by layer: "reuse" gives the layer a DummyLayer in every cache made from the configuration."""
 _CACHES = ("past_key_values", "cache_params")
-_ABSENT: Final = object()
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class SkippedBlocks:
 
     def __init__(self, model: object, skipped: tuple[int, ...]) -> None:
         self._found = find_blocks(model)
+        _refuse_without_attention(self._found, skipped)
         self._dummy = _dummy_layer()
         self._skipped = skipped
         self._wraps = Wraps()
-        self._classes: list[tuple[Module, type]] = []
-        self._sharing: list[tuple[Config, object]] = []
         self._ready: Callable[[], Cache | None] = _nothing
         self.calls = [0] * len(self._found.blocks)
 
+    @uninterrupted(undo="remove")
     def apply(self) -> None:
         """Put identities in place of the blocks, and dummies in the place of their cache layers.
 
@@ -124,25 +124,16 @@ class SkippedBlocks:
                 self._wrap_caches()
                 modes = ["reuse" if index in self._skipped else None for index in range(len(found.blocks))]
                 for config in configs.values():
-                    self._sharing.append((config, vars(config).get(_SHARING, _ABSENT)))
-                    setattr(config, _SHARING, modes)
+                    self._wraps.value(config, _SHARING, modes)
         except BaseException:
             self.remove()
             raise
 
+    @uninterrupted()
     def remove(self) -> None:
         """Put the blocks back. Caches made meanwhile keep their dummies, and refuse to be filled without the mask."""
         self._wraps.restore()
         self._ready = _nothing
-        while self._classes:
-            block, kind = self._classes.pop()
-            block.__class__ = kind
-        while self._sharing:
-            config, before = self._sharing.pop()
-            if before is _ABSENT:
-                delattr(config, _SHARING)
-            else:
-                setattr(config, _SHARING, before)
 
     def _wrap_blocks(self) -> None:
         for index, block in enumerate(self._found.blocks):
@@ -150,15 +141,14 @@ class SkippedBlocks:
                 self._wraps.method(block, "forward", _counted(self.calls, index))
                 continue
             kind: Value = type(block)
-            self._classes.append((block, kind))
-            block.__class__ = _identity(kind)  # Module.__call__ would cost several times what an identity does
+            identity = _identity(kind)  # Module.__call__ would cost several times what an identity does
+            self._wraps.value(block, "__class__", identity)
             for child in block.children():  # should anything get round the identity, it is seen here
                 self._wraps.method(child, "forward", _counted(self.calls, index))
         found = self._found
         owner: Value = type(found.path[-1])
         if self._skipped and _in_turn(owner, found.name):
-            self._classes.append((found.blocks, type(found.blocks)))
-            found.blocks.__class__ = _without(self._skipped)
+            self._wraps.value(found.blocks, "__class__", _without(self._skipped))
 
     def _wrap_caches(self) -> None:
         """See every cache that comes from outside before anything reads its length."""
@@ -209,6 +199,17 @@ class SkippedBlocks:
                 )
             layers[index] = self._dummy()
         self._ready = weakref.ref(cache)
+
+
+def _refuse_without_attention(found: Blocks, skipped: tuple[int, ...]) -> None:
+    """A hybrid's cache counts positions in its first attention block: without one no length is known."""
+    kinds = [str(kind) for kind in getattr(found.config, "layer_types", None) or []]
+    attention = [i for i, kind in enumerate(kinds) if kind.endswith("attention") and not kind.startswith("linear")]
+    if attention and set(attention) <= set(skipped):
+        raise InputError(
+            f"none of the active blocks of {type(found.model).__name__} is attention, where its cache counts positions;"
+            f" keep one of them active ({', '.join(map(str, attention))})"
+        )
 
 
 def truncate(given: object, active: tuple[int, ...], *, share_weights: bool = False) -> Model:

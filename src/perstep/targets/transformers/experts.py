@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from perstep.errors import InputError
-from perstep.targets.transformers._wrap import Value
+from perstep.targets.interrupts import uninterrupted
+from perstep.targets.transformers._wrap import Value, Wraps
 from perstep.targets.transformers.blocks import find_blocks
 from perstep.targets.transformers.instrument import find_model
 from perstep.targets.transformers.protocols import Model
@@ -84,7 +85,9 @@ class ExpertsPerToken:
             raise InputError(f"top-k {top_k}: the routers choose among {routers.num_experts} experts, 1 at least")
         self._routers, self._top_k, self._implementation = routers, top_k, implementation
         self._before = ""
+        self._wraps = Wraps()
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> Self:
         model = self._routers.model
         self._before = str(model.config._experts_implementation)
@@ -95,12 +98,15 @@ class ExpertsPerToken:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"{type(model).__name__} cannot run {self._implementation}: {reason}") from error
         for module in self._routers.modules:
-            module.top_k = self._top_k
+            self._wraps.value(module, "top_k", self._top_k)
         return self
 
+    @uninterrupted()
     def __exit__(self, *exception: object) -> None:
-        for module in self._routers.modules:
-            module.top_k = self._routers.top_k
+        self._restore()
+
+    def _restore(self) -> None:
+        self._wraps.restore()
         if self._implementation is not None:
             self._routers.model.set_experts_implementation(self._before)
 

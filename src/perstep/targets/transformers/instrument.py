@@ -12,10 +12,11 @@ from functools import partial
 from typing import Literal, Self
 
 from perstep.errors import InputError
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version, words
 from perstep.targets.transformers._loop import Call, Loop, Marks
 from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
-from perstep.targets.transformers._phases import Around, wrap_forward, wrap_loop, wrap_streamer, wrap_update
+from perstep.targets.transformers._phases import Around, wrap_forward, wrap_hooks, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.protocols import Cache, Model
@@ -100,9 +101,11 @@ class Instrument:
         """The generate calls recorded so far, in the order in which they ended."""
         return self._loop.calls
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> Self:
         if self._active:
             raise InputError("this Instrument is active already; make a second one to nest them")
+        self._loop.reset()
         try:
             around = Around(self._loop, self._of_call, self._leave_to_compiler, self._wrap_cache)
             wrap_loop(self._outer, self.model, around, steps_alone=self._plain)
@@ -114,11 +117,13 @@ class Instrument:
         self._active = True
         return self
 
+    @uninterrupted()
     def __exit__(self, *exception: object) -> None:
-        self._active = False
         self._restore()
 
+    @uninterrupted()
     def _restore(self) -> None:
+        self._active = False
         for wraps in (self._of_cache, self._of_call, self._inner, self._outer):
             wraps.restore()
 
@@ -151,11 +156,15 @@ class Instrument:
             loop.abandon_call()
             raise
         finally:
-            self._of_cache.restore()
-            self._of_call.restore()
-            if loop.compiled and self._active:
-                self._wrap_inside()
-            loop.release()
+            self._leave_call()
+
+    @uninterrupted()
+    def _leave_call(self) -> None:
+        self._of_cache.restore()
+        self._of_call.restore()
+        if self._loop.compiled and self._active:
+            self._wrap_inside()
+        self._loop.release()
 
     def _end_call(self, result: object) -> None:
         if not self._active:
@@ -193,7 +202,10 @@ class Instrument:
             self._note(f"{compiled} is compiled: its forward is timed only as a whole")
             attribute = "forward" if model._compiled_call_impl is None else "_compiled_call_impl"
             wrap_forward(inner, model, loop, words.FORWARD, attribute)
-        elif not self._looks_inside:
+            return
+        if not self._plain:
+            wrap_hooks(inner, model, loop)
+        if not self._looks_inside:
             wrap_forward(inner, model, loop, words.FORWARD)
         else:
             wrap_forward(inner, model, loop, words.FORWARD_OTHER)
@@ -213,6 +225,7 @@ class Instrument:
         if self._looks_inside:
             wrap_cache(self._of_cache, cache, self._loop)
 
+    @uninterrupted()
     def _leave_to_compiler(self) -> None:
         """Take away, for this call, everything that a compiler would trace."""
         self._loop.compiled = True

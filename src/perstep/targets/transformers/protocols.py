@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from torch.nn import Module
@@ -84,6 +84,8 @@ class Model(Parts, Protocol):
     generation_config: GenerationConfig
     forward: Callable[..., Output]
     _compiled_call_impl: Callable[..., Output] | None
+    _forward_pre_hooks: Mapping[int, object]
+    _forward_hooks: Mapping[int, object]
 
     @property
     def device(self) -> torch.device:

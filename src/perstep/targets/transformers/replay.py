@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.measure import Trace
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version
 from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.instrument import find_model
@@ -122,11 +123,16 @@ class Replay:
         self._driver.calls.clear()
         self._begun = 0
 
+    @uninterrupted(undo="_restore")
     def __enter__(self) -> Self:
         self._driver.install(self._next)
         return self
 
+    @uninterrupted()
     def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         self._driver.restore()
 
     def _next(self) -> "_Call":
@@ -271,8 +277,10 @@ class _Driver:
         self._thread: int | None = None
         self._depth = 0
 
+    @uninterrupted(undo="restore")
     def install(self, make: "Callable[[], _Call]") -> None:
         """Wrap the model; `make` gives the `_Call` of each generate call."""
+        self._open, self._thread, self._depth = None, None, 0
         try:
             self._wraps.method(self._model, "prepare_inputs_for_generation", self._inputs)
             self._wraps.method(self._model, "_get_stopping_criteria", self._criteria)
@@ -282,6 +290,7 @@ class _Driver:
             self.restore()
             raise
 
+    @uninterrupted()
     def restore(self) -> None:
         """Take the wrappers away."""
         self._wraps.restore()
@@ -300,8 +309,8 @@ class _Driver:
             devices = [model.device] if model.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(call.seed)
-                self._open, self._thread, self._depth = call, get_ident(), 1
                 try:
+                    self._open, self._thread, self._depth = call, get_ident(), 1
                     result = original(model, *args, **kwargs)
                 finally:
                     self._open, self._thread, self._depth = None, None, 0

@@ -3,7 +3,8 @@
 A read of a tensor's value by the host makes it wait until the device has done
 everything queued before. Counting perturbs the timing, so it is a pass of its
 own: give a `SyncRecorder` to an `Instrument` in place of a recorder. On a CPU
-nothing waits; what is counted there is what would wait on a device.
+nothing waits; what is counted there is what would wait on a device. There
+`_places.py` tells which tensors would lie on the device.
 """
 
 import sys
@@ -15,7 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
 from perstep.measure import RESIDUAL
+from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers._frames import nearest_line
+from perstep.targets.transformers._places import Places, all_tensors
 from perstep.targets.transformers._wrap import Value
 from perstep.targets.transformers.version import require
 
@@ -34,9 +37,10 @@ HOST_COPY = "host copy"
 """`.cpu()`, `.to("cpu")`, `.tolist()`, `.numpy()`."""
 DRIVER_SYNC = "driver sync"
 """What CUDA itself reports under `torch.cuda.set_sync_debug_mode`; other kinds show what asked for it."""
+UPLOAD = "upload"
+"""`torch.tensor(list, device=...)`, `.to(device)` of a host tensor: the host waits for the copy. No sync."""
 
 _DYNAMIC = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount"}
-_HOST_COPIES = {"cpu", "tolist", "numpy", "__array__"}
 _NOT_THE_CAUSE = {"torch", "warnings", "perstep"}
 _SYNC_WARNING = "called a synchronizing CUDA operation"
 
@@ -69,19 +73,24 @@ class Syncs:
 
     @property
     def per_step(self) -> float | None:
-        """Syncs in a step: those that the driver reported, on CUDA; else scalar reads, dynamic shapes and copies."""
+        """Syncs in a step: those that the driver reported, on CUDA; else scalar reads, dynamic shapes and copies.
+
+        Uploads are not among them.
+        """
         if not self.steps:
             return None
-        total = sum((counts for counts in self.parts.values()), Counter[str]())
-        return (total[DRIVER_SYNC] or total.total()) / self.steps
+        return sum(self._of(part) for part in self.parts) / self.steps
 
     def part_per_step(self, part: str) -> float | None:
         """Syncs in a step that a part caused, counted as in `per_step`."""
         if not self.steps:
             return None
+        return self._of(part) / self.steps
+
+    def _of(self, part: str) -> int:
         counts = self.parts.get(part, Counter())
         reported = any(DRIVER_SYNC in others for others in self.parts.values())
-        return (counts[DRIVER_SYNC] if reported else counts.total()) / self.steps
+        return counts[DRIVER_SYNC] if reported else counts.total() - counts[UPLOAD]
 
 
 class SyncRecorder:
@@ -114,13 +123,15 @@ class SyncRecorder:
         self._part = RESIDUAL
         self._part_now = part or (lambda: self._part)
         self._seen: list[tuple[str, str, str]] = []
+        self._uploading = False
         self._by_kind: dict[str, Syncs] = {}
         self._steps: Counter[str] = Counter()
         self._stack = ExitStack()
         self.mark = self._mark
 
+    @uninterrupted(undo="_close")
     def __enter__(self) -> Self:
-        function_mode, dispatch_mode = _modes(self)
+        function_mode, dispatch_mode = _modes(self, self._device_type)
         with ExitStack() as stack:
             if self._device_type == "cuda":
                 stack.enter_context(_driver_reports(self._cuda or _torch_cuda(), self._driver_sync))
@@ -129,8 +140,12 @@ class SyncRecorder:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def _close(self) -> None:
         self._stack.close()
+
+    @uninterrupted()
+    def __exit__(self, *exception: object) -> None:
+        self._close()
 
     def begin(self, kind: str = "decode") -> None:
         """Begin a step of a kind."""
@@ -171,14 +186,25 @@ class SyncRecorder:
         counted = self._by_kind.get(kind, Syncs())
         return Syncs(self._steps[kind], counted.parts, counted.sites)
 
-    def saw(self, what: str, tensor: "torch.Tensor") -> None:
-        """Count a sync of a kind that reads a tensor."""
-        if self._kind is not None and tensor.device.type == self._device_type:
+    def saw(self, what: str) -> None:
+        """Count a sync of a kind, or an upload, in the part that is open."""
+        if self._kind is not None:
             self._seen.append((self._part_now(), what, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
 
+    def upload(self, copy: "Callable[[], torch.Tensor]") -> "torch.Tensor":
+        """Make an upload and count it, unless nothing was copied; what the driver reports of it is no second sync."""
+        self._uploading = True
+        try:
+            made = copy()
+        finally:
+            self._uploading = False
+        if made.numel():
+            self.saw(UPLOAD)
+        return made
+
     def _driver_sync(self) -> None:
-        if self._kind is not None:
-            self._seen.append((self._part_now(), DRIVER_SYNC, nearest_line(sys._getframe(1), _NOT_THE_CAUSE)))
+        if not self._uploading:
+            self.saw(DRIVER_SYNC)
 
 
 def _torch_cuda() -> Driver:
@@ -187,27 +213,36 @@ def _torch_cuda() -> Driver:
     return torch.cuda
 
 
-def _modes(recorder: SyncRecorder) -> "tuple[TorchFunctionMode, TorchDispatchMode]":
+def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode, TorchDispatchMode]":
     """What sees every operator, and what sees the methods that read memory without one."""
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    places = Places(device_type)
 
     class Methods(TorchFunctionMode):
         def __torch_function__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             name = getattr(func, "__name__", "")
             kwargs = kwargs or {}
-            if name in _HOST_COPIES or (name == "to" and _to_host(args, kwargs)):
-                recorder.saw(HOST_COPY, args[0])
-            return func(*args, **kwargs)
+            places.library_uses(args, kwargs)
+            if places.is_upload(name, args, kwargs):
+                result = recorder.upload(lambda: func(*args, **kwargs))
+            else:
+                if places.is_host_copy(name, args, kwargs):
+                    recorder.saw(HOST_COPY)
+                result = func(*args, **kwargs)
+            return places.place(result, name, args, kwargs)
 
     class Operators(TorchDispatchMode):
         def __torch_dispatch__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             name = func.overloadpacket.__name__
-            if name == "_local_scalar_dense":
-                recorder.saw(SCALAR_READ, args[0])
-            elif name in _DYNAMIC or (name == "index" and _has_mask(args[1])):
-                recorder.saw(DYNAMIC_SHAPE, args[0])
-            return func(*args, **(kwargs or {}))
+            if name == "_local_scalar_dense" and places.on_device(args[0]):
+                recorder.saw(SCALAR_READ)
+            elif (name in _DYNAMIC or (name == "index" and _has_mask(args[1]))) and places.on_device(args[0]):
+                recorder.saw(DYNAMIC_SHAPE)
+            result = func(*args, **(kwargs or {}))
+            places.derive(result, all_tensors(args, kwargs))
+            return result
 
     operators: TorchDispatchMode = Operators()  # type: ignore[no-untyped-call]
     return Methods(), operators
@@ -217,19 +252,6 @@ def _has_mask(indices: "Iterable[torch.Tensor | None]") -> bool:
     import torch
 
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
-
-
-def _to_host(args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
-    """Whether `.to(...)` asks for the host: by name, or, from a device, by a `torch.device`.
-
-    On a CPU `.to(other.device)` cannot be told from a copy to the host, and is none.
-    """
-    import torch
-
-    for target in (*args[1:], kwargs.get("device")):
-        if target == "cpu" if isinstance(target, str) else isinstance(target, torch.device) and target.type == "cpu":
-            return isinstance(target, str) or args[0].device.type != "cpu"
-    return False
 
 
 @contextmanager

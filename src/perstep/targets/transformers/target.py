@@ -373,7 +373,7 @@ class TransformersSteps(CachedSteps):
                 self._caches = dict.fromkeys(contexts, static)
         for cache in self._caches.values():
             if not all(isinstance(getattr(layer, "keys", None), torch.Tensor) for layer in cache.layers):
-                raise InputError(f"{type(self._model).__name__} has layers without keys and values, so no KV cache")
+                raise InputError(f"{type(self._model).__name__} has layers whose state cannot be restored: no KV cache")
 
     def rewind(self, context: int) -> None:
         """The cursor of a static cache is one number a layer; a dynamic cache forgets what it has too much."""

@@ -13,6 +13,7 @@ VISION: Final = "vision"
 INPUTS: Final = "inputs"
 FORWARD: Final = "forward"
 FORWARD_OTHER: Final = "forward.other"
+FORWARD_HOOKS: Final = "forward.hooks"
 EMBED: Final = "embed"
 NORM: Final = "norm"
 ATTN: Final = "attn"
@@ -48,6 +49,8 @@ BOUNDARIES: Final[dict[str, str]] = {
     INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",
     FORWARD: "the model's forward as a whole (detail `phases`, or compiled)",
     FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, module calls",
+    FORWARD_HOOKS: "forward hooks and pre-hooks of the model itself, if it has any; those of a module inside it are in "
+    "that module's part",
     EMBED: "embedding look-ups, of tokens and of learned positions",
     NORM: "normalisation layers; those inside attention belong to `attn`",
     ATTN: "an attention module apart from its `attn.*` parts and `kv.append`: projections and reshaping",
