@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.errors import InputError
 
 
@@ -51,7 +52,9 @@ def token_bytes_of(tokenizer: object, size: int | None) -> tuple[list[bytes | No
     ids: dict[int, str] = {number: text for text, number in backend.get_vocab(with_added_tokens=True).items()}
     length = max(ids) + 1 if size is None else size
     if max(ids) >= length:
-        raise InputError(f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {length:,} ids")
+        raise InputError(
+            f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {plural(length, 'id')}"
+        )
     special = {number for number, token in added.items() if token["special"]}
     special |= set(getattr(tokenizer, "all_special_ids", ())) | (set(range(length)) - set(ids))
     unknown = spec["model"].get("unk_token")

@@ -7,6 +7,7 @@ cost is not: the wait lies in the part, together with the work that it waited fo
 
 import msgspec
 
+from perstep._words import short
 from perstep.measure import RESIDUAL, Ledger
 from perstep.report.format import plural
 from perstep.targets.transformers import Syncs
@@ -88,8 +89,8 @@ def with_syncs(ledger: Ledger, counts: SyncCounts | None, *, device: str) -> Led
 
 def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
     what = "the host waits for the device" if device != "cpu" else "the host would wait on a device"
-    own = "1 step of its own, which was" if counts.steps == 1 else f"{counts.steps:,} steps of their own, which were"
-    notes = [f"Syncs ({what}): {total:.3g} a step, counted in {own} not timed."]
+    own = plural(counts.steps, "step of its own, which was", "steps of their own, which were")
+    notes = [f"Syncs ({what}): {short(total, 3)} a step, counted in {own} not timed."]
     if counts.sites:
         named = [_named(site, counts.steps) for site in counts.sites[:SITES_SAID]]
         more = len(counts.sites) - len(named)
@@ -100,4 +101,4 @@ def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
 
 def _named(site: SyncSite, steps: int) -> str:
     where = "no part" if site.part == RESIDUAL else site.part
-    return f"{site.place} ({where}, {site.count / steps:.3g} a step)"
+    return f"{site.place} ({where}, {short(site.count / steps, 3)} a step)"

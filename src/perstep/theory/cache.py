@@ -6,6 +6,7 @@ more than W - 1 positions before a step (Beltagy et al. 2020). Bytes from shapes
 
 from dataclasses import dataclass
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.shape import ModelShape
 from perstep.theory.step import bytes_each
@@ -38,7 +39,7 @@ def kv_bytes(
     if positions < 0 or batch < 1:
         raise InputError(f"a KV cache holds 0 or more positions of 1 or more sequences, found {positions} and {batch}")
     if capacity is not None and positions > capacity:
-        raise InputError(f"{positions} positions do not fit into a KV cache of {capacity}")
+        raise InputError(f"{plural(positions, 'position does', 'positions do')} not fit into a KV cache of {capacity}")
     one = 2 * shape.kv_width * batch * bytes_each(dtype)
     used = sum(held_positions(positions, layer.window) for layer in shape.layers)
     if capacity is None:
