@@ -63,7 +63,7 @@ def private_imports(source: Path) -> list[str]:
         for name, found in graph.items()
         for other in found
         if other.rpartition(".")[2].startswith("_")
-        and other.count(".") > 1  # perstep._version and _json are for all
+        and other.count(".") > 1  # perstep._version, _json and _words are for all
         and paths[name].parent != paths[other].parent
     ]
 

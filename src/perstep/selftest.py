@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.experiments.compare import Comparison, compare
 from perstep.machine import save_between_run_noise
@@ -142,7 +143,7 @@ def run_selftest(budget_s: float, *, progress: Progress, seed: int = 0) -> SelfT
         InputError: the budget is under 20 s, too short for any answer.
     """
     if budget_s < MIN_BUDGET_S:
-        raise InputError(f"--budget {budget_s:g}s: the self-test needs at least {MIN_BUDGET_S:g}s")
+        raise InputError(f"--budget {short(budget_s)}s: the self-test needs at least {short(MIN_BUDGET_S)}s")
     clock = HostClock()
     clock_cost = measure_clock(clock)
     progress(0.02, "identical programs")
@@ -197,8 +198,8 @@ def _sentence(in_10_s: float | None, identical: Detection, attribution: Sequence
     )
     return (
         f"On this machine a comparison of 10 s resolves changes of {percent(in_10_s, 2)} and more, one of 60 s"
-        f" is expected to resolve {percent(in_10_s / sqrt(6), 2)}; of {identical.tries} comparisons of identical"
-        f" programs {false} gave a false verdict.{trust}"
+        f" is expected to resolve {percent(in_10_s / sqrt(6), 2)}; of {plural(identical.tries, 'comparison')} of "
+        f"identical programs {false} gave a false verdict.{trust}"
     )
 
 
@@ -320,7 +321,7 @@ def tables(found: SelfTest) -> list[Table]:
     comparisons = Table("comparisons with a known answer", _DETECTION, [found.identical, *found.different])
     num_parts = len({a.part for a in found.attribution})
     delays = Table(
-        title=f"known delays in each of {num_parts} parts of a step of {duration(found.step_ns)}",
+        title=f"known delays in each of {plural(num_parts, 'part')} of a step of {duration(found.step_ns)}",
         columns=_DELAY,
         records=[attributions for delay in DELAYS_NS if (attributions := _with_delay(found, delay))],
         notes=[
@@ -340,8 +341,8 @@ def _between(found: SelfTest) -> str:
     if found.between_runs is None:
         return "runs in fresh processes: not kept, because this machine cannot be identified"
     return (
-        f"{found.fresh_runs} runs in fresh processes differ by {percent(found.between_runs, 2)} (standard deviation);"
-        " kept for `perstep compare`"
+        f"{plural(found.fresh_runs, 'run')} in fresh processes differ by {percent(found.between_runs, 2)} (standard "
+        "deviation); kept for `perstep compare`"
     )
 
 

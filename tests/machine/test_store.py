@@ -153,7 +153,7 @@ def test_other_hardware_has_a_file_of_its_own(ceilings, machine, tmp_path):
         ({"software__python": "3.99.0"}, "python"),
         ({"software__kernel": "7.0"}, "kernel"),
         ({"software__packages": {"numpy": "9.9"}}, "numpy"),
-        ({"cpu__allowed_cpus": [0]}, "4 CPUs, now 1"),
+        ({"cpu__allowed_cpus": [0]}, "allowed CPUs was 4, now it is 1"),
         ({"cgroup__cpu_quota_cores": 0.5}, "quota of 1.5"),
     ],
 )

@@ -130,5 +130,5 @@ def test_the_loop_looks_for_end_tokens_at_every_step(make_llama: Callable[..., P
 
 def test_a_loop_longer_than_the_models_context_is_refused(tiny_llama: Path) -> None:
     """Before anything is allocated."""
-    with pytest.raises(InputError, match="the model has 64 positions, 65 were requested"):
+    with pytest.raises(InputError, match="the model's max_positions is 64, 65 were requested"):
         ReferenceLoop(opened(str(tiny_llama)).model, 1, 65, GREEDY)

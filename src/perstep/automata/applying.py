@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def apply(logits: Array, rows: Row | Sequence[Row]) -> Array:
         places.setdefault(row, []).append(index)
     for row, indices in places.items():
         if row.size > batch.shape[1]:
-            raise InputError(f"the mask is over {row.size:,} tokens, but there are only {batch.shape[1]:,} logits")
+            raise InputError(
+                f"the mask is over {plural(row.size, 'token')}, but there are only {plural(batch.shape[1], 'logit')}"
+            )
         few = FEW_OFTEN if len(indices) >= _OFTEN else FEW
         if row.count * few <= row.size:
             _keep(batch, indices, _ids("allowed", row, device))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata import dfa as dfas
 from perstep.automata.grouping import expand_runs
 from perstep.automata.nfa import ENTRY, EXIT, Block
@@ -68,7 +69,7 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
 def too_many_states(source: str, limit: int) -> InputError:
     """The error of an automaton that outgrows its limit."""
     return InputError(
-        f"{source} needs an automaton of more than {limit:,} states: simplify it, raise state_limit, "
+        f"{source} needs an automaton of more than {plural(limit, 'state')}: simplify it, raise state_limit, "
         "or use an engine that works without a finite automaton (llguidance)"
     )
 
@@ -76,7 +77,8 @@ def too_many_states(source: str, limit: int) -> InputError:
 def _check_work(steps: int, most: int, source: str) -> None:
     if steps > most:
         raise InputError(
-            f"{source} takes more than {most:,} steps to become an automaton: simplify it (a repetition of what may be "
+            f"{source} takes more than {plural(most, 'step')} to become an automaton: simplify it (a repetition of "
+            "what may be "
             "empty, such as (a*){1000}, is a*), or use an engine that works without a finite automaton (llguidance)"
         )
 

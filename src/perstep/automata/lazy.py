@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata.rows import BUDGET_BYTES, Row, RowStore
 from perstep.automata.table import TokenAutomaton, TokenTable, same_vocabulary
 from perstep.automata.walk import DenseWalk, is_dense, live_share, sparse_walk
@@ -94,8 +95,8 @@ class LazyTable(TokenAutomaton):
     def _walk_token(self, state: int, token: int, key: int) -> int:
         if not (0 <= token < self.vocabulary.size and 0 <= state <= self.ended):
             raise InputError(
-                f"state {state} or token {token} does not exist: {self.num_states:,} states, "
-                f"{self.vocabulary.size:,} tokens"
+                f"state {state} or token {token} does not exist: {plural(self.num_states, 'state')}, "
+                f"{plural(self.vocabulary.size, 'token')}"
             )
         if token in self.vocabulary.special_ids:
             target = self.ended if token in self.vocabulary.eos_ids and self._accepts[state] else 0

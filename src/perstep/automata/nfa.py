@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ def _tile(block: Block, low: int, high: int, limit: int, what: str) -> Block:
     size = 2 + high * inner + high - 1
     if size > limit:
         raise InputError(
-            f"{what}: {high:,} copies of {inner + 1} states each make an automaton of about {size:,} states, "
-            f"over the limit of {limit:,}: lower the count, raise state_limit, or use an engine that counts "
-            "(llguidance)"
+            f"{what}: {plural(high, 'copy', 'copies')} of {plural(inner + 1, 'state')} each: an automaton of about "
+            f"{plural(size, 'state')}, over the limit of {limit:,}: lower the count, raise state_limit, or use an "
+            "engine that counts (llguidance)"
         )
     # The states between copies come first, then each copy's inner states.
     joints = np.arange(1, high + 2, dtype=np.int32)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from perstep._words import plural
 from perstep.automata.charset import ANY, Ranges, charset, invert, utf8_block
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import STATE_LIMIT
@@ -230,7 +231,7 @@ class _Parser:
         braced = re.compile(r"\{([0-9A-Fa-f]{1,8})\}").match(self._pattern, self._at)
         digits = braced[1] if braced else self._pattern[self._at : self._at + length]
         if (len(digits) < length and not braced) or not re.fullmatch("[0-9A-Fa-f]+", digits):
-            return f"an escape without its {length} hexadecimal digits"
+            return f"an escape without its {plural(length, 'hexadecimal digit')}"
         self._at = braced.end() if braced else self._at + length
         point = int(digits, 16)
         if point > 0x10FFFF or 0xD800 <= point <= 0xDFFF:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata.dfa import STATE_LIMIT, Dfa, minimal
 from perstep.errors import InputError
 
@@ -42,7 +43,7 @@ def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT)
     rows, accepting = _automaton(*_trie(words))
     rows[accepting] = np.flatnonzero(accepting)[:, None]  # a stop string that has occurred has occurred
     classes = np.arange(256, dtype=np.uint8)
-    return minimal(rows, classes, accepting, 1, f"one of {len(words)} stop strings has occurred")
+    return minimal(rows, classes, accepting, 1, f"one of {plural(len(words), 'stop string')} has occurred")
 
 
 def occurrences(
@@ -67,8 +68,8 @@ def _words(strings: Iterable[str | bytes], state_limit: int) -> list[bytes]:
         raise InputError("stop strings must be a list of at least one string, none of them empty")
     if sum(map(len, words)) > state_limit:
         raise InputError(
-            f"{len(words):,} stop strings have {sum(map(len, words)):,} bytes together, over the limit of "
-            f"{state_limit:,} states: give fewer, or raise state_limit"
+            f"stop strings of {plural(sum(map(len, words)), 'byte')} together, over the limit of "
+            f"{plural(state_limit, 'state')}: give fewer, or raise state_limit"
         )
     return words
 

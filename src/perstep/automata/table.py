@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata import graphs
 from perstep.automata.grouping import group_masks, group_rows, number_by_first
 from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, pack_bits
@@ -202,13 +203,15 @@ class TokenTable(TokenAutomaton):
     def next(self, state: int, token: int) -> int:
         """The state after `token`; the dead state 0 if it is not allowed."""
         if token < 0:
-            raise InputError(f"token {token} is not an id of this vocabulary of {self.vocabulary.size:,} tokens")
+            raise InputError(
+                f"token {token} is not an id of this vocabulary of {plural(self.vocabulary.size, 'token')}"
+            )
         try:
             target: int = self._next[state * self._width + self._class[token]]
         except IndexError as error:
             raise InputError(
-                f"state {state} or token {token} does not exist: {self.num_states:,} states, "
-                f"{self.vocabulary.size:,} tokens"
+                f"state {state} or token {token} does not exist: {plural(self.num_states, 'state')}, "
+                f"{plural(self.vocabulary.size, 'token')}"
             ) from error
         return target
 
@@ -248,7 +251,7 @@ def same_vocabulary(left: TokenAutomaton, right: TokenAutomaton) -> None:
     if left.vocabulary is not right.vocabulary and left.vocabulary.hash != right.vocabulary.hash:
         raise InputError(
             f"two tables combine over one vocabulary; these are over {left.vocabulary.size:,} and "
-            f"{right.vocabulary.size:,} tokens of different bytes"
+            f"{plural(right.vocabulary.size, 'token')} of different bytes"
         )
 
 

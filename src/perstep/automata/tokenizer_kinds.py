@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def token_bytes_of(tokenizer: object, size: int | None) -> tuple[list[bytes | No
     ids, special, spelled = _of_bytes(tokenizer) if backend is None else _of_backend(backend)
     length = max(ids) + 1 if size is None else size
     if max(ids) >= length:
-        raise InputError(f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {length:,} ids")
+        raise InputError(
+            f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {plural(length, 'id')}"
+        )
     special |= set(getattr(tokenizer, "all_special_ids", ())) | (set(range(length)) - set(ids))
     tokens = [None if number in special else spelled(number) for number in range(length)]
     eos = getattr(tokenizer, "eos_token_id", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata.dfa import STATE_LIMIT, Dfa, minimal
 from perstep.automata.stop import stop_strings
 from perstep.errors import InputError
@@ -44,8 +45,8 @@ def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) ->
     accepting = np.concatenate([[False], np.ones(free, np.bool_), grammar.accepting[1:]])
     if len(accepting) - 1 > state_limit:
         raise InputError(
-            f"{len(accepting) - 1:,} states are needed after the trigger, over the limit of {state_limit:,}: "
-            "simplify the grammar, or raise state_limit"
+            f"{plural(len(accepting) - 1, 'state is', 'states are')} needed after the trigger, over the limit of "
+            f"{state_limit:,}: simplify the grammar, or raise state_limit"
         )
     source = f"{grammar.source}, after {trigger!r}"
     return minimal(transitions, np.arange(256, dtype=np.uint8), accepting, seen.start, source)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata.trie import Trie, build_trie
 from perstep.errors import InputError
 
@@ -62,13 +63,13 @@ class Vocabulary:
             raise InputError("a vocabulary needs at least one token")
         outside = sorted(token for token in self.special_ids if not 0 <= token < self.size)
         if outside:
-            raise InputError(f"special id {outside[0]} is outside the vocabulary of {self.size:,} tokens")
+            raise InputError(f"special id {outside[0]} is outside the vocabulary of {plural(self.size, 'token')}")
         self.tokens = tuple(b"" if i in self.special_ids else bytes(t or b"") for i, t in enumerate(tokens))
         silent = [i for i, token in enumerate(self.tokens) if not token and i not in self.special_ids]
         if silent:
             raise InputError(
-                f"{len(silent):,} tokens have no bytes and are not special: {_some(silent)}; give their bytes, "
-                "or list them in special_ids"
+                f"{plural(len(silent), 'token has', 'tokens have')} no bytes and no place in special_ids: "
+                f"{_some(silent)}; give their bytes, or list them there"
             )
 
     @classmethod
@@ -172,7 +173,7 @@ class Vocabulary:
         others = [i for i, token in enumerate(self.tokens) if token and i not in must]
         if not len(must) <= size <= len(must) + len(others):
             raise InputError(
-                f"this vocabulary can be cut to between {len(must):,} and {len(must) + len(others):,} tokens, "
+                f"this vocabulary can be cut to between {len(must):,} and {plural(len(must) + len(others), 'token')}, "
                 f"not to {size:,}"
             )
         kept = np.array(sorted(must | set(others[: size - len(must)])), dtype=np.int64)

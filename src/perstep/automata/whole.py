@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perstep._words import plural
 from perstep.automata.classes import equivalence_classes
 from perstep.automata.table import TokenTable, without_dead_ends
 from perstep.automata.trie import merge_bytes
@@ -51,4 +52,4 @@ def unspellable(dfa: Dfa, vocabulary: Vocabulary) -> bytes:
 
 def _names(data: bytes) -> str:
     shown = ", ".join(f"0x{byte:02X}" + (f" ({chr(byte)!r})" if 0x20 < byte < 0x7F else "") for byte in data[:4])
-    return shown + (f" (nor {len(data) - 4} others)" if len(data) > 4 else "")
+    return shown + (f" (nor {plural(len(data) - 4, 'other')})" if len(data) > 4 else "")

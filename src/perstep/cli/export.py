@@ -5,6 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from perstep._words import plural
 from perstep.cli.streams import remark, write
 from perstep.report.export import EXPORTERS, Format
 from perstep.report.export.chrome_trace import DEFAULT_ROUNDS
@@ -43,5 +44,7 @@ def export(
     for note in notes:
         remark(f"note: {note}")
     if len(source.rounds) < source.rounds_measured:
-        remark(f"note: the first {len(source.rounds)} of {source.rounds_measured} rounds; give --rounds for more")
+        remark(
+            f"note: the first {len(source.rounds)} of {plural(source.rounds_measured, 'round')}; give --rounds for more"
+        )
     return 0

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from math import ceil, isqrt
 
+from perstep._words import short
 from perstep.machine import NEAREST_BYTES, CeilingSweep, SweepCeilings, SweepFigures
 from perstep.theory import (
     REFERENCE,
@@ -98,11 +99,11 @@ def rates_from(figures: SweepFigures, dtype: str, least_flops: float = 0.0) -> R
     sizes = list(figures.read_gb_s)
     levels: list[Level] = []
     for size, larger in pairwise(sizes):
-        name, bytes_per_s = f"{size / 1e6:.3g} MB", figures.read_gb_s[size] * 1e9
+        name, bytes_per_s = f"{short(size / 1e6, 3)} MB", figures.read_gb_s[size] * 1e9
         levels.append(Level(name, bytes_per_s, size, figures.call_ns.get(size)))
         levels.append(Level(name, bytes_per_s, isqrt(size * larger), figures.call_ns.get(larger)))
     last = sizes[-1]
-    levels.append(Level(f"{last / 1e6:.3g} MB", figures.read_gb_s[last] * 1e9, None, figures.call_ns.get(last)))
+    levels.append(Level(f"{short(last / 1e6, 3)} MB", figures.read_gb_s[last] * 1e9, None, figures.call_ns.get(last)))
     return Rates(
         tuple(levels),
         {dtype: max(figures.gemm_gflop_s * 1e9, least_flops)},

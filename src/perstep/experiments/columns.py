@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.base import Findings
 from perstep.measure import LedgerSamples, Steps
@@ -16,6 +17,11 @@ Passes = Sequence[Sequence[T]]
 """By round, then by pass of the arm in it."""
 
 TOO_FEW = "rounds are too few, or are autocorrelated"
+
+
+def too_few(rounds: int) -> str:
+    """Why there is no interval: `1 round is too few`, `9 rounds are too few, or are autocorrelated`."""
+    return plural(rounds, "round is too few", TOO_FEW)
 
 
 def require_rounds(samples: Sequence[Any]) -> None:

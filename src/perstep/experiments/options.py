@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.measure import Effort
 
@@ -140,7 +141,8 @@ class RunOptions:
         at_least(1, threads=self.threads)
         if self.threads > most:
             raise InputError(
-                f"--threads {self.threads}: at most {most} on this machine, which has {os.cpu_count()} processors"
+                f"--threads {self.threads}: at most {most} on this machine, which has "
+                f"{plural(os.cpu_count() or 1, 'processor')}"
             )
 
     def effort(self) -> Effort:

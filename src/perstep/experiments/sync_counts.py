@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from perstep._words import short
 from perstep.measure import RESIDUAL, Ledger
 from perstep.report.format import plural
 from perstep.targets.transformers import Syncs
@@ -124,12 +125,14 @@ def _uploads_per_step(counts: SyncCounts) -> dict[str, float] | UnsetType:
 
 def _notes(counts: SyncCounts, total: float, device: str) -> list[str]:
     what = "the host waits for the device" if device != "cpu" else "the host would wait on a device"
-    own = "1 step of its own, which was" if counts.steps == 1 else f"{counts.steps:,} steps of their own, which were"
-    notes = [f"Syncs ({what}): {total:.3g} a step, counted in {own} not timed."]
+    own = plural(counts.steps, "step of its own, which was", "steps of their own, which were")
+    notes = [f"Syncs ({what}): {short(total, 3)} a step, counted in {own} not timed."]
     notes += _places("Syncs", counts.sites, counts.steps)
     if counts.uploads:
         uploads = sum(site.count for site in counts.uploads) / counts.steps
-        notes.append(f"Uploads (the host copies to the device and waits): {uploads:.3g} a step, beside the syncs.")
+        notes.append(
+            f"Uploads (the host copies to the device and waits): {short(uploads, 3)} a step, beside the syncs."
+        )
         notes += _places("Uploads", counts.uploads, counts.steps)
     return notes
 
@@ -144,4 +147,4 @@ def _places(what: str, sites: list[SyncSite], steps: int) -> list[str]:
 
 def _named(site: SyncSite, steps: int) -> str:
     where = "no part" if site.part == RESIDUAL else site.part
-    return f"{site.place} ({where}, {site.count / steps:.3g} a step)"
+    return f"{site.place} ({where}, {short(site.count / steps, 3)} a step)"

@@ -9,6 +9,7 @@ that costs far more than building them (docs/fast.md).
 from collections.abc import Callable
 from typing import Any, Literal
 
+from perstep._words import plural
 from perstep.errors import InputError
 
 __all__ = ["CausalMaskCache"]
@@ -97,7 +98,8 @@ class CausalMaskCache:
         past = kv_len - q_len
         if q_len < 1 or past < 0:
             raise InputError(
-                f"a mask of {q_len} queries and {kv_len} keys: there must be at least 1 query, and a key for each"
+                f"a mask of {plural(q_len, 'query', 'queries')} and {plural(kv_len, 'key')}: there must be at least 1 "
+                "query, and a key for each"
             )
         # A decode step needs one row and a long past, a prefill many rows: one band for both would take their product.
         wanted = (None if padding is not None else dtype, device, q_len == 1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata import TokenAutomaton
 from perstep.errors import InputError
 from perstep.targets.reference.model import Floats, Reference, decoder, norm
@@ -156,9 +157,14 @@ class _Chooser:
 def _check(model: Reference, tables: list[TokenAutomaton], batch: int, max_new_tokens: int) -> None:
     vocabulary = tables[0].vocabulary
     if len(tables) != batch:
-        raise InputError(f"{len(tables)} tables do not fit a batch of {batch}: give one, or one for each row")
+        raise InputError(
+            f"{plural(len(tables), 'table does', 'tables do')} not fit a batch of {batch}: give one, or one for each "
+            "row"
+        )
     if vocabulary.size > model.config.vocab:
-        raise InputError(f"the tables are over {vocabulary.size:,} tokens, the model has {model.config.vocab:,}")
+        raise InputError(
+            f"the tables are over {plural(vocabulary.size, 'token')}, the model has {model.config.vocab:,}"
+        )
     if not all(table.vocabulary.eos_ids for table in tables):
         raise InputError("the vocabulary has no end-of-sequence id, so a complete text could not end")
     if max_new_tokens < 1:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fast._processor import Processor, signed
 
@@ -85,7 +86,8 @@ class RepetitionPenalty(Processor):
         if self._any_ignored:
             if len(self._ignored) not in (1, ids.shape[0]):
                 raise InputError(
-                    f"prompt_ignore_length has {len(self._ignored)} numbers, the batch {ids.shape[0]} rows"
+                    f"prompt_ignore_length has {plural(len(self._ignored), 'number')}, the batch "
+                    f"{plural(ids.shape[0], 'row')}"
                 )
             self._ignored = self._ignored.to(ids.device)
             positions = torch.arange(ids.shape[1], device=ids.device)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from perstep._words import plural
 from perstep.automata import Row, TokenAutomaton, TokenTable, apply
 from perstep.automata.rows import RowStore
 from perstep.errors import InputError
@@ -113,11 +114,14 @@ class TokenMask(Processor):
         """
         if width < self.vocabulary.size:
             raise InputError(
-                f"the mask is over {self.vocabulary.size:,} tokens, but the model gives {width:,} logits: "
-                "make the vocabulary from this model's tokenizer"
+                f"the mask is over {plural(self.vocabulary.size, 'token')}, but the model gives "
+                f"{plural(width, 'logit')}: make the vocabulary from this model's tokenizer"
             )
         if batch % len(self.tables):
-            raise InputError(f"{len(self.tables)} tables do not fit a batch of {batch}: give one, or one for each row")
+            raise InputError(
+                f"{plural(len(self.tables), 'table does', 'tables do')} not fit a batch of {batch}: give one, or one "
+                "for each row"
+            )
 
     def table_of_row(self, row: int, batch: int) -> TokenAutomaton:
         """The table of a row of a batch."""

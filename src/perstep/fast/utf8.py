@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from perstep._words import plural
 from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
 from perstep.errors import InputError
 from perstep.fast._processor import Processor, signed
@@ -179,8 +180,8 @@ class _Rows:
         if found is None:
             if columns < self.size:
                 raise InputError(
-                    f"the vocabulary has {self.size:,} tokens, the logits {columns:,} columns: they are of different "
-                    "models"
+                    f"the vocabulary has {plural(self.size, 'token')}, the logits {plural(columns, 'column')}: they "
+                    "are of different models"
                 )
             caps = torch.where(self.allowed[left], torch.inf, -torch.inf)
             caps = torch.nn.functional.pad(caps, (0, columns - self.size), value=-torch.inf)

@@ -68,7 +68,7 @@ def instead_of_unknown(steps: Steps) -> str:
 
 
 def _forbidden(steps: Steps) -> str:
-    return f"in {steps.chosen_forbidden:,} of {steps.rows:,} recorded rows the likeliest token was forbidden"
+    return f"in {steps.chosen_forbidden:,} of {plural(steps.rows, 'recorded row')} the likeliest token was forbidden"
 
 
 def _texts(check: Part, tokens: "torch.Tensor") -> list[bytes]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.fixing.capture import Captured, Original, Part, copied
 from perstep.fixing.offer import PROCESSORS, Offer, changes_of
 from perstep.targets.transformers import Function, Value, Wraps
@@ -217,7 +218,7 @@ class _Trial:
         exchanged = dict(zip(self._pairs, differences[1 + len(self._made) :], strict=True))
         told = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
         more = f", and not with {' or '.join(told)}" if told else ""
-        return f"the same scores for {rows:,} rows of shaped logits{more}"
+        return f"the same scores for {plural(rows, 'row')} of shaped logits{more}"
 
 
 def _links(chain: Chain, own: Sequence[Part], stands_for: Mapping[int, Hashable]) -> list[Link]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fixing.capture import Part, copied
 from perstep.fixing.held import held_by
@@ -101,7 +102,8 @@ def for_criterion(
     asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=held is not None)]
     if not any(one.said.any() for one in asked):
         raise Unlike(
-            f"it never stopped a row, in {_verdicts(asked[:1]):,} recorded verdicts and {_verdicts(asked[1:]):,} probes"
+            f"it never stopped a row, in {plural(_verdicts(asked[:1]), 'recorded verdict')} and "
+            f"{plural(_verdicts(asked[1:]), 'probe')}"
         )
     ask.remembers_nothing(asked)
     reasons = []
@@ -198,7 +200,7 @@ class _Asking:
             except Exception as error:  # somebody's own class: it may want rows or scores of the call alone
                 raise Unlike(f"asked about another text it {ended_with(error)}") from error
             if not made:
-                raise Unlike(f"asked about {len(ids)} rows it did not give a verdict of each")
+                raise Unlike(f"asked about {plural(len(ids), 'row')} it did not give a verdict of each")
             self.one_for_all |= len(made) > 1 and not (hasattr(verdict, "__len__") and len(verdict) > 1)
             said.append(made)
         return np.array(said, dtype=bool)
@@ -280,7 +282,7 @@ def _differs_by_rows(candidate: Candidate, asked: Asked, step: int, row: int, as
     until = slice(step + 1)
     if not np.array_equal(ask.alone(asked, row)[until], _ours(candidate.make, asked)[until, row]):
         return ""
-    return f", asked about {len(asked.what)} rows at once (asked about that row alone it does the same)"
+    return f", asked about {plural(len(asked.what), 'row')} at once (asked about that row alone it does the same)"
 
 
 def _evidence(candidate: Candidate, asked: Sequence[Asked]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.criteria import Unlike
@@ -64,13 +65,15 @@ def for_processor(
     if not steps.kept_values:
         raise Unlike("it changes logits that it does not forbid")
     if all(map(np.array_equal, steps.before, steps.after)):
-        raise Unlike(f"it forbade nothing in {steps.rows:,} recorded rows")
+        raise Unlike(f"it forbade nothing in {plural(steps.rows, 'recorded row')}")
     reasons: list[str] = []
     for candidate in _candidates(call, steps, vocabulary, reasons):
         trial = _Trial(part, steps, vocabulary and vocabulary[0])
         reason = trial.differs(candidate)
         if not reason:
-            evidence = f"forbade the same tokens in all {steps.rows:,} recorded rows and {trial.rows:,} probes"
+            evidence = (
+                f"forbade the same tokens in all {plural(steps.rows, 'recorded row')} and {plural(trial.rows, 'probe')}"
+            )
             return candidate.drop_in, candidate.source, evidence
         reasons.append(reason)
     raise Unlike("; ".join(reasons))
@@ -105,7 +108,9 @@ def _candidates(
     elif len(ids) <= _MOST_IDS or source.isidentifier() or source.startswith("range"):
         yield _Candidate(SuppressTokens(ids), f"perstep.fast.SuppressTokens({source})")
     else:
-        reasons.append(f"it forbids {len(ids):,} tokens that have no name in the script, too many to write down")
+        reasons.append(
+            f"it forbids {plural(len(ids), 'token')} that have no name in the script, too many to write down"
+        )
 
 
 def _first_other_row(steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"]) -> int | None:
@@ -184,7 +189,11 @@ class _Trial:
         yield recorded, 2 * _STEPS, "after the call's own prompt"
         if self._prompt:
             for length in (24, *_LONG):
-                yield of([self._real(length) for _ in range(_ROWS)]), _STEPS, f"after {length} tokens of real text"
+                yield (
+                    of([self._real(length) for _ in range(_ROWS)]),
+                    _STEPS,
+                    f"after {plural(length, 'token')} of real text",
+                )
             begun = [self._speller.ways(one)[:1] for one in _BEGUN] if self._speller else []
             ends = [way for ways in begun for way in ways]
             if ends:
@@ -200,7 +209,11 @@ class _Trial:
                 yield of([self._texts.any(24) for _ in range(_ROWS)]), _STEPS, "after random tokens"
             for number in self._numbers:
                 for length in {number, number + self._prompt} - {1}:
-                    yield of([self._real(length - 2 if length > 2 else 1)]), 5, f"at a length of about {length} tokens"
+                    yield (
+                        of([self._real(length - 2 if length > 2 else 1)]),
+                        5,
+                        f"at a length of about {plural(length, 'token')}",
+                    )
         yield recorded[:1], _MANY_STEPS, f"within {_MANY_STEPS} new tokens"
 
     def _real(self, length: int) -> list[int]:

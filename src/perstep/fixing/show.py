@@ -26,7 +26,7 @@ def tables(_manifest: Manifest, findings: FixFindings) -> list[Table]:
 
 
 def _table(site: Site) -> Table:
-    calls = "" if site.calls == 1 else f", the first of {site.calls} calls"
+    calls = "" if site.calls == 1 else f", the first of {plural(site.calls, 'call')}"
     results = [row.result for row in site.rows if row.result is not None]
     named = [name for name, of in _CHANGES.items() if any(map(of, results))] or [""]
     return Table(
@@ -195,12 +195,12 @@ def _in_words(result: Result, site: Site) -> str:
         rest = site.all_tokens - result.new_tokens
         return (
             f"{_change(result.projected)} of the call's time, projected from its first {result.new_tokens} of"
-            f" {site.all_tokens} new tokens (set-up and prefill once, and {plural(rest, 'further step')} like the mean"
-            f" of the {result.new_tokens - 1} that were timed){step}, measured in {rounds}"
+            f" {plural(site.all_tokens, 'new token')} (set-up and prefill once, and {plural(rest, 'further step')} "
+            f"like the mean of the {result.new_tokens - 1} that were timed){step}, measured in {rounds}"
         )
     if result.new_tokens >= site.all_tokens:
         return f"{_change(result.whole)} of the whole call's time, set-up and prefill included{step}, in {rounds}"
-    over = f"the first {result.new_tokens} of its {site.all_tokens} new tokens"
+    over = f"the first {result.new_tokens} of its {plural(site.all_tokens, 'new token')}"
     return f"{_change(result.whole)} of the call's time over {over}, the prefill included, in {rounds}"
 
 

@@ -211,11 +211,13 @@ class StopProbes:
         """Texts whose length, or number of new tokens, passes a number that the criterion holds."""
         for number in numbers[:_LENGTHS]:
             for length in {number, number + self._prompt}:
-                what = f"at a length of {length - 1} to {length + 2} tokens"
+                what = f"at a length of {length - 1} to {plural(length + 2, 'token')}"
                 if length > 2:
                     yield Row(self._usual(length=length - 2), self._any(4), what)
             if number <= _STEPS:
-                yield Row(self._usual(length=self._prompt), self._any(number + 2), f"within {number + 2} new tokens")
+                yield Row(
+                    self._usual(length=self._prompt), self._any(number + 2), f"within {plural(number + 2, 'new token')}"
+                )
 
     def _words(self) -> Iterator[Row]:
         for word in WORDS:

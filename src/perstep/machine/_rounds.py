@@ -12,6 +12,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from perstep._words import short
 from perstep.machine._arms import imported_torch
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def fit_into(timed: Sequence[Timed], left_ns: int) -> tuple[list[Timed], int, di
         ]
         dropped = max(rivals or kept, key=lambda one: one.cost_ns)
         kept.remove(dropped)
-        omitted[dropped.arm.name] = f"no time: one timing takes {dropped.cost_ns / 1e9:.3g} s"
+        omitted[dropped.arm.name] = f"no time: one timing takes {short(dropped.cost_ns / 1e9, 3)} s"
     round_ns = sum(one.cost_ns for one in kept)
     rounds = MOST_ROUNDS if round_ns == 0 else int(usable_ns // round_ns)
     return kept, max(LEAST_ROUNDS, min(MOST_ROUNDS, rounds)), omitted

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from perstep._words import short
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def busy_processes(
         InputError: `sample_s` is under 0.2.
     """
     if sample_s < LEAST_SAMPLE_S:
-        raise InputError(f"sample_s is {sample_s:g}; CPU times are too coarse below {LEAST_SAMPLE_S:g} s")
+        raise InputError(f"sample_s is {short(sample_s)}; CPU times are too coarse below {short(LEAST_SAMPLE_S)} s")
     before, begin_ns = processes(), now()
     sleep(sample_s)
     after, end_ns = processes(), now()

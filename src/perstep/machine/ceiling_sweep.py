@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.machine._arms import (
     LINE_BYTES,
@@ -91,7 +92,9 @@ class SweepCeilings:
 
     def _disturbed(self) -> str:
         taken = self.rounds - self.quiet_rounds
-        return f"ceilings disturbed; not judged: the processor was taken away in {taken} of {self.rounds} rounds"
+        return (
+            f"ceilings disturbed; not judged: the processor was taken away in {taken} of {plural(self.rounds, 'round')}"
+        )
 
 
 class CeilingSweep:
@@ -125,7 +128,7 @@ class CeilingSweep:
         from psutil import virtual_memory
 
         if not sizes or min(sizes) < 1:
-            raise InputError(f"set sizes are {list(sizes)} bytes; give one or more, each above 0")
+            raise InputError(f"set sizes in bytes are {list(sizes)}; give one or more, each above 0")
         if library == "numpy" and dtype not in NUMPY_DTYPES:
             raise InputError(f"numpy ceilings are measured in {' or '.join(NUMPY_DTYPES)}, not {dtype}")
         most = max(min(MOST_BYTES, virtual_memory().available // 4), NEAREST_BYTES)

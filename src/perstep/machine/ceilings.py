@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from perstep._version import __version__
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.machine._arms import (
     LINE_BYTES,
@@ -110,7 +111,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
         """
         rounds, taken = self.noise.rounds, sum(self.noise.by_kind.get(kind, 0) for kind in TAKEN)
         if 2 * taken >= rounds:
-            return f"the processor was taken away in {min(taken, rounds)} of {rounds} rounds"
+            return f"the processor was taken away in {min(taken, rounds)} of {plural(rounds, 'round')}"
         for name, figure in self.figures.items():
             spread = figure.value / figure.low if figure.unit == "ns" else figure.high / figure.value
             if spread > MOST_SPREAD and not name.startswith("clock."):
@@ -297,7 +298,7 @@ def measure_ceilings(
 
 def _positive(budget_s: float) -> float:
     if budget_s <= 0:
-        raise InputError(f"budget_s is {budget_s:g}; it must be more than 0 seconds")
+        raise InputError(f"budget_s is {short(budget_s)}; it must be more than 0 seconds")
     return budget_s
 
 

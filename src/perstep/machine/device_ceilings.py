@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class DeviceCeilings(msgspec.Struct, frozen=True, kw_only=True):
         if not repeats:
             return "no ceiling of the device was measured"
         if min(repeats) < LEAST_ROUNDS:
-            return f"the device's ceilings have {min(repeats)} rounds, and need {LEAST_ROUNDS}"
+            return f"the device's ceilings have {plural(min(repeats), 'round')}, and need {LEAST_ROUNDS}"
         return "" if self.memory_gb_s and self.peak_tflop_s else "the device's bandwidth or products were not measured"
 
 
@@ -217,7 +218,7 @@ def measure_device_ceilings(
         InputError: the budget is not positive.
     """
     if budget_s <= 0:
-        raise InputError(f"budget_s is {budget_s:g}; it must be more than 0 seconds")
+        raise InputError(f"budget_s is {short(budget_s)}; it must be more than 0 seconds")
     begin_ns, left_out = now(), dict(omitted or {})
     figures = {}
     taken = lab.kernels_ns(arms, rounds)

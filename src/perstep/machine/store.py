@@ -149,7 +149,7 @@ def _why_not(ceilings: Ceilings, machine: Machine, threads: int | None) -> str:
         if now[name] != then.get(name):
             return f"they were measured with {name} {then.get(name, 'not imported')}, now it is {now[name]}"
     if ceilings.allowed_cpus != allowed_cpu_count(machine):
-        return f"they were measured on {ceilings.allowed_cpus} CPUs, now {allowed_cpu_count(machine)} are allowed"
+        return f"the number of allowed CPUs was {ceilings.allowed_cpus}, now it is {allowed_cpu_count(machine)}"
     if ceilings.cpu_quota_cores != machine.cgroup.cpu_quota_cores:
         return (
             f"they were measured under a CPU quota of {ceilings.cpu_quota_cores}, "
@@ -158,5 +158,5 @@ def _why_not(ceilings: Ceilings, machine: Machine, threads: int | None) -> str:
     if reason := ceilings.disturbed():
         return f"they were disturbed: {reason}"
     if threads is not None and threads not in ceilings.threads:
-        return f"they were measured with {list(ceilings.threads)} threads, not {threads}"
+        return f"their numbers of threads are {list(ceilings.threads)}, not {threads}"
     return ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perstep._words import plural, short
 from perstep.machine._sources import UNKNOWN
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def noise_warnings(noise: NoiseSummary | None, *, of_calls: bool = False) -> lis
         took = "" if noise.throttled_ns is None else f" for {noise.throttled_ns / 1e9:.2f} s of {wall_s:.2f} s"
         found.append(
             f"the control group's CPU quota stopped this process in "
-            f"{_count(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: "
+            f"{plural(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: "
             f"{'OMP_NUM_THREADS' if of_calls else '-t'}"
         )
     if noise.waited_share is not None and noise.waited_share > WAITED_LIMIT:
@@ -102,7 +103,7 @@ def noise_warnings(noise: NoiseSummary | None, *, of_calls: bool = False) -> lis
         )
     if noise.major_faults:
         found.append(
-            f"{_count(noise.major_faults, 'page')} had to be read from disk during the {what} (major page faults): "
+            f"{plural(noise.major_faults, 'page')} had to be read from disk during the {what} (major page faults): "
             "memory is short, or files were not in the page cache. See which: free -h"
         )
     low, high = noise.frequency_low_hz, noise.frequency_high_hz
@@ -124,7 +125,7 @@ def _busy_warnings(machine: Machine, busy: Sequence[BusyProcess]) -> list[str]:
     load, cpus = machine.host.load_average_1min, _allowed(machine)
     if isinstance(load, float) and cpus is not None and load > LOAD_LIMIT * cpus:
         found.append(
-            f"the load average was {load:.2f} on {_count(cpus, 'CPU')} before measuring began. "
+            f"the load average was {load:.2f} on {plural(cpus, 'CPU')} before measuring began. "
             "If that was not your own work, find whose: top -o %CPU"
         )
     return found
@@ -156,18 +157,18 @@ def _thread_warnings(machine: Machine, threads: int | None, option: str) -> list
     if isinstance(quota, float) and threads > quota:
         remedy = f"Try: {option}{int(quota)}" if quota >= 1 else RAISE_QUOTA
         text = (
-            f"{_count(threads, 'thread')} would use more than the CPU quota of {quota:g} cores: the control "
-            f"group will stop the process in each period. {remedy}"
+            f"{plural(threads, 'thread')} would use more than the CPU quota, {short(quota)} of a core's time: the "
+            f"control group will stop the process in each period. {remedy}"
         )
     elif cpus is not None and threads > cpus:
         text = (
-            f"{threads} threads run on {_count(cpus, 'allowed CPU')} and take turns. "
-            f"Try: {option}{min(cpus, cores) if isinstance(cores, int) else cpus}"
+            f"{threads:,} threads run on {plural(cpus, 'allowed CPU')} and take turns. Try: "
+            f"{option}{min(cpus, cores) if isinstance(cores, int) else cpus}"
         )
     elif isinstance(cores, int) and threads > cores:
         text = (
-            f"{threads} threads run on {_count(cores, 'physical core')}: two that share a core share its arithmetic. "
-            f"Try: {option}{cores}"
+            f"{threads:,} threads run on {plural(cores, 'physical core')}: two that share a core share its "
+            f"arithmetic. Try: {option}{cores}"
         )
     return [] if text is None else [text]
 
@@ -220,10 +221,6 @@ def _memory_warnings(machine: Machine) -> list[str]:
             "or the pod's memory limit"
         )
     return found
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _ghz(frequency_hz: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.measure.device_rows import (
     RANGE_PREFIX,
@@ -145,7 +146,7 @@ def attribute(
     found = sort_rows(rows, prefix=prefix, step_prefix=step_prefix)
     devices = {row.device for row in found.work}
     if len(devices) > 1:
-        raise InvalidMeasurement(f"{len(devices)} devices worked in this trace; attribute one at a time")
+        raise InvalidMeasurement(f"{plural(len(devices), 'device')} worked in this trace; attribute one at a time")
     if steps is None:
         steps = [(row.name.removeprefix(step_prefix), row.start_ns, row.end_ns) for row in found.steps]
     where = _Where(found, steps, prefix)

@@ -433,11 +433,7 @@ def check_sums(kind: str, samples: LedgerSamples) -> None:
 
 
 def _part(
-    name: str,
-    samples: LedgerSamples,
-    estimate: LedgerEstimate,
-    interval: ShareInterval | None,
-    mark_ns: float,
+    name: str, samples: LedgerSamples, estimate: LedgerEstimate, interval: ShareInterval | None, mark_ns: float
 ) -> Part:
     ns = samples.parts[name]
     ns_per_step = estimate.parts_ns[name]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.measure.chrome_trace import ChromeTrace
 from perstep.measure.device_rows import STEP_PREFIX, Row
@@ -137,7 +138,7 @@ def find_steps(trace: ChromeTrace, *, name: str | None = None) -> FoundSteps:
         )
     if len(found.steps) < FEWEST:
         raise InputError(
-            f"{len(found.steps)} whole steps, found by {found.how}; at least {FEWEST} are needed: profile more, "
+            f"{plural(len(found.steps), 'whole step')}, found by {found.how}; at least {FEWEST} are needed: profile more, "
             "or name another range with --step"
         )
     return found

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.measure.ledger import (
     MEDIANS_MAY_EXCEED,
     OVERHEAD_INVALID,
@@ -184,13 +185,13 @@ def _spread(ns: NDArray[np.int64], marked: NDArray[np.bool_]) -> NDArray[np.int6
 
 def _how(steps: WatchedSteps, marked: int, *, repeated: bool) -> str:
     if repeated and set(steps.calls) == {1}:
-        return f"Per step: the median over {marked:,} marked steps, one a call."
+        return f"Per step: the median over {plural(marked, 'marked step')}, one a call."
     if repeated:
-        positions, calls = f"{steps.calls[0]:,} positions", f"{len(steps.calls):,} calls"
+        positions, calls = plural(steps.calls[0], "position"), plural(len(steps.calls), "call")
         return f"Per step: at each of {positions} the median over {calls} of one shape, then the mean of these."
     if marked == 1:
         return "Per step: the one marked step, which ran once; bursts are included."
-    return f"Per step: the mean of {marked:,} marked steps, each of which ran once; bursts are included."
+    return f"Per step: the mean of {plural(marked, 'marked step')}, each of which ran once; bursts are included."
 
 
 def _bursts(step_ns: NDArray[np.int64]) -> list[str]:
@@ -198,5 +199,5 @@ def _bursts(step_ns: NDArray[np.int64]) -> list[str]:
     share = float(step_ns[above].sum() / step_ns.sum())
     if share < BURSTS_SAID:
         return []
-    count = f"{int(above.sum()):,} of {len(step_ns):,} marked steps"
-    return [f"{count} took more than {BURST:.0f} times the median one and hold {share:.0%} of the time."]
+    count = f"{int(above.sum()):,} of {plural(len(step_ns), 'marked step')}"
+    return [f"{count} took more than {BURST:.0f} times the median one: {share:.0%} of the time."]

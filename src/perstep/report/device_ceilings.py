@@ -1,5 +1,6 @@
 """The ceilings of a device as a table: one row a figure, with the rate that its time amounts to."""
 
+from perstep._words import plural
 from perstep.machine.device_ceilings import HOST_FIGURES, DeviceCeilings, DeviceFigure
 from perstep.report.format import duration, significant
 from perstep.report.table import Column, Table
@@ -57,7 +58,7 @@ def _words(name: str, figure: DeviceFigure) -> str:
     if kind == "copy":
         return f"copy, {size} read and written"
     if kind == "product":
-        return f"product of {figure.rows:,} rows, {size} of weights from memory"
+        return f"product of {plural(figure.rows, 'row')}, {size} of weights from memory"
     return f"smallest {rest} kernel" if kind == "kernel" else WORDS[name]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UnsetType
 
+from perstep._words import short
 from perstep.measure import RESIDUAL, RESIDUAL_SAID, Ledger, Part, Sum
 from perstep.report.format import bar, duration, duration_interval, overhead, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
@@ -258,8 +259,8 @@ def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
         ax.barh(0, width, left=left, color=colour, edgecolor="white", linewidth=0.8, height=0.8)
         ink = "white" if is_dark(colour) else "black"
         middle, room_pt = left + width / 2, 72 * BAR_IN * part.share
-        own, short = (f"{words}  {percent(part.share)}" for words in (name, name.rsplit("/")[-1]))
-        label = own if len(own) * EM * UPRIGHT_PT <= 72 * BAR_HEIGHT_IN else short
+        own, brief = (f"{words}  {percent(part.share)}" for words in (name, name.rsplit("/")[-1]))
+        label = own if len(own) * EM * UPRIGHT_PT <= 72 * BAR_HEIGHT_IN else brief
         if len(name) * EM * LEVEL_PT <= room_pt:
             ax.text(middle, 0, f"{name}\n{part.share:.0%}", ha="center", va="center", fontsize=LEVEL_PT, color=ink)
         elif room_pt >= 1.3 * UPRIGHT_PT and len(label) * EM * UPRIGHT_PT <= 72 * BAR_HEIGHT_IN:
@@ -277,7 +278,7 @@ def _draw(ax: "Axes", ledger: Ledger, subject: str) -> None:
     end = ledger.step_ns / size
     ax.set_xlim(0, end)
     inside = [tick for tick in ax.get_xticks() if 0 <= tick < LAST_TICK * end]
-    ax.set_xticks([*inside, end], [*(f"{tick:g}" for tick in inside), significant(end)])
+    ax.set_xticks([*inside, end], [*(short(tick) for tick in inside), significant(end)])
     ax.set_ylim(-0.42, 0.42)
     ax.set_yticks([])
     ax.spines[["left", "right", "top"]].set_visible(False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
+from perstep._words import short
 from perstep.report.plot import draw_png
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _draw(ax: "Axes", panel: Panel, width_in: float, named: dict[str, Any]) -> N
     if panel.log_x:
         ax.set_xscale("log", base=2)
         ticks = sorted({x for series in panel.series for x in series.x if series.kind == "points"})
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_xticks(ticks, [short(tick) for tick in ticks])
         ax.minorticks_off()
     elif all(x == int(x) for series in panel.series if series.kind == "points" for x in series.x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

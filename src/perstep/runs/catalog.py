@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.runs.baselines import BASELINES, baseline_folder, baselines_in_words
 from perstep.runs.files import children
@@ -42,7 +43,9 @@ def open_run(name: str | Path, root: Path = RUNS, baselines: Path = BASELINES) -
     number = int(str(name)) if str(name).isdecimal() and len(str(name)) <= _MOST_DIGITS else None
     found = [run for run in _folders(root) if run.name == str(name) or _number(run) == number]
     if len(found) > 1:
-        raise InputError(f"{name} names {len(found)} runs: {', '.join(run.name for run in found)}; give the whole name")
+        raise InputError(
+            f"{name} names {plural(len(found), 'run')}: {', '.join(run.name for run in found)}; give the whole name"
+        )
     folder = found[0] if found else baseline_folder(str(name), baselines)
     if folder is None and path.is_dir():
         folder = path  # to be told what it lacks

@@ -18,6 +18,7 @@ from typing import IO, Any, Self
 import msgspec
 
 from perstep._version import __version__
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.runs.columns import encode_sample
 from perstep.runs.files import (
@@ -192,7 +193,8 @@ class RunWriter:
     def _check_rounds(self, whole: WholeLines, rounds: int, sha256: str) -> None:
         if whole.count != rounds:
             raise InputError(
-                f"{self.folder} has {whole.count} rounds, not {rounds}: another perstep went on with it; try again"
+                f"{self.folder} has {plural(whole.count, 'round')}, not {rounds}: another perstep went on with it; try "
+                "again"
             )
         if sha256 not in ("", whole.digest.hexdigest()):
             raise InputError(
@@ -224,7 +226,9 @@ class RunWriter:
         place = b'{"run_id":"%b","line_number":%d,' % (self.manifest.run_id.encode(), self._lines + 1)
         line = place + encode_sample(round_sample)[1:] + b"\n"
         if len(line) > MAX_BYTES:
-            raise InputError(f"a round has {len(line):,} bytes, and {MAX_BYTES:,} are read; measure fewer tokens")
+            raise InputError(
+                f"a round has {plural(len(line), 'byte')}, and {MAX_BYTES:,} are read; measure fewer tokens"
+            )
         before = self._samples.tell()
         try:
             write_whole(self._samples, line)

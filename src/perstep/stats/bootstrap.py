@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.stats.merging import (
     MAX_AUTOCORRELATION,
@@ -86,7 +87,7 @@ def estimate_cells(costs: ArrayLike, reference: int, rng: np.random.Generator, *
     x = merge_rounds(x, merged_by)
     estimate = _cell_costs(x[None], reference)[0]
     if x.shape[0] < MIN_MERGED_ROUNDS or not independent:
-        few = f"{x.shape[0]} independent rounds" if independent else "the rounds are autocorrelated"
+        few = plural(x.shape[0], "independent round") if independent else "the rounds are autocorrelated"
         return Cells(estimate, None, merged_by, f"{few}; an interval needs {MIN_MERGED_ROUNDS}")
     block = max(1, _RESAMPLED_AT_ONCE // x.size)
     blocks = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def williams_square(num_arms: int) -> NDArray[np.intp]:
     Source: Williams, Aust. J. Sci. Res. A 2 (1949) 149-168.
     """
     if num_arms < 1:
-        raise InputError(f"{num_arms} arms; at least 1 is needed")
+        raise InputError(f"{plural(num_arms, 'arm')}; at least 1 is needed")
     first = np.zeros(num_arms, dtype=np.intp)
     first[1::2] = np.arange(num_arms - 1, num_arms - 1 - num_arms // 2, -1)
     first[2::2] = np.arange(1, (num_arms + 1) // 2)

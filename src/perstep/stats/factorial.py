@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.stats.bootstrap import Cells, Effect, estimate_cells, percentile_interval
 
@@ -122,7 +123,9 @@ def factorial_effects(
     if not 1 <= num_parts <= MAX_FACTORIAL_PARTS or len(set(names)) != num_parts:
         raise InputError(f"parts {list(names)}; 1 to {MAX_FACTORIAL_PARTS} different names make a factorial")
     if x.ndim != 2 or x.shape[1] != 2**num_parts:
-        raise InputError(f"costs of shape {x.shape}; {num_parts} parts need [rounds, {2**num_parts}]")
+        raise InputError(
+            f"costs of shape {x.shape}; for {plural(num_parts, 'part')} they must be [rounds, {2**num_parts}]"
+        )
     full = 2**num_parts - 1
     cells = estimate_cells(x, full, rng)
     unit = np.eye(full + 1)
@@ -189,7 +192,9 @@ def one_at_a_time(
     rounds, k = columns[0].shape[0] if columns[0].ndim else 0, len(names)
     expected = [(rounds,), (rounds,), (rounds, k), (rounds, k)]
     if k == 0 or len(set(names)) != k or [c.shape for c in columns] != expected:
-        raise InputError(f"costs of shapes {[c.shape for c in columns]}; {k} parts need {expected}")
+        raise InputError(
+            f"costs of shapes {[c.shape for c in columns]}; for {plural(k, 'part')} they must be {expected}"
+        )
     cells = estimate_cells(np.column_stack(columns), 0, rng)
     fractions = _as_fraction(cells, 0)
     unit = np.eye(2 + 2 * k)
@@ -261,4 +266,4 @@ def _disagreement(gap: Effect, tolerance: float, no_interval: str) -> str:
     size = f"{100 * gap.estimate:+.1f} % of the whole [{100 * gap.ci_low:+.1f}, {100 * gap.ci_high:+.1f}]"
     if gap.ci_low > 0 or gap.ci_high < 0:
         return f"not additive: leave-one-out minus add-one-in is {size}"
-    return f"not resolved: leave-one-out minus add-one-in is {size}, beyond ±{100 * tolerance:g} %"
+    return f"not resolved: leave-one-out minus add-one-in is {size}, beyond ±{short(100 * tolerance)} %"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.stats.bootstrap import MIN_MERGED_ROUNDS, RESAMPLES, common_merge_factor, percentile_interval
 from perstep.stats.merging import merge_rounds
@@ -236,7 +237,7 @@ def find_crossover(
     resampled_at, resampled_crossings = _crossing(log_x, np.median(ratios[drawn], axis=1))
     agree = float((resampled_crossings == crossings[0]).mean())
     low_x, high_x = float(np.exp(log_x[0])), float(np.exp(log_x[-1]))
-    span = f"from {low_x:g} to {high_x:g}"
+    span = f"from {short(low_x)} to {short(high_x)}"
     if rounds >= MIN_MERGED_ROUNDS and agree < confidence:
         return Crossover(
             None, None, None, f"not resolved {span}: only {agree:.0%} of resamples agree whether they cross"
@@ -247,7 +248,7 @@ def find_crossover(
         return Crossover(None, None, None, f"not resolved {span}: the curves cross {crossings[0]} times")
     estimate = float(np.exp(at[0]))
     if rounds < MIN_MERGED_ROUNDS:
-        reason = f"{rounds} independent rounds; an interval needs {MIN_MERGED_ROUNDS}"
+        reason = f"{plural(rounds, 'independent round')}; an interval needs {MIN_MERGED_ROUNDS}"
         return Crossover(estimate, None, None, reason)
     low, high = percentile_interval(resampled_at[resampled_crossings == 1], confidence=confidence)
     return Crossover(estimate, float(np.exp(low)), float(np.exp(high)), f"one crossover {span}")
@@ -346,7 +347,7 @@ def _paired_curves(
     order = np.argsort(sizes)
     _check_curve(sizes[order], np.concatenate([a, b]))
     if sizes.min() <= 0:
-        raise InputError(f"size {sizes.min():g}; a crossover is sought among sizes above 0")
+        raise InputError(f"size {short(sizes.min())}; a crossover is sought among sizes above 0")
     return np.log(sizes[order]), [np.stack([a[:, i], b[:, i]], axis=1) for i in order]
 
 

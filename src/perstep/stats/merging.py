@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.stats.order import MedianInterval, achieved_confidence, median_interval, sign_test_rank
 
@@ -125,7 +126,7 @@ def merge_rounds(costs: ArrayLike, factor: int) -> NDArray[np.float64]:
     """
     x = np.asarray(costs, dtype=np.float64)
     if not 1 <= factor <= x.shape[0]:
-        raise InputError(f"merging {x.shape[0]} rounds by {factor}; a factor lies between 1 and their number")
+        raise InputError(f"merging {plural(x.shape[0], 'round')} by {factor}; a factor lies between 1 and their number")
     if factor == 1:
         return x
     blocks = x.shape[0] // factor

@@ -71,7 +71,7 @@ def achieved_confidence(n: int, rank: int) -> float:
         InputError: if the rank is not one of n values.
     """
     if not 1 <= rank <= (n + 1) // 2:
-        raise InputError(f"rank {rank} of {n} values; it must lie between 1 and {(n + 1) // 2}")
+        raise InputError(f"rank {rank}; of n = {n} it must lie between 1 and {(n + 1) // 2}")
     return float(1 - 2 * Fraction(_below(n, rank), 1 << n))
 
 
@@ -169,8 +169,8 @@ def _sorted(values: ArrayLike) -> NDArray[np.float64]:
 
 def _check(n: int, comparisons: int, confidence: float) -> None:
     if not 0 <= n <= _MAX_VALUES:
-        raise InputError(f"{n} values; between 0 and {_MAX_VALUES} are supported")
+        raise InputError(f"n = {n}; between 0 and {_MAX_VALUES} values are supported")
     if comparisons < 1:
-        raise InputError(f"{comparisons} comparisons; at least 1 is shown")
+        raise InputError(f"comparisons = {comparisons}; at least 1 is shown")
     if not 0 < confidence < 1:
         raise InputError(f"confidence {confidence}; it must lie between 0 and 1, such as 0.95")

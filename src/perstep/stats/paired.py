@@ -4,9 +4,8 @@ Each round gives one ratio candidate / reference. The estimate is the median of 
 interval is exact (law "intervals are exact") and needs independent rounds, so autocorrelated rounds are first merged
 with their neighbours. Where several changes are shown, all intervals hold together (Bonferroni).
 
-The verdict comes from the interval alone. Wholly inside ±T it is "same"; otherwise, without 0, "faster" or "slower";
-otherwise it is "not resolved", and the detectable change is stated. Ties and zero durations stay in and are counted.
-No hypothesis is tested and there is no p-value.
+The verdict comes from the interval alone, with no p-value. Wholly inside ±T it is "same"; else, without 0, "faster" or
+"slower"; else "not resolved", with the detectable change. Ties and zero durations stay in and are counted.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.stats.merging import Merged, guarded_confidence, merge_until_independent, merged_interval
 from perstep.stats.order import MedianInterval, median, rounds_needed
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
 
     def within(self, threshold: float) -> str:
         """As users see it: `same` with its T."""
-        return f"{self} (within ±{100 * threshold:g} %)" if self is Verdict.SAME else str(self)
+        return f"{self} (within ±{short(100 * threshold)} %)" if self is Verdict.SAME else str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +179,9 @@ def paired_change(
     no_time = int((costs == 0).all(axis=1).sum())
     if 2 * no_time > rounds:  # the clock saw neither arm; that does not mean that they are the same
         verdict = Verdict.NOT_RESOLVED
-        reason = f"the clock saw no time pass in {no_time} of {rounds} rounds; let a round do more work"
+        reason = f"the clock saw no time pass in {no_time} of {plural(rounds, 'round')}; let a round do more work"
     elif 2 * ties > rounds:
-        reason += f"; both arms took exactly the same time in {ties} of {rounds} rounds"
+        reason += f"; both arms took exactly the same time in {ties} of {plural(rounds, 'round')}"
     return Change(
         estimate=_relative(median(merged.values)),
         ci_low=low,
@@ -308,20 +308,20 @@ def read_interval(low: float | None, high: float | None, rounds: int, threshold:
     if low is None or high is None:
         return Verdict.NOT_RESOLVED, "no interval"
     if rounds < MIN_ROUNDS_FOR_VERDICT:
-        return Verdict.NOT_RESOLVED, f"{rounds} rounds; a verdict needs {MIN_ROUNDS_FOR_VERDICT}"
+        return Verdict.NOT_RESOLVED, f"{plural(rounds, 'round')}; a verdict needs {MIN_ROUNDS_FOR_VERDICT}"
     if -threshold <= low and high <= threshold:
-        return Verdict.SAME, f"the interval lies within ±{100 * threshold:g} %"
+        return Verdict.SAME, f"the interval lies within ±{short(100 * threshold)} %"
     if high < 0:
         return Verdict.FASTER, "the interval lies below 0"
     if low > 0:
         return Verdict.SLOWER, "the interval lies above 0"
-    return Verdict.NOT_RESOLVED, f"the interval includes 0 and reaches beyond ±{100 * threshold:g} %"
+    return Verdict.NOT_RESOLVED, f"the interval includes 0 and reaches beyond ±{short(100 * threshold)} %"
 
 
 def _missing(merged: Merged, needed: int) -> str:
     """The reason why there is no interval."""
     if merged.values.size < needed:
-        return f"{merged.values.size} rounds; an interval needs {needed}"
+        return f"{plural(merged.values.size, 'round')}; an interval needs {needed}"
     return f"{_autocorrelation(merged)}; measure longer"
 
 

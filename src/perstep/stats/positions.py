@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError, InvalidMeasurement
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def ledger_estimate(step_ns: ArrayLike, parts_ns: Mapping[str, ArrayLike]) -> Le
     if over.any():
         r, position = np.argwhere(over)[0]
         raise InvalidMeasurement(
-            f"the parts of {int(over.sum())} of {step.size} steps are longer than the step "
+            f"the parts are longer than the step in {int(over.sum())} of {plural(step.size, 'step')} "
             f"(first: round {r}, position {position}); parts must not overlap"
         )
     slowdown = round_slowdown(step)[:, None]

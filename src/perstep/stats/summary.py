@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.stats.order import median
 
@@ -103,8 +104,8 @@ class Summary:
         for found in self.percentiles:
             if found.percent == percent:
                 return found
-        held = ", ".join(f"P{p.percent:g}" for p in self.percentiles)
-        raise InputError(f"no P{percent:g} in this summary; it holds {held}")
+        held = ", ".join(f"P{short(p.percent)}" for p in self.percentiles)
+        raise InputError(f"no P{short(percent)} in this summary; it holds {held}")
 
 
 def summarise(values: ArrayLike, percents: Sequence[float] = (50, 95, 99)) -> Summary:
@@ -146,10 +147,10 @@ def percentile(values: ArrayLike, percent: float) -> Percentile:
     """
     sample = _sample(values)
     if not 0 < percent < 100:
-        raise InputError(f"P{percent:g}; a percentile lies between 0 and 100")
+        raise InputError(f"P{short(percent)}; a percentile lies between 0 and 100")
     needed = values_needed(percent)
     if sample.size < needed:
-        reason = f"P{percent:g} needs {needed:,} values, this sample has {sample.size:,}"
+        reason = f"P{short(percent)} needs {plural(needed, 'value')}, this sample has {sample.size:,}"
         return Percentile(percent, None, reason)
     return Percentile(percent, float(np.percentile(sample, percent)), "")
 

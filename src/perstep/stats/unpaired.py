@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.stats.merging import guarded_confidence, merge_until_independent
 from perstep.stats.order import median, median_interval, rounds_needed
@@ -243,7 +244,11 @@ def unpaired_change(
 
 
 def _missing(rounds: int, needed: int) -> str:
-    return f"{rounds} rounds; an interval needs {needed}" if rounds < needed else "it took no time in most rounds"
+    return (
+        f"{plural(rounds, 'round')}; an interval needs {needed}"
+        if rounds < needed
+        else "it took no time in most rounds"
+    )
 
 
 def _rounds_needed(comparisons: int, confidence: float) -> int:

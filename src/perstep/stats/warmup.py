@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def find_steady_state(
     series = np.asarray(durations, dtype=np.float64)
     _check(series, window, tolerance, max_dropped)
     if series.size < 2 * window:
-        return Warmup(0, False, f"{series.size} values are too few to judge; {2 * window} are needed")
+        return Warmup(
+            0, False, f"{plural(series.size, 'value is', 'values are')} too few to judge; {2 * window} are needed"
+        )
     num_windows = series.size // window
     windows = series[: num_windows * window].reshape(num_windows, window)
     medians = np.median(windows, axis=1)
@@ -75,8 +78,8 @@ def find_steady_state(
     return Warmup(
         last * window,
         False,
-        f"windows of {window} still differ after {last * window} values "
-        f"(median {medians[last]:.4g} against {medians[-1]:.4g} at the end); read as drift",
+        f"windows of {window} still differ after {plural(last * window, 'value')} (median {short(medians[last], 4)} "
+        f"against {short(medians[-1], 4)} at the end); read as drift",
     )
 
 
@@ -84,7 +87,7 @@ def _describe(medians: NDArray[np.float64], i: int, window: int) -> str:
     if i == 0:
         return f"steady from the start: the first two windows of {window} agree"
     ratio = medians[:i].max() / medians[i]
-    return f"the first {i * window} values have medians up to {ratio:.2f} times the steady one"
+    return f"the first {i * window:,} values have medians up to {ratio:.2f} times the steady one"
 
 
 def _check(series: NDArray[np.float64], window: int, tolerance: float, max_dropped: int) -> None:

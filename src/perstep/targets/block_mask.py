@@ -11,6 +11,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.reference import Reference
@@ -168,7 +169,10 @@ def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> t
     values: list[object] = list(getattr(active, "tolist", lambda: active)())
     if values and all(isinstance(value, bool) for value in values):
         if len(values) != num_blocks:
-            raise InputError(f"a mask of {len(values)} values for a model of {num_blocks} blocks: give one a block")
+            raise InputError(
+                f"a mask of {plural(len(values), 'value')} for a model of {plural(num_blocks, 'block')}: give one a "
+                "block"
+            )
         values = [index for index, is_active in enumerate(values) if is_active]
     if not values:
         raise InputError("no block is active: at least one of the model's blocks must run")
@@ -178,7 +182,8 @@ def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> t
     outside = sorted({value for value in indices if not 0 <= value < num_blocks})
     if outside:
         raise InputError(
-            f"{_blocks(outside)} out of range: the model has {num_blocks} blocks, numbered 0 to {num_blocks - 1}"
+            f"{_blocks(outside)} out of range: the model has {plural(num_blocks, 'block')}, numbered 0 to "
+            f"{num_blocks - 1}"
         )
     repeated = sorted({value for value in indices if indices.count(value) > 1})
     if repeated:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.measure import Clock, Recorder, Trace
 from perstep.measure.device_work import TraceWork
@@ -266,10 +267,13 @@ class Target(ABC):
         if most is None or prompt_tokens + new_tokens - 1 <= most:
             return
         if prompt_tokens > most:
-            raise InputError(f"a prompt of {prompt_tokens} tokens is longer than the model's context of {most}")
+            raise InputError(
+                f"a prompt of {plural(prompt_tokens, 'token')} is longer than the model's context of {most}"
+            )
         raise InputError(
-            f"a prompt of {prompt_tokens} and {new_tokens} new tokens overflow the model's context of {most};"
-            f" at most {most - prompt_tokens + 1} new tokens fit: --new-tokens {most - prompt_tokens + 1}"
+            f"a prompt of {prompt_tokens} and {plural(new_tokens, 'new token')} overflow the model's context of {most};"
+            f" at most {plural(most - prompt_tokens + 1, 'new token fits', 'new tokens fit')}: --new-tokens "
+            f"{most - prompt_tokens + 1}"
         )
 
     def check_memory(self, prompt_tokens: int, new_tokens: int, batch: int) -> None:
@@ -431,4 +435,4 @@ def shown_name(name: str, kept: int | None, total: int | None) -> str:
         kept: layers that were kept; None for all.
         total: layers that it has.
     """
-    return name if kept is None or kept == total else f"{name}, {kept} of {total} layers"
+    return name if kept is None or total is None or kept == total else f"{name}, {kept} of {plural(total, 'layer')}"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.config import read_config, size_in
 from perstep.theory.refused import HYBRIDS, LATENTS
@@ -85,7 +86,7 @@ def kv_bytes(
     if positions < 0 or batch < 1:
         raise InputError(f"a KV cache holds 0 or more positions of 1 or more sequences, found {positions} and {batch}")
     if capacity is not None and positions > capacity:
-        raise InputError(f"{positions} positions do not fit into a KV cache of {capacity}")
+        raise InputError(f"{plural(positions, 'position does', 'positions do')} not fit into a KV cache of {capacity}")
     layers = _of_shape(shape) if isinstance(shape, ModelShape) else shape
     one = batch * bytes_each(dtype)
     used = sum(layer.width * held_positions(positions, layer.window) for layer in layers)

@@ -7,6 +7,7 @@ be missing and then mean what transformers makes of them. Opens no file.
 from collections.abc import Mapping
 from typing import Any
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.families import FAMILIES
 from perstep.theory.family import Family, Values, never
@@ -165,7 +166,10 @@ class _Reader:
         rotates = self.values.get("no_rope_layers") or [True] * count
         windowed = self.windowed(count)
         if len(rotates) < count:
-            raise InputError(f"config.json: no_rope_layers has {len(rotates)} entries for {count} layers")
+            raise InputError(
+                f"config.json: no_rope_layers has {plural(len(rotates), 'entry', 'entries')} for "
+                f"{plural(count, 'layer')}"
+            )
         window = self.count("sliding_window") if any(windowed) else None
         dense, mixture = self.dense(hidden), self.mixture()
         return tuple(
@@ -187,7 +191,8 @@ class _Reader:
         unknown = [kind for kind in kinds if kind not in _LAYER_TYPES]
         if unknown or len(kinds) < count:
             raise InputError(
-                f"config.json: layer_types must name {count} layers, each {' or '.join(_LAYER_TYPES)}, found {kinds!r}"
+                f"config.json: layer_types must name {plural(count, 'layer')}, each {' or '.join(_LAYER_TYPES)}, found "
+                f"{kinds!r}"
             )
         return [_LAYER_TYPES[kind] for kind in kinds[:count]]
 

@@ -9,6 +9,7 @@ the norms of queries and keys in `attn.qkv`. Constants (eps, 1/head_dim, scaling
 from collections import Counter
 from math import expm1, log1p
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.backends import IDEAL, Backend
 from perstep.theory.cache import held_positions, kv_bytes
@@ -45,7 +46,7 @@ def step_cost(shape: ModelShape, step: Step, precision: Precision | None = None,
     """
     if shape.position_rows and step.past + step.new > shape.max_positions:
         raise InputError(
-            f"the model has {shape.max_positions} positions, {step.past + step.new} were requested "
+            f"the model has {plural(shape.max_positions, 'position')}, {step.past + step.new} were requested "
             f"({step.past} held and {step.new} new)"
         )
     if backend.attends_capacity and step.capacity is None:

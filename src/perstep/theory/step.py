@@ -6,6 +6,7 @@ belong to `roofline.py`, bytes and FLOPs to `costs.py`.
 
 from dataclasses import dataclass
 
+from perstep._words import plural
 from perstep.errors import InputError
 
 DTYPE_BYTES: dict[str, int] = {
@@ -66,7 +67,10 @@ class Step:
                 f"found new={self.new}, batch={self.batch}, past={self.past}"
             )
         if self.capacity is not None and self.past + self.new > self.capacity:
-            raise InputError(f"{self.past + self.new} positions do not fit into a capacity of {self.capacity}")
+            raise InputError(
+                f"{plural(self.past + self.new, 'position does', 'positions do')} not fit into a capacity of "
+                f"{self.capacity}"
+            )
 
     @property
     def tokens(self) -> int:

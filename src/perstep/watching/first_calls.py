@@ -123,7 +123,7 @@ def _sentence(call: FirstCall) -> str:
         inside = f" ({call.part} {duration(call.part_ns)} of it)" if call.part else ""
         facts.append(f"its prefill took {duration(call.prefill_ns)}{inside}")
     if call.decode_ns is not None:
-        which = "first decode step" if call.decode_steps == 1 else f"{call.decode_steps:,} decode steps"
+        which = "first decode step" if call.decode_steps == 1 else plural(call.decode_steps, "decode step")
         average = "" if call.decode_steps == 1 else " on average"
         facts.append(f"its {which} took {duration(call.decode_ns)}{average}")
     return f"{who} is shown separately, because it includes warm-up: {', '.join(facts)}."

@@ -523,7 +523,7 @@ def test_other_choices_than_the_definition_make_a_run_invalid() -> None:
     """The naive arm chose otherwise once in the run: it did other work."""
     samples = _rounds(2, 1.5, lambda: 1.0)
     samples[1].cells["own/b1/x1"]["naive"].differing = 1
-    assert "naive chose 0.25 tokens a pass that the definition does not" in analyse(_manifest(), samples).invalid
+    assert "naive chose tokens that the definition does not (0.25 a pass)" in analyse(_manifest(), samples).invalid
 
 
 def test_an_arm_that_is_not_in_every_round_is_left_out_and_listed() -> None:

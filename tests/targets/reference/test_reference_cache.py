@@ -76,7 +76,7 @@ def test_the_last_position_fits_and_the_next_is_refused(cache: KVCache) -> None:
     fill(cache, CAPACITY)
     before = cache.keys.copy()
     k = np.zeros((BATCH, KV_HEADS, HEAD_DIM, 1), np.float32)
-    with pytest.raises(CacheFull, match="holds 10 of 10 positions, 1 more do not fit"):
+    with pytest.raises(CacheFull, match="capacity 10 cannot hold 10 and 1 more"):
         cache.append(0, k, k.swapaxes(-1, -2))
     assert issubclass(CacheFull, InputError)
     assert cache.current_length() == CAPACITY

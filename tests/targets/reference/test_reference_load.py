@@ -358,5 +358,5 @@ def test_too_little_memory_is_refused_before_reading(make_folder: MakeFolder) ->
 def test_a_cache_beyond_memory_is_refused(make_folder: MakeFolder) -> None:
     """A cache that does not fit is refused before it is allocated."""
     model = reference.load(make_folder())
-    with pytest.raises(InputError, match="a KV cache of 1000000000 x 96 positions needs"):
+    with pytest.raises(InputError, match="a KV cache of batch 1000000000 and capacity 96 needs"):
         model.new_cache(10**9, 96)

@@ -262,7 +262,7 @@ def test_a_prompt_longer_than_the_cache_is_refused(model: reference.Reference) -
     cache = model.new_cache(1, 8)
     reference.prefill(model, [[1, 2, 3]], cache)
     before = cache.keys.copy()
-    with pytest.raises(CacheFull, match="6 more do not fit"):
+    with pytest.raises(CacheFull, match="and 6 more"):
         reference.prefill(model, [[1] * 6], cache)
     np.testing.assert_array_equal(cache.keys, before)
 

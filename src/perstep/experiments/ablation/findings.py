@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.ablation.cells import ALL, NONE, Design, Effects, design, effects
 from perstep.experiments.ablation.reasons import Elsewhere, Spent, agreement, elsewhere
@@ -286,9 +287,10 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
     if changed:
         worst = max(changed, key=changed.__getitem__)
         notes.append(
-            f"In the same contexts `{worst}` would have made {changed[worst]} of {c.choices} choices differently from "
-            "the call with all parts; the trace was forced in every cell, so all made the same forwards. A part whose "
-            "cost depends on the values of the scores (a nucleus) may cost more or less without the trace."
+            f"In the same contexts `{worst}` would have made {changed[worst]} of {plural(c.choices, 'choice')} "
+            "differently from the call with all parts; the trace was forced in every cell, so all made the same "
+            "forwards. A part whose cost depends on the values of the scores (a nucleus) may cost more or less "
+            "without the trace."
         )
     notes += [f"{other.sentence()}." for other in others]
     if not found.interaction and len(c.parts) > 1:
@@ -296,7 +298,9 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
             "With more than four parts, each was left out and added alone; a share is given only where both agree."
         )
     if c.compiled_again_when_warm:
-        notes.append(f"During the warm rounds {c.compiled_again_when_warm} frames were compiled again.")
+        notes.append(
+            f"During the warm rounds {plural(c.compiled_again_when_warm, 'frame was', 'frames were')} compiled again."
+        )
     if not c.warm_up.steady:
         notes.append(f"The warm-up ended without reaching a steady state: {c.warm_up.reason}.")
     return [*notes, *c.notes]
@@ -314,6 +318,6 @@ def _invalid(samples: Sequence[Sample]) -> str:
         return ""
     count = sum(s.unsteady[cells[0]] for s in samples)
     return (
-        f"{count} choices of `{cells[0]}` were not those it made before in the same contexts: a part keeps state "
-        "between calls, or the model is not deterministic"
+        f"`{cells[0]}` made {plural(count, 'choice')} that it did not make before in the same contexts: a part keeps "
+        "state between calls, or the model is not deterministic"
     )

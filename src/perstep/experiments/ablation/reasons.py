@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural, short
 from perstep.experiments.ablation.samples import ColdCell
 from perstep.report.format import duration, interval, significant, time_unit
 from perstep.stats import Effect, ledger_estimate, merge_until_independent, merged_interval, round_slowdown
@@ -132,12 +133,12 @@ def _why(
 ) -> str:
     if syncs and gap < 0:
         return (
-            f"It waits for the device {syncs:.3g} times a step (a hidden sync): its time in place includes work "
+            f"It waits for the device {short(syncs, 3)} times a step (a hidden sync): its time in place includes work "
             "that was queued before it; without it another part waits for that work."
         )
     if cold is not None and cold["all"].graphs != cold[without].graphs:
         return (
-            f"The compile boundary moves with it: {cold['all'].graphs} graphs with all parts, "
+            f"The compile boundary moves with it: {plural(cold['all'].graphs, 'graph')} with all parts, "
             f"{cold[without].graphs} without it."
         )
     same_way = [other for other in others if (other.ns.estimate > 0) == (gap > 0)]

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.ablation.cells import ALL, NONE, Design, design
 from perstep.experiments.ablation.compiling import Compiling
@@ -271,8 +272,8 @@ class AblationSession(RoundSession):
             differing = sum(int((own != call.trace.chosen_BN).sum()) for own, call in pairs)
             if differing:
                 raise InvalidMeasurement(
-                    f"with all parts {differing} choices differ from the trace that was recorded with them: a part "
-                    "keeps state between calls, or the model is not deterministic"
+                    f"with all parts {plural(differing, 'choice differs', 'choices differ')} from the trace that was "
+                    "recorded with them: a part keeps state between calls, or the model is not deterministic"
                 )
         return chosen, forwards
 

@@ -24,7 +24,7 @@ from perstep.experiments.cache.fits import (
     times_of,
 )
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
-from perstep.experiments.columns import TOO_FEW, why_unresolved
+from perstep.experiments.columns import too_few, why_unresolved
 from perstep.experiments.conditions import typed
 from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
 from perstep.runs import Manifest
@@ -119,7 +119,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     points = stacked(samples)
     found = estimates(points)
     width = widest(found)
-    missing = f"{len(samples)} {TOO_FEW}" if width == np.inf else ""
+    missing = too_few(len(samples)) if width == np.inf else ""
     ceilings = sweep_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
     bounds, withdrawn = _bounds(conditions, workload, ceilings, {key: ns for key, (ns, _, _) in found.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.cache.findings import theory_bytes
 from perstep.experiments.cache.samples import Conditions, Workload
@@ -39,13 +40,13 @@ def contexts_of(plan: Plan, target: Target) -> tuple[int, ...]:
         return tuple(S for S in parse_counts(DEFAULT_CONTEXTS) if most is None or most > S) or (most - 1,)
     if len(plan.context) > MOST_CONTEXTS:
         raise InputError(
-            f"--context has {len(plan.context):,} contexts, and each is visited in every round; give at most "
+            f"--context has {plural(len(plan.context), 'context')}, and each is visited in every round; give at most "
             f"{MOST_CONTEXTS}, such as {plan.context[0]}-{plan.context[-1]}*2"
         )
     if most is not None and plan.context[-1] >= most:
         raise InputError(
-            f"--context {plan.context[-1]}: {target.name} has {most} positions, and the decoded token takes one; "
-            f"give at most {most - 1}"
+            f"--context {plan.context[-1]}: {target.name} has {plural(most, 'position')}, and the decoded token takes "
+            f"one; give at most {most - 1}"
         )
     return plan.context
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from perstep._words import short
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import ladder_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
@@ -301,7 +302,7 @@ def _left_out(context: int, step_ns: float, budget_s: float, *, known: bool) -> 
         took = "would take still longer"
     return (
         f"without a cache at S = {context}: a step {took}, and {FIRST_LOOK} rounds of all points are more than the "
-        f"budget of {budget_s:g} s holds"
+        f"budget of {short(budget_s)} s holds"
     )
 
 

@@ -9,6 +9,7 @@ from operator import attrgetter
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from perstep._words import short
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
 from perstep.experiments.cache.samples import Workload
@@ -134,7 +135,7 @@ def latency_png(manifest: Manifest, findings: CacheFindings, regimes: Sequence[t
         _draw_curve(ax, findings.points, WITH, findings.with_cache)
         _draw_curve(ax, findings.points, WITHOUT, claimed_without(findings))
         _log_axes(ax, sorted({*S, *alone}), "ms for one decode step")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.yaxis.set_major_formatter(lambda value, _: short(value))
         low, high = ax.get_ylim()
         ax.set_ylim(low / 1.3, high * (1.3 + len(regimes)))
         said = [*regimes]
@@ -208,8 +209,8 @@ def _say(ax: "Axes", at: float, words: str, line: int) -> None:
 def _bytes(size: float) -> str:
     for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= one:
-            return f"{size / one:g} {unit}"
-    return f"{size:g} B"
+            return f"{short(size / one)} {unit}"
+    return f"{short(size)} B"
 
 
 PREDICTS = 0.10

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import short
 from perstep.experiments.columns import require_rounds
 from perstep.experiments.compare.samples import Conditions, Sample
 from perstep.experiments.conditions import typed
@@ -117,7 +118,7 @@ def _beyond_preemption(change: Change) -> Change:
     near = min(abs(end) for end in (change.ci_low or 0.0, change.ci_high or 0.0)) <= change.threshold
     if change.verdict not in (Verdict.FASTER, Verdict.SLOWER) or not near:
         return change
-    reason = f"the interval reaches within ±{100 * change.threshold:g} %, which other programs can cause"
+    reason = f"the interval reaches within ±{short(100 * change.threshold)} %, which other programs can cause"
     return replace(change, verdict=Verdict.NOT_RESOLVED, reason=reason)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
+from perstep._words import short
 from perstep.experiments.compare.findings import ArmResult, CompareFindings
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import TimeChange, change_columns
@@ -50,7 +51,7 @@ def _time_columns(clock: str, of: Clocked, unit: Unit) -> list[Column[ArmResult]
         time_column(clock, lambda arm: of(arm).ns, unit, per="/call", name=f"{prefix}ns_per_call", digits=4),
         replace(change, absent="reference"),
         *others,
-        Column("detectable", lambda arm: of(arm).mde or ABSENT, lambda mde: f"{100 * mde:.2g} %"),
+        Column("detectable", lambda arm: of(arm).mde or ABSENT, lambda mde: f"{short(100 * mde, 2)} %"),
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from cyclopts import Parameter
 
+from perstep._words import plural
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, components, import_factories
@@ -216,7 +217,10 @@ def _prompt(plan: Plan, target: Target) -> Any:
 def _check_room(target: Target, prompt_tokens: int, new_tokens: int) -> None:
     most = target.facts["max_positions"]
     if most is not None and not target.model.config.is_encoder_decoder and prompt_tokens + new_tokens > most:
-        raise InputError(f"{prompt_tokens} + {new_tokens} tokens do not fit: {target.name} has {most} positions")
+        raise InputError(
+            f"{prompt_tokens} + {plural(new_tokens, 'token does', 'tokens do')} not fit: {target.name} has "
+            f"{plural(most, 'position')}"
+        )
 
 
 def _words(plan: Plan, target: Target, common: dict[str, Any]) -> Work:

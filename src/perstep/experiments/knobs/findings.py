@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural, short
 from perstep.experiments.columns import TOO_FEW, require_rounds, why_unresolved
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.knobs.latency_model import LatencyModel, StageFit, fit_latency_model, fit_stage
@@ -278,7 +279,9 @@ def _of_model(
     unchanged = [arm for arm in conditions.unchanged if arm in arms]
     differing = sum(p.differing for arm in unchanged for p in passes_of(samples, arm))
     nothing = "" if measured else f"no configuration could be measured: {summary[0].failed}"
-    reasons = [f"{differing} choices of the unchanged model differ from the replayed trace"] if differing else []
+    reasons = (
+        [f"the unchanged model made {plural(differing, 'choice')} that the replayed trace did not"] if differing else []
+    )
     if nothing and num_models == 1:  # where others were measured, theirs are to be believed
         reasons.append(nothing)
     longest = max(arms, key=lambda arm: everything[arm].num_output_tokens if everything[arm].samples else 0)
@@ -397,7 +400,7 @@ def _spread(values_ns: Any) -> Spread:
         std=found.std,
         min=found.min,
         max=found.max,
-        unsupported={f"P{p.percent:g}": p.reason for p in found.percentiles if p.value is None},
+        unsupported={f"P{short(p.percent)}": p.reason for p in found.percentiles if p.value is None},
     )
 
 
@@ -512,16 +515,21 @@ def _under(measured: Sequence[Summary], budget_ms: float) -> Under:
     within = [(s, value) for s, value in timed if _upper(s) <= budget_ms]
     if not within:
         fastest = min(timed, key=lambda pair: _upper(pair[0]), default=None)
-        closest = "" if fastest is None else f"; the fastest, {fastest[0].label}, takes {_upper(fastest[0]):.3g} ms"
-        return Under(budget_ms, None, f"no configuration has decode steps within {budget_ms:g} ms{closest}")
+        closest = (
+            "" if fastest is None else f"; the fastest, {fastest[0].label}, takes {short(_upper(fastest[0]), 3)} ms"
+        )
+        return Under(budget_ms, None, f"no configuration has decode steps within {short(budget_ms)} ms{closest}")
     if all(value is None for _, value in within):
         best = max(within, key=lambda pair: pair[0].num_active_blocks)[0]
-        return Under(budget_ms, best.label, f"the deepest within {budget_ms:g} ms: {_upper(best):.3g} ms a step")
+        return Under(
+            budget_ms, best.label, f"the deepest within {short(budget_ms)} ms: {short(_upper(best), 3)} ms a step"
+        )
     best, value = min(((s, v) for s, v in within if v is not None), key=lambda pair: (pair[1], _upper(pair[0])))
     return Under(
         budget_ms,
         best.label,
-        f"the least {name} ({value:.4g}) within {budget_ms:g} ms: {_upper(best):.3g} ms a step at most",
+        f"the least {name} ({short(value, 4)}) within {short(budget_ms)} ms: {short(_upper(best), 3)} ms a step at "
+        "most",
     )
 
 
@@ -535,7 +543,7 @@ def _unresolved(measured: Sequence[Summary], precision: float | None) -> str:
     timed = [s for s in measured if s.decode_step_ms is not None]
     without = [s.label for s in timed if s.decode_step_ci_low is None]
     if without:
-        which = ", ".join(without) if len(without) <= 3 else f"{len(without)} of {len(timed)} configurations"
+        which = ", ".join(without) if len(without) <= 3 else f"{len(without)} of {plural(len(timed), 'configuration')}"
         return why_unresolved(f"no interval for {which}: the {TOO_FEW}", 0.0, precision)
     widths = {s.label: _half_width(s) for s in timed}
     widest = max(widths, key=widths.__getitem__, default="")

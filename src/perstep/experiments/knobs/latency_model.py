@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.stats import beyond_knee, find_knee, fit_cost, merge_until_independent, merged_interval
 
@@ -195,7 +196,7 @@ def fit_stage(
         max_deviation=float(np.abs(fitted / y - 1).max()),
         heldout_error=None if heldout is None else float(heldout.max()),
         points=len(x),
-        reason="" if heldout is not None else f"{len(x)} points are too few to hold one out",
+        reason="" if heldout is not None else f"{plural(len(x), 'point is', 'points are')} too few to hold one out",
     )
     if knee is not None:
         beyond = beyond_knee(x, y, knee)
@@ -268,7 +269,7 @@ def _terms(stage: str, row: Measured, knee: float | None = None) -> dict[str, fl
     if stage == "decode_per_forward":  # the mean length of what its forwards attend to
         tokens += row.num_output_tokens / 2
     experts = {f"top_k, {row.experts_implementation}": blocks * (row.top_k or 0)} if row.top_k else {}
-    bend = {} if knee is None else {f"blocks beyond {knee:g}": max(blocks - knee, 0.0)}
+    bend = {} if knee is None else {f"blocks beyond {short(knee)}": max(blocks - knee, 0.0)}
     return {"1": 1.0, "blocks": blocks, **bend, "tokens": tokens, "blocks x tokens": blocks * tokens, **experts}
 
 
@@ -303,7 +304,9 @@ def _fit(stage: str, rows: Sequence[Measured], costs: NDArray[np.float64]) -> St
         heldout_error=None if heldout is None else float(heldout.max()),
         heldout_error_median=None if heldout is None else float(np.median(heldout)),
         points=len(rows),
-        reason="" if heldout is not None else f"{len(rows)} configurations are too few to hold one out",
+        reason=""
+        if heldout is not None
+        else f"{plural(len(rows), 'configuration is', 'configurations are')} too few to hold one out",
         knee=knee,
     )
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import psutil
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.session import KnobSession, Subject
@@ -87,8 +88,8 @@ def refuse_if_too_large_together(plans: Sequence[KnobOptions], free_bytes: int |
     if sum(needed.values()) > free:
         each = ", ".join(f"{name} {count:,}" for name, count in needed.items())
         raise InputError(
-            f"the weights of the models need {sum(needed.values()):,} bytes together ({each}) and {free:,} are free:"
-            " give fewer models, keep fewer layers, or use bfloat16"
+            f"the weights of the models need {plural(sum(needed.values()), 'byte')} together ({each}) and {free:,} are "
+            "free: give fewer models, keep fewer layers, or use bfloat16"
         )
 
 

@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import ReplayedWorkload, WarmConditions
 from perstep.machine import Noise
@@ -158,8 +159,9 @@ def pass_of(recorder: Recorder, new_tokens: int, differing: int) -> Pass:
     prefill, decode = recorder.steps("prefill"), recorder.steps("decode")
     if len(prefill.step_ns) != 1 or len(decode.step_ns) != new_tokens - 1:
         raise InvalidMeasurement(
-            f"a call for {new_tokens} tokens made {len(prefill.step_ns)} prefills and {len(decode.step_ns)} decode"
-            " steps; one prefill and a decode step for every further token were expected"
+            f"a call for {plural(new_tokens, 'token')} made {plural(len(prefill.step_ns), 'prefill')} and "
+            f"{plural(len(decode.step_ns), 'decode step')}; one prefill and a decode step for every further token were "
+            "expected"
         )
     nothing = np.zeros(1, np.int64)
     return Pass(

@@ -228,7 +228,7 @@ def one_table(
         notes: sentences under the table.
     """
     known = {column.header or column.unit: column for column in SUMMARY}
-    failed = [f"{s.label}: {s.failed} ({s.samples} samples kept)" for s in findings.summary if s.failed]
+    failed = [f"{s.label}: {s.failed} ({plural(s.samples, 'sample')} kept)" for s in findings.summary if s.failed]
     return Table(
         title,
         [replace(SUMMARY[0], header=label), *(known[one] if isinstance(one, str) else one for one in columns)],
@@ -270,9 +270,14 @@ def subject(manifest: Manifest, findings: KnobFindings) -> str:
     w = typed(manifest, Workload)
     rows = [s.samples for s in findings.summary]
     lengths = findings.summary[0].prompt_text_tokens
-    spans = f"{min(lengths)}" if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}" if lengths else ""
-    prompts = f"{plural(len(lengths), 'prompt')} of {spans} tokens, " if lengths else ""
-    return f"{findings.model}, batch {w.batch}, {w.dtype} on {w.device}, {prompts}{max(rows)} samples a configuration"
+    spans = plural(max(lengths, default=0), "token")
+    if len(set(lengths)) > 1:
+        spans = f"{min(lengths)} to {spans}"
+    prompts = f"{plural(len(lengths), 'prompt')} of {spans}, " if lengths else ""
+    return (
+        f"{findings.model}, batch {w.batch}, {w.dtype} on {w.device}, {prompts}{plural(max(rows), 'sample')} a "
+        "configuration"
+    )
 
 
 def line(fit: StageFit, xs: Sequence[float], *, curved: bool = False) -> list[Series]:

@@ -5,7 +5,8 @@ from math import inf
 
 import msgspec
 
-from perstep.experiments.columns import TOO_FEW, why_unresolved
+from perstep._words import plural
+from perstep.experiments.columns import too_few, why_unresolved
 from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.ledger.bounds import LedgerBounds, bounds_of
@@ -60,7 +61,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
     differing += sum(s.profiled.differing_choices for s in samples if s.profiled is not None)
     reasons = [f"{ledger.kind}: {ledger.invalid}" for ledger in ledgers.values() if ledger.invalid]
     if differing:
-        reasons.insert(0, f"{differing} choices differ from the replayed trace, so the arms did not do the same work")
+        reasons.insert(
+            0,
+            f"{plural(differing, 'choice differs', 'choices differ')} from the replayed trace, so the arms did not do "
+            "the same work",
+        )
     taken = [sample for sample in samples if sample.ceilings]
     ceilings = sweep_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
     works, on_device = device_work(samples), conditions.device_ceilings
@@ -112,6 +117,6 @@ def _unresolved(ledger: Ledger, precision: float | None) -> str:
             ", ".join(name for name, part in ledger.parts.items() if part.ci_low is None)
             or "the instrumentation overhead"
         )
-        left = f"({now.merged_rounds} are left when those are merged)"
-        missing = f"no interval for {without}: {ledger.rounds} {TOO_FEW} {left}"
+        left = f"({plural(now.merged_rounds, 'is', 'are')} left when those are merged)"
+        missing = f"no interval for {without}: {too_few(ledger.rounds)} {left}"
     return why_unresolved(missing, now.half_width, precision)

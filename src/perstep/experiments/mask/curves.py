@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.automata import Dfa, Engine, Vocabulary, prepare
 from perstep.errors import InputError
 from perstep.experiments.mask.building import BuildTime
@@ -140,7 +141,7 @@ def make_points(
                 with time.one_build():
                     engine = prepare(name, vocab.vocabulary, clock.now).build(spoken.grammar, time.check)
             except InputError as error:
-                refused[name] = f"over {size:,} tokens {error}"
+                refused[name] = f"over {plural(size, 'token')} {error}"
                 continue
             lookups = _lookups(spoken.dfa, vocab.vocabulary, tokens, places) if name == "naive" else None
             points.append(Point(engine, name, spoken.complexity, size, tokens, places, lookups))

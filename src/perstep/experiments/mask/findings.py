@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import short
 from perstep.errors import InputError, how_to_install
-from perstep.experiments.columns import TOO_FEW, require_rounds, stack_passes, why_unresolved
+from perstep.experiments.columns import require_rounds, stack_passes, too_few, why_unresolved
 from perstep.experiments.conditions import typed
 from perstep.experiments.mask.arms import NO_MASK, OURS
 from perstep.experiments.mask.building import Build
@@ -465,7 +466,7 @@ def _why_invalid(cell: CellFinding) -> str:
     settled = [arm for arm in cell.arms if arm.ledger.overhead_ci_low is not None]
     reasons = [f"{arm.engine}: {arm.ledger.invalid}" for arm in settled if arm.ledger.invalid]
     reasons += [
-        f"{arm.engine} chose {arm.differing_choices:g} tokens a pass that the definition does not"
+        f"{arm.engine} chose tokens that the definition does not ({short(arm.differing_choices)} a pass)"
         for arm in cell.arms
         if arm.differing_choices and arm.engine in (*OURS, NO_MASK)
     ]
@@ -474,6 +475,6 @@ def _why_invalid(cell: CellFinding) -> str:
 
 def _unresolved(cells: Sequence[CellFinding], samples: Sequence[Sample], precision: float | None) -> str:
     without = [f"{arm.engine} at {cell.key}" for cell in cells for arm in cell.arms[1:] if arm.ci_low is None]
-    shown = ", ".join(without[:3]) + (f" and {len(without) - 3} others" if len(without) > 3 else "")
-    missing = f"no interval for {shown}: {len(samples)} {TOO_FEW}" if without else ""
+    shown = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+    missing = f"no interval for {shown}: {too_few(len(samples))}" if without else ""
     return why_unresolved(missing, resolved_by(samples).half_width, precision)

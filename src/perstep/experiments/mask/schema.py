@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.automata import Dfa, Engine, Vocabulary, unpack_bits
 from perstep.data import conjugation_schema_path
 from perstep.errors import InputError
@@ -167,7 +168,9 @@ class EngineWriter:
             token = self._choose(allowed, home=len(out) >= wander)
             self._engine.accept(token)
             out += self._vocabulary.tokens[token]
-        raise InputError(f"{self._engine.name} was followed for {len(out):,} bytes without reaching the end of a text")
+        raise InputError(
+            f"{self._engine.name} was followed for {plural(len(out), 'byte')} without reaching the end of a text"
+        )
 
     def _choose(self, allowed: NDArray[np.bool_], *, home: bool) -> int:
         for wanted in ([self._closing] if home else []) + [self._common, allowed]:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.automata import STATE_LIMIT, Engine, Grammar
 from perstep.automata.schema.spacing import spacing
 from perstep.errors import InputError, InvalidMeasurement
@@ -98,7 +99,7 @@ class MaskSession(RoundSession):
         built: dict[str, dict[str, Engine]] = {}
         for name in vocabs:
             vocab = self._vocabularies.named(name)
-            progress(0.0, f"engines for {vocab.vocabulary.size:,} tokens")
+            progress(0.0, f"engines for {plural(vocab.vocabulary.size, 'token')}")
             built |= self._make_cells(vocab, languages, model, engines)
         if not self.cells:
             raise InputError(self._why_none())
@@ -225,8 +226,9 @@ class MaskSession(RoundSession):
         for cost in gone:
             alone = duration(needed_s([cost], rounds) * 1e9, 2)
             why = (
-                f"no time: {rounds} rounds of everything take about {duration(needed * 1e9, 2)}, of this {alone}, and"
-                f" --budget is {duration(budget_s * 1e9, 2)}; give a longer --budget, or ask for less"
+                f"no time: {plural(rounds, 'round of everything takes', 'rounds of everything take')} about "
+                f"{duration(needed * 1e9, 2)}, of this {alone}, and --budget is {duration(budget_s * 1e9, 2)}; give a "
+                "longer --budget, or ask for less"
             )
             if cost.curve:
                 complexity = next(point.complexity for point in self.points if point.curve == cost.cell)
@@ -312,7 +314,7 @@ class MaskSession(RoundSession):
             cell.pass_over(NO_MASK, Recorder(self._clock), marked=False)
             held, expected = loop.cache.current_length(), PROMPT_TOKENS + self._plan.new_tokens - 1
             if held != expected:
-                raise InvalidMeasurement(f"the KV cache of {cell.key} holds {held} positions, not {expected}")
+                raise InvalidMeasurement(f"the KV cache of {cell.key} holds {plural(held, 'position')}, not {expected}")
 
     def _work(self, schema: dict[str, Json]) -> Workload:
         plan = self._plan

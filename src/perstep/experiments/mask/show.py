@@ -5,6 +5,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from perstep._json import Json
+from perstep._words import short
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
@@ -43,7 +44,7 @@ def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
 
 def subject(cell: CellFinding) -> str:
     """A cell in words."""
-    words = f"{cell.vocab_size:,} tokens" if cell.vocab.isdigit() else f"its own {cell.vocab_size:,} tokens"
+    words = plural(cell.vocab_size, "token") if cell.vocab.isdigit() else f"its own {plural(cell.vocab_size, 'token')}"
     complexity = f", {cell.complexity} x the schema" if cell.complexity > 1 else ""
     return f"{words}, batch {cell.batch}{complexity}"
 
@@ -128,7 +129,7 @@ def _times(ratio: float | None, low: float | None, high: float | None, what: str
 def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
     w = typed(manifest, Workload)
     allowed = "" if cell.allowed_mean is None else f", {significant(cell.allowed_mean)} tokens allowed on average"
-    states = "no automaton" if cell.states is None else f"{cell.states:,} states"
+    states = "no automaton" if cell.states is None else plural(cell.states, "state")
     return (
         f"{plural(w.forwards, 'decode forward')} a pass of valid texts, whitespace {w.whitespace}, "
         f"{states}{allowed} · {plural(cell.free.ledger.rounds, 'round')}{_overhead(cell)}"
@@ -222,7 +223,7 @@ def _ceiling_notes(findings: MaskFindings) -> list[str]:
         return notes
     typical, best = findings.ceilings.typical, findings.ceilings.best
     read = ", ".join(
-        f"{size / 1e6:.3g} MB {significant(gb_s)} … {significant(best.read_gb_s[size])}"
+        f"{short(size / 1e6, 3)} MB {significant(gb_s)} … {significant(best.read_gb_s[size])}"
         for size, gb_s in typical.read_gb_s.items()
     )
     products = f"{significant(typical.gemm_gflop_s)} … {significant(best.gemm_gflop_s)}"
@@ -311,7 +312,7 @@ def summary(findings: MaskFindings) -> dict[str, Json]:
         else f"{significant(findings.ratio)} {ends} x a step without"
     )
     return {
-        "headline": f"{findings.engine} mask on {findings.vocab_size:,} tokens: {ratio}",
+        "headline": f"{findings.engine} mask on {plural(findings.vocab_size, 'token')}: {ratio}",
         "engine": findings.engine,
         "vocab_size": findings.vocab_size,
         "per_step_ms_no_mask": findings.per_step_ms_no_mask,
@@ -391,7 +392,7 @@ def _cell_times(arm: Arm) -> str:
 def _panel_title(cell: CellFinding) -> str:
     name = f"{cell.vocab}: " if not cell.vocab.isdigit() else ""
     complexity = f", {cell.complexity} x the schema" if cell.complexity > 1 else ""
-    return f"{name}{cell.vocab_size:,} tokens, batch {cell.batch}{complexity}"
+    return f"{name}{plural(cell.vocab_size, 'token')}, batch {cell.batch}{complexity}"
 
 
 def _finding(cells: Sequence[CellFinding], model: str) -> str:
@@ -399,7 +400,7 @@ def _finding(cells: Sequence[CellFinding], model: str) -> str:
 
     def of(cell: CellFinding) -> str:
         arms = [arm for arm in cell.arms if arm.engine in _STYLES] or cell.arms[1:2]
-        return f"{', '.join(f'{arm.engine} {_cell_times(arm)}' for arm in arms)} at {cell.vocab_size:,} tokens"
+        return f"{', '.join(f'{arm.engine} {_cell_times(arm)}' for arm in arms)} at {plural(cell.vocab_size, 'token')}"
 
     shown = [cells[0]] if len(cells) == 1 else [cells[0], cells[-1]]
     return "\n".join(f"{model}, a step against one without a mask: {of(cell)}" for cell in shown)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata import Vocabulary
 from perstep.errors import InputError, how_to_install
 from perstep.experiments.options import parse_counts
@@ -194,7 +195,10 @@ def _how_made(size: int) -> str:
     head = f"a head {size:,} wide with random rows"
     if size == REAL_SIZE:
         return f"all tokens of mistral-common's {REAL_FILE}, {head}"
-    return f"the first {size:,} tokens of mistral-common's {REAL_FILE} that keep every byte and the end token, {head}"
+    return (
+        f"the first {plural(size, 'token')} of mistral-common's {REAL_FILE} that keep every byte and the end token, "
+        f"{head}"
+    )
 
 
 def spell(vocabulary: Vocabulary, tokens: Sequence[int]) -> str:

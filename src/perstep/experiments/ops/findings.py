@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.experiments.columns import TOO_FEW, why_unresolved
+from perstep.experiments.columns import too_few, why_unresolved
 from perstep.experiments.conditions import typed
 from perstep.experiments.ops.plan import MASK_PARTS
 from perstep.experiments.ops.samples import (
@@ -382,7 +382,7 @@ def _positive(by_seq: Mapping[int, Rounds]) -> bool:
 def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
     widest = max(found, key=lambda length: length.ledger.resolved().half_width)
     half_width, at = widest.ledger.resolved().half_width, f"at S = {widest.seq}"
-    missing = f"not every part has an interval {at}: {widest.ledger.rounds} {TOO_FEW}" if half_width == inf else ""
+    missing = f"not every part has an interval {at}: {too_few(widest.ledger.rounds)}" if half_width == inf else ""
     return why_unresolved(missing, half_width, precision, widest=at)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.arms import import_callable
 from perstep.experiments.options import Counts, RunOptions, Seconds, at_least
@@ -185,7 +186,7 @@ def _read_arch(arch: str) -> tuple[str, Mapping[str, Any]]:
 
 def _layers_kept(name: str, config: Config, layers: int) -> Config:
     if layers > config.num_layers:
-        raise InputError(f"--layers {layers}: {name} has {config.num_layers} layers")
+        raise InputError(f"--layers {layers}: {name} has {plural(config.num_layers, 'layer')}")
     if config.out_bias or config.mlp_bias:
         raise InputError(f"{name} has biases in its output projection or MLP; ops measures layers without them")
     return replace(config, num_layers=layers)
@@ -195,7 +196,7 @@ def _check_positions(plan: Plan, config: Config, name: str) -> None:
     longest = max(plan.seq) + plan.past
     if longest > config.max_positions:
         raise InputError(
-            f"--past {plan.past} and --seq {max(plan.seq)} make {longest} positions, {name} has"
+            f"--past {plan.past} and --seq {max(plan.seq)} make {plural(longest, 'position')}, {name} has"
             f" {config.max_positions}; give fewer, or a config.json with a larger max_position_embeddings"
         )
 
@@ -216,7 +217,7 @@ def _masks(plan: Plan) -> tuple[str, ...]:
     if "fused" in masks and chunks:
         raise InputError(
             f"--arm mask=fused: torch's causal flag aligns the first query with the first key, which is wrong for"
-            f" {chunks[0]} queries after --past {plan.past}; give --past 0, or --seq 1"
+            f" {plural(chunks[0], 'query', 'queries')} after --past {plan.past}; give --past 0, or --seq 1"
         )
     return tuple(masks)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.ops.arms import Captured, capture, freed, layer_of, operator_of, operators_with
 from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
@@ -150,7 +151,9 @@ class OpsSession(RoundSession):
             for seq, length in self.lengths.items():
                 hidden_SD = decoder(next(iter(length.arms.values())), self._weights, length.inputs)
                 if not self._agree(hidden_SD, length.hidden_SD):
-                    raise InvalidMeasurement(f"the layers no longer give at {seq} tokens what they gave at first")
+                    raise InvalidMeasurement(
+                        f"the layers no longer give at {plural(seq, 'token')} what they gave at first"
+                    )
 
     def _length(self, seq: int) -> Length:
         plan, work = self._plan, self._work

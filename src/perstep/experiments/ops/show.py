@@ -173,7 +173,7 @@ def _ratio(found: OperatorFound) -> str:
 
 
 def _kind(length: LengthFound) -> str:
-    what = "one new token" if length.seq == 1 else f"{length.seq} new tokens"
+    what = "one new token" if length.seq == 1 else plural(length.seq, "new token")
     return f"S = {length.seq}: {what}, {plural(length.keys, 'key')}"
 
 

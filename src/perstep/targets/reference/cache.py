@@ -53,8 +53,8 @@ class KVCache:
         """
         if self._length + num_positions > self.capacity:
             raise CacheFull(
-                f"the KV cache holds {self._length} of {self.capacity} positions, {num_positions} more do not "
-                "fit; allocate a larger capacity, roll back or reset"
+                f"a KV cache of capacity {self.capacity} cannot hold {self._length} and {num_positions} more; "
+                "allocate a larger capacity, roll back or reset"
             )
         return self._length
 
@@ -101,7 +101,7 @@ class KVCache:
             InputError: if it is negative or more than are held.
         """
         if not 0 <= num_positions <= self._length:
-            raise InputError(f"a rollback takes 0 to {self._length} positions (those held), found {num_positions}")
+            raise InputError(f"a rollback by {num_positions}; of the positions held it takes 0 to {self._length}")
         self._length -= num_positions
 
     def reset(self) -> None:

@@ -83,7 +83,7 @@ class Reference:
         c = self.config
         capacity = c.max_positions if capacity is None else capacity
         num_bytes = 2 * c.num_layers * batch * c.kv_width * capacity * 4
-        refuse_if_too_large(f"a KV cache of {batch} x {capacity} positions", num_bytes)
+        refuse_if_too_large(f"a KV cache of batch {batch} and capacity {capacity}", num_bytes)
         self._rotations_to(capacity)
         return KVCache(c.num_layers, batch, c.kv_heads, c.head_dim, capacity)
 
@@ -97,7 +97,7 @@ class Reference:
 
     def _rotations_to(self, stop: int) -> NDArray[np.complex64]:
         if stop > self.config.max_positions:
-            raise InputError(f"the model has {self.config.max_positions} positions, {stop} were requested")
+            raise InputError(f"the model's max_positions is {self.config.max_positions}, {stop} were requested")
         if stop > len(self._rotations_L1P):
             self._rotations_L1P = rotations(self.config, stop)
         return self._rotations_L1P

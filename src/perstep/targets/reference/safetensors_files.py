@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.errors import InputError
 
 STORED_AS: dict[str, np.dtype[np.generic]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
@@ -94,9 +95,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             prefix = file.read(8)
             header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else num_bytes
             if 8 + header_bytes > num_bytes:
-                raise InputError(f"{path} is truncated: {num_bytes} bytes do not hold its header")
+                raise InputError(f"{path} is truncated: its header does not fit into {plural(num_bytes, 'byte')}")
             if header_bytes > MAX_HEADER_BYTES:
-                raise InputError(f"{path} is not a safetensors file: a header of {header_bytes} bytes")
+                raise InputError(f"{path} is not a safetensors file: a header of {plural(header_bytes, 'byte')}")
             header = json.loads(file.read(header_bytes))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
@@ -124,5 +125,5 @@ def _entry(path: Path, name: str, entry: Json, data_start: int, num_bytes: int) 
             f"{path} is truncated: tensor {name} ends at byte {data_start + end}, the file has {num_bytes}"
         )
     if dtype in STORED_AS and end - begin != math.prod(shape) * STORED_AS[dtype].itemsize:
-        raise InputError(f"{path}: tensor {name} of {dtype} {list(shape)} cannot take {end - begin} bytes")
+        raise InputError(f"{path}: tensor {name} of {dtype} {list(shape)} cannot take {plural(end - begin, 'byte')}")
     return StoredTensor(name, path, dtype, shape, data_start + begin)

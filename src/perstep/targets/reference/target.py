@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.measure import no_mark
@@ -73,7 +74,9 @@ class ReferenceTarget(LoopTarget[ReferenceLoop]):
 
     def check_memory(self, prompt_tokens: int, new_tokens: int, batch: int) -> None:
         """By the scores of the prefill."""
-        refuse_if_too_large(f"a prefill of {batch} x {prompt_tokens} tokens", self.scores_bytes(prompt_tokens, batch))
+        refuse_if_too_large(
+            f"a prefill of {batch} x {plural(prompt_tokens, 'token')}", self.scores_bytes(prompt_tokens, batch)
+        )
 
     def scores_bytes(self, tokens: int, batch: int) -> int:
         """They are written down."""
@@ -84,7 +87,9 @@ class ReferenceTarget(LoopTarget[ReferenceLoop]):
         """The cache holds what the trace leaves in it."""
         held, expected = self.loop_of(work).cache.current_length(), work.positions
         if held != expected:
-            raise InvalidMeasurement(f"the KV cache holds {held} positions after the last pass, not {expected}")
+            raise InvalidMeasurement(
+                f"the KV cache holds {plural(held, 'position')} after the last pass, not {expected}"
+            )
 
     def logits(self, ids_T: Ids) -> NDArray[np.float64]:
         """In float64."""

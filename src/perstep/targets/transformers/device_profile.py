@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.measure import RESIDUAL
 from perstep.measure.device_rows import RANGE_PREFIX, STEP_PREFIX, Row
@@ -80,7 +81,8 @@ class RangeRecorder:
         """
         if len(work.steps) != len(self._kept):
             raise InvalidMeasurement(
-                f"the profiler's trace holds {len(work.steps)} of {len(self._kept)} steps; profile fewer at once"
+                f"the profiler's trace holds {len(work.steps)} of {plural(len(self._kept), 'step')}; profile fewer at "
+                "once"
             )
         return [step for step, kept in zip(work.steps, self._kept, strict=True) if kept]
 

@@ -8,6 +8,7 @@ does nothing is refused by name: its forward is run with two values, and must di
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers._wrap import Value, Wraps
@@ -82,7 +83,9 @@ class ExpertsPerToken:
 
     def __init__(self, routers: Routers, top_k: int, implementation: str | None = None) -> None:
         if not 1 <= top_k <= routers.num_experts:
-            raise InputError(f"top-k {top_k}: the routers choose among {routers.num_experts} experts, 1 at least")
+            raise InputError(
+                f"top-k {top_k}: the routers choose among {plural(routers.num_experts, 'expert')}, 1 at least"
+            )
         self._routers, self._top_k, self._implementation = routers, top_k, implementation
         self._before = ""
         self._wraps = Wraps()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.targets.transformers.instrument import find_model
 from perstep.targets.transformers.pixels import Piece, Pixels, image_id_of, make_pixels
@@ -68,7 +69,8 @@ def image_prompt(
     num_features = _count_features(model, pixels)
     if num_features % (batch * num_images):
         raise InputError(
-            f"{kind} gives {num_features} features for {batch * num_images} images: not the same number for each"
+            f"{kind} gives {plural(num_features, 'feature')} for {plural(batch * num_images, 'image')}: not the same "
+            "number for each"
         )
     image_id = image_id_of(model)
     image = [_ids_of(piece, image_id) for piece in pixels.pieces(num_features // (batch * num_images))]

@@ -10,6 +10,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.targets.transformers.protocols import Config, Model
 
@@ -139,7 +140,7 @@ def _grid(model: Model, count: int, size: int, generator: "torch.Generator") -> 
     vision = model.config.vision_config
     side = vision.patch_size * vision.spatial_merge_size
     if size % side:
-        raise InputError(f"--image-size {size}: {type(model).__name__} takes multiples of {side} pixels")
+        raise InputError(f"--image-size {size}: {type(model).__name__} takes multiples of {plural(side, 'pixel')}")
     patches = size // vision.patch_size
     channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
     width = channels * vision.temporal_patch_size * vision.patch_size**2
@@ -167,13 +168,14 @@ def _tiles(model: Model, size: int, own: int) -> int:
     if model.config.model_type not in _TILED:
         if size != own:
             raise InputError(
-                f"--image-size {size}: {kind} takes images of {own} x {own} pixels, and its processor resizes every"
-                " image to that; leave it out, and vary --images"
+                f"--image-size {size}: {kind} takes images of {own} x {plural(own, 'pixel')}, and its processor "
+                "resizes every image to that; leave it out, and vary --images"
             )
         return 1
     if size % own:
         raise InputError(
-            f"--image-size {size}: {kind} takes tiles of {own} pixels a side; give multiples, such as {own},{2 * own}"
+            f"--image-size {size}: {kind} takes tiles of {plural(own, 'pixel')} a side; give multiples, such as "
+            f"{own},{2 * own}"
         )
     across = size // own
     return across**2 + 1 if across > 1 else 1

@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.targets.transformers import version
 from perstep.targets.transformers._silence import silent
@@ -150,7 +151,8 @@ def _check_layers(config: Config) -> None:
         for count in (getattr(part, name, None) for name in _LAYER_COUNTS):
             if isinstance(count, int) and count > MAX_LAYERS:
                 raise InputError(
-                    f"the model has {count:,} layers, of at most {MAX_LAYERS:,}; --layers keeps the first of an --arch"
+                    f"the model has {plural(count, 'layer')}, of at most {MAX_LAYERS:,}; --layers keeps the first of "
+                    "an --arch"
                 )
 
 
@@ -270,7 +272,7 @@ def _keep_layers(config: Config, layers: int, arch: str | Path) -> None:
     text = _decoder_config(config)
     count = text.num_hidden_layers
     if not 1 <= layers <= count:
-        raise InputError(f"{arch} has {count} layers, so layers must be between 1 and {count}, not {layers}")
+        raise InputError(f"{arch} has {plural(count, 'layer')}, so layers must be between 1 and {count}, not {layers}")
     for name, value in list(text.to_dict().items()):
         if isinstance(value, list) and len(value) == count:  # one entry a layer, such as layer_types
             setattr(text, name, value[:layers])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.measure import Trace
 from perstep.targets.interrupts import uninterrupted
@@ -173,7 +174,7 @@ def record(model: object, inputs: object, new_tokens: int, *, seed: int = 0, **g
     ids = sequences_of(result).cpu().numpy().astype(np.int64)
     made = driver.calls[0].position if driver.calls else 0
     if made != new_tokens:
-        raise InputError(f"this generate call made {made} tokens instead of {new_tokens}: no trace")
+        raise InputError(f"this generate call made {plural(made, 'token')} instead of {new_tokens}: no trace")
     return GenerateTrace(ids[:, :-new_tokens], ids[:, -new_tokens:], seed=seed)
 
 
@@ -253,13 +254,13 @@ class _Call:
         room = self.new_tokens if self._limit is None else self._limit - self._width + 1
         if room < self.new_tokens:
             raise InputError(
-                f"the call has room for {room} new tokens, the trace holds {self.new_tokens}: give "
+                f"the call has room for {plural(room, 'new token')}, the trace holds {self.new_tokens}: give "
                 f"max_new_tokens={self.new_tokens}"
             )
         if self._trace is not None:
             if rows != len(self._trace.chosen_BN):
                 raise InputError(
-                    f"the call has {rows} rows, the trace {len(self._trace.chosen_BN)}: give the same batch"
+                    f"the call has {plural(rows, 'row')}, the trace {len(self._trace.chosen_BN)}: give the same batch"
                 )
             self._columns = self._trace.columns(input_ids.device)
         self._no = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)

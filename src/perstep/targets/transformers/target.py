@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
+from perstep._words import plural
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.measure import Clock, Recorder
@@ -131,7 +132,7 @@ class TransformersTarget(Target):
         """By the hidden states of the prefill and the logits of a step; on a device the cache as well."""
         dtype = self.model.dtype
         width = prompt_tokens * (self.facts["hidden"] or 1) + (self.facts["vocab"] or 1)
-        needed, what = batch * width * dtype.itemsize, f"a prefill of {batch} x {prompt_tokens} tokens"
+        needed, what = batch * width * dtype.itemsize, f"a prefill of {batch} x {plural(prompt_tokens, 'token')}"
         if self.device == "cpu":
             refuse_if_too_large(what, needed)
             return
@@ -202,8 +203,8 @@ class TransformersTarget(Target):
         window = getattr(text, "sliding_window", None) if slides else None
         if window is not None and window <= ids_BT.shape[1]:
             raise InputError(
-                f"{self.name} has layers with a sliding window of {window} positions, so an earlier position cannot "
-                f"be restored; give --context up to {window - 2}"
+                f"{self.name} has layers with a sliding window of {plural(window, 'position')}, so an earlier position "
+                f"cannot be restored; give --context up to {window - 2}"
             )
         return TransformersSteps(self.model, ids_BT, kind)
 
@@ -297,7 +298,8 @@ class TransformersTarget(Target):
         [call] = replay.calls
         if call.forwards != work.new_tokens:
             raise InvalidMeasurement(
-                f"a replay of {work.new_tokens} tokens made {call.forwards} forwards; one each was expected"
+                f"a replay of {plural(work.new_tokens, 'token')} made {plural(call.forwards, 'forward')}; one each was "
+                "expected"
             )
         return call.differing
 

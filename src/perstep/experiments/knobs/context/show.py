@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.show import (
     STEP,
@@ -68,16 +69,15 @@ def _finding(findings: KnobFindings) -> str:
     if len(rows) < 2 or rows[0].knob == rows[-1].knob:
         return "one input measured"
     first, last = rows[0], rows[-1]
-    words = [
-        f"{last.knob / first.knob:.3g} times the input takes {_ratio(last.prefill_ms, first.prefill_ms)} the prefill"
-    ]
+    input_ratio = short(last.knob / first.knob, 3)
+    words = [f"{input_ratio} times the input takes {_ratio(last.prefill_ms, first.prefill_ms)} the prefill"]
     if first.decode_ms and last.decode_ms:
         words.append(f"{_ratio(last.decode_ms, first.decode_ms)} the decode forward")
     return " and ".join(words) + doubt(findings)
 
 
 def _ratio(last: float | None, first: float | None) -> str:
-    return f"{(last or 0.0) / (first or 1.0):.3g} times"
+    return f"{short((last or 0.0) / (first or 1.0), 3)} times"
 
 
 def summary(findings: KnobFindings) -> dict[str, Any]:

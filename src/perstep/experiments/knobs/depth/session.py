@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.depth.plan import Plan, check
@@ -88,7 +89,7 @@ def _wanted(plan: Plan, total: int) -> _Wanted:
         return plan.active_block_indices
     counts = list(range(1, total + 1)) if plan.num_active_blocks is None else list(plan.num_active_blocks)
     if counts[-1] > total:
-        raise InputError(f"--num-active-blocks {counts[-1]}: the model has {total} blocks")
+        raise InputError(f"--num-active-blocks {counts[-1]}: the model has {plural(total, 'block')}")
     return counts
 
 

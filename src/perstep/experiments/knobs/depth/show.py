@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from perstep._words import plural, short
 from perstep.experiments.knobs import headlines, tables_of
 from perstep.experiments.knobs.findings import KnobFindings, Summary, damage
 from perstep.experiments.knobs.show import (
@@ -46,7 +47,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     notes.append(f"Fixed share (Amdahl): {fixed_words(findings)}.")
     if findings.under is not None:
         chosen = findings.under.label or "none"
-        notes.append(f"Under {findings.under.budget_ms:g} ms: {chosen} ({findings.under.reason}).")
+        notes.append(f"Under {short(findings.under.budget_ms)} ms: {chosen} ({findings.under.reason}).")
     columns = (*STEP, measured, proportional, *QUALITY)
     return one_table(f"depth: {subject(manifest, findings)}", findings, "active blocks", columns, notes)
 
@@ -133,8 +134,8 @@ def knee_words(findings: KnobFindings, stage: str) -> str:
     known.sort()
     weights_mb = float(np.interp(knee.at, [knob for knob, _ in known], [size for _, size in known])) / 1e6
     return (
-        f"{change}, as where the weights that a forward goes over (there {weights_mb:.3g} MB in"
-        f" {fit.at(knee.at):.3g} ms) no longer stay in a cache until the next one"
+        f"{change}, as where the weights that a forward goes over (there {short(weights_mb, 3)} MB in"
+        f" {short(fit.at(knee.at), 3)} ms) no longer stay in a cache until the next one"
     )
 
 
@@ -161,7 +162,9 @@ def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> 
         series.append(
             Series("in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
         )
-    found = "" if fit is None or fit.r_squared is None else f": {fit.slope_ms:.3g} ms a block, R² {fit.r_squared:.3f}"
+    found = ""
+    if fit is not None and fit.slope_ms is not None and fit.r_squared is not None:
+        found = f": {short(fit.slope_ms, 3)} ms a block, R² {fit.r_squared:.3f}"
     if fit is not None and fit.knee is not None and fit.slope_ms is not None:
         beyond = significant(fit.knee.slope_beyond_ms)
         found = f": {significant(fit.slope_ms)} ms a block, {beyond} beyond {fit.knee.at:.1f}, R² {fit.r_squared:.3f}"
@@ -185,9 +188,9 @@ def quality_drawing(findings: KnobFindings) -> Drawing:
     beaten = [point for point in known if not point[2].pareto]
     if beaten:
         series.append(_scatter("another is faster and better", beaten, 1))
-    title = f"{findings.model}: {len(kept)} of {len(known)} configurations are worth their time"
+    title = f"{findings.model}: {len(kept)} of {plural(len(known), 'configuration')} worth their time"
     if findings.under is not None and findings.under.label is not None:
-        title += f"; best under {findings.under.budget_ms:g} ms: {findings.under.label}"
+        title += f"; best under {short(findings.under.budget_ms)} ms: {findings.under.label}"
     title = "\n".join([title, *random_quality(findings)])
     values = [value for _, value, _ in known]
     apart = name == "perplexity" and max(values) > FAR_APART * min(values)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.experts.plan import Plan
@@ -111,7 +112,7 @@ def _top_ks(plan: Plan, num_experts: int) -> list[int]:
         return [2**power for power in range(num_experts.bit_length()) if 2**power <= num_experts]
     at_least(1, top_k=min(plan.top_k))
     if max(plan.top_k) > num_experts:
-        raise InputError(f"--top-k {max(plan.top_k)}: the routers choose among {num_experts} experts")
+        raise InputError(f"--top-k {max(plan.top_k)}: the routers choose among {plural(num_experts, 'expert')}")
     return list(plan.top_k)
 
 

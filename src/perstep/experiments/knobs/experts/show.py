@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from perstep._words import plural
 from perstep.experiments.conditions import typed
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.experts.samples import Conditions
@@ -29,7 +30,7 @@ def tables(manifest: Manifest, findings: KnobFindings) -> list[Table]:
 def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     notes = [fit_note(stage, fit, "k") for stage, fit in findings.fits.items()]
     c = typed(manifest, Conditions)
-    notes.append(f"The model itself: k = {c.own_top_k} of {c.num_experts} experts, {c.own_implementation}.")
+    notes.append(f"The model itself: k = {c.own_top_k} of {plural(c.num_experts, 'expert')}, {c.own_implementation}.")
     columns = (*STEP, "syncs/step", *QUALITY)
     return one_table(f"experts: {subject(manifest, findings)}", findings, "experts a token", columns, notes)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
 from perstep.experiments.knobs.show import fit_note, knob_files, milliseconds, one_table, subject
@@ -53,8 +54,8 @@ def _growth(findings: KnobFindings) -> str:
         return f"whether a forward's cost changes along the longest call is not resolved ({growth.reason})"
     early, late = (float(np.median(costs[part])) for part in quarters(len(costs)))
     return (
-        f"along the longest call a forward costs {early:.3g} ms in the first quarter and {late:.3g} ms in the last:"
-        f" {growth.percent()} {growth.interval()}{'' if growth.resolved else ', not resolved'}"
+        f"along the longest call a forward costs {short(early, 3)} ms in the first quarter and {short(late, 3)} ms in "
+        f"the last: {growth.percent()} {growth.interval()}{'' if growth.resolved else ', not resolved'}"
     )
 
 
