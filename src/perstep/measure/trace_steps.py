@@ -138,8 +138,8 @@ def find_steps(trace: ChromeTrace, *, name: str | None = None) -> FoundSteps:
         )
     if len(found.steps) < FEWEST:
         raise InputError(
-            f"{plural(len(found.steps), 'whole step')}, found by {found.how}; at least {FEWEST} are needed: profile more, "
-            "or name another range with --step"
+            f"{plural(len(found.steps), 'whole step')}, found by {found.how}; at least {FEWEST} are needed: profile"
+            " more, or name another range with --step"
         )
     return found
 
