@@ -189,3 +189,4 @@ def test_numbers_in_words() -> None:
         "1 round is",
         "2,000 rounds are",
     ]
+    assert [plural(quota, "core") for quota in (1.0, 1.5, 2.0)] == ["1 core", "1.5 cores", "2 cores"]

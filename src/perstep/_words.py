@@ -49,12 +49,13 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def plural(count: int, one: str, many: str = "") -> str:
+def plural(count: float, one: str, many: str = "") -> str:
     """`1 round`, `2 rounds`, with thousands set apart; what is more than an s is given: `1 entry is`, `2 entries are`.
 
     Args:
-        count: how many.
+        count: how many; a float is written as `short` does.
         one: what follows 1.
         many: what follows any other count; without it, `one` and an s.
     """
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    number = short(count) if isinstance(count, float) else f"{count:,}"
+    return f"{number} {one if count == 1 else many or one + 's'}"

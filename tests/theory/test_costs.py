@@ -223,7 +223,7 @@ def test_learned_positions_end() -> None:
     gpt2 = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 8, "n_layer": 1, "n_head": 2}
     shape = read_config(gpt2)
     step_cost(shape, decode(1023))
-    with pytest.raises(InputError, match="has 1024 positions, 1025 were requested"):
+    with pytest.raises(InputError, match="has 1,024 positions, 1025 were requested"):
         step_cost(shape, decode(1024))
 
 

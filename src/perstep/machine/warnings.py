@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perstep._words import plural, short
+from perstep._words import plural
 from perstep.machine._sources import UNKNOWN
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _thread_warnings(machine: Machine, threads: int | None, option: str) -> list
     if isinstance(quota, float) and threads > quota:
         remedy = f"Try: {option}{int(quota)}" if quota >= 1 else RAISE_QUOTA
         text = (
-            f"{plural(threads, 'thread')} would use more than the CPU quota, {short(quota)} of a core's time: the "
+            f"{plural(threads, 'thread')} would use more than the CPU quota of {plural(quota, 'core')}: the "
             f"control group will stop the process in each period. {remedy}"
         )
     elif cpus is not None and threads > cpus:

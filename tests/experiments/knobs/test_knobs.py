@@ -91,7 +91,7 @@ def test_what_was_measured_before_memory_ran_out_is_kept() -> None:
     assert findings.invalid == ""
     made.finish()
     (table,) = output.tables(made.manifest, findings)
-    assert any(note.startswith("5: out of memory") and "1 samples kept" in note for note in table.notes)
+    assert any(note.startswith("5: out of memory") and "1 sample kept" in note for note in table.notes)
 
 
 def test_nothing_measured_is_invalid() -> None:

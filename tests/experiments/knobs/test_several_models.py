@@ -114,7 +114,7 @@ def test_a_changed_choice_is_told_of_its_own_model(two: str, clock: FakeClock) -
     samples = [made.measure_round(0)]
     next(p for p in samples[0].passes if p.arm == 5).differing = 2
     found = depth.analyse(made.manifest, samples)
-    assert found.invalid == "two: 2 choices of the unchanged model differ from the replayed trace"
+    assert found.invalid == "two: the unchanged model made 2 choices that the replayed trace did not"
     assert (found.models["four"].invalid, found.models["two"].invalid) == ("", found.invalid.removeprefix("two: "))
 
 

@@ -101,7 +101,7 @@ def test_rollback_forgets_the_last_positions(cache: KVCache) -> None:
 def test_impossible_rollback_is_refused(cache: KVCache, num_positions: int) -> None:
     """A negative rollback, or one longer than what is held, is an InputError and changes nothing."""
     fill(cache, 3)
-    with pytest.raises(InputError, match=f"0 to 3 positions.*found {num_positions}"):
+    with pytest.raises(InputError, match=f"by {num_positions}; .* 0 to 3"):
         cache.rollback(num_positions)
     assert cache.current_length() == 3
 

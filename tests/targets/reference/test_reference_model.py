@@ -277,9 +277,9 @@ def test_a_cache_of_other_shapes_is_refused(model: reference.Reference) -> None:
 
 def test_positions_beyond_the_model_are_refused(model: reference.Reference) -> None:
     """Neither a cache nor an uncached forward goes past max_position_embeddings."""
-    with pytest.raises(InputError, match="96 positions, 97"):
+    with pytest.raises(InputError, match="max_positions is 96, 97"):
         model.new_cache(1, 97)
-    with pytest.raises(InputError, match="96 positions, 97"):
+    with pytest.raises(InputError, match="max_positions is 96, 97"):
         reference.forward(model, random_ids(1, 97))
     assert model.new_cache(1).capacity == 96
 
