@@ -138,7 +138,8 @@ def forward_weight_bytes(model: object, active: Iterable[int]) -> int | None:
         active: indices of the blocks that run.
 
     Returns:
-        None for a mixture of experts: which of them are gone over is the router's choice.
+        None for a mixture of experts, where the router chooses which are gone over, and where a library does not show
+        the weights of its linear layers.
 
     Raises:
         InputError: the blocks cannot be found.
@@ -147,13 +148,13 @@ def forward_weight_bytes(model: object, active: Iterable[int]) -> int | None:
         arrays = [value for index in active for value in vars(model.layers[index]).values()]
         return sum(array.nbytes for array in [*arrays, model.head_DV] if isinstance(array, np.ndarray))
     from perstep.targets.transformers.blocks import find_blocks
+    from perstep.targets.transformers.weights import weight_bytes
 
     found = find_blocks(model)
     blocks = [found.blocks[index] for index in active]
     if any(name.rpartition(".")[2] == "experts" for block in blocks for name, _ in block.named_modules()):
         return None
-    parts = [*blocks, found.model.get_output_embeddings()]
-    return sum(int(tensor.nbytes) for part in parts if part is not None for tensor in part.parameters())
+    return weight_bytes(part for part in (*blocks, found.model.get_output_embeddings()) if part is not None)
 
 
 def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> tuple[int, ...]:

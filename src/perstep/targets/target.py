@@ -209,6 +209,11 @@ class Target(ABC):
         raise NotImplementedError
 
     @property
+    def unknown_arithmetic(self) -> str:
+        """Why theory cannot count the operations of its layers, whatever `config` says; empty where it can."""
+        return ""
+
+    @property
     def device(self) -> str:
         """Where it runs, as torch spells it."""
         return str(self.facts.get("device", "cpu"))

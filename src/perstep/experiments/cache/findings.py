@@ -60,8 +60,8 @@ class CacheFindings(msgspec.Struct, kw_only=True):
     that does not happen between two contexts, or theory has no curve.
 
     Theory predicts from the medians of the ceilings, over their rounds as the steps are over theirs.
-    `theory_withdrawn`: arm -> why it has no curve although ceilings were measured: they were disturbed, or a step was
-    faster than their best rounds allow.
+    `theory_withdrawn`: arm -> why it has no curve although theory has a formula: the ceilings were disturbed, a step
+    was faster than their best rounds allow, or what a layer computes is unknown.
     """
 
     points: list[Point]
@@ -222,6 +222,8 @@ def _bounds(
         ceilings: of its rounds.
         step_ns: what was measured: a step below its bound proves the ceilings of its arm wrong.
     """
+    if conditions.unknown_arithmetic:
+        return {}, dict.fromkeys((WITH, WITHOUT), conditions.unknown_arithmetic)
     costs = step_costs(conditions, workload)
     if ceilings is None or not costs:
         return {}, {}

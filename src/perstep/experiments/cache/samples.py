@@ -23,6 +23,7 @@ class Conditions(RoundConditions, kw_only=True):
         backend: how a step with a cache is carried out, a name of `experiments.bounds.BACKENDS`.
         backend_without: likewise without one.
         random_weights: whether the weights are random.
+        unknown_arithmetic: why theory has no curve although it has a formula: what the layers compute is unknown.
         rewound: what is put back before each step, in words.
         prompt: what the contexts are made of, in words.
         memory: the bytes at each context.
@@ -39,6 +40,7 @@ class Conditions(RoundConditions, kw_only=True):
     memory: list[Memory]
     left_out: list[str]
     repetitions_a_round: dict[str, int]
+    unknown_arithmetic: str = ""
 
 
 class Workload(ModelWorkload, kw_only=True):

@@ -217,6 +217,8 @@ class CacheSession(RoundSession):
         from psutil import virtual_memory
 
         weights = self._target.facts["weight_bytes"]
+        if weights is None:
+            return [], "how large the weights are is unknown"
         if weights > virtual_memory().available:
             return [], f"a second process with {weights / 1e9:.1f} GB of weights does not fit into memory"
         return measure_resident(replace(self._plan, context=self._contexts))
@@ -224,6 +226,8 @@ class CacheSession(RoundSession):
     def _open_ladder(self) -> Any:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
         costs = list(step_costs(self._conditions, self._workload).values())
+        if self._conditions.unknown_arithmetic:  # the findings say so
+            return None
         if not costs or self._plan.device != "cpu":
             self._warnings.append(
                 "theory has no curve: no formula for this architecture"
@@ -250,6 +254,7 @@ class CacheSession(RoundSession):
             backend=kind.theory.name,
             backend_without=kind.theory_without.name,
             random_weights=target.random_weights,
+            unknown_arithmetic=target.unknown_arithmetic,
             order="all points and the ceilings in a drawn order, then in its reverse, once a round",
             discarded=f"{DISCARDED} step after each switch of points",
             rewound="the cache's cursor is put back before each step; the context does not move",

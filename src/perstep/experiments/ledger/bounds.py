@@ -115,9 +115,13 @@ def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
 
 
 def bounded_by(target: Target) -> Bounded:
-    """What bounds need to know of a target; empty where theory has no formula."""
+    """What bounds need to know of a target; empty where theory has no formula, or not for its layers."""
     config = target.config
-    return Bounded() if shape_of(config) is None else Bounded(config, target.theory.name, target.facts["dtype"])
+    if shape_of(config) is None:
+        return Bounded()
+    if why := target.unknown_arithmetic:
+        return Bounded(unknown=why)
+    return Bounded(config, target.theory.name, target.facts["dtype"])
 
 
 class Ceilings:

@@ -23,7 +23,7 @@ from perstep.runs import Manifest
 class LedgerFindings(msgspec.Struct):
     """`results.json`. `device` (time on the stream) and `device_work` are by kind of step; empty without a device.
 
-    `bounds_withdrawn` is why there are no bounds although ceilings were measured, or empty.
+    `bounds_withdrawn` is why there are no bounds although theory has a formula for the architecture, or empty.
     """
 
     decode: Ledger | None
@@ -80,11 +80,16 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
         device=_device_ledgers(samples),
         bounds=bounds_of(conditions.bounds, workload, ceilings, ledgers),
         ceilings=ceilings,
-        bounds_withdrawn="" if ceilings is None else ceilings.why_no_bounds(),
+        bounds_withdrawn=_why_no_bounds(conditions, ceilings),
         device_work=works,
         device_bounds=device_bounds(conditions.device_bounds, workload, on_device, works),
         device_ceilings=on_device,
     )
+
+
+def _why_no_bounds(conditions: Conditions, ceilings: SweepCeilings | None) -> str:
+    unknown = conditions.bounds.unknown or conditions.device_bounds.unknown
+    return unknown or ("" if ceilings is None else ceilings.why_no_bounds())
 
 
 def _host_ledgers(conditions: Conditions, samples: Sequence[Sample], device: str) -> dict[str, Ledger]:

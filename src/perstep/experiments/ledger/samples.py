@@ -33,11 +33,13 @@ class Bounded(msgspec.Struct, omit_defaults=True):
         config: of the model, as in its config.json.
         backend: how the steps are carried out, a name of `experiments.bounds.BACKENDS`.
         dtype: of the weights.
+        unknown: why there is nothing although theory has a formula: what the layers compute is unknown.
     """
 
     config: dict[str, Any] = {}
     backend: str = ""
     dtype: str = ""
+    unknown: str = ""
 
 
 class Conditions(MarkedConditions, kw_only=True):

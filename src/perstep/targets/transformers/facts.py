@@ -6,6 +6,7 @@ import json
 from perstep.errors import InputError
 from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
 from perstep.targets.transformers.protocols import Model, Setting
+from perstep.targets.transformers.weights import unknown_arithmetic, weight_bytes
 
 
 def describe(name: str, model: Model) -> dict[str, Setting]:
@@ -17,7 +18,6 @@ def describe(name: str, model: Model) -> dict[str, Setting]:
     """
     config = model.config
     text = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
-    parameters = list(model.parameters())  # tied ones once
     heads = getattr(text, "num_attention_heads", None)
     return {
         "name": name,
@@ -36,8 +36,9 @@ def describe(name: str, model: Model) -> dict[str, Setting]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "attn_implementation": getattr(text, "_attn_implementation", None),
-        "num_parameters": sum(p.numel() for p in parameters),
-        "weight_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        # Tied ones once. Packed weights do not show how many numbers they stand for.
+        "num_parameters": None if unknown_arithmetic(model) else sum(p.numel() for p in model.parameters()),
+        "weight_bytes": weight_bytes([model]),
     }
 
 
@@ -74,7 +75,7 @@ def to_device(model: Model, device: str) -> Model:
     if device == "cpu":
         return model
     check_device(device)
-    needed = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    needed = weight_bytes([model]) or 0  # of weights that a library keeps to itself nothing is known
     refuse_if_no_room("the model", needed, device, "give a smaller --dtype")
     try:
         return model.to(device)

@@ -62,6 +62,7 @@ from perstep.targets.transformers.presets import (
 from perstep.targets.transformers.replay import GenerateTrace, Replay, generators_kept, record
 from perstep.targets.transformers.stages import StageInstrument
 from perstep.targets.transformers.syncs import SyncRecorder, Syncs
+from perstep.targets.transformers.weights import unknown_arithmetic
 from perstep.targets.transformers.words import BOUNDARIES
 from perstep.theory import TRANSFORMERS, TRANSFORMERS_EAGER, TRANSFORMERS_STATIC, Backend, kv_bytes, shape_of
 
@@ -105,6 +106,11 @@ class TransformersTarget(Target):
     def theory(self) -> Backend:
         """By how attention is computed."""
         return TRANSFORMERS_EAGER if self.facts.get("attn_implementation") == "eager" else TRANSFORMERS
+
+    @property
+    def unknown_arithmetic(self) -> str:
+        """By the layers that are there, quantised ones among them."""
+        return unknown_arithmetic(self.model)
 
     @property
     def positions(self) -> int | None:
