@@ -106,7 +106,7 @@ def test_nothing_measured_is_invalid() -> None:
 
 def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown() -> None:
     """The rounds end at once, the run is invalid, and its tables, pictures and README say why."""
-    made = greedy_session(0, MemoryError("no"), 3, 4)
+    made = greedy_session(Memory(0, MemoryError("no")), 3, 4)
     samples = [made.measure_round(0)]
     assert made.resolved(samples).half_width == 0
     findings = analyse_knob(made.manifest, samples)

@@ -63,12 +63,20 @@ class Places:
                 for tensor in unknown:
                     self._known[tensor] = True
 
-    def derive(self, result: object, sources: "Sequence[torch.Tensor]") -> None:
-        """Note what an operator made: it lies on the device if a source does, on the host if there is no source."""
+    def derive(self, result: object, sources: "Sequence[torch.Tensor]", name: str) -> None:
+        """Note what an operator made: it lies on the device if a source does, on the host if there is no source.
+
+        Torch's own functions make tensors from nothing on the device of their arguments (`one_hot`). What is written
+        into such a tensor shows where it lies: only `copy_` takes numbers from the device into a tensor of the host.
+        """
         if self._inferred:
             places = [place for tensor in sources if (place := self._place(tensor)) is not None]
-            if places or not sources:
-                for tensor in _tensors(result):
+            if not places and sources:
+                return
+            for tensor in _tensors(result):
+                if any(places) and name.endswith("_") and name != "copy_":
+                    self._known[tensor] = True
+                else:
                     self._known.setdefault(tensor, any(places))
 
     def place(self, result: Value, name: str, args: Sequence[Value], kwargs: Mapping[str, Value]) -> Value:

@@ -241,7 +241,7 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
             elif (name in _DYNAMIC or (name == "index" and _has_mask(args[1]))) and places.on_device(args[0]):
                 recorder.saw(DYNAMIC_SHAPE)
             result = func(*args, **(kwargs or {}))
-            places.derive(result, all_tensors(args, kwargs))
+            places.derive(result, all_tensors(args, kwargs), name)
             return result
 
     operators: TorchDispatchMode = Operators()  # type: ignore[no-untyped-call]
