@@ -120,7 +120,7 @@ def reads_what_it_made(input_ids, scores):
 
 
 def asks_which_tokens_there_are(input_ids, scores):
-    """`one_hot` makes its tensor from nothing and writes into it on the device; it reads both ends of the ids itself."""
+    """`one_hot` makes its tensor from nothing and fills it on the device; it reads both ends of the ids itself."""
     present = torch.nn.functional.one_hot(input_ids, num_classes=scores.shape[-1]).sum((0, 1)).nonzero()
     for token in present[:2]:
         bool(token[0] == 3)
