@@ -168,7 +168,7 @@ def test_tekken_is_read_whole(tekken: Vocabulary) -> None:
     ("tokens", "special", "eos", "what"),
     [
         ([], [], [], "at least one token"),
-        ([b"a", None], [], [], "no bytes and are not special: 1"),
+        ([b"a", None], [], [], "1 token has no bytes and no place in special_ids: 1"),
         ([b"a", b""], [], [], "no bytes"),
         ([b"a"], [3], [], "special id 3 is outside"),
         ([b"a"], [], [-1], "special id -1 is outside"),

@@ -132,7 +132,7 @@ def test_prompts_of_a_file_are_measured_in_one_run(
         ("depth --prompts nowhere", "--prompts nowhere: No such file or directory"),
         ("depth --prompts nowhere -p 4", "--prompt-tokens and --prompts exclude each other"),
         ("output -n 0,4", "--new-tokens 0"),
-        ("output -n 100", "at most 1 new tokens fit"),
+        ("output -n 100", "at most 1 new token fits"),
         ("context -p 0", "--prompt-tokens 0"),
         ("context -p 100", "a prompt of 100 tokens is longer than the model's context of 64"),
         ("context --images 1", "four is a text model: --images and --image-size go with a vision-language model"),

@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_told_with_what_would(target: Target) -> None:
     with pytest.raises(InputError, match="a prompt of 65 tokens is longer than the model's context of 64"):
         target.check_fits(65, 1)
     target.check_memory(8, 4, 2)
-    with pytest.raises(InputError, match="a prefill of 2 x 100000000000 tokens needs"):
+    with pytest.raises(InputError, match="a prefill of 2 x 100,000,000,000 tokens needs"):
         target.check_memory(100_000_000_000, 4, 2)
 
 

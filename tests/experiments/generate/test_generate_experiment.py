@@ -151,7 +151,7 @@ def test_cells_of_different_forwards_are_invalid(cli):
         (["-n", "0"], "--new-tokens 0: it must be at least 1"),
         (["-b", "0"], "--batch 0: it must be at least 1"),
         (["-p", "0"], "--prompt-tokens 0: it must be at least 1"),
-        (["-n", "4000"], "8 + 4000 tokens do not fit: byte-llama has 2048 positions"),
+        (["-n", "4000"], "8 + 4,000 tokens do not fit: byte-llama has 2,048 positions"),
         (["--layers", "1"], "--layers goes with --arch"),
         (["--backend", "numpy"], "leave out --backend numpy"),
         (["--compile", "--compile-backend", "nonsense"], "no compile backend 'nonsense'"),

@@ -250,7 +250,7 @@ def test_what_cannot_be_replayed_is_refused(llama, ids, options, message):
 
 def test_bad_input(llama, ids):
     """One line each."""
-    with pytest.raises(InputError, match="the call has 1 rows, the trace 2"), Replay(llama, strange(ids)):
+    with pytest.raises(InputError, match="the call has 1 row, the trace 2"), Replay(llama, strange(ids)):
         generate(llama, ids[:1])
     with pytest.raises(InputError, match="no trace to replay"):
         Replay(llama, [])

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from perstep._words import plural
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -59,8 +61,7 @@ def unknown_arithmetic(module: Model | Module) -> str:
     kinds = Counter(kind for each in module.modules() if (kind := _unknown_kind(each)))
     if not kinds:
         return ""
-    layers = "1 layer" if kinds.total() == 1 else f"{kinds.total():,} layers"
-    return f"the arithmetic of {layers} is unknown ({', '.join(kinds)}); not judged"
+    return f"the arithmetic of {plural(kinds.total(), 'layer')} is unknown ({', '.join(kinds)}); not judged"
 
 
 def _unknown_kind(module: Module) -> str:
