@@ -191,6 +191,9 @@ def main() -> int:
     processor = describe().cpu.model
     if options.update and not store(ratios, processor):
         return 2
+    if not RESULT.exists():
+        print("there is no baseline yet; --update makes one on a machine that does nothing else", file=sys.stderr)
+        return 2
     baseline = json.loads(RESULT.read_text(encoding="utf-8"))
     verdicts = compared(baseline, ratios, processor)
     print(f"{'cost':<16} {'baseline':>17} {'now':>17}  verdict")
