@@ -26,9 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from perstep.cli import run as command_line
 from perstep.errors import PerstepError
 from perstep.experiments.ledger import Sample
 from perstep.machine import describe, identity
-from perstep.report import Table, to_text
+from perstep.report import Column, Table, to_text
 from perstep.runs import MANIFEST, SAMPLES, open_run, read_samples
 
 RESULT = Path(__file__).parent / "results" / "torture.json"
@@ -462,10 +463,15 @@ def main() -> int:
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     options.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    header = ["fault", "tried", "lost", "wrong", "tracebacks"]
-    cells = [[str(getattr(row, name)) for name in header] for row in rows]
-    print(to_text(Table("What perstep does with faults", header, cells)), end="")
+    print(to_text(table(rows)), end="")
     return min(sum(row.lost + row.wrong + row.tracebacks for row in rows), 100)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A row a kind of fault."""
+    names = ("fault", "tried", "lost", "wrong", "tracebacks")
+    columns = [Column(name, attrgetter(name), words=name == "fault") for name in names]
+    return Table("What perstep does with faults", columns, rows)
 
 
 def commit() -> str:

@@ -51,6 +51,15 @@ def test_a_judgement_can_fail(script: dict[str, Any]) -> None:
     assert len(row.faults) == 5
 
 
+def test_the_table_has_a_row_a_kind_of_fault(script: dict[str, Any]) -> None:
+    """What was tried, and what came of it."""
+    row = script["Row"]("links", tried=8)
+    row.note("wrong", "a link was followed")
+    made = script["table"]([row])
+    assert made.header == ["fault", "tried", "lost", "wrong", "tracebacks"]
+    assert made.rows == [["links", "8", "0", "1", "0"]]
+
+
 def test_every_damage_damages(script: dict[str, Any]) -> None:
     """No trial is of a file as it was."""
     content = (Path(__file__).parents[1] / "golden" / "ledger" / "samples.jsonl").read_bytes()
