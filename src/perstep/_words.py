@@ -1,13 +1,15 @@
 """Numbers and counts in sentences, for every room: no exponents, no `1 rounds`.
 
-`tests/test_messages.py` checks that every sentence of the package is written with these. Tables, colours and what a
-terminal obeys are `perstep.report`'s.
+`tests/test_messages.py` checks that every sentence of the package is written with these. Tables, Markdown and colours
+are `perstep.report`'s.
 """
 
 from collections.abc import Iterable
 from math import isfinite
 
 _UNITS = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+"""ASCII's control characters, DEL and C1, as they are written in code: a terminal obeys them."""
 
 
 def time_unit(values_ns: Iterable[float]) -> tuple[str, float]:
@@ -59,3 +61,8 @@ def plural(count: float, one: str, many: str = "") -> str:
     """
     number = short(count) if isinstance(count, float) else f"{count:,}"
     return f"{number} {one if count == 1 else many or one + 's'}"
+
+
+def printable(text: str) -> str:
+    """Text that no terminal obeys: control characters other than newline and tab are written by their numbers."""
+    return text.translate(_CONTROLS)

@@ -15,9 +15,9 @@ from typing import get_args
 from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
+from perstep._words import printable
 from perstep.cli.streams import STDERR, drop, remark
 from perstep.errors import InputError, PerstepError
-from perstep.report.format import printable
 
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),

@@ -9,8 +9,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from perstep._words import printable
 from perstep.errors import InputError
-from perstep.report.format import printable
 
 
 def write(text: str) -> None:

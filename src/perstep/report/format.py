@@ -5,17 +5,11 @@ import re
 from perstep._words import duration as duration
 from perstep._words import percent as percent
 from perstep._words import plural as plural
+from perstep._words import printable as printable
 from perstep._words import significant as significant
 from perstep._words import time_unit as time_unit
 
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
-"""ASCII's control characters, DEL and C1, as they are written in code: a terminal obeys them."""
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])(?=[(\[:])")
-
-
-def printable(text: str) -> str:
-    """Text that no terminal obeys: control characters other than newline and tab are written by their numbers."""
-    return text.translate(_CONTROLS)
 
 
 def as_markdown(text: str) -> str:
