@@ -200,8 +200,9 @@ def to_text(table: Table, width: int | None = None) -> str:
     if width is None:
         return printable("\n".join([table.title, *_grid(table), *table.notes])) + "\n"
     left_out: list[str] = []
+    needed = _needed(table)
     for rank in sorted({column.drop for column in table.shown if column.drop}):
-        if _width(_grid(table)) > width:
+        if needed(table.shown) > width:
             left_out += [column.heading for column in table.shown if column.drop == rank and column.heading]
             table = replace(table, columns=[column for column in table.columns if column.drop != rank])
     notes = list(table.notes)
@@ -209,7 +210,7 @@ def to_text(table: Table, width: int | None = None) -> str:
         notes.append(
             f"Left out to fit {width} characters: {', '.join(left_out)}. A wider terminal and -o md show them."
         )
-    pieces = ["\n".join(_grid(piece, width)) for piece in _pieces(table, width)]
+    pieces = ["\n".join(_grid(piece, width)) for piece in _pieces(table, width, needed)]
     texts = [
         "\n".join(fill(line, width, break_on_hyphens=False) for line in text.split("\n"))
         for text in (table.title, *notes)
@@ -217,7 +218,7 @@ def to_text(table: Table, width: int | None = None) -> str:
     return printable("\n".join([texts[0], "\n\n".join(pieces), *texts[1:]])) + "\n"
 
 
-def _pieces(table: Table, width: int) -> list[Table]:
+def _pieces(table: Table, width: int, needed: Callable[[Sequence[Column[Any]]], int]) -> list[Table]:
     """The columns in pieces that fit, each with the first column; an interval and a verdict stay with their number."""
     first, *others = table.shown
     groups: list[list[Column[Any]]] = []
@@ -228,11 +229,30 @@ def _pieces(table: Table, width: int) -> list[Table]:
             groups.append([column])
     pieces = [[first, *(groups[0] if groups else [])]]
     for group in groups[1:]:
-        if _width(_grid(replace(table, columns=[*pieces[-1], *group]))) <= width:
+        if needed([*pieces[-1], *group]) <= width:
             pieces[-1] += group
         else:
             pieces.append([first, *group])
     return [replace(table, columns=columns) for columns in pieces]
+
+
+def _needed(table: Table) -> Callable[[Sequence[Column[Any]]], int]:
+    """How many characters some of the shown columns take beside one another."""
+    widths = dict(zip(table.shown, _widths(table), strict=True))
+    return lambda columns: sum(widths[column] for column in columns) + _GAP * (len(columns) - 1)
+
+
+def _widths(table: Table) -> list[int]:
+    """The characters that each shown column takes; a Chinese one counts as two."""
+    from rich.cells import cell_len
+
+    lines = [[printable(heading) for heading in table.header], *_cells(table)]
+    return [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+
+
+def _cells(table: Table) -> list[list[str]]:
+    """The cells as a terminal shows them, a list a row."""
+    return [[printable(_short(cell)) for cell in row] for row in table.rows]
 
 
 def _grid(table: Table, width: int | None = None) -> list[str]:
@@ -242,33 +262,26 @@ def _grid(table: Table, width: int | None = None) -> list[str]:
     from rich.table import Table as RichTable
 
     grid = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=None)
-    shown, rows = table.shown, [[printable(_short(cell)) for cell in row] for row in table.rows]
-    taken = _GAP * (len(shown) - 1)
-    for index, column in enumerate(shown):
-        heading = printable(column.heading)
-        widest = max(map(len, [heading, *(row[index] for row in rows)]))
-        least = min(widest, _LEAST_WORDS) if width is not None and column.words else widest
+    widths = _widths(table)
+    broken = [width is not None and column.words for column in table.shown]
+    least = [min(widest, _LEAST_WORDS) if breaks else widest for widest, breaks in zip(widths, broken, strict=True)]
+    for column, widest, smallest in zip(table.shown, widths, least, strict=True):
         grid.add_column(
-            heading,
+            printable(column.heading),
             justify="left" if column.words else "right",
-            no_wrap=least == widest,
+            no_wrap=smallest == widest,
             overflow="fold",
-            min_width=least,
+            min_width=smallest,
         )
-        taken += least
-    for index, row in enumerate(rows):
+    for index, row in enumerate(_cells(table)):
         if index in table.rule_before:
             grid.add_section()
         grid.add_row(*row)
     buffer = io.StringIO()
-    most = _NO_LIMIT if width is None else max(width, taken)
+    most = _NO_LIMIT if width is None else max(width, sum(least) + _GAP * (len(least) - 1))
     console = Console(file=buffer, width=most, color_system=None, markup=False, highlight=False, emoji=False)
     console.print(grid)
     return [line.rstrip() for line in buffer.getvalue().rstrip("\n").split("\n")]
-
-
-def _width(lines: Sequence[str]) -> int:
-    return max(map(len, lines), default=0)
 
 
 def _short(cell: str) -> str:
