@@ -9,9 +9,20 @@ from msgspec import UnsetType
 
 from perstep._words import short
 from perstep.measure import RESIDUAL, RESIDUAL_SAID, Ledger, Part, Sum
-from perstep.report.format import bar, duration, duration_interval, overhead, percent, plural, significant, time_unit
+from perstep.report.format import duration, duration_interval, overhead, percent, plural, significant, time_unit
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
-from perstep.report.table import ABSENT, Column, Ends, Row, Table, Unit, interval_columns, time_column, to_csv
+from perstep.report.table import (
+    ABSENT,
+    Column,
+    Ends,
+    Row,
+    Table,
+    Unit,
+    bar_column,
+    interval_columns,
+    time_column,
+    to_csv,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +122,7 @@ def _columns(unit: Unit, *, bounds: bool, sites: bool = False) -> list[Column[_R
         Column("part", lambda row: row.name, name="part", words=True),
         time_column("", lambda row: row.ns, unit, per="/step", name="ns_per_step"),
         Column("share", lambda row: row.share, percent, "share"),
-        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True, drop=1),
+        bar_column(lambda row: row.share),
         *interval_columns(lambda row: row.ends, unit),
         Column("", lambda row: row.syncs or ABSENT, significant, unit="syncs/step", optional=True),
         Column("", lambda row: row.uploads or ABSENT, significant, unit="uploads/step", optional=True),

@@ -12,7 +12,7 @@ from operator import attrgetter, itemgetter
 from textwrap import fill
 from typing import Any, Generic, Literal, TypeVar
 
-from perstep.report.format import as_markdown, interval, printable, significant
+from perstep.report.format import as_markdown, bar, interval, printable, significant
 
 Output = Literal["table", "md", "json", "csv"]
 """How a command shows its tables."""
@@ -120,6 +120,11 @@ def time_column(
     return Column(
         header, ns, lambda found: significant(found / size, digits), name, word + per, optional=optional, drop=drop
     )
+
+
+def bar_column(share: Callable[[Row], float | str]) -> Column[Row]:
+    """A share as a bar, which a narrow terminal leaves out first; files have the share itself."""
+    return Column("", lambda row: found if isinstance(found := share(row), float) else ABSENT, bar, words=True, drop=1)
 
 
 def interval_columns(

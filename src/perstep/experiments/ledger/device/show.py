@@ -14,7 +14,6 @@ from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.device_work import UNMATCHED
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import (
-    bar,
     duration,
     duration_interval,
     interval,
@@ -25,7 +24,7 @@ from perstep.report.format import (
     time_unit,
 )
 from perstep.report.ledger import bound_columns
-from perstep.report.table import ABSENT, Ends, Unit, in_files, interval_columns, time_column
+from perstep.report.table import ABSENT, Ends, Unit, bar_column, in_files, interval_columns, time_column
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
 GAPS_SAID = 3
@@ -57,10 +56,11 @@ def work_table(
     rows: list[WorkRow] = []
     for row in _part_rows(work, host, bounds):
         rows += [row, *(kernel_rows(work.parts[row.part].kernels) if detail == "kernels" else [])]
+    step = WorkRow(f"step ({work.kind}), without instruments", work.step_ns)
     return Table(
         title=title,
         columns=_columns(unit),
-        records=[*rows, *_sums(work, bounds)],
+        records=[*rows, *sum_rows(work, step, bound_ns=bounds.step_ns if bounds else None)],
         notes=[
             bounding_sentence(work),
             *gap_sentences(work, host),
@@ -108,7 +108,7 @@ def _columns(unit: Unit) -> list[Column[WorkRow]]:
         time_column("host", lambda row: row.host_ns, unit, per="/step"),
         time_column("device busy", lambda row: row.busy_ns, unit, per="/step", name="busy_ns_per_step"),
         Column("share of busy", lambda row: row.share, percent),
-        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True, drop=1),
+        bar_column(lambda row: row.share),
         *interval_columns(lambda row: row.ends, unit),
         time_column("kernel sum", lambda row: row.sum_ns, unit, name="sum_ns_per_step"),
         Column("", lambda row: row.launches, significant, "per_step", "launches/step"),
@@ -152,17 +152,23 @@ def _host_ns(name: str, host: Ledger | None) -> float | str:
     return host.residual_ns if name == RESIDUAL else host.parts[name].ns if name in host.parts else ABSENT
 
 
-def _sums(work: DeviceWork, bounds: DeviceBounds | None) -> list[WorkRow]:
-    """Busy, the plain step, and idle, which is derived from both."""
+def sum_rows(work: DeviceWork, step: WorkRow, *, bound_ns: float | None = None) -> list[WorkRow]:
+    """Busy, the step, and idle, which is derived from both.
+
+    Args:
+        work: what was found.
+        step: the row of the step.
+        bound_ns: of busy.
+    """
     sums_ns = sum(part.sum_ns for part in work.parts.values())
     share = interval(work.share_ci_low, work.share_ci_high, 0.01)
+    kind = "" if work.kind == "step" else f"{work.kind} "
     return [
-        WorkRow(f"kernels of a {work.kind} step", work.busy_ns, sums_ns, work.launches, "100.0 %",
-                bound_ns=bounds.step_ns if bounds else None),
-        WorkRow(f"step ({work.kind}), without instruments", work.step_ns),
+        WorkRow(f"kernels of a {kind}step", work.busy_ns, sums_ns, work.launches, "100.0 %", bound_ns=bound_ns),
+        step,
         WorkRow("idle, derived: step - kernels", work.idle_ns, ends=(work.idle_ci_low, work.idle_ci_high)),
         WorkRow("busy, per cent of the step", significant(100 * work.busy_share), ends=share),
-    ]  # fmt: skip
+    ]
 
 
 def kernel_rows(

@@ -166,7 +166,7 @@ def _one_process(trace: ChromeTrace, found: FoundSteps, path: Path) -> list[str]
     for name in ("ranges", "modules", "ops", "launches"):
         setattr(trace, name, [row for row in getattr(trace, name) if row.device == own])
     count = len(set(trace.processes)) - 1
-    return [f"Left out: the work of {count:,} other process{'' if count == 1 else 'es'}."] if others and count else []
+    return [f"Left out: the work of {plural(count, 'other process', 'other processes')}."] if others and count else []
 
 
 def _parts(trace: ChromeTrace, found: FoundSteps, asked: Parts | None, path: Path) -> tuple[Parts, list[Row]]:

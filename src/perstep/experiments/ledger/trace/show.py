@@ -13,14 +13,15 @@ from perstep.experiments.ledger.device.show import (
     bounding_sentence,
     kernel_rows,
     part_row,
+    sum_rows,
     trace_notes,
     with_kernels,
 )
 from perstep.experiments.ledger.trace.findings import HostPart, TraceFindings, TraceLedger
 from perstep.measure import RESIDUAL
 from perstep.report import Column, Table, to_csv
-from perstep.report.format import bar, duration, interval, percent, plural, significant, time_unit
-from perstep.report.table import ABSENT, Unit, in_files, interval_columns, time_column
+from perstep.report.format import duration, percent, plural, significant, time_unit
+from perstep.report.table import ABSENT, Unit, bar_column, in_files, interval_columns, time_column
 
 MEAN_SAID = 1.05
 """A mean step that exceeds the median by more than this factor is mentioned."""
@@ -81,7 +82,7 @@ def _columns(unit: Unit, *, device: bool) -> list[Column[WorkRow]]:
         *([host] if device else []),
         time_column(busy, lambda row: row.busy_ns, unit, per="/step", name="ns_per_step"),
         Column(share, lambda row: row.share, percent),
-        Column("", lambda row: row.share if isinstance(row.share, float) else ABSENT, bar, words=True),
+        bar_column(lambda row: row.share),
         *interval_columns(lambda row: row.ends, unit),
         time_column(inside, lambda row: row.sum_ns, unit, name="sum_ns_per_step"),
         Column("", lambda row: row.launches, significant, "per_step", f"{number}/step"),
@@ -99,27 +100,15 @@ def _device_table(
         rows.append(part_row(name, part, kind=ledger.kind, host_ns=host_ns))
         if kernels:
             rows += kernel_rows(part.kernels)
+    step = WorkRow(_step(ledger), ABSENT, ends=(ledger.step_ci_low, ledger.step_ci_high), host_ns=work.step_ns)
     called = f" ({findings.device_names[device]})" if device in findings.device_names else ""
     return Table(
         title=_title(findings, ledger, "what the device does", f", device {device}{called}"),
         columns=_columns(time_unit([work.step_ns]), device=True),
-        records=[*rows, *_sums(ledger, work)],
+        records=[*rows, *sum_rows(work, step)],
         notes=[_bounds(work), *_notes(findings, ledger), *trace_notes(work)],
         rule_before=frozenset({len(rows)}),
     )
-
-
-def _sums(ledger: TraceLedger, work: DeviceWork) -> list[WorkRow]:
-    """Busy, the step of the trace, and idle, which is derived from both."""
-    sums_ns = sum(part.sum_ns for part in work.parts.values())
-    share = interval(work.share_ci_low, work.share_ci_high, 0.01)
-    kind = "" if work.kind == "step" else f"{work.kind} "
-    return [
-        WorkRow(f"kernels of a {kind}step", work.busy_ns, sums_ns, work.launches, "100.0 %"),
-        WorkRow(_step(ledger), ABSENT, ends=(ledger.step_ci_low, ledger.step_ci_high), host_ns=work.step_ns),
-        WorkRow("idle, derived: step - kernels", work.idle_ns, ends=(work.idle_ci_low, work.idle_ci_high)),
-        WorkRow("busy, per cent of the step", significant(100 * work.busy_share), ends=share),
-    ]
 
 
 def _step(ledger: TraceLedger) -> str:
