@@ -24,7 +24,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_limits
 
-from perstep.experiments.bounds import ladder_for, rates_from
+from perstep.experiments.bounds import rates_from, sweep_for
 from perstep.machine import NoiseProbe, summarise_noise, sweep_figures
 from perstep.measure import HostClock, Recorder, collector_off
 from perstep.stats import round_slowdown
@@ -150,7 +150,7 @@ def main() -> int:
     ceilings, noises = [], []
     with threadpool_limits(1), collector_off():
         steps = Steps(model, CONTEXTS[-1])
-        ladder = ladder_for(list(costs.values()), library="numpy", threads=1)
+        sweep = sweep_for(list(costs.values()), library="numpy", threads=1)
         probe = NoiseProbe()
         for number in range(rounds):
             order = np.random.default_rng([0, number]).permutation(len(CONTEXTS) + 1)
@@ -158,7 +158,7 @@ def main() -> int:
             for turn, places in enumerate((order, order[::-1])):
                 for place in places:
                     if place == len(CONTEXTS):
-                        ceilings.append(ladder.measure())
+                        ceilings.append(sweep.measure())
                         continue
                     plain[number, place, turn], seen = visit(steps, CONTEXTS[place])
                     for name, ns in seen.items():

@@ -13,9 +13,9 @@ from perstep.data import mini_path
 from perstep.experiments.bounds import (
     EXCEEDED,
     backend_for,
-    ladder_for,
     rates_between,
     rates_from,
+    sweep_for,
 )
 from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.experiments.ledger.samples import Bounded, Workload
@@ -79,10 +79,10 @@ def test_bandwidth_is_measured_at_the_footprints_themselves() -> None:
     """Of the shortest and the longest step and of their layers, with every octave between."""
     shape = read_config(mini_config())
     costs = [step_cost(shape, decode(S), backend=REFERENCE) for S in (8, 512)]
-    ladder = ladder_for(costs, library="numpy", threads=1)
+    sweep = sweep_for(costs, library="numpy", threads=1)
     sizes = {size // 64 * 64 for cost in costs for size in (cost.resident_bytes, ceil(cost.layer_bytes))}
-    assert sizes <= set(ladder.sizes)
-    assert {256 << 10, 512 << 10, 1 << 20, 2 << 20} <= set(ladder.sizes)
+    assert sizes <= set(sweep.sizes)
+    assert {256 << 10, 512 << 10, 1 << 20, 2 << 20} <= set(sweep.sizes)
 
 
 def test_nobody_has_counted_the_calls_of_a_mixture() -> None:

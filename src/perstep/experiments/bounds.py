@@ -41,7 +41,7 @@ def backend_for(backend: Backend, shape: ModelShape) -> Backend:
     return replace(backend, name=f"{backend.name}, calls not counted", calls={}, calls_many_rows={})
 
 
-def ladder_for(costs: Sequence[StepCost], *, library: str, threads: int) -> CeilingSweep:
+def sweep_for(costs: Sequence[StepCost], *, library: str, threads: int) -> CeilingSweep:
     """The ceiling sweep for these steps: at their footprints and layers, and at every power of two below.
 
     Args:

@@ -47,8 +47,8 @@ ROUND = {
 @pytest.fixture
 def _ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ceilings of this machine have a real clock, and no two rounds alike."""
-    ladder = SimpleNamespace(measure=lambda: ROUND)
-    monkeypatch.setattr(session, "open_ladder", lambda _cells, **_options: ladder)
+    sweep = SimpleNamespace(measure=lambda: ROUND)
+    monkeypatch.setattr(session, "open_sweep", lambda _cells, **_options: sweep)
 
 
 @pytest.fixture

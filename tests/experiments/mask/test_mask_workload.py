@@ -20,7 +20,7 @@ from perstep.experiments.mask.roofline import (
     AboutCell,
     RooflinePoint,
     count_lookups,
-    open_ladder,
+    open_sweep,
     place,
     without_exceeded,
 )
@@ -260,10 +260,10 @@ def test_ceilings_are_measured_at_the_bytes_that_parts_move() -> None:
     about = AboutCell(**{**cell, **changed})
     eight = msgspec.structs.replace(about, batch=8)
     wide = msgspec.structs.replace(eight, vocab_size=99_999)
-    ladder = open_ladder([about, wide], dtype="float32", threads=1)
-    assert ladder is not None
-    assert ladder.sizes == (262_144, 300_000 // 64 * 64, 4_194_304)
-    assert open_ladder([eight], dtype="float32", threads=1) is None
+    sweep = open_sweep([about, wide], dtype="float32", threads=1)
+    assert sweep is not None
+    assert sweep.sizes == (262_144, 300_000 // 64 * 64, 4_194_304)
+    assert open_sweep([eight], dtype="float32", threads=1) is None
 
 
 def _cell(cell: str, free: float, **arms: float) -> list[Cost]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perstep._words import short
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.bounds import ladder_for
+from perstep.experiments.bounds import sweep_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
 from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
@@ -18,6 +18,7 @@ from perstep.experiments.cache.samples import Conditions, Sample, Workload, stac
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.options import at_least
 from perstep.experiments.session import RoundSession, describe
+from perstep.machine import CeilingSweep
 from perstep.measure import Clock, Progress, Resolved
 from perstep.report.format import duration
 from perstep.runs import Manifest
@@ -77,7 +78,7 @@ class CacheSession(RoundSession):
         progress(0.0, "memory, in fresh processes")
         self._conditions.memory = self._memory()
         progress(0.0, "ceilings")
-        self._ladder = self._open_ladder()
+        self._sweep = self._open_sweep()
         repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
         self._conditions.repetitions_a_round = repetitions
         self._rounds = 0
@@ -93,8 +94,8 @@ class CacheSession(RoundSession):
             if index < len(self._cells):
                 cell = self._cells[index]
                 step_ns[cell.arm].setdefault(str(cell.context), []).extend(self._visit(cell))
-            elif self._ladder is not None:
-                ceilings.append(self._ladder.measure())
+            elif self._sweep is not None:
+                ceilings.append(self._sweep.measure())
         self._rounds = number + 1
         return Sample(
             number,
@@ -223,7 +224,7 @@ class CacheSession(RoundSession):
             return [], f"a second process with {weights / 1e9:.1f} GB of weights does not fit into memory"
         return measure_resident(replace(self._plan, context=self._contexts))
 
-    def _open_ladder(self) -> Any:
+    def _open_sweep(self) -> CeilingSweep | None:
         """The ceilings beside the steps, where theory has a formula for them and they are this processor's."""
         costs = list(step_costs(self._conditions, self._workload).values())
         if self._conditions.unknown_arithmetic:  # the findings say so
@@ -235,7 +236,7 @@ class CacheSession(RoundSession):
                 else "theory has no curve: ceilings are measured on the cpu"
             )
             return None
-        return ladder_for(costs, library=self._target.library, threads=self._plan.threads)
+        return sweep_for(costs, library=self._target.library, threads=self._plan.threads)
 
     def _facts(self, target: Target) -> tuple[Workload, Conditions]:
         plan, facts, kind = self._plan, target.facts, self._kind

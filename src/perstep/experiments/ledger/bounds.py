@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, ladder_for, rates_between
+from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, sweep_for
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import CeilingSweep, SweepCeilings
 from perstep.measure import Ledger
@@ -142,7 +142,7 @@ class Ceilings:
             return
         by_kind = step_costs(self.conditions, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=batch)
         costs = [cost for costs in by_kind.values() for cost in costs]
-        self._sweep = ladder_for(costs, library=target.library, threads=threads)
+        self._sweep = sweep_for(costs, library=target.library, threads=threads)
 
     def measure(self) -> dict[str, float]:
         """One timing of every ceiling; nothing where theory has no formula, or the step is not the processor's."""

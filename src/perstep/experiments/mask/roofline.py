@@ -101,7 +101,7 @@ def works(about: AboutCell) -> dict[str, Work]:
     return {**head, **fill, "mask.apply": (size, BYTES_PER_LOGIT * size)}
 
 
-def open_ladder(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> CeilingSweep | None:
+def open_sweep(cells: Sequence[AboutCell], *, dtype: str, threads: int) -> CeilingSweep | None:
     """The ceilings that judge the cells, at the very sizes that their parts move; None without a batch of one.
 
     Args:

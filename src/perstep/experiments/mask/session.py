@@ -36,7 +36,7 @@ from perstep.experiments.mask.curves import Point, Prediction, curves_of, descri
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
 from perstep.experiments.mask.planning import SLOW_HOT_NS, Cost, left_out, needed_s, try_arms
-from perstep.experiments.mask.roofline import AboutCell, open_ladder
+from perstep.experiments.mask.roofline import AboutCell, open_sweep
 from perstep.experiments.mask.samples import AboutLanguage, ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.experiments.mask.schema import complicate, read_schema
 from perstep.experiments.mask.vocabularies import (
@@ -116,7 +116,7 @@ class MaskSession(RoundSession):
             for arm in cell.loops:
                 self._arm_round(cell, arm)
         conditions = self._conditions(languages, predictions)
-        self._ladder = open_ladder(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
+        self._sweep = open_sweep(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
         self.manifest = describe(
             "mask",
             plan,
@@ -256,7 +256,7 @@ class MaskSession(RoundSession):
         for cell in _turned(self.cells, number):
             cells[cell.key] = self._cell_round(cell, number)
         curves = {point.key: point.fill_ns(self._clock) for point in _turned(self.points, number)}
-        ceilings = {} if self._ladder is None else self._ladder.measure()
+        ceilings = {} if self._sweep is None else self._sweep.measure()
         return Sample(number, cells, curves, self._probe.stop(), ceilings)
 
     def _cell_round(self, cell: Cell, number: int) -> dict[str, ArmRound]:
