@@ -7,6 +7,7 @@ import copy
 import pickle
 import signal
 import sys
+from pathlib import Path
 from types import FrameType, MethodType
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+PACKAGE = str(Path(perstep.__file__).parent)
 OURS = ("/targets/transformers/", "/targets/block_mask.py", "/watching/", "/experiments/call_recorder.py",
         "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
 EVERY = 7
@@ -46,7 +48,7 @@ class At:
 
     def _call(self, frame: FrameType, _event: str, _argument: Any) -> Any:
         file = frame.f_code.co_filename
-        return self._line if "/perstep/" in file and any(part in file for part in OURS) else None
+        return self._line if file.startswith(tuple(PACKAGE + part for part in OURS)) else None
 
     def _line(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "line":
