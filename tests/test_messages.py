@@ -45,7 +45,6 @@ ALLOWED = {
     "automata/schema/enums.py": {"len(texts)", "trie.num_nodes"},
     "experiments/ledger/device/findings.py": {"kind"},
     "experiments/ledger/device/show.py": {"work.unmatched"},
-    "fixing/show.py": {"beside"},
     "machine/warnings.py": {"threads"},
     "stats/warmup.py": {"i * window"},
     "targets/transformers/blocks.py": {"count"},

@@ -138,7 +138,9 @@ def _on_the_row(row: Row) -> list[str]:
         said.append(f"{row.why}: {row.reason}")
     if row.clash:
         beside = ", ".join(row.clash)
-        said.append(f"alone it gives the call's tokens, but beside {beside} others; it is dropped, the rest is kept")
+        said.append(
+            f"alone it gives the call's tokens, but beside {beside} it gives others; it is dropped, the rest is kept"
+        )
     if row.result is not None:
         said += _on_the_result(row.result)
     if row.no_bound:
