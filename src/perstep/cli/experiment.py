@@ -74,6 +74,8 @@ def run_experiment(name: str, plan: Any, to: RunTo) -> int:
         reduce_run(open_run(baseline))  # a damaged or invalid one is told before anything is measured
 
     def approve(manifest: Manifest) -> None:
+        if manifest.conditions.get("too_short") and not to.quiet:
+            remark(f"perstep: {manifest.conditions['too_short']}")
         if baseline is not None:
             refuse_different_work(read_manifest(baseline), manifest, allow=False)
 

@@ -50,6 +50,10 @@ class Session(Protocol):
         """How narrow the intervals are by now."""
         ...
 
+    def go_on_from(self, samples: Sequence[Any]) -> None:
+        """Called once before measuring goes on with a stored run, with its rounds."""
+        ...
+
     def finish(self) -> None:
         """Check that the state is as before (law "the state is as before"); raises InvalidMeasurement if it is not."""
         ...

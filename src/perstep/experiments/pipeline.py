@@ -95,6 +95,8 @@ def run(
     samples: list[Any] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
+        if samples:
+            session.go_on_from(samples)
         if approve is not None:
             approve(session.manifest)
         folder = next_folder(name) if out is None else out

@@ -10,10 +10,12 @@ from perstep.measure.ledger import (
     Sum,
     belongs,
     build_ledger,
+    in_pieces,
     measure_mark_ns,
+    pieces_at_the_mean,
 )
 from perstep.measure.recorder import RESIDUAL, Recorder, Steps
-from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
+from perstep.measure.replay import TURNS, UNMARKED, DecodeLoop, Mark, Trace, is_marked, no_mark, record_trace, replay
 from perstep.measure.rounds import Effort, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
 from perstep.measure.watched import WatchedSteps, build_watched_ledger
 
@@ -21,6 +23,8 @@ __all__ = [
     "FORWARD",
     "RESIDUAL",
     "RESIDUAL_SAID",
+    "TURNS",
+    "UNMARKED",
     "Clock",
     "DecodeLoop",
     "Effort",
@@ -42,8 +46,11 @@ __all__ = [
     "build_ledger",
     "build_watched_ledger",
     "collector_off",
+    "in_pieces",
+    "is_marked",
     "measure_mark_ns",
     "no_mark",
+    "pieces_at_the_mean",
     "processor_clock",
     "record_trace",
     "replay",

@@ -57,7 +57,29 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
     return Trace(prompt_BT, np.stack(chosen, axis=1))
 
 
-def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark) -> int:
+TURNS = ("marked first", "plain first")
+"""The arms of passes whose marked and plain steps take turns, by their turn (`is_marked`)."""
+UNMARKED = ".plain"
+"""Ends the kind of a step without marks in a pass whose steps take turns: `decode.plain` beside `decode`."""
+
+
+def is_marked(position: int, turn: int) -> bool:
+    """Whether a decode step is marked in a pass whose marked and plain steps take turns.
+
+    M P P M (law "the observer is measured"), so that a cost that grows with the position is in both alike; in a pass of
+    the other turn each position is of the other kind.
+
+    Args:
+        position: of the step, from 0.
+        turn: of the pass, 0 or 1. The prefill is marked where it is 0.
+
+    >>> ["".join("PM"[is_marked(position, turn)] for position in range(8)) for turn in (0, 1)]
+    ['MPPMMPPM', 'PMMPPMMP']
+    """
+    return (position % 4 in (0, 3)) == (turn == 0)
+
+
+def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark, turn: int | None = None) -> int:
     """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
     It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after
@@ -65,21 +87,25 @@ def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark) -> in
 
     Args:
         mark: what the loop gets: the recorder's own, one that hands some parts on to it, or `no_mark`.
+        turn: 0 or 1 where steps with that mark and with none take turns (`is_marked`); None gives it to every step.
     """
     tokens = trace.chosen_BN
+    modes = [turn is None or turn == 0, *(turn is None or is_marked(p, turn) for p in range(tokens.shape[1] - 1))]
+    marks = [mark if marked else no_mark for marked in modes]
+    kinds = [("decode" if at else "prefill") + ("" if marked else UNMARKED) for at, marked in enumerate(modes)]
     loop.reset()
     loop.prefill(trace.prompt_BT, no_mark)
     if tokens.shape[1] > 1:
         loop.decode(tokens[:, 0], no_mark)
     loop.reset()
     chosen = np.empty_like(tokens)
-    recorder.begin("prefill")
-    chosen[:, 0] = loop.prefill(trace.prompt_BT, mark)
+    recorder.begin(kinds[0])
+    chosen[:, 0] = loop.prefill(trace.prompt_BT, marks[0])
     recorder.end()
     for position in range(1, tokens.shape[1]):
-        fed = tokens[:, position - 1]
-        recorder.begin("decode")
-        picked = loop.decode(fed, mark)
+        fed, kind, its_mark = tokens[:, position - 1], kinds[position], marks[position]
+        recorder.begin(kind)
+        picked = loop.decode(fed, its_mark)
         recorder.end()
         chosen[:, position] = picked
     return int((chosen != (tokens if trace.expected_BN is None else trace.expected_BN)).sum())
