@@ -173,12 +173,12 @@ class LedgerSession(RoundSession):
         return build_ledger(kind, ledger_samples(samples)[kind], mark_ns=0.0).resolved()
 
     def finish(self) -> None:
-        """Check that the state is as the trace leaves it.
+        """Check that the state is as the last pass over the trace leaves it.
 
         Raises:
             InvalidMeasurement: it is not.
         """
-        self._target.check_state(self._work)
+        self._target.check_state(self._replayed)
 
     def _recorder(self) -> Recorder | DeviceRecorder:
         stream = self._target.stream_recorder(self._clock) if self._plan.device_detail == "stream" else None
@@ -206,7 +206,7 @@ class LedgerSession(RoundSession):
 
     def _pass(self, arm: str, work: Work) -> Pass:
         """The host's time, and that on the stream where it is recorded."""
-        recorder = self._recorders[arm]
+        recorder, self._replayed = self._recorders[arm], work
         host = recorder if isinstance(recorder, Recorder) else recorder.host
         turn = {"turn": TURNS.index(arm)} if arm in TURNS else {}
         differing = self._target.replay(work, recorder, PLAIN if arm == PLAIN else self._detail, **turn)
