@@ -50,8 +50,8 @@ class Session(Protocol):
         """How narrow the intervals are by now."""
         ...
 
-    def go_on_from(self, samples: Sequence[Any]) -> None:
-        """Called once before measuring goes on with a stored run, with its rounds."""
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Called once before measuring goes on with a stored run, with its manifest."""
         ...
 
     def finish(self) -> None:

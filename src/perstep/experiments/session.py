@@ -4,7 +4,7 @@ A session checks its input, makes everything warm, and then measures one complet
 (`base.Session`). What it measures in a round is its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,8 +43,8 @@ class RoundSession:
     def finish(self) -> None:
         """Nothing: this session keeps no state that measuring may change."""
 
-    def go_on_from(self, samples: Sequence[Any]) -> None:
-        """Go on as these rounds of the same run were measured; they are at least one."""
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Go on as the rounds of a stored run were measured."""
 
     def _loaded(self, load: Callable[[], T], progress: Progress) -> T:
         """Load something, which is outside the budget; its time is shown."""

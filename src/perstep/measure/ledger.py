@@ -76,12 +76,6 @@ class LedgerSamples:
     marks_per_step: dict[str, float]
     pieces: int = 0
 
-    @property
-    def rounds(self) -> int:
-        """The units of replication in it."""
-        rounds, passes, _ = self.step_ns.shape
-        return rounds * passes * self.pieces if self.pieces else rounds
-
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """A named interval of a step, exclusive of every other.

@@ -5,8 +5,9 @@ and plain steps take turns inside calls, and a round is a piece of two calls (`m
 here.
 """
 
-from dataclasses import dataclass
 from math import ceil
+
+import msgspec
 
 from perstep._words import plural
 from perstep.experiments.planning import MARGIN, least_rounds, rounds_that_fit, span
@@ -24,8 +25,7 @@ LEAST_TOKENS = 3
 """A prefill and the two decode steps of the least piece."""
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured at a time where marked and plain steps take turns.
 
     Attributes:

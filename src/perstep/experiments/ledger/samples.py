@@ -15,6 +15,7 @@ import numpy as np
 from perstep.errors import InputError
 from perstep.experiments.columns import require_rounds, stack_passes
 from perstep.experiments.conditions import GeneratedWorkload, MarkedConditions
+from perstep.experiments.ledger.calls import Calls
 from perstep.experiments.ledger.device.samples import ProfiledRound
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
@@ -59,7 +60,7 @@ class Conditions(MarkedConditions, kw_only=True):
         generate: the arguments of the generate calls.
         notes: sentences below the first table.
         syncs: syncs that were counted, by kind of step.
-        alternating: whether marked and plain steps took turns inside calls, because whole calls are too long.
+        turns: how the calls are made in which marked and plain steps take turns; None where whole passes do.
         tf32: whether matrix products may use it; None without a device.
         cudnn_benchmark: whether cuDNN tries its algorithms; None without a device.
     """
@@ -73,7 +74,7 @@ class Conditions(MarkedConditions, kw_only=True):
     generate: dict[str, Any] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     syncs: dict[str, SyncCounts] = msgspec.field(default_factory=dict)
-    alternating: bool = False
+    turns: Calls | None = None
     tf32: bool | None = None
     cudnn_benchmark: bool | None = None
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.experiments.conditions import hash_ids
+from perstep.experiments.conditions import hash_ids, typed
 from perstep.experiments.device.machine import ceilings_of
 from perstep.experiments.ledger.bounds import Ceilings, bounded_by
 from perstep.experiments.ledger.calls import Calls, plan_calls
@@ -44,6 +45,7 @@ from perstep.measure import (
     build_ledger,
     measure_mark_ns,
 )
+from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets import PLAIN, Sampler, Target, Work
 from perstep.targets.transformers import DeviceRecorder
@@ -77,7 +79,7 @@ class LedgerSession(RoundSession):
         self._calls = self._planned()
         counted = target.syncs(work.shortened(COUNTED_TOKENS), self._detail)
         self._syncs = {kind: sync_counts(syncs) for kind, syncs in counted.items()}
-        warm = self._warm(self._warm_round, share=0.2 if self._calls is None else 0.05, most_s=30.0)
+        self._warmed = self._warm(self._warm_round, share=0.2 if self._calls is None else 0.05, most_s=30.0)
         self._ceilings = Ceilings(
             target,
             prompt_tokens=work.trace.prompt_BT.shape[1],
@@ -85,12 +87,13 @@ class LedgerSession(RoundSession):
             batch=plan.batch,
             threads=plan.threads,
         )
+        self._mark_ns = measure_mark_ns(clock)
         self.manifest = describe(
             "ledger",
             plan,
             workload=self._workload(),
             model={**target.facts, "random_weights": target.random_weights},
-            conditions=self._conditions(warm, measure_mark_ns(clock)),
+            conditions=self._conditions(self._warmed, self._mark_ns),
             boundaries=target.boundaries,
         )
 
@@ -118,7 +121,7 @@ class LedgerSession(RoundSession):
             if self._calls is None
             else "marked and plain steps take turns inside a call, M P P M; in a second call each the other way round,"
             " in an order drawn by seed and round",
-            alternating=self._calls is not None,
+            turns=self._calls,
             too_short="" if self._calls is None else self._calls.too_short,
             discarded=target.discarded,
             end_tokens="looked for at each step, but do not end the trace",
@@ -150,22 +153,15 @@ class LedgerSession(RoundSession):
         if self._calls is None:
             passes = [self._pass(ARMS[arm], self._work) for arm in order]
         else:
-            passes = self._pairs(order[:2], self._calls)
+            passes = self._pairs(order[:2].tolist(), self._calls)
         # Before the probe stops: what disturbs the ceilings must be known.
         sweeps = [self._ceilings.measure() for _ in range(1 if self._calls is None else self._calls.sweeps)]
         return Sample(number, passes, self._probe.stop(), sweeps[0], self._profile(), sweeps[1:])
 
-    def go_on_from(self, samples: Sequence[Sample]) -> None:
-        """Make calls as long as those that are stored."""
-        first = samples[0].passes
-        if first[0].arm not in TURNS:
-            self._calls = None
-            return
-        decoded = sum(len(steps.step_ns) for kind, steps in first[0].kinds.items() if kind.startswith("decode"))
-        calls = self._calls or Calls(1, 0, 1, PROFILED_TOKENS)
-        profiled = samples[0].profiled
-        steps = 0 if profiled is None or "decode" not in profiled.kinds else profiled.kinds["decode"].steps
-        self._calls = replace(calls, new_tokens=1 + decoded, prefills=len(first) // 2 - 1, profiled_tokens=1 + steps)
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Make calls as long as those of the stored run."""
+        self._calls = typed(manifest, Conditions).turns
+        self.manifest.conditions |= msgspec.to_builtins(self._conditions(self._warmed, self._mark_ns))
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The decode ledger's precision (prefill's, where only one token is generated)."""
@@ -238,7 +234,8 @@ class LedgerSession(RoundSession):
             for arm in ARMS:
                 self._pass(arm, self._work)
         else:
-            self._pairs((0, 1), replace(self._calls, new_tokens=min(TRIED_TOKENS, self._calls.new_tokens), prefills=0))
+            few = min(TRIED_TOKENS, self._calls.new_tokens)
+            self._pairs((0, 1), msgspec.structs.replace(self._calls, new_tokens=few, prefills=0))
 
 
 def _record(plan: Plan, target: Target) -> Work:

@@ -58,7 +58,7 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
 
 def _turns(findings: LedgerFindings, workload: Workload, conditions: Conditions) -> list[str]:
     """What is said of a ledger whose marked and plain steps took turns inside calls."""
-    if not conditions.alternating:
+    if conditions.turns is None:
         return []
     decode, all_steps = findings.decode, workload.new_tokens - 1
     said = ["Marked and plain steps took turns inside calls; a round is a piece of two calls."]

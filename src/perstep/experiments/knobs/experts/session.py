@@ -1,20 +1,23 @@
 """The measurement of `experts`: the same tokens with each number of experts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all, with_quality
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
-from perstep.experiments.knobs.quality import measure_quality, scored_tokens
+from perstep.experiments.knobs.fitting import between_first
+from perstep.experiments.knobs.options import tokens_of
+from perstep.experiments.knobs.quality import Scored, scored_tokens
 from perstep.experiments.knobs.session import measure_pass
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
@@ -37,14 +40,15 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     Raises:
         InputError: something in the plan is wrong; nothing has been written.
     """
+    plan = plan.with_model()
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=plan.new_tokens)
+    at_least(1, new_tokens=tokens_of(plan.new_tokens))
     at_least(0, quality_tokens=plan.quality_tokens)
 
     def check(one: Plan, target: Target) -> _Checked:
         routers = target.find_routers()
         top_ks = _top_ks(one, routers.num_experts)
-        return _Checked(routers, top_ks, one.make_prompts(prompts, target, one.new_tokens))
+        return _Checked(routers, top_ks, one.make_prompts(prompts, target, tokens_of(one.new_tokens)))
 
     def make(one: Plan, target: Target, checked: _Checked, progress: Progress) -> Subject:
         return _subject(one, target, checked, progress, clock)
@@ -56,27 +60,23 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
     routers, top_ks = checked.routers, checked.top_ks
     own = experts_implementation(target.model)
-    works = record_all(target, checked.prompts_BT, plan.new_tokens, progress)
+    works = record_all(target, checked.prompts_BT, tokens_of(plan.new_tokens), progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[Any]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
 
     def runs(name: str) -> None:
         with setting(top_ks[0], name)():
-            measure_pass(target, works[0].shortened(min(2, plan.new_tokens)), clock)
+            measure_pass(target, works[0].shortened(min(2, tokens_of(plan.new_tokens))), clock)
 
     names, warnings = _implementations(plan, runs)
     settings = {f"k = {k}, {name}": setting(k, name) for name in names for k in top_ks}
-    quality = {}
-    if plan.quality_tokens:
-        scored = scored_tokens(target, works, plan.text, plan.quality_tokens)
-        quality = measure_quality(target, scored, settings, progress)
+    scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     total = target.num_blocks
     arms = []
     for name in names:
         for k in top_ks:
             label = f"k = {k}, {name}"
-            progress(0.0, f"syncs of {label}")
             configuration = Configuration(
                 label=label,
                 knob=float(k),
@@ -84,11 +84,9 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
                 num_total_blocks=total,
                 active_block_indices=list(range(total)),
                 num_vision_tokens=0,
-                num_output_tokens=plan.new_tokens,
+                num_output_tokens=tokens_of(plan.new_tokens),
                 top_k=k,
                 experts_implementation=name,
-                quality=quality.get(label),
-                syncs_per_step=_syncs(target, works[0], settings[label]),
                 **plan.input_tokens(works),
             )
             arms.append(Arm(configuration, works, settings[label]))
@@ -102,9 +100,38 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         num_experts=routers.num_experts,
         own_top_k=routers.top_k,
         own_implementation=own,
-        quality_of=scored.source if plan.quality_tokens else None,
+        quality_of=None if scored is None else scored.source,
     )
-    return Subject(target, arms, unchanged, conditions, warnings)
+    return Subject(
+        target,
+        arms,
+        unchanged,
+        conditions,
+        warnings,
+        may_shorten=plan.new_tokens is None,
+        droppable=_droppable(plan, arms, unchanged, own),
+        more=partial(_more, target, scored),
+    )
+
+
+def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: Progress) -> list[Arm]:
+    """The quality of each configuration, and its syncs."""
+    found = []
+    for arm in with_quality(target, scored, arms, progress):
+        progress(0.0, f"syncs of {arm.configuration.label}")
+        syncs = _syncs(target, arm.works[0], arm.setting)
+        found.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
+    return found
+
+
+def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:
+    """What may be left out of what is left open: other implementations, then numbers of experts."""
+    names = [arm.configuration.experts_implementation for arm in arms]
+    others = [index for index, name in enumerate(names) if name != own] if plan.implementations is None else []
+    same = [index for index, name in enumerate(names) if name == (own if own in names else names[0])]
+    between = [same[place] for place in between_first(len(same))] if plan.top_k is None else []
+    most = same[-1:] if plan.top_k is None else []
+    return [index for index in dict.fromkeys([*others, *between, *most]) if index not in unchanged]
 
 
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:
