@@ -1,4 +1,4 @@
-"""What a processor or criterion offers to a captured step, and the ones of transformers that are taken inside as well.
+"""What a processor or criterion offers to a captured step.
 
 A CUDA graph repeats launches and runs no Python. So what lies inside it keeps its state in tensors that are handed to
 it, makes the next ones with tensors of fixed shapes, never waits for the device, and never looks at the text: ids come
@@ -9,29 +9,14 @@ without an error and be wrong at the first replay.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import (
-    LogitsProcessor,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-
-from perstep.targets.transformers.protocols import Argument
 
 # B batch, T text, V logits
 
 State = tuple[torch.Tensor, ...]
 """What one processor or criterion keeps from step to step: tensors whose first dimension is the batch."""
-
-_STATELESS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
-"""Of transformers: they look at the scores alone, by tensors alone."""
 
 
 class Inside(Protocol):
@@ -92,55 +77,3 @@ class Stateless:
 
     def graph_end(self, ids_BT: torch.Tensor, state: State, undone: int) -> None:
         """Nothing is kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Known(Stateless):
-    """A processor of transformers that has no state."""
-
-    processor: LogitsProcessor
-
-    def graph_key(self) -> Hashable:
-        """Its kind and its settings."""
-        return type(self.processor), tuple(sorted(vars(self.processor).items()))
-
-    def graph_scores(self, scores_BV: torch.Tensor, state: State, length: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Its own scores."""
-        scores: torch.Tensor = self.processor(None, scores_BV)
-        return scores
-
-
-def processor_inside(processor: Argument) -> InsideProcessor | None:
-    """The processor as a captured step takes it; None if it has to stay outside."""
-    from perstep.fast.penalties import RepetitionPenalty, SuppressTokens
-
-    kind = type(processor)
-    if kind in _STATELESS:
-        return _Known(processor)
-    if kind is SuppressTokensLogitsProcessor:
-        return SuppressTokens(processor.suppress_tokens.tolist())
-    if kind is RepetitionPenaltyLogitsProcessor and not getattr(processor, "logits_indices", None):
-        ignored = processor.prompt_ignore_length
-        lengths = ignored.flatten().tolist() if isinstance(ignored, torch.Tensor) else ignored
-        return RepetitionPenalty(processor.penalty, lengths or 0)
-    inside: InsideProcessor | None = processor if _offers(processor, "graph_scores") else None
-    return inside
-
-
-def criterion_inside(criterion: Argument) -> InsideCriterion | None:
-    """The criterion as a captured step takes it; None if it has to stay outside."""
-    inside: InsideCriterion | None = criterion if _offers(criterion, "graph_stops") else None
-    return inside
-
-
-def _offers(thing: Argument, own: str) -> bool:
-    """Whether it declares that it can be captured, itself and not by inheritance alone, and has what that takes.
-
-    A subclass that overrides the call does something else than what its base captures.
-    """
-    if getattr(thing, "capturable", False) is not True:
-        return False
-    kinds = type(thing).__mro__
-    declares = next((place for place, kind in enumerate(kinds) if own in vars(kind)), len(kinds) + 1)
-    calls = next((place for place, kind in enumerate(kinds) if "__call__" in vars(kind)), len(kinds))
-    return declares <= calls

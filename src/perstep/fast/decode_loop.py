@@ -422,7 +422,11 @@ class LateFlag:
     def _place(self, tokens_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Event]:
         pinned = self._device.type == "cuda"
         flag = torch.empty((), dtype=torch.bool, pin_memory=pinned)
-        return flag, torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=pinned), torch.Event(device=self._device)
+        return (
+            flag,
+            torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=pinned),
+            torch.Event(device=self._device),
+        )
 
     def _read(self, copied: _Copied) -> bool:
         flag, tokens, event = copied

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from perstep._words import plural
-from perstep.fast._inside import InsideCriterion, InsideProcessor, criterion_inside, processor_inside
+from perstep.fast._inside import InsideCriterion, InsideProcessor
 from perstep.fast.decode_inputs import InputIds
 from perstep.fast.decode_loop import Call, LateFlag
 from perstep.fast.graph_cache import SlotCache, bucket, cache_refusal
 from perstep.fast.graph_capture import Work, capture
+from perstep.fast.graph_inside import criterion_inside, processor_inside
 from perstep.fast.graph_kept import Kept, find, keep
 from perstep.fast.graph_step import Begin, Step
 from perstep.fast.noise import row_keys
@@ -150,7 +151,9 @@ class _Run:
         call, ids = self.call, self.call.ids()
         mask, positions = call.model_kwargs.get("attention_mask"), call.model_kwargs.get("position_ids")
         if mask is not None and mask.shape != (call.batch, self._held):
-            raise NotCaptured(f"the attention mask is {list(mask.shape)}, the cache holds {self._held} positions")
+            raise NotCaptured(
+                f"the attention mask is {list(mask.shape)}, the cache holds {plural(self._held, 'position')}"
+            )
         seed, end_ids = call.chooser.seed, call.stops.end_ids_E
         insides = [*(self._processors or ()), *self._criteria]
         return Begin(
@@ -244,8 +247,8 @@ class _Run:
         except torch.OutOfMemoryError as error:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-            raise NotCaptured(f"{plural(self._slots, 'slot')} for {plural(call.batch, 'row')} do not fit into memory "
-                              "beside the rest") from error  # fmt: skip
+            needed = f"{plural(self._slots, 'slot')} for {plural(call.batch, 'row')}"
+            raise NotCaptured(f"there is too little memory beside the rest for {needed}") from error
         except Exception as error:  # whatever a model does that a graph cannot do: the other loops can
             said = (str(error).splitlines() or [""])[0]
             why = f"the step could not be captured: {type(error).__name__}: {said}"
@@ -272,8 +275,8 @@ class _Run:
             apart = float((step.forward(model) - wanted).abs().max())
             if not apart <= rounding:
                 raise NotCaptured(
-                    f"over fixed slots the model gives other logits: {apart:.2g} apart, where rounding explains "
-                    f"{rounding:.2g}"
+                    "over fixed slots the model gives other logits, "
+                    f"{apart / rounding if rounding else apart:,.1f} times as far apart as rounding explains"
                 )
             step.tokens_B1.copy_(wanted.argmax(dim=-1, keepdim=True))
 
