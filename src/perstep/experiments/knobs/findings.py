@@ -8,11 +8,10 @@ share rounds and nothing else: each is judged by itself.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from perstep._words import plural, short
 from perstep.experiments.columns import TOO_FEW, require_rounds, why_unresolved
@@ -219,7 +218,7 @@ def _finished(sample: Sample, arm: int) -> list[Pass]:
     return [] if any(p.failed for p in passes) else sorted(passes, key=lambda p: p.prompt)
 
 
-def _nanoseconds(p: Pass, attribute: str) -> Any:
+def _nanoseconds(p: Pass, attribute: str) -> NDArray[np.int64]:
     value = getattr(p, attribute)
     return np.zeros(0, np.int64) if value is None else value
 
@@ -389,7 +388,7 @@ def _by_prompt(columns_ns: NDArray[np.float64], c: Configuration) -> NDArray[np.
     return medians_ns.reshape(max(len(c.prompt_text_tokens), 1), -1) / _MS
 
 
-def _spread(values_ns: Any) -> Spread:
+def _spread(values_ns: ArrayLike) -> Spread:
     found = summarise(np.asarray(values_ns, np.float64) / _MS, PERCENTS)
     p50, p95, p99 = (found.percentile(percent).value for percent in PERCENTS)
     return Spread(

@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.knobs.findings import columns_of, round_levels
@@ -44,7 +44,7 @@ from perstep.targets import STAGES, Target, Work
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
-Setting = Callable[[], AbstractContextManager[Any]]
+Setting = Callable[[], AbstractContextManager[object]]
 """Puts a configuration's knob where it belongs, and back; what it gives may have a `check`."""
 
 
@@ -86,7 +86,7 @@ class Subject:
         """The model's."""
         return self.target.name
 
-    def workload(self) -> dict[str, Any]:
+    def workload(self) -> dict[str, Json]:
         """What of a manifest's workload is this model's own."""
         traces = [work.trace for arm in self.arms for work in arm.works]
         facts = self.target.facts
@@ -97,12 +97,12 @@ class Subject:
             "device": self.target.device,
         }
 
-    def conditions_with(self, **shared: Any) -> dict[str, Any]:
+    def conditions_with(self, **shared: Json) -> dict[str, Json]:
         """A manifest's conditions: what all models share, and what is this model's own."""
         own = {"random_weights": self.target.random_weights, "cache": self.target.cache}
         if self.target.device.startswith("cuda"):
             own["device_waits"] = "at every boundary of a stage"
-        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own))
+        made: dict[str, Json] = msgspec.to_builtins(self.conditions(**shared, **own))
         return made
 
 
@@ -144,7 +144,7 @@ class KnobSession(RoundSession):
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
 
-    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Any]:
+    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Json]:
         """Of one model all together; of several what is each one's own by its name."""
         first_arms = list(accumulate((len(subject.arms) for subject in subjects), initial=0))
         everything = [
@@ -251,7 +251,7 @@ class KnobSession(RoundSession):
                     self._pass(arm, prompt)
 
 
-def _workload(subjects: Sequence[Subject]) -> dict[str, Any]:
+def _workload(subjects: Sequence[Subject]) -> dict[str, Json]:
     """The workload of all models together: in the order of the models, what is alike once."""
     own = [subject.workload() for subject in subjects]
     return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}
