@@ -23,6 +23,8 @@ RayModule = Any
 """Ray, which is not installed where this is type-checked."""
 Ref = Any
 """What Ray gives for a task that runs."""
+Remote = Any
+"""An argument or answer of what runs on a node: what Ray can carry there."""
 RESOURCE = "perstep"
 _LOOK_S = 2.0
 _CONNECT_S = 10.0
@@ -132,7 +134,9 @@ class _Cluster:
             raise InputError(f"node {node[:8]} does not see the sweep in {self._folder}; put --out on a shared folder")
         check_versions(self._sweep, versions, f"node {node[:8]}")
 
-    def _on(self, node: str, resources: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Ref:
+    def _on(
+        self, node: str, resources: Mapping[str, Remote], function: Callable[..., Remote], *arguments: Remote
+    ) -> Ref:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         placed = NodeAffinitySchedulingStrategy(node_id=node, soft=False)

@@ -7,7 +7,6 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from perstep._words import plural, significant
 from perstep.report import Column, Table, to_csv
@@ -75,7 +74,7 @@ def table_of(sweep: Sweep, rows: Sequence[Row]) -> Table:
     return Table(f"sweep of {sweep.grid.experiment}", columns_of(rows), ordered, notes_of(rows))
 
 
-def _sortable(values: dict[str, Any]) -> list[tuple[bool, float, str]]:
+def _sortable(values: dict[str, Found]) -> list[tuple[bool, float, str]]:
     return [
         (not isinstance(value, int | float), value if isinstance(value, int | float) else 0.0, str(value))
         for value in values.values()
