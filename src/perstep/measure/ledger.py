@@ -206,7 +206,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
     check_sums(kind, samples)
     shares = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
     plain_ns, step_ns = paired_step_estimates(*_side_by_side(samples))
-    made = close_ledger(
+    ledger = close_ledger(
         kind,
         samples,
         estimate=shares.at(step_ns),
@@ -215,11 +215,11 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
     )
-    if made.overhead is None:
+    if ledger.overhead is None:
         raise InvalidMeasurement(
             f"the instrumentation overhead of the {kind} step is unknown: no round has both kinds of step"
         )
-    return made
+    return ledger
 
 
 @dataclass(frozen=True)

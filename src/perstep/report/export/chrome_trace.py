@@ -7,10 +7,10 @@ the ledger's order with repeated ones joined, the residual last. All of this is 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.measure import RESIDUAL, Steps
 from perstep.report.export.source import Pass, Source, places
 
@@ -47,7 +47,7 @@ def to_chrome_trace(source: Source) -> Iterator[bytes]:
     yield b"\n]}\n"
 
 
-def _names(source: Source) -> list[dict[str, Any]]:
+def _names(source: Source) -> list[dict[str, Json]]:
     process = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": f"perstep: {source.subject}"}}
     threads = [
         {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": tid, "args": {"name": name}}
@@ -56,9 +56,9 @@ def _names(source: Source) -> list[dict[str, Any]]:
     return [process, *threads]
 
 
-def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Any]], int]:
+def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Json]], int]:
     """The events of a round that begins at `now_ns`, and when it ends."""
-    events: list[dict[str, Any]] = []
+    events: list[dict[str, Json]] = []
     for place, replay in enumerate(passes):
         for kind, position, columns, index in _in_order(replay):
             thread, _ = _THREADS["marked" if columns.residual_ns.size else "plain"]
@@ -79,7 +79,7 @@ def _in_order(replay: Pass) -> list[tuple[str, int, Steps, int]]:
     return sorted(found, key=lambda step: (kinds.index(step[0]), step[1]))
 
 
-def _parts(kind: str, columns: Steps, index: int, thread: int, now_ns: int) -> Iterator[dict[str, Any]]:
+def _parts(kind: str, columns: Steps, index: int, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
     if not columns.residual_ns.size:
         return
     for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
@@ -91,7 +91,7 @@ def _parts(kind: str, columns: Steps, index: int, thread: int, now_ns: int) -> I
 
 def _slice(
     name: str, kind: str, thread: int, begin_ns: int, ns: int, args: dict[str, int] | None = None
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     event = {"name": name, "cat": kind, "ph": "X", "pid": _PROCESS, "tid": thread}
     event |= {"ts": begin_ns / 1e3, "dur": ns / 1e3}
     return event if args is None else {**event, "args": args}
