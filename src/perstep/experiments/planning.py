@@ -24,7 +24,7 @@ def rounds_that_fit(round_ns: float, effort: Effort) -> float:
 
 
 def least_rounds(intervals: int) -> int:
-    """The rounds without which none of so many intervals shown together is there."""
+    """The rounds without which none of the intervals that are shown together is there."""
     return rounds_needed(intervals, confidence=_CONFIDENCE)
 
 

@@ -10,13 +10,13 @@ from perstep.measure.ledger import (
     Sum,
     belongs,
     build_ledger,
-    in_pieces,
     measure_mark_ns,
-    pieces_at_the_mean,
 )
+from perstep.measure.pieces import in_pieces, pieces_at_the_mean
 from perstep.measure.recorder import RESIDUAL, Recorder, Steps
-from perstep.measure.replay import TURNS, UNMARKED, DecodeLoop, Mark, Trace, is_marked, no_mark, record_trace, replay
+from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
 from perstep.measure.rounds import Effort, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
+from perstep.measure.turns import TURNS, UNMARKED, is_marked
 from perstep.measure.watched import WatchedSteps, build_watched_ledger
 
 __all__ = [

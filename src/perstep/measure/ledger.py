@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock
+from perstep.measure.pieces import RoundTotals, round_totals
 from perstep.measure.recorder import Recorder
 from perstep.measure.rounds import Resolved
 from perstep.stats import (
@@ -30,7 +31,6 @@ from perstep.stats import (
     paired_step_estimates,
     rounds_needed,
     share_interval,
-    without_trend,
 )
 
 MARKS_MATTER = 0.05
@@ -211,7 +211,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         samples,
         estimate=shares.at(step_ns),
         plain_ns=plain_ns,
-        rounds=_round_totals(samples),
+        rounds=round_totals(samples.plain_ns, samples.step_ns, samples.parts, samples.pieces),
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
     )
@@ -220,73 +220,6 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
             f"the instrumentation overhead of the {kind} step is unknown: no round has both kinds of step"
         )
     return ledger
-
-
-@dataclass(frozen=True)
-class RoundTotals:
-    """The time of each round's steps, [rounds], for the intervals. All columns hold the same multiple of a step.
-
-    Attributes:
-        plain_ns: of uninstrumented steps.
-        step_ns: of instrumented steps.
-        parts_ns: of their parts.
-        seldom: positions were measured too seldom for medians that leave all bursts out, so that each interval also
-            holds that of the rounds' median.
-    """
-
-    plain_ns: NDArray[np.float64]
-    step_ns: NDArray[np.float64]
-    parts_ns: dict[str, NDArray[np.float64]]
-    seldom: bool = False
-
-
-def _round_totals(samples: LedgerSamples) -> RoundTotals:
-    """The mean step of each round. Pieces of calls are brought to the mean position."""
-    if not samples.pieces:
-        return RoundTotals(
-            plain_ns=samples.plain_ns.mean(axis=(1, 2)),
-            step_ns=samples.step_ns.mean(axis=(1, 2)),
-            parts_ns={name: ns.mean(axis=(1, 2)) for name, ns in samples.parts.items()},
-        )
-
-    def at_the_mean(ns: NDArray[np.int64]) -> NDArray[np.float64]:
-        return pieces_at_the_mean(ns, samples.pieces)
-
-    return RoundTotals(
-        plain_ns=at_the_mean(samples.plain_ns),
-        step_ns=at_the_mean(samples.step_ns),
-        parts_ns={name: at_the_mean(ns) for name, ns in samples.parts.items()},
-        seldom=True,
-    )
-
-
-def pieces_at_the_mean(ns: NDArray[np.int64], pieces: int) -> NDArray[np.float64]:
-    """The mean of each piece of each pass, brought to the mean position of the trace, [rounds * passes * pieces].
-
-    Each column by a line of its own: times are lines in the context, shares of them are not.
-
-    Args:
-        ns: [rounds, passes, positions] what each position took.
-        pieces: of a pass.
-    """
-    positions = np.broadcast_to(np.arange(ns.shape[2]), ns.shape)
-    return without_trend(in_pieces(ns, pieces), in_pieces(positions, pieces), (ns.shape[2] - 1) / 2)
-
-
-def in_pieces(ns: NDArray[np.int64], pieces: int) -> NDArray[np.float64]:
-    """The mean of each piece of each pass, [rounds, passes, positions] → [rounds * passes * pieces] in order of time.
-
-    Two neighbouring positions are the least piece: in either of a pass's two calls one of them is marked and the
-    other plain, so that a drift between the calls and one along the positions are in both kinds alike.
-
-    Args:
-        ns: what each position took.
-        pieces: of a pass, at most half of its positions.
-    """
-    ends = 2 * (np.arange(pieces + 1) * (ns.shape[2] // 2) // pieces)
-    ends[-1] = ns.shape[2]
-    sums = np.add.reduceat(ns.astype(np.float64), ends[:-1], axis=2)
-    return np.asarray((sums / np.diff(ends)).reshape(-1))
 
 
 def close_ledger(

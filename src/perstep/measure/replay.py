@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.measure.recorder import Recorder
+from perstep.measure.turns import UNMARKED, is_marked
 
 Mark = Callable[[str], None]
 """Ends the part before and begins the one named."""
@@ -57,28 +58,6 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
     return Trace(prompt_BT, np.stack(chosen, axis=1))
 
 
-TURNS = ("marked first", "plain first")
-"""The arms of passes whose marked and plain steps take turns, by their turn (`is_marked`)."""
-UNMARKED = ".plain"
-"""Ends the kind of a step without marks in a pass whose steps take turns: `decode.plain` beside `decode`."""
-
-
-def is_marked(position: int, turn: int) -> bool:
-    """Whether a decode step is marked in a pass whose marked and plain steps take turns.
-
-    M P P M (law "the observer is measured"), so that a cost that grows with the position is in both alike; in a pass of
-    the other turn each position is of the other kind.
-
-    Args:
-        position: of the step, from 0.
-        turn: of the pass, 0 or 1. The prefill is marked where it is 0.
-
-    >>> ["".join("PM"[is_marked(position, turn)] for position in range(8)) for turn in (0, 1)]
-    ['MPPMMPPM', 'PMMPPMMP']
-    """
-    return (position % 4 in (0, 3)) == (turn == 0)
-
-
 def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark, turn: int | None = None) -> int:
     """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
@@ -87,7 +66,7 @@ def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark, turn:
 
     Args:
         mark: what the loop gets: the recorder's own, one that hands some parts on to it, or `no_mark`.
-        turn: 0 or 1 where steps with that mark and with none take turns (`is_marked`); None gives it to every step.
+        turn: 0 or 1: steps with that mark and with none take turns (`is_marked`); None gives it to every step.
     """
     tokens = trace.chosen_BN
     modes = [turn is None or turn == 0, *(turn is None or is_marked(p, turn) for p in range(tokens.shape[1] - 1))]

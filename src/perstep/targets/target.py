@@ -328,7 +328,7 @@ class Target(ABC):
             recorder: takes the steps, kinds `prefill` and `decode`, or `prefill.plain` and `decode.plain` where the
                 detail is PLAIN; what it held is forgotten.
             detail: PLAIN, STAGES, one of `details`, or None where there are none: every part.
-            turn: 0 or 1 where steps with the detail's marks and steps of the kinds `prefill.plain` and `decode.plain`
+            turn: 0 or 1: steps with the detail's marks and steps of the kinds `prefill.plain` and `decode.plain`
                 take turns inside the pass, as `measure.is_marked` says; None gives every step the marks.
 
         Returns:

@@ -48,9 +48,9 @@ from perstep.stats import balanced_block
 from perstep.targets import STAGES, Target, Work
 
 _TRYING = 0.3
-"""Configurations that were left open are tried for so much of the budget."""
+"""Configurations that were left open are tried for this share of the budget."""
 TRIED_TOKENS = 3
-"""What a step takes is tried in calls of so many tokens."""
+"""What a step takes is tried in calls of this number of tokens."""
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
 Setting = Callable[[], AbstractContextManager[object]]
@@ -72,7 +72,7 @@ class Arm:
     setting: Setting
 
     def shortened(self, most_tokens: int | None) -> "Arm":
-        """The same with calls of no more than so many tokens."""
+        """The same with calls of no more than this number of tokens."""
         count = self.configuration.num_output_tokens
         if most_tokens is None or count <= most_tokens:
             return self
@@ -110,7 +110,7 @@ class Subject:
         return self.target.name
 
     def reduced(self, kept: Sequence[int], most_tokens: int | None) -> "Subject":
-        """The same with some of its arms, and calls of no more than so many tokens."""
+        """The same with some of its arms, and calls of no more than this number of tokens."""
         arms = [self.arms[index].shortened(most_tokens) for index in kept]
         return replace(self, arms=arms, unchanged=[at for at, arm in enumerate(kept) if arm in self.unchanged])
 

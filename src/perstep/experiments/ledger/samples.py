@@ -27,7 +27,7 @@ from perstep.runs import Column
 KINDS = ("decode", "prefill")
 ARMS = ("plain", "marked")
 ROUNDS_AIMED_AT = 40
-"""Calls are cut into pieces until there are so many rounds: 20 for a verdict, and as many to be merged."""
+"""Calls are cut into pieces until there are this number of rounds: 20 for a verdict, and as many to be merged."""
 Side = Literal["kinds", "device", "idle"]
 """Which columns of a pass: host time, device time, and what the device may have waited for the host at most."""
 

@@ -54,7 +54,7 @@ DEFAULT_PROMPT_TOKENS = 64
 COUNTED_TOKENS = 9
 """Syncs are counted in one prefill and at most this number minus one decode steps."""
 TRIED_TOKENS = 5
-"""What a step takes is tried in calls of so many tokens."""
+"""What a step takes is tried in calls of this number of tokens."""
 PROFILED_TOKENS = 6
 """A round profiles one prefill and at most this number minus one decode steps: some 40,000 rows of a trace at 30
 layers."""

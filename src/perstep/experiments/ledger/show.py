@@ -64,8 +64,8 @@ def _turns(findings: LedgerFindings, workload: Workload, conditions: Conditions)
     said = ["Marked and plain steps took turns inside calls; a round is a piece of two calls."]
     if decode is not None and decode.forwards < all_steps:
         said.append(
-            f"Only the first {decode.forwards} of {plural(all_steps, 'decode step')} were measured: the budget does not"
-            " hold calls of all."
+            f"The first {plural(decode.forwards, 'decode step')} of {all_steps:,} stand for all: calls of all would be "
+            "longer than the budget."
         )
     return said
 
