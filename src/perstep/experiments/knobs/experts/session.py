@@ -15,6 +15,7 @@ from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, 
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.fitting import between_first
+from perstep.experiments.knobs.models import free_memory
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, scored_tokens
 from perstep.experiments.knobs.session import measure_pass
@@ -22,6 +23,9 @@ from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
 from perstep.targets.transformers import IMPLEMENTATIONS, ExpertsPerToken, Routers, experts_implementation
+
+_SHARE_OF_FREE = 0.3
+"""Of the free memory: the copies are made twice, and what comes of them is not small either."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,23 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
             measure_pass(target, works[0].shortened(min(2, tokens_of(plan.new_tokens))), clock)
 
     names, warnings = _implementations(plan, runs)
-    settings = {f"k = {k}, {name}": setting(k, name) for name in names for k in top_ks}
+    longest = plan.batch * max(prompt_BT.shape[1] for prompt_BT in checked.prompts_BT)
+    too_large = _too_large(plan, routers, top_ks, longest) if "batched_mm" in names else {}
+    warnings += too_large.values()
+    settings = {
+        f"k = {k}, {name}": setting(k, name)
+        for name in names
+        for k in top_ks
+        if name != "batched_mm" or k not in too_large
+    }
     scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     total = target.num_blocks
     arms = []
     for name in names:
         for k in top_ks:
             label = f"k = {k}, {name}"
+            if label not in settings:
+                continue
             configuration = Configuration(
                 label=label,
                 knob=float(k),
@@ -113,6 +127,27 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     )
 
 
+def _too_large(plan: Plan, routers: Routers, top_ks: Sequence[int], tokens: int) -> dict[int, str]:
+    """The numbers of experts whose weights `batched_mm` cannot copy for each token, with a sentence for each.
+
+    Raises:
+        InputError: it was asked for by name.
+    """
+    free, found = free_memory(plan.device), {}
+    for k in top_ks:
+        needed = routers.gathered_bytes(k, tokens)
+        if needed <= free * _SHARE_OF_FREE:
+            continue
+        why = (
+            f"it copies the weights of each token's experts, {needed / 1e9:.1f} GB at {plural(tokens, 'token')}, and "
+            f"{free / 1e9:.1f} GB are free"
+        )
+        if plan.implementations is not None:
+            raise InputError(f"--implementations batched_mm with k = {k}: {why}; give a smaller --top-k or prompt")
+        found[k] = f"k = {k}, batched_mm was left out: {why}"
+    return found
+
+
 def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: Progress) -> list[Arm]:
     """The quality of each configuration, and its syncs."""
     found = []
@@ -126,7 +161,8 @@ def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: 
 def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:
     """What may be left out of what is left open: other implementations, then numbers of experts."""
     names = [arm.configuration.experts_implementation for arm in arms]
-    others = [index for index, name in enumerate(names) if name != own] if plan.implementations is None else []
+    dearest = sorted(range(len(arms)), key=lambda index: -arms[index].configuration.knob)
+    others = [index for index in dearest if names[index] != own] if plan.implementations is None else []
     same = [index for index, name in enumerate(names) if name == (own if own in names else names[0])]
     between = [same[place] for place in between_first(len(same))] if plan.top_k is None else []
     most = same[-1:] if plan.top_k is None else []
