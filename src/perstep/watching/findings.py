@@ -87,6 +87,10 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
     if apart:
         note = f"First calls are shown separately: the rows exclude {apart:,} of {plural(recorded, f'{kind} step')}."
         ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
+    other = next((s.other_way for s in samples if s.other_way), "")
+    if other:
+        why = f"unobserved, fast.decode does this call in another way ({other}), so these are not its parts"
+        ledger = msgspec.structs.replace(ledger, invalid=why)
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)
 

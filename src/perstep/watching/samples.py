@@ -41,6 +41,7 @@ class Sample(msgspec.Struct, kw_only=True):
     """One generate call. `steps` and `forwards` are all it made, or, if it broke off, those that were recorded.
 
     `kinds` is the host's time; `device_kinds` and `idle_kinds` are the device's, where there is one.
+    `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """
 
     site: str
@@ -57,6 +58,7 @@ class Sample(msgspec.Struct, kw_only=True):
     notes: list[str]
     noise: Noise
     syncs: dict[str, SyncCounts] = {}
+    other_way: str = ""
     device_kinds: dict[str, CallSteps] = {}
     idle_kinds: dict[str, CallSteps] = {}
 

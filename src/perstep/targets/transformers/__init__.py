@@ -5,7 +5,7 @@ Importing this package imports neither torch nor transformers; its functions do,
 
 from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._lists import part_names
-from perstep.targets.transformers._loop import Call, Marks
+from perstep.targets.transformers._loop import Call, Marks, is_recorded, one_forward, unobserved
 from perstep.targets.transformers._silence import silent
 from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
@@ -63,8 +63,10 @@ __all__ = [
     "find_model",
     "find_routers",
     "image_prompt",
+    "is_recorded",
     "line_of",
     "load",
+    "one_forward",
     "part_names",
     "presets",
     "record",
@@ -73,5 +75,6 @@ __all__ = [
     "takes_images",
     "to_device",
     "truncate",
+    "unobserved",
     "user_frame",
 ]
