@@ -8,7 +8,7 @@ import pytest
 
 from perstep import automata
 from perstep.errors import InputError
-from perstep.fast import generate_masked
+from perstep.fast import generate_masked, masked_reference
 from perstep.targets.reference.load import load
 from perstep.targets.reference.model import decode_one_token, prefill
 from perstep.targets.reference.sample import GREEDY, Sampler, sample
@@ -41,10 +41,13 @@ SAMPLERS = [GREEDY, Sampler(1.0, seed=4), Sampler(0.7, top_k=5, top_p=0.9, seed=
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled", "truncated"])
 @pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("small_head_bytes", [0, masked_reference.SMALL_HEAD_BYTES])
 def test_tokens_are_those_of_the_full_mask(
-    sampler: Sampler, lazy: bool, model: Any, conjugations: Any, byte_vocabulary: Any
-) -> None:
-    """One table a row, rows that end at different times, runs of forced tokens among them."""
+    sampler: Sampler, lazy: bool, small_head_bytes: int, model: Any, conjugations: Any, byte_vocabulary: Any,
+    monkeypatch: Any,
+) -> None:  # fmt: skip
+    """One table a row, rows that end at different times, runs of forced tokens among them, with either head."""
+    monkeypatch.setattr(masked_reference, "SMALL_HEAD_BYTES", small_head_bytes)
     other = automata.compile(automata.from_regex(r"\[[a-z]{3}(, [^\"\\]{1,5}){2,4}\]"), byte_vocabulary, lazy=lazy)
     rng = np.random.default_rng(0)
     for tables in ([conjugations], [conjugations, other, conjugations]):
@@ -67,8 +70,21 @@ def test_forced_tokens_take_no_forward_of_their_own(model: Any, byte_vocabulary:
     assert generate_masked(model, np.ones((1, 3), int), 4, table).ids.shape == (1, 4)
 
 
-def test_near_ties_are_decided_by_the_whole_head(make_llama: Any, tmp_path: Path, byte_vocabulary: Any) -> None:
+def test_short_runs_of_forced_tokens_are_no_chunk(model: Any, byte_vocabulary: Any, monkeypatch: Any) -> None:
+    """On a small model seven tokens go one by one and eight do not; where layers are large four go together."""
+    text, forwards = "xyzxyz", []
+    for length, large_bytes in ((5, 4 << 20), (6, 4 << 20), (1, 0), (2, 0)):
+        monkeypatch.setattr(masked_reference, "LARGE_LAYER_BYTES", large_bytes)
+        table = automata.compile(automata.json_schema({"const": text[:length]}), byte_vocabulary)
+        forwards.append(generate_masked(model, np.ones((1, 3), int), 50, table).forwards)
+    assert forwards == [1 + 7, 1 + 1, 1 + 3, 1 + 1]
+
+
+def test_near_ties_are_decided_by_the_whole_head(
+    make_llama: Any, tmp_path: Path, byte_vocabulary: Any, monkeypatch: Any
+) -> None:
     """Two tokens of one weight are told apart as the full head tells them: by the lower id."""
+    monkeypatch.setattr(masked_reference, "SMALL_HEAD_BYTES", 0)
     model = load(make_llama(tmp_path / "m", vocab_size=270))
     model.head_DV[:, ord("b")] = model.head_DV[:, ord("a")]
     table = automata.compile(automata.from_regex("[ab]{12}"), byte_vocabulary)
