@@ -41,13 +41,10 @@ SAMPLERS = [GREEDY, Sampler(1.0, seed=4), Sampler(0.7, top_k=5, top_p=0.9, seed=
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["greedy", "sampled", "truncated"])
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("small_head_bytes", [0, masked_reference.SMALL_HEAD_BYTES])
 def test_tokens_are_those_of_the_full_mask(
-    sampler: Sampler, lazy: bool, small_head_bytes: int, model: Any, conjugations: Any, byte_vocabulary: Any,
-    monkeypatch: Any,
-) -> None:  # fmt: skip
-    """One table a row, rows that end at different times, runs of forced tokens among them, with either head."""
-    monkeypatch.setattr(masked_reference, "SMALL_HEAD_BYTES", small_head_bytes)
+    sampler: Sampler, lazy: bool, model: Any, conjugations: Any, byte_vocabulary: Any
+) -> None:
+    """One table a row, rows that end at different times, runs of forced tokens among them."""
     other = automata.compile(automata.from_regex(r"\[[a-z]{3}(, [^\"\\]{1,5}){2,4}\]"), byte_vocabulary, lazy=lazy)
     rng = np.random.default_rng(0)
     for tables in ([conjugations], [conjugations, other, conjugations]):
@@ -80,11 +77,8 @@ def test_short_runs_of_forced_tokens_are_no_chunk(model: Any, byte_vocabulary: A
     assert forwards == [1 + 7, 1 + 1, 1 + 3, 1 + 1]
 
 
-def test_near_ties_are_decided_by_the_whole_head(
-    make_llama: Any, tmp_path: Path, byte_vocabulary: Any, monkeypatch: Any
-) -> None:
+def test_near_ties_are_decided_by_the_whole_head(make_llama: Any, tmp_path: Path, byte_vocabulary: Any) -> None:
     """Two tokens of one weight are told apart as the full head tells them: by the lower id."""
-    monkeypatch.setattr(masked_reference, "SMALL_HEAD_BYTES", 0)
     model = load(make_llama(tmp_path / "m", vocab_size=270))
     model.head_DV[:, ord("b")] = model.head_DV[:, ord("a")]
     table = automata.compile(automata.from_regex("[ab]{12}"), byte_vocabulary)

@@ -1,9 +1,8 @@
 """Constrained decoding on the reference model: only the head's rows of the allowed tokens are computed.
 
 The tokens are those of masking all logits and choosing from them, since noise is keyed by token id (law "a drop-in
-proves its guarantee"). There are fewer products, where that is less work: a small head is computed whole. Where only one
-token is allowed there is no head, and long runs of forced tokens go through the model as one chunk. Where two candidates
-are nearer than rounding, the whole head decides.
+proves its guarantee"). There are fewer products. Where only one token is allowed there is no head, and long runs of
+forced tokens go through the model as one chunk. Where two candidates are nearer than rounding, the whole head decides.
 """
 
 from __future__ import annotations
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["MaskedText", "generate_masked"]
 
-SMALL_HEAD_BYTES = 1 << 20
-"""A head up to this size is computed whole: mini's, 512 x 128, takes 4 µs, and choosing its rows and proving that no two
-candidates are nearer than rounding takes 10."""
-
 LEAST_CHUNK, LARGE_LAYER_BYTES = (8, 4), 4 << 20
-"""The shortest run that is one chunk, where a layer's weights are smaller than this and where they are larger. A product
-of 2 or 3 rows takes longer than as many products of one: on mini, of 0.8 MB a layer, 2 tokens take 561 µs in a chunk and
-278 in single steps, 4 take 1.05 times the single steps' time and 8 take 0.72. At 6.3 MB a layer 2 take 1.65 times the
-time, 4 take 0.79."""
+"""The shortest run that is one chunk, where a layer's weights are smaller than this and where they are larger.
+
+A product of 2 or 3 rows takes longer than as many products of one: on mini, of 0.8 MB a layer, 2 tokens take 561 µs in
+a chunk and 278 in single steps, 4 take 1.05 times the single steps' time and 8 take 0.72. At 6.3 MB a layer 2 take 1.65
+times the time, 4 take 0.79.
+"""
 
 
 @dataclass(frozen=True)
@@ -134,9 +131,6 @@ class _Chooser:
         """The token of one row of the batch."""
         if mask.count == 1:
             return int(mask.allowed[0])
-        if self._model.head_DV.nbytes <= SMALL_HEAD_BYTES:
-            logits_V = np.matmul(normed_BD, self._model.head_DV)[row]
-            return self._pick(logits_V.take(mask.allowed), mask.allowed, row, position, margin=False)[0]
         weight_DA, longest = self._rows_of_head(mask)
         logits_A = normed_BD[row] @ weight_DA
         token, margin = self._pick(logits_A, mask.allowed, row, position)
@@ -144,12 +138,9 @@ class _Chooser:
             return token
         self.near_ties += 1
         logits_V = np.matmul(normed_BD, self._model.head_DV)[row]
-        return self._pick(logits_V[mask.allowed], mask.allowed, row, position, margin=False)[0]
+        return self._pick(logits_V[mask.allowed], mask.allowed, row, position)[0]
 
-    def _pick(
-        self, logits_A: Floats, ids_A: NDArray[np.integer], row: int, position: int, *, margin: bool = True
-    ) -> tuple[int, float]:
-        """The token, and by how much it won; infinity where nobody asks."""
+    def _pick(self, logits_A: Floats, ids_A: NDArray[np.integer], row: int, position: int) -> tuple[int, float]:
         sampler = self._sampler
         if sampler.temperature == 0:
             scores: NDArray[np.floating] = logits_A
@@ -162,7 +153,7 @@ class _Chooser:
         largest = scores.item(best)
         if not -math.inf < largest < math.inf:
             raise InputError(f"the largest logit of row {row} at position {position} is {largest}")
-        if len(scores) == 1 or not margin:
+        if len(scores) == 1:
             return ids_A.item(best), math.inf
         scores[best] = -math.inf  # nobody looks at the scores again
         return ids_A.item(best), largest - scores.max().item()
