@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
+from perstep.measure.active import RESIDUAL, activate, deactivate
 from perstep.measure.clock import Clock, HostClock
 
-RESIDUAL = "residual"
-"""The time after `mark(RESIDUAL)` is unattributed, like the time before a step's first mark."""
 FILED_AT = 960
 """The log is sorted into columns when it has more entries than this. Sorting one step takes 10 µs after a forward, in
 cold caches, and 1 µs among many others. 960 entries are 15 blocks of a deque, which keeps 16 for reuse."""
@@ -71,7 +70,8 @@ class Recorder:
         >>> rec.steps().step_ns.shape
         (1,)
 
-    `mark(name)` costs about 0.1 µs. It can be passed around as a function.
+    `mark(name)` costs about 0.1 µs. It can be passed around as a function. Inside the `with` block it takes
+    `perstep.step()` and `perstep.part()` of its thread too.
     If an exception ends a step, the step is dropped and counted in `dropped`. On exit the context manager
     raises an error if a step was begun and not ended.
 
@@ -106,11 +106,13 @@ class Recorder:
         return mark
 
     def __enter__(self) -> Self:
+        activate(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        deactivate(self)
         if not self._open:
             return
         open_kind = self._open_step()[1]
@@ -178,6 +180,11 @@ class Recorder:
     def step(self, kind: str = "decode") -> "_OpenStep":
         """A context manager around `begin` and `end`. An exception drops the step and propagates."""
         return _OpenStep(self, kind)
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step is open."""
+        return self._open
 
     @property
     def part(self) -> str | None:
