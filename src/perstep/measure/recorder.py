@@ -12,7 +12,6 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -74,10 +73,9 @@ class Recorder:
         >>> rec.steps().step_ns.shape
         (1,)
 
-    `mark(name)` costs about 0.1 µs. It can be passed around as a function. Inside the `with` block it takes
-    `perstep.step()` and `perstep.part()` of its thread too.
-    If an exception ends a step, the step is dropped and counted in `dropped`. On exit the context manager
-    raises an error if a step was begun and not ended.
+    `mark(name)` costs about 0.1 µs. It can be passed around as a function. The `with` block takes `perstep.step()` and
+    `perstep.part()` of its thread too. If an exception ends a step, the step is dropped and counted in `dropped`. On exit
+    the context manager raises an error if a step was begun and not ended.
 
     Args:
         clock: the source of time; the host's clock by default.
@@ -113,9 +111,7 @@ class Recorder:
         activate(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         deactivate(self)
         if not self._open:
             return
@@ -298,10 +294,5 @@ class _OpenStep:
         self._recorder.begin(self._kind)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._recorder.end()
-        else:
-            self._recorder.drop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        (self._recorder.end if kind is None else self._recorder.drop)()
