@@ -74,8 +74,8 @@ class Recorder:
         (1,)
 
     `mark(name)` costs about 0.1 µs. It can be passed around as a function. The `with` block takes `perstep.step()` and
-    `perstep.part()` of its thread too. If an exception ends a step, the step is dropped and counted in `dropped`. On exit
-    the context manager raises an error if a step was begun and not ended.
+    `perstep.part()` of its thread too. If an exception ends a step, the step is dropped and counted in `dropped`.
+    On exit the context manager raises an error if a step was begun and not ended.
 
     Args:
         clock: the source of time; the host's clock by default.
