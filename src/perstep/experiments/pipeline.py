@@ -11,11 +11,13 @@ import msgspec
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.base import Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
+from perstep.experiments.page import page_of
 from perstep.experiments.registry import find
 from perstep.experiments.session import measure_rounds
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
+from perstep.report.page import REPORT, render_page
 from perstep.runs import (
     MANIFEST,
     SAMPLES,
@@ -199,7 +201,9 @@ def _stored(folder: Path) -> Iterator[None]:
 def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: list[Any], notes: list[str]) -> Report:
     findings = experiment.analyse(manifest, samples)
     manifest.noise = msgspec.to_builtins(findings.noise)
-    files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings)}
+    tables = _tables(experiment, manifest, findings)
+    page = page_of(experiment, manifest, findings, samples, tables)
+    files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings), REPORT: render_page(page)}
     said = left_out_layers(manifest)
     if said and README in files:
         heading, _, text = files[README].decode().partition("\n")
@@ -212,7 +216,6 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
     if said and "" in of_each_model(manifest):  # of several each is named already
         name = typed(manifest, Model).name
         manifest.results_summary["headline"] = f"{name}: {manifest.results_summary['headline']}"
-    tables = _tables(experiment, manifest, findings)
     return Report(folder, manifest, findings, tables, experiment.csv(findings), notes)
 
 

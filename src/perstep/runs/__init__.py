@@ -6,6 +6,7 @@ from perstep.runs.columns import Column, refuse_unlike
 from perstep.runs.files import encode_json, replace_file, write_to
 from perstep.runs.lock import is_being_written, locked
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
+from perstep.runs.privacy import with_short_paths
 from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
@@ -40,5 +41,6 @@ __all__ = [
     "replace_file",
     "require_baseline",
     "save_baseline",
+    "with_short_paths",
     "write_to",
 ]

@@ -8,9 +8,10 @@ import numpy as np
 from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
-from perstep.experiments.knobs.show import fit_note, knob_files, milliseconds, one_table, subject
+from perstep.experiments.knobs.show import Samples, fit_note, knob_content, knob_files, milliseconds, one_table, subject
 from perstep.report import Column, Table
 from perstep.report.format import signed_percent
+from perstep.report.page import Content
 from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 
@@ -61,7 +62,7 @@ def _growth(findings: KnobFindings) -> str:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`output.png` with its CSV, all samples, the model, `README.md`."""
-    return knob_files(__package__, manifest, findings, {"output": _drawing}, _words)
+    return knob_files(__package__, manifest, findings, _DRAWINGS, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
@@ -98,3 +99,11 @@ def _drawing(findings: KnobFindings) -> Drawing:
 def summary(findings: KnobFindings) -> dict[str, Any]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _growth(found)})
+
+
+_DRAWINGS = {"output": _drawing}
+
+
+def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Content:
+    """The page's: the curves of the picture."""
+    return knob_content(manifest, findings, _DRAWINGS)
