@@ -14,6 +14,7 @@ from perstep.experiments.conditions import Model, left_out_layers, of_each_model
 from perstep.experiments.page import page_of
 from perstep.experiments.registry import find
 from perstep.experiments.session import measure_rounds
+from perstep.experiments.sharing import hidden_names, hider, shared, without_private
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
@@ -139,6 +140,30 @@ def look(name: str | Path) -> Report:
     with _stored(stored.folder):
         tables = _tables(loaded.experiment, stored.manifest, found)
         return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
+
+
+def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[str, bytes]:
+    """Another page of a stored run than its `report.html`, and the name of a file for it.
+
+    Args:
+        name: of the run.
+        share: without the command line, paths, source lines and facts of git.
+        raw: with every round by itself, however many there are.
+
+    Raises:
+        InputError: there is no such run, or its manifest or samples are damaged.
+    """
+    loaded = load(open_run(name))
+    manifest, experiment, findings = loaded.stored.manifest, loaded.experiment, loaded.findings
+    hide = None
+    if share:
+        hide = hider(hidden_names(manifest, findings, loaded.samples))
+        manifest = without_private(manifest)
+    with _stored(loaded.stored.folder):
+        tables = _tables(experiment, manifest, findings)
+        made = page_of(experiment, manifest, findings, loaded.samples, tables)
+        content = render_page(shared(made) if share else made, raw=raw, hide=hide)
+    return f"{loaded.stored.folder.resolve().name}{'.share' * share}{'.raw' * raw}.html", content
 
 
 def load(stored: StoredRun) -> Loaded:

@@ -1,7 +1,7 @@
 """A page for people outside: without the command line, paths, source lines and facts of git.
 
 What a page says is made of a run's manifest and findings, so both lose what is private before the page is made; what
-still stands in a sentence (a line of a script, a command that was timed) is replaced in the finished text.
+still stands in a sentence (a line of a script, a command that was timed) is replaced in each text of the page.
 """
 
 import re
@@ -75,8 +75,8 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[Any])
     names = {site: f"line {place}" for place, site in enumerate(sites, start=1)}
     if manifest.experiment == "compare":
         names |= {arm: f"arm {place}" for place, arm in enumerate(getattr(findings, "arms", {}), start=1)}
-    for site in getattr(findings, "sites", []):
-        for row in getattr(site, "rows", []):
+    for site in getattr(findings, "sites", []) if manifest.experiment == "fix" else []:
+        for row in site.rows:
             for line in filter(None, (row.drop_in, row.instead)):
                 names[line] = f"{line.partition('(')[0]}({_HIDDEN})" if "(" in line else line
     if _is_own(manifest):
@@ -84,18 +84,17 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[Any])
     return {name: shown for name, shown in names.items() if name and name != shown}
 
 
-def hider(names: Mapping[str, str], escaped: Callable[[str], str]) -> Callable[[str], str]:
-    """A function that takes names, files and paths out of finished text.
+def hider(names: Mapping[str, str]) -> Callable[[str], str]:
+    """A function that takes names, files and paths out of a text.
 
     Args:
         names: what stands in it -> what takes its place.
-        escaped: how a name is written in that text.
     """
     longest = sorted(names, key=len, reverse=True)
 
     def hide(text: str) -> str:
         for name in longest:
-            text = text.replace(escaped(name), escaped(names[name]))
+            text = text.replace(name, names[name])
         return _PATH.sub(_HIDDEN, _FILE.sub(_HIDDEN, text))
 
     return hide

@@ -151,8 +151,8 @@ def _draw(ax: "Axes", panel: Panel, width_in: float, named: dict[str, Any]) -> N
 def _series(ax: "Axes", series: Series, shade: int) -> Any:
     colour, marker = _SHADES[shade % len(_SHADES)], _MARKERS[shade % len(_MARKERS)]
     if series.kind in MEASURED:
-        style = "" if series.kind == "points" else "-"
-        (handle,) = ax.plot(series.x, series.y, marker + style, color=colour, markersize=4.5, clip_on=False, zorder=3)
+        joined = "" if series.kind == "points" else "-"
+        (handle,) = ax.plot(series.x, series.y, marker + joined, color=colour, markersize=4.5, clip_on=False, zorder=3)
         for x, low, high in zip(series.x, series.low, series.high, strict=False):
             if low is not None and high is not None:
                 ax.plot([x, x], [low, high], "-", color=colour, linewidth=1.2)

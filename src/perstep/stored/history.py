@@ -93,11 +93,11 @@ def history_of(name: str, root: Path = RUNS) -> History:
     alike.sort(key=lambda run: run.manifest.started_at)
     older, alike = alike[:-MOST_RUNS], alike[-MOST_RUNS:]
     reduced, notes = [], [f"{plural(len(older), 'older run')} left out"] if older else []
-    for run in alike:
+    for stored in alike:
         try:
-            reduced.append((run, reduce_run(run)))
+            reduced.append((stored, reduce_run(stored)))
         except PerstepError as error:
-            if run.manifest.run_id == asked.manifest.run_id:
+            if stored.manifest.run_id == asked.manifest.run_id:
                 raise
             notes.append(f"left out: {error}")
     rows, spread = [], ""
@@ -137,6 +137,10 @@ def _row(stored: StoredRun, step: PartChange, *, change: bool) -> HistoryRow:
     )
 
 
+def _change(row: HistoryRow) -> RelativeChange:
+    return row
+
+
 def history_table(found: History) -> Table:
     """A row a run, oldest first."""
     unit = time_unit(row.step_ns for row in found.rows)
@@ -150,7 +154,7 @@ def history_table(found: History) -> Table:
         *interval_columns(
             lambda row: (row.ci_low_ns, row.ci_high_ns), unit, header="own rounds", names=("ci_low_ns", "ci_high_ns")
         ),
-        *change_columns(lambda row: row if row.verdict else None, 2),
+        *change_columns(_change, 2),
     ]
     notes = [note for note in (found.spread, *found.notes) if note]
     return Table(f"{found.workload}: runs by date, each against the one before", columns, found.rows, notes)

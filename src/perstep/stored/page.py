@@ -51,15 +51,13 @@ def _drawn(found: StoredComparison, kind: str) -> list[Drawn]:
     # The step itself would make the bars of its parts invisible.
     parts = [row for row in rows if not row.part.endswith("step")] or rows
     unit, size = time_unit(row.new_ns or row.ref_ns or 0.0 for row in parts)
-    overlaid = [
-        Bar(
-            row.part,
-            *(None if ns is None else ns / size for ns in (row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns)),
-            words=" → ".join("–" if ns is None else duration(ns) for ns in (row.ref_ns, row.new_ns)),
-            reference=None if row.ref_ns is None else row.ref_ns / size,
+    overlaid = []
+    for row in parts:
+        words = " → ".join("–" if ns is None else duration(ns) for ns in (row.ref_ns, row.new_ns))
+        line = None if row.ref_ns is None else row.ref_ns / size
+        overlaid.append(
+            Bar.scaled(row.part, (row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns), 1 / size, words, line)
         )
-        for row in parts
-    ]
     band = f"Within the band of ±{percent(found.threshold, 0)} a change counts as the same."
     return [
         Bars(f"{kind}: change of each part", "%", changes, within=within, note=band),

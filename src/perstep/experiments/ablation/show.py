@@ -173,25 +173,19 @@ def ablation_content(name: str, findings: AblationFindings) -> Content:
     found = findings.effects
     every = found.cells[ALL].ns_per_step
     unit, size = time_unit([every])
-    cells = [
-        Bar(
-            label,
-            cell.ns_per_step / size,
-            *(None if end is None else every * (1 + end) / size for end in (cell.ci_low, cell.ci_high)),
-            words=f"{significant(cell.ns_per_step / size)} {unit}"
-            + (f", {percent(cell.ns_per_step / every)} of all: {cell.verdict}" if cell.verdict else ""),
-            reference=every / size,
-        )
-        for label, cell in found.cells.items()
-    ]
+    cells = []
+    for label, cell in found.cells.items():
+        low, high = (None if end is None else every * (1 + end) for end in (cell.ci_low, cell.ci_high))
+        of_all = f", {percent(cell.ns_per_step / every)} of all: {cell.verdict}" if cell.verdict else ""
+        words = f"{significant(cell.ns_per_step / size)} {unit}{of_all}"
+        cells.append(Bar.scaled(label, (cell.ns_per_step, low, high), 1 / size, words, every / size))
     effects = [(label, part.leave_one_out) for label, part in found.parts.items()]
     effects += [(f"interaction {names.replace('*', ' × ')}", effect) for names, effect in found.interaction.items()]
     effects.append(("all together", found.total))
     costs = [
-        Bar(label, *(None if ns is None else ns / size for ns in (one.estimate, one.ci_low, one.ci_high)),
-            words=f"{_cell(one, size)} {unit}")
+        Bar.scaled(label, (one.estimate, one.ci_low, one.ci_high), 1 / size, f"{_cell(one, size)} {unit}")
         for label, one in effects
-    ]  # fmt: skip
+    ]
     parts, verb = " and ".join(findings.parts), "is" if len(findings.parts) == 1 else "are"
     low, high = found.total.ci_low, found.total.ci_high
     ends = "" if low is None or high is None else f" [{percent(low / every)}, {percent(high / every)}]"

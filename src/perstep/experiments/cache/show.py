@@ -18,7 +18,7 @@ from perstep.experiments.conditions import Model, typed
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import interval, percent, significant
 from perstep.report.page import Content
-from perstep.report.panels import Panel, Series
+from perstep.report.panels import Kind, Panel, Series
 from perstep.report.plot import draw_png
 from perstep.report.table import in_files, interval_columns, to_records
 from perstep.report.words import render
@@ -440,7 +440,7 @@ def _curve_series(points: Sequence[Point], arm: str, fit: Fit, shade: int) -> li
 
 
 def _memory_series(points: Sequence[Point]) -> list[Series]:
-    shown = (
+    shown: tuple[tuple[str, str, Kind], ...] = (
         ("cache_bytes", "used, from the live buffers", "points"),
         ("theory_bytes", "used, theory", "line"),
         ("cache_bytes_allocated", "allocated", "dashed"),

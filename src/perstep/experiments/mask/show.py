@@ -487,27 +487,20 @@ def content(manifest: Manifest, findings: MaskFindings, _samples: Sequence[Sampl
     figures: list[Drawn] = []
     for cell in findings.cells:
         unit, size = time_unit([arm.per_step_ms * 1e6 for arm in cell.arms])
-        free = cell.free.per_step_ms * 1e6 / size
-        bars = [
-            Bar(
-                arm.engine,
-                arm.per_step_ms * 1e6 / size,
-                *(None if end is None else free * end for end in arm.ratio_ends),
-                words=f"{significant(arm.per_step_ms * 1e6 / size)} {unit}"
-                + (f", {ratio_words(arm)}" if arm.ratio is not None else ""),
-                reference=free,
-            )
-            for arm in cell.arms
-        ]
+        free_ns = cell.free.per_step_ms * 1e6
+        bars = []
+        for arm in cell.arms:
+            low, high = (None if end is None else free_ns * end for end in arm.ratio_ends)
+            words = duration(arm.per_step_ms * 1e6) + (f", {ratio_words(arm)}" if arm.ratio is not None else "")
+            bars.append(Bar.scaled(arm.engine, (arm.per_step_ms * 1e6, low, high), 1 / size, words, free_ns / size))
         note = "The line is the step without a mask."
         figures.append(Bars(f"A decode step under each mask, {subject(cell)}", unit, bars, note=note))
-    for cell in dict.fromkeys((findings.cells[0].key, findings.cells[-1].key)):
-        figures += [
-            LedgerView(f"{arm.engine}, {subject(one)}: what the step is made of", arm.ledger, about=manifest.boundaries)
-            for one in findings.cells
-            if one.key == cell
-            for arm in one.arms
-        ]
+    ends = {cell.key: cell for cell in (findings.cells[0], findings.cells[-1])}
+    figures += [
+        LedgerView(f"{arm.engine}, {subject(cell)}: what the step is made of", arm.ledger, about=manifest.boundaries)
+        for cell in ends.values()
+        for arm in cell.arms
+    ]
     figures += _page_curves(findings)
     name = typed(manifest, Model).name
     return Content(f"{name}: {summary(findings)['headline']}", figures)
@@ -528,12 +521,12 @@ def _page_curves(findings: MaskFindings) -> list[Drawn]:
         figures.append(Panel(title, "tokens of the vocabulary", "µs a fill", series, log_x=True, log_y=True))
     judged = [spot for spot in findings.roofline if not spot.withdrawn]
     if findings.ceilings is not None and judged:
-        sizes = findings.ceilings.best.read_gb_s
+        read = findings.ceilings.best.read_gb_s
         figures.append(
             Roofline(
                 title="On this machine's roofline",
                 peak_per_s=findings.ceilings.best.gemm_gflop_s * 1e9,
-                roofs={f"{short(size / 1e6, 3)} MB": 1e9 * sizes[size] for size in {min(sizes), max(sizes)}},
+                roofs={f"{short(size / 1e6, 3)} MB": 1e9 * read[size] for size in {min(read), max(read)}},
                 spots=[
                     Spot(
                         f"{spot.engine}, {spot.part}",

@@ -52,6 +52,10 @@ class LedgerView:
     about: Mapping[str, str] = field(default_factory=dict)
 
 
+Found = tuple[float | None, float | None, float | None]
+"""A value with the ends of its interval."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """A row of `Bars`: a value with its interval, both in the unit of the figure, and what is said of it."""
@@ -64,10 +68,24 @@ class Bar:
     reference: float | None = None
 
     @classmethod
+    def scaled(cls, name: str, found: Found, by: float, words: str = "", reference: float | None = None) -> "Bar":
+        """A row in another unit.
+
+        Args:
+            name: of the row.
+            found: the value with the ends of its interval.
+            by: all are multiplied with it.
+            words: what is said of it.
+            reference: a line beside it, in the unit of the figure.
+        """
+        value, low, high = (None if one is None else by * one for one in found)
+        return cls(name, value, low, high, words, reference)
+
+    @classmethod
     def of_change(cls, name: str, change: RelativeChange, words: str) -> "Bar":
-        """A change in per cent with its interval."""
-        shares = (change.change, change.ci_low, change.ci_high)
-        return cls(name, *(None if share is None else 100 * share for share in shares), words=words)
+        """A change in per cent with its interval; without one nothing is drawn, and the words say so."""
+        known = change.ci_low is not None
+        return cls.scaled(name, (change.change if known else None, change.ci_low, change.ci_high), 100.0, words)
 
 
 @dataclass(frozen=True)

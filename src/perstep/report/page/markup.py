@@ -1,7 +1,10 @@
 """HTML and SVG as text: every text and every attribute is escaped, and what is markup has a type of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from html import escape
+from typing import Any
 
 from perstep.report.format import printable
 
@@ -12,9 +15,35 @@ class Markup(str):
     __slots__ = ()
 
 
+_HIDE: ContextVar[Callable[[str], str] | None] = ContextVar("_HIDE", default=None)
+
+
+@contextmanager
+def hiding(hide: Callable[[str], str] | None) -> Iterator[None]:
+    """Every text that becomes markup inside goes through this function first."""
+    token = _HIDE.set(hide)
+    try:
+        yield
+    finally:
+        _HIDE.reset(token)
+
+
+def hidden(value: Any) -> Any:
+    """Data with every text in it, keys among them, as `hiding` leaves it."""
+    hide = _HIDE.get()
+    if hide is None:
+        return value
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {hide(key): hidden(held) for key, held in value.items()}
+    return [hidden(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def text(value: str) -> Markup:
     """A text from anywhere, to be shown as it is; control characters are replaced."""
-    return Markup(escape(printable(value)))
+    hide = _HIDE.get()
+    return Markup(escape(printable(value if hide is None else hide(value))))
 
 
 def element(name: str, /, *content: str, **attributes: str | float | bool | None) -> Markup:

@@ -141,6 +141,7 @@
         ...(grouped ? [{ label: "highest", stroke: "transparent" }, { label: "lowest", stroke: "transparent" }] : [])],
     }, grouped ? [x, scaled(rounds.ns), scaled(rounds.high), scaled(rounds.low)] : [x, scaled(rounds.ns)], at);
   };
+  const WHOLE = [1, 2, 5].flatMap((one) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6].map((power) => one * power)).sort((one, other) => one - other);
   // Ticks of a logarithmic axis: the measured values, or as many of them as can be read.
   const splitsOf = (xs, low, high) => {
     const inside = xs.filter((x) => x >= low && x <= high), every = Math.ceil(inside.length / 9);
@@ -191,7 +192,7 @@
     return new uPlot({
       width: widthOf(at), height: 330, padding: [10, 16, 0, 0],
       scales: { x: { time: false, distr: panel.log_x ? 3 : 1, log: 2, range: (_, low, high) => (high - low < apart ? [low, high] : ends) }, y: { distr: panel.log_y ? 3 : 1, range: () => range } },
-      axes: [{ ...axis(panel.x_label), ...(panel.log_x ? { splits: (plot, _, low, high) => splitsOf(xs, low, high), grid: { show: false } } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }, { ...axis(panel.y_label), size: 64, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }],
+      axes: [{ ...axis(panel.x_label), ...(panel.log_x ? { splits: (plot, _, low, high) => splitsOf(xs, low, high), grid: { show: false } } : xs.every(Number.isInteger) ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }, { ...axis(panel.y_label), size: 64, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }],
       series: [{ label: panel.x_label, value: (_, value) => number(value) }, ...panel.series.map((series) => {
         const stroke = colour(`--${series.colour}`);
         const points = series.kind === "points";

@@ -5,7 +5,7 @@ libraries (`data/vendor`), named by their hashes in the page's policy; no other 
 """
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -16,7 +16,7 @@ from perstep.report.format import bar
 from perstep.report.page.content import Drawn, LedgerView, Page
 from perstep.report.page.curves import colour_of
 from perstep.report.page.drawing import figure
-from perstep.report.page.markup import Markup, element, join
+from perstep.report.page.markup import Markup, element, hidden, hiding, join
 from perstep.report.page.rounds import Packed, rounds_of
 from perstep.report.panels import Panel
 from perstep.report.plot import page_shades
@@ -35,14 +35,20 @@ _KEYS = (
 )
 
 
-def render_page(page: Page, *, raw: bool = False) -> bytes:
+def render_page(page: Page, *, raw: bool = False, hide: Callable[[str], str] | None = None) -> bytes:
     """The page; equal content gives equal bytes.
 
     Args:
         page: what is shown.
         raw: every round by itself, however many there are.
+        hide: takes what is private out of every text, before it is escaped; None hides nothing.
     """
-    data = {"figures": [_data(shown, raw=raw) for shown in page.content.figures]}
+    with hiding(hide):
+        return _rendered(page, raw=raw)
+
+
+def _rendered(page: Page, *, raw: bool) -> bytes:
+    data = hidden({"figures": [_data(shown, raw=raw) for shown in page.content.figures]})
     head = element(
         "head",
         element("meta", charset="utf-8"),

@@ -66,7 +66,7 @@ def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Co
 
 
 def _drawings(findings: KnobFindings) -> dict[str, Callable[[KnobFindings], Drawing]]:
-    drawings = {"depth": depth_drawing}
+    drawings: dict[str, Callable[[KnobFindings], Drawing]] = {"depth": depth_drawing}
     if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
         drawings["quality"] = quality_drawing
     return drawings
