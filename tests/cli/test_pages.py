@@ -1,6 +1,7 @@
 """Pages and lists of stored runs: `report` and its options, `compare --html`, `list`; what a shared page leaves out."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,8 @@ def copied(name: str, number: int, **changed: Any) -> Path:
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder of its own, and no machine's self-test."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PERSTEP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 def test_report_opens_the_page(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +98,7 @@ def test_history_shows_equal_work_by_date(capsys: pytest.CaptureFixture[str]) ->
     Path(".perstep/runs/0002-ledger/manifest.json").write_text(json.dumps(manifest | {"workload": other}))
     assert run(["report", "--history", "1", "--html", "history.html"]) == 0
     shown = capsys.readouterr().out
-    rows = [line for line in shown.splitlines() if "-ledger" in line]
+    rows = [line for line in shown.splitlines() if re.match("[0-9]+-ledger", line) and " 2026-" in line]
     assert [row.split()[0] for row in rows] == ["0001-ledger", "0003-ledger"]
     assert rows[1].rstrip().endswith("not resolved")
     words = Reader(Path("history.html").read_text(encoding="utf-8")).words

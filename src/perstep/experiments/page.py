@@ -2,10 +2,10 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from perstep._json import Json
 from perstep._version import __version__
-from perstep.experiments.base import Experiment, Findings, HasContent
+from perstep.experiments.base import AnySample, Experiment, Findings, HasContent
 from perstep.experiments.conditions import left_out_layers
 from perstep.report import Table
 from perstep.report.machine import flat_facts
@@ -19,7 +19,11 @@ _NOT_SAID = {"bounds", "device_bounds", "device_ceilings", "models", "notes", "s
 
 
 def page_of(
-    experiment: Experiment, manifest: Manifest, findings: Findings, samples: Sequence[Any], tables: Sequence[Table]
+    experiment: Experiment,
+    manifest: Manifest,
+    findings: Findings,
+    samples: Sequence[AnySample],
+    tables: Sequence[Table],
 ) -> Page:
     """The page of a run.
 
@@ -46,7 +50,7 @@ def page_of(
     )
 
 
-def _content(experiment: Experiment, manifest: Manifest, findings: Findings, samples: Sequence[Any]) -> Content:
+def _content(experiment: Experiment, manifest: Manifest, findings: Findings, samples: Sequence[AnySample]) -> Content:
     if isinstance(experiment, HasContent):
         return experiment.content(manifest, findings, samples)
     return Content(str(experiment.summary(findings).get("headline", manifest.experiment)))
@@ -71,7 +75,7 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
     command = shlex.join(with_short_paths(manifest.argv)) if manifest.argv else "called from Python, not by a command"
     conditions = {name: fact for name, fact in manifest.conditions.items() if name not in _NOT_SAID}
     git = manifest.machine.get("git")
-    sections: dict[str, Mapping[str, Any]] = {
+    sections: dict[str, Mapping[str, Json]] = {
         "Run": {
             "id": manifest.run_id,
             "began": manifest.started_at,
@@ -91,7 +95,7 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
     return {"Command": {"": command}, **{heading: facts for heading, facts in made.items() if facts}}
 
 
-def _said(facts: Mapping[str, Any]) -> dict[str, str]:
+def _said(facts: Mapping[str, Json]) -> dict[str, str]:
     flat = flat_facts(with_short_paths(facts))
     return {name: text if len(text := str(fact)) <= _LONGEST else f"{text[:_LONGEST]}…" for name, fact in flat}
 

@@ -7,11 +7,11 @@ still stands in a sentence (a line of a script, a command that was timed) is rep
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 
-from perstep.experiments.base import Findings
+from perstep._json import Json
+from perstep.experiments.base import AnySample, Findings
 from perstep.report.page import Page
 from perstep.runs import Manifest
 
@@ -58,7 +58,7 @@ def _is_own(manifest: Manifest) -> bool:
     )
 
 
-def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(facts: Mapping[str, Json]) -> dict[str, Json]:
     return {name: fact for name, fact in facts.items() if _is_plain(name, fact)}
 
 
@@ -68,7 +68,7 @@ def _is_plain(name: str, fact: object) -> bool:
     return fact is None or isinstance(fact, bool | int | float)
 
 
-def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[Any]) -> dict[str, str]:
+def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[AnySample]) -> dict[str, str]:
     """What stands in sentences and tables -> what takes its place: lines of scripts, commands, lines to write."""
     sites = dict.fromkeys(site for sample in samples if (site := getattr(sample, "site", "")))
     sites |= dict.fromkeys(site.site for site in getattr(findings, "sites", []))

@@ -37,7 +37,7 @@ class LedgerView:
         title: what was measured.
         ledger: what was found.
         bounds: what theory says of its parts, if anything.
-        samples: its steps, for the rounds of a part; None where they are not at hand.
+        samples: its steps, for the rounds of a part; None where the page has none.
         order: the order of the arms in each round, or nothing.
         device: the lane of the device; None without one.
         about: part -> what lies inside it.
@@ -137,6 +137,7 @@ class Roofline:
 
 
 Drawn = LedgerView | Bars | Panel | Roofline
+"""A figure of a page."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from html import escape
-from typing import Any
 
+from perstep._json import Json
 from perstep.report.format import printable
 
 
@@ -28,7 +28,7 @@ def hiding(hide: Callable[[str], str] | None) -> Iterator[None]:
         _HIDE.reset(token)
 
 
-def hidden(value: Any) -> Any:
+def hidden(value: Json) -> Json:
     """Data with every text in it, keys among them, as `hiding` leaves it."""
     hide = _HIDE.get()
     if hide is None:

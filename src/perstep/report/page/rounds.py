@@ -1,10 +1,11 @@
 """The rounds of a part as a page has them: by round, and as a distribution. More than fit are put into groups."""
 
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.measure import RESIDUAL, LedgerSamples
 
 MOST_POINTS = 400
@@ -13,8 +14,8 @@ BINS = 40
 """Of a distribution. Its ends are those of the middle 99 %; what lies outside is counted."""
 STEP, PLAIN = "step", "step, uninstrumented"
 
-Packed = dict[str, Any]
-"""JSON: it is read by the page's script alone."""
+Packed = dict[str, Json]
+"""What the page's script reads."""
 
 
 def rounds_of(samples: LedgerSamples, *, raw: bool = False) -> dict[str, Packed]:
@@ -55,5 +56,5 @@ def _distribution(ns: NDArray[np.int64]) -> Packed:
     }  # fmt: skip
 
 
-def _whole(values: Any) -> list[int]:
+def _whole(values: Iterable[float]) -> list[int]:
     return [round(float(value)) for value in values]
