@@ -107,6 +107,10 @@ def _holds(manifest: Manifest) -> list[str]:
         "the command line and the options; of a prompt and of a script's arguments hashes alone, without --keep-text",
         "the processor, the memory, the versions of the software, and the commit of the folder it was measured in",
     ]
-    if manifest.experiment in ("watch", "fix"):
-        said.append("the names and line numbers of the files that called generate; no text of them")
+    own = {
+        "watch": "the names and line numbers of the files that called generate; no text of them",
+        "fix": "the names and line numbers of the files that called generate, and the arguments tried in them",
+        "compare": "the commands or functions that were compared, as they were written",
+    }
+    said += [own[manifest.experiment]] if manifest.experiment in own else []
     return [*said, "no file is fetched when it is opened, and nothing is sent"]
