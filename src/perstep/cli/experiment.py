@@ -51,6 +51,9 @@ class RunTo:
     save_baseline: str | None = None
     """Store the run as the baseline of this name; replace an older one of the same name."""
 
+    tag: str | None = None
+    """A word to find the run by: `perstep list --tag WORD`."""
+
     strict: Annotated[bool, Parameter(negative="")] = False
     """Exit with 3 if the result is not resolved."""
 
@@ -77,6 +80,8 @@ def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
     def approve(manifest: Manifest) -> None:
         if manifest.conditions.get("too_short") and not to.quiet:
             remark(f"perstep: {manifest.conditions['too_short']}")
+        if to.tag is not None:
+            manifest.tag = to.tag
         if baseline is not None:
             refuse_different_work(read_manifest(baseline), manifest, allow=False)
 
