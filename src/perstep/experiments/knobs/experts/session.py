@@ -77,32 +77,19 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     too_large = _too_large(plan, routers, top_ks, longest) if "batched_mm" in names else {}
     warnings += too_large.values()
     settings = {
-        f"k = {k}, {name}": setting(k, name)
+        _label(k, name): setting(k, name)
         for name in names
         for k in top_ks
         if name != "batched_mm" or k not in too_large
     }
     scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     total = target.num_blocks
-    arms = []
-    for name in names:
-        for k in top_ks:
-            label = f"k = {k}, {name}"
-            if label not in settings:
-                continue
-            configuration = Configuration(
-                label=label,
-                knob=float(k),
-                num_active_blocks=total,
-                num_total_blocks=total,
-                active_block_indices=list(range(total)),
-                num_vision_tokens=0,
-                num_output_tokens=tokens_of(plan.new_tokens),
-                top_k=k,
-                experts_implementation=name,
-                **plan.input_tokens(works),
-            )
-            arms.append(Arm(configuration, works, settings[label]))
+    arms = [
+        Arm(_configuration(plan, works, total, k, name), works, settings[label])
+        for name in names
+        for k in top_ks
+        if (label := _label(k, name)) in settings
+    ]
     unchanged = [
         index
         for index, arm in enumerate(arms)
@@ -124,6 +111,25 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         may_shorten=plan.new_tokens is None,
         droppable=_droppable(plan, arms, unchanged, own),
         more=partial(_more, target, scored),
+    )
+
+
+def _label(top_k: int, implementation: str) -> str:
+    return f"k = {top_k}, {implementation}"
+
+
+def _configuration(plan: Plan, works: Sequence[Work], total: int, top_k: int, implementation: str) -> Configuration:
+    return Configuration(
+        label=_label(top_k, implementation),
+        knob=float(top_k),
+        num_active_blocks=total,
+        num_total_blocks=total,
+        active_block_indices=list(range(total)),
+        num_vision_tokens=0,
+        num_output_tokens=tokens_of(plan.new_tokens),
+        top_k=top_k,
+        experts_implementation=implementation,
+        **plan.input_tokens(works),
     )
 
 
