@@ -17,6 +17,7 @@ from perstep.errors import InputError
 from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.held import held_by
+from perstep.fixing.known import written
 from perstep.fixing.observe import Steps
 from perstep.fixing.probes import REAL, Speller, Texts
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from perstep.automata import Vocabulary
 
-_MOST_IDS = 64  # a line with more suppressed ids is no line to write into a script, unless it has a name there
+_MOST_IDS = 64  # a line with more ids is no line to write into a script, unless it has a name there
 _STEPS = 12
 _MANY_STEPS = 300
 _LONG = (1, 2, 64, 512, 2048)  # tokens of prompts
@@ -67,7 +68,7 @@ def for_processor(
     if all(map(np.array_equal, steps.before, steps.after)):
         raise Unlike(f"it forbade nothing in {plural(steps.rows, 'recorded row')}")
     reasons: list[str] = []
-    for candidate in _candidates(call, steps, vocabulary, reasons):
+    for candidate in _candidates(call, part, steps, vocabulary, reasons):
         trial = _Trial(part, steps, vocabulary and vocabulary[0])
         reason = trial.differs(candidate)
         if not reason:
@@ -80,37 +81,73 @@ def for_processor(
 
 
 def _candidates(
-    call: Captured, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]
+    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]
 ) -> Iterator[_Candidate]:
     """Drop-ins that forbade what was forbidden in every recorded row; why others did not is added to the reasons."""
-    from perstep.fast import SuppressTokens, Utf8
-    from perstep.fixing.known import written
+    yield from _utf8(steps, vocabulary, reasons)
+    yield from _constant(call, part, steps, reasons)
+
+
+def _utf8(steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]) -> Iterator[_Candidate]:
+    from perstep.fast import Utf8
 
     if vocabulary is None:
         reasons.append("no vocabulary, so Utf8 was not tried")
+        return
+    try:
+        mask = Utf8(vocabulary[0])
+    except InputError:
+        reasons.append("Utf8: the vocabulary spells no text")
+        return
+    row = _first_other_row(steps, _allowed_by(mask, vocabulary[0].size))
+    if row is None:
+        yield _Candidate(mask, f"perstep.fast.Utf8({vocabulary[1]})")
     else:
-        try:
-            mask = Utf8(vocabulary[0])
-            row = _first_other_row(steps, _allowed_by(mask, vocabulary[0].size))
-            if row is None:
-                yield _Candidate(mask, f"perstep.fast.Utf8({vocabulary[1]})")
-            else:
-                reasons.append(f"Utf8 disagreed at recorded row {row:,}")
-        except InputError:
-            reasons.append("Utf8: the vocabulary spells no text")
+        reasons.append(f"Utf8 disagreed at recorded row {row:,}")
+
+
+def _constant(call: Captured, part: Part, steps: Steps, reasons: list[str]) -> Iterator[_Candidate]:
+    """The same ids at every step, forbidden or allowed, whichever can be written."""
+    from perstep.fast import AllowTokens, SuppressTokens
+
     forbidden = [before & ~after for before, after in zip(steps.before, steps.after, strict=True)]
     never = np.bitwise_or.reduce(np.concatenate(forbidden), axis=0)
     row = _first_other_row(steps, lambda _ids, _row: ~never)
-    ids = np.flatnonzero(np.unpackbits(never)).tolist()
-    source = written(ids, call.names)
     if row is not None:
         reasons.append(f"SuppressTokens disagreed at recorded row {row:,}: what is forbidden changes")
-    elif len(ids) <= _MOST_IDS or source.isidentifier() or source.startswith("range"):
+        return
+    ids = np.flatnonzero(np.unpackbits(never)).tolist()
+    source = written(ids, call.names)
+    if _is_short(ids, source):
         yield _Candidate(SuppressTokens(ids), f"perstep.fast.SuppressTokens({source})")
-    else:
-        reasons.append(
-            f"it forbids {plural(len(ids), 'token')} that have no name in the script, too many to write down"
-        )
+        return
+    allowed = _allowed_always(part, steps)
+    source = written(allowed, call.names) if allowed else ""
+    if allowed and _is_short(allowed, source):
+        yield _Candidate(AllowTokens(allowed), f"perstep.fast.AllowTokens({source})")
+        return
+    reasons.append(
+        f"it forbids {plural(len(ids), 'token')} and allows {plural(len(allowed), 'token')}, neither of which have a "
+        "name in the script, too many to write down"
+    )
+
+
+def _is_short(ids: list[int], source: str) -> bool:
+    """Whether a list of ids can be written into a line."""
+    return len(ids) <= _MOST_IDS or source.replace(".", "").isidentifier() or source.startswith("range(")
+
+
+def _allowed_always(part: Part, steps: Steps) -> list[int]:
+    """What a processor leaves of logits that forbid nothing; none where it fails."""
+    import torch
+
+    (asked,) = copied([part])
+    ids = steps.ids[0]
+    try:
+        made = asked(ids, torch.zeros(len(ids), steps.columns, device=ids.device))
+        return torch.nonzero(made[0] > -np.inf).ravel().tolist()
+    except Exception:  # somebody's own class
+        return []
 
 
 def _first_other_row(steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"]) -> int | None:
