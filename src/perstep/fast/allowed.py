@@ -19,8 +19,11 @@ from perstep.fast._reading import on_host
 
 __all__ = ["AllowSequences", "AllowTokens"]
 
-Node = dict[int, Any]
-"""A place in a tree of sequences: the tokens that may follow -> their places; a recursive type is `Any` to mypy."""
+Below = Any
+"""The place behind a token, itself a `Node`, or whatever a tree of somebody's own holds there."""
+
+Node = dict[int, Below]
+"""A place in a tree of sequences: the tokens that may follow -> their places."""
 
 _FEW = 8
 """Up to one allowed token in this many, they are put into a row of -inf; else the others are overwritten."""
@@ -118,7 +121,7 @@ class AllowSequences(Processor):
 
     def __init__(
         self,
-        sequences: Iterable[Sequence[int]] | Mapping[int, Any],
+        sequences: Iterable[Sequence[int]] | Mapping[int, Below],
         *,
         after: int = 0,
         otherwise: Iterable[int] = (),
@@ -247,11 +250,11 @@ class _Edges:
         return mask.scatter_(1, tokens, True)[:, :columns], (state != self._last)[:, None]
 
 
-def _tree(sequences: Iterable[Sequence[int]] | Mapping[int, Any]) -> Node:
+def _tree(sequences: Iterable[Sequence[int]] | Mapping[int, Below]) -> Node:
     """A tree of one's own of sequences, or of nested dictionaries; keys that are no ids are left out of these."""
     root: Node = {}
     if isinstance(sequences, Mapping):
-        todo: list[tuple[Mapping[Any, Any], Node]] = [(sequences, root)]
+        todo: list[tuple[Mapping[Below, Below], Node]] = [(sequences, root)]
         while todo:  # no recursion: a sequence may be longer than the stack is deep
             given, made = todo.pop()
             for token, child in given.items():
@@ -290,7 +293,7 @@ def _beams(beams: int | None) -> int | None:
 def _gone(made: torch.Tensor, beams: int) -> torch.Tensor:
     """The rows [rows, 1] of prompts that have nothing but -inf in any of their beams."""
     if made.shape[0] % beams:
-        raise InputError(f"{plural(made.shape[0], 'row')} are no multiple of {plural(beams, 'beam')}")
+        raise InputError(f"the batch has {plural(made.shape[0], 'row')}, no multiple of {plural(beams, 'beam')}")
     gone = made.amax(dim=-1).isneginf().view(-1, beams).all(dim=-1, keepdim=True)
     return gone.repeat_interleave(beams, dim=0)
 

@@ -6,7 +6,7 @@ distribution, so that nothing could be compared; and how many candidates are tak
 
 from functools import partial
 
-from perstep._words import plural
+from perstep._words import plural, short
 from perstep.fixing.capture import REMOVED, Captured
 from perstep.fixing.offer import DRAFT, Offer
 from perstep.targets.transformers import Function, Value, Wraps
@@ -62,7 +62,7 @@ def verdict(tokens: int, forwards: int, verdict: str, change: float | None, *, p
     )
     if change is None:
         return f"{made}whether the draft pays is not known: {verdict}"
-    times = f"with the draft a token costs {1 / (1 + change):.2g} times as much"
+    times = f"with the draft a token costs {short(1 / (1 + change), 2)} times as much"
     told = {"faster": "drop it", "slower": "keep it"}.get(verdict, f"{verdict}, so nothing is to be gained")
     if verdict.startswith("not resolved"):
         told = "not resolved, try a larger --budget"

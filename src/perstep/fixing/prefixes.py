@@ -132,7 +132,7 @@ def _constant(call: Captured, asked: _Asked, always: frozenset[int]) -> tuple[Pa
 
 
 def _everywhere(asked: _Asked, allowed: list[int]) -> Iterator[tuple[int, list[int], str]]:
-    """Rows and texts on which a set of ids is told from whatever changes: with what they are in words."""
+    """Rows and texts that tell a set of ids from whatever changes: with what they are in words."""
     for row in range(asked.rows):
         own = asked.recorded[row * len(asked.recorded) // asked.rows]
         yield from ((row, own[:end], f"in row {row}") for end in range(asked.prompt, len(own)))
