@@ -36,7 +36,7 @@ def offer(part: Any, vocabulary: Any = (BYTES, "V")) -> str:
     """The drop-in for a processor, as it is written, or why there is none."""
     call = Captured("", None, 1, None, False, None, ((), {}), {}, {}, [], "")  # type: ignore[arg-type]
     try:
-        return " ".join(for_processor(call, part, steps_of(part), vocabulary)[1:])
+        return " ".join(for_processor(call, part, steps_of(part), vocabulary)[1:3])
     except Unlike as reason:
         return str(reason)
 

@@ -13,7 +13,7 @@ from perstep.fixing.capture import REMOVED, Captured, Part, copied
 from perstep.fixing.chain import OutOfOrder, in_order, keeps_order
 from perstep.fixing.criteria import Unlike, for_criterion
 from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exactly, for_settings
-from perstep.fixing.masks import for_processor
+from perstep.fixing.masks import Same, for_processor
 from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
 from perstep.fixing.prefixes import PREFIX, for_prefix_function
@@ -118,16 +118,15 @@ def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, ans
             if name in answered or name in seen.reasons:
                 continue
             try:
-                drop_in, source, evidence = _for_own(call, kind, part, steps, vocabulary)
+                found = _for_own(call, kind, part, steps, vocabulary)
             except Unlike as reason:
                 seen.reasons[name] = str(reason)
             else:
-                yield Offer(kind, index, (name,), ((drop_in, source),), evidence)
+                made = ((found.drop_in, found.source),)
+                yield Offer(kind, index, (name,), made, found.evidence, before=found.before, names=found.names)
 
 
-def _for_own(
-    call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None
-) -> tuple[Part, str, str]:
+def _for_own(call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None) -> Same:
     """The drop-in for a part of the call's own, how it is written, and what shows that it is the same.
 
     Raises:
@@ -136,7 +135,7 @@ def _for_own(
     if kind == PROCESSORS:
         return for_processor(call, part, steps, vocabulary)
     known, name = vocabulary or (None, "")
-    return for_criterion(part, steps, known, name, columns=_columns_of(call))
+    return Same(*for_criterion(part, steps, known, name, columns=_columns_of(call)))
 
 
 def _proved(

@@ -6,9 +6,9 @@ than the drop-in, or depends on the logits is seen to differ.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.criteria import Unlike
+from perstep.fixing.grammars import TABLE, engine_of, grammars
 from perstep.fixing.held import held_by
 from perstep.fixing.known import written
 from perstep.fixing.observe import Steps
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from perstep.automata import Vocabulary
+    from perstep.automata import TokenTable, Vocabulary
 
 _MOST_IDS = 64  # a line with more ids is no line to write into a script, unless it has a name there
 _STEPS = 12
@@ -43,13 +44,36 @@ _BEGUN = (b"\xc3", b"\xe0", b"\xe1", b"\xed", b"\xf0", b"\xf1", b"\xf4", b"\xe0\
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A drop-in that may forbid the same.
+
+    Attributes:
+        drop_in: it.
+        source: how it is written.
+        before: lines to stand before the call.
+        names: what these lines make.
+        ends: ids behind which a row is over, so that nothing is compared there.
+        near: the nearest other drop-ins, in words, which must be seen to differ.
+    """
+
     drop_in: Part
     source: str
+    before: tuple[str, ...] = ()
+    names: Mapping[str, Part] = field(default_factory=dict)
+    ends: frozenset[int] = frozenset()
+    near: "tuple[tuple[str, _Candidate], ...]" = ()
 
 
-def for_processor(
-    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None"
-) -> tuple[Part, str, str]:
+class Same(NamedTuple):
+    """A drop-in that was not seen to differ: it, how it is written, what shows it, what stands before the call."""
+
+    drop_in: Part
+    source: str
+    evidence: str
+    before: tuple[str, ...] = ()
+    names: Mapping[str, Part] = {}
+
+
+def for_processor(call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None") -> Same:
     """The drop-in for a processor, how it is written, and what shows that it is the same.
 
     Args:
@@ -75,7 +99,9 @@ def for_processor(
             evidence = (
                 f"forbade the same tokens in all {plural(steps.rows, 'recorded row')} and {plural(trial.rows, 'probe')}"
             )
-            return candidate.drop_in, candidate.source, evidence
+            told = [what for what, near in candidate.near if trial.differs(near)]
+            evidence += f", and not with {' or '.join(told)}" if told else ""
+            return Same(candidate.drop_in, candidate.source, evidence, candidate.before, candidate.names)
         reasons.append(reason)
     raise Unlike("; ".join(reasons))
 
@@ -85,7 +111,54 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """Drop-ins that forbade what was forbidden in every recorded row; why others did not is added to the reasons."""
     yield from _utf8(steps, vocabulary, reasons)
-    yield from _constant(call, part, steps, reasons)
+    if vocabulary is not None and engine_of(part):
+        yield from _grammars(call, part, steps, vocabulary, reasons)
+    else:
+        yield from _constant(call, part, steps, reasons)
+
+
+def _grammars(
+    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str]", reasons: list[str]
+) -> Iterator[_Candidate]:
+    """A token mask of a schema or a regex that the script names."""
+    from perstep.fast import TokenMask
+
+    ends = frozenset(vocabulary[0].eos_ids)
+    found = list(grammars(part, call.names, vocabulary, reasons))
+    made = [
+        _Candidate(
+            TokenMask(one.table),
+            f"perstep.fast.TokenMask({TABLE})",
+            (f"{TABLE} = {one.source}",),
+            {TABLE: one.table},
+            ends,
+        )
+        for one in found
+    ]
+    for at, (candidate, one) in enumerate(zip(made, found, strict=True)):
+        row = _first_other_row(steps, _allowed_after(one.table, steps), ends)
+        if row is None:
+            near = [
+                (other.source, made[place]) for place, other in enumerate(found) if other.of == one.of and place != at
+            ]
+            yield replace(candidate, near=tuple(near))
+        else:
+            reasons.append(f"{one.source} disagreed at recorded row {row:,}")
+
+
+def _allowed_after(table: "TokenTable", steps: Steps) -> Callable[["torch.Tensor", int], "NDArray[np.uint8]"]:
+    """What a table allows behind what was generated, as packed bits of all logits."""
+    prompt = int(steps.ids[0].shape[1])
+
+    def allowed(ids: "torch.Tensor", row: int) -> "NDArray[np.uint8]":
+        state = table.start
+        for token in ids[row, prompt:].tolist():
+            state = table.next(state, token) if token < table.vocabulary.size and state != table.ended else 0
+        bits = np.zeros(_bits(steps.columns), dtype=bool)
+        bits[: table.vocabulary.size] = table.row(state).mask() if state else False
+        return np.packbits(bits)
+
+    return allowed
 
 
 def _utf8(steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]) -> Iterator[_Candidate]:
@@ -99,7 +172,7 @@ def _utf8(steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: li
     except InputError:
         reasons.append("Utf8: the vocabulary spells no text")
         return
-    row = _first_other_row(steps, _allowed_by(mask, vocabulary[0].size))
+    row = _first_other_row(steps, _allowed_by(mask, steps.columns))
     if row is None:
         yield _Candidate(mask, f"perstep.fast.Utf8({vocabulary[1]})")
     else:
@@ -150,12 +223,20 @@ def _allowed_always(part: Part, steps: Steps) -> list[int]:
         return []
 
 
-def _first_other_row(steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"]) -> int | None:
-    """The number of the first recorded row in which a mask (packed bits) allows other tokens; None where none does."""
+def _first_other_row(
+    steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"], ends: frozenset[int] = frozenset()
+) -> int | None:
+    """The number of the first recorded row in which a mask (packed bits) allows other tokens; None where none does.
+
+    Rows that have ended are left out.
+    """
     number = 0
+    prompt = int(steps.ids[0].shape[1])
     for ids, before, after in zip(steps.ids, steps.before, steps.after, strict=True):
         for row in range(len(before)):
             number += 1
+            if ends and not ends.isdisjoint(ids[row, prompt:].tolist()):
+                continue
             if not np.array_equal(before[row] & allowed(ids, row), after[row]):
                 return number
     return None
@@ -268,22 +349,33 @@ class _Trial:
         import torch
 
         (theirs,), ours = copied([self._part]), candidate.drop_in
+        if hasattr(ours, "reset"):
+            ours.reset()
+        over = np.zeros(len(ids), dtype=bool)
         for _ in range(count):
             scores = torch.tensor(self._logits(len(ids)), dtype=torch.float32, device=ids.device)
             expected, found = theirs(ids, scores.clone()), ours(ids, scores.clone())
             self.rows += len(ids)
-            for row in range(len(ids)):
+            for row in np.flatnonzero(~over).tolist():
                 if not torch.equal(expected[row], found[row]):
                     return _how(expected[row], found[row])
             allowed = (expected > -np.inf).cpu().numpy()
             if not allowed.any(axis=1).all():
                 break
-            ids = torch.cat([ids, torch.tensor([[self._next(row)] for row in allowed], device=ids.device)], dim=1)
+            new = [self._next(row, candidate.ends) for row in allowed]
+            over |= np.isin(new, list(candidate.ends))
+            if over.all():
+                break
+            ids = torch.cat([ids, torch.tensor(new, device=ids.device)[:, None]], dim=1)
         return ""
 
-    def _next(self, allowed: "NDArray[np.bool_]") -> int:
-        """A token that is allowed: of every second row one with bytes that are no ASCII, if there is such."""
+    def _next(self, allowed: "NDArray[np.bool_]", ends: frozenset[int]) -> int:
+        """A token that is allowed: of every second row one with bytes that are no ASCII, if there is such.
+
+        An id that ends the row is taken where there is no other.
+        """
         inside = np.flatnonzero(allowed[: self._size])
+        inside = inside[~np.isin(inside, list(ends))] if len(inside) > len(ends) else inside
         if len(self._odd) and self._random.random() < 0.5:
             odd = self._odd[allowed[self._odd]]
             inside = odd if len(odd) else inside
