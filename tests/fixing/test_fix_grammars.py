@@ -1,4 +1,4 @@
-"""The schema or the regex behind a grammar engine's processor is found, and what is nearly the same is not taken for it."""
+"""The schema or regex behind a grammar engine's processor is found; what is nearly the same is not taken for it."""
 
 import json
 from functools import partial
@@ -59,8 +59,11 @@ class ByMatcher(transformers.LogitsProcessor):  # type: ignore[misc]
         """Of bytes."""
 
         class Tokens:
-            eos_token_id, bos_token_id, special_token_ids = END, None, [END]
-            tokens = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+            eos_token_id, bos_token_id = END, None
+
+            def __init__(self) -> None:
+                self.special_token_ids = [END]
+                self.tokens = [*(bytes([byte]) for byte in range(256)), b"<end>"]
 
             def __call__(self, text: bytes | str) -> list[int]:
                 return list(text.encode() if isinstance(text, str) else text)

@@ -14,6 +14,7 @@ from functools import partial
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Final
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.fixing.capture import Part
 from perstep.fixing.known import reachable
@@ -100,7 +101,7 @@ def _compiled(
     yield Grammar(table, f"perstep.automata.compile({source}, {vocabulary[1]})", of)
 
 
-def _schemas(part: Part, names: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _schemas(part: Part, names: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Json]]]:
     """JSON schemas with how they are written: those that the line can name first, then those that are held."""
     seen: list[object] = []
     for written, value in [*reachable(names), *_classes(names)]:
@@ -119,7 +120,7 @@ def _classes(names: Mapping[str, object]) -> list[tuple[str, object]]:
     return [(name, value) for name, value in names.items() if isinstance(value, type) and not name.startswith("_")]
 
 
-def _as_schema(value: object) -> object:
+def _as_schema(value: object) -> dict[str, Json] | None:
     """The schema that a value is or spells; None if it does not."""
     if isinstance(value, type):
         made = getattr(value, "model_json_schema", None)
