@@ -153,6 +153,8 @@ def test_two_that_do_not_commute_are_told_from_the_reverse_and_two_that_do_are_n
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.31)),
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.3, 1)),
         (transformers.SuppressTokensLogitsProcessor([5, 9]), fast.SuppressTokens([5])),
+        (transformers.TypicalLogitsWarper(0.9), fast.TypicalP(0.91)),
+        (transformers.TypicalLogitsWarper(0.9), fast.TypicalP(0.9, min_tokens_to_keep=2)),
     ],
     ids=lambda part: type(part).__name__,
 )
