@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from perstep._json import Json
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import hash_ids
-from perstep.experiments.knobs.findings import columns_of, round_levels
+from perstep.experiments.knobs.findings import columns_of, step_interval, step_ms
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.samples import (
     BOUNDARIES,
@@ -39,7 +39,7 @@ from perstep.experiments.knobs.samples import (
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, measure_mark_ns
-from perstep.stats import balanced_block, merge_until_independent, merged_interval
+from perstep.stats import balanced_block
 from perstep.targets import STAGES, Target, Work
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
@@ -192,28 +192,22 @@ class KnobSession(RoundSession):
         return Sample(number, passes, self._probe.stop())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
-        """How narrow the intervals of the decode steps are by now, as changes against a model's first configuration."""
-        models = [self._levels(samples, subject) for subject in dict.fromkeys(map(id, self._of))]
-        comparisons = max(sum(max(len(levels) - 1, 0) for levels in models), 1)
+        """How narrow the intervals of the decode steps are by now: those that the tables show."""
+        columns = self._columns(samples)
         widths, merged_rounds = [], len(samples)
-        for levels in models:
-            for level in levels[1:] or levels:
-                reference = levels[0] if len(levels) > 1 else np.full_like(level, level.mean())
-                pairs = np.stack([level, reference], axis=1)
-                merged = merge_until_independent(pairs, lambda t: np.log(t[:, 0] / t[:, 1]), comparisons=comparisons)
-                interval = merged_interval(merged, comparisons=comparisons)
-                widths.append(inf if interval is None else (interval.high - interval.low) / 2)
-                merged_rounds = min(merged_rounds, len(merged.values))
+        for column in columns:
+            interval, independent = step_interval(column, len(self._arms))
+            widths.append(inf if interval is None else (interval.high - interval.low) / 2 / step_ms(column))
+            merged_rounds = min(merged_rounds, independent)
         return Resolved(max(widths, default=0.0), merged_rounds)  # with nothing left to measure, done
 
-    def _levels(self, samples: Sequence[Sample], subject: int) -> list[NDArray[np.float64]]:
-        """What each configuration of one model says of its step in each round."""
-        arms = [arm for arm, of in enumerate(self._of) if id(of) == subject and arm not in self._failed]
+    def _columns(self, samples: Sequence[Sample]) -> list[NDArray[np.float64]]:
+        """The steps of each configuration that could be measured, [rounds, positions]."""
+        arms = [arm for arm in range(len(self._arms)) if arm not in self._failed]
         columns = [columns_of(samples, arm, "step_ns") for arm in arms]
-        levels = [round_levels(column) for column in columns if column.size]
-        if not levels:  # one token each: what is left to resolve is the prefill
-            levels = [round_levels(columns_of(samples, arm, "prefill_ns")) for arm in arms]
-        return levels
+        if not any(column.size for column in columns):  # one token each: what is left to resolve is the prefill
+            columns = [columns_of(samples, arm, "prefill_ns") for arm in arms]
+        return [column for column in columns if column.size]
 
     def finish(self) -> None:
         """See that one configuration at least could be measured.
