@@ -54,12 +54,16 @@ def _notes(found: Prediction, fleet: Fleet | None) -> list[str]:
         f"Weights {found.weight_bytes / 2**30:,.2f} GiB, cache {found.cache_bytes / 2**30:,.2f} GiB (derived).",
     ]
     notes.append("; ".join(f"{name}: {words}" for name, words in COEFFICIENTS.items()) + ".")
-    if fleet is not None:
-        notes.append(
-            f"Derived: {plural(fleet.machines, 'machine')} with {fleet.bytes_each / 2**30:,.2f} GiB each decode"
-            f" {significant(fleet.tokens_per_s)} tokens/s together, if none waits for another."
-        )
-    return notes
+    return notes if fleet is None else [*notes, _of_fleet(fleet)]
+
+
+def _of_fleet(fleet: Fleet) -> str:
+    low, high = fleet.low_tokens_per_s, fleet.high_tokens_per_s
+    ends = "" if low is None or high is None else f" [{significant(low)}, {significant(high)}]"
+    return (
+        f"Derived: {plural(fleet.machines, 'machine')} with {fleet.bytes_each / 2**30:,.2f} GiB each decode"
+        f" {significant(fleet.tokens_per_s)}{ends} tokens/s together, if none waits for another."
+    )
 
 
 def validation_tables(found: Sequence[Validation]) -> list[Table]:
@@ -115,7 +119,7 @@ def check_table(locked: Lock, found: Sequence[Checked]) -> Table:
     held = [row.is_held for row in found if row.is_held is not None]
     middle, p90 = percent(median(errors)), percent(errors[ceil(0.9 * len(errors)) - 1])
     notes = [
-        f"Locked at {locked.locked_at}, before every cell here began.",
+        f"Locked at {locked.locked_at}, before every cell here began; {plural(len(locked.fitted_on), 'run')} fitted.",
         f"Error: median {middle}, p90 {p90}, worst {percent(errors[-1])}.",
         f"Intervals that hold: {sum(held)} of {len(held)}.",
     ]
