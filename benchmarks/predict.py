@@ -6,7 +6,7 @@ steps' own noise is at most 5 %: a median error of at most 10 %, a p90 of at mos
 90 % of the cells. Writes results/predict.json and the table in docs/predict.md. Killed, it goes on where it was.
 
     OMP_NUM_THREADS=1 python -P benchmarks/predict.py --date 2026-01-31            # about 15 minutes, in the root
-    OMP_NUM_THREADS=1 python -P benchmarks/predict.py --date 2026-01-31 --quick    # eight cells; nothing is written
+    OMP_NUM_THREADS=1 python -P benchmarks/predict.py --date 2026-01-31 --quick    # sixteen cells; nothing is written
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from perstep.cli import run
+from perstep.errors import InputError
 from perstep.predicting.cells import Cells, read_cells
 from perstep.predicting.show import validation_tables
 from perstep.predicting.validate import OWN, Sheet, Validation, validate
@@ -40,7 +41,7 @@ def measured(out: Path, *, quick: bool) -> Cells:
     if quick:
         grid = out.with_suffix(".toml")
         grid.parent.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r"rounds = \d+", "rounds = 3", GRID.read_text()).replace("[32, 384]", "[16]")
+        text = re.sub(r"rounds = \d+", "rounds = 3", GRID.read_text()).replace("[32, 384]", "[16, 64]")
         names = [line for line in text.splitlines() if "architectures/" in line]
         for line in names[4:]:
             text = text.replace(f"{line}\n", "")
@@ -71,11 +72,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--date", required=True, help="of the run, for the result file")
     parser.add_argument("--out", type=Path, help="the sweep's folder")
-    parser.add_argument("--quick", action="store_true", help="eight cells of three rounds; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="sixteen cells of three rounds; nothing is written")
     options = parser.parse_args()
     name = "predict-quick" if options.quick else "predict"
     cells = measured(options.out or Path(".perstep") / "sweeps" / name, quick=options.quick)
-    found = validate(cells, SHEET)
+    try:
+        found = validate(cells, SHEET)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return InputError.exit_code
     for table in validation_tables(found):
         print(to_text(table))
     if cells.left_out:

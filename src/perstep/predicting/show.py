@@ -60,10 +60,9 @@ def _notes(found: Prediction, fleet: Fleet | None) -> list[str]:
 def _of_fleet(fleet: Fleet) -> str:
     low, high = fleet.low_tokens_per_s, fleet.high_tokens_per_s
     ends = "" if low is None or high is None else f" [{significant(low)}, {significant(high)}]"
-    return (
-        f"Derived: {plural(fleet.machines, 'machine')} with {fleet.bytes_each / 2**30:,.2f} GiB each decode"
-        f" {significant(fleet.tokens_per_s)}{ends} tokens/s together, if none waits for another."
-    )
+    rate = f"{significant(fleet.tokens_per_s)} tokens/s{ends}"
+    each = f"{fleet.bytes_each / 2**30:,.2f} GiB"
+    return f"Derived: {plural(fleet.machines, 'machine')} with {each} each decode {rate} together, if none waits."
 
 
 def validation_tables(found: Sequence[Validation]) -> list[Table]:
