@@ -2,14 +2,12 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perstep.experiments.bounds import rates_from
 from perstep.machine import SweepFigures
-from perstep.predicting.cells import RESIDUAL, Cell
+from perstep.predicting.cells import RESIDUAL, Cell, speed_of
 from perstep.predicting.features import features
 from perstep.predicting.subject import Subject, Way
 from perstep.theory import read_config
@@ -64,7 +62,7 @@ def make_cell(
 ) -> Cell:
     """What a machine would have measured of a step."""
     held = figures(speed)
-    found = features(what, rates_from(held, what.way.dtype), PARTS)
+    found = features(what, speed_of(held, what.way.dtype), PARTS)
     factor = 1 + noise * (2 * random.Random(what.name).random() - 1)
     parts = {
         part: factor * sum(value * found[part].get(name, 0.0) for name, value in TRUE[part].items()) for part in PARTS
@@ -72,7 +70,6 @@ def make_cell(
     name = f"{what.arch}-{what.shape.num_layers}-{what.batch}-{what.context}-{speed}.1"
     return Cell(
         name=name,
-        folder=Path(name),
         subject=what,
         machine=f"machine-{speed}",
         hardware=f"machine of speed {speed}",
