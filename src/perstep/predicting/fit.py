@@ -12,7 +12,7 @@ from math import exp, log
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.predicting.cells import DEVICE, Cell, Speed
+from perstep.predicting.cells import DEVICE, Cell, Speed, machine_speed
 from perstep.predicting.features import COEFFICIENTS, Features, features
 from perstep.predicting.subject import Subject
 
@@ -120,18 +120,28 @@ def architecture(cell: Cell) -> str:
     return cell.subject.arch
 
 
-def half_width(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> float | None:
+def half_width(cells: Sequence[Cell], speeds: Mapping[str, Speed], *, pooled: bool) -> float | None:
     """By which factor a prediction may be off, as a logarithm; None with too few architectures.
 
     The quantile over cells, all architectures weighing the same, that a new architecture exceeds in a tenth of its
     cells at most; with fewer than ten architectures that is the largest error of all.
+
+    Args:
+        cells: of one way.
+        speeds: cell's name -> the ceilings that its features are made of.
+        pooled: whether a left-out cell is predicted from the ceilings of the other cells, as one that is not measured
+            yet, so that the machine's drift is in the interval; else from its own.
     """
     names = {architecture(cell) for cell in cells}
     if len(names) < LEAST_ARCHITECTURES:
         return None
     fits = left_out(cells, speeds, architecture)
+    known = pooled_speeds(cells, architecture) if pooled else {}
     errors = [
-        (abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, speeds[cell.name]))), architecture(cell))
+        (
+            abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, known.get(cell.name, speeds[cell.name])))),
+            architecture(cell),
+        )
         for cell in cells
         if cell.name in fits
     ]
@@ -142,6 +152,18 @@ def half_width(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> float | No
         if reached >= wanted:
             return error
     return max((error for error, _ in errors), default=None)
+
+
+def pooled_speeds(cells: Sequence[Cell], group: Group) -> dict[str, Speed]:
+    """Cell's name -> the ceilings of its machine by the cells of other groups; nothing where there are none."""
+    made: dict[tuple[object, str], Speed | None] = {}
+    for cell in cells:
+        key = (group(cell), cell.machine)
+        if key not in made:
+            others = [other for other in cells if group(other) != key[0] and other.machine == cell.machine]
+            made[key] = machine_speed(others) if others else None
+    found = {cell.name: made[group(cell), cell.machine] for cell in cells}
+    return {name: speed for name, speed in found.items() if speed is not None}
 
 
 def interval_ns(step_ns: float, half: float | None) -> tuple[float, float] | None:

@@ -207,7 +207,7 @@ def predictor(cells: Cells, subject: Subject, machine: str | None) -> Predictor:
         )
     speeds = own_speeds(held)
     here = [cell for cell in held if cell.machine == chosen]
-    return Predictor(held, fit_cells(held, speeds), half_width(held, speeds), machine_speed(here), chosen)
+    return Predictor(held, fit_cells(held, speeds), half_width(held, speeds, pooled=True), machine_speed(here), chosen)
 
 
 def own_speeds(cells: Sequence[Cell]) -> Mapping[str, Speed]:

@@ -15,9 +15,9 @@ import msgspec
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.predicting.cells import Cell, Cells, Speed, machine_speed
+from perstep.predicting.cells import Cell, Cells, Speed
 from perstep.predicting.features import roofline_step_ns
-from perstep.predicting.fit import Fit, Group, architecture, half_width, interval_ns, left_out
+from perstep.predicting.fit import Fit, Group, architecture, half_width, interval_ns, left_out, pooled_speeds
 from perstep.predicting.predict import beyond, nearest, own_speeds
 from perstep.theory import Level, Rates
 
@@ -169,9 +169,9 @@ def _notes(cells: Sequence[Cell], quiet: Sequence[Cell]) -> list[str]:
 
 def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str, list[_Held]]:
     """Method -> what it says of each cell when its group is left out."""
-    own = own_speeds(cells)
+    own, pooled = own_speeds(cells), pooled_speeds(cells, group)
     fits = left_out(cells, own, group)
-    halves: dict[int, float | None] = {}
+    halves: dict[int, tuple[float | None, float | None]] = {}
     made: dict[str, list[_Held]] = defaultdict(list)
     for cell in cells:
         fit = fits.get(cell.name)
@@ -179,16 +179,15 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
             continue
         rest = [other for other in cells if group(other) != group(cell)]
         if id(fit) not in halves:
-            halves[id(fit)] = half_width(rest, own)
-        half = None if beyond(cell.subject, rest) else halves[id(fit)]  # as the command would give none
-        dtype = cell.subject.way.dtype
-        here = [other for other in rest if other.machine == cell.machine]
+            halves[id(fit)] = half_width(rest, own, pooled=False), half_width(rest, own, pooled=True)
+        # as the command: no interval outside of the others
+        half, wider = (None, None) if beyond(cell.subject, rest) else halves[id(fit)]
         made[OWN].append(_fitted(fit, cell, own[cell.name], half))
-        if here:
-            made[POOLED].append(_fitted(fit, cell, machine_speed(here), half))
+        if cell.name in pooled:
+            made[POOLED].append(_fitted(fit, cell, pooled[cell.name], wider))
         made[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
         if sheet is not None:
-            made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(dtype))))
+            made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))
         made[NEIGHBOUR].append(_Held(cell, nearest(cell.subject, rest).step_ns))
     return made
 
