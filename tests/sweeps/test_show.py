@@ -71,6 +71,9 @@ def test_files_have_numbers_and_the_key_first(sweep: Sweep, tmp_path: Path) -> N
     assert read[1]["step_ns"] == "4000000.0"
     assert (read[3]["step_ns"], read[3]["why"]) == ("", "exit code 2: it does not fit")
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"curves.png", "heat-map.png"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "5 of 6 cells measured" in page
+    assert "000000000003.1" in page
     assert "![curves.png](curves.png)" in (tmp_path / "out" / "README.md").read_text()
 
 
