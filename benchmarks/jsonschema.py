@@ -1,9 +1,9 @@
 """What engines make of other people's JSON schemas: which they take, what they accept, how long they need.
 
-FILE holds schemas with instances: a line an object of `name`, `schema`, `tests` (each `valid` and `data`), gzipped or not,
-as MaskBench's; or a file or folder of JSON-Schema-Test-Suite (`optional` is left out). Nothing is fetched. Every engine
-has a process of its own, started anew after a schema that went over its time or memory. Correctness is tested byte by
-byte: an instance is accepted if each byte of its text is allowed and the text may end behind the last one. With
+FILE holds schemas with instances: a line an object of `name`, `schema`, `tests` (each `valid` and `data`), gzipped or
+not, as MaskBench's; or a file or folder of JSON-Schema-Test-Suite (`optional` is left out). Nothing is fetched. Every
+engine has a process of its own, started anew after a schema that went over its time or memory. Correctness is tested byte
+by byte: an instance is accepted if each byte of its text is allowed and the text may end behind the last one. With
 `--timings` the tokens are mistral-common's 131,072 and each text is read once: first passes, never a state twice on
 purpose. Prints tables; `--write` keeps them and every schema's result.
 
@@ -35,7 +35,8 @@ from perstep.errors import InputError
 OURS: dict[str, dict[str, Any]] = {
     "perstep": {},
     "perstep-deep": {"max_depth": 2},
-    "perstep-wide": {"max_depth": 2},
+    "perstep-open": {"max_depth": 2, "undeclared": True},
+    "perstep-any-order": {"max_depth": 2, "undeclared": True, "key_order": "any"},
 }
 """Ways to call json_schema; the others are engines by their own names."""
 
@@ -77,8 +78,7 @@ def read_cases(path: Path, every_form: bool) -> list[Case]:
         files = [file for file in sorted(path.rglob("*.json")) if "optional" not in file.parts]
         return [case for file in files for case in _suite_cases(file, every_form)]
     if ".jsonl" in path.name:
-        opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-        with opened as lines:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
             return [_case(row["name"], row, every_form) for row in map(json.loads, lines)]
     return list(_suite_cases(path, every_form))
 
@@ -200,7 +200,7 @@ def serve(name: str, timings: bool, flexible: bool, limit_mb: int, pipe: Connect
             pipe.send(judge.judge(case))
         except MemoryError:
             pipe.send(Result(case.name, refused=f"went over {limit_mb} MB"))
-        except Exception as error:  # noqa: BLE001 - an engine's own error is a result
+        except Exception as error:  # an engine's own error is a result
             pipe.send(Result(case.name, refused=f"raised {type(error).__name__}: {str(error)[:200]}"))
 
 
@@ -328,7 +328,11 @@ def main() -> None:
         for engine, results in found.items():
             print_refusals(engine, results)
             for result in results:
-                print(*(f"{engine} {result.name}: {line}" for line in result.wrong), sep="\n", end="\n" * bool(result.wrong))
+                print(
+                    *(f"{engine} {result.name}: {line}" for line in result.wrong),
+                    sep="\n",
+                    end="\n" * bool(result.wrong),
+                )
     if args.write:
         about = {
             "source": args.source,
@@ -336,7 +340,9 @@ def main() -> None:
             "instances": sum(len(case.tests) for case in cases),
             "policy": "flexible" if args.flexible else "fixed",
             "machine": platform.processor() or platform.machine(),
-            "versions": {name: version(name) for name in ("perstep", "numpy", *({"llguidance", "xgrammar"} & set(found)))},
+            "versions": {
+                name: version(name) for name in ("perstep", "numpy", *({"llguidance", "xgrammar"} & set(found)))
+            },
         }
         per_schema = {
             engine: [{k: v for k, v in asdict(r).items() if k != "step_us" and v} for r in results]

@@ -46,7 +46,7 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
     rows = table.reshape(block.size, num_classes)
     accepting = np.zeros(block.size + 1, dtype=np.bool_)
     accepting[1 + origins[members == EXIT]] = True
-    sets = _Sets(rows, several, accepting, limit, source)
+    sets = _Sets(rows, several, accepting, _universal(cells, targets, num_classes, accepting), limit, source)
     set_rows, set_accepting = sets.follow()
     singles = rows.copy()
     for cell, found in several.items():
@@ -116,6 +116,17 @@ def _moves(
     return origins[pair][run] * num_classes + classes, edges[edge[run], 3]
 
 
+def _universal(
+    cells: NDArray[np.int64], targets: NDArray[np.int32], num_classes: int, accepting: NDArray[np.bool_]
+) -> frozenset[int]:
+    """Accepting states that every byte which is read at all leads back to; a set that holds one is as good as it."""
+    origins, classes = np.divmod(cells, num_classes)
+    loops = np.unique(cells[origins == targets])
+    looped = np.bincount(loops // num_classes, minlength=len(accepting) - 1)
+    found = np.flatnonzero((looped == len(np.unique(classes))) & accepting[1:])
+    return frozenset(found.tolist())
+
+
 def _cells_with_several(
     table: NDArray[np.int32], cells: NDArray[np.int64], targets: NDArray[np.int32]
 ) -> dict[int, tuple[int, ...]]:
@@ -140,9 +151,11 @@ class _Sets:
         rows: NDArray[np.int32],
         several: dict[int, tuple[int, ...]],
         accepting: NDArray[np.bool_],
+        universal: frozenset[int],
         limit: int,
         source: str,
     ) -> None:
+        self._universal = universal
         self._rows = rows
         self._several = several
         self._accepting = accepting
@@ -155,6 +168,8 @@ class _Sets:
 
     def name(self, members: tuple[int, ...]) -> int:
         """The number of a set; one state keeps its own."""
+        if len(members) > 1 and self._universal and not self._universal.isdisjoint(members):
+            members = (min(self._universal.intersection(members)),)
         if len(members) == 1:
             return members[0] + 1
         number = self._names.get(members)

@@ -191,7 +191,16 @@ def _merge_classes(
     return np.ascontiguousarray(transitions[:, byte_class[first_byte]]), by_byte.astype(np.uint8)
 
 
-def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str) -> Dfa:
+def together(left: Dfa, right: Dfa, limit: int) -> Dfa:
+    """`left & right`, of at most `limit` states before it is made minimal.
+
+    Raises:
+        InputError: if more are needed.
+    """
+    return _combine(left, right, np.logical_and, "and", limit)
+
+
+def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | None = None) -> Dfa:
     """The automaton of pairs of states: a pair accepts where `accept` says so of its two halves."""
     pair_of_byte = left.byte_class.astype(np.int64) * right.num_byte_classes + right.byte_class
     pairs, byte_class = np.unique(pair_of_byte, return_inverse=True)
@@ -209,7 +218,12 @@ def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str) -> Dfa:
             targets[one == 0] = 0
         return targets
 
-    keys = graphs.explore(left.start * width + right.start, follow)
+    keys = graphs.explore(left.start * width + right.start, follow, limit)
+    if limit is not None and len(keys) > limit:
+        raise InputError(
+            f"{source} needs more than {limit:,} states: simplify it, raise state_limit, "
+            "or use an engine that works without a finite automaton (llguidance)"
+        )
     keys = np.concatenate([[0], keys[keys != 0]])
     transitions = np.searchsorted(keys, follow(keys)).astype(np.int32)
     accepting = accept(left.accepting[keys // width], right.accepting[keys % width])

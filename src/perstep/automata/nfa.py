@@ -49,6 +49,11 @@ class Graph:
         self._hops: list[NDArray[np.int32]] = []
         self._own_hops: list[tuple[int, int]] = []
 
+    @property
+    def size(self) -> int:
+        """States so far."""
+        return self._size
+
     def state(self) -> int:
         """A new state."""
         self._size += 1

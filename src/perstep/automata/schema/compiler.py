@@ -4,48 +4,97 @@ The texts accepted are those whose value validates, written under one policy: ke
 schema's order, only keys that the schema names (or admits by an explicit
 `additionalProperties`), whitespace as stated, constants and keys as
 `json.dumps(ensure_ascii=False)` writes them, integers without fraction or exponent. Recursion
-is cut at a stated depth or refused; nothing is ever dropped in silence.
+is cut at a stated depth or refused; nothing is ever dropped in silence. What validates is decided before
+(`expanding.py`); here it is only written.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import unquote
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep.automata.determinise import determinise, too_many_states
 from perstep.automata.dfa import STATE_LIMIT, Dfa
-from perstep.automata.nfa import NEVER, Block, literal, union
-from perstep.automata.schema.containers import Items, Member, array_block, object_block
-from perstep.automata.schema.enums import enum_block
-from perstep.automata.schema.exclusive import Branch, never_both
-from perstep.automata.schema.keywords import (
-    ABOUT,
-    TYPES,
-    Schema,
-    below,
-    check_is_schema,
-    check_keywords,
-    conjunction,
-    const_as_enum,
-    types_of,
+from perstep.automata.nfa import NEVER, Block, literal, sequence, union
+from perstep.automata.schema.containers import (
+    Items,
+    Kind,
+    Member,
+    Members,
+    array_block,
+    counted_array,
+    member_text,
+    object_block,
+    unequal_array,
 )
+from perstep.automata.schema.documents import Document
+from perstep.automata.schema.expanding import Expander
+from perstep.automata.schema.finite import finite_values
+from perstep.automata.schema.formats import FORMATS
+from perstep.automata.schema.keywords import below, same_value
 from perstep.automata.schema.numbers import number_block
-from perstep.automata.schema.spacing import Spacing, spacing
-from perstep.automata.schema.strings import count, string_block
+from perstep.automata.schema.shapes import (
+    EVERY,
+    FALSE,
+    TRUE,
+    Array,
+    Boolean,
+    Formula,
+    Null,
+    Number,
+    Object,
+    Shape,
+    String,
+    Witness,
+    both,
+)
+from perstep.automata.schema.shapes import literal as holds
+from perstep.automata.schema.spacing import Spacing, constant, spacing
+from perstep.automata.schema.strings import key_block, pattern_matches, string_block
 from perstep.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from perstep.automata.schema.keywords import Schema
+
 _BLOCK_FACTOR = 4  # a construction may have this many times the states of its result
-_ANY_VALUE = "any JSON value"
+_MOST_PATTERNS = 5  # that may meet on one key; each set of them is a kind of key
+_MOST_COUNTS = 4  # of items that may be counted in one array
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What of that which validates is written.
+
+    Attributes:
+        space: whitespace.
+        max_depth: how often a definition may contain itself; None for never.
+        undeclared: whether keys, items and types are written of which the schema says nothing.
+        any_order: whether keys may come in another order than the schema's.
+        limit: most states.
+    """
+
+    space: Spacing
+    max_depth: int | None
+    undeclared: bool
+    any_order: bool
+    limit: int
 
 
 def json_schema(
-    schema: str | bytes | Mapping[str, Any] | bool,
+    schema: str | bytes | Mapping[str, Json] | bool,
     *,
     whitespace: str = "fixed",
     max_depth: int | None = None,
     state_limit: int = STATE_LIMIT,
+    undeclared: bool = False,
+    key_order: str = "schema",
+    strict: bool = False,
 ) -> Dfa:
     r"""The automaton of the JSON texts that a schema allows.
 
@@ -55,6 +104,10 @@ def json_schema(
         max_depth: how many times a definition may contain itself, and how deep values of unknown shape
             (`{}`, `true`) may nest; None to refuse both.
         state_limit: most states of the automaton.
+        undeclared: write also what the schema allows without naming it: further keys and items, and types that no
+            keyword is about. Needs `max_depth` mostly.
+        key_order: `schema`, or `any` for objects of up to eight properties.
+        strict: refuse formats that are not enforced; otherwise `Dfa.source` names them.
 
     Raises:
         InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
@@ -65,22 +118,37 @@ def json_schema(
         >>> dfa.accepts(b'{"n": 12}'), dfa.accepts(b'{"n": 1.5}')
         (True, False)
     """
+    if key_order not in ("schema", "any"):
+        raise InputError(f"key_order is 'schema' or 'any'; got {key_order!r}")
     root = _parse(schema)
-    compiler = _Compiler(root, spacing(whitespace, state_limit), max_depth, state_limit)
-    title = root.get("title") if isinstance(root, dict) else None
-    depth = "" if max_depth is None else f", depth {max_depth}"
-    source = f"the JSON schema{f' {title!r}' if isinstance(title, str) else ''} (whitespace {whitespace}{depth})"
+    policy = Policy(spacing(whitespace, state_limit), max_depth, undeclared, key_order == "any", state_limit)
+    source = _source(root, whitespace, max_depth, undeclared, key_order)
     try:
-        block = compiler.value(root, "#", ("#",))
+        document = Document(root)
+        compiler = _Compiler(document, policy)
+        block = compiler.value(compiler.expander.follow(document.root), "#", ())
     except RecursionError as error:
         raise InputError(f"{source} is nested too deeply to be compiled: lower max_depth, or flatten it") from error
+    loose = sorted(compiler.loose_formats)
+    if loose and strict:
+        raise InputError(f"format {', '.join(map(repr, loose))} is not enforced here: take it out, or strict=False")
+    source += f", not enforced: format {', '.join(map(ascii, loose))}" if loose else ""
     dfa = determinise(block, state_limit, source)
     if dfa.is_empty:
         raise InputError(f"no JSON value satisfies {source}{compiler.why_empty()}")
     return dfa
 
 
-def _parse(schema: str | bytes | Mapping[str, Any] | bool) -> Schema | bool:
+def _source(root: Json, whitespace: str, max_depth: int | None, undeclared: bool, key_order: str) -> str:
+    title = root.get("title") if isinstance(root, dict) else None
+    said = [f"whitespace {whitespace}"]
+    said += [f"depth {max_depth}"] * (max_depth is not None)
+    said += ["undeclared keys too"] * undeclared + ["keys in any order"] * (key_order == "any")
+    name = f" {title!r}" if isinstance(title, str) and title.isprintable() else ""
+    return f"the JSON schema{name} ({', '.join(said)})"
+
+
+def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
     """The schema as JSON gives it back: whatever was handed in, the compiler meets JSON values alone."""
     try:
         given = json.loads(schema) if isinstance(schema, (str, bytes)) else schema
@@ -96,198 +164,303 @@ def _parse(schema: str | bytes | Mapping[str, Any] | bool) -> Schema | bool:
 
 
 class _Compiler:
-    """Walks a schema; `open_refs` are the references entered on the way to the subschema at hand."""
+    """Writes formulas; `opened` are those entered on the way to the one at hand."""
 
-    def __init__(self, root: Schema | bool, space: Spacing, max_depth: int | None, limit: int) -> None:
-        self._root = root
-        self._space = space
-        self._max_depth = max_depth
-        self._limit = limit
-        self._block_limit = _BLOCK_FACTOR * limit
+    def __init__(self, document: Document, policy: Policy) -> None:
+        self._document = document
+        self._policy = policy
+        self._space = policy.space
+        self._block_limit = _BLOCK_FACTOR * policy.limit
+        self._blocks: dict[Formula, Block] = {}
+        self._recursive: set[Formula] = set()
         self._empty: list[str] = []
+        self.expander = Expander(document)
+        self.loose_formats: set[str] = set()
 
     def why_empty(self) -> str:
         """Where the schema allows nothing, for the message; the first such place."""
         return f": nothing satisfies {self._empty[0]}" if self._empty else ""
 
-    def value(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The texts that a subschema allows.
+    def value(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
+        """The texts of the values that satisfy a formula.
 
         Raises:
             InputError: if they make too many states; said at the first subschema that does.
         """
-        block = self._value(schema, path, open_refs)
-        if block.size > self._block_limit:
-            raise too_many_states(path, self._limit)
-        return block
-
-    def _value(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> Block:
-        resolved = self._resolved(schema, path, open_refs)
-        if resolved is None:
-            return NEVER  # a recursion at its full depth
-        schema, open_refs = resolved
-        if schema is True:
-            return self._anything(path, open_refs)
-        if schema is False:
-            return self._nothing(path)
-        check_keywords(schema, path)
-        schema = const_as_enum(schema)
-        if "anyOf" in schema:
-            return union(*(self.value(branch, at, open_refs) for branch, at in self._branches(schema, "anyOf", path)))
-        if "oneOf" in schema:
-            return self._one_of(schema, path, open_refs)
-        if "enum" in schema:
-            block = enum_block(schema, self._space, path, self._limit, self._block_limit)
-            return block if len(block.edges) else self._nothing(path)
-        types = types_of(schema)
-        if set(types) >= set(TYPES) - {"integer"} and not any(n in schema for names in ABOUT.values() for n in names):
-            return self._anything(path, open_refs)
-        return union(*(self._typed(name, schema, path, open_refs) for name in dict.fromkeys(types)))
-
-    def _nothing(self, path: str) -> Block:
-        self._empty.append(path)
-        return NEVER
-
-    # References, allOf
-
-    def _resolved(self, schema: Any, path: str, open_refs: tuple[str, ...]) -> tuple[Any, tuple[str, ...]] | None:
-        """The schema with its references and allOf worked in; None where a recursion is at its full depth."""
-        while isinstance(schema, dict) and ("$ref" in schema or "allOf" in schema):
-            if "$ref" in schema:
-                reference = schema["$ref"]
-                rest = {name: value for name, value in schema.items() if name not in ("$ref", "$defs", "definitions")}
-                target = self._target(reference, path)
-                if not self._enter(reference, path, open_refs):
-                    return None
-                open_refs = (*open_refs, reference)
-                schema = conjunction(target, rest, path) if rest else target
-            else:
-                check_keywords(schema, path)
-                parts = schema["allOf"]
-                merged: Any = {name: value for name, value in schema.items() if name != "allOf"}
-                for number, part in enumerate(parts):
-                    resolved = self._resolved(part, f"{path}/allOf/{number}", open_refs)
-                    if resolved is None:
-                        return None
-                    merged = conjunction(merged, resolved[0], path)
-                    open_refs = (*open_refs, *resolved[1][len(open_refs) :])
-                schema = merged
-        check_is_schema(schema, path)
-        return schema, open_refs
-
-    def _target(self, reference: Any, path: str) -> Any:
-        """What a reference points to."""
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            raise InputError(
-                f"{path}: $ref {reference!r} does not point into this schema; only '#/...' does: "
-                "copy what it means into $defs"
-            )
-        found: Any = self._root
-        for part in unquote(reference)[2:].split("/") if reference != "#" else []:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list):
-                found = {str(number): entry for number, entry in enumerate(found)}
-            if isinstance(found, dict) and name in found:
-                found = found[name]
-            else:
-                raise InputError(f"{path}: $ref {reference!r} points to nothing: there is no {name!r}")
-        return found
-
-    def _enter(self, reference: str, path: str, open_refs: tuple[str, ...]) -> bool:
-        """Whether a reference may be entered once more."""
-        times = open_refs.count(reference)
-        if times and self._max_depth is None:
-            raise InputError(
-                f"{path}: $ref {reference!r} contains itself, and no finite automaton nests without end: give "
-                "max_depth to nest that often and no deeper, or use an engine with a stack (llguidance)"
-            )
-        return not times or times <= (self._max_depth or 0)
-
-    # Combinations
-
-    def _branches(self, schema: Schema, name: str, path: str) -> list[tuple[Any, str]]:
-        """The branches of anyOf or oneOf, each joined with what stands beside it."""
-        rest = {key: value for key, value in schema.items() if key != name}
-        found = []
-        for number, branch in enumerate(schema[name]):
-            at = f"{path}/{name}/{number}"
-            found.append((conjunction(rest, {"allOf": [branch]}, at) if rest else branch, at))
-        return found
-
-    def _one_of(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The union of branches that are shown to exclude each other; what that takes is in `exclusive.py`."""
-        branches = []
-        for branch, at in self._branches(schema, "oneOf", path):
-            resolved = self._resolved(branch, at, open_refs)
-            if resolved is not None:
-                branches.append(Branch(resolved[0], self.value(resolved[0], at, resolved[1]), at))
-        never_both(branches, path, self._limit, lambda part, at: self.value(part, at, open_refs))
-        return union(*(branch.block for branch in branches))
-
-    # Types
-
-    def _typed(self, name: str, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The texts of one type under the schema's keywords."""
-        if name == "null":
-            return literal(b"null")
-        if name == "boolean":
-            return union(literal(b"true"), literal(b"false"))
-        if name in ("integer", "number"):
-            return number_block(schema, path, whole=name == "integer", limit=self._block_limit)
-        if name == "string":
-            return string_block(schema, path, self._limit, self._block_limit)
-        if name == "array":
-            return self._array(schema, path, open_refs)
-        return self._object(schema, path, open_refs)
-
-    def _array(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        first = [
-            self.value(part, f"{path}/prefixItems/{i}", open_refs)
-            for i, part in enumerate(schema.get("prefixItems", []))
-        ]
-        high = count(schema, "maxItems")
-        # After a prefix further items are written only if `items` says so, as with properties.
-        rest: Block | None = None
-        if ("items" in schema or not first) and (high is None or high > len(first)):
-            rest = self.value(schema.get("items", True), f"{path}/items", open_refs)
-        items = Items(first, rest, count(schema, "minItems") or 0, high)
-        return array_block(items, self._space, self._block_limit, path)
-
-    def _object(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        properties = schema.get("properties", {})
-        required = schema.get("required", [])
-        # Unnamed keys are written where the schema says so itself, or says nothing at all about keys.
-        named_only = bool(properties) or bool(required)
-        extra = schema.get("additionalProperties", not named_only)
-        members = [
-            Member(key, self.value(value, below(path, "properties", key), open_refs), key in required)
-            for key, value in properties.items()
-        ]
-        for key in required:
-            if key not in properties:
-                unnamed = schema.get("additionalProperties", True)
-                members.append(Member(key, self.value(unnamed, below(path, "properties", key), open_refs), True))
-        self._check_counts(schema, path, len(required), len(members), extra)
-        additional = None if extra is False else self.value(extra, f"{path}/additionalProperties", open_refs)
-        return object_block(members, additional, self._space, self._limit)
-
-    def _check_counts(self, schema: Schema, path: str, required: int, members: int, extra: Any) -> None:
-        """Refuse minProperties and maxProperties unless they hold anyway."""
-        low, high = count(schema, "minProperties") or 0, count(schema, "maxProperties")
-        if low > required or (high is not None and (extra is not False or high < members)):
-            raise InputError(
-                f"{path}: minProperties and maxProperties are not counted here: make the properties required, "
-                "or use an engine that counts them (llguidance)"
-            )
-
-    def _anything(self, path: str, open_refs: tuple[str, ...]) -> Block:
-        """Any value: scalars, and containers of any values to the depth given."""
-        if self._max_depth is None:
+        if formula in self._blocks:
+            return self._blocks[formula]
+        if formula in opened and not self._enters(formula, path, opened):
+            return NEVER
+        shapes = self._written(self.expander.shapes(formula))
+        if not shapes:
+            self._empty.append(path)
+            return NEVER
+        if self._policy.max_depth is None and _is_anything(shapes):
             raise InputError(
                 f"{path}: any value is allowed here, and no finite automaton nests without end: give a type, or "
                 "max_depth to nest that deep and no deeper, or use an engine with a stack (llguidance)"
             )
-        if open_refs.count(_ANY_VALUE) > self._max_depth:
-            return NEVER
-        deeper = (*open_refs, _ANY_VALUE)
-        return union(*(self._typed(name, {}, path, deeper) for name in TYPES if name != "integer"))
+        deeper = (*opened, formula)
+        block = union(*(self._shape(shape, path, deeper) for shape in shapes))
+        if block.size > self._block_limit:
+            raise too_many_states(path, self._policy.limit)
+        if not self._recursive.intersection(opened):
+            self._blocks[formula] = block
+            self._recursive.discard(formula)
+        return block
+
+    def _enters(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> bool:
+        """Whether a formula may be entered once more inside itself."""
+        if self._policy.max_depth is None:
+            raise InputError(
+                f"{path}: {self._name(formula)} contains itself, and no finite automaton nests without end: give "
+                "max_depth to nest that often and no deeper, or use an engine with a stack (llguidance)"
+            )
+        self._recursive.add(formula)
+        return opened.count(formula) <= self._policy.max_depth
+
+    def _name(self, formula: Formula) -> str:
+        return " and ".join(self._document.places[place].path for place, _ in formula) or "any value"
+
+    def _written(self, shapes: tuple[Shape, ...]) -> list[Shape]:
+        """The shapes that are written: without `undeclared`, where no type is said, those that keywords are about."""
+        if not self._policy.undeclared:
+            about = {shape.branch for shape in shapes if shape.about and not shape.typed}
+            shapes = tuple(s for s in shapes if s.typed or s.about or s.branch not in about)
+        return list(dict.fromkeys(shape.changed(typed=True, about=True, branch=()) for shape in shapes))
+
+    def _shape(self, shape: Shape, path: str, opened: tuple[Formula, ...]) -> Block:
+        if isinstance(shape, Null):
+            return literal(b"null")
+        if isinstance(shape, Boolean):
+            return union(*(literal(b"true" if value else b"false") for value in shape.values))
+        if isinstance(shape, Number):
+            return number_block(shape, path, self._block_limit)
+        if isinstance(shape, String):
+            self._note_formats(shape)
+            return string_block(shape, path, self._block_limit)
+        if isinstance(shape, Array):
+            return self._array(shape, path, opened)
+        return (
+            union(*(self._object(one, path, opened) for one in self._witnessed(shape)))
+            if isinstance(shape, Object)
+            else NEVER
+        )
+
+    def _note_formats(self, shape: String) -> None:
+        self.loose_formats |= {name for rule, name, _ in shape.rules if rule == "format" and name not in FORMATS}
+
+    # Arrays
+
+    def _array(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
+        if shape.unique and (shape.high is None or shape.high > 1):
+            return self._unequal(shape, path)
+        if shape.counts or shape.some:
+            return self._counted(shape, path, opened)
+        high = shape.high
+        first = [
+            self.value(formula, below(path, "prefixItems", str(number)), opened)
+            for number, formula in enumerate(shape.prefix)
+            if high is None or number < high
+        ]
+        rest = None
+        if self._goes_on(shape) and (high is None or high > len(first)):
+            rest = self.value(shape.rest, below(path, "items"), opened)
+        return array_block(Items(first, rest, shape.low, high), self._space, self._block_limit, path)
+
+    def _goes_on(self, shape: Array) -> bool:
+        """Whether items behind the prefix are written: as with keys, where the schema says so or has no prefix."""
+        return shape.rest != FALSE and (shape.said or not shape.prefix or self._policy.undeclared)
+
+    def _counted(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
+        """An array with `contains`: every item is of a kind, by which of the counted formulas it satisfies."""
+        if len(shape.counts) + len(shape.some) > _MOST_COUNTS:
+            raise InputError(f"{path}: more than {_MOST_COUNTS} contains on one array cannot be counted here")
+        counts = [(count.low, count.high) for count in shape.counts] + [(1, None)] * len(shape.some)
+        places: list[tuple[int, int | None]] = [(number, number) for number in range(len(shape.prefix))]
+        if self._goes_on(shape) or len(shape.prefix) < shape.low:
+            places.append((len(shape.prefix), None))
+        starts = sorted({start for start, _ in shape.some if start > len(shape.prefix)})
+        for start in starts:  # the places behind the prefix fall apart where an item begins to count
+            last = places.pop()
+            places += [(last[0], start - 1), (start, None)]
+        kinds = [kind for where in places for kind in self._kinds(shape, where, below(path, "items"), opened)]
+        num_places = max([len(shape.prefix), *starts])
+        return counted_array(kinds, num_places, (shape.low, shape.high), counts, self._space, self._block_limit, path)
+
+    def _kinds(
+        self, shape: Array, places: tuple[int, int | None], path: str, opened: tuple[Formula, ...]
+    ) -> Iterator[Kind]:
+        asked = [count.formula for count in shape.counts] + [formula for _, formula in shape.some]
+        counts_here = [True] * len(shape.counts) + [places[0] >= start for start, _ in shape.some]
+        # Where there is no upper bound an item need not be shown to be of the other kind: it may just not be counted.
+        exact = [count.high is not None for count in shape.counts] + [False] * len(shape.some)
+        for adds in product(*((0, 1) if here else (0,) for here in counts_here)):
+            formulas = [
+                formula if add else self._fails(formula, path) if must and here else TRUE
+                for formula, add, must, here in zip(asked, adds, exact, counts_here, strict=True)
+            ]
+            formula = both(shape.item(places[0]), *formulas)
+            if self.expander.is_possible(formula):
+                yield Kind(places, self.value(formula, path, opened), adds)
+
+    def _fails(self, formula: Formula, path: str) -> Formula:
+        if len(formula) > 1:
+            raise InputError(f"{path}: what contains asks for here cannot be turned round")
+        return FALSE if formula == TRUE else holds(formula[0][0], not formula[0][1])
+
+    def _unequal(self, shape: Array, path: str) -> Block:
+        """An array without equal items, of values that can be listed."""
+        if shape.counts or shape.some:
+            raise InputError(f"{path}: 'uniqueItems' beside contains cannot be put into a finite automaton here")
+        width = len(shape.prefix) + self._goes_on(shape)
+        listed = []
+        for number in range(width):
+            values = finite_values(self.expander, shape.item(number))
+            if values is None:
+                raise InputError(
+                    f"{path}: 'uniqueItems' would need a state for every set of values seen, and these items have "
+                    "no few values: take it out, or check it afterwards"
+                )
+            listed.append(values)
+        every: list[Json] = []
+        for value in (value for values in listed for value in values):
+            if not any(same_value(value, other) for other in every):
+                every.append(value)
+        at_place = [
+            [n for n, value in enumerate(every) if any(same_value(value, v) for v in values)] for values in listed
+        ]
+        size = (shape.low, shape.high if self._goes_on(shape) else _less(shape.high, len(shape.prefix)))
+        return unequal_array(
+            [constant(value, self._space) for value in every],
+            lambda number: at_place[min(number, width - 1)] if width else [],
+            size,
+            self._space,
+            self._block_limit,
+            path,
+        )
+
+    # Objects
+
+    def _witnessed(self, shape: Object) -> list[Object]:
+        """The ways in which a key that must be there is one of those known by name, or one that is not."""
+        found = [shape.changed(some=())]
+        for witness in shape.some:
+            found = [one for done in found for one in self._with_witness(done, witness)]  # type: ignore[arg-type]
+        return [one for one in found if isinstance(one, Object)]
+
+    def _with_witness(self, shape: Object, witness: Witness) -> Iterator[Object]:
+        for key, formula in shape.props:
+            fits = witness.pattern is None or pattern_matches(witness.pattern, key)
+            if (
+                formula != FALSE
+                and fits
+                and witness.among.cover(key, pattern_matches)
+                and self._is_key(key, witness.name)
+            ):
+                yield shape.with_prop(key, witness.among.formula).with_key(key)
+        yield shape.changed(some=(*shape.some, witness))  # type: ignore[misc]
+
+    def _is_key(self, key: str, name: Formula) -> bool:
+        """Whether a key satisfies a formula."""
+        if name == TRUE:
+            return True
+        constant_place = self._document.constant(key, self._document.places[self._document.root])
+        return self.expander.is_possible(both(name, holds(constant_place)))
+
+    def _object(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> Block:
+        members = []
+        others_too = self._has_others(shape)
+        for key in shape.keys:
+            formula = shape.value_of(key, pattern_matches)
+            required = key in shape.required
+            written = others_too or key in shape.declared or key in shape.named
+            if not written or not self.expander.is_possible(formula) or not self._is_key(key, shape.name):
+                if required:
+                    self._empty.append(below(path, "properties", key))
+                    return NEVER
+                continue
+            value = self.value(formula, below(path, "properties", key), opened)
+            if len(value.edges):
+                members.append(Member(member_text(key, value, self._space), required))
+            elif required:
+                return NEVER
+        others = list(self._other_members(shape, None, path, opened)) if others_too else []
+        witness = None
+        if shape.some:
+            if len(shape.some) > 1:
+                raise InputError(
+                    f"{path}: two keys that the schema does not name would have to be there: name them, or use an "
+                    "engine that works without a finite automaton (llguidance)"
+                )
+            if not others_too:
+                return NEVER
+            witness = list(self._other_members(shape, shape.some[0], path, opened))
+        last = bool(shape.some) and shape.some[0].among.formula != TRUE
+        filled = Members(members, others, witness, last, shape.low, shape.high, self._policy.any_order)
+        return object_block(filled, self._space, self._block_limit, path)
+
+    def _has_others(self, shape: Object) -> bool:
+        """Whether keys that the schema does not name are written: where it says what they hold, or names no keys."""
+        return self._says_others(shape) or bool(shape.patterns)
+
+    def _says_others(self, shape: Object) -> bool:
+        return self._policy.undeclared or shape.said or not (shape.declared or shape.named)
+
+    def _other_members(
+        self, shape: Object, witness: Witness | None, path: str, opened: tuple[Formula, ...]
+    ) -> Iterator[Block]:
+        """Texts of members whose key is not named: one for each set of patterns that a key may match."""
+        patterns = dict.fromkeys(pattern for pattern, _ in shape.patterns)
+        patterns |= dict.fromkeys(pattern for others in shape.others for pattern in others.patterns)
+        if witness is not None:
+            patterns |= dict.fromkeys([*([witness.pattern] if witness.pattern else []), *witness.among.patterns])
+        if len(patterns) > _MOST_PATTERNS:
+            raise InputError(
+                f"{path}: more than {_MOST_PATTERNS} patterns of patternProperties that may meet on one key cannot be "
+                "told apart here: use an engine that works without a finite automaton (llguidance)"
+            )
+        closed = not self._says_others(shape)
+        for matched in product((True, False), repeat=len(patterns)):
+            matching = dict(zip(patterns, matched, strict=True))
+            if closed and not any(matching[pattern] for pattern, _ in shape.patterns):
+                continue
+            formula = self._other_value(shape, witness, matching)
+            if formula is None or not self.expander.is_possible(formula):
+                continue
+            named = {key for key, _ in shape.props}
+            named |= set(witness.among.named) if witness is not None else set()
+            name = shape.name if witness is None else both(shape.name, witness.name)
+            key = self._key(name, tuple(matching.items()), tuple(sorted(named)), path)
+            if not len(key.edges):
+                continue
+            value = self.value(formula, below(path, "additionalProperties"), opened)
+            if len(value.edges):
+                yield sequence(key, self._space.colon, value)
+
+    def _other_value(self, shape: Object, witness: Witness | None, matching: dict[str, bool]) -> Formula | None:
+        """What the value of an unnamed key must satisfy by the patterns it matches; None if it is no witness."""
+        formulas = [formula for pattern, formula in shape.patterns if matching[pattern]]
+        formulas += [o.formula for o in shape.others if not any(matching[pattern] for pattern in o.patterns)]
+        if witness is not None:
+            if witness.pattern is not None and not matching[witness.pattern]:
+                return None
+            if any(matching[pattern] for pattern in witness.among.patterns):
+                return None
+            formulas.append(witness.among.formula)
+        return both(*formulas)
+
+    def _key(self, name: Formula, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
+        """The texts of the keys that satisfy a formula and match these patterns, without those that are named."""
+        keys = [shape for shape in self.expander.shapes(name) if isinstance(shape, String)]
+        return union(*(key_block(shape, matching, but, path, self._block_limit) for shape in keys))
+
+
+def _less(high: int | None, other: int) -> int:
+    return other if high is None else min(high, other)
+
+
+def _is_anything(shapes: list[Shape]) -> bool:
+    """Whether all types are allowed, and containers of anything among them."""
+    bare = {shape.changed(typed=False, about=False) for shape in shapes}
+    return {Array(), Object()} <= bare and len(bare) >= len(EVERY)
