@@ -2,8 +2,8 @@
 
 FILE holds schemas with instances: a line an object of `name`, `schema`, `tests` (each `valid` and `data`), gzipped or
 not, as MaskBench's; or a file or folder of JSON-Schema-Test-Suite (`optional` is left out). Nothing is fetched. Every
-engine has a process of its own, started anew after a schema that went over its time or memory. Correctness is tested byte
-by byte: an instance is accepted if each byte of its text is allowed and the text may end behind the last one. With
+engine has a process of its own, started anew after a schema that went over its time or memory. Correctness is tested
+byte by byte: an instance is accepted if each byte of its text is allowed and the text may end behind the last one. With
 `--timings` the tokens are mistral-common's 131,072 and each text is read once: first passes, never a state twice on
 purpose. Prints tables; `--write` keeps them and every schema's result.
 

@@ -18,6 +18,7 @@ from perstep.automata.charset import ANY, Ranges, charset
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import Dfa
 from perstep.automata.grouping import group_rows
+from perstep.automata.metering import metered_cache
 from perstep.automata.nfa import ENTRY, EXIT, Block, byte_ranges, literal, sequence, union
 from perstep.errors import InputError
 
@@ -245,6 +246,6 @@ def _runs(
     return states[live], lows[live], highs[live], found[live]
 
 
-@lru_cache(maxsize=512)
+@metered_cache(512)
 def _tree(choices: tuple[tuple[int, Ranges], ...], encoding: Encoding) -> _Tree:
     return _Tree(choices, encoding)

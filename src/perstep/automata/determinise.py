@@ -13,6 +13,7 @@ import numpy as np
 
 from perstep.automata import dfa as dfas
 from perstep.automata.grouping import expand_runs
+from perstep.automata.metering import hold, spend
 from perstep.automata.nfa import ENTRY, EXIT, Block
 from perstep.errors import InputError
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEVERAL = -1
+_NS_PER_TABLE = 600_000
+_NS_PER_CELL = 90
+_NS_PER_SET = 25_000
+_NS_PER_MEMBER = 300
+_BYTES_PER_MOVE = 45
 
 
 def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
@@ -37,21 +43,27 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
     """
     byte_class, lowest = _byte_classes(block.edges)
     num_classes = len(lowest)
-    origins, members = _closure(block)
+    hold(block.size * num_classes, source)
+    spend(_NS_PER_TABLE + _NS_PER_CELL * block.size * num_classes)
+    origins, members = _closure(block, source)
     cells, targets = _moves(block, origins, members, byte_class, num_classes)
-    table = np.zeros(block.size * num_classes, dtype=np.int32)
-    table[cells] = targets + 1  # state q is named q + 1; 0 is dead
-    several = _cells_with_several(table, cells, targets)
-    table[list(several)] = _SEVERAL
-    rows = table.reshape(block.size, num_classes)
+    hold(block.size * num_classes, source, other_bytes=_BYTES_PER_MOVE * len(cells))
+    # State q of the block is row q + 1; row 0 is dead.
+    table = np.zeros((block.size + 1) * num_classes, dtype=np.int32)
+    table[cells + num_classes] = targets + 1
+    several = _cells_with_several(table[num_classes:], cells, targets)
+    rows = table.reshape(-1, num_classes)
+    table[[cell + num_classes for cell in several]] = _SEVERAL
     accepting = np.zeros(block.size + 1, dtype=np.bool_)
     accepting[1 + origins[members == EXIT]] = True
-    sets = _Sets(rows, several, accepting, _universal(cells, targets, num_classes, accepting), limit, source)
+    universal = _universal(cells, targets, num_classes, accepting)
+    del cells, targets, origins, members
+    sets = _Sets(rows[1:], several, accepting, universal, limit, source)
     set_rows, set_accepting = sets.follow()
-    singles = rows.copy()
     for cell, found in several.items():
-        singles[divmod(cell, num_classes)] = sets.name(found)
-    complete = np.concatenate([np.zeros((1, num_classes), np.int32), singles, *(row[None] for row in set_rows)])
+        table[cell + num_classes] = sets.name(found)
+    complete = np.concatenate([rows, *(row[None] for row in set_rows)]) if set_rows else rows
+    del table, rows, sets
     result = dfas.minimal(
         complete, byte_class, np.concatenate([accepting, np.array(set_accepting, dtype=np.bool_)]), ENTRY + 1, source
     )
@@ -83,13 +95,14 @@ def _by_source(sources: NDArray[np.int32], size: int) -> tuple[NDArray[np.int64]
     return order, np.concatenate([[0], np.cumsum(np.bincount(sources, minlength=size))])
 
 
-def _closure(block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _closure(block: Block, source: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Every pair (state, state it reaches without reading), each state with itself among them."""
     order, first = _by_source(block.hops[:, 0], block.size)
     hop_targets = block.hops[order, 1].astype(np.int64)
     seen = np.arange(block.size, dtype=np.int64) * (block.size + 1)  # key: state * size + reached
     frontier = seen
     while len(frontier):
+        hold(len(seen) + len(frontier), source)
         origins, reached = np.divmod(frontier, block.size)
         run, index = expand_runs(first[reached], first[reached + 1] - first[reached])
         keys = np.unique(origins[run] * block.size + hop_targets[index])
@@ -176,6 +189,7 @@ class _Sets:
         if number is None:
             if len(self._names) >= self._limit:
                 raise too_many_states(self._source, self._limit)
+            spend(_NS_PER_SET + _NS_PER_MEMBER * len(members))
             number = self._names[members] = len(self._rows) + 1 + len(self._names)
             self._queue.append(members)
         return number

@@ -17,12 +17,15 @@ import numpy as np
 
 from perstep.automata import graphs
 from perstep.automata.grouping import group_rows, number_by_first
+from perstep.automata.metering import hold, spend
 from perstep.automata.minimise import same_behaviour
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NS_PER_PRODUCT = 600_000
+_NS_PER_CELL = 200
 STATE_LIMIT = 65_535
 """Most live states unless the caller raises it: what a uint16 table can name."""
 
@@ -167,7 +170,8 @@ def minimal(
         return replace(nothing(), source=source)
     if not live[1:].all():
         renumber = np.where(live, np.cumsum(live), 0).astype(np.int32)
-        transitions = np.concatenate([np.zeros_like(transitions[:1]), renumber[transitions[live]]])
+        transitions = transitions[np.concatenate([[0], np.flatnonzero(live)])]
+        np.take(renumber, transitions, out=transitions, mode="clip")  # in place: the table may be large
         accepting = np.concatenate([[False], accepting[live]])
         start = int(renumber[start])
     block = same_behaviour(transitions, accepting)
@@ -225,6 +229,8 @@ def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | No
             "or use an engine that works without a finite automaton (llguidance)"
         )
     keys = np.concatenate([[0], keys[keys != 0]])
+    hold(len(keys) * len(pairs), source)
+    spend(_NS_PER_PRODUCT + _NS_PER_CELL * len(keys) * len(pairs))
     transitions = np.searchsorted(keys, follow(keys)).astype(np.int32)
     accepting = accept(left.accepting[keys // width], right.accepting[keys % width])
     start = int(np.searchsorted(keys, left.start * width + right.start))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep.automata.metering import spend
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
 
 ENTRY, EXIT = 0, 1
+_NS_PER_COPY = 8_000
+_NS_PER_EDGE = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Graph:
 
     def put(self, block: Block, source: int, target: int) -> None:
         """Place a copy of `block` with its entry at `source` and its exit at `target`."""
+        spend(_NS_PER_COPY + _NS_PER_EDGE * len(block.edges))
         place = np.arange(self._size - 2, self._size - 2 + block.size, dtype=np.int32)
         place[:2] = source, target
         self._size += block.size - 2

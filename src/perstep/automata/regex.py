@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from perstep.automata.alphabet import Alphabet, Encoding, spelled
 from perstep.automata.charset import ANY, Ranges, charset, invert, utf8_block
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import STATE_LIMIT, Dfa
+from perstep.automata.metering import metered_cache
 from perstep.automata.nfa import EMPTY, Block, byte_ranges, loop, optional, repeat, sequence, union
 from perstep.errors import InputError
 
@@ -95,7 +95,7 @@ def regex_block(pattern: str, encoding: Encoding, state_limit: int) -> Block:
     return spelled(text, alphabet, encoding, 4 * state_limit, f"the regex {_short(pattern)}")
 
 
-@lru_cache(maxsize=512)
+@metered_cache(512)
 def regex_sets(pattern: str, dialect: Dialect) -> tuple[Ranges, ...]:
     """The sets of characters that a pattern speaks of.
 

@@ -11,6 +11,7 @@ is cut at a stated depth or refused; nothing is ever dropped in silence. What va
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from perstep._json import Json
 from perstep.automata.determinise import determinise, too_many_states
 from perstep.automata.dfa import STATE_LIMIT, Dfa
+from perstep.automata.metering import CPU_SECONDS, MEGABYTES, keep, metered
 from perstep.automata.nfa import NEVER, Block, literal, sequence, union
 from perstep.automata.schema.containers import (
     Items,
@@ -95,6 +97,8 @@ def json_schema(
     undeclared: bool = False,
     key_order: str = "schema",
     strict: bool = False,
+    cpu_seconds: float = CPU_SECONDS,
+    megabytes: float = MEGABYTES,
 ) -> Dfa:
     r"""The automaton of the JSON texts that a schema allows.
 
@@ -108,6 +112,8 @@ def json_schema(
             keyword is about. Needs `max_depth` mostly.
         key_order: `schema`, or `any` for objects of up to eight properties.
         strict: refuse formats that are not enforced; otherwise `Dfa.source` names them.
+        cpu_seconds: most work of the compile, counted and not clocked: the answer is the same on every machine.
+        megabytes: most memory of the compile, estimated from the tables it needs.
 
     Raises:
         InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
@@ -124,19 +130,19 @@ def json_schema(
     policy = Policy(spacing(whitespace, state_limit), max_depth, undeclared, key_order == "any", state_limit)
     source = _source(root, whitespace, max_depth, undeclared, key_order)
     try:
-        document = Document(root)
-        compiler = _Compiler(document, policy)
-        block = compiler.value(compiler.expander.follow(document.root), "#", ())
+        with metered(cpu_seconds, megabytes):
+            document = Document(root)
+            compiler = _Compiler(document, policy)
+            dfa = determinise(compiler.value(compiler.expander.follow(document.root), "#", ()), state_limit, source)
     except RecursionError as error:
         raise InputError(f"{source} is nested too deeply to be compiled: lower max_depth, or flatten it") from error
     loose = sorted(compiler.loose_formats)
     if loose and strict:
         raise InputError(f"format {', '.join(map(repr, loose))} is not enforced here: take it out, or strict=False")
     source += f", not enforced: format {', '.join(map(ascii, loose))}" if loose else ""
-    dfa = determinise(block, state_limit, source)
     if dfa.is_empty:
         raise InputError(f"no JSON value satisfies {source}{compiler.why_empty()}")
-    return dfa
+    return dfa.with_source(source)
 
 
 def _source(root: Json, whitespace: str, max_depth: int | None, undeclared: bool, key_order: str) -> str:
@@ -163,6 +169,25 @@ def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
     raise InputError(f"a JSON schema is an object, true or false; got {parsed!r}")
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A block that was made: it serves wherever the formulas that it reaches are entered as often as they were here.
+
+    Attributes:
+        block: the block.
+        reached: the formulas written in it, itself among them.
+        opened: how often each of these was entered on the way there.
+    """
+
+    block: Block
+    reached: frozenset[Formula]
+    opened: dict[Formula, int]
+
+
+def _among(opened: tuple[Formula, ...], reached: frozenset[Formula]) -> dict[Formula, int]:
+    return Counter(formula for formula in opened if formula in reached)
+
+
 class _Compiler:
     """Writes formulas; `opened` are those entered on the way to the one at hand."""
 
@@ -171,8 +196,8 @@ class _Compiler:
         self._policy = policy
         self._space = policy.space
         self._block_limit = _BLOCK_FACTOR * policy.limit
-        self._blocks: dict[Formula, Block] = {}
-        self._recursive: set[Formula] = set()
+        self._blocks: dict[Formula, list[_Made]] = {}
+        self._reached: list[set[Formula]] = [set()]  # by each formula that is being written
         self._empty: list[str] = []
         self.expander = Expander(document)
         self.loose_formats: set[str] = set()
@@ -187,10 +212,22 @@ class _Compiler:
         Raises:
             InputError: if they make too many states; said at the first subschema that does.
         """
-        if formula in self._blocks:
-            return self._blocks[formula]
+        for made in self._blocks.get(formula, ()):
+            if made.opened == _among(opened, made.reached):
+                self._reached[-1] |= made.reached
+                return made.block
+        self._reached[-1].add(formula)
         if formula in opened and not self._enters(formula, path, opened):
             return NEVER
+        self._reached.append({formula})
+        block = self._block(formula, path, (*opened, formula))
+        keep(block.edges.nbytes + block.hops.nbytes)
+        reached = frozenset(self._reached.pop())
+        self._reached[-1] |= reached
+        self._blocks.setdefault(formula, []).append(_Made(block, reached, _among(opened, reached)))
+        return block
+
+    def _block(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
         shapes = self._written(self.expander.shapes(formula))
         if not shapes:
             self._empty.append(path)
@@ -200,13 +237,9 @@ class _Compiler:
                 f"{path}: any value is allowed here, and no finite automaton nests without end: give a type, or "
                 "max_depth to nest that deep and no deeper, or use an engine with a stack (llguidance)"
             )
-        deeper = (*opened, formula)
-        block = union(*(self._shape(shape, path, deeper) for shape in shapes))
+        block = union(*(self._shape(shape, path, opened) for shape in shapes))
         if block.size > self._block_limit:
             raise too_many_states(path, self._policy.limit)
-        if not self._recursive.intersection(opened):
-            self._blocks[formula] = block
-            self._recursive.discard(formula)
         return block
 
     def _enters(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> bool:
@@ -216,7 +249,6 @@ class _Compiler:
                 f"{path}: {self._name(formula)} contains itself, and no finite automaton nests without end: give "
                 "max_depth to nest that often and no deeper, or use an engine with a stack (llguidance)"
             )
-        self._recursive.add(formula)
         return opened.count(formula) <= self._policy.max_depth
 
     def _name(self, formula: Formula) -> str:
@@ -235,7 +267,7 @@ class _Compiler:
         if isinstance(shape, Boolean):
             return union(*(literal(b"true" if value else b"false") for value in shape.values))
         if isinstance(shape, Number):
-            return number_block(shape, path, self._block_limit)
+            return number_block(shape, path if shape.multiples else "#")
         if isinstance(shape, String):
             self._note_formats(shape)
             return string_block(shape, path, self._block_limit)

@@ -160,7 +160,7 @@ def _over(high: int | None, number: int) -> bool:
 
 
 class _Objects:
-    """A node: how many named members were passed (in any order: which, as bits); counts of named and others; the witness."""
+    """A node: how many named members were passed (in any order: which, as bits), counts, witness."""
 
     def __init__(self, members: Members, low: int, high: int | None) -> None:
         self._members = members

@@ -9,7 +9,7 @@ from perstep.automata.trie import build_trie
 from perstep.errors import InputError
 
 
-def trie_block(texts: list[bytes], path: str, limit: int) -> Block:
+def trie_block(texts: list[bytes], limit: int) -> Block:
     """One of `texts`.
 
     Raises:
@@ -20,7 +20,7 @@ def trie_block(texts: list[bytes], path: str, limit: int) -> Block:
     trie = build_trie(texts)
     if trie.num_nodes > limit:
         raise InputError(
-            f"{path}: {len(texts):,} listed values make a tree of {trie.num_nodes:,} states, over the limit of "
+            f"{len(texts):,} listed values make a tree of {trie.num_nodes:,} states, over the limit of "
             f"{limit:,}: list fewer, raise state_limit, or use an engine (llguidance)"
         )
     # Node 0, the root, is the entry; the others follow the exit.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perstep._json import Json
+from perstep.automata.metering import spend
 from perstep.automata.schema import asserting
 from perstep.automata.schema.keywords import Schema
 from perstep.automata.schema.numbers import can_be_number
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     _Combine = Callable[["Expander", list[Shape], Place, Schema, bool], list[Shape]]
 
 MOST_SHAPES = 4_000
+_NS_PER_KEYWORD = 5_000
 _MOST_REFERENCES = 100  # one inside another without an object or array in between
 _LOOKED_INTO = 6  # levels of required members and items that are searched for a contradiction
 
@@ -154,6 +156,7 @@ class Expander:
         self, shapes: list[Shape], place: Place, keywords: Schema, name: str, *, holds: bool
     ) -> Iterable[Shape]:
         """What is left where one keyword holds, or fails."""
+        spend(_NS_PER_KEYWORD * (1 + len(shapes)))
         if name in _COMBINING:
             return _COMBINING[name](self, shapes, place, keywords, holds)
         about_one = _ABOUT_ONE.get(name)

@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from perstep.automata.charset import utf8_block
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import Dfa, minimal
+from perstep.automata.metering import metered_cache
 from perstep.automata.nfa import NEVER, Block, literal, of_dfa, sequence, union
 from perstep.automata.regex import regex_block
 from perstep.errors import InputError
@@ -35,11 +35,12 @@ _LARGEST_MULTIPLE = 10_000
 _LARGEST_WHOLE_FLOAT = 2**53
 
 
-def number_block(shape: Number, path: str, limit: int) -> Block:
+@metered_cache(512)
+def number_block(shape: Number, path: str) -> Block:
     """The texts of a number.
 
     Raises:
-        InputError: if a divisor is too large, or there are too many states.
+        InputError: if a divisor is too large.
     """
     if shape.values is not None:
         return union(*(literal(text) for value in shape.values if _fits(shape, value) for text in spellings(value)))
@@ -48,7 +49,7 @@ def number_block(shape: Number, path: str, limit: int) -> Block:
         if shape.whole:
             text = _integers()
         elif shape.whole is None and not shape.multiples:
-            return regex_block(_NUMBER, utf8_block, limit)
+            text = _regex(_NUMBER)
         else:
             text = _regex(_DECIMAL)
     else:
@@ -124,7 +125,7 @@ def _inclusive(value: float, name: str, whole: bool) -> Decimal:
     return Decimal(repr(double))
 
 
-@lru_cache(maxsize=256)
+@metered_cache(256)
 def _regex(pattern: str) -> Dfa:
     return determinise(regex_block(pattern, utf8_block, 100_000), 100_000, "a number")
 
@@ -133,7 +134,7 @@ def _integers() -> Dfa:
     return _regex(_INTEGER)
 
 
-@lru_cache(maxsize=256)
+@metered_cache(256)
 def _bounded(low: Decimal | None, high: Decimal | None, whole: bool) -> Dfa:
     """Texts within bounds: those without a sign, and those with one, whose magnitudes are bounded the other way."""
     fraction = "" if whole else _FRACTION
@@ -192,7 +193,7 @@ def _at_least(value: Decimal) -> str:
     return "|".join(ways)
 
 
-@lru_cache(maxsize=64)
+@metered_cache(64)
 def _multiples(divisor: Fraction, path: str) -> Dfa:
     """All decimals, with or without a sign, that a divisor divides.
 

@@ -15,11 +15,13 @@ from perstep.automata.alphabet import Alphabet, complement, of_length, spelled
 from perstep.automata.charset import ANY, charset, json_block
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import STATE_LIMIT, Dfa, together
+from perstep.automata.metering import metered_cache
 from perstep.automata.nfa import NEVER, Block, literal, loop, optional, sequence, union
 from perstep.automata.regex import ECMA, PYTHON, regex_sets, regex_text
 from perstep.automata.schema.enums import trie_block
 from perstep.automata.schema.formats import FORMATS
 from perstep.automata.schema.spacing import canonical
+from perstep.errors import InputError
 
 if TYPE_CHECKING:
     from perstep.automata.charset import Ranges
@@ -34,12 +36,20 @@ def string_block(shape: String, path: str, limit: int) -> Block:
     Raises:
         InputError: if a length makes too many states, or a pattern cannot be read.
     """
+    try:
+        return _string_block(shape, limit)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+@metered_cache(256)
+def _string_block(shape: String, limit: int) -> Block:
     if shape.values is not None:
-        return trie_block(sorted(canonical(value) for value in listed_values(shape)), path, limit)
+        return trie_block(sorted(canonical(value) for value in listed_values(shape)), limit)
     if not shape.rules and not shape.low and shape.high is None:
         return _any_string()
     alphabet, text = _text(shape.rules, shape.low, shape.high, limit)
-    inside = spelled(text, alphabet, json_block, limit, _what(shape, path))
+    inside = spelled(text, alphabet, json_block, limit, _what(shape))
     return sequence(literal(b'"'), inside, literal(b'"'))
 
 
@@ -58,10 +68,10 @@ def _any_string() -> Block:
     return sequence(literal(b'"'), optional(loop(json_block(ANY))), literal(b'"'))
 
 
-def _what(shape: String, path: str) -> str:
+def _what(shape: String) -> str:
     if shape.high is not None:
-        return f"{path}: maxLength {shape.high}"
-    return f"{path}: minLength {shape.low}" if shape.low else path
+        return f"maxLength {shape.high}"
+    return f"minLength {shape.low}" if shape.low else "the pattern"
 
 
 def listed_values(shape: String) -> list[str]:
@@ -88,7 +98,7 @@ def can_be_string(shape: String) -> bool:
     return not _text(shape.rules, shape.low, shape.high, STATE_LIMIT)[1].is_empty
 
 
-@lru_cache(maxsize=4096)
+@metered_cache(4096)
 def pattern_matches(pattern: str, text: str) -> bool:
     """Whether a pattern is found in a text."""
     alphabet = Alphabet(regex_sets(pattern, ECMA))
@@ -100,7 +110,7 @@ def _is_of_format(name: str, text: str) -> bool:
     return _format(name, alphabet.atoms).accepts(alphabet.word(text))
 
 
-@lru_cache(maxsize=256)
+@metered_cache(256)
 def _text(rules: tuple, low: int, high: int | None, limit: int) -> tuple[Alphabet, Dfa]:  # type: ignore[type-arg]
     """The alphabet of all rules of a string, and the automaton of what keeps them."""
     sets: list[Ranges] = [ANY]
@@ -137,11 +147,11 @@ def _rule(name: str, argument: Json, alphabet: Alphabet, limit: int) -> Dfa | No
     return determinise(words, limit, "listed values")
 
 
-@lru_cache(maxsize=512)
+@metered_cache(512)
 def _pattern(pattern: str, atoms: tuple[Ranges, ...], limit: int) -> Dfa:
     return regex_text(pattern, Alphabet(atoms), ECMA, limit, search=True)
 
 
-@lru_cache(maxsize=64)
+@metered_cache(64)
 def _format(name: str, atoms: tuple[Ranges, ...]) -> Dfa:
     return regex_text(FORMATS[name], Alphabet(atoms), PYTHON, STATE_LIMIT)
