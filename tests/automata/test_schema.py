@@ -458,7 +458,7 @@ def test_references_and_combinations() -> None:
         ({"anyOf": [True], "$ref": "#/anyOf/" + "9" * 5_000}, "points to nothing"),
         ({"const": "\ud800"}, "no JSON value"),
         ({"type": "string", "maxLength": 100_000}, r"maxLength 100000: about 1,400,003 states .* over the limit"),
-        ({"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}, "more than 65,535 states"),
+        ({"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}, "more than about 2 CPU seconds to compile"),
         ({"enum": [f"{i * 7919 % 1_000_003}-{i:x}" for i in range(100_000)]}, "100,000 listed values make a tree of"),
     ],
 )

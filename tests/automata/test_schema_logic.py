@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perstep.automata import Dfa, json_schema
+from perstep.automata import Dfa, json_schema, metering
 from perstep.errors import InputError
 
 Schema = Any
@@ -105,7 +105,7 @@ def test_a_value_is_accepted_exactly_if_it_validates(schema: Schema) -> None:
     try:
         dfa = _compiled(schema, **OPEN)
     except InputError as error:
-        assert any(words in str(error) for words in ("two keys", "more than", "cannot be counted")), error  # noqa: PT017
+        assert any(words in str(error) for words in ("several keys", "more than", "cannot be counted")), error  # noqa: PT017
         return
     for value in VALUES:
         found = {dfa is not None and dfa.accepts(text.encode()) for text in _texts(value)}
@@ -345,3 +345,55 @@ def _random_schema(rng: random.Random, depth: int) -> Schema:
             rng.choice(simple_ones),
         ]
     )
+
+
+def test_a_compile_is_bounded_whatever_was_compiled_before() -> None:
+    """Work and memory are counted and refused by name; what is remembered from another compile counts again."""
+    wide: Schema = {"type": "array", "items": {"type": "string", "pattern": "(a|b)*a(a|b){9}"}, "minItems": 3}
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"more than about 0.05 CPU seconds to compile \(counted, not clocked\)"
+        ) as caught:
+            json_schema(wide, cpu_seconds=0.05)
+        refusals.append(str(caught.value))
+        json_schema(wide)
+    assert refusals[0] == refusals[1]
+    with pytest.raises(InputError, match=r"would take about \d+ MB to compile, over the limit of 1 MB"):
+        json_schema({"type": "string", "maxLength": 4_000}, megabytes=1)
+    assert json_schema({"type": "string", "maxLength": 4_096}).num_states == 57_347
+
+
+def test_what_is_counted_is_what_is_done() -> None:
+    """A remembered result costs as much in a compile that finds it as in the one that made it, and once."""
+    made = []
+
+    @metering.metered_cache(4)
+    def work(number: int) -> int:
+        made.append(number)
+        metering.spend(10)
+        return number + (work(number - 1) if number else 0)
+
+    def cost(*numbers: int) -> bool:
+        with metering.metered(25e-9, None):
+            return all(work(number) >= 0 for number in numbers)
+
+    assert cost(1)
+    assert cost(1, 0, 1)
+    assert made == [1, 0]
+    for _ in range(2):
+        with pytest.raises(InputError, match="CPU seconds"):
+            cost(2)
+        with pytest.raises(InputError, match="CPU seconds"):
+            cost(1, 2)
+
+
+def test_keys_that_must_be_there_without_a_name() -> None:
+    """`not` about names asks for a key; several such demands may be met by one key or by several."""
+    asks = {"not": {"propertyNames": {"not": {"pattern": "a"}}}}
+    also = {"not": {"propertyNames": {"not": {"pattern": "b"}}}}
+    dfa = json_schema({"type": "object", "additionalProperties": {"type": "null"}, "allOf": [asks, also]})
+    for text in ('{"ab": null}', '{"a": null, "b": null}', '{"b": null, "x": null, "a": null}'):
+        assert dfa.accepts(text.encode()), text
+    for text in ("{}", '{"a": null}', '{"x": null, "b": null}', '{"ab": 1}'):
+        assert not dfa.accepts(text.encode()), text

@@ -25,6 +25,9 @@ _NS_PER_TABLE = 600_000
 _NS_PER_CELL = 90
 _NS_PER_SET = 25_000
 _NS_PER_MEMBER = 300
+_NS_PER_TARGET = 350
+_NS_PER_PAIR = 6
+_MANY = 24  # members of a set from which on they are looked at together
 _BYTES_PER_MOVE = 45
 
 
@@ -103,12 +106,13 @@ def _closure(block: Block, source: str) -> tuple[NDArray[np.int64], NDArray[np.i
     frontier = seen
     while len(frontier):
         hold(len(seen) + len(frontier), source)
+        spend(_NS_PER_PAIR * len(seen))
         origins, reached = np.divmod(frontier, block.size)
         run, index = expand_runs(first[reached], first[reached + 1] - first[reached])
         keys = np.unique(origins[run] * block.size + hop_targets[index])
         places = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
         frontier = keys[seen[places] != keys]
-        seen = np.sort(np.concatenate([seen, frontier]), kind="stable")
+        seen = np.insert(seen, np.searchsorted(seen, frontier), frontier)
     origins, reached = np.divmod(seen, block.size)
     return origins, reached
 
@@ -211,7 +215,14 @@ class _Sets:
         lowest = np.where(together == 0, highest, together).min(axis=0)
         row: NDArray[np.int32] = highest.copy()
         names: dict[tuple[tuple[int, ...], ...], int] = {}
-        for column in np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist():
+        columns = np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist()
+        spend(_NS_PER_TARGET * len(columns) * (len(members) if len(members) < _MANY else _MANY))
+        for column in columns:
+            if len(members) >= _MANY:
+                values = np.unique(together[:, column])
+                if values[0] != _SEVERAL:
+                    row[column] = self.name(tuple((values[values > 0] - 1).tolist()))
+                    continue
             parts = tuple(self._targets(member, column) for member in members)
             if parts not in names:
                 names[parts] = self.name(tuple(sorted(set().union(*parts))))

@@ -56,7 +56,7 @@ def _refine(
 ) -> NDArray[np.int32]:
     states, classes = transitions.shape
     name = rng.integers(1, 2**64, size=states + 2, dtype=np.uint64)  # one random word a block
-    place = rng.integers(0, 2**63, size=classes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    place = np.asarray(rng.integers(0, 2**63, size=classes, dtype=np.uint64) * np.uint64(2) + np.uint64(1))
     block = np.where(accepting, 2, 1).astype(np.int32)
     block[0] = 0
     word = name[block]  # the word of each state's block

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
 _BLOCK_FACTOR = 4  # a construction may have this many times the states of its result
 _MOST_PATTERNS = 5  # that may meet on one key; each set of them is a kind of key
+_MOST_WITNESSES = 5  # keys that are not named and must be there
 _MOST_COUNTS = 4  # of items that may be counted in one array
 
 
@@ -417,20 +418,36 @@ class _Compiler:
                 members.append(Member(member_text(key, value, self._space), required))
             elif required:
                 return NEVER
-        others = list(self._other_members(shape, None, path, opened)) if others_too else []
-        witness = None
-        if shape.some:
-            if len(shape.some) > 1:
-                raise InputError(
-                    f"{path}: two keys that the schema does not name would have to be there: name them, or use an "
-                    "engine that works without a finite automaton (llguidance)"
-                )
-            if not others_too:
-                return NEVER
-            witness = list(self._other_members(shape, shape.some[0], path, opened))
-        last = bool(shape.some) and shape.some[0].among.formula != TRUE
-        filled = Members(members, others, witness, last, shape.low, shape.high, self._policy.any_order)
+        others = list(self._other_members(shape, (), path, opened)) if others_too else []
+        if shape.some and not others_too:
+            return NEVER
+        filled = Members(
+            members,
+            others,
+            self._witnesses(shape, path, opened),
+            len(shape.some),
+            any(witness.among.formula != TRUE for witness in shape.some),
+            shape.low,
+            shape.high,
+            self._policy.any_order,
+        )
         return object_block(filled, self._space, self._block_limit, path)
+
+    def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Block]]:
+        """Texts of members that must be there under no known key: for each set of demands, those that meet it."""
+        asked = len(shape.some)
+        if asked > _MOST_WITNESSES or (asked > 1 and any(witness.among.formula != TRUE for witness in shape.some)):
+            raise InputError(
+                f"{path}: several keys that the schema does not name would have to be there: name them, or use an "
+                "engine that works without a finite automaton (llguidance)"
+            )
+        return [
+            (met, text)
+            for met in range(1, 1 << asked)
+            for text in self._other_members(
+                shape, tuple(witness for n, witness in enumerate(shape.some) if met >> n & 1), path, opened
+            )
+        ]
 
     def _has_others(self, shape: Object) -> bool:
         """Whether keys that the schema does not name are written: where it says what they hold, or names no keys."""
@@ -440,12 +457,12 @@ class _Compiler:
         return self._policy.undeclared or shape.said or not (shape.declared or shape.named)
 
     def _other_members(
-        self, shape: Object, witness: Witness | None, path: str, opened: tuple[Formula, ...]
+        self, shape: Object, witnesses: tuple[Witness, ...], path: str, opened: tuple[Formula, ...]
     ) -> Iterator[Block]:
         """Texts of members whose key is not named: one for each set of patterns that a key may match."""
         patterns = dict.fromkeys(pattern for pattern, _ in shape.patterns)
         patterns |= dict.fromkeys(pattern for others in shape.others for pattern in others.patterns)
-        if witness is not None:
+        for witness in witnesses:
             patterns |= dict.fromkeys([*([witness.pattern] if witness.pattern else []), *witness.among.patterns])
         if len(patterns) > _MOST_PATTERNS:
             raise InputError(
@@ -457,12 +474,11 @@ class _Compiler:
             matching = dict(zip(patterns, matched, strict=True))
             if closed and not any(matching[pattern] for pattern, _ in shape.patterns):
                 continue
-            formula = self._other_value(shape, witness, matching)
+            formula = _other_value(shape, witnesses, matching)
             if formula is None or not self.expander.is_possible(formula):
                 continue
-            named = {key for key, _ in shape.props}
-            named |= set(witness.among.named) if witness is not None else set()
-            name = shape.name if witness is None else both(shape.name, witness.name)
+            named = {key for key, _ in shape.props}.union(*(witness.among.named for witness in witnesses))
+            name = both(shape.name, *(witness.name for witness in witnesses))
             key = self._key(name, tuple(matching.items()), tuple(sorted(named)), path)
             if not len(key.edges):
                 continue
@@ -470,22 +486,23 @@ class _Compiler:
             if len(value.edges):
                 yield sequence(key, self._space.colon, value)
 
-    def _other_value(self, shape: Object, witness: Witness | None, matching: dict[str, bool]) -> Formula | None:
-        """What the value of an unnamed key must satisfy by the patterns it matches; None if it is no witness."""
-        formulas = [formula for pattern, formula in shape.patterns if matching[pattern]]
-        formulas += [o.formula for o in shape.others if not any(matching[pattern] for pattern in o.patterns)]
-        if witness is not None:
-            if witness.pattern is not None and not matching[witness.pattern]:
-                return None
-            if any(matching[pattern] for pattern in witness.among.patterns):
-                return None
-            formulas.append(witness.among.formula)
-        return both(*formulas)
-
     def _key(self, name: Formula, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
         """The texts of the keys that satisfy a formula and match these patterns, without those that are named."""
         keys = [shape for shape in self.expander.shapes(name) if isinstance(shape, String)]
         return union(*(key_block(shape, matching, but, path, self._block_limit) for shape in keys))
+
+
+def _other_value(shape: Object, witnesses: tuple[Witness, ...], matching: dict[str, bool]) -> Formula | None:
+    """What the value of an unnamed key must satisfy by the patterns it matches; None if it is no such witness."""
+    formulas = [formula for pattern, formula in shape.patterns if matching[pattern]]
+    formulas += [o.formula for o in shape.others if not any(matching[pattern] for pattern in o.patterns)]
+    for witness in witnesses:
+        if witness.pattern is not None and not matching[witness.pattern]:
+            return None
+        if any(matching[pattern] for pattern in witness.among.patterns):
+            return None
+        formulas.append(witness.among.formula)
+    return both(*formulas)
 
 
 def _less(high: int | None, other: int) -> int:

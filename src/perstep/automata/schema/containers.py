@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
 Node = TypeVar("Node", bound="Hashable")
-_Passed = tuple[int, int, int, bool]
+_Passed = tuple[int, int, int, int]
 
 MOST_IN_ANY_ORDER = 8
 """Members of an object that may be written in any order: each set of them is a state."""
@@ -112,8 +112,9 @@ class Members:
     Attributes:
         named: the members with a known key, in order.
         others: texts of members with another key; any number, and a key may come twice.
-        witness: texts of members one of which must be there; None where none must.
-        witness_last: whether no other may follow it, which could take its key and give it a value of another kind.
+        witnesses: texts of members with another key, and as bits which demands each meets.
+        demands: how many demands must all be met.
+        witness_last: whether no other may follow one, which could take its key and give it a value of another kind.
         low: fewest members.
         high: most members.
         any_order: whether the named and the others may come in any order.
@@ -121,7 +122,8 @@ class Members:
 
     named: Sequence[Member]
     others: Sequence[Block]
-    witness: Sequence[Block] | None
+    witnesses: Sequence[tuple[int, Block]]
+    demands: int
     witness_last: bool
     low: int
     high: int | None
@@ -140,9 +142,9 @@ def object_block(members: Members, space: Spacing, limit: int, path: str) -> Blo
         InputError: if its members cannot be counted, are too many to come in any order, or need too many states.
     """
     num_required = sum(member.required for member in members.named)
-    low = 0 if members.low <= num_required + (members.witness is not None) else members.low
-    high = members.high if members.others or members.witness or _over(members.high, len(members.named)) else None
-    if low > 1 and (members.others or members.witness) and low > num_required + 1:
+    low = 0 if members.low <= num_required + bool(members.demands) else members.low
+    high = members.high if members.others or members.demands or _over(members.high, len(members.named)) else None
+    if low > 1 and (members.others or members.demands) and low > num_required + 1:
         raise InputError(
             f"{path}: minProperties {members.low} with keys that the schema does not name cannot be counted here, "
             "since a key may come twice: make properties required, or use an engine that counts them (llguidance)"
@@ -160,7 +162,7 @@ def _over(high: int | None, number: int) -> bool:
 
 
 class _Objects:
-    """A node: how many named members were passed (in any order: which, as bits), counts, witness."""
+    """A node: how many named members were passed (in any order: which, as bits), counts, demands met."""
 
     def __init__(self, members: Members, low: int, high: int | None) -> None:
         self._members = members
@@ -170,7 +172,7 @@ class _Objects:
 
     def block(self, space: Spacing, limit: int, path: str) -> Block:
         """The block of the whole object."""
-        return walk((b"{", b"}"), (0, 0, 0, False), self._moves, self._ends, space, limit, path)
+        return walk((b"{", b"}"), (0, 0, 0, 0), self._moves, self._ends, space, limit, path)
 
     def _moves(self, node: _Passed) -> Iterable[Move[_Passed]]:
         at, named, others, seen = node
@@ -191,8 +193,8 @@ class _Objects:
             return
         for text in members.others:
             yield Move(text, (at, named, min(others + 1, self._most_others), seen))
-        for text in members.witness or ():
-            yield Move(text, (at, named, min(others + 1, self._most_others), True))
+        for met, text in members.witnesses:
+            yield Move(text, (at, named, min(others + 1, self._most_others), seen | met))
 
     def _ends(self, node: _Passed) -> bool:
         at, named, others, seen = node
@@ -202,7 +204,7 @@ class _Objects:
             done = at == len(self._members.named)
         return (
             done
-            and (seen or self._members.witness is None)
+            and seen == (1 << self._members.demands) - 1
             and named + min(others, 1) >= self._low
             and (self._high is None or named + others <= self._high)
         )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     _Combine = Callable[["Expander", list[Shape], Place, Schema, bool], list[Shape]]
 
 MOST_SHAPES = 4_000
-_NS_PER_KEYWORD = 5_000
+_NS_PER_KEYWORD = 12_000
 _MOST_REFERENCES = 100  # one inside another without an object or array in between
 _LOOKED_INTO = 6  # levels of required members and items that are searched for a contradiction
 

@@ -35,7 +35,6 @@ _LARGEST_MULTIPLE = 10_000
 _LARGEST_WHOLE_FLOAT = 2**53
 
 
-@metered_cache(512)
 def number_block(shape: Number, path: str) -> Block:
     """The texts of a number.
 
@@ -44,6 +43,12 @@ def number_block(shape: Number, path: str) -> Block:
     """
     if shape.values is not None:
         return union(*(literal(text) for value in shape.values if _fits(shape, value) for text in spellings(value)))
+    return _unlisted(shape, path)
+
+
+@metered_cache(512)
+def _unlisted(shape: Number, path: str) -> Block:
+    """A number that is not listed. Listed ones are not remembered: 1 and 1.0 are equal and written differently."""
     low, high = _range(shape)
     if low is None and high is None:
         if shape.whole:

@@ -124,6 +124,11 @@ def _text(rules: tuple, low: int, high: int | None, limit: int) -> tuple[Alphabe
             rule = rule if holds else complement(rule, alphabet)
             text = rule if text is None else together(text, rule, limit)
     if low or high is not None:
+        if max(low, high or 0) > limit:
+            raise InputError(
+                f"a length of {max(low, high or 0):,} needs a state for each character, over the limit of {limit:,}: "
+                "lower it, raise state_limit, or use an engine that counts (llguidance)"
+            )
         size = of_length(low, high)
         text = size if text is None else together(text, size, limit)
     return alphabet, alphabet.everything() if text is None else text
