@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perstep.automata.metering import spend
+from perstep.automata.metering import hold, spend
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class Graph:
 
     def build(self) -> Block:
         """The block."""
+        # Parts, their copies and the whole are there at once.
+        hold(0, "this", other_bytes=3 * sum(part.nbytes for part in (*self._edges, *self._hops)))
         own = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
         return Block(
             size=self._size,

@@ -21,12 +21,13 @@ from perstep._json import Json
 from perstep.automata.determinise import determinise, too_many_states
 from perstep.automata.dfa import STATE_LIMIT, Dfa
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES, keep, metered
-from perstep.automata.nfa import NEVER, Block, literal, sequence, union
+from perstep.automata.nfa import NEVER, Block, literal, union
 from perstep.automata.schema.containers import (
     Items,
     Kind,
     Member,
     Members,
+    Text,
     array_block,
     counted_array,
     member_text,
@@ -335,7 +336,7 @@ class _Compiler:
             ]
             formula = both(shape.item(places[0]), *formulas)
             if self.expander.is_possible(formula):
-                yield Kind(places, self.value(formula, path, opened), adds)
+                yield Kind(places, (self.value(formula, path, opened),), adds)
 
     def _fails(self, formula: Formula, path: str) -> Formula:
         if len(formula) > 1:
@@ -365,7 +366,7 @@ class _Compiler:
         ]
         size = (shape.low, shape.high if self._goes_on(shape) else _less(shape.high, len(shape.prefix)))
         return unequal_array(
-            [constant(value, self._space) for value in every],
+            [(constant(value, self._space),) for value in every],
             lambda number: at_place[min(number, width - 1)] if width else [],
             size,
             self._space,
@@ -433,7 +434,7 @@ class _Compiler:
         )
         return object_block(filled, self._space, self._block_limit, path)
 
-    def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Block]]:
+    def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Text]]:
         """Texts of members that must be there under no known key: for each set of demands, those that meet it."""
         asked = len(shape.some)
         if asked > _MOST_WITNESSES or (asked > 1 and any(witness.among.formula != TRUE for witness in shape.some)):
@@ -458,7 +459,7 @@ class _Compiler:
 
     def _other_members(
         self, shape: Object, witnesses: tuple[Witness, ...], path: str, opened: tuple[Formula, ...]
-    ) -> Iterator[Block]:
+    ) -> Iterator[Text]:
         """Texts of members whose key is not named: one for each set of patterns that a key may match."""
         patterns = dict.fromkeys(pattern for pattern, _ in shape.patterns)
         patterns |= dict.fromkeys(pattern for others in shape.others for pattern in others.patterns)
@@ -484,7 +485,7 @@ class _Compiler:
                 continue
             value = self.value(formula, below(path, "additionalProperties"), opened)
             if len(value.edges):
-                yield sequence(key, self._space.colon, value)
+                yield (key, self._space.colon, value)
 
     def _key(self, name: Formula, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
         """The texts of the keys that satisfy a formula and match these patterns, without those that are named."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
 Node = TypeVar("Node", bound="Hashable")
+Text = tuple[Block, ...]
+"""Blocks one after the other; joined only where they are written, so that a value is copied once."""
 _Passed = tuple[int, int, int, int]
 
 MOST_IN_ANY_ORDER = 8
@@ -30,7 +32,7 @@ _MOST_SETS = 1_100  # of values already used in an array without equal items
 class Move(Generic[Node]):
     """One more member or item: its text, the node behind it; or, with `text` None, another node for free."""
 
-    text: Block | None
+    text: Text | None
     to: Node
 
 
@@ -84,7 +86,12 @@ def walk(
             key = (id(move.text), move.to)
             if key not in writing:
                 writing[key] = graph.state()
-                graph.put(move.text, writing[key], state_of(move.to, True))
+                writer = writing[key]
+                for part in move.text[:-1]:
+                    between = graph.state()
+                    graph.put(part, writer, between)
+                    writer = between
+                graph.put(move.text[-1], writer, state_of(move.to, True))
                 if graph.size > limit:
                     raise InputError(
                         f"{path}: the {'members' if brackets[0] == b'{' else 'items'} need more than {limit:,} states: "
@@ -101,7 +108,7 @@ def walk(
 class Member:
     """A property: key, separator and value in one text, and whether it must be there."""
 
-    text: Block
+    text: Text
     required: bool
 
 
@@ -121,8 +128,8 @@ class Members:
     """
 
     named: Sequence[Member]
-    others: Sequence[Block]
-    witnesses: Sequence[tuple[int, Block]]
+    others: Sequence[Text]
+    witnesses: Sequence[tuple[int, Text]]
     demands: int
     witness_last: bool
     low: int
@@ -130,9 +137,9 @@ class Members:
     any_order: bool
 
 
-def member_text(key: str, value: Block, space: Spacing) -> Block:
+def member_text(key: str, value: Block, space: Spacing) -> Text:
     """A member with a known key."""
-    return sequence(literal(canonical(key)), space.colon, value)
+    return (sequence(literal(canonical(key)), space.colon), value)
 
 
 def object_block(members: Members, space: Spacing, limit: int, path: str) -> Block:
@@ -272,7 +279,7 @@ class Kind:
     """
 
     places: tuple[int, int | None]
-    text: Block
+    text: Text
     adds: tuple[int, ...]
 
 
@@ -317,7 +324,7 @@ def counted_array(
 
 
 def unequal_array(
-    values: Sequence[Block],
+    values: Sequence[Text],
     allowed: Callable[[int], Iterable[int]],
     size: tuple[int, int | None],
     space: Spacing,
