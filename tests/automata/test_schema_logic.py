@@ -209,6 +209,15 @@ def test_what_it_generates_validates(
             ["{}", '{"x": 1, "xy": 2}'],
             ['{"y": 1}', '{"x": null}'],
         ),
+        (
+            {
+                "type": "object",
+                "additionalProperties": {"type": ["null", "integer"]},
+                "not": {"additionalProperties": {"type": "null"}},
+            },
+            ['{"x": 1}', '{"y": null, "x": 1}', '{"x": null, "x": 1}'],
+            ["{}", '{"x": null}', '{"x": 1, "x": null}'],
+        ),
         ({"required": ["a", "a"], "properties": {"a": {"type": "null"}}}, ['{"a": null}'], ["{}"]),
     ],
 )
