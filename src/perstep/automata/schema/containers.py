@@ -86,12 +86,7 @@ def walk(
             key = (id(move.text), move.to)
             if key not in writing:
                 writing[key] = graph.state()
-                writer = writing[key]
-                for part in move.text[:-1]:
-                    between = graph.state()
-                    graph.put(part, writer, between)
-                    writer = between
-                graph.put(move.text[-1], writer, state_of(move.to, True))
+                _put(graph, move.text, writing[key], state_of(move.to, True))
                 if graph.size > limit:
                     raise InputError(
                         f"{path}: the {'members' if brackets[0] == b'{' else 'items'} need more than {limit:,} states: "
@@ -99,6 +94,15 @@ def walk(
                     )
             graph.put(space.item, at, writing[key]) if begun else graph.hop(at, writing[key])
     return graph.build()
+
+
+def _put(graph: Graph, text: Text, source: int, target: int) -> None:
+    """Place the blocks of a text one after the other."""
+    for part in text[:-1]:
+        between = graph.state()
+        graph.put(part, source, between)
+        source = between
+    graph.put(text[-1], source, target)
 
 
 # Objects

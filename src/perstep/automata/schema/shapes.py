@@ -8,8 +8,9 @@ shapes (`asserting.py`), alternatives of one type each; what a shape says of mem
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from perstep._json import Json
 from perstep.automata.schema.documents import TRUE_PLACE
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Shape:
 
     kind: ClassVar[str] = ""
 
-    def changed(self, **fields: Any) -> Shape:
+    def changed(self, **fields: Json) -> Shape:
         """The same with other fields."""
         return replace(self, **fields)
 
@@ -102,7 +103,7 @@ class String(Shape):
 
     low: int = 0
     high: int | None = None
-    rules: tuple[tuple[str, Any, bool], ...] = ()
+    rules: tuple[tuple[str, Json, bool], ...] = ()
     values: tuple[str, ...] | None = None
     kind = "string"
 
