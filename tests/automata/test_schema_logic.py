@@ -260,6 +260,13 @@ def test_references_are_those_of_the_resource_and_of_the_draft() -> None:
     beside = {"$ref": "#/definitions/n", "maximum": 3, "definitions": {"n": {"type": "integer"}}}
     assert not json_schema(beside).accepts(b"4")
     assert json_schema({"$schema": IN_DRAFT_7, **beside}).accepts(b"4")
+    old = {
+        "definitions": {"a": {"id": "x/a", "properties": {"n": {"$ref": "#/definitions/n"}}}, "n": {"type": "null"}},
+        "properties": {"p": {"$ref": "x/a"}, "q": {"$ref": "#/definitions/a"}},
+    }
+    assert json_schema(old).accepts(b'{"p": {"n": null}, "q": {"n": null}}')
+    with pytest.raises(InputError, match="points to nothing: there is no 'definitions'"):
+        json_schema({"$schema": "http://json-schema.org/draft-04/schema#", **old})
     with pytest.raises(InputError, match="nothing is fetched"):
         json_schema({"$ref": "other.json"})
     with pytest.raises(InputError, match="there is no such anchor"):

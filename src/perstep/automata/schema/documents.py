@@ -55,6 +55,7 @@ class Document:
         self._own_resource: dict[int, Resource] = {}
         self._by_url: dict[str, Resource] = {}
         self._anchors: dict[tuple[str, str], tuple[Json, Resource]] = {}
+        self._aliases: dict[str, tuple[Json, Resource]] = {}
         self._num_dynamic = 0
         resource = Resource("", root, _draft(root, None))
         self._register(root, resource, is_root=True)
@@ -126,6 +127,8 @@ class Document:
         except ValueError as error:
             raise InputError(f"{place.path}: {name} {reference!r} is no reference: {error}") from error
         resource = self._by_url.get(url)
+        if resource is None and url in self._aliases and not fragment:
+            return self.place(self._aliases[url][0], url, self._aliases[url][1])
         if resource is None:
             raise InputError(
                 f"{place.path}: {name} {reference!r} does not point into this schema, and nothing is fetched: copy "
@@ -171,9 +174,10 @@ class Document:
             waiting.extend((part, resource, False) for part in _below(schema))
 
     def _named(self, schema: Schema, resource: Resource, is_root: bool) -> Resource:
-        draft = _draft(schema, resource.draft)
+        draft = _draft(schema, resource.draft) if is_root or "$id" in schema else resource.draft
         ignored = "$ref" in schema and draft is not None and draft <= 7
-        name = schema.get("id" if draft == 4 or (draft is None and "$id" not in schema) else "$id")
+        old_name = draft == 4 or (draft is None and "$id" not in schema)
+        name = schema.get("id" if old_name else "$id")
         if isinstance(name, str) and not ignored:
             try:
                 url, fragment = urldefrag(urljoin(resource.url, name))
@@ -181,6 +185,8 @@ class Document:
                 url, fragment = resource.url, ""
             if fragment:
                 self._anchors[resource.url, fragment] = (schema, resource)
+            elif old_name and draft is None and not is_root:
+                self._aliases[url] = (schema, resource)  # where no draft is said, `id` names but is no base
             elif url != resource.url or is_root:
                 resource = self._own_resource[id(schema)] = Resource(url, schema, draft)
                 self._by_url[url] = resource
