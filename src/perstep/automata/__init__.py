@@ -10,6 +10,7 @@ from perstep.automata.cache import DiskCache, default_folder
 from perstep.automata.compiling import compile  # noqa: A004 - the word of the glossary
 from perstep.automata.dfa import STATE_LIMIT, Dfa
 from perstep.automata.engines import ENGINES, Engine, Grammar, available, prepare
+from perstep.automata.front import mask
 from perstep.automata.lazy import LazyTable
 from perstep.automata.regex import from_regex
 from perstep.automata.rows import BUDGET_BYTES, Row, pack_bits, unpack_bits
@@ -41,6 +42,7 @@ __all__ = [
     "default_folder",
     "from_regex",
     "json_schema",
+    "mask",
     "pack_bits",
     "prepare",
     "stop_strings",

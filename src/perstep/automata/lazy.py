@@ -38,6 +38,8 @@ class LazyTable(TokenAutomaton):
         budget_bytes: what expanded rows may take.
     """
 
+    engine = "table-lazy"
+
     def __init__(self, dfa: Dfa, vocabulary: Vocabulary, budget_bytes: int = BUDGET_BYTES) -> None:
         self.vocabulary = vocabulary
         self.source = dfa.source

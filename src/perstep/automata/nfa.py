@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep._words import plural
+from perstep.automata.metering import hold, spend
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
 
 ENTRY, EXIT = 0, 1
+_NS_PER_COPY = 8_000
+_NS_PER_EDGE = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,11 @@ class Graph:
         self._hops: list[NDArray[np.int32]] = []
         self._own_hops: list[tuple[int, int]] = []
 
+    @property
+    def size(self) -> int:
+        """States so far."""
+        return self._size
+
     def state(self) -> int:
         """A new state."""
         self._size += 1
@@ -61,6 +69,7 @@ class Graph:
 
     def put(self, block: Block, source: int, target: int) -> None:
         """Place a copy of `block` with its entry at `source` and its exit at `target`."""
+        spend(_NS_PER_COPY + _NS_PER_EDGE * len(block.edges))
         place = np.arange(self._size - 2, self._size - 2 + block.size, dtype=np.int32)
         place[:2] = source, target
         self._size += block.size - 2
@@ -74,6 +83,8 @@ class Graph:
 
     def build(self) -> Block:
         """The block."""
+        # Parts, their copies and the whole are there at once.
+        hold(0, "this", other_bytes=3 * sum(part.nbytes for part in (*self._edges, *self._hops)))
         own = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
         return Block(
             size=self._size,

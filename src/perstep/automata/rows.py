@@ -61,6 +61,14 @@ class Row:
         self._store = store
         self._kept: dict[Hashable, object] = {}
 
+    @classmethod
+    def of_bits(cls, bits: NDArray[np.int32], size: int, store: RowStore) -> Row:
+        """The row of packed bits, int32 [ceil(size / 32)], which it keeps."""
+        bits.flags.writeable = False
+        row = cls(size, int.from_bytes(bits.tobytes(), "little").bit_count(), lambda: unpack_bits(bits, size), store)
+        row._kept["bits"] = bits
+        return row
+
     def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
         """`make(row)`, cached under `key` within the store's budget."""
         found = self._kept.get(key)

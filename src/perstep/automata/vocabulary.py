@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -19,9 +19,12 @@ from perstep.automata.trie import Trie, build_trie
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+
+
+T = TypeVar("T")
 
 
 class Tekken(Protocol):
@@ -57,6 +60,7 @@ class Vocabulary:
         self, tokens: Sequence[bytes | None], special_ids: Iterable[int] = (), eos_ids: Iterable[int] = ()
     ) -> None:
         self.size = len(tokens)
+        self._derived: dict[str, object] = {}
         self.eos_ids = tuple(sorted(set(map(int, eos_ids))))
         self.special_ids = frozenset(map(int, special_ids)) | frozenset(self.eos_ids)
         if not self.size:
@@ -152,6 +156,12 @@ class Vocabulary:
     def single_bytes(self) -> bytes:
         """The bytes that are tokens by themselves, ascending."""
         return bytes(sorted({token[0] for token in self.tokens if len(token) == 1}))
+
+    def derived(self, name: str, make: Callable[[Vocabulary], T]) -> T:
+        """`make(vocabulary)`, kept under `name`: what an engine builds once a vocabulary."""
+        if name not in self._derived:
+            self._derived[name] = make(self)
+        return cast("T", self._derived[name])
 
     def spell(self, tokens: Iterable[int]) -> bytes:
         """The text of token ids; special ids add nothing."""
