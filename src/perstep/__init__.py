@@ -49,7 +49,11 @@ register(fix="perstep.fixing", watch="perstep.watching")
 _ROOMS = ("automata", "fast", "targets", "theory")
 
 
-def __getattr__(name: str) -> Any:
+Exported = Any
+"""A room, or a name of one."""
+
+
+def __getattr__(name: str) -> Exported:
     if name in _ROOMS:
         return import_module(f"perstep.{name}")
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-# Makes the runs of tests/golden/. Run in an empty folder beside calls.py; python is perstep's.
+# Makes the runs of tests/golden/. Run in an empty folder that holds a copy of calls.py; python is perstep's.
 set -eu
 export OMP_NUM_THREADS=1
 step() { rm -rf "$1"; shift_name=$1; shift; perstep "$@" --out "$shift_name" -q > "$shift_name.txt" || test $? = 3; }

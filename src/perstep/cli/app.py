@@ -7,17 +7,16 @@ exit code (docs/exit-codes.md); nothing but results goes to stdout.
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from io import TextIOWrapper
 from traceback import format_exception
-from typing import get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
 from perstep._words import printable
 from perstep.cli.streams import STDERR, drop, remark
 from perstep.errors import InputError, PerstepError
+from perstep.experiments.command_line import refuse_fractions
 
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
@@ -31,6 +30,8 @@ COMMANDS = {
     "experts": ("perstep.cli.knobs:experts", "Latency and quality against the experts a token."),
     "context": ("perstep.cli.knobs:context", "Latency against input tokens: text and images."),
     "output": ("perstep.cli.knobs:output", "Latency against generated tokens, per token and per forward."),
+    "sweep": ("perstep.cli.sweep:sweep", "Many runs of one experiment over a grid of options, in one table."),
+    "worker": ("perstep.cli.sweep:worker", "Measure cells of a sweep that was begun elsewhere."),
     "compare": ("perstep.cli.compare:compare", "Compare runs part by part: is one faster or slower than the other?"),
     "gate": ("perstep.cli.gate:gate", "Fail if a run is confidently slower than another, beyond a limit."),
     "list": ("perstep.cli.stored:list_", "List the stored runs."),
@@ -60,21 +61,11 @@ def make_app(called: str = "") -> App:
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
-        config=_refuse_fractions,
+        config=refuse_fractions,
     )
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name == called else line)
     return app
-
-
-def _refuse_fractions(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Cyclopts rounds `-n 8.7` to 9."""
-    for argument in arguments:
-        whole = argument.hint is int or int in get_args(argument.hint)
-        for token in argument.tokens if whole else ():
-            with suppress(ValueError):  # no number at all: cyclopts says so
-                if not float(token.value).is_integer():
-                    raise InputError(f"{token.keyword or argument.name} {token.value}: it must be a whole number")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -66,20 +66,20 @@ def _compare_stored(runs: tuple[str, ...], to: RunTo, *, threshold: float, allow
     if to.save_baseline is not None:
         check_baseline_name(to.save_baseline)
     pair = load_pair(*given, allow_different=allow_different)
-    found = compare_runs(pair.ref, pair.new, pair.spread, threshold=threshold, allow_different=allow_different)
-    _print(found, to.output)
+    comparison = compare_runs(pair.ref, pair.new, pair.spread, threshold=threshold, allow_different=allow_different)
+    _print(comparison, to.output)
     if to.save_baseline is not None:
         remark(f"baseline: {save_baseline(to.save_baseline, pair.new_folder)}")
-    if to.strict and found.unresolved:
-        remark(f"perstep: not resolved: {found.unresolved}")
+    if to.strict and comparison.unresolved:
+        remark(f"perstep: not resolved: {comparison.unresolved}")
         return NOT_RESOLVED
     return 0
 
 
-def _print(found: StoredComparison, output: Output) -> None:
+def _print(comparison: StoredComparison, output: Output) -> None:
     if output == "json":
-        write(encode_json(found).decode())
+        write(encode_json(comparison).decode())
     elif output == "csv":
-        write(comparison_csv(found))
+        write(comparison_csv(comparison))
     else:
-        print_tables(comparison_tables(found), output)
+        print_tables(comparison_tables(comparison), output)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -10,6 +10,7 @@ from perstep.cli.codes import NOT_RESOLVED
 from perstep.cli.output import print_report, print_tables, progress_shown
 from perstep.cli.streams import remark, write
 from perstep.experiments import pipeline
+from perstep.experiments.base import AnyPlan
 from perstep.report import Output
 from perstep.runs import (
     Manifest,
@@ -60,7 +61,7 @@ class RunTo:
 DEFAULT_RUN_TO = RunTo()
 
 
-def run_experiment(name: str, plan: Any, to: RunTo) -> int:
+def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
     """Measure, print the findings on stdout and remarks on stderr; the exit code.
 
     Raises:
@@ -88,8 +89,8 @@ def run_experiment(name: str, plan: Any, to: RunTo) -> int:
             keep_text=to.keep_text,
             approve=approve,
         )
-    found = None if baseline is None or report.findings.invalid else _against(baseline, report.folder)
-    _print(report, found, to.output)
+    comparison = None if baseline is None or report.findings.invalid else _against(baseline, report.folder)
+    _print(report, comparison, to.output)
     if not to.quiet:
         for warning in report.manifest.warnings:
             remark(f"warning: {warning}")
@@ -108,10 +109,10 @@ def _against(baseline: Path, run: Path) -> StoredComparison:
     return compare_runs(pair.ref, pair.new, pair.spread)
 
 
-def _print(report: pipeline.Report, found: StoredComparison | None, output: Output) -> None:
-    if found is None:
+def _print(report: pipeline.Report, comparison: StoredComparison | None, output: Output) -> None:
+    if comparison is None:
         print_report(report, output)
     elif output == "json":
-        write(encode_json({"results": report.findings, "comparison": found}).decode())
+        write(encode_json({"results": report.findings, "comparison": comparison}).decode())
     else:
-        print_tables([*report.tables, *comparison_tables(found)], output)
+        print_tables([*report.tables, *comparison_tables(comparison)], output)

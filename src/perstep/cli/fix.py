@@ -113,29 +113,31 @@ def _seconds(budget: str) -> float:
 
 def _show(report: pipeline.Report, output: Output, *, apply: bool) -> None:
     """The findings on stdout; with `apply` the diff there, and the findings on stderr."""
-    found: FixFindings = report.findings  # type: ignore[assignment] # an experiment's own findings
+    findings: FixFindings = report.findings  # type: ignore[assignment] # an experiment's own findings
     if output == "json":
-        shown = encode_json(found).decode()
+        shown = encode_json(findings).decode()
     elif output == "csv":
         shown = report.csv
     else:
         shown = render_tables(report.tables, output)
-        said = [text for site in found.sites if (text := lines(site))]
+        said = [text for site in findings.sites if (text := lines(site))]
         shown += "".join(f"\n{text}" for text in (_fenced(said) if output == "md" else said))
     (STDERR.write if apply else write)(shown)
     if apply:
-        write(found.diff)
-        if found.diff_folder:
-            where = shlex.quote(found.diff_folder)
+        write(findings.diff)
+        if findings.diff_folder:
+            where = shlex.quote(findings.diff_folder)
             remark(f"perstep: the files of the diff are in another folder; apply it with patch -p1 -d {where}")
-        if not found.diff:
+        if not findings.diff:
             remark("perstep: no diff: no line is recommended, or the lines must be added by hand")
 
 
 def _fenced(texts: list[str]) -> list[str]:
     """The lines to write as code blocks of Markdown."""
-    made = []
+    fenced = []
     for text in texts:
         heading, *code = text.strip("\n").split("\n")
-        made.append("\n".join([heading, "", "```python", *(line.strip() for line in code if line.strip()), "```", ""]))
-    return made
+        fenced.append(
+            "\n".join([heading, "", "```python", *(line.strip() for line in code if line.strip()), "```", ""])
+        )
+    return fenced

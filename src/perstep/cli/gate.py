@@ -39,15 +39,15 @@ def gate(
     """
     limits = parse_limits(fail_on)
     pair = load_pair(ref, new, allow_different=allow_different)
-    found = judge(pair.ref, pair.new, pair.spread, limits, allow_different=allow_different)
+    judgement = judge(pair.ref, pair.new, pair.spread, limits, allow_different=allow_different)
     if output == "json":
-        write(encode_json(found).decode())
+        write(encode_json(judgement).decode())
     else:
-        print_tables([gate_table(found)], output)
-    if found.outcome == Outcome.FAILED:
-        remark(f"perstep: {found.conclusion}")
+        print_tables([gate_table(judgement)], output)
+    if judgement.outcome == Outcome.FAILED:
+        remark(f"perstep: {judgement.conclusion}")
         return REGRESSION
-    if strict and found.outcome == Outcome.NOT_RESOLVED:
-        remark(f"perstep: {found.conclusion}")
+    if strict and judgement.outcome == Outcome.NOT_RESOLVED:
+        remark(f"perstep: {judgement.conclusion}")
         return NOT_RESOLVED
     return 0

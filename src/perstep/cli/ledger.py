@@ -46,22 +46,22 @@ def _stored(trace: Path, options: TraceOptions, plan: Plan, to: RunTo) -> int:
         findings = trace_findings(
             trace, step=options.step, parts=options.parts, progress=lambda share: progress(share, "reading the trace")
         )
-    made = tables(findings, kernels=plan.device_detail == "kernels")
+    shown = tables(findings, kernels=plan.device_detail == "kernels")
     if to.output == "json":
         write(encode_json(findings).decode())
     elif to.output == "csv":
         write(csv(findings))
     else:
-        print_tables(made, to.output)
+        print_tables(shown, to.output)
     if to.out is not None:
-        _write(to.out, findings, made)
+        _write(to.out, findings, shown)
         if not to.quiet:
             remark(f"written: {to.out}")
     return 0
 
 
-def _write(out: Path, findings: TraceFindings, made: list[Table]) -> None:
+def _write(out: Path, findings: TraceFindings, shown: list[Table]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "results.json", encode_json(findings))
     replace_file(out / "trace.csv", csv(findings).encode())
-    replace_file(out / "README.md", render_tables(made, "md").encode())
+    replace_file(out / "README.md", render_tables(shown, "md").encode())

@@ -51,27 +51,27 @@ def machine(
         on_device = device_machine(device)
     if torch:
         _import_torch()
-    found = describe()
-    warnings = warnings_for(found, busy=busy_processes())
-    known = _ceilings(found, ceilings, quiet=quiet)
+    described = describe()
+    warnings = warnings_for(described, busy=busy_processes())
+    sweep = _ceilings(described, ceilings, quiet=quiet)
     if output == "json":
-        disturbed = "" if known is None else known.disturbed()
+        disturbed = "" if sweep is None else sweep.disturbed()
         facts = {
-            "identity": identity(found),
-            "machine": found,
-            "ceilings": known,
+            "identity": identity(described),
+            "machine": described,
+            "ceilings": sweep,
             "ceilings_disturbed": disturbed,
             "device_ceilings": on_device,
             "warnings": warnings,
         }
         write(encode_json(msgspec.to_builtins(facts)).decode())
         return 0
-    made = [machine_table(found, warnings)]
-    if known is not None:
-        made.append(ceilings_table(known))
+    shown = [machine_table(described, warnings)]
+    if sweep is not None:
+        shown.append(ceilings_table(sweep))
     if on_device is not None:
-        made.append(device_ceilings_table(on_device))
-    print_tables(made, output)
+        shown.append(device_ceilings_table(on_device))
+    print_tables(shown, output)
     return 0
 
 
@@ -84,15 +84,15 @@ def _import_torch() -> None:
         raise InputError(f"--torch needs torch, which is not installed: {how_to_install('hf')}") from error
 
 
-def _ceilings(found: Machine, wanted: str, *, quiet: bool) -> Ceilings | None:
+def _ceilings(described: Machine, wanted: str, *, quiet: bool) -> Ceilings | None:
     if wanted == "stored":
-        loaded = load_ceilings(found)
+        loaded = load_ceilings(described)
         if loaded.ceilings is None and not quiet:
             remark(f"no ceilings: {loaded.warning or loaded.reason}; measure them with --ceilings measure")
         return loaded.ceilings
     with progress_shown(quiet=quiet) as progress:
         measured = measure_ceilings(
-            found, quick=wanted == "quick", progress=lambda done, planned: progress(done / planned, "ceilings")
+            described, quick=wanted == "quick", progress=lambda done, planned: progress(done / planned, "ceilings")
         )
     saved = save_ceilings(measured)
     if saved.warning and not quiet:

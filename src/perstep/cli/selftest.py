@@ -35,9 +35,9 @@ def selftest(
     """
     check_seed(seed)
     with progress_shown(quiet=quiet) as progress, threads_limited(1):
-        found = run_selftest(budget, progress=progress, seed=seed)
+        result = run_selftest(budget, progress=progress, seed=seed)
     if json or output == "json":
-        write(encode_json(found).decode())
+        write(encode_json(result).decode())
     else:
-        print_tables(tables(found), output)
+        print_tables(tables(result), output)
     return 0

@@ -42,6 +42,10 @@ def remark(text: str) -> None:
     STDERR.write(f"{printable(text)}\n")
 
 
+Attribute = Any
+"""Of the stream that is wrapped."""
+
+
 class _Stderr:
     """The process's stderr as it is at the time, whose writing never fails: nobody may read it any more."""
 
@@ -60,7 +64,7 @@ class _Stderr:
         except (OSError, ValueError):
             drop(sys.stderr)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Attribute:
         return getattr(sys.stderr, name)
 
 

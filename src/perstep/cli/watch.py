@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from perstep._json import Json
 from perstep.cli.output import render_tables
 from perstep.cli.streams import STDERR, remark
 from perstep.errors import InputError, PerstepError
@@ -84,7 +85,7 @@ def watch(
 
 
 def _report(
-    watcher: Watch, plan: dict[str, Any], output: Output | None, out: Path | None, *, force: bool, keep_text: bool
+    watcher: Watch, plan: dict[str, Json], output: Output | None, out: Path | None, *, force: bool, keep_text: bool
 ) -> None:
     """Keep the run; the ledgers on stderr in this form, or nothing there if None."""
     try:

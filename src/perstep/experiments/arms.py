@@ -83,7 +83,7 @@ def _arm(name: str, python: str, spec: str, clock: Clock) -> Arm:
     return CommandArm(name, spec, clock)
 
 
-def import_callable(spec: str) -> Callable[[], Any]:
+def import_callable(spec: str) -> Callable[[], object]:
     """The function that module:function names.
 
     Raises:
@@ -97,7 +97,11 @@ def import_callable(spec: str) -> Callable[[], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def reference_first(arms: Mapping[str, Callable[[], Any]], reference: str | None) -> dict[str, Callable[[], Any]]:
+Result = Any
+"""What an arm returns: values, arrays or tensors, as `_equal` compares them."""
+
+
+def reference_first(arms: Mapping[str, Callable[[], object]], reference: str | None) -> dict[str, Callable[[], object]]:
     """The arms in their order, but the reference before the others.
 
     Raises:
@@ -116,7 +120,7 @@ def reference_first(arms: Mapping[str, Callable[[], Any]], reference: str | None
     return {first: arms[first], **arms}
 
 
-def check_results(arms: Mapping[str, Callable[[], Any]], check: bool | Callable[[Any, Any], bool]) -> None:
+def check_results(arms: Mapping[str, Callable[[], object]], check: bool | Callable[[Result, Result], bool]) -> None:
     """Call every arm once and see that the results agree with the first one's.
 
     Args:
@@ -136,14 +140,14 @@ def check_results(arms: Mapping[str, Callable[[], Any]], check: bool | Callable[
             raise ArmFailed(name, 1, f"its result differs from that of {reference!r}, so they do not do the same work")
 
 
-def _result(name: str, call: Callable[[], Any]) -> Any:
+def _result(name: str, call: Callable[[], object]) -> Result:
     try:
         return call()
     except Exception as error:
         raise ArmFailed(name, 1, f"{type(error).__name__}: {error}") from error
 
 
-def _equal(expected: Any, found: Any) -> bool:
+def _equal(expected: Result, found: Result) -> bool:
     """Equality of values, arrays and tensors; not a number equals itself."""
     if hasattr(expected, "shape") or hasattr(found, "shape"):
         a, b = np.asarray(expected), np.asarray(found)
@@ -159,7 +163,8 @@ def call_alarm(seconds: float) -> Iterator[None]:
         InputError: the time is up; from within an arm's call it is an ArmFailed with the arm's name.
     """
     usable = (
-        threading.current_thread() is threading.main_thread()
+        hasattr(signal, "SIGALRM")  # Windows has none
+        and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
         and signal.getitimer(signal.ITIMER_REAL)[0] == 0
         and seconds < 1e9

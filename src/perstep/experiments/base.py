@@ -7,11 +7,19 @@ every table and picture can be made again without measuring. `pipeline` drives i
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from perstep._json import Json
 from perstep.experiments.conditions import Facts
 from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
 from perstep.runs import Manifest
+
+AnyPlan = Any
+"""The options of one experiment, a struct of its own type."""
+AnySample = Any
+"""A round of one experiment, a struct of its type `Sample`."""
+AnyFindings = Any
+"""The findings of one experiment, a struct of its own type."""
 
 
 class Findings(Protocol):
@@ -39,14 +47,14 @@ class Session(Protocol):
     manifest: Manifest
     effort: Effort
 
-    def measure_round(self, number: int) -> Any:
+    def measure_round(self, number: int) -> AnySample:
         """Measure one complete balanced round; the sample that becomes a line of `samples.jsonl`.
 
         It has a field `noise`, the `perstep.machine.Noise` of the round.
         """
         ...
 
-    def resolved(self, samples: Sequence[Any]) -> Resolved:
+    def resolved(self, samples: Sequence[AnySample]) -> Resolved:
         """How narrow the intervals are by now."""
         ...
 
@@ -66,7 +74,7 @@ class Experiment(Protocol):
     Conditions: type[Facts]
     Workload: type[Facts]
 
-    def prepare(self, plan: Any, progress: Progress, clock: Clock) -> Session:
+    def prepare(self, plan: AnyPlan, progress: Progress, clock: Clock) -> Session:
         """Check the plan, load the target, warm up.
 
         Raises:
@@ -74,7 +82,7 @@ class Experiment(Protocol):
         """
         ...
 
-    def analyse(self, manifest: Manifest, samples: Sequence[Any]) -> Findings:
+    def analyse(self, manifest: Manifest, samples: Sequence[AnySample]) -> Findings:
         """What the samples say: a pure function.
 
         Raises:
@@ -82,19 +90,19 @@ class Experiment(Protocol):
         """
         ...
 
-    def tables(self, manifest: Manifest, findings: Any) -> list[Table]:
+    def tables(self, manifest: Manifest, findings: AnyFindings) -> list[Table]:
         """The findings as tables."""
         ...
 
-    def csv(self, findings: Any) -> str:
+    def csv(self, findings: AnyFindings) -> str:
         """The findings as one table of plain numbers."""
         ...
 
-    def files(self, manifest: Manifest, findings: Any) -> Mapping[str, bytes]:
+    def files(self, manifest: Manifest, findings: AnyFindings) -> Mapping[str, bytes]:
         """The derived files beside `results.json`, by name."""
         ...
 
-    def summary(self, findings: Any) -> dict[str, Any]:
+    def summary(self, findings: AnyFindings) -> dict[str, Json]:
         """The headline figures for the manifest's `results_summary`."""
         ...
 
@@ -103,6 +111,6 @@ class Experiment(Protocol):
 class HasLedger(Protocol):
     """What an experiment has besides, if its runs can be compared part by part and exported."""
 
-    def ledger_samples(self, samples: Sequence[Any]) -> Mapping[str, LedgerSamples]:
+    def ledger_samples(self, samples: Sequence[AnySample]) -> Mapping[str, LedgerSamples]:
         """The samples as arrays, by kind of step, the headline kind first."""
         ...

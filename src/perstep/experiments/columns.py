@@ -1,7 +1,7 @@
 """What experiments share about rounds: how they become arrays, and what is said where they are missing or too few."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ def too_few(rounds: int) -> str:
     return plural(rounds, "round is too few", TOO_FEW)
 
 
-def require_rounds(samples: Sequence[Any]) -> None:
+def require_rounds(samples: Sequence[object]) -> None:
     """Refuse to analyse nothing.
 
     Raises:

@@ -9,12 +9,13 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.machine import Machine, Noise, NoiseProbe, QuietProbe, describe, summarise_noise, warnings_for
 from perstep.measure import Clock, HostClock, WarmUp, processor_clock
@@ -126,9 +127,9 @@ class Model(Facts, kw_only=True):
 class OfOneModel(msgspec.Struct):
     """What a run of several models says of one of them, in place of what it says of all."""
 
-    model: dict[str, Any]
-    workload: dict[str, Any]
-    conditions: dict[str, Any]
+    model: dict[str, Json]
+    workload: dict[str, Json]
+    conditions: dict[str, Json]
 
 
 class OfSeveral(Facts):

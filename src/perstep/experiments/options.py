@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any
+from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from perstep._words import plural
 from perstep.errors import InputError
@@ -90,15 +90,15 @@ def format_counts(counts: Sequence[int]) -> str:
     return ",".join(map(str, counts))
 
 
-def _convert_counts(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
+def _convert_counts(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
     return parse_counts(",".join(token.value for token in tokens))
 
 
-def _convert_seconds(_type: Any, tokens: Sequence[Any]) -> float:
+def _convert_seconds(_type: object, tokens: Sequence[Token]) -> float:
     return parse_seconds(tokens[0].value)
 
 
-def _convert_share(_type: Any, tokens: Sequence[Any]) -> float:
+def _convert_share(_type: object, tokens: Sequence[Token]) -> float:
     return parse_share(tokens[0].value)
 
 

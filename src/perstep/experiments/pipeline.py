@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
-from perstep.experiments.base import Experiment, Findings, HasLedger
+from perstep.experiments.base import AnyFindings, AnyPlan, AnySample, Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
 from perstep.experiments.registry import find
 from perstep.experiments.session import measure_rounds
@@ -54,14 +53,14 @@ class Loaded:
 
     stored: StoredRun
     experiment: Experiment
-    samples: list[Any]
+    samples: list[AnySample]
     findings: Findings
     notes: list[str]
 
 
 def run(
     name: str,
-    plan: Any,
+    plan: AnyPlan,
     *,
     progress: Progress,
     out: Path | None = None,
@@ -92,7 +91,7 @@ def run(
     clock = clock or HostClock()
     # Before the target is loaded, so that a bad --out is refused at once.
     check_out(name, out, force=force, resume=resume)
-    samples: list[Any] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
+    samples: list[AnySample] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
         if approve is not None:
@@ -172,7 +171,7 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
     return experiment.ledger_samples(loaded.samples[:rounds])
 
 
-def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[Any], list[str]]:
+def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[AnySample], list[str]]:
     """The samples of a run whose manifest holds all that its experiment says."""
     path = str(stored.folder / MANIFEST)
     for model, manifest in of_each_model(stored.manifest, path).items():
@@ -196,7 +195,9 @@ def _stored(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: list[Any], notes: list[str]) -> Report:
+def _derive(
+    experiment: Experiment, folder: Path, manifest: Manifest, samples: list[AnySample], notes: list[str]
+) -> Report:
     findings = experiment.analyse(manifest, samples)
     manifest.noise = msgspec.to_builtins(findings.noise)
     files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings)}
@@ -216,7 +217,7 @@ def _derive(experiment: Experiment, folder: Path, manifest: Manifest, samples: l
     return Report(folder, manifest, findings, tables, experiment.csv(findings), notes)
 
 
-def _tables(experiment: Experiment, manifest: Manifest, findings: Any) -> list[Table]:
+def _tables(experiment: Experiment, manifest: Manifest, findings: AnyFindings) -> list[Table]:
     """What an experiment shows; below the first table, of which models only some layers were measured."""
     tables = experiment.tables(manifest, findings)
     if tables:

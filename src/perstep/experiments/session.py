@@ -5,12 +5,12 @@ A session checks its input, makes everything warm, and then measures one complet
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from perstep.experiments.base import Session
+from perstep._json import Json
+from perstep.experiments.base import AnySample, Session
 from perstep.experiments.conditions import Facts, describe_machine, noise_probe
 from perstep.experiments.options import RunOptions
 from perstep.measure import Clock, Effort, Progress, WarmUp, collector_off, run_rounds, warm_up
@@ -51,14 +51,14 @@ class RoundSession:
 
 def describe(
     experiment: str,
-    plan: RunOptions | dict[str, Any],
+    plan: RunOptions | dict[str, Json],
     *,
     workload: Facts,
-    model: Facts | dict[str, Any],
-    conditions: Facts | dict[str, Any],
+    model: Facts | dict[str, Json],
+    conditions: Facts | dict[str, Json],
     load_before: float | str | None = None,
     of_calls: bool = False,
-    **others: Any,
+    **others: Json,
 ) -> Manifest:
     """The manifest of a run on this machine.
 
@@ -87,11 +87,11 @@ def describe(
 
 def measure_rounds(
     session: Session,
-    samples: list[Any],
+    samples: list[AnySample],
     *,
     clock: Clock,
     progress: Progress,
-    keep: Callable[[Any], None] = lambda _sample: None,
+    keep: Callable[[AnySample], None] = lambda _sample: None,
 ) -> None:
     """Measure rounds until the session's effort is spent, the garbage collector off; the manifest says why it ended.
 
@@ -106,7 +106,7 @@ def measure_rounds(
         InvalidMeasurement: the state after measuring is not the one before.
     """
 
-    def kept(sample: Any) -> None:
+    def kept(sample: AnySample) -> None:
         keep(sample)
         samples.append(sample)
 

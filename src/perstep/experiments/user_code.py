@@ -17,7 +17,11 @@ NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 """How a name in a module is written."""
 
 
-def import_named(spec: str) -> Any:
+Named = Any
+"""Whatever a user's module calls by that name."""
+
+
+def import_named(spec: str) -> Named:
     """What `module:name` stands for; the module is looked for in the current folder first.
 
     Raises:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from perstep.fast.causal_mask import CausalMaskCache as CausalMaskCache
     from perstep.fast.decode_call import Decode as Decode
     from perstep.fast.decode_call import decode as decode
+    from perstep.fast.graph_kept import release as release
     from perstep.fast.masked_reference import MaskedText as MaskedText
     from perstep.fast.masked_reference import generate_masked as generate_masked
     from perstep.fast.penalties import RepetitionPenalty as RepetitionPenalty
@@ -37,6 +38,7 @@ _HOMES: dict[str, str] = {
     "WordStop": "perstep.fast.stop",
     "decode": "perstep.fast.decode_call",
     "generate_masked": "perstep.fast.masked_reference",
+    "release": "perstep.fast.graph_kept",
 }
 
 __all__ = sorted(_HOMES)

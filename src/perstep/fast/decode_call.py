@@ -21,6 +21,7 @@ from perstep.fast._processor import Process
 from perstep.fast.decode_choose import Chooser, works_over_allowed
 from perstep.fast.decode_inputs import DecodingModel
 from perstep.fast.decode_loop import Call, Report, run_deferred, run_on_host
+from perstep.fast.graph_run import NotCaptured, run_captured
 from perstep.fast.token_mask import TokenMask
 from perstep.targets.transformers.protocols import (
     Argument,
@@ -45,13 +46,21 @@ class Decode:
         chunks: process consecutive forced tokens as one chunk. Keys and values then differ by rounding from those of
             single steps. None: only in float32, where this changes only choices between nearly equal tokens; in half
             precision it would change one choice in a few hundred.
+        captured: run the decode step in fixed places, as one CUDA graph where the device has them: the whole step, with
+            perstep's processors and criteria, is then one launch. None: only on a CUDA device, unless `on_host`. What
+            cannot be captured is done by the other loops, and `last.why` says why.
 
     Attributes:
         last: what the last call did.
     """
 
-    def __init__(self, *, on_host: bool | None = None, chunks: bool | None = None) -> None:
+    def __init__(
+        self, *, on_host: bool | None = None, chunks: bool | None = None, captured: bool | None = None
+    ) -> None:
+        if on_host and captured:
+            raise InputError("a captured step does not wait for the host: give on_host or captured, not both")
         self._on_host = on_host
+        self._captured = captured
         self._chunks = chunks
         self.last = Report()
 
@@ -94,6 +103,11 @@ class Decode:
         call = Call(
             model, input_ids, processors, stopping_criteria, generation_config, streamer, model_kwargs, chooser, report
         )
+        if self._captured or (self._captured is None and not self._on_host and input_ids.is_cuda):
+            try:
+                return run_captured(call)
+            except NotCaptured as why:
+                report.why = str(why)
         on_host = input_ids.device.type == "cpu" if self._on_host is None else self._on_host
         if not on_host and _may_defer(call):
             return run_deferred(call)

@@ -52,7 +52,13 @@ class Report:
         undone: forwards that were executed and undone, because the stop was seen a step late.
         restricted_heads: choices, of one row each, for which only the allowed rows of the head were used.
         near_ties: choices that these rows could not decide within rounding, decided by the whole head.
-        way: `masked` (allowed ids on the host), `host` or `deferred`.
+        way: `masked` (allowed ids on the host), `host`, `deferred`, `captured` (a step in fixed places), or `split`
+            (the same in two halves, with processors called between them).
+        why: why the call was not `captured`, if that was asked for or is the device's way; else empty.
+        replayed: whether the steps of `captured` and `split` were CUDA graphs; elsewhere the same function runs.
+        slots: that the cache of such a step has.
+        built_s: how long it took to build the step, in seconds; 0.0 where one was kept.
+        kept_bytes: what is kept with the model for later calls; `fast.release(model)` frees it.
     """
 
     forwards: int = 0
@@ -62,6 +68,11 @@ class Report:
     restricted_heads: int = 0
     near_ties: int = 0
     way: str = "host"
+    why: str = ""
+    replayed: bool = False
+    slots: int = 0
+    built_s: float = 0.0
+    kept_bytes: int = 0
 
 
 class Stops:
@@ -119,6 +130,7 @@ class Call:
         self.ids = InputIds(self.prompt_BT)
         self.forwards = Forwards(self.model, self.config, self.model_kwargs)
         self.stops = Stops(self.criteria)
+        self._prefilled: Output | None = None
         wanted = {**_RECORDS, **_FROM_FORWARD} if self.config.return_dict_in_generate else {}
         self.records = {name: [] for option, name in wanted.items() if getattr(self.config, option)}
 
@@ -132,6 +144,11 @@ class Call:
         return int(self.prompt_BT.shape[0])
 
     @property
+    def is_prefilled(self) -> bool:
+        """Whether the prompt has been through the model, with its whole head."""
+        return self._prefilled is not None
+
+    @property
     def pad_id(self) -> torch.Tensor | None:
         """What finished rows are padded with, as a tensor on the device of the ids."""
         pad = self.config._pad_token_tensor
@@ -143,13 +160,21 @@ class Call:
 
     def scores(self, outputs: Output) -> torch.Tensor:
         """The scores of the next token [B, V] in float32, processed; recorded where that was asked for."""
-        scores = raw = outputs.logits[:, -1]
-        if self.processors or self.records:
-            scores = raw = raw.to(copy=True, dtype=torch.float32, device=self.prompt_BT.device)
-            for process in self._in_turn:
-                scores = process(self.ids(), scores)
-        for name, record in self.records.items():
-            record.append({"scores": scores, "logits": raw}[name] if name in ("scores", "logits") else outputs[name])
+        raw = outputs.logits[:, -1]
+        if not (self.processors or self.records):
+            return raw
+        for name in self.records.keys() - {"scores", "logits"}:
+            self.records[name].append(outputs[name])
+        return self.processed(raw.to(copy=True, dtype=torch.float32, device=self.prompt_BT.device))
+
+    def processed(self, raw: torch.Tensor) -> torch.Tensor:
+        """The scores [B, V] that the processors make of logits which are nobody else's; both recorded if asked for."""
+        scores = raw
+        for process in self._in_turn:
+            scores = process(self.ids(), scores)
+        for name, kept in (("scores", scores), ("logits", raw)):
+            if name in self.records:
+                self.records[name].append(kept)
         return scores
 
     def stopped_by_others(self, done: torch.Tensor) -> torch.Tensor:
@@ -170,10 +195,21 @@ class Call:
             done = [before or flag for before, flag in zip(done, flags, strict=True)]
         return done
 
-    def result(self, undone: int) -> Generated:
-        """What `generate` returns."""
+    def prefill(self) -> Output:
+        """The forward over the prompt, executed once."""
+        if self._prefilled is None:
+            self._prefilled = self.forwards.prefill(self.prompt_BT)
+        return self._prefilled
+
+    def result(self, undone: int, *, trimmed: bool = False) -> Generated:
+        """What `generate` returns.
+
+        Args:
+            undone: forwards that were one too many.
+            trimmed: whether the ids are without their tokens already.
+        """
         ids = self.ids()
-        sequences = ids[:, : ids.shape[1] - undone]
+        sequences = ids if trimmed else ids[:, : ids.shape[1] - undone]
         self.report.forwards = self.forwards.count
         self.report.undone = undone
         self.report.new_tokens = sequences.shape[1] - self.prompt_BT.shape[1]
@@ -189,7 +225,7 @@ def run_on_host(call: Call) -> Generated:
     """The loop that reads every token."""
     call.stops.read_end_ids()
     head = None
-    if call.tables is not None and not call.forwards.is_compiled:
+    if call.tables is not None and not call.forwards.is_compiled and not call.is_prefilled:
         head = DeferredHead.of(call.model)
     with head or nullcontext():
         _HostLoop(call, head).run()
@@ -214,7 +250,7 @@ class _HostLoop:
     def run(self) -> None:
         """Prefill, then chunks until every row is finished."""
         call, masked = self.call, self.masked
-        outputs = call.forwards.prefill(call.prompt_BT)
+        outputs = call.prefill()
         if self.head is not None and not self.head.learn(outputs.logits):
             self.head.put_back()
             self.head = None
@@ -322,9 +358,9 @@ class _HostLoop:
 def run_deferred(call: Call) -> Generated:
     """The loop that does not wait for the device."""
     call.report.way = "deferred"
-    outputs = call.forwards.prefill(call.prompt_BT)
+    outputs = call.prefill()
     returned = call.cache_is_returned()
-    flag = _LateFlag(call.prompt_BT.device, call.streamer)
+    flag = LateFlag(call.prompt_BT.device, call.streamer)
     going_B = torch.ones(call.batch, dtype=torch.bool, device=call.prompt_BT.device)
     ends_E = None if call.stops.end_ids_E is None else call.stops.end_ids_E.to(going_B.device)
     with call.model._optimize_model_for_decode():
@@ -337,7 +373,7 @@ def run_deferred(call: Call) -> Generated:
                 going_B = going_B & ~torch.isin(tokens_B, ends_E)
             if call.stops.others:
                 going_B = ~call.stopped_by_others(~going_B)
-            stop = flag.put(going_B, tokens_B) or call.stops.full(call.ids.length)
+            stop = flag.put(going_B.any(), tokens_B) or call.stops.full(call.ids.length)
             if not call.model._has_unfinished_sequences(stop, synced_gpus=False, device=going_B.device):
                 break
             outputs = call.forwards.decode(call.ids.last(1), 1, call.ids)
@@ -347,44 +383,57 @@ def run_deferred(call: Call) -> Generated:
     return call.result(undone)
 
 
-class _LateFlag:
+_Copied = tuple[torch.Tensor, torch.Tensor, torch.Event | None]
+"""A flag, tokens, and what tells when both have arrived."""
+
+
+class LateFlag:
     """Copies "is any row unfinished?" to the host and reads it a step later; tokens to stream as well."""
 
     def __init__(self, device: torch.device, streamer: Streamer | None) -> None:
         self._device = device
         self._streamer = streamer
-        self._waiting: tuple[torch.Tensor, torch.Tensor, torch.Event | None] | None = None
+        self._waiting: _Copied | None = None
+        self._places: list[tuple[torch.Tensor, torch.Tensor, torch.Event]] = []
+        self._turn = 0
         self._reported = False
 
-    def put(self, going_B: torch.Tensor, tokens_B: torch.Tensor) -> bool:
-        """Hand over this step's flag and tokens; True if all rows were finished a step ago."""
-        before, self._waiting = self._waiting, self._copied(going_B.any(), tokens_B)
+    def put(self, going: torch.Tensor, tokens_B: torch.Tensor) -> bool:
+        """Hand over whether any row goes on, bool [], and tokens; True if all rows were finished a step ago."""
+        before, self._waiting = self._waiting, self._copied(going, tokens_B)
         if before is not None:
             self._reported = not self._read(before)
         return self._reported
 
-    def _copied(
-        self, going: torch.Tensor, tokens_B: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Event | None]:
+    def _copied(self, going: torch.Tensor, tokens_B: torch.Tensor) -> _Copied:
         if self._device.type == "cpu":
-            return going, tokens_B, None
+            return going.clone(), tokens_B.clone(), None
+        if len(self._places) < 2:  # one is being read while the other is written
+            self._places.append(self._place(tokens_B))
+        place = self._places[self._turn]
+        self._turn = 1 - self._turn
+        flag, tokens, event = place
+        flag.copy_(going, non_blocking=True)
+        if self._streamer is not None:
+            tokens.copy_(tokens_B, non_blocking=True)
+        event.record()
+        return place
+
+    def _place(self, tokens_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Event]:
         pinned = self._device.type == "cuda"
         flag = torch.empty((), dtype=torch.bool, pin_memory=pinned)
-        flag.copy_(going, non_blocking=True)
-        tokens = tokens_B
-        if self._streamer is not None:
-            tokens = torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=pinned)
-            tokens.copy_(tokens_B, non_blocking=True)
-        event = torch.Event(device=self._device)
-        event.record()
-        return flag, tokens, event
+        return (
+            flag,
+            torch.empty(tokens_B.shape, dtype=tokens_B.dtype, pin_memory=pinned),
+            torch.Event(device=self._device),
+        )
 
-    def _read(self, copied: tuple[torch.Tensor, torch.Tensor, torch.Event | None]) -> bool:
+    def _read(self, copied: _Copied) -> bool:
         flag, tokens, event = copied
         if event is not None:
             event.synchronize()
         if self._streamer is not None:
-            self._streamer.put(tokens)
+            self._streamer.put(tokens.clone())
         return bool(flag)
 
     def finish(self) -> int:

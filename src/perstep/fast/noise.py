@@ -21,8 +21,8 @@ def row_keys(seed: int, rows: int, device: torch.device) -> torch.Tensor:
     return _mix(_mix(torch.tensor(signed, device=device)) + torch.arange(rows, device=device))
 
 
-def gumbel(keys_B: torch.Tensor, position: int, num_tokens: int) -> torch.Tensor:
-    """Standard Gumbel noise of every token id for each row, float64 [rows, tokens]."""
+def gumbel(keys_B: torch.Tensor, position: int | torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Standard Gumbel noise of every token id for each row, float64 [rows, tokens]; a position may be int64 []."""
     ids_V = torch.arange(1, num_tokens + 1, device=keys_B.device) * _GOLDEN
     z_BV = _mix(_mix(keys_B + position)[:, None] + ids_V)
     uniform_BV = (_shift(z_BV, 12).double() + 0.5) * 2.0**-52

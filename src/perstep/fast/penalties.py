@@ -5,18 +5,19 @@ transformers asks at every step of every column whether it is suppressed, and co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 
 from perstep._words import plural
 from perstep.errors import InputError
+from perstep.fast._inside import State, Stateless
 from perstep.fast._processor import Processor, signed
 
 __all__ = ["RepetitionPenalty", "SuppressTokens"]
 
 
-class SuppressTokens(Processor):
+class SuppressTokens(Stateless, Processor):
     """Sets the logits of given ids to -inf, as transformers' `SuppressTokensLogitsProcessor` does, bit for bit.
 
     Args:
@@ -40,6 +41,14 @@ class SuppressTokens(Processor):
     def overwrite(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """The same, written into `scores`; this saves the copy."""
         return scores.index_fill_(-1, self._inside(scores), -torch.inf)
+
+    def graph_key(self) -> Hashable:
+        """Its kind and its ids."""
+        return SuppressTokens, self.suppress_tokens
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same, written into `scores`."""
+        return self.overwrite(scores, scores)
 
     def _inside(self, scores: torch.Tensor) -> torch.Tensor:
         """The ids that there are logits of, int64 on the device of the scores."""
@@ -77,6 +86,8 @@ class RepetitionPenalty(Processor):
         self._ignored = torch.tensor(ignored, dtype=torch.int64)[:, None]
         self._any_ignored = any(ignored)
 
+    capturable = True
+
     @signed
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores [rows, columns] with the penalty; `scores` itself is left as it is."""
@@ -84,17 +95,46 @@ class RepetitionPenalty(Processor):
             return scores
         ids = input_ids
         if self._any_ignored:
-            if len(self._ignored) not in (1, ids.shape[0]):
-                raise InputError(
-                    f"prompt_ignore_length has {plural(len(self._ignored), 'number')}, the batch "
-                    f"{plural(ids.shape[0], 'row')}"
-                )
-            self._ignored = self._ignored.to(ids.device)
-            positions = torch.arange(ids.shape[1], device=ids.device)
-            ids = ids.masked_fill(positions < self._ignored, scores.shape[-1])  # an id beyond the logits
+            ids = self._without_ignored(ids, scores.shape[-1])
         last = scores.shape[-1] - 1
         found = scores.gather(1, ids.clamp(max=last))
         penalised = torch.where(found < 0, found * self.penalty, found / self.penalty)
         # Ids beyond the logits write to the last column what it is anyway: penalised if that token occurs itself.
         unchanged = (ids > last) & ~(ids == last).any(dim=1, keepdim=True)
         return scores.scatter(1, ids.clamp(max=last), torch.where(unchanged, found, penalised))
+
+    def graph_key(self) -> Hashable:
+        """Its kind and its factor."""
+        return RepetitionPenalty, self.penalty
+
+    def graph_begin(self, ids: torch.Tensor, width: int) -> State:
+        """Which tokens occur in each row, bool [rows, width + 1], and from where on they count, int64 [rows]."""
+        counted = self._without_ignored(ids, width).clamp(max=width)
+        seen = torch.zeros(len(ids), width + 1, dtype=torch.bool, device=ids.device).scatter_(1, counted, True)
+        return seen, self._ignored[:, 0].to(ids.device).expand(len(ids))
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same by what has been seen."""
+        penalised = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
+        return torch.where(state[0][:, :-1], penalised, scores)
+
+    def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:
+        """One more token a row that has been seen."""
+        seen, ignored = state
+        beyond = seen.shape[1] - 1
+        counted = torch.where(length > ignored, tokens, beyond).clamp(max=beyond)
+        return seen.scatter_(1, counted[:, None], True), ignored
+
+    def graph_end(self, ids: torch.Tensor, state: State, undone: int) -> None:
+        """Nothing is kept."""
+
+    def _without_ignored(self, ids: torch.Tensor, beyond: int) -> torch.Tensor:
+        """The ids with `beyond` in place of those that do not count."""
+        if len(self._ignored) not in (1, ids.shape[0]):
+            raise InputError(
+                f"prompt_ignore_length has {plural(len(self._ignored), 'number')}, the batch "
+                f"{plural(ids.shape[0], 'row')}"
+            )
+        self._ignored = self._ignored.to(ids.device)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        return ids.masked_fill(positions < self._ignored, beyond)

@@ -8,13 +8,14 @@ everything and top-k asks `topk`, as transformers does: that is no gain, and no 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from perstep.errors import InputError
+from perstep.fast._inside import State, Stateless
 from perstep.fast._processor import Processor, signed
 from perstep.fast._reading import on_host
 
@@ -28,7 +29,7 @@ _FEW = 1024  # candidates that are worth picking out one by one; beyond them the
 _SOME = 4096
 
 
-class TopP(Processor):
+class TopP(Stateless, Processor):
     """Keeps the most probable tokens that together reach `top_p`, as transformers' `TopPLogitsWarper` does.
 
     A token is kept if those before it, in descending order, have less than `top_p` together; of equal logits the one
@@ -86,6 +87,14 @@ class TopP(Processor):
         kept = 1 + int(np.searchsorted(sums[:-1], self.top_p * total, side="left"))
         _keep(row, out, ordered, max(kept, min(self.min_tokens_to_keep, len(values))), self.filter_value)
 
+    def graph_key(self) -> Hashable:
+        """Its kind and its settings."""
+        return TopP, self.top_p, self.filter_value, self.min_tokens_to_keep
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same by tensors alone."""
+        return scores if self.top_p == 1.0 else self._sorted(scores)
+
     def _sorted(self, scores: torch.Tensor) -> torch.Tensor:
         ordered, indices = torch.sort(scores)
         removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
@@ -95,7 +104,7 @@ class TopP(Processor):
         return scores.masked_fill(removed.scatter(1, indices, removed), self.filter_value)
 
 
-class TopK(Processor):
+class TopK(Stateless, Processor):
     """Keeps the tokens whose logit is not below the k-th largest, as transformers' `TopKLogitsWarper` does.
 
     All ties with the k-th are kept. On the host the k-th is searched only among values that are not below the k-th
@@ -128,10 +137,20 @@ class TopK(Processor):
             for row in range(len(rows)):
                 _keep_from(rows[row], kept[row], _kth_largest(rows[row].numpy(), self.top_k), self.filter_value)
             return kept
+        return self.graph_scores(scores, (), None)
+
+    def graph_key(self) -> Hashable:
+        """Its kind and its settings."""
+        return TopK, self.top_k, self.filter_value
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same by tensors alone."""
+        if self.top_k >= scores.shape[-1]:
+            return scores
         return scores.masked_fill(scores < torch.topk(scores, self.top_k).values[..., -1:], self.filter_value)
 
 
-class MinP(Processor):
+class MinP(Stateless, Processor):
     """Keeps tokens at least `min_p` times as probable as the most probable, as transformers' `MinPLogitsWarper` does.
 
     No probability is computed: the logits are compared with the largest plus log(min_p). A token whose ratio is within
@@ -156,18 +175,31 @@ class MinP(Processor):
     @signed
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """The scores [rows, columns] with `filter_value` at improbable tokens; `scores` itself is left as it is."""
-        least = scores.amax(dim=-1, keepdim=True) + math.log(self.min_p)
-        if self.min_tokens_to_keep > 1:
-            count = min(self.min_tokens_to_keep, scores.shape[-1])
-            least = torch.minimum(least, torch.topk(scores, count).values[..., -1:])
         if not (on_host(scores) and scores.dtype == torch.float32):
-            return scores.masked_fill(scores < least, self.filter_value)
+            return self.graph_scores(scores, (), None)
+        least = self._least(scores)
         rows = scores.detach().contiguous()
         kept = torch.empty_like(rows)
         for row, bound in enumerate(least[:, 0].tolist()):
             # A row with +inf has no probabilities to compare, and is handed on as transformers does.
             _keep_from(rows[row], kept[row], bound if bound < math.inf else math.nan, self.filter_value)
         return kept
+
+    def graph_key(self) -> Hashable:
+        """Its kind and its settings."""
+        return MinP, self.min_p, self.filter_value, self.min_tokens_to_keep
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same by tensors alone."""
+        return scores.masked_fill(scores < self._least(scores), self.filter_value)
+
+    def _least(self, scores: torch.Tensor) -> torch.Tensor:
+        """The least logit of each row that is kept, [rows, 1]."""
+        least = scores.amax(dim=-1, keepdim=True) + math.log(self.min_p)
+        if self.min_tokens_to_keep > 1:
+            count = min(self.min_tokens_to_keep, scores.shape[-1])
+            least = torch.minimum(least, torch.topk(scores, count).values[..., -1:])
+        return least
 
 
 def _kept(count: object) -> int:

@@ -6,7 +6,7 @@ prompt. A word ends where what was generated first matches a regular expression.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from perstep.automata import Vocabulary, compile, from_regex  # noqa: A004 - the
 from perstep.automata.dfa import minimal
 from perstep.automata.utf8 import ignoring_invalid
 from perstep.errors import InputError
+from perstep.fast._inside import State, Stateless
 from perstep.fast._reading import Reading, on_host
 from perstep.fast._stops import compile_stops
 
@@ -35,7 +36,7 @@ _ODD = 0x2545F4914F6CDD1D  # a 62-bit odd factor that makes the weights of later
 _LONGEST_GAP = 64  # more new tokens since the last call mean another generate call
 
 
-class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
+class StopStrings(Stateless, StoppingCriteria):  # type: ignore[misc] # transformers is not typed
     """Says of each row whether a stop string ends inside its last token, or (`anywhere`) whether it holds one.
 
     The verdicts are those of decoding everything: the text has an occurrence that ends in the last token. It may begin
@@ -101,6 +102,25 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc] # transformers is not
         if table is None:
             table = self._completes[tokens.device] = self._completes[torch.device("cpu")].to(tokens.device)
         return table[self._stops.reading.classes(tokens), state]
+
+    def graph_key(self) -> Hashable:
+        """Its kind, its strings and its vocabulary."""
+        return StopStrings, self.strings, self.anywhere, self.vocabulary.hash
+
+    def graph_begin(self, input_ids: torch.Tensor, width: int) -> State:  # noqa: ARG002
+        """The state of each row, and whether it holds a stop string that counts, int64 and bool [rows]."""
+        held = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return self.state(input_ids), self._hold_one(input_ids) if self.anywhere else held
+
+    def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:  # noqa: ARG002
+        """The same after one more token each."""
+        before, held = state
+        done = self.completes(before, tokens)
+        return self.advance(before, tokens), done | held if self.anywhere else done
+
+    def graph_stops(self, state: State) -> torch.Tensor:
+        """Whether the last token has stopped each row, bool [rows]."""
+        return state[1]
 
     def _hold_one(self, ids: torch.Tensor) -> torch.Tensor:
         """Whether each row of ids [rows, length] holds a stop string, bool [rows], by tensors alone."""
@@ -196,6 +216,44 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
     def is_complete(self, state: torch.Tensor) -> torch.Tensor:
         """Whether a word has just been completed in `state` [rows], bool [rows]."""
         return state == self._accept
+
+    capturable = True
+
+    def graph_key(self) -> Hashable:
+        """Its kind, its pattern and its vocabulary."""
+        return WordStop, self.pattern, self.vocabulary.hash
+
+    def graph_begin(self, input_ids: torch.Tensor, width: int) -> State:  # noqa: ARG002
+        """The state of each row behind the prompt, twice, int64 [rows]; a call may go on where another ended."""
+        length = input_ids.shape[1]
+        states = torch.zeros(len(input_ids), dtype=torch.int64, device=input_ids.device)
+        if 0 <= length - self._length < _LONGEST_GAP and on_host(input_ids) and self._text is not None:
+            self._follow(torch.nn.functional.pad(input_ids, (0, 1)).numpy(), self._text)
+            states = torch.tensor(self._states)
+        elif 0 <= length - self._length < _LONGEST_GAP and self._last and self._last[0].device == input_ids.device:
+            _, found, known = self._followed(input_ids, self._last)
+            for index in range(self._length, length):
+                found = self._reading.advance(found, input_ids[:, index])
+            states = torch.where(known, found, states)
+        else:
+            self._begin = length
+        return states, states
+
+    def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:  # noqa: ARG002
+        """The states after one more token each, and those before it."""
+        return self.advance(state[0], tokens), state[0].clone()
+
+    def graph_stops(self, state: State) -> torch.Tensor:
+        """Whether a word has just been completed, bool [rows]."""
+        return self.is_complete(state[0])
+
+    def graph_end(self, input_ids: torch.Tensor, state: State, undone: int) -> None:
+        """Remember the text and its states, for the call that goes on with it."""
+        begun = input_ids[:, self._begin :]
+        keys = (begun * self._weights_for(input_ids)[: begun.shape[1]]).sum(dim=1)
+        self._last, self._text, self._length = (keys, state[undone].clone()), None, input_ids.shape[1]
+        if on_host(input_ids):
+            self._text, self._states, self._last = begun.T.numpy().tobytes(), state[undone].tolist(), None
 
     def _on_host(self, ids: NDArray[np.int64]) -> torch.Tensor:
         length, rows = ids.shape[1], len(ids)

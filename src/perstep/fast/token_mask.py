@@ -8,7 +8,7 @@ becomes a row of -inf alone. Does not choose tokens: that is `fast.decode`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +18,9 @@ from perstep._words import plural
 from perstep.automata import Row, TokenAutomaton, TokenTable, apply
 from perstep.automata.rows import RowStore
 from perstep.errors import InputError
+from perstep.fast._inside import State
 from perstep.fast._processor import Processor, signed
-from perstep.fast.token_tables import DEAD, DeviceTables, check_tables, to_device
+from perstep.fast.token_tables import DEAD, DeviceTables, check_tables, starts_of, to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +99,7 @@ class TokenMask(Processor):
         parent_B, known_B = self._parents(input_ids)
         if self._is_lazy:
             return self._on_host(input_ids, scores, parent_B, known_B)
-        tables = self._tables_for(scores)
+        tables = self._tables_for(scores.shape[1], scores.device)
         starts_B = self._starts_B
         if starts_B is None:
             starts = torch.tensor(tables.starts, device=scores.device)
@@ -131,6 +132,40 @@ class TokenMask(Processor):
         """The table of a row of a batch."""
         return self.tables[row * len(self.tables) // batch]
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a captured step can hold it: whole tables it can, lazy ones are filled on the host."""
+        return not self._is_lazy
+
+    def graph_key(self) -> Hashable:
+        """Its kind and its tables."""
+        return TokenMask, self.tables, self._budget_bytes
+
+    def graph_begin(self, input_ids: torch.Tensor, width: int) -> State:
+        """The start state of each row and its table, both int64 [B].
+
+        Raises:
+            InputError: if the vocabulary is wider than the logits, or the batch does not fit the tables.
+        """
+        self.check(len(input_ids), width)
+        self._assign(len(input_ids), input_ids.device)
+        starts = starts_of([table for table in self._distinct if isinstance(table, TokenTable)])
+        return torch.tensor(starts, device=input_ids.device)[self._tables_B], self._tables_B
+
+    def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:  # noqa: ARG002
+        """The states after one more token each."""
+        assert self._on_device is not None  # noqa: S101 - since the beginning
+        states, tables = state
+        return self._on_device.step(states, tables, tokens), tables
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
+        """The same by the states."""
+        return self._tables_for(scores.shape[1], scores.device).mask(state[0], scores)
+
+    def graph_end(self, input_ids: torch.Tensor, state: State, undone: int) -> None:  # noqa: ARG002
+        """Which rows have left the grammar is asked afterwards."""
+        self._states_B = state[0].clone()
+
     def prepare(self, width: int, device: torch.device | str = "cpu") -> TokenMask:
         """Copy the tables to a device for logits of `width`; otherwise the first step does so.
 
@@ -153,10 +188,10 @@ class TokenMask(Processor):
             "captured graph take a TokenTable alone: table.whole(), or mask(..., engine='table')"
         )
 
-    def _tables_for(self, scores_BL: torch.Tensor) -> DeviceTables:
+    def _tables_for(self, width: int, device: torch.device) -> DeviceTables:
         found = self._on_device
-        if found is None or found.width != scores_BL.shape[1] or found.next_SC.device != scores_BL.device:
-            found = self.prepare(scores_BL.shape[1], scores_BL.device)._on_device
+        if found is None or found.width != width or found.next_SC.device != device:
+            found = self.prepare(width, device)._on_device
         assert found is not None  # noqa: S101 - only whole tables come here
         return found
 
@@ -171,14 +206,20 @@ class TokenMask(Processor):
         prefix_B = terms_BT[:, :-1].sum(1)
         before, followed = self._hash_B, length == self._length + 1
         self._length, self._hash_B = length, prefix_B + terms_BT[:, -1] if length else prefix_B
-        if len(self._tables_B) != batch or self._tables_B.device != ids_BT.device:
-            numbers = [self._distinct.index(self.table_of_row(row, batch)) for row in range(batch)]
-            self._tables_B = torch.tensor(numbers, device=ids_BT.device)
+        if self._assign(batch, ids_BT.device):
             self._starts_B = None
         elif followed and before is not None:
             same_BB = (prefix_B[:, None] == before) & (self._tables_B[:, None] == self._tables_B)
             return same_BB.int().argmax(1), same_BB.any(1)
         return None, None
+
+    def _assign(self, batch: int, device: torch.device) -> bool:
+        """Give each row its table; whether that is new."""
+        if len(self._tables_B) == batch and self._tables_B.device == device:
+            return False
+        numbers = [self._distinct.index(self.table_of_row(row, batch)) for row in range(batch)]
+        self._tables_B = torch.tensor(numbers, device=device)
+        return True
 
     # Lazy tables: rows are made on the host, so the ids are read there
 

@@ -8,6 +8,7 @@ so that every row of a batch may have its own. What a text that left its grammar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,6 +70,12 @@ class DeviceTables:
         return torch.where(allowed_BL, scores_BL, -torch.inf)
 
 
+def starts_of(tables: Sequence[TokenTable]) -> tuple[int, ...]:
+    """The start state of each table, with the states of all numbered one table after the other."""
+    offsets = accumulate((table.ended for table in tables), initial=0)
+    return tuple(table.start + offset for table, offset in zip(tables, offsets, strict=False))
+
+
 def to_device(tables: Sequence[TokenTable], width: int, device: torch.device, budget_bytes: int) -> DeviceTables:
     """The tables as tensors on `device` for logits of `width`; rows as booleans while they fit into the budget."""
     vocabulary = tables[0].vocabulary
@@ -78,8 +85,9 @@ def to_device(tables: Sequence[TokenTable], width: int, device: torch.device, bu
     class_KV = np.zeros((len(tables), vocabulary.size + 1), np.int32)
     row_S = np.zeros(num_states, np.int32)
     bits_RW = [_packed(_ways_out(vocabulary), width)]
-    starts, offset, num_rows = [], 0, 1
+    starts, num_rows = starts_of(tables), 1
     for number, table in enumerate(tables):
+        offset = starts[number] - table.start
         live = slice(offset + 1, offset + table.ended + 1)
         targets = table.transitions[1:].astype(np.int32)
         next_SC[live, : targets.shape[1]] = np.where(targets == 0, DEAD, targets + offset)
@@ -88,8 +96,6 @@ def to_device(tables: Sequence[TokenTable], width: int, device: torch.device, bu
         rows = table.bits_by_row()
         bits_RW.append(_widened(rows, width))
         row_S[live] = table.row_of[1:] + num_rows
-        starts.append(table.start + offset)
-        offset += table.ended
         num_rows += len(rows)
     bits = np.concatenate(bits_RW)
     forbidden: torch.Tensor
@@ -103,7 +109,7 @@ def to_device(tables: Sequence[TokenTable], width: int, device: torch.device, bu
         torch.from_numpy(class_KV.reshape(-1)).to(device),
         torch.from_numpy(row_S).to(device),
         forbidden.to(device),
-        tuple(starts),
+        starts,
         num_classes,
         vocabulary.size,
         width,

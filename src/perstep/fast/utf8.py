@@ -7,7 +7,7 @@ it ends only between characters. The state is settled by the last three tokens (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import torch
 from perstep._words import plural
 from perstep.automata import Vocabulary, compile, utf8  # noqa: A004 - the word of the glossary
 from perstep.errors import InputError
+from perstep.fast._inside import State, Stateless
 from perstep.fast._processor import Processor, signed
 from perstep.fast._reading import FEW_ROWS, Reading, on_host
 
@@ -31,7 +32,7 @@ _BYTES = 3  # of one character, before its last: what an unfinished one can have
 _SPARSE_ABOVE = 4096  # logits so wide that reading a whole row of a mask costs more than listing its exceptions
 
 
-class Utf8(Processor):
+class Utf8(Stateless, Processor):
     """Allows a token if and only if the text can still become valid UTF-8 after it.
 
     The prompt counts too: it may end inside a character. Invalid bytes in it are skipped as with `errors="replace"`,
@@ -66,7 +67,7 @@ class Utf8(Processor):
             raise InputError(f"max_length {max_length}: it is the length at which generation ends, 1 or more")
         self.vocabulary = Vocabulary.of(vocab)
         self.max_length = max_length
-        special = sorted(set(map(int, special_ids)))
+        special = self._special = sorted(set(map(int, special_ids)))
         if not set(special) <= self.vocabulary.special_ids:
             odd = sorted(set(special) - self.vocabulary.special_ids)[0]
             raise InputError(f"special_ids names {odd}, which is no special id of the vocabulary")
@@ -95,6 +96,27 @@ class Utf8(Processor):
     def mask(self, scores: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """The scores [rows, columns] with -inf at tokens that `state` [rows] does not allow, at any length."""
         return torch.minimum(scores, self._rows.caps(scores, self._rows.reach)[state])
+
+    def graph_key(self) -> Hashable:
+        """Its kind, its vocabulary and its settings."""
+        return Utf8, self.vocabulary.hash, tuple(self._special), self.max_length
+
+    def graph_begin(self, input_ids: torch.Tensor, width: int) -> State:  # noqa: ARG002
+        """The state of each row."""
+        return (self._reading.states(input_ids),)
+
+    def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:  # noqa: ARG002
+        """The state after one more token each."""
+        return (self._reading.advance(state[0], tokens),)
+
+    def graph_scores(self, scores: torch.Tensor, state: State, length: torch.Tensor) -> torch.Tensor:
+        """The same by the states."""
+        reach = self._rows.reach
+        if self.max_length is None:
+            return torch.minimum(scores, self._rows.caps(scores, reach)[state[0]])
+        left = self.max_length - length - 1
+        left = torch.where(left < 0, reach, left.clamp(max=reach)).expand(len(state[0]))  # [] would be read as a number
+        return torch.minimum(scores, self._rows.caps_by_left(scores)[left, state[0]])
 
     def allowed(self, input_ids: torch.Tensor) -> list[NDArray[np.int64]]:
         """The allowed ids of each row, ascending; for debugging and tests, because it waits for the device."""
@@ -186,6 +208,14 @@ class _Rows:
             caps = torch.where(self.allowed[left], torch.inf, -torch.inf)
             caps = torch.nn.functional.pad(caps, (0, columns - self.size), value=-torch.inf)
             found = self._caps[key] = caps.to(device=scores.device, dtype=scores.dtype)
+        return found
+
+    def caps_by_left(self, scores: torch.Tensor) -> torch.Tensor:
+        """The caps where 0, 1, 2 ... tokens are left, [lefts, states, columns]."""
+        key = (scores.shape[1], scores.dtype, scores.device, -1)
+        found = self._caps.get(key)
+        if found is None:
+            found = self._caps[key] = torch.stack([self.caps(scores, left) for left in range(self.reach + 1)])
         return found
 
     def caps_on_host(self, scores: torch.Tensor, left: int) -> _CapsOnHost:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
@@ -83,7 +83,11 @@ class CeilingArm:
         return calls * self.work / elapsed_ns
 
 
-def imported_torch() -> Any:
+Torch = Any
+"""The module, which is not imported here; None where it is not there."""
+
+
+def imported_torch() -> Torch:
     """The torch module if it is imported already, else None. It is never imported here."""
     return sys.modules.get("torch")
 
@@ -137,7 +141,7 @@ def _equal_slices(buffer: Buffer, count: int) -> list[Buffer]:
     return [buffer[index * size : (index + 1) * size] for index in range(count)]
 
 
-def _on_all(pool: ThreadPoolExecutor, function: Callable[..., object], arguments: list[tuple[Any, ...]]) -> None:
+def _on_all(pool: ThreadPoolExecutor, function: Callable[..., object], arguments: Sequence[tuple[object, ...]]) -> None:
     for future in [pool.submit(function, *each) for each in arguments]:
         future.result()
 

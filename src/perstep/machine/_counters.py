@@ -11,10 +11,15 @@ import contextlib
 import ctypes
 import gc
 import os
-import resource
 from typing import TYPE_CHECKING
 
+from perstep.errors import InputError
 from perstep.machine._limits import throttle_file
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +49,7 @@ class KernelFile:
         self._descriptor: int | None = None
         if path is not None:
             with contextlib.suppress(OSError):
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def text(self) -> str:
         """The first 512 bytes as text."""
@@ -63,9 +68,18 @@ class KernelFile:
 
 
 class Counters:
-    """The counters of this process, of the thread that made this object, and of the machine."""
+    """The counters of this process, of the thread that made this object, and of the machine.
+
+    Raises:
+        InputError: the system does not count a process's time and switches, so no disturbance would be seen.
+    """
 
     def __init__(self, source: Source) -> None:
+        if resource is None:
+            raise InputError(
+                "this system does not count what disturbs a process (Windows has no getrusage), so nothing can be"
+                " measured; use Linux, macOS or WSL"
+            )
         self._stat = KernelFile(source.root / "proc/stat")
         self._sched = KernelFile(source.root / "proc/thread-self/schedstat")
         self._tasks = source.root / "proc/self/task"

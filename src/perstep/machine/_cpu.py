@@ -133,14 +133,14 @@ def _isa(blocks: list[dict[str, str]]) -> tuple[str, ...] | Unknown:
 
 def _siblings(source: Source, online: tuple[int, ...]) -> set[str] | None:
     """The distinct sets of hardware threads that share a core; None unless every CPU tells."""
-    found = set()
+    sets = set()
     for cpu in online:
         folder = f"{CPUS}/cpu{cpu}/topology"
         siblings = source.text(f"{folder}/core_cpus_list") or source.text(f"{folder}/thread_siblings_list")
         if siblings is None:
             return None
-        found.add(siblings)
-    return found
+        sets.add(siblings)
+    return sets
 
 
 def _cores_physical(source: Source, online: tuple[int, ...] | None, blocks: list[dict[str, str]]) -> MaybeInt:
@@ -187,10 +187,10 @@ def _caches(source: Source, cpu: int) -> tuple[IntOrNone, IntOrNone, IntOrNone, 
 
 def _frequency(source: Source, cpus: tuple[int, ...], name: str, *, highest: bool = True) -> MaybeInt:
     read = [source.integer(f"{CPUS}/cpu{cpu}/cpufreq/{name}", scale=1000) for cpu in cpus]
-    known = [value for value in read if isinstance(value, int) and value > 0]
-    if not known:
+    positive = [value for value in read if isinstance(value, int) and value > 0]
+    if not positive:
         return UNKNOWN
-    return max(known) if highest else min(known)
+    return max(positive) if highest else min(positive)
 
 
 def _joined(source: Source, cpus: tuple[int, ...], name: str) -> str:

@@ -108,8 +108,8 @@ def _torch_gpus(source: Source) -> Gpus:
         return NONE
     if not cuda.is_initialized():
         return UNKNOWN
-    found = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
-    return tuple(Gpu(name=str(one.name), memory_bytes=int(one.total_memory), source="torch") for one in found)
+    properties = [cuda.get_device_properties(index) for index in range(cuda.device_count())]
+    return tuple(Gpu(name=str(one.name), memory_bytes=int(one.total_memory), source="torch") for one in properties)
 
 
 def _virtualisation(source: Source) -> str:
@@ -144,8 +144,8 @@ def _container(source: Source) -> str:
 def _power(source: Source) -> str:
     """`ac`, `battery`, or `none seen` where no power supply is listed (servers, virtual machines)."""
     if source.uname.system == "Darwin":
-        told = source.run(["pmset", "-g", "batt"]) or ""
-        return "battery" if "'Battery Power'" in told else "ac" if "'AC Power'" in told else UNKNOWN
+        output = source.run(["pmset", "-g", "batt"]) or ""
+        return "battery" if "'Battery Power'" in output else "ac" if "'AC Power'" in output else UNKNOWN
     supplies = source.entries("sys/class/power_supply")
     if supplies is None:
         return UNKNOWN

@@ -116,9 +116,9 @@ def _groups(source: Source, controller: str) -> tuple[list[str], Literal["v1", "
     for mount, path in mounts:
         parts = [part for part in path.split("/") if part not in {"", ".."}]
         ways_up = ["/".join([mount, *parts[:depth]]) for depth in range(len(parts), -1, -1)]
-        found = [folder for folder in ways_up if (source.root / folder).is_dir()]
-        if found:
-            return found, version
+        folders = [folder for folder in ways_up if (source.root / folder).is_dir()]
+        if folders:
+            return folders, version
     return [], UNKNOWN
 
 

@@ -85,5 +85,5 @@ def busy_processes(
         for key, entry in after.items()
         if key in before
     ]
-    found = [process for process in busy if process.cpu_percent >= least_percent]
-    return sorted(found, key=lambda process: -process.cpu_percent)
+    chosen = [process for process in busy if process.cpu_percent >= least_percent]
+    return sorted(chosen, key=lambda process: -process.cpu_percent)

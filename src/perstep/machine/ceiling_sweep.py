@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from perstep._words import plural
 from perstep.errors import InputError
@@ -215,7 +216,7 @@ def _size_of(figure: str) -> int:
 
 
 def _read_arms(
-    kind: str, buffer: Buffer, sizes: Sequence[int], row: int, threads: int, dtype: str, torch: Any
+    kind: str, buffer: Buffer, sizes: Sequence[int], row: int, threads: int, dtype: str, torch: ModuleType | None
 ) -> Iterator[CeilingArm]:
     """The first `size` bytes as a matrix with rows of `row` numbers times a vector, as decoding reads weights."""
     import numpy as np
@@ -241,7 +242,7 @@ def _read_arms(
             yield arm(method="torch linear", call=call, work=rows * columns * tensor.element_size())
 
 
-def _call_arms(buffer: Buffer, sizes: Sequence[int], threads: int, torch: Any) -> Iterator[CeilingArm]:
+def _call_arms(buffer: Buffer, sizes: Sequence[int], threads: int, torch: ModuleType | None) -> Iterator[CeilingArm]:
     """Four different small calls, with warm caches and right after reading a set: nanoseconds per call."""
     import numpy as np
 
@@ -271,7 +272,7 @@ def _call_arms(buffer: Buffer, sizes: Sequence[int], threads: int, torch: Any) -
         yield arm(figure=f"call.{size}", before=partial(np.dot, read, read), working_set_bytes=size)
 
 
-def _arithmetic_arms(threads: int, dtype: str, torch: Any) -> Iterator[CeilingArm]:
+def _arithmetic_arms(threads: int, dtype: str, torch: ModuleType | None) -> Iterator[CeilingArm]:
     """Products, vectors and special functions, with operands in cache."""
     import numpy as np
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from perstep._json import Json
 from perstep._version import __version__
 from perstep._words import plural, short
 from perstep.errors import InputError
@@ -177,8 +178,8 @@ def _last_level_bytes(machine: Machine) -> int | None:
 
 
 def _free_bytes(machine: Machine) -> int | None:
-    known = [machine.memory.available_bytes, machine.cgroup.memory_limit_bytes]
-    return min((size for size in known if isinstance(size, int)), default=None)
+    limits = [machine.memory.available_bytes, machine.cgroup.memory_limit_bytes]
+    return min((size for size in limits if isinstance(size, int)), default=None)
 
 
 def ceiling_arms(
@@ -302,7 +303,7 @@ def _positive(budget_s: float) -> float:
     return budget_s
 
 
-def _processor_of(machine: Machine) -> dict[str, Any]:
+def _processor_of(machine: Machine) -> dict[str, Json]:
     """What ceilings say of the machine that they are of."""
     return {
         "identity": identity(machine),

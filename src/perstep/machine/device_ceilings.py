@@ -126,8 +126,8 @@ class DeviceCeilings(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, kind: str) -> list[DeviceFigure]:
         """The figures whose name begins with this word, smallest first."""
-        held = [figure for name, figure in self.figures.items() if name.partition(".")[0] == kind]
-        return sorted(held, key=lambda figure: (figure.rows, figure.bytes_moved))
+        figures = [figure for name, figure in self.figures.items() if name.partition(".")[0] == kind]
+        return sorted(figures, key=lambda figure: (figure.rows, figure.bytes_moved))
 
     @property
     def memory_gb_s(self) -> float | None:

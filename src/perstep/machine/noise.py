@@ -115,10 +115,10 @@ def busy_reason(shares: Iterable[float | None]) -> str:
     Args:
         shares: of each round, the share of its time in which it waited; None counts as none.
     """
-    known = sorted(share or 0.0 for share in shares)
-    if not known or known[(len(known) - 1) // 2] <= BUSY_SHARE:
+    measured = sorted(share or 0.0 for share in shares)
+    if not measured or measured[(len(measured) - 1) // 2] <= BUSY_SHARE:
         return ""
-    return f"the machine was busy: waited {sum(known) / len(known):.0%}".replace("%", " %")
+    return f"the machine was busy: waited {sum(measured) / len(measured):.0%}".replace("%", " %")
 
 
 def others_jiffies(noise: Noise) -> float | None:
@@ -145,7 +145,7 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
         switches = noise.thread_involuntary_switches
         switches = noise.involuntary_switches if switches is None else switches
         preempted = switches > limits.switches_per_s * wall_s
-    found = {
+    hits = {
         "preempted": preempted,
         "major faults": noise.major_faults > 0,
         "steal": (noise.steal_jiffies or 0) > limits.steal_share * total,
@@ -155,7 +155,7 @@ def is_hit(noise: Noise, limits: NoiseLimits = DEFAULT_LIMITS) -> list[str]:
         and others > limits.others_share * total,
         "garbage collection": noise.gc_full_collections > 0,
     }
-    return [kind for kind, hit in found.items() if hit]
+    return [kind for kind, hit in hits.items() if hit]
 
 
 def was_taken(noise: Noise) -> bool:
@@ -202,8 +202,8 @@ def summarise_noise(rounds: Iterable[Noise], limits: NoiseLimits = DEFAULT_LIMIT
     total = _sum(noise.total_jiffies for noise in noises)
     return NoiseSummary(
         rounds=len(noises),
-        rounds_hit=sum(1 for found in kinds if found),
-        by_kind=dict(Counter(kind for found in kinds for kind in found)),
+        rounds_hit=sum(1 for hits in kinds if hits),
+        by_kind=dict(Counter(kind for hits in kinds for kind in hits)),
         wall_ns=sum(noise.wall_ns for noise in noises),
         involuntary_switches=sum(noise.involuntary_switches for noise in noises),
         major_faults=sum(noise.major_faults for noise in noises),
@@ -225,8 +225,8 @@ def _waited_wall_ns(noise: Noise) -> float | None:
 
 
 def _sum(values: Iterable[N | None]) -> N | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    counted = [value for value in values if value is not None]
+    return sum(counted) if counted else None
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

@@ -69,54 +69,54 @@ def noise_warnings(noise: NoiseSummary | None, *, of_calls: bool = False) -> lis
     """
     if noise is None:
         return []
-    found = []
+    warnings = []
     what, remedy = ("calls", "") if of_calls else ("rounds", ", or give more rounds: --budget")
     wall_s = noise.wall_ns / 1e9
     if noise.rounds_hit > HIT_LIMIT * noise.rounds:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(noise.by_kind.items()))
-        found.append(
+        warnings.append(
             f"{noise.rounds_hit} of {noise.rounds} {what} ({noise.rounds_hit / noise.rounds:.0%}) were "
             f"disturbed: {kinds}. They are marked and kept; intervals are wider for it. "
             f"Close other programs and run again{remedy}"
         )
     if noise.steal_share is not None and noise.steal_share > STEAL_LIMIT:
-        found.append(
+        warnings.append(
             f"the hypervisor gave {noise.steal_share:.1%} of the CPU time to others (steal). "
             "Nothing inside this machine can stop that: use a dedicated instance, or a quieter hour"
         )
     if noise.throttled_periods:
         took = "" if noise.throttled_ns is None else f" for {noise.throttled_ns / 1e9:.2f} s of {wall_s:.2f} s"
-        found.append(
+        warnings.append(
             f"the control group's CPU quota stopped this process in "
             f"{plural(noise.throttled_periods, 'period')}{took}. {RAISE_QUOTA}, or use fewer threads: "
             f"{'OMP_NUM_THREADS' if of_calls else '-t'}"
         )
     if noise.waited_share is not None and noise.waited_share > WAITED_LIMIT:
-        found.append(
+        warnings.append(
             f"this process was ready but not running for {noise.waited_share:.1%} of the time. "
             "Find who runs instead: top -o %CPU"
         )
     if noise.others_share is not None and noise.others_share > OTHERS_LIMIT:
-        found.append(
+        warnings.append(
             f"other processes used {noise.others_share:.0%} of this machine's CPU time during the {what}. "
             "Find them: top -o %CPU"
         )
     if noise.major_faults:
-        found.append(
+        warnings.append(
             f"{plural(noise.major_faults, 'page')} had to be read from disk during the {what} (major page faults): "
             "memory is short, or files were not in the page cache. See which: free -h"
         )
     low, high = noise.frequency_low_hz, noise.frequency_high_hz
     if low is not None and high is not None and high - low > FREQUENCY_SPREAD_LIMIT * high:
-        found.append(
+        warnings.append(
             f"the CPU frequency went from {_ghz(low)} to {_ghz(high)} GHz between {what}. "
             "Fix it: sudo cpupower frequency-set -g performance, and turn turbo off"
         )
-    return found
+    return warnings
 
 
 def _busy_warnings(machine: Machine, busy: Sequence[BusyProcess]) -> list[str]:
-    found = [
+    warnings = [
         f"process {process.name} (pid {process.pid}) uses {process.cpu_percent:.0f} % of a core. "
         f"Wait for it to end or, if it is yours, pause it: kill -STOP {process.pid}, "
         f"afterwards kill -CONT {process.pid}"
@@ -124,11 +124,11 @@ def _busy_warnings(machine: Machine, busy: Sequence[BusyProcess]) -> list[str]:
     ]
     load, cpus = machine.host.load_average_1min, _allowed(machine)
     if isinstance(load, float) and cpus is not None and load > LOAD_LIMIT * cpus:
-        found.append(
+        warnings.append(
             f"the load average was {load:.2f} on {plural(cpus, 'CPU')} before measuring began. "
             "If that was not your own work, find whose: top -o %CPU"
         )
-    return found
+    return warnings
 
 
 def _allowed(machine: Machine) -> int | None:
@@ -174,13 +174,13 @@ def _thread_warnings(machine: Machine, threads: int | None, option: str) -> list
 
 
 def _frequency_warnings(machine: Machine) -> list[str]:
-    cpu, found = machine.cpu, []
+    cpu, warnings = machine.cpu, []
     if machine.host.power == "battery":
-        found.append("this machine runs on battery, which lowers the CPU frequency. Plug it in")
+        warnings.append("this machine runs on battery, which lowers the CPU frequency. Plug it in")
     if cpu.governor not in {UNKNOWN, "performance"}:
         now, most = cpu.frequency_now_hz, cpu.frequency_max_hz
         by = f" ({_ghz(now)} of {_ghz(most)} GHz now)" if isinstance(now, int) and isinstance(most, int) else ""
-        found.append(
+        warnings.append(
             f"the CPU frequency governor is {cpu.governor!r}, not 'performance': the frequency follows "
             f"the load{by}. Try: sudo cpupower frequency-set -g performance"
         )
@@ -188,39 +188,39 @@ def _frequency_warnings(machine: Machine) -> list[str]:
         base, most = cpu.frequency_base_hz, cpu.frequency_max_hz
         by = f" between {_ghz(base)} and {_ghz(most)} GHz" if isinstance(base, int) and isinstance(most, int) else ""
         off = "1" if cpu.turbo_control.endswith("no_turbo") else "0"
-        found.append(
+        warnings.append(
             f"turbo is on: the frequency varies{by} with temperature and with how many cores are busy. "
             f"For steadier, slower numbers: echo {off} | sudo tee {cpu.turbo_control}"
         )
-    return found
+    return warnings
 
 
 def _memory_warnings(machine: Machine) -> list[str]:
-    memory, found = machine.memory, []
+    memory, warnings = machine.memory, []
     used, ram = memory.swap_used_bytes, memory.ram_bytes
     if isinstance(used, int) and isinstance(ram, int) and used > SWAP_LIMIT * ram:
-        found.append(
+        warnings.append(
             f"{used / 2**20:.0f} MiB are swapped out. If the model is among it, steps wait for the disk. "
             "Close programs until free -h shows room, then: sudo swapoff -a && sudo swapon -a"
         )
     if memory.transparent_huge_pages == "always":
-        found.append(
+        warnings.append(
             "transparent huge pages are 'always': memory in use (RSS) grows in pieces of 2 MiB, and the "
             f"kernel merges pages in the background. Try: echo madvise | sudo tee {HUGE_PAGES}"
         )
     if memory.transparent_huge_pages == "never":
-        found.append(
+        warnings.append(
             "transparent huge pages are 'never': large matrices are read through pages of the smallest "
             f"size, which costs bandwidth. Try: echo madvise | sudo tee {HUGE_PAGES}"
         )
     limit, free = machine.cgroup.memory_limit_bytes, memory.available_bytes
     if isinstance(limit, int) and isinstance(free, int) and limit < free:
-        found.append(
+        warnings.append(
             f"the control group allows {limit / 2**30:.1f} GiB, less than the {free / 2**30:.1f} GiB "
             "this machine has free: a large model may be killed. Raise it: docker run --memory, "
             "or the pod's memory limit"
         )
-    return found
+    return warnings
 
 
 def _ghz(frequency_hz: int) -> str:

@@ -12,7 +12,7 @@ from itertools import cycle, pairwise
 from math import ceil
 from operator import length_hint
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from perstep.errors import InputError
 from perstep.measure.clock import Clock, processor_clock
@@ -40,7 +40,7 @@ class ArmFailed(InputError):  # noqa: N818 - it reads as what happened, like Inv
         super().__init__(f"arm {arm!r} failed in call {call}: {why}")
         self.arm = arm
         self.call = call
-        self.partial: Any = None
+        self.partial: object = None
 
 
 class BlockTime(NamedTuple):
@@ -95,7 +95,7 @@ PLACES = 8
 """Copies of a function's code, in turn: as many as a warm-up has rounds, so that all of them are warm."""
 
 
-def at_other_places(call: Callable[[], Any]) -> list[Callable[[], Any]]:
+def at_other_places(call: Callable[[], object]) -> list[Callable[[], object]]:
     """A Python function, or a bound method, with copies of it whose code lies elsewhere in memory.
 
     Of two functions with the same text one took 3 to 14 % longer than the other for as long as the process lived, in
@@ -138,7 +138,7 @@ class CallableArm:
     least_calls = 2
     """So that no more than a third of the time goes into discarded calls."""
 
-    def __init__(self, name: str, call: Callable[[], Any], clock: Clock) -> None:
+    def __init__(self, name: str, call: Callable[[], object], clock: Clock) -> None:
         self._name = name
         self._call = call
         self._places = cycle(at_other_places(call))

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.measure.device_rows import Row, is_launch
 
@@ -92,8 +93,7 @@ def read_chrome_trace(path: Path, progress: Callable[[float], None] = lambda _sh
     try:
         with path.open("rb") as raw:
             size = path.stat().st_size
-            unpacked: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-            text = TextIOWrapper(unpacked, encoding="utf-8-sig", errors="replace")
+            text = TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, encoding="utf-8-sig", errors="replace")
             return _read(_Stream(text, path, lambda: progress(raw.tell() / size)), path)
     except RecursionError as error:
         raise InputError(f"{path}: JSON nested deeper than a trace ever is; give a torch Chrome trace") from error
@@ -145,7 +145,7 @@ class _Stream:
             raise self.wrong(f"{expected!r} is missing")
         self._at += 1
 
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The next value, whole."""
         self.peek()
         while True:
@@ -187,22 +187,22 @@ class _Stream:
 
 
 def _read(stream: _Stream, path: Path) -> ChromeTrace:
-    collected, found = _Collector(path), False
+    collected, has_events = _Collector(path), False
     if stream.peek() == "[":
-        found = True
+        has_events = True
         for event in _items(stream):
             collected.take(event)
     else:
         for key in _keys(stream):
             if key == "traceEvents" and stream.peek() == "[":
-                found = True
+                has_events = True
                 for event in _items(stream):
                     collected.take(event)
                 continue
             value = stream.value()
             if key == "deviceProperties":
                 collected.take_devices(value)
-    if not found:
+    if not has_events:
         raise InputError(f"{path}: JSON, but no list of traceEvents; give what export_chrome_trace writes")
     if stream.peek():
         raise stream.wrong("something follows the trace")
@@ -222,7 +222,7 @@ def _keys(stream: _Stream) -> Iterator[str]:
     stream.take("}")
 
 
-def _items(stream: _Stream) -> Iterator[Any]:
+def _items(stream: _Stream) -> Iterator[Json]:
     """The items of a list."""
     stream.take("[")
     while stream.peek() != "]":
@@ -255,13 +255,13 @@ class _Collector:
         self._names: dict[str, str] = {}
         self._threads: dict[tuple[str, str], int] = {}
         self._processes: dict[str, int] = {}
-        self._begun: dict[int, list[dict[str, Any]]] = {}
+        self._begun: dict[int, list[dict[str, Json]]] = {}
         self._flows: dict[tuple[str, str, int], int] = {}
         self._lacking: list[tuple[list[Row], int, tuple[str, str, int]]] = []
         self._correlated = False
         self._kept = 0
 
-    def take(self, event: Any) -> None:
+    def take(self, event: Json) -> None:
         """Keep an event, if it is of a kind that says something."""
         phase = event.get("ph") if isinstance(event, dict) else None
         if phase == "X":
@@ -278,7 +278,7 @@ class _Collector:
         elif phase is None:
             self._trace.unreadable += 1
 
-    def take_devices(self, value: Any) -> None:
+    def take_devices(self, value: Json) -> None:
         """Keep the names of devices, as `deviceProperties` has them."""
         for one in value if isinstance(value, list) else ():
             if isinstance(one, dict) and isinstance(one.get("id"), int) and one.get("name"):
@@ -292,7 +292,7 @@ class _Collector:
                 rows[index] = rows[index]._replace(correlation=self._flows[place])
         return self._trace
 
-    def _end(self, event: dict[str, Any]) -> None:
+    def _end(self, event: dict[str, Json]) -> None:
         begun, ended = self._begun.get(self._thread(event)), _ns(event.get("ts"))
         if not begun:
             self._trace.unclosed += 1
@@ -301,7 +301,7 @@ class _Collector:
         start = _ns(began.get("ts"))
         self._complete(began, start, None if start is None or ended is None else ended - start)
 
-    def _complete(self, event: dict[str, Any], start_ns: int | None, duration_ns: int | None) -> None:
+    def _complete(self, event: dict[str, Json], start_ns: int | None, duration_ns: int | None) -> None:
         name, kind = event.get("name"), _kind(event)
         if kind is None or (kind == "module" and not str(name).startswith(MODULE)):
             return
@@ -314,15 +314,15 @@ class _Collector:
         if self._kept > MOST_EVENTS:
             raise InputError(f"{self._path}: more than {MOST_EVENTS:,} events that count; profile fewer steps")
         args = event.get("args")
-        known = self._names.get(name) or self._names.setdefault(name, _printable(name)), start_ns, duration_ns
-        row = self._row(event, kind, known, args if isinstance(args, dict) else {})
+        fields = self._names.get(name) or self._names.setdefault(name, _printable(name)), start_ns, duration_ns
+        row = self._row(event, kind, fields, args if isinstance(args, dict) else {})
         self._into[kind].append(row)
         if kind in ("call", "work") and row.correlation <= 0:
             place = (str(event.get("pid")), str(event.get("tid")), start_ns)
             self._lacking.append((self._into[kind], len(self._into[kind]) - 1, place))
 
-    def _row(self, event: dict[str, Any], kind: str, known: tuple[str, int, int], args: dict[str, Any]) -> Row:
-        name, start_ns, duration_ns = known
+    def _row(self, event: dict[str, Json], kind: str, fields: tuple[str, int, int], args: dict[str, Json]) -> Row:
+        name, start_ns, duration_ns = fields
         external, correlation = _number(args.get("External id")), _number(args.get("correlation"))
         self._correlated = self._correlated or correlation > 0
         if kind == "work":
@@ -337,7 +337,7 @@ class _Collector:
             return Row(name, HOST, start_ns, duration_ns, own, external, process, thread)
         return Row(name, HOST, start_ns, duration_ns, external, 0, process, thread)
 
-    def _thread(self, event: dict[str, Any]) -> int:
+    def _thread(self, event: dict[str, Json]) -> int:
         process, thread = str(event.get("pid")), str(event.get("tid"))
         number = self._threads.get((process, thread))
         if number is None:
@@ -346,7 +346,7 @@ class _Collector:
         return number
 
 
-def _kind(event: dict[str, Any]) -> str | None:
+def _kind(event: dict[str, Json]) -> str | None:
     """What an event is here; an annotation where it has no category, as in traces of other tools."""
     category = str(event.get("cat") or "user_annotation").lower()
     if category.endswith(("_runtime", "_driver")):
@@ -359,12 +359,12 @@ def _printable(name: str) -> str:
     return name if name.isprintable() else "".join(one if one.isprintable() else " " for one in name)
 
 
-def _number(value: Any) -> int:
+def _number(value: Json) -> int:
     """A whole number of the trace; 0 for none."""
     return value if isinstance(value, int) else 0
 
 
-def _ns(microseconds: Any) -> int | None:
+def _ns(microseconds: Json) -> int | None:
     """Whole nanoseconds of a number of microseconds, whose decimals are still text; None if it is none."""
     if isinstance(microseconds, int):
         return microseconds * 1000 if abs(microseconds) < MOST_US else None

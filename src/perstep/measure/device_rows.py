@@ -106,7 +106,7 @@ def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: s
         prefix: of the host ranges that are parts.
         step_prefix: of the host ranges that are steps.
     """
-    found = Sorted([], [], {}, {}, [])
+    sorted_rows = Sorted([], [], {}, {}, [])
     on_device: list[Row] = []
     host_names: set[str] = set()
     range_names: set[str] = set()
@@ -116,20 +116,20 @@ def sort_rows(rows: Iterable[Row], *, prefix: str = RANGE_PREFIX, step_prefix: s
             continue
         (range_names if row.annotation else host_names).add(row.name)
         if row.name.startswith(step_prefix):
-            found.steps.append(row)
+            sorted_rows.steps.append(row)
         elif row.name.startswith(prefix):
-            found.parts.append(row)
+            sorted_rows.parts.append(row)
         if _RUNTIME.match(row.name):
             if is_launch(row.name):
-                found.launches[row.correlation] = row
+                sorted_rows.launches[row.correlation] = row
         else:
-            found.operators[row.correlation] = row
+            sorted_rows.operators[row.correlation] = row
     no_work = range_names or host_names
-    found.work.extend(row for row in on_device if not (row.annotation or _is_no_work(row.name, no_work)))
-    found.work.sort(key=lambda row: (row.start_ns, row.stream, row.correlation))
-    for ranges in (found.parts, found.steps):
+    sorted_rows.work.extend(row for row in on_device if not (row.annotation or _is_no_work(row.name, no_work)))
+    sorted_rows.work.sort(key=lambda row: (row.start_ns, row.stream, row.correlation))
+    for ranges in (sorted_rows.parts, sorted_rows.steps):
         ranges.sort(key=lambda row: (row.start_ns, -row.duration_ns))
-    return found
+    return sorted_rows
 
 
 def _is_no_work(name: str, ranges: set[str]) -> bool:

@@ -143,29 +143,29 @@ def attribute(
     Raises:
         InvalidMeasurement: several devices worked: their times are not one device's.
     """
-    found = sort_rows(rows, prefix=prefix, step_prefix=step_prefix)
-    devices = {row.device for row in found.work}
+    sorted_rows = sort_rows(rows, prefix=prefix, step_prefix=step_prefix)
+    devices = {row.device for row in sorted_rows.work}
     if len(devices) > 1:
         raise InvalidMeasurement(f"{plural(len(devices), 'device')} worked in this trace; attribute one at a time")
     if steps is None:
-        steps = [(row.name.removeprefix(step_prefix), row.start_ns, row.end_ns) for row in found.steps]
-    where = _Where(found, steps, prefix)
+        steps = [(row.name.removeprefix(step_prefix), row.start_ns, row.end_ns) for row in sorted_rows.steps]
+    where = _Where(sorted_rows, steps, prefix)
     work = TraceWork([StepWork(kind) for kind, _, _ in steps])
-    places = _places(found, where, work)
-    _add_up(found.work, places, work)
-    _count_launches(found, where, work)
+    places = _places(sorted_rows, where, work)
+    _add_up(sorted_rows.work, places, work)
+    _count_launches(sorted_rows, where, work)
     return work
 
 
 class _Where:
     """Which step and part a moment of a host thread lies in."""
 
-    def __init__(self, found: Sorted, steps: Sequence[tuple[str, int, int]], prefix: str) -> None:
+    def __init__(self, sorted_rows: Sorted, steps: Sequence[tuple[str, int, int]], prefix: str) -> None:
         by_thread: dict[int, list[tuple[str, int, int]]] = {}
-        for row in found.parts:
+        for row in sorted_rows.parts:
             by_thread.setdefault(row.stream, []).append((row.name.removeprefix(prefix), row.start_ns, row.end_ns))
         # Some profilers number the threads of calls and of ranges differently: then time alone decides.
-        if not any(row.stream in by_thread for row in found.launches.values()):
+        if not any(row.stream in by_thread for row in sorted_rows.launches.values()):
             by_thread = {-1: [each for ranges in by_thread.values() for each in ranges]}
         self._alone = -1 in by_thread
         self._parts = {thread: Innermost(ranges) for thread, ranges in by_thread.items()}
@@ -182,14 +182,14 @@ class _Where:
         return None if index is None else int(index)
 
 
-def _places(found: Sorted, where: _Where, work: TraceWork) -> list[_Place]:
+def _places(sorted_rows: Sorted, where: _Where, work: TraceWork) -> list[_Place]:
     """Where each row of `found.work` belongs, in their order; counts what is odd."""
-    in_replays = _replay_parts(found, Seen(_sequences(found, where)), work)
+    in_replays = _replay_parts(sorted_rows, Seen(_sequences(sorted_rows, where)), work)
     places, before = [], _Place(None, UNMATCHED)
-    for index, kernel in enumerate(found.work):
-        launch = found.launches.get(kernel.correlation)
-        if launch is None and kernel.linked and kernel.linked in found.operators:
-            launch = found.operators[kernel.linked]
+    for index, kernel in enumerate(sorted_rows.work):
+        launch = sorted_rows.launches.get(kernel.correlation)
+        if launch is None and kernel.linked and kernel.linked in sorted_rows.operators:
+            launch = sorted_rows.operators[kernel.linked]
             work.counts.by_operator += 1
         if launch is None:
             work.counts.unmatched += 1
@@ -209,27 +209,27 @@ def _places(found: Sorted, where: _Where, work: TraceWork) -> list[_Place]:
     return places
 
 
-def _sequences(found: Sorted, where: _Where) -> list[list[tuple[str, str | None]]]:
+def _sequences(sorted_rows: Sorted, where: _Where) -> list[list[tuple[str, str | None]]]:
     """What each thread launched one by one, in the order of the host; replays left out."""
     by_thread: dict[int, list[tuple[int, str, str | None]]] = {}
-    for kernel in found.work:
-        launch = found.launches.get(kernel.correlation)
+    for kernel in sorted_rows.work:
+        launch = sorted_rows.launches.get(kernel.correlation)
         if launch is not None and not is_graph_launch(launch.name):
             by_thread.setdefault(launch.stream, []).append((launch.start_ns, kernel.name, where.part(launch)))
     ordered = (sorted(launched, key=lambda one: one[0]) for launched in by_thread.values())
     return [[(name, part) for _, name, part in sequence] for sequence in ordered]
 
 
-def _replay_parts(found: Sorted, known: Seen, work: TraceWork) -> dict[int, str | None]:
+def _replay_parts(sorted_rows: Sorted, sequences: Seen, work: TraceWork) -> dict[int, str | None]:
     """Index in `found.work` -> part, of the kernels of those graph replays that can be split."""
     replays: dict[int, list[int]] = {}
-    for index, kernel in enumerate(found.work):
-        launch = found.launches.get(kernel.correlation)
+    for index, kernel in enumerate(sorted_rows.work):
+        launch = sorted_rows.launches.get(kernel.correlation)
         if launch is not None and is_graph_launch(launch.name):
             replays.setdefault(kernel.correlation, []).append(index)
     split: dict[int, str | None] = {}
     for indices in replays.values():
-        parts = known.parts_of([found.work[index].name for index in indices])
+        parts = sequences.parts_of([sorted_rows.work[index].name for index in indices])
         if parts is None or not any(parts):
             work.counts.whole_replays += 1
         else:
@@ -253,15 +253,15 @@ def _add_up(kernels: Sequence[Row], places: Sequence[_Place], work: TraceWork) -
         part.busy_ns += busy_ns
         part.sum_ns += kernel.duration_ns
         part.replayed_ns += busy_ns if place.whole_replay else 0
-        held = part.kernels.setdefault(kernel.name, KernelSum())
-        held.count += 1
-        held.total_ns += kernel.duration_ns
+        kernel_sum = part.kernels.setdefault(kernel.name, KernelSum())
+        kernel_sum.count += 1
+        kernel_sum.total_ns += kernel.duration_ns
 
 
-def _count_launches(found: Sorted, where: _Where, work: TraceWork) -> None:
+def _count_launches(sorted_rows: Sorted, where: _Where, work: TraceWork) -> None:
     """Calls of the host by step and part, and those of which no kernel is in the trace."""
-    launched = {kernel.correlation for kernel in found.work}
-    for correlation, launch in found.launches.items():
+    launched = {kernel.correlation for kernel in sorted_rows.work}
+    for correlation, launch in sorted_rows.launches.items():
         if correlation not in launched:
             work.counts.idle_launches += 1
             continue

@@ -22,9 +22,9 @@ class Seen:
 
     def __init__(self, sequences: Iterable[Sequence[tuple[str, str | None]]]) -> None:
         self._letters: dict[str, str] = {}
-        held = list(sequences)
-        self._parts = [[part for _, part in sequence] for sequence in held]
-        self._texts = ["".join(self._letter(name) for name, _ in sequence) for sequence in held]
+        listed = list(sequences)
+        self._parts = [[part for _, part in sequence] for sequence in listed]
+        self._texts = ["".join(self._letter(name) for name, _ in sequence) for sequence in listed]
 
     def parts_of(self, names: Sequence[str]) -> list[str | None] | None:
         """The part of each kernel of a replay; None where it is short, not seen, or not always seen in the same parts.
@@ -35,16 +35,16 @@ class Seen:
         if len(names) < SHORTEST or any(name not in self._letters for name in names):
             return None
         text = "".join(self._letters[name] for name in names)
-        found: list[str | None] | None = None
+        match: list[str | None] | None = None
         for sequence, parts in zip(self._texts, self._parts, strict=True):
             at = sequence.find(text)
             while at >= 0:
                 here = parts[at : at + len(text)]
-                if found is not None and found != here:
+                if match is not None and match != here:
                     return None
-                found = here
+                match = here
                 at = sequence.find(text, at + 1)
-        return found
+        return match
 
     def _letter(self, name: str) -> str:
         """A character for each name, so that a sequence is found as a word in a text is."""

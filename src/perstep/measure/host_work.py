@@ -28,8 +28,8 @@ def host_work(steps: Sequence[tuple[str, int, int]], parts: Sequence[Row], ops: 
     """
     inner = Innermost([(row.name, row.start_ns, row.end_ns) for row in parts])
     operators = Innermost([(row.name, row.start_ns, row.end_ns) for row in ops])
-    made = [StepWork(kind) for kind, _, _ in steps]
-    for step, (_, start, end) in zip(made, steps, strict=True):
+    work = [StepWork(kind) for kind, _, _ in steps]
+    for step, (_, start, end) in zip(work, steps, strict=True):
         for name, begins, ends in inner.pieces(start, end):
             part = step.part(name or RESIDUAL)
             part.busy_ns += ends - begins
@@ -41,7 +41,7 @@ def host_work(steps: Sequence[tuple[str, int, int]], parts: Sequence[Row], ops: 
     for row in ops:
         index = bisect_right(starts, row.start_ns) - 1
         if index >= 0 and row.start_ns < steps[index][2]:
-            part = made[index].part(inner.at(row.start_ns) or RESIDUAL)
+            part = work[index].part(inner.at(row.start_ns) or RESIDUAL)
             part.launches += 1
             part.kernels.setdefault(row.name, KernelSum()).count += 1
-    return made
+    return work

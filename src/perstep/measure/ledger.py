@@ -206,7 +206,7 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         step_ns=samples.step_ns.mean(axis=(1, 2)),
         parts_ns={name: ns.mean(axis=(1, 2)) for name, ns in samples.parts.items()},
     )
-    made = close_ledger(
+    ledger = close_ledger(
         kind,
         samples,
         estimate=shares.at(step_ns),
@@ -215,11 +215,11 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
     )
-    if made.overhead is None:
+    if ledger.overhead is None:
         raise InvalidMeasurement(
             f"the instrumentation overhead of the {kind} step is unknown: no round has both kinds of step"
         )
-    return made
+    return ledger
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ def part_name(kind: str, part: str) -> str:
 
 def kind_of(name: str) -> str:
     """The kind of step that a name from `part_name` belongs to."""
-    found = _KIND.match(name)
-    return found[1] if found else "decode"
+    match = _KIND.match(name)
+    return match[1] if match else "decode"
 
 
 def is_headline(name: str) -> bool:

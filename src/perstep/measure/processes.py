@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import resource
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,11 @@ from typing import IO
 from perstep.errors import InputError
 from perstep.measure.blocks import ArmFailed, BlockTime
 from perstep.measure.clock import Clock
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 _WORKER = Path(__file__).with_name("worker.py")
 

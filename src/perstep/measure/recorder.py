@@ -60,6 +60,10 @@ class _Laps:
     order: "array[int]" = field(default_factory=lambda: array("q"))  # the index of each row's step among its kind
 
 
+Entry = Any
+"""Of the log: a stamp, a part's name, or what ends a step."""
+
+
 class Recorder:
     """Records the parts of steps, for any decode loop.
 
@@ -86,7 +90,7 @@ class Recorder:
         self.dropped = 0
         self._now = (clock or HostClock()).now
         # Stamps and names alternate: a stamp and the step's kind, a stamp and a name for each part, a stamp and _END.
-        self._log: deque[Any] = deque((0, _END))
+        self._log: deque[Entry] = deque((0, _END))
         self._add = self._log.append
         self._open = False
         self._laps: dict[str, dict[tuple[str, ...], _Laps]] = {}
@@ -235,7 +239,7 @@ class Recorder:
         self._counts.clear()
         self.dropped = 0
 
-    def _open_step(self) -> list[Any]:
+    def _open_step(self) -> list[Entry]:
         """The entries of the log after the end of the last complete step."""
         log = list(self._log)
         last = len(log) - 1

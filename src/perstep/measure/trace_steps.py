@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ FILLED = 0.99
 IDLE = "idle"
 """The kind of a step in which an engine ran no model."""
 
-_Key = TypeVar("_Key", bytes, frozenset[Any])
+_Key = TypeVar("_Key", bytes, frozenset[tuple[str, int]])
 _NUMBER = re.compile(r"\d+")
 
 
@@ -130,18 +130,18 @@ def find_steps(trace: ChromeTrace, *, name: str | None = None) -> FoundSteps:
     Raises:
         InputError: there are fewer than three, or no row has that name.
     """
-    found = _asked(trace, name) if name is not None else (_named(trace) or _repeated(trace))
-    if found is None:
+    steps = _asked(trace, name) if name is not None else (_named(trace) or _repeated(trace))
+    if steps is None:
         raise InputError(
             "no steps: no range has the name of a step, and nothing repeats four times in the same order; "
             "name the range that begins a step with --step, or profile at least four steps"
         )
-    if len(found.steps) < FEWEST:
+    if len(steps.steps) < FEWEST:
         raise InputError(
-            f"{plural(len(found.steps), 'whole step')}, found by {found.how}; at least {FEWEST} are needed: profile"
+            f"{plural(len(steps.steps), 'whole step')}, found by {steps.how}; at least {FEWEST} are needed: profile"
             " more, or name another range with --step"
         )
-    return found
+    return steps
 
 
 def _asked(trace: ChromeTrace, name: str) -> FoundSteps:
@@ -150,8 +150,8 @@ def _asked(trace: ChromeTrace, name: str) -> FoundSteps:
         markers = [row for row in rows if pattern.fullmatch(row.name)]
         if markers:
             return _between(markers, lambda _: "step", f"the name {name}", named=True)
-    known = list(dict.fromkeys(family(row.name) for row in trace.ranges or trace.modules))[:5]
-    seen = f"the trace has {', '.join(known)}" if known else "the trace has no ranges"
+    names = list(dict.fromkeys(family(row.name) for row in trace.ranges or trace.modules))[:5]
+    seen = f"the trace has {', '.join(names)}" if names else "the trace has no ranges"
     raise InputError(f"--step {name}: no range, module or operator has this name; {seen}; * stands for anything")
 
 
@@ -160,7 +160,7 @@ def _named(trace: ChromeTrace) -> FoundSteps | None:
     markers = [row for row in trace.ranges if _PROFILER_STEP.fullmatch(row.name)]
     if len(markers) < FEWEST:
         engines = (_by_engine(trace.ranges, *engine) for engine in _ENGINES)
-        return next((found for found in engines if found is not None and len(found.steps) >= FEWEST), None)
+        return next((steps for steps in engines if steps is not None and len(steps.steps) >= FEWEST), None)
     inside = [(row.start_ns, _engine_kind(row.name)) for row in trace.ranges]
     marks = sorted((start, kind) for start, kind in inside if kind not in (None, IDLE))
 
@@ -196,9 +196,9 @@ def _repeated(trace: ChromeTrace) -> FoundSteps | None:
         (trace.modules, "module", str),
         (_outermost(trace.ops), "operator", str),
     ):
-        found = _recurring(rows, what, by_name)
-        if found is not None:
-            return found
+        steps = _recurring(rows, what, by_name)
+        if steps is not None:
+            return steps
     return None
 
 
@@ -228,17 +228,17 @@ def beginning(codes: NDArray[np.int64], took: NDArray[np.float64]) -> int | None
         codes: [items] letters, from 0 on.
         took: [letters] how long all items of each letter take, to choose among equals; then the first counts.
     """
-    found: list[tuple[int, int, float, int]] = []
+    candidates: list[tuple[int, int, float, int]] = []
     for letter in np.flatnonzero(np.bincount(codes) > FEWEST).tolist():
         places = np.flatnonzero(codes == letter)
         alike = _alike(codes, places)
         if alike is not None:
             same = alike >= ALIKE
             explained = int(np.diff(places)[same].sum())
-            found.append((explained, int(same.sum()) - OTHERS * int((~same).sum()), float(took[letter]), -letter))
+            candidates.append((explained, int(same.sum()) - OTHERS * int((~same).sum()), float(took[letter]), -letter))
     # What recurs somewhere at the edge, ten times the same name for example, explains little of the whole.
-    enough = max((one[0] for one in found), default=0) * EXPLAINED
-    return -max(one[1:] for one in found if one[0] >= enough)[-1] if found else None
+    enough = max((one[0] for one in candidates), default=0) * EXPLAINED
+    return -max(one[1:] for one in candidates if one[0] >= enough)[-1] if candidates else None
 
 
 def _alike(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float64] | None:
@@ -254,7 +254,7 @@ def _alike(codes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.fl
     return None if _at_a_constant_distance(alike) or _in_a_longer_period(alike, stretches) else alike
 
 
-def likeness(contents: Sequence[Counter[Any]]) -> list[float]:
+def likeness(contents: Sequence[Counter[str]]) -> list[float]:
     """How much of each step's content is that of the most frequent one: 1 for the same, 0 for nothing in common.
 
     Args:
@@ -263,7 +263,7 @@ def likeness(contents: Sequence[Counter[Any]]) -> list[float]:
     return _likeness([frozenset(content.items()) for content in contents], lambda items: Counter(dict(items)))
 
 
-def _likeness(keys: Sequence[_Key], content_of: Callable[[_Key], Counter[Any]]) -> list[float]:
+def _likeness(keys: Sequence[_Key], content_of: Callable[[_Key], Counter[str]]) -> list[float]:
     """The same by keys: equal ones have equal contents, so that each is looked at once."""
     frequent = Counter(keys)
     contents = {key: content_of(key) for key in frequent}
@@ -283,12 +283,12 @@ def _at_a_constant_distance(alike: NDArray[np.float64]) -> bool:
     # What lies before the first and after the last is as long where the trace holds whole steps.
     distances = np.diff(np.concatenate([[-1], unlike, [alike.size]]))
     # The distance that covers the most: what ramps up has many short ones.
-    held = np.bincount(distances) * np.arange(distances.max() + 1)
-    usual = int(held.argmax())
+    covered = np.bincount(distances) * np.arange(distances.max() + 1)
+    usual = int(covered.argmax())
     # Two distances may be the same by chance, or a step with one more operator lie in the very middle.
-    if held[usual] < FEWEST * usual:
+    if covered[usual] < FEWEST * usual:
         return unlike.size == 1 and bool(distances[0] == distances[1] >= 2 and alike[unlike[0]] < ALIKE)
-    return usual >= 2 and float(held[usual]) >= OF_CONSTANT * float(distances.sum())
+    return usual >= 2 and float(covered[usual]) >= OF_CONSTANT * float(distances.sum())
 
 
 def _in_a_longer_period(alike: NDArray[np.float64], stretches: Sequence[bytes]) -> bool:

@@ -57,7 +57,7 @@ def main() -> None:
     """Answer requests until standard input ends."""
     path, name = sys.argv[1:]
     answers = sys.stdout
-    made = 0
+    calls_made = 0
     with contextlib.redirect_stdout(sys.stderr):
         call: Callable[[], object] | None = None
         gc.disable()
@@ -68,9 +68,9 @@ def main() -> None:
                 if call is None:
                     call = load(path, name)
                 answer = timed(call, calls)
-                made += calls + 1
+                calls_made += calls + 1
             except BaseException as error:
-                answer = {"error": f"{type(error).__name__}: {error}", "call": made + 1}
+                answer = {"error": f"{type(error).__name__}: {error}", "call": calls_made + 1}
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 

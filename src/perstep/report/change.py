@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
+from perstep._json import Json
 from perstep.report.format import signed_percent
-from perstep.report.table import ABSENT, MISSING, Column, Ends, Row, interval_columns
+from perstep.report.table import ABSENT, MISSING, Column, Ends, Row, Value, interval_columns
 from perstep.stats import Change, UnpairedChange, Verdict
 
 
@@ -32,7 +33,7 @@ class RelativeChange(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     @classmethod
-    def of(cls, change: Change | UnpairedChange | None, **others: Any) -> Self:
+    def of(cls, change: Change | UnpairedChange | None, **others: Json) -> Self:
         """The record of a change.
 
         Args:
@@ -92,11 +93,11 @@ def change_columns(
         mde: whether files have the smallest change that would have been resolved.
     """
 
-    def field(name: str) -> Callable[[Row], Any]:
-        return lambda row: ABSENT if (found := of(row)) is None or not found.verdict else getattr(found, name)
+    def field(name: str) -> Callable[[Row], Value]:
+        return lambda row: ABSENT if (change := of(row)) is None or not change.verdict else getattr(change, name)
 
     def ends(row: Row) -> Ends | str:
-        return ABSENT if (found := of(row)) is None or not found.verdict else (found.ci_low, found.ci_high)
+        return ABSENT if (change := of(row)) is None or not change.verdict else (change.ci_low, change.ci_high)
 
     columns = [
         Column("change", field("change"), lambda change: _signed(change, digits), f"{prefix}change"),

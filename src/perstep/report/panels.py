@@ -5,7 +5,7 @@ Series differ by marker and dash as well as by shade, so that the picture can be
 
 from dataclasses import dataclass, field
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from perstep._words import short
 from perstep.report.plot import draw_png
@@ -13,6 +13,7 @@ from perstep.report.plot import draw_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Kind = Literal["points", "line", "dashed", "steps"]
 
@@ -88,7 +89,7 @@ def grid_png(title: str, rows: list[list[Panel]]) -> bytes:
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots(len(rows), columns, squeeze=False)
-        named: dict[str, Any] = {}
+        named: dict[str, Line2D] = {}
         for places, row in zip(axes, rows, strict=True):
             for ax, panel in zip(places, row, strict=False):
                 _draw(ax, panel, panel_in, named)
@@ -113,7 +114,7 @@ def _filled(text: str, size_pt: float, width_in: float) -> str:
     return "\n".join(fill(line, int(_A_LINE[size_pt] * width_in)) for line in text.splitlines())
 
 
-def _draw(ax: "Axes", panel: Panel, width_in: float, named: dict[str, Any]) -> None:
+def _draw(ax: "Axes", panel: Panel, width_in: float, named: "dict[str, Line2D]") -> None:
     from matplotlib.ticker import MaxNLocator
 
     for place, series in enumerate(panel.series):
@@ -144,7 +145,7 @@ def _draw(ax: "Axes", panel: Panel, width_in: float, named: dict[str, Any]) -> N
     ax.spines[["right", "top"]].set_visible(False)
 
 
-def _series(ax: "Axes", series: Series, shade: int) -> Any:
+def _series(ax: "Axes", series: Series, shade: int) -> "Line2D":
     colour, marker = _SHADES[shade % len(_SHADES)], _MARKERS[shade % len(_MARKERS)]
     if series.kind == "points":
         (handle,) = ax.plot(series.x, series.y, marker, color=colour, markersize=4.5, clip_on=False, zorder=3)

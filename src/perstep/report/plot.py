@@ -4,7 +4,8 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]
     return buffer.getvalue()
 
 
-def _matplotlib() -> tuple[Any, type["Figure"]]:
+def _matplotlib() -> tuple[ModuleType, type["Figure"]]:
     """matplotlib, which refuses to be imported where MPLBACKEND names none; no window is opened here."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:

@@ -12,10 +12,15 @@ from operator import attrgetter, itemgetter
 from textwrap import fill
 from typing import Any, Generic, Literal, TypeVar
 
+from perstep._json import Json
 from perstep.report.format import as_markdown, bar, interval, printable, significant
 
 Output = Literal["table", "md", "json", "csv"]
 """How a command shows its tables."""
+Value = Any
+"""What a column takes from a row: `form` knows its type."""
+AnyRow = Any
+"""A row of a table whose rows have a type of their own."""
 Row = TypeVar("Row")
 Holder = TypeVar("Holder")
 Ends = tuple[float | None, float | None]
@@ -52,8 +57,8 @@ class Column(Generic[Row]):
     """
 
     header: str | None
-    value: Callable[[Row], Any]
-    form: Callable[[Any], str] = str
+    value: Callable[[Row], Value]
+    form: Callable[[Value], str] = str
     name: str = ""
     unit: str = ""
     words: bool = False
@@ -74,12 +79,12 @@ class Column(Generic[Row]):
         return (value or self.absent) if isinstance(value, str) else self.form(value)
 
 
-def in_files(*names: str) -> list[Column[Any]]:
+def in_files(*names: str) -> list[Column[AnyRow]]:
     """Columns that only files have: the attributes of a row with these names."""
     return [Column(None, attrgetter(name), name=name) for name in names]
 
 
-def places(*names: str) -> list[Column[Any]]:
+def places(*names: str) -> list[Column[AnyRow]]:
     """Columns that only files have: the items of a row, under these names."""
     return [Column(None, itemgetter(place), name=name) for place, name in enumerate(names)]
 
@@ -87,7 +92,7 @@ def places(*names: str) -> list[Column[Any]]:
 def within(columns: Sequence[Column[Row]], of: Callable[[Holder], Row]) -> list[Column[Holder]]:
     """The columns of a row for what holds that row: `of` takes it out."""
 
-    def taken(value: Callable[[Row], Any]) -> Callable[[Holder], Any]:
+    def taken(value: Callable[[Row], Value]) -> Callable[[Holder], Value]:
         return lambda holder: value(of(holder))
 
     return [replace(column, value=taken(column.value)) for column in columns]  # type: ignore[arg-type, misc]
@@ -124,7 +129,7 @@ def time_column(
 
 def bar_column(share: Callable[[Row], float | str]) -> Column[Row]:
     """A share as a bar, which a narrow terminal leaves out first; files have the share itself."""
-    return Column("", lambda row: found if isinstance(found := share(row), float) else ABSENT, bar, words=True, drop=1)
+    return Column("", lambda row: value if isinstance(value := share(row), float) else ABSENT, bar, words=True, drop=1)
 
 
 def interval_columns(
@@ -146,10 +151,10 @@ def interval_columns(
     """
 
     def end(place: int) -> Callable[[Row], float | str | None]:
-        return lambda row: found if isinstance(found := ends(row), str) else found[place]
+        return lambda row: both if isinstance(both := ends(row), str) else both[place]
 
     word, size = unit
-    shown: Column[Row] = Column(header, ends, form or (lambda found: interval(found[0], found[1], size)), unit=word)
+    shown: Column[Row] = Column(header, ends, form or (lambda both: interval(both[0], both[1], size)), unit=word)
     return [shown, *(Column[Row](None, end(place), name=name) for place, name in enumerate(names or ()))]
 
 
@@ -166,16 +171,16 @@ class Table:
     """
 
     title: str
-    columns: Sequence[Column[Any]]
-    records: Sequence[Any]
+    columns: Sequence[Column[AnyRow]]
+    records: Sequence[AnyRow]
     notes: list[str] = field(default_factory=list)
     rule_before: frozenset[int] = frozenset()
 
     @property
-    def shown(self) -> list[Column[Any]]:
+    def shown(self) -> list[Column[AnyRow]]:
         """The columns that it has when it is shown."""
 
-        def is_empty(column: Column[Any]) -> bool:
+        def is_empty(column: Column[AnyRow]) -> bool:
             return all(column.value(row) in (None, ABSENT) for row in self.records)
 
         visible = [column for column in self.columns if column.header is not None]
@@ -223,10 +228,10 @@ def to_text(table: Table, width: int | None = None) -> str:
     return printable("\n".join([texts[0], "\n\n".join(pieces), *texts[1:]])) + "\n"
 
 
-def _pieces(table: Table, width: int, needed: Callable[[Sequence[Column[Any]]], int]) -> list[Table]:
+def _pieces(table: Table, width: int, needed: Callable[[Sequence[Column[AnyRow]]], int]) -> list[Table]:
     """The columns in pieces that fit, each with the first column; an interval and a verdict stay with their number."""
     first, *others = table.shown
-    groups: list[list[Column[Any]]] = []
+    groups: list[list[Column[AnyRow]]] = []
     for column in others:
         if groups and (column.header or "").startswith(_BELONGS):
             groups[-1].append(column)
@@ -241,7 +246,7 @@ def _pieces(table: Table, width: int, needed: Callable[[Sequence[Column[Any]]], 
     return [replace(table, columns=columns) for columns in pieces]
 
 
-def _needed(table: Table) -> Callable[[Sequence[Column[Any]]], int]:
+def _needed(table: Table) -> Callable[[Sequence[Column[AnyRow]]], int]:
     """How many characters some of the shown columns take beside one another."""
     widths = dict(zip(table.shown, _widths(table), strict=True))
     return lambda columns: sum(widths[column] for column in columns) + _GAP * (len(columns) - 1)
@@ -308,7 +313,7 @@ def to_markdown(table: Table) -> str:
     return as_markdown("\n".join(lines)) + "\n"
 
 
-def to_records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Any]]:
+def to_records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Json]]:
     """Rows as JSON has them: name -> value, of the columns that have a name."""
     return [{column.name: column.value(row) for column in columns if column.name} for row in rows]
 

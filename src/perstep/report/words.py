@@ -1,15 +1,15 @@
 """A run's README: what the numbers mean in words, from a template and the run's own figures."""
 
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from perstep._json import Json
 from perstep.report import format as fmt
 from perstep.report.table import to_markdown
 
 
-def render(package: str, **values: Any) -> bytes:
+def render(package: str, **values: Json) -> bytes:
     """The `template.md` of a package, filled in; a value that is missing is an error.
 
     Args:
@@ -36,6 +36,6 @@ def render(package: str, **values: Any) -> bytes:
     return environment.from_string(template).render(**values).encode()
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Json) -> Json:
     """A name from elsewhere is text, not markup."""
     return fmt.as_markdown(value) if isinstance(value, str) else value

@@ -3,8 +3,17 @@
 from perstep.runs.baselines import BASELINES, check_baseline_name, list_baselines, require_baseline, save_baseline
 from perstep.runs.catalog import StoredRun, list_runs, open_run, read_runs
 from perstep.runs.columns import Column, refuse_unlike
-from perstep.runs.files import encode_json, replace_file, write_to
-from perstep.runs.lock import is_being_written, locked
+from perstep.runs.files import (
+    cannot_write,
+    children,
+    encode_json,
+    open_regular,
+    read_regular,
+    replace_file,
+    write_to,
+    write_whole,
+)
+from perstep.runs.lock import is_being_written, locked, take_lock
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
 from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
@@ -22,8 +31,10 @@ __all__ = [
     "RunWriter",
     "Status",
     "StoredRun",
+    "cannot_write",
     "check_baseline_name",
     "check_out",
+    "children",
     "encode_json",
     "is_being_written",
     "iter_samples",
@@ -31,8 +42,10 @@ __all__ = [
     "list_runs",
     "locked",
     "next_folder",
+    "open_regular",
     "open_run",
     "read_manifest",
+    "read_regular",
     "read_runs",
     "read_samples",
     "refuse_unlike",
@@ -40,5 +53,7 @@ __all__ = [
     "replace_file",
     "require_baseline",
     "save_baseline",
+    "take_lock",
     "write_to",
+    "write_whole",
 ]

@@ -41,12 +41,12 @@ def open_run(name: str | Path, root: Path = RUNS, baselines: Path = BASELINES) -
     if os.path.lexists(path / MANIFEST):
         return StoredRun(path, read_manifest(path))
     number = int(str(name)) if str(name).isdecimal() and len(str(name)) <= _MOST_DIGITS else None
-    found = [run for run in _folders(root) if run.name == str(name) or _number(run) == number]
-    if len(found) > 1:
+    hits = [run for run in _folders(root) if run.name == str(name) or _number(run) == number]
+    if len(hits) > 1:
         raise InputError(
-            f"{name} names {plural(len(found), 'run')}: {', '.join(run.name for run in found)}; give the whole name"
+            f"{name} names {plural(len(hits), 'run')}: {', '.join(run.name for run in hits)}; give the whole name"
         )
-    folder = found[0] if found else baseline_folder(str(name), baselines)
+    folder = hits[0] if hits else baseline_folder(str(name), baselines)
     if folder is None and path.is_dir():
         folder = path  # to be told what it lacks
     if folder is None:

@@ -6,12 +6,13 @@ integers is alive at a time: ten million numbers take 80 MB instead of 360 MB.
 
 from array import array
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_origin
+from typing import TypeVar, get_origin
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 
 Column = NDArray[np.int64]
@@ -20,7 +21,7 @@ Column = NDArray[np.int64]
 Sample = TypeVar("Sample")
 
 
-def encode_sample(sample: Any) -> bytes:
+def encode_sample(sample: object) -> bytes:
     """One round as JSON, without a newline; arrays become lists."""
     return msgspec.json.encode(sample, enc_hook=_to_list)
 
@@ -43,11 +44,11 @@ def refuse_unlike(rounds: Iterable[Mapping[str, Column | None]], what: str) -> N
     Raises:
         InputError: one differs.
     """
-    lengths = [{name: None if ns is None else len(ns) for name, ns in held.items()} for held in rounds]
+    lengths = [{name: None if ns is None else len(ns) for name, ns in columns.items()} for columns in rounds]
     first = next(iter(lengths), {})
     length = next(iter(first.values()), None)
-    for number, held in enumerate(lengths):
-        wrong = [name for name in first if held.get(name) != length]
+    for number, columns in enumerate(lengths):
+        wrong = [name for name in first if columns.get(name) != length]
         if wrong or not length:
             raise InputError(
                 f"the rounds do not all hold the same {what} ({', '.join(wrong) or 'nothing'} of the pass number"
@@ -55,13 +56,13 @@ def refuse_unlike(rounds: Iterable[Mapping[str, Column | None]], what: str) -> N
             )
 
 
-def _to_list(value: Any) -> Any:
+def _to_list(value: object) -> Json:
     if isinstance(value, np.ndarray):
         return value.tolist()
     raise NotImplementedError(f"a sample holds a {type(value).__name__}, which has no form in JSON")
 
 
-def _to_column(kind: type, value: Any) -> Any:
+def _to_column(kind: type, value: Json) -> Column:
     if get_origin(kind) is not np.ndarray:
         raise NotImplementedError(f"samples hold no {kind}")
     try:

@@ -42,9 +42,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:
     try:
         descriptor = os.open(path, flags | _SAFE, 0o666)
     except OSError as error:
-        found = _lstat(path)
-        if found is not None and error.errno != errno.EEXIST:
-            _refuse_irregular(path, found)
+        status = _lstat(path)
+        if status is not None and error.errno != errno.EEXIST:
+            _refuse_irregular(path, status)
         raise
     try:
         _refuse_irregular(path, os.fstat(descriptor))
@@ -56,17 +56,17 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> IO[bytes]:
         raise
 
 
-def _refuse_irregular(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        what = "a link" if stat.S_ISLNK(found.st_mode) else "a folder" if stat.S_ISDIR(found.st_mode) else "a device"
-        what = "a FIFO" if stat.S_ISFIFO(found.st_mode) else what
+def _refuse_irregular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link" if stat.S_ISLNK(status.st_mode) else "a folder" if stat.S_ISDIR(status.st_mode) else "a device"
+        what = "a FIFO" if stat.S_ISFIFO(status.st_mode) else what
         raise NotRegularError(errno.EINVAL, f"it is {what}, and a run consists of regular files", str(path))
 
 
 def is_regular(path: Path) -> bool:
     """Whether a regular file lies there; a link is none."""
-    found = _lstat(path)
-    return found is not None and stat.S_ISREG(found.st_mode)
+    status = _lstat(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -116,10 +116,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_version(path: Path, version: int) -> None:
-    found = f"{path} has schema_version {version}, this perstep reads"
+    sentence = f"{path} has schema_version {version}, this perstep reads"
     if version > SCHEMA_VERSION:
-        raise InputError(f"{found} up to {SCHEMA_VERSION}; install a newer one")
+        raise InputError(f"{sentence} up to {SCHEMA_VERSION}; install a newer one")
     if version in READ_BY:
-        raise InputError(f"{found} {SCHEMA_VERSION}; perstep {READ_BY[version]} reads it, or measure again")
+        raise InputError(f"{sentence} {SCHEMA_VERSION}; perstep {READ_BY[version]} reads it, or measure again")
     if version != SCHEMA_VERSION:
-        raise InputError(f"{found} {SCHEMA_VERSION}, and no perstep wrote that; restore the file, or measure again")
+        raise InputError(f"{sentence} {SCHEMA_VERSION}, and no perstep wrote that; restore the file, or measure again")

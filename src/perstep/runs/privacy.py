@@ -8,7 +8,8 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+
+from perstep._json import Json
 
 TEXT_OPTIONS = ("--prompt",)
 """Options whose value is a person's text; the field of the plan has the same name."""
@@ -29,15 +30,15 @@ def command_line() -> list[str]:
     return ["perstep", *sys.argv[1:]] if is_ours else []
 
 
-def without_text(options: dict[str, Any]) -> dict[str, Any]:
+def without_text(options: dict[str, Json]) -> dict[str, Json]:
     """A plan or a workload with hashes in place of prompts and of a script's arguments."""
-    made = dict(options)
+    stored = dict(options)
     for name in (option.removeprefix("--") for option in TEXT_OPTIONS):
-        if isinstance(made.get(name), str):
-            made[name] = hashed(made[name])
-    if made.get("arguments"):
-        made["arguments"] = [hashed(word) for word in made["arguments"]]
-    return made
+        if isinstance(stored.get(name), str):
+            stored[name] = hashed(stored[name])
+    if stored.get("arguments"):
+        stored["arguments"] = [hashed(word) for word in stored["arguments"]]
+    return stored
 
 
 def command_without_text(argv: list[str], num_arguments: int) -> list[str]:
@@ -47,20 +48,20 @@ def command_without_text(argv: list[str], num_arguments: int) -> list[str]:
         argv: the words.
         num_arguments: how many of the last ones are a script's own.
     """
-    made: list[str] = []
+    words: list[str] = []
     script_from = len(argv) - num_arguments
     for index, word in enumerate(argv):
         option, given, value = word.partition("=")
-        if index >= script_from or (made and argv[index - 1] in TEXT_OPTIONS):
-            made.append(hashed(word))
+        if index >= script_from or (words and argv[index - 1] in TEXT_OPTIONS):
+            words.append(hashed(word))
         elif given and option in TEXT_OPTIONS:
-            made.append(f"{option}={hashed(value)}")
+            words.append(f"{option}={hashed(value)}")
         else:
-            made.append(word)
-    return made
+            words.append(word)
+    return words
 
 
-def with_short_paths(value: Any) -> Any:
+def with_short_paths(value: Json) -> Json:
     """The same with every absolute path shortened.
 
     From the working folder on if it is in there (`runs/a`), from the home folder on (`~/models/b`), else the name alone

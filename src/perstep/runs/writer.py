@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 import msgspec
 
@@ -60,11 +60,11 @@ def check_out(experiment: str, out: Path | None, *, force: bool, resume: bool) -
             raise InputError("--resume and --force exclude each other; give one of them")
         if out is None:
             raise InputError("--resume needs --out DIR, the run to go on with; `perstep list` shows the runs")
-        found = read_manifest(out).experiment
-        if found != experiment:
-            raise InputError(f"{out} holds a `{found}` run, it cannot be resumed as `{experiment}`")
-    elif out is not None and (held := {path.name for path in children(out) if not _own_hidden(path.name)}):
-        if MANIFEST not in held and SAMPLES not in held:
+        stored = read_manifest(out).experiment
+        if stored != experiment:
+            raise InputError(f"{out} holds a `{stored}` run, it cannot be resumed as `{experiment}`")
+    elif out is not None and (names := {path.name for path in children(out) if not _own_hidden(path.name)}):
+        if MANIFEST not in names and SAMPLES not in names:
             raise InputError(
                 f"--out {out} is not empty and holds no run, so --force would not help; choose another folder"
             )
@@ -170,10 +170,10 @@ class RunWriter:
     def _go_on(self, rounds: int) -> IO[bytes]:
         old = read_manifest(self.folder)
         self._check_same(old)
-        found = samples_path(self.folder, old.run_id)
-        file = open_regular(found, os.O_RDWR | os.O_APPEND)
+        path = samples_path(self.folder, old.run_id)
+        file = open_regular(path, os.O_RDWR | os.O_APPEND)
         try:
-            whole = whole_lines(found)
+            whole = whole_lines(path)
             cut = os.fstat(file.fileno()).st_size > whole.size
             self._check_rounds(whole, rounds, "" if cut else old.samples_sha256)
             if cut:
@@ -183,8 +183,8 @@ class RunWriter:
                 )
             self._digest, self._lines = whole.digest, whole.count
             self.save_manifest()
-            if found.name != SAMPLES:
-                found.replace(self.folder / SAMPLES)
+            if path.name != SAMPLES:
+                path.replace(self.folder / SAMPLES)
         except BaseException:
             file.close()
             raise
@@ -217,7 +217,7 @@ class RunWriter:
         self.manifest.run_id = old.run_id
         self.manifest.files = old.files
 
-    def append(self, round_sample: Any) -> None:
+    def append(self, round_sample: object) -> None:
         """Add one round to `samples.jsonl` and flush it.
 
         Raises:

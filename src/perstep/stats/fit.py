@@ -170,12 +170,12 @@ def fit_scaled(x: ArrayLike, cost: ArrayLike, curve: ArrayLike) -> ScaledFit:
     sizes, costs = _curve(x, cost)
     _, shape = _curve(x, curve)
     fitted, interleaved, beyond = _split(sizes, _MIN_SCALED)
-    found, interleaved_error, beyond_error, r_squared = _solve(
+    solution, interleaved_error, beyond_error, r_squared = _solve(
         np.stack([np.ones_like(shape), shape / shape.max()], axis=1), costs, fitted, interleaved, beyond
     )
     return ScaledFit(
-        float(found[0]),
-        float(found[1] / shape.max()),
+        float(solution[0]),
+        float(solution[1] / shape.max()),
         interleaved_error,
         beyond_error,
         r_squared,

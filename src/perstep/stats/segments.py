@@ -167,10 +167,10 @@ def beyond_knee(x: ArrayLike, cost: ArrayLike, knee: Knee) -> tuple[float, float
 
 def _places(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Places to try: those that leave enough points on either side."""
-    known = np.unique(x)
-    if known.size < 2 * _EACH_SIDE:
+    distinct = np.unique(x)
+    if distinct.size < 2 * _EACH_SIDE:
         return np.zeros(0)
-    inner = known[_EACH_SIDE - 1 : known.size - _EACH_SIDE + 1]
+    inner = distinct[_EACH_SIDE - 1 : distinct.size - _EACH_SIDE + 1]
     parts = np.arange(_PLACES_A_GAP) / _PLACES_A_GAP
     between = inner[:-1, None] + parts * np.diff(inner)[:, None]
     return np.append(between.ravel(), inner[-1])

@@ -101,11 +101,11 @@ class Summary:
         Raises:
             InputError: if it was not asked for.
         """
-        for found in self.percentiles:
-            if found.percent == percent:
-                return found
-        held = ", ".join(f"P{short(p.percent)}" for p in self.percentiles)
-        raise InputError(f"no P{short(percent)} in this summary; it holds {held}")
+        for each in self.percentiles:
+            if each.percent == percent:
+                return each
+        available = ", ".join(f"P{short(p.percent)}" for p in self.percentiles)
+        raise InputError(f"no P{short(percent)} in this summary; it holds {available}")
 
 
 def summarise(values: ArrayLike, percents: Sequence[float] = (50, 95, 99)) -> Summary:

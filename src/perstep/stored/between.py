@@ -8,12 +8,12 @@ of this, is `compare.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.machine import Machine, identity
 from perstep.measure import RESIDUAL, LedgerSamples
@@ -152,12 +152,12 @@ class StoredComparison(msgspec.Struct, frozen=True, kw_only=True):
 def costs_of(ledgers: Mapping[str, LedgerSamples]) -> dict[str, RunCost]:
     """Every cost of a run: law-9 estimates in nanoseconds per step, and how slow each round was."""
     costs = {}
-    for kind, held in ledgers.items():
-        estimate = ledger_estimate(_steps(held.step_ns), {name: _steps(ns) for name, ns in held.parts.items()})
-        costs[part_name(kind, STEP)] = RunCost(step_estimate(_steps(held.plain_ns)), round_levels(held.plain_ns))
-        for name, ns in held.parts.items():
+    for kind, samples in ledgers.items():
+        estimate = ledger_estimate(_steps(samples.step_ns), {name: _steps(ns) for name, ns in samples.parts.items()})
+        costs[part_name(kind, STEP)] = RunCost(step_estimate(_steps(samples.plain_ns)), round_levels(samples.plain_ns))
+        for name, ns in samples.parts.items():
             costs[part_name(kind, name)] = RunCost(estimate.parts_ns[name], round_levels(ns))
-        costs[part_name(kind, RESIDUAL)] = RunCost(estimate.residual_ns, round_levels(held.residual_ns))
+        costs[part_name(kind, RESIDUAL)] = RunCost(estimate.residual_ns, round_levels(samples.residual_ns))
     return costs
 
 
@@ -173,12 +173,12 @@ def different_work(ref: Manifest, new: Manifest) -> list[str]:
     """What makes two runs incomparable: `threads: 1 → 2`, one entry a field; an empty list if nothing does."""
     if ref.experiment != new.experiment:  # nothing else can be compared
         return [f"experiment: {ref.experiment} → {new.experiment}"]
-    fields: list[tuple[str, Any, Any]] = [("schema_version", ref.schema_version, new.schema_version)]
+    fields: list[tuple[str, Json, Json]] = [("schema_version", ref.schema_version, new.schema_version)]
     fields += [(name, ref.workload.get(name), new.workload.get(name)) for name in {**ref.workload, **new.workload}]
     fields.append(("machine", machine_identity(ref), machine_identity(new)))
-    found = [f"{name}: {_short(old)} → {_short(now)}" for name, old, now in fields if old != now]
+    differences = [f"{name}: {_short(old)} → {_short(now)}" for name, old, now in fields if old != now]
     names = [str(manifest.model.get("name")) for manifest in (ref, new)]
-    return [f"model: {' → '.join(names)}", *found] if found and len(set(names)) > 1 else found
+    return [f"model: {' → '.join(names)}", *differences] if differences and len(set(names)) > 1 else differences
 
 
 def different_code(ref: Manifest, new: Manifest) -> list[str]:
@@ -191,7 +191,7 @@ def different_code(ref: Manifest, new: Manifest) -> list[str]:
     ]
 
 
-def code_of(manifest: Manifest) -> dict[str, Any]:
+def code_of(manifest: Manifest) -> dict[str, Json]:
     """The code behind a run: perstep, Python, packages, the commit of the working folder, the arm it measured."""
     software, git = (manifest.machine.get(name, {}) for name in ("software", "git"))
     return {
@@ -278,17 +278,17 @@ def _row(
     old, now = ref.costs.get(name), new.costs.get(name)
     if old is None or now is None:
         return _one_sided(name, ref, new)
-    found = unpaired_change(old, now, spread, comparisons=comparisons, confidence=confidence, threshold=threshold)
+    change = unpaired_change(old, now, spread, comparisons=comparisons, confidence=confidence, threshold=threshold)
     return PartChange.of(
-        found,
+        change,
         part=name,
         kind=kind_of(name),
         ref_ns=old.estimate,
-        ref_ci_low_ns=found.reference.low if found.reference else None,
-        ref_ci_high_ns=found.reference.high if found.reference else None,
+        ref_ci_low_ns=change.reference.low if change.reference else None,
+        ref_ci_high_ns=change.reference.high if change.reference else None,
         new_ns=now.estimate,
-        new_ci_low_ns=found.candidate.low if found.candidate else None,
-        new_ci_high_ns=found.candidate.high if found.candidate else None,
+        new_ci_low_ns=change.candidate.low if change.candidate else None,
+        new_ci_high_ns=change.candidate.high if change.candidate else None,
         sd_log=spread.sd_log if spread and spread.df >= MIN_SPREAD_DF else None,
         rounds=min(old.rounds.size, now.rounds.size),
     )

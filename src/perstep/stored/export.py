@@ -33,6 +33,6 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
         rounds=loaded.samples[:rounds],
         rounds_measured=len(loaded.samples),
         samples=samples,
-        ledgers={kind: build_ledger(kind, held, mark_ns=mark_ns) for kind, held in samples.items()},
+        ledgers={kind: build_ledger(kind, kind_samples, mark_ns=mark_ns) for kind, kind_samples in samples.items()},
     )
     return source, loaded.notes

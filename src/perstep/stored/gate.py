@@ -92,15 +92,17 @@ def judge(
     Raises:
         InputError: the runs did not do the same work, or a part is in neither of them.
     """
-    found = compare_runs(ref, new, spread, parts=[limit.part for limit in limits], allow_different=allow_different)
-    rows = {row.part: row for row in found.parts}
+    comparison = compare_runs(ref, new, spread, parts=[limit.part for limit in limits], allow_different=allow_different)
+    rows = {row.part: row for row in comparison.parts}
     parts = [
         Judged(limit=limit.share, outcome=str(_outcome(rows[limit.part], limit)), change=rows[limit.part])
         for limit in limits
     ]
     outcomes = {part.outcome for part in parts}
     outcome = next(o for o in (Outcome.FAILED, Outcome.NOT_RESOLVED, Outcome.PASSED) if o in outcomes)
-    return GateFindings(outcome=str(outcome), conclusion=_conclusion(outcome, parts), parts=parts, comparison=found)
+    return GateFindings(
+        outcome=str(outcome), conclusion=_conclusion(outcome, parts), parts=parts, comparison=comparison
+    )
 
 
 def _outcome(row: PartChange, limit: Limit) -> Outcome:
@@ -127,14 +129,14 @@ def _finding(part: Judged) -> str:
     return f"{row.part} {row.percent()} {row.interval(None)}, limit +{percent(part.limit)}"
 
 
-def gate_table(found: GateFindings) -> Table:
+def gate_table(judgement: GateFindings) -> Table:
     """One row a limit, the conclusion under it."""
-    ref, new = found.comparison.ref, found.comparison.new
-    parts: list[Column[Judged]] = within(part_columns(found.comparison), lambda judged: judged.change)
+    ref, new = judgement.comparison.ref, judgement.comparison.new
+    parts: list[Column[Judged]] = within(part_columns(judgement.comparison), lambda judged: judged.change)
     columns: list[Column[Judged]] = [
         *(column for column in parts if column.header != "verdict"),
         Column("limit", lambda judged: judged.limit, lambda share: f"+{percent(share)}", "limit"),
         Column("outcome", lambda judged: judged.outcome, name="outcome", words=True),
     ]
-    notes = [found.conclusion, *comparison_notes(found.comparison)]
-    return Table(f"perstep gate: {ref.name} → {new.name}", columns, found.parts, notes)
+    notes = [judgement.conclusion, *comparison_notes(judgement.comparison)]
+    return Table(f"perstep gate: {ref.name} → {new.name}", columns, judgement.parts, notes)

@@ -10,34 +10,34 @@ from perstep.report.table import in_files
 from perstep.stored.between import PartChange, RunFacts, StoredComparison
 
 
-def comparison_tables(found: StoredComparison) -> list[Table]:
+def comparison_tables(comparison: StoredComparison) -> list[Table]:
     """One table for each kind of step, the headline in its first row; what qualifies them under the last."""
-    kinds = dict.fromkeys(row.kind for row in found.parts)
-    tables = [_table(found, kind) for kind in kinds]
-    tables[-1].notes.extend(comparison_notes(found))
+    kinds = dict.fromkeys(row.kind for row in comparison.parts)
+    tables = [_table(comparison, kind) for kind in kinds]
+    tables[-1].notes.extend(comparison_notes(comparison))
     return tables
 
 
-def _table(found: StoredComparison, kind: str) -> Table:
-    rows = [row for row in found.parts if row.kind == kind]
+def _table(comparison: StoredComparison, kind: str) -> Table:
+    rows = [row for row in comparison.parts if row.kind == kind]
     return Table(
-        title=f"{kind}: {found.ref.name} → {found.new.name}",
-        columns=part_columns(found),
+        title=f"{kind}: {comparison.ref.name} → {comparison.new.name}",
+        columns=part_columns(comparison),
         records=rows,
         rule_before=frozenset({1}) if len(rows) > 1 else frozenset(),
         notes=_reasons(rows),
     )
 
 
-def part_columns(found: StoredComparison) -> list[Column[PartChange]]:
+def part_columns(comparison: StoredComparison) -> list[Column[PartChange]]:
     """Part, both runs, change, interval, verdict."""
     change, interval, *others, verdict = change_columns(lambda row: row, None)
-    confidence = f"{100 * found.confidence:.0f} % interval"
+    confidence = f"{100 * comparison.confidence:.0f} % interval"
     return [
         Column("part", lambda row: row.part, name="part", words=True),
         *in_files("kind"),
-        *_run_columns("ref", found.ref),
-        *_run_columns("new", found.new),
+        *_run_columns("ref", comparison.ref),
+        *_run_columns("new", comparison.new),
         change,
         replace(interval, header=confidence),
         *others,
@@ -81,16 +81,16 @@ def _reasons(rows: list[PartChange]) -> list[str]:
     return [f"No interval for {', '.join(parts)}: {reason}." for reason, parts in reasons.items()]
 
 
-def comparison_notes(found: StoredComparison) -> list[str]:
+def comparison_notes(comparison: StoredComparison) -> list[str]:
     """Between-run noise, what differs, what was repaired."""
-    notes = [f"Measured: {found.workload}.", found.spread.sentence]
-    if found.different_work:
-        notes.append(f"The runs did NOT do the same work (--allow-different): {'; '.join(found.different_work)}.")
-    if found.different_code:
-        notes.append(f"Different code: {'; '.join(found.different_code)}.")
-    return [*notes, *(f"{note}." for note in found.notes)]
+    notes = [f"Measured: {comparison.workload}.", comparison.spread.sentence]
+    if comparison.different_work:
+        notes.append(f"The runs did NOT do the same work (--allow-different): {'; '.join(comparison.different_work)}.")
+    if comparison.different_code:
+        notes.append(f"Different code: {'; '.join(comparison.different_code)}.")
+    return [*notes, *(f"{note}." for note in comparison.notes)]
 
 
-def comparison_csv(found: StoredComparison) -> str:
+def comparison_csv(comparison: StoredComparison) -> str:
     """A row a part, in nanoseconds."""
-    return to_csv(part_columns(found), found.parts)
+    return to_csv(part_columns(comparison), comparison.parts)

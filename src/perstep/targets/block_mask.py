@@ -150,11 +150,11 @@ def forward_weight_bytes(model: object, active: Iterable[int]) -> int | None:
     from perstep.targets.transformers.blocks import find_blocks
     from perstep.targets.transformers.weights import weight_bytes
 
-    found = find_blocks(model)
-    blocks = [found.blocks[index] for index in active]
+    found_blocks = find_blocks(model)
+    blocks = [found_blocks.blocks[index] for index in active]
     if any(name.rpartition(".")[2] == "experts" for block in blocks for name, _ in block.named_modules()):
         return None
-    return weight_bytes(part for part in (*blocks, found.model.get_output_embeddings()) if part is not None)
+    return weight_bytes(part for part in (*blocks, found_blocks.model.get_output_embeddings()) if part is not None)
 
 
 def active_indices(active: Iterable[int] | Iterable[bool], num_blocks: int) -> tuple[int, ...]:

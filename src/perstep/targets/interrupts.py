@@ -4,6 +4,8 @@ While a wrapper is in place SIGINT comes here first. Inside a function that is `
 function has ended; anywhere else it goes where it would have gone. A handler that such a function sets for itself would
 come too late: CPython looks for signals where a function begins, that of `__exit__` too. Handlers run in the main
 thread alone, so other threads need none. A program that sets a handler of its own meanwhile keeps it.
+`asyncio.run` sets its own only where it finds Python's default one: begun while a wrapper is in place, a Ctrl-C raises
+KeyboardInterrupt where the loop is, and does not cancel the main task first.
 """
 
 import functools

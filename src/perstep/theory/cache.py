@@ -8,8 +8,8 @@ alone keep positions. Bytes from shapes, exact; nothing is allocated.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.config import read_config, size_in
@@ -34,7 +34,7 @@ class CachedLayer:
     window: int | None = None
 
 
-def cached_layers(config: Mapping[str, Any]) -> tuple[CachedLayer, ...]:
+def cached_layers(config: Mapping[str, Json]) -> tuple[CachedLayer, ...]:
     """What the layers of the decoder that a `config.json` describes keep of each position.
 
     Of latent attention and of hybrids too, whose costs are not modelled otherwise. A hybrid's other layers keep a state

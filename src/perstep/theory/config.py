@@ -5,8 +5,8 @@ be missing and then mean what transformers makes of them. Opens no file.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.theory.families import FAMILIES
@@ -18,7 +18,7 @@ from perstep.theory.vision import VISION
 _LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
 
 
-def read_config(config: Mapping[str, Any]) -> ModelShape:
+def read_config(config: Mapping[str, Json]) -> ModelShape:
     """The shape of the decoder that a `config.json` describes, or the `to_dict()` of a transformers configuration.
 
     A vision-language configuration gives the shape of its text part. A key that is left out means what transformers
@@ -35,12 +35,12 @@ def read_config(config: Mapping[str, Any]) -> ModelShape:
     if model_type in VISION:
         return _read_vision(model_type, config)
     if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES | VISION))
-        raise InputError(f"config.json: model_type {model_type!r} is not one of {known}")
+        supported = ", ".join(sorted(FAMILIES | VISION))
+        raise InputError(f"config.json: model_type {model_type!r} is not one of {supported}")
     return _Reader(model_type, config).shape()
 
 
-def size_in(config: Mapping[str, Any], key: str) -> int:
+def size_in(config: Mapping[str, Json], key: str) -> int:
     """A size that a `config.json` must have.
 
     Raises:
@@ -52,7 +52,7 @@ def size_in(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
+def shape_of(config: Mapping[str, Json]) -> ModelShape | None:
     """The shape that a config describes, or None where there is no formula for it."""
     try:
         return read_config(config)
@@ -60,7 +60,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
         return None
 
 
-def _refuse(model_type: str, config: Mapping[str, Any]) -> None:
+def _refuse(model_type: str, config: Mapping[str, Json]) -> None:
     reason = REFUSED.get(model_type)
     if reason is None and config.get("kv_lora_rank") is not None:  # a model_type that nobody has named yet
         reason = LATENT
@@ -70,7 +70,7 @@ def _refuse(model_type: str, config: Mapping[str, Any]) -> None:
         raise InputError(f"config.json: model_type {model_type!r} has {reason}; its costs are not modelled")
 
 
-def _read_vision(model_type: str, config: Mapping[str, Any]) -> ModelShape:
+def _read_vision(model_type: str, config: Mapping[str, Json]) -> ModelShape:
     """The text part; older files have its keys beside `vision_config` rather than under `text_config`."""
     vision = VISION[model_type]
     text = config.get("text_config")
@@ -87,7 +87,7 @@ def _read_vision(model_type: str, config: Mapping[str, Any]) -> ModelShape:
 class _Reader:
     """The values of one file under their usual names, with what is missing filled in, and checks on reading."""
 
-    def __init__(self, model_type: str, config: Mapping[str, Any]):
+    def __init__(self, model_type: str, config: Mapping[str, Json]):
         self.model_type = model_type
         self.family: Family = FAMILIES[model_type]
         self.keys = self.family.keys
@@ -154,8 +154,8 @@ class _Reader:
             return self.count("rotary_dim")
         rope = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
         places = [rope if isinstance(rope, Mapping) else {}, self.values]
-        found = [place[key] for place in places for key in ("partial_rotary_factor", "rotary_pct") if key in place]
-        share = found[0] if found else self.family.partial_rotary
+        shares = [place[key] for place in places for key in ("partial_rotary_factor", "rotary_pct") if key in place]
+        share = shares[0] if shares else self.family.partial_rotary
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             raise InputError(f"config.json: partial_rotary_factor must be a number from 0 to 1, found {share!r}")
         return int(head_dim * share)

@@ -177,9 +177,9 @@ class _Formulas:
         rotated = self.N * (self.H + self.shape.kv_heads) * rotary
         return self.cost("attn.rope", vector=3 * rotated, read=rotated, write=rotated)
 
-    def append(self, held: int) -> Cost:
+    def append(self, past: int) -> Cost:
         """New keys and values into the cache; a backend that concatenates moves those held as well."""
-        new, old = 2 * self.N * self.K, 2 * self.B * held * self.K * self.backend.copies_cache
+        new, old = 2 * self.N * self.K, 2 * self.B * past * self.K * self.backend.copies_cache
         return self.cost("kv.append", cache_read=old, cache_write=old + new, read=new)
 
     def scores(self, scores: int, L: int) -> Cost:
@@ -224,16 +224,16 @@ class _Formulas:
 
     def product(self, part: str, scores: int, L: int, *, read: int, write: int, vector: int, special: int) -> Cost:
         """A product with all keys, or all values: those held come from the cache, the new ones were just made."""
-        held, new = self.B * (L - self.T) * self.K, self.N * self.K
+        past, new = self.B * (L - self.T) * self.K, self.N * self.K
         if self.backend.copies_cache:  # the concatenation has just written all of them
-            held, new = 0, held + new
+            past, new = 0, past + new
         repeated = self.B * L * self.Q if self.backend.repeats_kv and self.Q > self.K else 0
         return self.cost(
             part,
             matmul=2 * scores * self.shape.head_dim,
             vector=vector,
             special=special,
-            cache_read=held,
+            cache_read=past,
             read=read + new + repeated,
             write=write + repeated,
         )
@@ -381,8 +381,8 @@ class _Formulas:
             dtype=self.precision.cache,
         )
         working_set = max(cost.working_set_bytes for cost in parts.values())
-        held = cache.allocated if self.backend.attends_capacity else cache.used
-        return counted.total * self.weight - table + looked_up + held + working_set
+        cached = cache.allocated if self.backend.attends_capacity else cache.used
+        return counted.total * self.weight - table + looked_up + cached + working_set
 
 
 def _norm_operations(norm: Norm, numbers: int, rows: int) -> tuple[int, int]:

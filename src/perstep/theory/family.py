@@ -6,11 +6,11 @@ config.json, under their usual names.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from perstep._json import Json
 from perstep.theory.shape import Norm, Positions, QKNorm
 
-Values = dict[str, Any]
+Values = dict[str, Json]
 Windowed = Callable[[Values, int], bool]  # (values, index of a layer) -> whether it has a sliding window
 
 RMS, LAYER = Norm(centres=False, weights=1), Norm(centres=True, weights=2)
@@ -74,7 +74,7 @@ class Family:
     its usual name. `adjust`: for what no record can say, from the values as read to the values as meant.
     """
 
-    defaults: dict[str, Any]
+    defaults: dict[str, Json]
     keys: Mapping[str, str] = field(default_factory=dict)
     norm: Norm = RMS
     norms_per_layer: int = 2

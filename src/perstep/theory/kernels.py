@@ -73,13 +73,13 @@ class KernelTimes:
         """
         if not self._by_rows:
             return None
-        held = self._by_rows[min(self._by_rows, key=lambda timed: abs(log(timed / rows)))]
-        if size <= held[0][0]:
-            return held[0][1]
-        for (small, fast), (large, slow) in pairwise(held):
+        nearest = self._by_rows[min(self._by_rows, key=lambda timed: abs(log(timed / rows)))]
+        if size <= nearest[0][0]:
+            return nearest[0][1]
+        for (small, fast), (large, slow) in pairwise(nearest):
             if size <= large:
                 return exp(log(fast) + (log(slow) - log(fast)) * log(size / small) / log(large / small))
-        return held[-1][1] * size / held[-1][0]
+        return nearest[-1][1] * size / nearest[-1][0]
 
 
 def step_kernels(shape: ModelShape, step: Step, precision: Precision) -> dict[str, list[Kernels]]:
@@ -94,7 +94,7 @@ def step_kernels(shape: ModelShape, step: Step, precision: Precision) -> dict[st
         return {}
     layers, weight = shape.num_layers, bytes_each(precision.weights)
     D, Q, K, I = shape.hidden, shape.q_width, shape.kv_width, shape.layers[0].mlp.width  # noqa: E741
-    held = step.batch * (step.past + step.new) * K * bytes_each(precision.cache)
+    cache_bytes = step.batch * (step.past + step.new) * K * bytes_each(precision.cache)
 
     def product(inputs: int, outputs: int, count: int, rows: int = step.tokens) -> Kernels:
         return Kernels("product", count, inputs * outputs * weight, rows)
@@ -104,8 +104,8 @@ def step_kernels(shape: ModelShape, step: Step, precision: Precision) -> dict[st
         "norm": [Kernels(kind, count * (2 * layers + 1)) for kind, count in _NORM.items()],
         "attn": [product(D, Q, layers), product(D, K, 2 * layers), product(Q, D, layers)],
         "attn.rope": [Kernels(kind, _ROPE_ONCE[kind] + layers * _ROPE.get(kind, 0)) for kind in _ROPE_ONCE],
-        "kv.append": [Kernels("concatenate", 2 * layers, 2 * held)],
-        "attn.core": [Kernels("attention", layers, 2 * held)],
+        "kv.append": [Kernels("concatenate", 2 * layers, 2 * cache_bytes)],
+        "attn.core": [Kernels("attention", layers, 2 * cache_bytes)],
         "mlp": [product(D, I, 2 * layers), product(I, D, layers), Kernels("elementwise", 2 * layers)],
         "forward.other": [Kernels("elementwise", 2 * layers)],
         "lm_head": [product(D, shape.vocab, 1, step.head_rows)],

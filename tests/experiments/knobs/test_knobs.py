@@ -112,9 +112,24 @@ def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown(
     findings = analyse_knob(made.manifest, samples)
     (table,) = output.tables(made.manifest, findings)
     assert "3: out of memory: no" in " ".join(table.notes)
+    assert output.summary(findings) == {"headline": "no configuration could be measured"}
     files = output.files(made.manifest, findings)
     assert b"no configuration could be measured" in files["README.md"]
     assert b"out of memory: no" in files["README.md"]
+
+
+def test_measuring_stops_by_the_intervals_that_are_shown(calm: Noise) -> None:
+    """One that ends with "precision reached" is not called unresolved, nor the other way round."""
+    made = greedy_session(Memory(10_000, MemoryError("no")), 3, 4)
+    draws = np.random.default_rng(0)
+    samples = [msgspec.structs.replace(made.measure_round(number), noise=calm) for number in range(24)]
+    for sample in samples:
+        for p in sample.passes:
+            p.step_ns = np.round(p.step_ns * draws.uniform(1.0, 1.2)).astype(np.int64)
+    rows = analyse_knob(made.manifest, samples).summary
+    shown = [(s.decode_step_ci_high - s.decode_step_ci_low) / 2 / s.decode_step_ms for s in rows]
+    assert made.resolved(samples).half_width == pytest.approx(max(shown))
+    assert max(shown) > 0.005
 
 
 def test_another_error_is_not_taken_for_memory() -> None:

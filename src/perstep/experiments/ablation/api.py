@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from math import inf
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.ablation.factories import Component, Factory, components
 from perstep.experiments.ablation.findings import AblationFindings, analyse
@@ -18,6 +18,7 @@ from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.report import to_text
 from perstep.runs import Manifest
 from perstep.stats import Effect
+from perstep.targets.target import Argument, EitherModel
 from perstep.targets.transformers import as_arguments, find_model, record, require
 
 
@@ -62,8 +63,8 @@ class Ablation:
 
 
 def ablate(
-    model: Any,
-    inputs: Any,
+    model: EitherModel,
+    inputs: Argument,
     *,
     max_new_tokens: int,
     logits_processor: Mapping[str, Factory] | None = None,
@@ -74,7 +75,7 @@ def ablate(
     seed: int = 0,
     clock: Clock | None = None,
     progress: Progress | None = None,
-    **generate_kwargs: Any,
+    **generate_kwargs: Argument,
 ) -> Ablation:
     """Measure the time saved by removing logits processors and stopping criteria from a generate call.
 
@@ -123,7 +124,7 @@ def ablate(
 
 
 def _parts(
-    processors: Mapping[str, Factory] | None, criteria: Mapping[str, Factory] | None, arguments: Mapping[str, Any]
+    processors: Mapping[str, Factory] | None, criteria: Mapping[str, Factory] | None, arguments: Mapping[str, Json]
 ) -> tuple[Component, ...]:
     """The parts to take away, once it is known that generate's arguments name none of them."""
     for name in ("max_length", "logits_processor", "stopping_criteria"):

@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.ablation.samples import ColdCell
+from perstep.targets.target import EitherModel
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Compiling:
         if self.backend not in known:
             raise InputError(f"no compile backend {self.backend!r}: choose from {', '.join(known)}")
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Json]:
         """What generate takes."""
         from transformers import CompileConfig
 
@@ -41,7 +42,7 @@ class Compiling:
         config._compile_all_devices = True
         return {"cache_implementation": "static", "compile_config": config}
 
-    def forget(self, model: Any) -> None:
+    def forget(self, model: EitherModel) -> None:
         """Make the next call a first one: nothing compiled, no larger cache from an earlier call."""
         import torch
 

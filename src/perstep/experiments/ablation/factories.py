@@ -6,14 +6,14 @@ They keep state, so each generate call gets new ones; a factory that hands out t
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from perstep.errors import InputError
 from perstep.experiments.user_code import NAMED, import_named
 from perstep.targets.transformers import part_names
 
 Kind = Literal["processor", "criterion"]
-Factory = Callable[[], Any]
+Factory = Callable[[], object]
 
 _LISTS: dict[Kind, str] = {"processor": "logits", "criterion": "stop"}
 _SPEC = re.compile(rf"([\w.-]+)=({NAMED.pattern})")
@@ -34,7 +34,7 @@ class Component:
     kind: Kind
     factory: Factory
 
-    def make(self) -> Any:
+    def make(self) -> object:
         """A new one.
 
         Raises:

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.ablation.cells import ALL, NONE, Design, design
@@ -27,6 +27,7 @@ from perstep.experiments.session import RoundSession
 from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
+from perstep.targets.target import EitherModel
 from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, Replay, SyncRecorder, silent
 from perstep.targets.transformers.replay import generators_kept
 from perstep.targets.transformers.words import DECODE, PREFILL
@@ -45,7 +46,7 @@ class Call:
         room: `max_new_tokens`, at least the trace's length; 0 for just that. A static cache is sized by it.
     """
 
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Json]
     trace: GenerateTrace
     room: int = 0
 
@@ -66,7 +67,7 @@ class Work:
     """
 
     calls: Sequence[Call]
-    common: Mapping[str, Any]
+    common: Mapping[str, Json]
     recorded: bool
 
     @property
@@ -95,7 +96,7 @@ class AblationSession(RoundSession):
 
     def __init__(
         self,
-        model: Any,
+        model: EitherModel,
         work: Work,
         parts: Sequence[Component],
         *,
@@ -198,10 +199,10 @@ class AblationSession(RoundSession):
             took_ns = now() - begun_ns
         return took_ns, replay.calls[0].chosen_BN
 
-    def _arguments(self, cell: str, call: Call, new_tokens: int) -> dict[str, Any]:
+    def _arguments(self, cell: str, call: Call, new_tokens: int) -> dict[str, Json]:
         """What generate is given, with new processors and criteria."""
         present = [part for part in self._parts if part.name in self.design.cells[cell]]
-        made: dict[str, list[Any]] = {"processor": [], "criterion": []}
+        made: dict[str, list[object]] = {"processor": [], "criterion": []}
         for part in present:
             made[part.kind].append(part.make())
         return {
@@ -285,7 +286,7 @@ class AblationSession(RoundSession):
             yield count
             return
 
-        def one_more(*_: Any) -> None:
+        def one_more(*_: object) -> None:
             count[0] += 1
 
         handle = self._model.register_forward_pre_hook(one_more)

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import Any
 
+from perstep._json import Json
 from perstep.experiments.ablation.cells import ALL, Cell
 from perstep.experiments.ablation.findings import AblationFindings, Growth
 from perstep.experiments.ablation.samples import Conditions
@@ -66,7 +66,7 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
 def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # noqa: ARG001 - as the other table
     found = findings.effects
     unit, size = time_unit([found.total.estimate])
-    rows: dict[str, dict[str, Any]] = {
+    rows: dict[str, dict[str, Json]] = {
         name: {
             "taken away": part.leave_one_out,
             "added alone": part.add_one_in,
@@ -89,11 +89,11 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
     notes.append(f"Marked calls: instrumentation {overhead(cost.estimate, cost.ci_low, cost.ci_high)}.")
     notes += findings.notes
 
-    def column(header: str) -> Column[tuple[str, dict[str, Any]]]:
+    def column(header: str) -> Column[tuple[str, dict[str, Json]]]:
         form, word = (percent, "") if "share" in header else (partial(_cell, size=size), unit)
         return Column(header, lambda row: row[1].get(header, ABSENT), form, unit=word)
 
-    part: Column[tuple[str, Any]] = Column("part", itemgetter(0), words=True)
+    part: Column[tuple[str, dict[str, Json]]] = Column("part", itemgetter(0), words=True)
     columns = [part, *map(column, next(iter(rows.values())))]
     return Table("what each part costs in a step", columns, list(rows.items()), notes, frozenset({marked}))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,6 +31,7 @@ from perstep.stats import find_crossover, merge_until_independent, merged_interv
 from perstep.theory import (
     Precision,
     StepBound,
+    StepCost,
     cached_layers,
     decode,
     kv_bytes,
@@ -183,7 +183,7 @@ def _point(
     )
 
 
-def step_costs(conditions: Conditions, w: Workload) -> dict[tuple[str, int], Any]:
+def step_costs(conditions: Conditions, w: Workload) -> dict[tuple[str, int], StepCost]:
     """(arm, context) -> the `StepCost` of a step; empty where theory has no formula for the model."""
     shape = shape_of(conditions.config)
     if shape is None:

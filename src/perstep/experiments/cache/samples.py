@@ -1,12 +1,12 @@
 """The samples of `cache`: the durations of a round by arm and context. And what its manifest holds."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.columns import require_rounds
@@ -31,7 +31,7 @@ class Conditions(RoundConditions, kw_only=True):
         repetitions_a_round: arm and context -> timed steps a round.
     """
 
-    config: dict[str, Any]
+    config: dict[str, Json]
     backend: str
     backend_without: str
     random_weights: bool

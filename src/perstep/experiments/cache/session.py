@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -135,7 +134,7 @@ class CacheSession(RoundSession):
             taken.append(self._clock.now() - begin)
         return taken[DISCARDED:]
 
-    def _step(self, arm: str, context: int) -> tuple[int, np.ndarray[Any, Any]]:
+    def _step(self, arm: str, context: int) -> tuple[int, np.ndarray]:
         """One step: its duration, and its logits."""
         self._steps.rewind(context)
         step = self._steps.step_with if arm == WITH else self._steps.step_without
@@ -181,7 +180,7 @@ class CacheSession(RoundSession):
             cells.append(cell)
         return cells, left_out
 
-    def _check_agree(self, context: int, without: np.ndarray[Any, Any]) -> None:
+    def _check_agree(self, context: int, without: np.ndarray) -> None:
         difference = _difference(self._step(WITH, context)[1], without)
         if not difference <= self._tolerance:
             raise InvalidMeasurement(
@@ -312,6 +311,6 @@ def _left_out(context: int, step_ns: float, budget_s: float, *, known: bool) -> 
     )
 
 
-def _difference(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
+def _difference(first: np.ndarray, second: np.ndarray) -> float:
     """The largest difference of two arrays, as a share of the largest number."""
     return float(np.abs(first - second).max() / np.abs(first).max())

@@ -7,8 +7,9 @@ hollow. Both axes are logarithmic, so that a power is a straight line.
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
@@ -62,7 +63,7 @@ def _step_columns(arm: str) -> list[Column[Point]]:
 LATENCY: tuple[Column[Point], ...] = (*_step_columns(WITH), *_step_columns(WITHOUT))
 
 
-def _known(points: Sequence[Point], name: str) -> tuple[list[int], list[Any]]:
+def _known(points: Sequence[Point], name: str) -> tuple[list[int], list[Json]]:
     """The contexts at which something is known, and what."""
     known = [(p.S, value) for p in points if (value := getattr(p, name)) is not None]
     return [S for S, _ in known], [value for _, value in known]
@@ -265,7 +266,7 @@ def files(manifest: Manifest, findings: CacheFindings) -> Mapping[str, bytes]:
     }
 
 
-def summary(findings: CacheFindings) -> dict[str, Any]:
+def summary(findings: CacheFindings) -> dict[str, Json]:
     """The headline, and the four figures that a reader of cost curves looks for, of the fits that are claimed."""
     without = claimed_without(findings)
     S, ms = times_of(findings.points, WITH)

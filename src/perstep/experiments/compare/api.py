@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any
 
 from perstep.errors import InputError
-from perstep.experiments.arms import call_alarm, check_results, reference_first
+from perstep.experiments.arms import Result, call_alarm, check_results, reference_first
 from perstep.experiments.compare.findings import ArmResult, CompareFindings, analyse
 from perstep.experiments.compare.samples import Sample
 from perstep.experiments.compare.session import CompareSession, patience_s
@@ -33,14 +32,14 @@ def _comparison(manifest: Manifest, samples: Sequence[Sample]) -> Comparison:
 
 
 def compare(
-    arms: Mapping[str, Callable[[], Any]],
+    arms: Mapping[str, Callable[[], object]],
     *,
     reference: str | None = None,
     budget_s: float = 5.0,
     precision: float = 0.005,
     rounds: int | None = None,
     threshold: float = 0.01,
-    check: bool | Callable[[Any, Any], bool] = False,
+    check: bool | Callable[[Result, Result], bool] = False,
     seed: int = 0,
     clock: Clock | None = None,
     progress: Progress | None = None,

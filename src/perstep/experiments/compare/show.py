@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any
 
+from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.compare.findings import ArmResult, CompareFindings
 from perstep.report import Column, Table, to_csv
@@ -75,7 +75,7 @@ def files(manifest: Manifest, findings: CompareFindings) -> Mapping[str, bytes]:
     }
 
 
-def summary(findings: CompareFindings) -> dict[str, Any]:
+def summary(findings: CompareFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
     return {"headline": "; ".join(f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)}" for arm in others)}

@@ -3,7 +3,8 @@
 At most three seconds, once everything is warm.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from perstep.errors import InputError, how_to_install
 from perstep.machine.device_ceilings import (
@@ -17,6 +18,9 @@ from perstep.machine.device_ceilings import (
 from perstep.targets import Target
 from perstep.targets.transformers.device_check import check_device
 from perstep.targets.transformers.device_lab import CudaLab
+
+if TYPE_CHECKING:
+    import torch
 
 
 def device_machine(device: str, dtype: str = "bfloat16", *, lab: DeviceLab | None = None) -> DeviceCeilings:
@@ -54,7 +58,9 @@ def ceilings_of(target: Target, *, rows: int, lab: DeviceLab | None = None) -> D
     return _measured(model.device, model.dtype, width, sorted({1, rows, 256, 4096}), lab)
 
 
-def _measured(device: Any, dtype: Any, width: int, rows: Any, lab: DeviceLab | None) -> DeviceCeilings:
+def _measured(
+    device: "torch.device", dtype: "torch.dtype", width: int, rows: Sequence[int], lab: DeviceLab | None
+) -> DeviceCeilings:
     import torch
 
     name, free = "unknown", 1 << 30

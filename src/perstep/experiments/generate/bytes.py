@@ -7,12 +7,16 @@ vocabulary, row by row, in Python, and the text decoded anew at each step to see
 import codecs
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import ByT5Tokenizer
 
 PAD = 256
 """What a row is given once its word has ended while others go on."""
@@ -73,7 +77,7 @@ def _words(text: str) -> list[str]:
 class Utf8InPython:
     """A logits processor that forbids bytes which cannot go on a UTF-8 text: it asks about each, for each row."""
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         """The scores with -inf at forbidden bytes and special tokens, float [B, vocabulary]."""
         import torch
 
@@ -86,7 +90,7 @@ class Utf8InPython:
 class WordInPython:
     """A stopping criterion that ends a row behind its first word: it decodes the whole text of each, at each step."""
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - as generate calls it
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor", **kwargs: object) -> "torch.Tensor":  # noqa: ARG002 - as generate calls it
         """Whether each row has ended, bool [B]."""
         import torch
 
@@ -140,7 +144,7 @@ def decode_rows(rows: list[list[int]]) -> list[str]:
 
 
 @cache
-def _tokenizer() -> Any:
+def _tokenizer() -> "ByT5Tokenizer":
     from transformers import ByT5Tokenizer
 
     return ByT5Tokenizer()

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from cyclopts import Parameter
+from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.ablation.compiling import Compiling
@@ -23,6 +25,9 @@ from perstep.measure import Effort
 from perstep.targets import Sampler, Target
 from perstep.targets.transformers import GenerateTrace, record, require, silent
 from perstep.targets.transformers.target import generate_options
+
+if TYPE_CHECKING:
+    pass
 
 _OURS = re.compile(r"[/\\](site-packages|perstep|torch|transformers)[/\\]")
 
@@ -184,7 +189,7 @@ def find_work(plan: Plan, target: Target, parts: tuple[Component, ...], compilin
     return Work([Call(inputs, trace)], common, recorded=True)
 
 
-def _made(parts: tuple[Component, ...]) -> dict[str, Any]:
+def _made(parts: tuple[Component, ...]) -> dict[str, Json]:
     """New processors and criteria, as generate takes them."""
     return {
         "logits_processor": [part.make() for part in parts if part.kind == "processor"],
@@ -207,7 +212,7 @@ def _failure_in_a_line() -> Iterator[None]:
         raise InputError(f"generate fails with these parts{where}: {type(error).__name__}: {lines[0]}") from error
 
 
-def _prompt(plan: Plan, target: Target) -> Any:
+def _prompt(plan: Plan, target: Target) -> NDArray[np.int64]:
     length = plan.prompt_tokens or PROMPT_TOKENS
     if plan.own_model:
         return byte_rows(TEXT if plan.prompt is None else plan.prompt, plan.batch, length)
@@ -223,7 +228,7 @@ def _check_room(target: Target, prompt_tokens: int, new_tokens: int) -> None:
         )
 
 
-def _words(plan: Plan, target: Target, common: dict[str, Any]) -> Work:
+def _words(plan: Plan, target: Target, common: dict[str, Json]) -> Work:
     """A call a word, from an embedding; what is replayed is the text itself, the same for every model."""
     import torch
 

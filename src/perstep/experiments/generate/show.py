@@ -1,10 +1,11 @@
 """The findings of `generate` as tables, pictures, CSV and README."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._json import Json
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings
 from perstep.experiments.ablation.show import COST, Cost, csv, growth_words
@@ -43,7 +44,7 @@ def files(manifest: Manifest, findings: AblationFindings) -> Mapping[str, bytes]
     }
 
 
-def summary(findings: AblationFindings) -> dict[str, Any]:
+def summary(findings: AblationFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     found = findings.effects
     step_ns = found.cells["all"].ns_per_step

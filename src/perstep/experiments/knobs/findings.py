@@ -8,11 +8,10 @@ share rounds and nothing else: each is judged by itself.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from perstep._words import plural, short
 from perstep.experiments.columns import TOO_FEW, require_rounds, why_unresolved
@@ -23,6 +22,7 @@ from perstep.machine import NoiseSummary, summarise_noise
 from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
 from perstep.stats import (
+    MedianInterval,
     merge_until_independent,
     merged_interval,
     paired_change,
@@ -219,7 +219,7 @@ def _finished(sample: Sample, arm: int) -> list[Pass]:
     return [] if any(p.failed for p in passes) else sorted(passes, key=lambda p: p.prompt)
 
 
-def _nanoseconds(p: Pass, attribute: str) -> Any:
+def _nanoseconds(p: Pass, attribute: str) -> NDArray[np.int64]:
     value = getattr(p, attribute)
     return np.zeros(0, np.int64) if value is None else value
 
@@ -334,9 +334,7 @@ def _summarise(c: Configuration, samples: Sequence[Sample], arm: int, comparison
         return Summary(**{**fields, **nothing})
     decode, steps = columns_of(samples, arm, "decode_ns"), columns_of(samples, arm, "step_ns")
     calls = decode.reshape(len(passes), -1)
-    ends: tuple[float | None, float | None] = (None, None)
-    if decode.size:
-        ends = _interval(round_levels(steps), comparisons)
+    interval = step_interval(steps, comparisons)[0] if decode.size else None
     return Summary(
         **fields,
         prefill=_spread([p.prefill_ns for p in passes]),
@@ -348,9 +346,9 @@ def _summarise(c: Configuration, samples: Sequence[Sample], arm: int, comparison
         vision_ms=_estimate_ms(samples, arm, "vision_ns"),
         total_ms=_estimate_ms(samples, arm, "total_ns"),
         decode_ms=step_estimate(decode) / _MS if decode.size else None,
-        decode_step_ms=step_estimate(steps) / _MS if decode.size else None,
-        decode_step_ci_low=ends[0],
-        decode_step_ci_high=ends[1],
+        decode_step_ms=step_ms(steps) if decode.size else None,
+        decode_step_ci_low=None if interval is None else interval.low,
+        decode_step_ci_high=None if interval is None else interval.high,
         prompts=_prompt_costs(c, samples, arm),
     )
 
@@ -389,7 +387,7 @@ def _by_prompt(columns_ns: NDArray[np.float64], c: Configuration) -> NDArray[np.
     return medians_ns.reshape(max(len(c.prompt_text_tokens), 1), -1) / _MS
 
 
-def _spread(values_ns: Any) -> Spread:
+def _spread(values_ns: ArrayLike) -> Spread:
     found = summarise(np.asarray(values_ns, np.float64) / _MS, PERCENTS)
     p50, p95, p99 = (found.percentile(percent).value for percent in PERCENTS)
     return Spread(
@@ -413,10 +411,21 @@ def round_levels(steps_ns: NDArray[np.float64]) -> NDArray[np.float64]:
     return round_slowdown(steps_ns) * step_estimate(steps_ns) / _MS
 
 
-def _interval(values_ms: NDArray[np.float64], comparisons: int) -> tuple[float | None, float | None]:
-    merged = merge_until_independent(values_ms[:, None], lambda t: t[:, 0], comparisons=comparisons)
-    found = merged_interval(merged, comparisons=comparisons)
-    return (None, None) if found is None else (found.low, found.high)
+def step_ms(steps_ns: NDArray[np.float64]) -> float:
+    """The estimate of a step from all rounds, [rounds, positions], in milliseconds."""
+    return step_estimate(steps_ns) / _MS
+
+
+def step_interval(steps_ns: NDArray[np.float64], configurations: int) -> tuple[MedianInterval | None, int]:
+    """The 95 % interval of a step over its rounds, in milliseconds, and the number of independent values behind it.
+
+    Args:
+        steps_ns: [rounds, positions], at least one position.
+        configurations: how many intervals are shown together.
+    """
+    levels = round_levels(steps_ns)
+    merged = merge_until_independent(levels[:, None], lambda t: t[:, 0], comparisons=configurations)
+    return merged_interval(merged, comparisons=configurations), len(merged.values)
 
 
 def _rows(c: Configuration, samples: Sequence[Sample], arm: int) -> list[SampleRow]:

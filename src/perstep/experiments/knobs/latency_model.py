@@ -242,14 +242,8 @@ def fit_latency_model(rows: Sequence[Measured]) -> LatencyModel:
     """A model of each stage over the knobs that differ among the configurations of one or several runs.
 
     Args:
-        rows: configurations of one model on one machine.
+        rows: configurations of one model on one machine; no stage is modelled where they differ in none of the knobs.
     """
-    stages = {}
-    for stage, attribute in (("prefill", "prefill_ms"), ("vision", "vision_ms"), ("decode_per_forward", "decode_ms")):
-        known = [row for row in rows if getattr(row, attribute) and (stage != "vision" or row.num_vision_tokens)]
-        if known:
-            costs = np.array([getattr(row, attribute) for row in known], np.float64)
-            stages[stage] = _fit(stage, known, costs)
     turned: dict[str, set[int | float | None]] = {
         "blocks": {row.num_active_blocks for row in rows},
         "top_k": {row.top_k for row in rows},
@@ -257,7 +251,16 @@ def fit_latency_model(rows: Sequence[Measured]) -> LatencyModel:
         "vision_tokens": {row.num_vision_tokens for row in rows},
         "output_tokens": {row.num_output_tokens for row in rows},
     }
-    return LatencyModel(stages=stages, knobs=[name for name, values in turned.items() if len(values) > 1])
+    knobs = [name for name, values in turned.items() if len(values) > 1]
+    if len(rows) > 1 and not knobs and len({row.experts_implementation for row in rows}) == 1:
+        return LatencyModel(stages={}, knobs=[])  # another knob was turned, and none of the terms is its own
+    stages = {}
+    for stage, attribute in (("prefill", "prefill_ms"), ("vision", "vision_ms"), ("decode_per_forward", "decode_ms")):
+        measured = [row for row in rows if getattr(row, attribute) and (stage != "vision" or row.num_vision_tokens)]
+        if measured:
+            costs = np.array([getattr(row, attribute) for row in measured], np.float64)
+            stages[stage] = _fit(stage, measured, costs)
+    return LatencyModel(stages=stages, knobs=knobs)
 
 
 def _terms(stage: str, row: Measured, knee: float | None = None) -> dict[str, float]:

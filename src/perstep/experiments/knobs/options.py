@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from cyclopts import Parameter
 from numpy import int64
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.knobs.prompts import Prompt, read_prompts
 from perstep.experiments.models import ModelOptions
@@ -103,7 +104,7 @@ class PromptOptions(KnobOptions):
                 raise InputError(f"{prompt.where}: {error}") from error
         return made or [self._one_prompt(target, new_tokens)]
 
-    def input_tokens(self, works: Sequence[Work]) -> dict[str, Any]:
+    def input_tokens(self, works: Sequence[Work]) -> dict[str, Json]:
         """What a configuration says of its prompts: their mean length and, where there may be several, each length."""
         lengths = [work.text_tokens for work in works]
         mean = lengths[0] if len(set(lengths)) == 1 else sum(lengths) / len(lengths)

@@ -8,11 +8,11 @@ over.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.targets import Target
 
@@ -94,10 +94,10 @@ def _prompt(where: str, line: str) -> Prompt:
     return Prompt(where, text=found["prompt"])
 
 
-def _are_ids(value: Any) -> bool:
+def _are_ids(value: Json) -> bool:
     return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Json) -> bool:
     """A lone surrogate, which JSON can write, is no text: it has no UTF-8."""
     return isinstance(value, str) and bool(value) and not any("\ud800" <= char <= "\udfff" for char in value)

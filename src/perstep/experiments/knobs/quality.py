@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ WINDOW = 128
 DEFAULT_TOKENS = 512
 
 Floats = NDArray[np.float64]
-Setting = Callable[[], AbstractContextManager[Any]]
+Setting = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)

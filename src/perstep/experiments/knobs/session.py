@@ -16,15 +16,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep.errors import InvalidMeasurement
 from perstep.experiments.conditions import hash_ids
-from perstep.experiments.knobs.findings import columns_of, round_levels
+from perstep.experiments.knobs.findings import columns_of, step_interval, step_ms
 from perstep.experiments.knobs.options import KnobOptions
 from perstep.experiments.knobs.samples import (
     BOUNDARIES,
@@ -39,12 +39,12 @@ from perstep.experiments.knobs.samples import (
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, measure_mark_ns
-from perstep.stats import balanced_block, merge_until_independent, merged_interval
+from perstep.stats import balanced_block
 from perstep.targets import STAGES, Target, Work
 
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
-Setting = Callable[[], AbstractContextManager[Any]]
+Setting = Callable[[], AbstractContextManager[object]]
 """Puts a configuration's knob where it belongs, and back; what it gives may have a `check`."""
 
 
@@ -86,7 +86,7 @@ class Subject:
         """The model's."""
         return self.target.name
 
-    def workload(self) -> dict[str, Any]:
+    def workload(self) -> dict[str, Json]:
         """What of a manifest's workload is this model's own."""
         traces = [work.trace for arm in self.arms for work in arm.works]
         facts = self.target.facts
@@ -97,12 +97,12 @@ class Subject:
             "device": self.target.device,
         }
 
-    def conditions_with(self, **shared: Any) -> dict[str, Any]:
+    def conditions_with(self, **shared: Json) -> dict[str, Json]:
         """A manifest's conditions: what all models share, and what is this model's own."""
         own = {"random_weights": self.target.random_weights, "cache": self.target.cache}
         if self.target.device.startswith("cuda"):
             own["device_waits"] = "at every boundary of a stage"
-        made: dict[str, Any] = msgspec.to_builtins(self.conditions(**shared, **own))
+        made: dict[str, Json] = msgspec.to_builtins(self.conditions(**shared, **own))
         return made
 
 
@@ -144,7 +144,7 @@ class KnobSession(RoundSession):
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
 
-    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Any]:
+    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Json]:
         """Of one model all together; of several what is each one's own by its name."""
         first_arms = list(accumulate((len(subject.arms) for subject in subjects), initial=0))
         everything = [
@@ -192,28 +192,22 @@ class KnobSession(RoundSession):
         return Sample(number, passes, self._probe.stop())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
-        """How narrow the intervals of the decode steps are by now, as changes against a model's first configuration."""
-        models = [self._levels(samples, subject) for subject in dict.fromkeys(map(id, self._of))]
-        comparisons = max(sum(max(len(levels) - 1, 0) for levels in models), 1)
+        """How narrow the intervals of the decode steps are by now: those that the tables show."""
+        columns = self._columns(samples)
         widths, merged_rounds = [], len(samples)
-        for levels in models:
-            for level in levels[1:] or levels:
-                reference = levels[0] if len(levels) > 1 else np.full_like(level, level.mean())
-                pairs = np.stack([level, reference], axis=1)
-                merged = merge_until_independent(pairs, lambda t: np.log(t[:, 0] / t[:, 1]), comparisons=comparisons)
-                interval = merged_interval(merged, comparisons=comparisons)
-                widths.append(inf if interval is None else (interval.high - interval.low) / 2)
-                merged_rounds = min(merged_rounds, len(merged.values))
+        for column in columns:
+            interval, independent = step_interval(column, len(self._arms))
+            widths.append(inf if interval is None else (interval.high - interval.low) / 2 / step_ms(column))
+            merged_rounds = min(merged_rounds, independent)
         return Resolved(max(widths, default=0.0), merged_rounds)  # with nothing left to measure, done
 
-    def _levels(self, samples: Sequence[Sample], subject: int) -> list[NDArray[np.float64]]:
-        """What each configuration of one model says of its step in each round."""
-        arms = [arm for arm, of in enumerate(self._of) if id(of) == subject and arm not in self._failed]
+    def _columns(self, samples: Sequence[Sample]) -> list[NDArray[np.float64]]:
+        """The steps of each configuration that could be measured, [rounds, positions]."""
+        arms = [arm for arm in range(len(self._arms)) if arm not in self._failed]
         columns = [columns_of(samples, arm, "step_ns") for arm in arms]
-        levels = [round_levels(column) for column in columns if column.size]
-        if not levels:  # one token each: what is left to resolve is the prefill
-            levels = [round_levels(columns_of(samples, arm, "prefill_ns")) for arm in arms]
-        return levels
+        if not any(column.size for column in columns):  # one token each: what is left to resolve is the prefill
+            columns = [columns_of(samples, arm, "prefill_ns") for arm in arms]
+        return [column for column in columns if column.size]
 
     def finish(self) -> None:
         """See that one configuration at least could be measured.
@@ -251,7 +245,7 @@ class KnobSession(RoundSession):
                     self._pass(arm, prompt)
 
 
-def _workload(subjects: Sequence[Subject]) -> dict[str, Any]:
+def _workload(subjects: Sequence[Subject]) -> dict[str, Json]:
     """The workload of all models together: in the order of the models, what is alike once."""
     own = [subject.workload() for subject in subjects]
     return {name: ", ".join(dict.fromkeys(str(one[name]) for one in own)) for name in own[0]}

@@ -8,10 +8,10 @@ sections.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import of_each_model, typed
 from perstep.experiments.knobs.findings import KnobFindings, SampleRow, Summary
@@ -20,7 +20,7 @@ from perstep.experiments.knobs.samples import Workload
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import percent, plural, significant
 from perstep.report.panels import Panel, Series, grid_png
-from perstep.report.table import in_files, interval_columns
+from perstep.report.table import Value, in_files, interval_columns
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -105,7 +105,7 @@ def readme(
     package: str,
     manifest: Manifest,
     findings: KnobFindings,
-    values: Callable[[Manifest, KnobFindings], Mapping[str, Any]],
+    values: Callable[[Manifest, KnobFindings], Mapping[str, Json]],
     pictures: Sequence[str],
 ) -> bytes:
     """The text of an experiment for each model.
@@ -134,7 +134,7 @@ def readme(
     return ("\n\n".join(words) + "\n").encode()
 
 
-def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[str, Any]]) -> dict[str, Any]:
+def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[str, Json]]) -> dict[str, Json]:
     """The headline of the model, or of each of several."""
     if not findings.models:
         return headline(findings)
@@ -159,10 +159,10 @@ def share(header: str, value: Callable[[Summary], float | None]) -> Column[Summa
     return Column(header, value, percent)
 
 
-def _quality(header: str | None, name: str, form: Callable[[Any], str], unit: str = "") -> Column[Summary]:
+def _quality(header: str | None, name: str, form: Callable[[Value], str], unit: str = "") -> Column[Summary]:
     """What a configuration's predictions are worth, in a table only where they were looked at."""
 
-    def value(s: Summary) -> Any:
+    def value(s: Summary) -> Value:
         return None if s.quality is None else getattr(s.quality, name)
 
     return Column(header, value, form, name, unit, optional=True)
@@ -325,7 +325,7 @@ def knob_files(
     manifest: Manifest,
     findings: KnobFindings,
     drawings: Mapping[str, Callable[[KnobFindings], Drawing]],
-    words: Callable[[Manifest, KnobFindings], Mapping[str, Any]],
+    words: Callable[[Manifest, KnobFindings], Mapping[str, Json]],
 ) -> dict[str, bytes]:
     """The derived files of a run: pictures, each with its CSV, all samples, the linear model, `README.md`.
 

@@ -5,11 +5,12 @@ never mixed").
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.columns import require_rounds, stack_passes
 from perstep.experiments.conditions import GeneratedWorkload, MarkedConditions
@@ -36,7 +37,7 @@ class Bounded(msgspec.Struct, omit_defaults=True):
         unknown: why there is nothing although theory has a formula: what the layers compute is unknown.
     """
 
-    config: dict[str, Any] = {}
+    config: dict[str, Json] = {}
     backend: str = ""
     dtype: str = ""
     unknown: str = ""
@@ -65,7 +66,7 @@ class Conditions(MarkedConditions, kw_only=True):
     device_ceilings: DeviceCeilings | None = None
     end_tokens: str
     detail: str | None = None
-    generate: dict[str, Any] = msgspec.field(default_factory=dict)
+    generate: dict[str, Json] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     syncs: dict[str, SyncCounts] = msgspec.field(default_factory=dict)
     tf32: bool | None = None

@@ -6,8 +6,8 @@ their own; with `--device-detail stream` each arm has a second ledger instead, o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.device.machine import ceilings_of
@@ -101,7 +101,7 @@ class LedgerSession(RoundSession):
             **self._device_conditions(),
         )
 
-    def _device_conditions(self) -> dict[str, Any]:
+    def _device_conditions(self) -> dict[str, Json]:
         """The device's ceilings, measured now, and what its bounds are made of; nothing without one."""
         if self._profile() is None:  # the first one loads the profiler's library
             return {}

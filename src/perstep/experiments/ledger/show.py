@@ -1,8 +1,8 @@
 """The findings of `ledger` as tables, CSV, picture and README."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from perstep._json import Json
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.device.stream import device_table
@@ -98,7 +98,7 @@ def _png(manifest: Manifest, findings: LedgerFindings) -> bytes:
     return ledger_png([ledger for ledger, _ in drawn], subject=[subject for _, subject in drawn])
 
 
-def summary(findings: LedgerFindings) -> dict[str, Any]:
+def summary(findings: LedgerFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     ledger = findings.decode or findings.prefill
     largest = ledger.largest

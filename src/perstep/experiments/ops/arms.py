@@ -5,14 +5,13 @@ on the same numbers (law "a counterfactual bounds the gain"): what its removal s
 it could save.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import cycle
 from types import ModuleType
-from typing import Any
 
-from perstep.targets.operators.layer import PARTS, Inputs, Operators, Weights, step
+from perstep.targets.operators.layer import PARTS, Array, Inputs, Operator, Operators, Weights, step
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Captured:
         logits: what the step gave.
     """
 
-    operands: dict[str, tuple[Any, ...]]
-    results: dict[str, list[Any]]
-    logits: Any
+    operands: dict[str, tuple[Array, ...]]
+    results: dict[str, list[Array]]
+    logits: Array
 
 
 def layer_of(backend: str) -> ModuleType:
@@ -42,12 +41,12 @@ def operators_with(backend: str, mask: str) -> Operators:
     return replace(ops, mask_build=_cached_mask(backend)) if mask == "cached" else ops
 
 
-def _cached_mask(backend: str) -> Callable[..., Any]:
+def _cached_mask(backend: str) -> Operator:
     from perstep.fast import CausalMaskCache
 
     cache = CausalMaskCache("numpy" if backend == "numpy" else "torch")
 
-    def mask_build(q_len: int, kv_len: int, dtype: Any) -> Any:
+    def mask_build(q_len: int, kv_len: int, dtype: Array) -> Array:
         return cache.get(q_len, kv_len, dtype=dtype)
 
     return mask_build
@@ -55,11 +54,11 @@ def _cached_mask(backend: str) -> Callable[..., Any]:
 
 def capture(ops: Operators, weights: Weights, inputs: Inputs, keep: Collection[str]) -> Captured:
     """Run a step; keep the operands of its operators, and the results of those in `keep`."""
-    operands: dict[str, tuple[Any, ...]] = {}
-    results: dict[str, list[Any]] = {}
+    operands: dict[str, tuple[Array, ...]] = {}
+    results: dict[str, list[Array]] = {}
 
-    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+    def watched(name: str, function: Operator) -> Operator:
+        def call(*arguments: Array) -> Array:
             operands.setdefault(name, arguments)
             result = function(*arguments)
             if name in keep:
@@ -78,7 +77,7 @@ def operator_of(part: str) -> str:
     return next(name for name, named in PARTS.items() if named == part)
 
 
-def freed(ops: Operators, part: str, results: list[Any]) -> Operators:
+def freed(ops: Operators, part: str, results: list[Array]) -> Operators:
     """The operators with one that only hands out what it gave before.
 
     Args:
@@ -88,7 +87,7 @@ def freed(ops: Operators, part: str, results: list[Any]) -> Operators:
     """
     before = cycle(results)
 
-    def replay(*_arguments: Any) -> Any:
+    def replay(*_arguments: Array) -> Array:
         return next(before)
 
     return replace(ops, **{operator_of(part): replay})

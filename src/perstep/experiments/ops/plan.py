@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.arms import import_callable
@@ -86,7 +87,7 @@ class OwnOperator:
     """A user's operator: its name as it was written, the function, and the shapes of its arrays."""
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., object]
     shapes: tuple[tuple[str, ...], ...]
 
     def shapes_at(self, sizes: Mapping[str, int]) -> list[tuple[int, ...]]:
@@ -165,7 +166,7 @@ def _check_dtype(plan: Plan) -> None:
         version.require()
 
 
-def _read_arch(arch: str) -> tuple[str, Mapping[str, Any]]:
+def _read_arch(arch: str) -> tuple[str, Mapping[str, Json]]:
     from perstep.targets.transformers import presets
 
     known = presets()

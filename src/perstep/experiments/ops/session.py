@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 
@@ -37,6 +36,7 @@ from perstep.targets.operators.layer import (
     BOUNDARIES,
     FULL_ATTENTION,
     PARTS,
+    Array,
     Inputs,
     Operators,
     Weights,
@@ -78,11 +78,11 @@ class Length:
     """
 
     inputs: Inputs
-    hidden_SD: Any
+    hidden_SD: Array
     arms: dict[str, Operators]
     attention: dict[str, Operators]
-    qkv: tuple[Any, Any, Any]
-    alone: dict[str, Callable[[], Any]]
+    qkv: tuple[Array, Array, Array]
+    alone: dict[str, Callable[[], object]]
     steps: int
     turn_ns: float
     is_long: bool
@@ -189,7 +189,7 @@ class OpsSession(RoundSession):
             is_long=is_long,
         )
 
-    def _alone(self, reference: Operators, captured: Captured, seq: int) -> dict[str, Callable[[], Any]]:
+    def _alone(self, reference: Operators, captured: Captured, seq: int) -> dict[str, Callable[[], object]]:
         calls = {PARTS[name]: _call(getattr(reference, name), operands) for name, operands in captured.operands.items()}
         rng = self._drawn(2, seq)
         for own in self._work.own:
@@ -208,7 +208,7 @@ class OpsSession(RoundSession):
             calls[name] = 0 if took_ns > LONG_NS else min(ceil(ALONE_NS / took_ns), MAX_CALLS)
         return calls
 
-    def _took_ns(self, call: Callable[[], Any]) -> int:
+    def _took_ns(self, call: Callable[[], object]) -> int:
         begun_ns = self._clock.now()
         call()
         return max(self._clock.now() - begun_ns, 1)
@@ -224,7 +224,7 @@ class OpsSession(RoundSession):
             if not self._agree(context_SQ, expected_SQ):
                 raise InvalidMeasurement(f"full_attention with {name} does not compute what it computes otherwise")
 
-    def _agree(self, found: Any, expected: Any) -> bool:
+    def _agree(self, found: Array, expected: Array) -> bool:
         a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().numpy()) for x in (found, expected))
         return bool(np.abs(a - b).max() <= TOLERANCE[self._plan.dtype] * np.abs(b).max())
 
@@ -318,7 +318,7 @@ prepare = OpsSession
 """A session is prepared by making it."""
 
 
-def _call(function: Callable[..., Any], operands: Sequence[Any]) -> Callable[[], Any]:
+def _call(function: Callable[..., object], operands: Sequence[Array]) -> Callable[[], object]:
     return lambda: function(*operands)
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perstep._json import Json
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import typed
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
@@ -17,7 +18,7 @@ from perstep.report.change import RelativeChange, change_columns
 from perstep.report.format import duration, duration_interval, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import overhead_words
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
-from perstep.report.table import ABSENT, MISSING, Unit, places, time_column
+from perstep.report.table import ABSENT, MISSING, Unit, Value, places, time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.targets.operators.layer import PARTS
@@ -77,7 +78,7 @@ class _Row:
     shown: str = ""
 
 
-def _estimate_row(seq: int, name: str, found: Estimate, **others: Any) -> _Row:
+def _estimate_row(seq: int, name: str, found: Estimate, **others: Json) -> _Row:
     return _Row(seq, name, found.ns, found.ci_low_ns, found.ci_high_ns, **others)
 
 
@@ -95,7 +96,7 @@ def _part_rows(length: LengthFound) -> list[_Row]:
 
 
 def _columns(unit: Unit, published: Callable[[_Row], float | str]) -> list[Column[_Row]]:
-    def of_operator(field: str) -> Callable[[_Row], Any]:
+    def of_operator(field: str) -> Callable[[_Row], Value]:
         return lambda row: ABSENT if row.operator is None else getattr(row.operator, field)
 
     alone = of_operator("alone")
@@ -362,7 +363,7 @@ def _change_words(found: RelativeChange) -> str:
     return f"{found.percent()} {found.interval()} ({found.verdict})"
 
 
-def summary(findings: OpsFindings) -> dict[str, Any]:
+def summary(findings: OpsFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     longest = findings.lengths[-1]
     largest = f"{longest.largest} ({_largest_share(longest)})" if longest.largest else "not resolved"
@@ -508,7 +509,7 @@ def _growth(findings: OpsFindings) -> str:
 
 def scaling_csv(findings: OpsFindings) -> str:
     """A row for each part and pair of lengths, and for each stretch that was fitted."""
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for name, scaled in findings.scaling.items():
         for kind, exponents in (("local", scaled.local), ("fitted", scaled.fitted)):
             rows += [(name, kind, e.from_seq, e.to_seq, e.exponent, e.ci_low, e.ci_high, "") for e in exponents]

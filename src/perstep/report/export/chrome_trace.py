@@ -7,10 +7,10 @@ the ledger's order with repeated ones joined, the residual last. All of this is 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.measure import RESIDUAL, Steps
 from perstep.report.export.source import Pass, Source
 
@@ -47,7 +47,7 @@ def to_chrome_trace(source: Source) -> Iterator[bytes]:
     yield b"\n]}\n"
 
 
-def _names(source: Source) -> list[dict[str, Any]]:
+def _names(source: Source) -> list[dict[str, Json]]:
     process = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": f"perstep: {source.subject}"}}
     threads = [
         {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": tid, "args": {"name": name}}
@@ -56,9 +56,9 @@ def _names(source: Source) -> list[dict[str, Any]]:
     return [process, *threads]
 
 
-def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Any]], int]:
+def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Json]], int]:
     """The events of a round that begins at `now_ns`, and when it ends."""
-    events: list[dict[str, Any]] = []
+    events: list[dict[str, Json]] = []
     for place, replay in enumerate(passes):
         thread, _ = _THREADS[replay.arm]
         for kind, columns in replay.kinds.items():
@@ -70,7 +70,7 @@ def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[
     return events, now_ns
 
 
-def _parts(kind: str, columns: Steps, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Any]]:
+def _parts(kind: str, columns: Steps, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
     if not columns.residual_ns.size:
         return
     for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
@@ -82,7 +82,7 @@ def _parts(kind: str, columns: Steps, position: int, thread: int, now_ns: int) -
 
 def _slice(
     name: str, kind: str, thread: int, begin_ns: int, ns: int, args: dict[str, int] | None = None
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     event = {"name": name, "cat": kind, "ph": "X", "pid": _PROCESS, "tid": thread}
     event |= {"ts": begin_ns / 1e3, "dur": ns / 1e3}
     return event if args is None else {**event, "args": args}

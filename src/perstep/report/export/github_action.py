@@ -6,10 +6,10 @@ action does not read it, and what runs differ by is not in it. `perstep gate` is
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.measure import RESIDUAL, Ledger
 from perstep.measure.names import STEP, part_name
 from perstep.report.export.source import Source
@@ -19,11 +19,11 @@ from perstep.report.ledger import overhead_words
 
 def to_github_action(source: Source) -> Iterator[bytes]:
     """The run as a list of benchmarks, the headline first."""
-    found = [entry for kind, ledger in source.ledgers.items() for entry in _entries(kind, ledger, source)]
-    yield msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+    entries = [entry for kind, ledger in source.ledgers.items() for entry in _entries(kind, ledger, source)]
+    yield msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
 
 
-def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str, Any]]:
+def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str, Json]]:
     rounds = plural(ledger.rounds, "round")
     low, high = ledger.plain_step_ci_low, ledger.plain_step_ci_high
     if ledger.plain_step_ns is not None:
@@ -38,7 +38,7 @@ def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str,
 
 def _entry(
     source: Source, kind: str, part: str, ns: float, low: float | None, high: float | None, extra: str
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     entry = {"name": f"{source.subject}: {part_name(kind, part)}", "unit": "ns", "value": ns, "extra": extra}
     if low is not None and high is not None:
         entry["range"] = f"± {(high - low) / 2:.0f}"

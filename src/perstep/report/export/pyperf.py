@@ -7,10 +7,10 @@ and named in the metadata, rather than its rounds chosen.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
+from perstep._json import Json
 from perstep.report.export.source import Source
 
 _VERSION = "1.0"
@@ -40,7 +40,7 @@ def to_pyperf(source: Source) -> Iterator[bytes]:
     yield msgspec.json.encode(suite) + b"\n"
 
 
-def _metadata(source: Source) -> dict[str, Any]:
+def _metadata(source: Source) -> dict[str, Json]:
     """Facts under pyperf's own names where it has one; only those that are known."""
     manifest, machine = source.manifest, source.manifest.machine
     software, cpu, host = (machine.get(name, {}) for name in ("software", "cpu", "host"))

@@ -76,6 +76,6 @@ class Source:
 
     def costs_ns(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Headline, parts and residual of every kind: nanoseconds, shape [rounds, passes, positions]."""
-        for kind, held in self.samples.items():
-            for part, ns in {STEP: held.plain_ns, **held.parts, RESIDUAL: held.residual_ns}.items():
+        for kind, samples in self.samples.items():
+            for part, ns in {STEP: samples.plain_ns, **samples.parts, RESIDUAL: samples.residual_ns}.items():
                 yield part_name(kind, part), ns

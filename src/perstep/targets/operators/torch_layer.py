@@ -109,7 +109,7 @@ FUSED = replace(OPERATORS, core=core)
 
 def random_weights(config: Config, dtype: str, seed: int) -> Weights:
     """Those of the NumPy backend, in any dtype of torch; in float32 the same memory."""
-    made = numpy_operators.random_weights(config, "float32", seed)
+    weights = numpy_operators.random_weights(config, "float32", seed)
     kind = getattr(torch, dtype)
 
     def converted(array: Array) -> Array:
@@ -117,10 +117,10 @@ def random_weights(config: Config, dtype: str, seed: int) -> Weights:
 
     return Weights(
         layers=[
-            LayerWeights(**{name: converted(array) for name, array in vars(layer).items()}) for layer in made.layers
+            LayerWeights(**{name: converted(array) for name, array in vars(layer).items()}) for layer in weights.layers
         ],
-        final_norm_D=converted(made.final_norm_D),
-        head_VD=converted(made.head_VD),
+        final_norm_D=converted(weights.final_norm_D),
+        head_VD=converted(weights.head_VD),
     )
 
 
@@ -131,16 +131,16 @@ def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -
 
 def make_inputs(config: Config, seq: int, past: int, dtype: str, seed: int) -> Inputs:
     """Those of the NumPy backend, in any dtype of torch."""
-    made = numpy_operators.make_inputs(config, seq, past, "float32", seed)
+    inputs = numpy_operators.make_inputs(config, seq, past, "float32", seed)
     kind = getattr(torch, dtype)
 
     def converted(array: Array) -> Array:
         return torch.from_numpy(np.ascontiguousarray(array)).to(kind)
 
     return replace(
-        made,
-        ids_S=torch.from_numpy(made.ids_S),
-        cos_Sd=converted(made.cos_Sd),
-        sin_Sd=converted(made.sin_Sd),
-        caches=[(converted(keys), converted(values)) for keys, values in made.caches],
+        inputs,
+        ids_S=torch.from_numpy(inputs.ids_S),
+        cos_Sd=converted(inputs.cos_Sd),
+        sin_Sd=converted(inputs.sin_Sd),
+        caches=[(converted(keys), converted(values)) for keys, values in inputs.caches],
     )

@@ -256,12 +256,12 @@ def _parse_rope(values: Mapping[str, Json], max_positions: int) -> Rope:
 
 def _parse_eos(values: Mapping[str, Json], generation: Mapping[str, Json]) -> tuple[int, ...]:
     """The end tokens: those of generation_config.json if it names any, else those of config.json."""
-    found = generation.get("eos_token_id")
-    if found is None:
-        found = values["eos_token_id"]
-    ids = found if isinstance(found, list) else [] if found is None else [found]
+    eos = generation.get("eos_token_id")
+    if eos is None:
+        eos = values["eos_token_id"]
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in ids):
-        raise InputError(f"eos_token_id must be a token id or a list of them, found {found!r}")
+        raise InputError(f"eos_token_id must be a token id or a list of them, found {eos!r}")
     return tuple(sorted(set(ids)))
 
 

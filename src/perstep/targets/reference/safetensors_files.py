@@ -51,14 +51,14 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Json]:
     """A JSON object from a file, or InputError with one line saying what is wrong with it."""
     try:
-        found = json.loads(path.read_bytes())
+        parsed = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a JSON object, found {type(found).__name__}")
-    return found
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path} must hold a JSON object, found {type(parsed).__name__}")
+    return parsed
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor]:

@@ -85,10 +85,10 @@ class ReferenceTarget(LoopTarget[ReferenceLoop]):
 
     def check_state(self, work: Work) -> None:
         """The cache holds what the trace leaves in it."""
-        held, expected = self.loop_of(work).cache.current_length(), work.positions
-        if held != expected:
+        length, expected = self.loop_of(work).cache.current_length(), work.positions
+        if length != expected:
             raise InvalidMeasurement(
-                f"the KV cache holds {plural(held, 'position')} after the last pass, not {expected}"
+                f"the KV cache holds {plural(length, 'position')} after the last pass, not {expected}"
             )
 
     def logits(self, ids_T: Ids) -> NDArray[np.float64]:

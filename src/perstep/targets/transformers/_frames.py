@@ -65,9 +65,9 @@ class Starts:
 
     def site(self, frame: FrameType | None) -> str:
         """The call site of what a frame calls."""
-        found = user_frame(frame)
-        if found is not None:
-            return line_of(found)
+        place = user_frame(frame)
+        if place is not None:
+            return line_of(place)
         task = getattr(self._here, "site", None)
         return task or self._of_thread.get(threading.current_thread()) or nearest_line(frame, set(_LIBRARIES))
 

@@ -95,8 +95,8 @@ def wrap_hooks(wraps: Wraps, model: Model, loop: Loop) -> None:
     """Wrap what calls the model's forward hooks and pre-hooks, if it has any; the forward lies inside."""
     from torch.nn.modules import module
 
-    held = (model._forward_pre_hooks, model._forward_hooks)
-    if any(held) or module._global_forward_pre_hooks or module._global_forward_hooks:
+    hooks = (model._forward_pre_hooks, model._forward_hooks)
+    if any(hooks) or module._global_forward_pre_hooks or module._global_forward_hooks:
         wraps.method(model, "_call_impl", lambda original: _hooks(original, loop))
 
 
@@ -286,12 +286,12 @@ def _listed(original: Function, loop: Loop, prefix: str, after: str) -> Function
     lists = TimedLists(loop, prefix, after)
 
     def get_list(self: object, *args: Value, **kwargs: Value) -> object:
-        made = original(self, *args, **kwargs)
+        components = original(self, *args, **kwargs)
         if loop.outside():
-            return made
+            return components
         if "input_ids_seq_length" in kwargs:  # of the processors
             loop.call.prompt_tokens = kwargs["input_ids_seq_length"]
-        return lists.timed(made)
+        return lists.timed(components)
 
     return get_list
 

@@ -180,9 +180,9 @@ def _unbound(owner: object, name: str) -> Function:
     """What `owner.name(...)` calls, as a function with `self` first."""
     own = _own(owner, name)
     if own is _ABSENT:
-        found = inspect.getattr_static(type(owner), name)
-        if isinstance(found, FunctionType):
-            return found
+        attribute = inspect.getattr_static(type(owner), name)
+        if isinstance(attribute, FunctionType):
+            return attribute
         own = getattr(owner, name)
     elif isinstance(own, MethodType) and own.__self__ is owner:
         return own.__func__

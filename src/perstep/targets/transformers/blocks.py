@@ -109,20 +109,20 @@ class SkippedBlocks:
         Raises:
             InputError: the model is compiled, or another mask is on it.
         """
-        found = self._found
-        compiled = _compiled(found.model)
+        blocks = self._found
+        compiled = _compiled(blocks.model)
         if compiled:
             raise InputError(
                 f"{compiled} is compiled: put the BlockMask on a model before torch.compile, or without it"
             )
-        configs = {id(config): config for config in (found.config, found.path[-1].config)}
+        configs = {id(config): config for config in (blocks.config, blocks.path[-1].config)}
         if any(_SHARING in vars(config) for config in configs.values()):
             raise InputError("another BlockMask is on this model; take it off first")
         try:
             self._wrap_blocks()
             if self._skipped:
                 self._wrap_caches()
-                modes = ["reuse" if index in self._skipped else None for index in range(len(found.blocks))]
+                modes = ["reuse" if index in self._skipped else None for index in range(len(blocks.blocks))]
                 for config in configs.values():
                     self._wraps.value(config, _SHARING, modes)
         except BaseException:
@@ -145,10 +145,10 @@ class SkippedBlocks:
             self._wraps.value(block, "__class__", identity)
             for child in block.children():  # should anything get round the identity, it is seen here
                 self._wraps.method(child, "forward", _counted(self.calls, index))
-        found = self._found
-        owner: Value = type(found.path[-1])
-        if self._skipped and _in_turn(owner, found.name):
-            self._wraps.value(found.blocks, "__class__", _without(self._skipped))
+        blocks = self._found
+        owner: Value = type(blocks.path[-1])
+        if self._skipped and _in_turn(owner, blocks.name):
+            self._wraps.value(blocks.blocks, "__class__", _without(self._skipped))
 
     def _wrap_caches(self) -> None:
         """See every cache that comes from outside before anything reads its length."""
@@ -201,14 +201,14 @@ class SkippedBlocks:
         self._ready = weakref.ref(cache)
 
 
-def _refuse_without_attention(found: Blocks, skipped: tuple[int, ...]) -> None:
+def _refuse_without_attention(blocks: Blocks, skipped: tuple[int, ...]) -> None:
     """A hybrid's cache counts positions in its first attention block: without one no length is known."""
-    kinds = [str(kind) for kind in getattr(found.config, "layer_types", None) or []]
+    kinds = [str(kind) for kind in getattr(blocks.config, "layer_types", None) or []]
     attention = [i for i, kind in enumerate(kinds) if kind.endswith("attention") and not kind.startswith("linear")]
     if attention and set(attention) <= set(skipped):
         raise InputError(
-            f"none of the active blocks of {type(found.model).__name__} is attention, where its cache counts positions;"
-            f" keep one of them active ({', '.join(map(str, attention))})"
+            f"none of the active blocks of {type(blocks.model).__name__} is attention, where its cache counts"
+            f" positions; keep one of them active ({', '.join(map(str, attention))})"
         )
 
 
@@ -228,16 +228,16 @@ def truncate(given: object, active: tuple[int, ...], *, share_weights: bool = Fa
     from torch.nn import ModuleList
 
     model = find_model(given)
-    held = (*model.parameters(), *model.buffers()) if share_weights else ()
-    model = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
-    found = find_blocks(model)
-    kept = [found.blocks[index] for index in active]
+    shared = (*model.parameters(), *model.buffers()) if share_weights else ()
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    blocks = find_blocks(model)
+    kept = [blocks.blocks[index] for index in active]
     for place, block in enumerate(kept):
         for module in block.modules():
             if isinstance(vars(module).get("layer_idx"), int):
                 vars(module)["layer_idx"] = place
-    setattr(found.path[-1], found.name, ModuleList(kept))
-    for config in {id(config): config for config in (found.config, found.path[-1].config)}.values():
+    setattr(blocks.path[-1], blocks.name, ModuleList(kept))
+    for config in {id(config): config for config in (blocks.config, blocks.path[-1].config)}.values():
         types = vars(config).get("layer_types")
         config.num_hidden_layers = len(kept)
         if types is not None:

@@ -75,10 +75,10 @@ def refuse_if_busy(
     """
     seen = []
     for look in range(LOOKS):
-        found = use(device)
-        if found is None or found.busy_percent < BUSY_FROM:
+        usage = use(device)
+        if usage is None or usage.busy_percent < BUSY_FROM:
             return
-        seen.append(found)
+        seen.append(usage)
         if look < LOOKS - 1:
             sleep(LOOK_EVERY_S)
     least = min(seen, key=lambda each: each.busy_percent)

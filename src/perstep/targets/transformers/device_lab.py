@@ -146,8 +146,8 @@ class CudaLab:
         return {figure: [step.parts[figure].busy_ns for step in work.steps if figure in step.parts] for figure in calls}
 
     def _open_range(self) -> OpenRange:
-        made: OpenRange = self._torch.profiler.record_function
-        return made
+        open_range: OpenRange = self._torch.profiler.record_function
+        return open_range
 
     def _call(self, arm: DeviceArm) -> Call:
         word, _, rest = arm.figure.partition(".")

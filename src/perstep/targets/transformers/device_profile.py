@@ -168,5 +168,5 @@ def profile_steps(profiler: Profiler, recorder: RangeRecorder, call: Callable[[]
 def _record_function() -> OpenRange:
     from torch.profiler import record_function
 
-    made: OpenRange = record_function
-    return made
+    open_range: OpenRange = record_function
+    return open_range

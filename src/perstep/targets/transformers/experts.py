@@ -50,23 +50,23 @@ def find_routers(given: object) -> Routers:
     Raises:
         InputError: a dense model, or one whose routers ignore `top_k`; the message names it.
     """
-    found = find_blocks(given)
+    blocks = find_blocks(given)
     modules: tuple[Value, ...] = tuple(
-        module for block in found.blocks for module in block.modules() if isinstance(vars(module).get("top_k"), int)
+        module for block in blocks.blocks for module in block.modules() if isinstance(vars(module).get("top_k"), int)
     )
     routers = [module for module in modules if isinstance(vars(module).get("num_experts"), int)]
-    kind, family = type(found.model).__name__, found.model.config.model_type
+    kind, family = type(blocks.model).__name__, blocks.model.config.model_type
     if not routers:
         raise InputError(f"{kind} ({family}) is a dense model: it has no routers with a top_k to change")
     values = {module.top_k for module in modules}
     if len(values) > 1:
         raise InputError(f"the routers of {kind} ({family}) have different top_k ({sorted(values)}): none to change")
-    made = Routers(found.model, modules, values.pop(), min(_reach(router) for router in routers))
-    if made.num_experts < 2:
+    result = Routers(blocks.model, modules, values.pop(), min(_reach(router) for router in routers))
+    if result.num_experts < 2:
         raise InputError(f"the routers of {kind} ({family}) have one expert to choose from: no top_k to change")
-    if not _has_effect(made):
+    if not _has_effect(result):
         raise InputError(f"top_k has no effect on {kind} ({family}): its routers do not use it")
-    return made
+    return result
 
 
 class ExpertsPerToken:

@@ -53,13 +53,13 @@ def config_hash(model: Model) -> str:
 def special_ids(model: Model) -> list[int]:
     """The token ids that a configuration gives a meaning: ends, padding, placeholders of pictures ..."""
     configs = [model.config, model.config.get_text_config(decoder=True)]
-    found = {
+    ids = {
         value
         for config in configs
         for name, value in config.to_dict().items()
         if name.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
-    return sorted(found)
+    return sorted(ids)
 
 
 def to_device(model: Model, device: str) -> Model:

@@ -110,8 +110,8 @@ def _count_features(model: Model, pixels: Pixels) -> int:
     import torch
 
     with torch.inference_mode():
-        found = model.get_image_features(**pixels.arguments)
-    features = getattr(found, "pooler_output", found)
+        output = model.get_image_features(**pixels.arguments)
+    features = getattr(output, "pooler_output", output)
     hidden = int(model.config.get_text_config(decoder=True).hidden_size)
     return sum(int(tensor.numel()) for tensor in _tensors(features)) // hidden
 

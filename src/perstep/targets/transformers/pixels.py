@@ -99,8 +99,8 @@ def make_pixels(model: Model, batch: int, num_images: int, image_size: int | Non
 
 
 def _image_id(model: Model) -> int | None:
-    found = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
-    return None if found is None else int(found)
+    image_id = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
+    return None if image_id is None else int(image_id)
 
 
 def _refuse_if_unknown(model: Model) -> set[str]:

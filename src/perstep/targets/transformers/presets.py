@@ -133,12 +133,12 @@ def load(path_or_id: str | Path, *, dtype: str | None = None, attn_implementatio
             config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             _check_layers(config)
             model: Model
-            model, found = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
+            model, report = _auto_class(config).from_pretrained(name, dtype=torch_dtype, **options)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # a folder can be broken in more ways than transformers has errors
         raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
-    if missing := found["missing_keys"]:
+    if missing := report["missing_keys"]:
         raise InputError(
             f"{name} lacks {len(missing)} of the model's weights, such as {min(missing)}; give a whole model"
         )
@@ -189,7 +189,10 @@ def arch_bytes(arch: str | Path, *, layers: int | None = None, dtype: str = "flo
 
 
 def stored_bytes(path_or_id: str | Path, *, dtype: str | None = None) -> int:
-    """What the weights take that `load` would read, by the shapes of its configuration; they are not read.
+    """What the weights take that `load` would read; they are not read.
+
+    By the shapes of the configuration; by the sizes of its files where a local folder holds quantised weights, whose
+    shapes differ from those of the configuration.
 
     Args:
         path_or_id: the folder, or the hub id.
@@ -211,6 +214,8 @@ def stored_bytes(path_or_id: str | Path, *, dtype: str | None = None) -> int:
             config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"cannot load a model from {name}: {_first_line(error)}") from error
+    if local and getattr(config, "quantization_config", None) is not None:
+        return sum(file.stat().st_size for file in Path(path_or_id).glob("*.safetensors"))
     named = getattr(config, "dtype", None) if dtype is None else _dtype(dtype)
     return _shape_bytes(config, named if isinstance(named, torch.dtype) else torch.float32)
 
@@ -320,10 +325,12 @@ def _maker(config: Config, dtype: "torch.dtype", attn_implementation: str | None
 
     def make() -> Model:
         try:
-            made: Model = auto_class.from_config(copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options)
+            model: Model = auto_class.from_config(
+                copy.deepcopy(config), dtype=dtype, trust_remote_code=False, **options
+            )
         except _BAD_CONFIG as error:
             raise InputError(f"transformers cannot build this model: {_first_line(error)}") from error
-        return made
+        return model
 
     return make
 

@@ -164,17 +164,17 @@ def record(model: object, inputs: object, new_tokens: int, *, seed: int = 0, **g
     for name in _LENGTHS:
         if name in generate_kwargs:
             raise InputError(f"{name} is given by new_tokens, leave it out")
-    found = find_model(model)
-    driver = _Driver(found)
+    core = find_model(model)
+    driver = _Driver(core)
     try:
         driver.install(lambda: _Call(new_tokens, seed, None))
-        result = found.generate(**as_arguments(inputs), max_new_tokens=new_tokens, **generate_kwargs)
+        result = core.generate(**as_arguments(inputs), max_new_tokens=new_tokens, **generate_kwargs)
     finally:
         driver.restore()
     ids = sequences_of(result).cpu().numpy().astype(np.int64)
-    made = driver.calls[0].position if driver.calls else 0
-    if made != new_tokens:
-        raise InputError(f"this generate call made {plural(made, 'token')} instead of {new_tokens}: no trace")
+    position = driver.calls[0].position if driver.calls else 0
+    if position != new_tokens:
+        raise InputError(f"this generate call made {plural(position, 'token')} instead of {new_tokens}: no trace")
     return GenerateTrace(ids[:, :-new_tokens], ids[:, -new_tokens:], seed=seed)
 
 
@@ -242,9 +242,9 @@ class _Call:
         """What the call did by itself."""
         import torch
 
-        made = self.position
+        position = self.position
         chosen = torch.stack(self._chosen, 1).cpu().numpy().astype(np.int64)
-        trace = chosen if self._trace is None else self._trace.chosen_BN[:, :made]
+        trace = chosen if self._trace is None else self._trace.chosen_BN[:, :position]
         return Replayed(trace, chosen, torch.stack(self._stopped, 1).cpu().numpy(), self.forwards)
 
     def _begin(self, input_ids: "torch.Tensor") -> None:

@@ -195,12 +195,12 @@ class SyncRecorder:
         """Make an upload and count it, unless nothing was copied; what the driver reports of it is no second sync."""
         self._uploading = True
         try:
-            made = copy()
+            copied = copy()
         finally:
             self._uploading = False
-        if made.numel():
+        if copied.numel():
             self.saw(UPLOAD)
-        return made
+        return copied
 
     def _driver_sync(self) -> None:
         if not self._uploading:

@@ -290,10 +290,10 @@ class TransformersTarget(Target):
 
     def _keep(self, what: str, of: object, make: Callable[[], T]) -> T:
         """What was made for the same object last time: making it anew takes 0.7 ms before each pass."""
-        held = self._kept.get(what)
-        if held is None or held[0] is not of:
-            held = self._kept[what] = of, make()
-        return cast("T", held[1])
+        kept = self._kept.get(what)
+        if kept is None or kept[0] is not of:
+            kept = self._kept[what] = of, make()
+        return cast("T", kept[1])
 
     def _replay(self, work: Work) -> int:
         trace = cast("GenerateTrace", work.trace)
@@ -416,16 +416,16 @@ class TransformersSteps(CachedSteps):
 
     def used_bytes(self) -> int:
         """A static cache's share that is filled."""
-        held = sum(buffer.num_bytes for buffer in self.buffers())
-        return held if self.capacity is None else held // self.capacity * int(self._caches[self._at].get_seq_length())
+        used = sum(buffer.num_bytes for buffer in self.buffers())
+        return used if self.capacity is None else used // self.capacity * int(self._caches[self._at].get_seq_length())
 
     def _forward(self, start: int, stop: int, cache: AnyCache | None) -> Logits:
         import torch
 
         with torch.inference_mode():
             ids_BT = self._ids_BT[:, start:stop]
-            found = self._model(ids_BT, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
-            return found.logits[:, -1]
+            output = self._model(ids_BT, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1)
+            return output.logits[:, -1]
 
     @staticmethod
     def _chosen(logits_BV: Logits) -> Logits:

@@ -43,7 +43,7 @@ def weight_bytes(modules: Iterable[Model | Module]) -> int | None:
     if any(_has_features(module) and not any(map(_own, module.modules())) for module in inside.values()):
         return None
     seen: set[int] = set()
-    live = [each for module in inside.values() for held in _own(module) for each in _tensors(held, seen)]
+    live = [each for module in inside.values() for own in _own(module) for each in _tensors(own, seen)]
     placed = sorted(_place(tensor) for tensor in live if tensor.data_ptr())
     total, end, device = sum(tensor.numel() * tensor.element_size() for tensor in live if not tensor.data_ptr()), 0, ""
     for where, start, stop in placed:
@@ -76,8 +76,8 @@ def _unknown_kind(module: Module) -> str:
         dtype = str(strange.dtype).removeprefix("torch.")
         return f"{kind.__name__} with {dtype if inside in ('Tensor', 'Parameter') else inside} weights"
     of_family = isinstance(module, Linear) and kind.__module__.startswith(_FAMILIES)
-    known = of_family or kind.forward in (Linear.forward, Conv1D.forward)
-    return f"{kind.__module__}.{kind.__name__}" if _has_features(module) and not known else ""
+    is_known = of_family or kind.forward in (Linear.forward, Conv1D.forward)
+    return f"{kind.__module__}.{kind.__name__}" if _has_features(module) and not is_known else ""
 
 
 def _has_features(module: Module) -> bool:
@@ -86,8 +86,8 @@ def _has_features(module: Module) -> bool:
 
 def _own(module: Module) -> list[torch.Tensor]:
     """Parameters and persistent buffers of a module itself."""
-    kept = {name: held for name, held in module._buffers.items() if name not in module._non_persistent_buffers_set}
-    return [held for held in (*module._parameters.values(), *kept.values()) if held is not None]
+    kept = {name: tensor for name, tensor in module._buffers.items() if name not in module._non_persistent_buffers_set}
+    return [tensor for tensor in (*module._parameters.values(), *kept.values()) if tensor is not None]
 
 
 def _is_matrix(tensor: torch.Tensor) -> bool:
@@ -102,20 +102,20 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return plain and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _tensors(held: object, seen: set[int], depth: int = 0) -> Iterator[torch.Tensor]:
+def _tensors(tensor: object, seen: set[int], depth: int = 0) -> Iterator[torch.Tensor]:
     """The tensors that a weight consists of: itself, or those inside it, and those that its attributes hold."""
     import torch
 
-    if id(held) in seen or depth > _MOST_NESTED or isinstance(held, torch.nn.Module | type):
+    if id(tensor) in seen or depth > _MOST_NESTED or isinstance(tensor, torch.nn.Module | type):
         return
-    seen.add(id(held))
+    seen.add(id(tensor))
     names: list[str] = []
-    if isinstance(held, torch.Tensor):
-        names = held.__tensor_flatten__()[0] if hasattr(held, "__tensor_flatten__") else []
+    if isinstance(tensor, torch.Tensor):
+        names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else []
         if not names:
-            yield held
-    attributes = getattr(held, "__dict__", {})
-    for value in (*(getattr(held, name) for name in names), *attributes.values()):
+            yield tensor
+    attributes = getattr(tensor, "__dict__", {})
+    for value in (*(getattr(tensor, name) for name in names), *attributes.values()):
         yield from _tensors(value, seen, depth + 1)
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
+from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.show import (
@@ -46,7 +46,7 @@ def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     return knob_files(__package__, manifest, findings, {"context": _drawing}, _words)
 
 
-def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
     """What the text says of one model."""
     return {"finding": _finding(findings), "sees": sees_images(findings), "tables": [_table(manifest, findings)]}
 
@@ -80,6 +80,6 @@ def _ratio(last: float | None, first: float | None) -> str:
     return f"{short((last or 0.0) / (first or 1.0), 3)} times"
 
 
-def summary(findings: KnobFindings) -> dict[str, Any]:
+def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _finding(found)})

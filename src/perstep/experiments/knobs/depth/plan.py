@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from perstep.errors import InputError
 from perstep.experiments.knobs import NewTokens, PromptOptions
@@ -15,11 +15,11 @@ from perstep.experiments.options import Seconds, at_least, parse_counts
 Strategy = Literal["first", "last", "uniform", "random", "importance"]
 
 
-def _counts(_type: Any, tokens: Sequence[Any]) -> tuple[int, ...]:
+def _counts(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
     return parse_counts(",".join(token.value for token in tokens))
 
 
-def _index_sets(_type: Any, tokens: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+def _index_sets(_type: object, tokens: Sequence[Token]) -> tuple[tuple[int, ...], ...]:
     """One set for each time the option is given; commas and ranges are taken too."""
     sets: list[list[str]] = []
     for token in tokens:

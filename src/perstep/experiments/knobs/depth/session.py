@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
@@ -106,7 +106,7 @@ def _ranking(plan: Plan, target: Target, scored: Scored | None, total: int, prog
     return list(range(total))
 
 
-def _sets(plan: Plan, wanted: Sequence[Any], ranking: list[int], total: int) -> list[Sequence[int]]:
+def _sets(plan: Plan, wanted: Sequence[Json], ranking: list[int], total: int) -> list[Sequence[int]]:
     """The active blocks of each configuration."""
     if plan.active_block_indices is not None:
         return list(wanted)
@@ -125,5 +125,5 @@ def _labels(plan: Plan, active: Sequence[tuple[int, ...]], total: int) -> list[s
     return labels
 
 
-def _setting(mask: BlockMask) -> Callable[[], AbstractContextManager[Any]]:
+def _setting(mask: BlockMask) -> Callable[[], AbstractContextManager[object]]:
     return lambda: mask

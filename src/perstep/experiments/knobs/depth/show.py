@@ -1,10 +1,10 @@
 """The findings of `depth` as tables, pictures and README."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from perstep._json import Json
 from perstep._words import plural, short
 from perstep.experiments.knobs import headlines, tables_of
 from perstep.experiments.knobs.findings import KnobFindings, Summary, damage
@@ -60,7 +60,7 @@ def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     return knob_files(__package__, manifest, findings, drawings, _words)
 
 
-def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
     """What the text says of one model."""
     return {
         "full": full_of(findings),
@@ -71,12 +71,12 @@ def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
     }
 
 
-def summary(findings: KnobFindings) -> dict[str, Any]:
+def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, _headline)
 
 
-def _headline(findings: KnobFindings) -> dict[str, Any]:
+def _headline(findings: KnobFindings) -> dict[str, Json]:
     fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
     return {
         "headline": fixed_words(findings),

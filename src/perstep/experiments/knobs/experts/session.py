@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +57,7 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     own = experts_implementation(target.model)
     works = record_all(target, checked.prompts_BT, plan.new_tokens, progress)
 
-    def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[Any]]:
+    def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[object]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
 
     def runs(name: str) -> None:
@@ -135,7 +134,7 @@ def _implementations(plan: Plan, runs: Callable[[str], None]) -> tuple[list[str]
     return names, left_out
 
 
-def _syncs(target: Target, work: Work, setting: Callable[[], AbstractContextManager[Any]]) -> float | None:
+def _syncs(target: Target, work: Work, setting: Callable[[], AbstractContextManager[object]]) -> float | None:
     """Host syncs in a decode step, counted in a short call that is not timed."""
     if work.new_tokens < 2:
         return None

@@ -1,8 +1,8 @@
 """The findings of `experts` as tables, pictures and README."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from perstep._json import Json
 from perstep._words import plural
 from perstep.experiments.conditions import typed
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
@@ -40,7 +40,7 @@ def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     return knob_files(__package__, manifest, findings, {"experts": _drawing}, _words)
 
 
-def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
     """What the text says of one model."""
     tables = [_table(manifest, findings)]
     return {"finding": _finding(findings), "has_quality": has_quality(findings), "tables": tables}
@@ -65,6 +65,6 @@ def _finding(findings: KnobFindings) -> str:
     return f"a decode forward {span}: {', '.join(words)}{doubt(findings)}"
 
 
-def summary(findings: KnobFindings) -> dict[str, Any]:
+def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _finding(found)})

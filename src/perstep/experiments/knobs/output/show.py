@@ -1,10 +1,10 @@
 """The findings of `output` as tables, pictures and README."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
@@ -47,6 +47,8 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 def _growth(findings: KnobFindings) -> str:
     """How a forward's cost changes with its position, as far as there are positions and rounds."""
+    if all(s.total_ms is None for s in findings.summary):
+        return "no configuration could be measured"
     growth, costs = findings.growth, np.array(findings.positions_ms)
     if growth is None:
         return "too few positions to say how a forward's cost changes along a call"
@@ -64,7 +66,7 @@ def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     return knob_files(__package__, manifest, findings, {"output": _drawing}, _words)
 
 
-def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Any]:
+def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
     """What the text says of one model."""
     return {"growth": _growth(findings), "tables": [_table(manifest, findings)]}
 
@@ -95,6 +97,6 @@ def _drawing(findings: KnobFindings) -> Drawing:
     return Drawing(findings.model, f"{findings.model}: {_growth(findings)}", panels)
 
 
-def summary(findings: KnobFindings) -> dict[str, Any]:
+def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _growth(found)})

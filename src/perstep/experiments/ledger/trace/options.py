@@ -26,7 +26,11 @@ class TraceOptions:
     """With --trace: what becomes a part. [default: ranges, or modules if the steps contain no range]"""
 
 
-def check(options: TraceOptions, others: Sequence[tuple[Any, Any]]) -> None:
+Options = Any
+"""A dataclass of options."""
+
+
+def check(options: TraceOptions, others: Sequence[tuple[Options, Options]]) -> None:
     """Check that these options go together.
 
     Args:

@@ -1,0 +1,156 @@
+"""Steps that are kept with their model between calls: found by shape, bounded, dropped when the model has changed."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+
+from perstep.errors import InputError
+from perstep.fast.graph_capture import Work
+from perstep.fast.graph_step import Step
+
+if TYPE_CHECKING:
+    from perstep.fast.decode_inputs import DecodingModel
+
+MOST_STEPS = 4
+"""Shapes kept for one model; the one used longest ago goes first."""
+MOST_SHARE = 0.25
+"""Of a device's memory, that the steps kept for one model may take together."""
+MOST_BYTES_ON_HOST = 1 << 30
+"""The same in the host's memory."""
+
+_SCALARS = (bool, int, float, str, type(None))
+
+
+@dataclass(eq=False)
+class Kept:
+    """A step, and what repeats it.
+
+    Attributes:
+        step: its buffers.
+        replays: what repeats each half.
+        captured: whether these are graphs.
+        busy: held by the call that uses it.
+        done: on a device, when the last call that used it is through.
+    """
+
+    step: Step
+    replays: list[Work]
+    captured: bool
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    done: torch.Event | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What slots and buffers take; the pool of a graph is not counted."""
+        return self.step.slots.nbytes + self.step.nbytes
+
+
+@dataclass(eq=False)
+class _Shelf:
+    """What is kept for one model as it was at the last call."""
+
+    state: Hashable = None
+    steps: dict[Hashable, Kept | str] = field(default_factory=dict)  # or why there can be none
+
+
+_shelves: weakref.WeakKeyDictionary[DecodingModel, _Shelf] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def release(model: object) -> int:
+    """Free the caches and graphs that `fast.decode` keeps for a model.
+
+    Args:
+        model: as it was given to `generate`.
+
+    Returns:
+        The bytes of slots and buffers that were kept, 0 if there were none.
+
+    Raises:
+        InputError: not a model.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"release takes the model whose graphs are to be freed, not {type(model).__name__}")
+    with _lock:
+        shelf = _shelves.pop(model, _Shelf())  # type: ignore[call-overload] # a module may be no model
+        freed = _bytes_of(shelf.steps)
+        _drop(shelf.steps)
+        return freed
+
+
+def find(model: DecodingModel, key: Hashable) -> Kept | str | None:
+    """The step of this shape, why there can be none, or None if that is not known.
+
+    Everything that was kept is dropped if the model has changed since.
+    """
+    state = state_of(model)
+    with _lock:
+        shelf = _shelves.setdefault(model, _Shelf(state))
+        if shelf.state != state:
+            _drop(shelf.steps)
+            shelf.state = state
+        found = shelf.steps.pop(key, None)
+        if found is not None:
+            shelf.steps[key] = found  # the last one used stands last
+        return found
+
+
+def keep(model: DecodingModel, key: Hashable, made: Kept | str) -> int:
+    """Keep a step, or why there can be none, within the limits; the bytes that are kept for the model now."""
+    with _lock:
+        steps = _shelves.setdefault(model, _Shelf()).steps
+        steps[key] = made
+        limit = most_bytes(model.device)
+        while len(steps) > MOST_STEPS or _bytes_of(steps) > limit:
+            _drop(steps, 1)
+        return _bytes_of(steps)
+
+
+def most_bytes(device: torch.device) -> int:
+    """What the steps kept for one model may take together."""
+    if device.type != "cuda":
+        return MOST_BYTES_ON_HOST
+    return int(torch.cuda.get_device_properties(device).total_memory * MOST_SHARE)
+
+
+def _drop(steps: dict[Hashable, Kept | str], most: int | None = None) -> None:
+    """Drop steps, the one used longest ago first, when the device is through with them."""
+    for key in list(steps)[:most]:
+        kept = steps.pop(key)
+        if isinstance(kept, Kept) and kept.done is not None:
+            kept.done.synchronize()
+
+
+def _bytes_of(steps: dict[Hashable, Kept | str]) -> int:
+    return sum(kept.nbytes for kept in steps.values() if isinstance(kept, Kept))
+
+
+def state_of(model: DecodingModel) -> Hashable:
+    """What a graph of the model depends on: where its weights are, their dtypes, and the settings of its modules.
+
+    Values that change in place do not count: a graph reads them from where they are.
+    """
+    found: list[Hashable] = [str(vars(model.config))]
+    for module in cast("nn.Module", model).modules():
+        for tensors in (module._parameters, module._buffers):
+            found.extend(
+                (name, _address(one), one.dtype, one.device) for name, one in tensors.items() if one is not None
+            )
+        found.extend(
+            (name, repr(value) if isinstance(value, list | tuple | set) else value)
+            for name, value in vars(module).items()
+            if isinstance(value, (*_SCALARS, list, tuple, set))
+        )
+    return tuple(found)
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Where its values are; of a tensor that is wrapped around others, such as a quantised one, which object it is."""
+    return tensor.data_ptr() if type(tensor) in (torch.Tensor, nn.Parameter) else id(tensor)

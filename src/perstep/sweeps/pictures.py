@@ -1,0 +1,146 @@
+"""The pictures of a sweep: curves and heat maps of its first figure, for each machine alone."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import nan, prod
+from statistics import median
+from typing import TYPE_CHECKING
+
+from perstep._words import plural, significant
+from perstep.report.panels import Panel, Series, grid_png
+from perstep.report.plot import draw_png
+from perstep.sweeps.drift import figure_of
+from perstep.sweeps.rows import Found, Row, plain, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_PANELS, _MOST_LINES, _A_ROW = 6, 5, 3
+At = Mapping[str, Found]
+"""Axis -> value: some cells of a grid."""
+
+
+def pictures(rows: Sequence[Row]) -> dict[str, bytes]:
+    """File name -> picture. Curves need an axis of numbers that varies, a heat map two axes that vary."""
+    figure = figure_of(rows)
+    measured = [row for row in rows if not row.cell.is_reference and isinstance(row.figures.get(figure), int | float)]
+    machines = list(dict.fromkeys(row.machine for row in measured))
+    made = {}
+    for number, machine in enumerate(machines, 1):
+        one = _Measured(figure, [row for row in measured if row.machine == machine])
+        ending = f"-{number}.png" if len(machines) > 1 else ".png"
+        numeric = [axis for axis, levels in one.axes.items() if all(isinstance(level, int | float) for level in levels)]
+        if numeric:
+            made[f"curves{ending}"] = one.curves(numeric[0])
+        if len(one.axes) > 1:
+            made[f"heat-map{ending}"] = one.heat_map()
+    return made
+
+
+class _Measured:
+    """What one machine measured.
+
+    Attributes:
+        axes: those that vary -> their values in order.
+    """
+
+    def __init__(self, figure: str, rows: Sequence[Row]) -> None:
+        self._figure, self._rows = figure, rows
+        found = {axis: list(dict.fromkeys(_at(row, axis) for row in rows)) for axis in rows[0].cell.values}
+        self.axes = {axis: sorted(levels, key=_order) for axis, levels in found.items() if len(levels) > 1}
+        self._header, self._unit, self._size = shown(figure, [float(row.figures[figure]) for row in rows])
+
+    def curves(self, axis: str) -> bytes:
+        """One axis from left to right, a line for each value of a second, a panel for each value of the others."""
+        second, *others = [name for name in self.axes if name != axis] or [""]
+        lines = self.axes.get(second, [None])[:_MOST_LINES]
+        panels = []
+        for at in self._panels(others):
+            series = []
+            for shade, line in enumerate(lines):
+                levels = [
+                    level for level in self.axes[axis] if self._value({**at, second: line, axis: level}) is not None
+                ]
+                xs = [float(level) for level in levels]
+                ys = [self._value({**at, second: line, axis: level}) or 0.0 for level in levels]
+                name = f"{second} {line}" if second else "measured"
+                series += [Series(name, xs, ys, shade=shade), Series(name, xs, ys, "line", shade=shade)]
+            positive = min(self.axes[axis]) > 0
+            panels.append(Panel(_words(at), axis, self._label, series, log_x=positive))
+        shown_cells = len(lines) * len(panels) * len(self.axes[axis])
+        return grid_png(self._title(shown_cells), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
+
+    def heat_map(self) -> bytes:
+        """The first axis down, the second from left to right, a panel for each value of the others."""
+        down, right, *others = self.axes
+        panels = self._panels(others)
+        columns = min(len(panels), _A_ROW)
+        num_rows = -(-len(panels) // columns)
+        wide, high = (max(len(self.axes[axis]), 2) for axis in (right, down))
+
+        def draw(figure: "Figure") -> None:
+            places = figure.subplots(num_rows, columns, squeeze=False).ravel()
+            for axes, at in zip(places, panels, strict=False):
+                self._draw_map(axes, at, down, right)
+            for axes in places[len(panels) :]:
+                axes.set_axis_off()
+            figure.suptitle(self._title(len(panels) * len(self.axes[down]) * len(self.axes[right])), fontsize=11)
+
+        return draw_png(min(2.4 + 0.8 * wide * columns, 20.0), min(1.8 + 0.55 * high * num_rows, 20.0), draw)
+
+    def _draw_map(self, axes: "Axes", at: At, down: str, right: str) -> None:
+        cells = [
+            [self._value({**at, down: low, right: level}) for level in self.axes[right]] for low in self.axes[down]
+        ]
+        shades = [[nan if value is None else value for value in row] for row in cells]
+        image = axes.imshow(shades, cmap="Greys", aspect="auto", vmin=0.0)
+        largest = max((value for row in cells for value in row if value is not None), default=0.0)
+        for y, row in enumerate(cells):
+            for x, value in enumerate(row):
+                text, dark = ("–", False) if value is None else (significant(value), value > 0.6 * largest)
+                axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        axes.set_xticks(range(len(self.axes[right])), [str(level) for level in self.axes[right]], fontsize=8)
+        axes.set_yticks(range(len(self.axes[down])), [str(level) for level in self.axes[down]], fontsize=8)
+        axes.set_xlabel(right, fontsize=9)
+        axes.set_ylabel(down, fontsize=9)
+        axes.set_title(_words(at), fontsize=9.5, loc="left")
+        axes.figure.colorbar(image, ax=axes, label=self._label)
+
+    @property
+    def _label(self) -> str:
+        return f"{self._header} ({self._unit})" if self._unit else self._header
+
+    def _title(self, shown_cells: int) -> str:
+        left_out = prod(map(len, self.axes.values())) - shown_cells
+        more = f"; {plural(left_out, 'cell is', 'cells are')} not shown" if left_out > 0 else ""
+        found = [float(row.figures[self._figure]) / self._size for row in self._rows]
+        ends = " to ".join(map(significant, (min(found), max(found))))
+        return f"{self._header} from {ends}{f' {self._unit}' if self._unit else ''} on {self._rows[0].hardware}{more}"
+
+    def _panels(self, others: Sequence[str]) -> Sequence[At]:
+        combinations = product(*(self.axes[axis] for axis in others))
+        return [dict(zip(others, one, strict=True)) for one in combinations][:_MOST_PANELS]
+
+    def _value(self, at: At) -> float | None:
+        """The median of a cell's repetitions in the unit of the picture; None where none was measured."""
+        held = [
+            float(row.figures[self._figure])
+            for row in self._rows
+            if all(_at(row, axis) == value for axis, value in at.items() if axis)
+        ]
+        return median(held) / self._size if held else None
+
+
+def _at(row: Row, axis: str) -> Found:
+    return plain(row.cell.values.get(axis))
+
+
+def _order(value: Found) -> tuple[bool, float, str]:
+    """Numbers first, by size, then texts."""
+    number = isinstance(value, int | float)
+    return (not number, value if number else 0.0, str(value))
+
+
+def _words(at: At) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in at.items())
