@@ -382,7 +382,10 @@ def test_a_large_automaton_is_named_by_more_than_16_bits() -> None:
             "properties": {"a": {"type": "string", "minLength": 2}, "b": {"type": "string", "maxLength": 4}},
         },
         {"type": "object", "properties": {"a": {"type": "string", "minLength": 1, "maxLength": 3}}, "required": ["a"]},
-        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^[^/]*$"}, "b": {"type": "number"}}},
+        {
+            "type": "object",
+            "properties": {"a": {"pattern": "^[^/]*$"}, "b": {"type": "number"}, "c": {"type": "string"}},
+        },
         {"type": "object", "additionalProperties": {"type": "string"}},
     ],
 )

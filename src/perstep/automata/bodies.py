@@ -73,7 +73,7 @@ class StringTokens:
         self.search = Search(build_trie(self.suffixes))
 
     def within(self, most: int) -> NDArray[np.int32]:
-        """The tokens that stay inside and begin at most so many characters, as packed bits."""
+        """The tokens that stay inside and begin at most `most` characters, as packed bits."""
         most = min(most, self.most)
         if most not in self._within:
             self._within[most] = pack_bits((self._begun >= 0) & (self._begun <= most))

@@ -154,7 +154,7 @@ def pack_bits(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 def set_bits(bits: NDArray[np.int32], tokens: Sequence[int]) -> None:
     """Set the bits of some tokens; fit for a few."""
-    words: memoryview[int] = memoryview(bits).cast("B").cast("I")  # type: ignore[assignment]
+    words: memoryview[int] = memoryview(bits.view(np.uint32))  # type: ignore[arg-type]
     for token in tokens:
         words[token >> 5] |= 1 << (token & 31)
 

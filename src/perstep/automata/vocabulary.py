@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-
-class Tekken(Protocol):
-    """What is read of a `mistral_common` Tekkenizer."""
-
-    n_words: int
-    num_special_tokens: int
-    eos_id: int
-
-    def id_to_byte_piece(self, token_id: int) -> bytes:
-        """The bytes of a token."""
-        ...
 
 
 class Vocabulary:
@@ -98,7 +86,7 @@ class Vocabulary:
     def from_tokenizer(
         cls, tokenizer: object, size: int | None = None, eos_ids: Iterable[int] | None = None
     ) -> Vocabulary:
-        """The vocabulary of a transformers or `tokenizers` tokenizer.
+        """The vocabulary of a tokenizer of transformers, `tokenizers` or mistral_common.
 
         Byte-level BPE, sentencepiece-like with byte fallback, and WordPiece are told apart by the
         tokenizer's own decoder; one whose tokens are bytes (ByT5) by what it makes of a text.
@@ -117,10 +105,9 @@ class Vocabulary:
         return cls(tokens, special, own_eos if eos_ids is None else eos_ids)
 
     @classmethod
-    def from_tekken(cls, tokenizer: Tekken) -> Vocabulary:
-        """The vocabulary of a `mistral_common` Tekkenizer."""
-        tokens = [tokenizer.id_to_byte_piece(token) or None for token in range(tokenizer.n_words)]
-        return cls(tokens, range(tokenizer.num_special_tokens), [tokenizer.eos_id])
+    def from_tekken(cls, tokenizer: object) -> Vocabulary:
+        """The vocabulary of a `mistral_common` Tekkenizer; `from_tokenizer` takes it too."""
+        return cls.from_tokenizer(tokenizer)
 
     @cached_property
     def trie(self) -> Trie:
