@@ -5,7 +5,8 @@ not, as MaskBench's; or a file or folder of JSON-Schema-Test-Suite (`optional` i
 engine has a process of its own, started anew after a schema that went over its time or memory. Correctness is tested
 byte by byte: an instance is accepted if each byte of its text is allowed and the text may end behind the last one. With
 `--timings` the tokens are mistral-common's 131,072 and each text is read once: first passes, never a state twice on
-purpose. Prints tables; `--write` keeps them and every schema's result.
+purpose. Prints tables; `--write` enters them into a file of results under a name, without a text of FILE, and `--keep`
+makes a run go on where it was stopped. `docs/generate.py` puts the tables into docs/automata.md.
 
     OMP_NUM_THREADS=1 python -P benchmarks/jsonschema.py FILE [--engines perstep llguidance] [--sample 100] [--timings]
 """
@@ -17,6 +18,7 @@ import multiprocessing
 import platform
 import random
 import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,17 +30,17 @@ from typing import Any
 
 import numpy as np
 
-from perstep.automata import Dfa, Engine, Grammar, Vocabulary, available, json_schema, prepare
-from perstep.automata import compile as compile_table
+from perstep.automata import Engine, Grammar, TokenAutomaton, Vocabulary, available, mask, prepare
+from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError
 
 OURS: dict[str, dict[str, Any]] = {
     "perstep": {},
-    "perstep-deep": {"max_depth": 2},
-    "perstep-open": {"max_depth": 2, "undeclared": True},
-    "perstep-any-order": {"max_depth": 2, "undeclared": True, "key_order": "any"},
+    "perstep-open": {"undeclared": True},
+    "perstep-lazy": {"engine": "table-lazy"},
+    "perstep-table": {"engine": "table"},
 }
-"""Ways to call json_schema; the others are engines by their own names."""
+"""Ways to call `automata.mask`; the others are engines by their own names."""
 
 NUM_FIRST_LINES = 20
 
@@ -58,6 +60,7 @@ class Result:
 
     name: str
     refused: str = ""
+    by: str = ""
     compile_s: float = 0.0
     valid: int = 0
     valid_accepted: int = 0
@@ -131,6 +134,7 @@ class Judge:
             result.compile_s = time.process_time() - began_s
             return result
         result.compile_s = time.process_time() - began_s
+        result.by = compiled.engine if isinstance(compiled, TokenAutomaton) else compiled.name
         if isinstance(compiled, Engine):
             compiled.fill()
             result.first_mask_ms = (time.perf_counter_ns() - began) / 1e6
@@ -139,29 +143,28 @@ class Judge:
             _count(result, texts, judged, valid)
         return result
 
-    def _compiled(self, case: Case) -> Dfa | Engine:
+    def _compiled(self, case: Case) -> TokenAutomaton | Engine:
         if self.name not in OURS:
             return self.prepared.build(Grammar(case.schema, self.policy))
-        dfa = json_schema(case.schema, whitespace=self.policy, **OURS[self.name])
-        if self.encode is None:
-            return dfa
-        from perstep.automata.engines.tables import TableEngine
+        table = mask(self.vocabulary, schema=case.schema, whitespace=self.policy, **OURS[self.name])
+        return table if self.encode is None else TableEngine(table, table.engine)
 
-        return TableEngine(compile_table(dfa, self.vocabulary, lazy=True), self.name)
-
-    def _accepts(self, compiled: Dfa | Engine, text: str, result: Result) -> bool:
+    def _accepts(self, compiled: TokenAutomaton | Engine, text: str, result: Result) -> bool:
         data = text.encode("utf-8", "surrogatepass")
-        if isinstance(compiled, Dfa):
+        if isinstance(compiled, TokenAutomaton):
             return compiled.accepts(data)
         compiled.reset()
+        now = time.perf_counter_ns
         for token in list(data) if self.encode is None else self.encode(text):
-            began = time.perf_counter_ns()
+            began = now()
             row = compiled.fill()
+            filled = now()
             allowed = row[token >> 5] >> (token & 31) & 1
+            taking = now()
             if not allowed or not compiled.accept(token):
                 return False
             if self.encode is not None:
-                result.step_us.append((time.perf_counter_ns() - began) / 1e3)
+                result.step_us.append((now() - taking + filled - began) / 1e3)
         eos = self.vocabulary.eos_ids[0]
         return bool(compiled.fill()[eos >> 5] >> (eos & 31) & 1)
 
@@ -204,13 +207,40 @@ def serve(name: str, timings: bool, flexible: bool, limit_mb: int, pipe: Connect
             pipe.send(Result(case.name, refused=f"raised {type(error).__name__}: {str(error)[:200]}"))
 
 
-def run_engine(name: str, cases: list[Case], args: argparse.Namespace) -> list[Result]:
+class Kept:
+    """Results so far, a line each in a file, so that a run goes on where it was stopped."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self._found = {
+            (row["engine"], row["result"]["name"]): Result(**row["result"]) for row in map(json.loads, lines)
+        }
+
+    def get(self, engine: str, case: Case) -> Result | None:
+        """What is known already."""
+        return self._found.get((engine, case.name))
+
+    def add(self, engine: str, result: Result) -> None:
+        """Remember a result."""
+        if self._path:
+            with self._path.open("a") as lines:
+                lines.write(json.dumps({"engine": engine, "result": asdict(result)}) + "\n")
+
+
+def run_engine(name: str, cases: list[Case], args: argparse.Namespace, kept: Kept) -> list[Result]:
     """What an engine makes of every case, in a process that is started anew when it is lost."""
     context = multiprocessing.get_context("spawn")
     results: list[Result] = []
     worker: Any = None
     pipe: Any = None
-    for case in cases:
+    for number, case in enumerate(cases):
+        known = kept.get(name, case)
+        if known is not None:
+            results.append(known)
+            continue
+        if number % 50 == 0:
+            print(f"{name}: {number} of {len(cases)}", file=sys.stderr, flush=True)
         if worker is None:
             pipe, theirs = context.Pipe()
             worker = context.Process(
@@ -234,8 +264,10 @@ def run_engine(name: str, cases: list[Case], args: argparse.Namespace) -> list[R
             worker = None
         if lost:
             results.append(Result(case.name, refused=lost))
+        kept.add(name, results[-1])
     if worker is not None:
         worker.kill()
+        worker.join()
     return results
 
 
@@ -253,6 +285,9 @@ def table_row(engine: str, results: list[Result], cases: list[Case]) -> dict[str
     return {
         "engine": engine,
         "compiled": percent(len(taken), len(results)),
+        "by table / llguidance": " / ".join(
+            str(sum(result.by.startswith(kind) for result in taken)) for kind in ("table", "llguidance")
+        ),
         "valid accepted": percent(sum(r.valid_accepted for r in taken), sum(r.valid for r in taken)),
         "invalid rejected": percent(sum(r.invalid_rejected for r in taken), sum(r.invalid for r in taken)),
         "schemas with a false accept": sum(r.invalid_rejected < r.invalid for r in taken),
@@ -311,12 +346,15 @@ def main() -> None:
     parser.add_argument("--flexible", action="store_true", help="any JSON whitespace, and compact texts too")
     parser.add_argument("--show", action="store_true", help="print why schemas were refused and what was judged wrong")
     parser.add_argument("--source", default="", help="what FILE is, with its version, for the result")
-    parser.add_argument("--write", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--write", type=Path, help="a file of results, in which this run's are entered")
+    parser.add_argument("--under", default="maskbench", help="the name of this run's results in that file")
+    parser.add_argument("--keep", type=Path, help="a file of results so far: a run that was stopped goes on there")
     args = parser.parse_args()
     cases = read_cases(args.file, every_form=args.flexible)
     if args.sample and args.sample < len(cases):
         cases = random.Random(0).sample(cases, args.sample)
-    found = {engine: run_engine(engine, cases, args) for engine in args.engines}
+    kept = Kept(args.keep)
+    found = {engine: run_engine(engine, cases, args, kept) for engine in args.engines}
     table = [table_row(engine, results, cases) for engine, results in found.items()]
     print_table(table)
     times = []
@@ -344,13 +382,14 @@ def main() -> None:
                 name: version(name) for name in ("perstep", "numpy", *({"llguidance", "xgrammar"} & set(found)))
             },
         }
-        per_schema = {
-            engine: [{k: v for k, v in asdict(r).items() if k != "step_us" and v} for r in results]
-            for engine, results in found.items()
-        }
-        args.write.write_text(
-            json.dumps({"about": about, "table": table, "times": times, "results": per_schema}, indent=1) + "\n"
-        )
+        _write(args, {"about": about, "correctness" if not args.timings else "times": times or table})
+
+
+def _write(args: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Enter results under their name; what the file holds otherwise stays."""
+    whole = json.loads(args.write.read_text()) if args.write.exists() else {}
+    whole[args.under] = found
+    args.write.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

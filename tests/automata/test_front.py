@@ -26,6 +26,7 @@ BOTH: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"type": "string", "maxLength": 0}, {}),
     ({"type": "string", "pattern": '^[a-c]+"?/'}, {}),
     ({"allOf": [{"type": "string", "pattern": "b"}, {"not": {"pattern": "a|e"}}, {"maxLength": 4}]}, {}),
+    ({"type": "string", "pattern": "(^a+$)|b|(c$)"}, {}),
     ({"type": "string", "format": "date"}, {}),
     ({"type": "string", "not": {"enum": ["a", "ab", "é"]}}, {}),
     ({"type": "integer"}, {}),
@@ -211,13 +212,15 @@ def test_a_small_language_is_a_table_and_a_large_one_is_parsed(pieces: Vocabular
 
 
 def test_what_a_parser_cannot_read_stays_a_table(pieces: Vocabulary) -> None:
-    """An anchor within a group beside a long string: the table takes more than it does by choice, and says so."""
-    schema = {"type": "string", "pattern": "(a|^b)c", "maxLength": 600}
+    """A large multiple beside a long string: the table takes more than it does by choice, and says so."""
+    schema = {"properties": {"a": {"type": "string", "maxLength": 2_000}, "b": {"type": "integer", "multipleOf": 97}}}
     found = mask(pieces, schema=schema)
     assert found.engine == "table-lazy"
     assert "llguidance cannot" in found.reason
-    with pytest.raises(InputError, match="has an anchor within, which llguidance cannot read"):
+    with pytest.raises(InputError, match="multipleOf 97 makes too large an expression for llguidance"):
         mask(pieces, schema=schema, engine="llguidance")
+    with pytest.raises(InputError, match="neither engine holds it. llguidance: .*multipleOf 97.*; a table: .*megabytes"):
+        mask(pieces, schema=schema, megabytes=1)
 
 
 def test_states_are_opaque_and_may_be_asked_in_any_order(pieces: Vocabulary) -> None:

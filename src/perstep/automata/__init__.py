@@ -17,7 +17,7 @@ from perstep.automata.rows import BUDGET_BYTES, Row, pack_bits, unpack_bits
 from perstep.automata.schema import FORMATS, json_schema
 from perstep.automata.stop import stop_strings
 from perstep.automata.table import TokenAutomaton, TokenTable
-from perstep.automata.trigger import after
+from perstep.automata.trigger import after, tagged
 from perstep.automata.utf8 import utf8
 from perstep.automata.vocabulary import Vocabulary
 
@@ -46,6 +46,7 @@ __all__ = [
     "pack_bits",
     "prepare",
     "stop_strings",
+    "tagged",
     "unpack_bits",
     "utf8",
 ]

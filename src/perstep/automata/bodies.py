@@ -35,6 +35,28 @@ def _inside() -> Dfa:
     return determinise(optional(loop(json_block(ANY))), 1_000, "the inside of a JSON string")
 
 
+@lru_cache(maxsize=1)
+def _between() -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
+    """The states inside a string, the one between characters first.
+
+    Returns:
+        For each but the first the state and the byte that lead there; and by state and byte the state that follows,
+        int64 [states, 256]: the number of states stands for the one behind a complete character, one more for none.
+    """
+    dfa = _inside()
+    by_byte = dfa.transitions[:, dfa.byte_class]
+    order, reached = [dfa.start], {dfa.start: (0, 0)}
+    for state in order:
+        for byte, target in enumerate(by_byte[state].tolist()):
+            if target and target not in reached:
+                reached[target] = (order.index(state), byte)
+                order.append(target)
+    number = np.full(len(by_byte), len(order) + 1)
+    number[order] = np.arange(len(order))
+    number[dfa.start] = len(order)
+    return [reached[state] for state in order[1:]], number[by_byte[order]]
+
+
 class StringTokens:
     """What the tokens of a vocabulary do inside a JSON string.
 
@@ -125,22 +147,13 @@ class Bodies:
         self._fits = bool(
             (by_byte[:, first[dfa.byte_class]] == by_byte).all() and (dfa.byte_class == self._quote).sum() == 1
         )
-        self._plan(by_byte, inside.start, first[np.argsort(classes)])
+        self._plan(first[np.argsort(classes)])
 
-    def _plan(self, by_byte: NDArray[np.int32], start: int, bytes_of_class: NDArray[np.int64]) -> None:
+    def _plan(self, bytes_of_class: NDArray[np.int64]) -> None:
         """How each state between two characters is reached, and where it must lead by each class."""
-        order, reached = [start], {start: (0, 0)}
-        for state in order:
-            for byte in range(256):
-                target = int(by_byte[state, byte])
-                if target and target not in reached:
-                    reached[target] = (order.index(state), int(self._byte_class[byte]))
-                    order.append(target)
-        self._reach = [reached[state] for state in order[1:]]
-        number = np.full(len(by_byte), len(order) + 1)  # the last is dead
-        number[order] = np.arange(len(order))
-        number[start] = len(order)  # a complete character leads to the state behind it
-        self._expected = number[by_byte[order][:, bytes_of_class]]
+        reached, leads_to = _between()
+        self._reach = [(parent, int(self._byte_class[byte])) for parent, byte in reached]
+        self._expected = leads_to[:, bytes_of_class]
         self._compared = np.ones_like(self._expected, dtype=np.bool_)
         self._compared[0, self._quote] = False
 

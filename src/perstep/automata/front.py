@@ -140,7 +140,7 @@ class _Choice:
             try:
                 return self._by_table("table-lazy", limits, f"llguidance cannot: {refused}")
             except InputError as error:
-                raise error from refused
+                raise InputError(f"neither engine holds it. llguidance: {refused}; a table: {error}") from error
 
     def _by_table(self, engine: str, limits: tuple[float, float], reason: str) -> TokenAutomaton:
         dfa = self._automaton(*limits)

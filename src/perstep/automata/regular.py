@@ -9,24 +9,27 @@ import numpy as np
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perstep.automata.dfa import Dfa
 
-MOST_CHARACTERS = 20_000
+MOST_CHARACTERS = 100_000
 
 
-def regex_of(dfa: Dfa, what: str) -> str:
-    """A regular expression of an automaton over ASCII, by taking its states out one by one.
+def regex_of(dfa: Dfa, what: str, symbols: Callable[[list[int]], str]) -> str:
+    """A regular expression of an automaton, by taking its states out one by one.
 
     Args:
-        dfa: the automaton; its bytes are below 128.
+        dfa: the automaton, over bytes or over symbols in their place.
         what: what it is, for an error.
+        symbols: the expression of one symbol of several.
 
     Raises:
-        InputError: if the expression grows beyond 20,000 characters.
+        InputError: if the expression grows beyond 100,000 characters.
 
     Source: Brzozowski and McCluskey, Signal flow graph techniques for sequential circuit state diagrams (1963).
     """
-    ways = _edges(dfa)
+    ways = _edges(dfa, symbols)
     start, end = -1, -2
     ways[start] = {dfa.start: ""}
     for state in np.flatnonzero(dfa.accepting).tolist():
@@ -46,20 +49,19 @@ def regex_of(dfa: Dfa, what: str) -> str:
                 other = ways[source].get(target)
                 ways[source][target] = joined if other is None else f"{other}|{joined}"
         if sum(len(text) for targets in ways.values() for text in targets.values()) > MOST_CHARACTERS:
-            raise InputError(f"{what} is too large an expression for llguidance here: take it out")
+            raise InputError(f"{what} makes too large an expression for llguidance")
     return ways[start].get(end, "[^\\s\\S]")
 
 
-def _edges(dfa: Dfa) -> dict[int, dict[int, str]]:
-    """The bytes from each live state to each, as a class."""
+def _edges(dfa: Dfa, symbols: Callable[[list[int]], str]) -> dict[int, dict[int, str]]:
+    """The expression from each live state to each."""
     ways: dict[int, dict[int, str]] = {}
     by_byte = dfa.transitions[:, dfa.byte_class]
     for state in range(1, len(by_byte)):
-        found: dict[int, str] = {}
+        found: dict[int, list[int]] = {}
         for byte in np.flatnonzero(by_byte[state]).tolist():
-            target = int(by_byte[state, byte])
-            found[target] = found.get(target, "") + f"\\x{{{byte:X}}}"
-        ways[state] = {target: f"[{signs}]" for target, signs in found.items()}
+            found.setdefault(int(by_byte[state, byte]), []).append(byte)
+        ways[state] = {target: symbols(read) for target, read in found.items()}
     return ways
 
 

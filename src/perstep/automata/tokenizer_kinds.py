@@ -84,7 +84,8 @@ def _of_mistral(tokenizer: Tokenizer) -> tuple[list[bytes | None], set[int], int
 
     A `MistralTokenizer` holds one; a Tekkenizer gives bytes, a SentencePieceTokenizer pieces.
     """
-    inner = getattr(getattr(tokenizer, "instruct_tokenizer", None), "tokenizer", tokenizer)
+    holder: Tokenizer = getattr(tokenizer, "instruct_tokenizer", None)
+    inner: Tokenizer = getattr(holder, "tokenizer", tokenizer)
     if not all(hasattr(inner, name) for name in ("n_words", "num_special_tokens", "special_ids", "id_to_piece")):
         return None
     special = {*inner.special_ids, inner.unk_id}

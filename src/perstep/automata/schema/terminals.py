@@ -13,10 +13,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from perstep.automata.charset import ANY, RAW_IN_JSON, SHORT_ESCAPES, Ranges, hex_sequences, intersect
+from perstep.automata.alphabet import Alphabet
+from perstep.automata.charset import ANY, RAW_IN_JSON, SHORT_ESCAPES, Ranges, charset, hex_sequences, intersect
 from perstep.automata.determinise import determinise
+from perstep.automata.dfa import STATE_LIMIT
 from perstep.automata.nfa import EMPTY, Block, byte_ranges, optional, repeat, union
-from perstep.automata.regex import ECMA, PYTHON, Dialect, regex_parts
+from perstep.automata.regex import ECMA, PYTHON, Dialect, regex_parts, regex_sets, regex_text
 from perstep.automata.regular import regex_of
 from perstep.automata.schema.formats import FORMATS
 from perstep.automata.schema.numbers import listed_numbers, multiples_of, number_rules
@@ -136,7 +138,8 @@ class InTerminals(Writing):
             return union(*(self.text(text) for text in listed_numbers(shape)))
         ways, rest = number_rules(shape), []
         for divisor, holds in shape.multiples:
-            source = regex_of(multiples_of(Fraction(repr(divisor)), path), f"{path}: multipleOf {divisor!r}")
+            multiples = multiples_of(Fraction(repr(divisor)), path)
+            source = regex_of(multiples, f"{path}: multipleOf {divisor!r}", _ascii_source)
             rest.append((source, holds))
         whole = " | ".join(
             " ".join([*[quoted(sign)] * bool(sign), f"({' & '.join(f'/{pattern}/' for pattern in patterns)})"])
@@ -159,7 +162,7 @@ def _string(shape: String) -> str:
     for name, argument, holds in shape.rules:
         sign = "" if holds else "~"
         if name == "pattern":
-            rules.append(f"{sign}/{regex_source(argument, ECMA, json_source, search=True)}/")
+            rules.append(f"{sign}/{_pattern(argument)}/")
         elif name == "format":
             if argument in FORMATS:
                 rules.append(f"{sign}/{regex_source(FORMATS[argument], PYTHON, json_source)}/")
@@ -174,6 +177,29 @@ def _string(shape: String) -> str:
         rules.append(f"{CHARACTER}*")
     quote = quoted(b'"')
     return f"{quote} ({' & '.join(rules)}) {quote}"
+
+
+def _pattern(pattern: str) -> str:
+    """The regex of a pattern that is searched for; one with anchors inside is made of its automaton."""
+    try:
+        return regex_source(pattern, ECMA, json_source, search=True)
+    except _AnchorInsideError:
+        alphabet = Alphabet(regex_sets(pattern, ECMA))
+        text = regex_text(pattern, alphabet, ECMA, STATE_LIMIT, search=True)
+
+        def symbols(read: list[int]) -> str:
+            atoms = [alphabet.atoms[symbol] for symbol in read if symbol < len(alphabet)]
+            return json_source(charset(*(pair for atom in atoms for pair in atom)))
+
+        return regex_of(text, f"the regex {pattern[:60]!r}", symbols)
+
+
+def _ascii_source(read: list[int]) -> str:
+    return plain_source(tuple((byte, byte) for byte in read))
+
+
+class _AnchorInsideError(InputError):
+    """A regex has an anchor elsewhere than at its ends."""
 
 
 def quoted(data: bytes) -> str:
@@ -207,7 +233,7 @@ class _Source:
     def marks(self, symbols: Iterable[int]) -> str:
         """Refused: the regexes of llguidance have no anchors."""
         del symbols
-        raise InputError(f"the regex {self._pattern[:60]!r} has an anchor within, which llguidance cannot read")
+        raise _AnchorInsideError(f"the regex {self._pattern[:60]!r} has an anchor within, which llguidance cannot read")
 
     def sequence(self, *parts: str) -> str:
         """One after the other."""
