@@ -219,7 +219,9 @@ def test_what_a_parser_cannot_read_stays_a_table(pieces: Vocabulary) -> None:
     assert "llguidance cannot" in found.reason
     with pytest.raises(InputError, match="multipleOf 97 makes too large an expression for llguidance"):
         mask(pieces, schema=schema, engine="llguidance")
-    with pytest.raises(InputError, match="neither engine holds it. llguidance: .*multipleOf 97.*; a table: .*megabytes"):
+    with pytest.raises(
+        InputError, match=r"neither engine holds it\. llguidance: .*multipleOf 97.*; a table: .*megabytes"
+    ):
         mask(pieces, schema=schema, megabytes=1)
 
 

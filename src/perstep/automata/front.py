@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perstep.automata.vocabulary import Vocabulary
 
 CHOICES = ("auto", "table", "table-lazy", "llguidance")
-SMALL_SECONDS = 0.03
+SMALL_SECONDS = 0.012
 """Counted work of a compile up to which `auto` takes the table."""
 SMALL_MEGABYTES = 30.0
 """Memory of a compile up to which `auto` takes the table."""
