@@ -70,6 +70,7 @@ from perstep.stats.summary import (
     summarise,
     values_needed,
 )
+from perstep.stats.trend import Slope, half_slopes
 from perstep.stats.unpaired import (
     MIN_SPREAD_DF,
     RunCost,
@@ -106,6 +107,7 @@ __all__ = [
     "ScaledFit",
     "ShareInterval",
     "SinglePart",
+    "Slope",
     "Spread",
     "Stop",
     "Summary",
@@ -123,6 +125,7 @@ __all__ = [
     "fit_cost",
     "fit_scaled",
     "guarded_confidence",
+    "half_slopes",
     "invalid_change",
     "ledger_estimate",
     "local_exponents",
