@@ -47,6 +47,7 @@ class Sample(msgspec.Struct, kw_only=True):
     `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`,
     `loop` for a run of a loop written by hand, `steps` for those that a program names. Where `whole` is true no cache
     was used: the decode steps took in the whole text again. `prefills` counts the steps of that kind.
+    `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """
 
     site: str
@@ -63,6 +64,7 @@ class Sample(msgspec.Struct, kw_only=True):
     notes: list[str]
     noise: Noise
     syncs: dict[str, SyncCounts] = {}
+    other_way: str = ""
     device_kinds: dict[str, CallSteps] = {}
     idle_kinds: dict[str, CallSteps] = {}
     made_by: Literal["generate", "loop", "steps"] = "generate"

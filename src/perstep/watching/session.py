@@ -113,6 +113,7 @@ class _Site(Instrument):
                 forwards=call.forwards if call else taken.steps,
                 kinds=taken.kinds,
                 notes=self.notes[self._noted :],
+                other_way=call.other_way if call else "",
                 noise=noise,
                 syncs=taken.syncs,
                 device_kinds=taken.device,

@@ -5,7 +5,7 @@ Importing this package imports neither torch nor transformers; its functions do,
 
 from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._lists import part_names
-from perstep.targets.transformers._loop import Call, Loop, Marks
+from perstep.targets.transformers._loop import Call, Loop, Marks, is_recorded, one_forward, unobserved
 from perstep.targets.transformers._modules import wrap_cache
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._silence import silent
@@ -67,8 +67,10 @@ __all__ = [
     "find_model",
     "find_routers",
     "image_prompt",
+    "is_recorded",
     "line_of",
     "load",
+    "one_forward",
     "part_names",
     "presets",
     "record",
@@ -77,6 +79,7 @@ __all__ = [
     "takes_images",
     "to_device",
     "truncate",
+    "unobserved",
     "user_frame",
     "wrap_cache",
     "wrap_forward_of",

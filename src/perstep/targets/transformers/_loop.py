@@ -9,7 +9,8 @@ a forward, in cold caches, a call that takes 50 ns in a loop costs 500.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from threading import get_ident
@@ -56,6 +57,7 @@ class Call:
         prompt_tokens: length of the prompt in ids (0 when it was given as embeddings); None likewise.
         new_tokens: columns generated, by the shape of the output; None likewise.
         cached: it uses a cache; otherwise every forward takes in the whole text.
+        other_way: how `fast.decode` does such a call unobserved, where that is not how it did this one; else empty.
     """
 
     steps: int = 0
@@ -64,6 +66,7 @@ class Call:
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     cached: bool = True
+    other_way: str = ""
 
 
 class Loop:
@@ -156,6 +159,7 @@ class Loop:
             if self.thread is not None:
                 return False
             self.thread = get_ident()
+            _recorded.append(self)
             return True
 
     def begin_call(self, part: str = words.SETUP) -> None:
@@ -194,14 +198,19 @@ class Loop:
         if self.thread == get_ident():
             self.abandon_call()
             self._clear()
-            self.thread = None
+            self._leave()
 
     def release(self) -> None:
         """Let the next call be recorded."""
         if not self._counting_call:
             self._calls_timed += 1
         self._clear()
+        self._leave()
+
+    def _leave(self) -> None:
         self.thread = None
+        if self in _recorded:
+            _recorded.remove(self)
 
     def elsewhere(self) -> bool:
         """Whether the present thread is not the one whose call is recorded."""
@@ -309,3 +318,42 @@ class Loop:
         if self.live:
             self.part = part
             self.mark(part)
+
+
+_recorded: list[Loop] = []
+"""The loops of the calls that are being recorded, in any thread."""
+
+
+def is_recorded() -> bool:
+    """Whether a generate call of this thread is being recorded."""
+    return any(loop.thread == get_ident() for loop in _recorded)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """What happens inside belongs to no part and is no forward of the call: a loop builds what it will use later."""
+    loops = [(loop, loop.watched, loop.live) for loop in _recorded if loop.thread == get_ident()]
+    for loop, _, _ in loops:
+        loop.watched = loop.live = 0
+    try:
+        yield
+    finally:
+        for loop, watched, live in loops:
+            loop.watched, loop.live = watched, live
+
+
+@contextmanager
+def one_forward() -> Iterator[None]:
+    """What happens inside is a forward of the call that no wrapper sees: the replay of a graph."""
+    loops = [loop for loop in _recorded if loop.watched == get_ident()]
+    for loop in loops:
+        if not (loop.stepping and loop.guided):
+            loop.arrive()
+        loop.enter(words.FORWARD)
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.enter(loop.after_forward)
+            loop.forwarded = True
+            loop.forwards += 1

@@ -150,6 +150,7 @@ class Instrument:
             loop.countable = self._countable()
             loop.begin_call()
             result = generate(*args, **kwargs)
+            self._note_way(given.get("custom_generate"))
             self._end_call(result)
             return result
         except BaseException:
@@ -177,6 +178,16 @@ class Instrument:
         if not call.forwards:
             self._note("no forward of a generate call was observed: it has no steps")
         self._loop.end_call()
+
+    def _note_way(self, decode: Value) -> None:
+        """How `fast.decode` did the call: a replayed graph has no parts, and marks must not change the way."""
+        last = getattr(decode, "last", None)
+        self._loop.call.other_way = getattr(last, "other_way", "")
+        if getattr(last, "replayed", False):
+            self._note(
+                "decode steps were replayed CUDA graphs: `forward` is the host's time for the whole step, with the "
+                "processors and the choice; its inside comes from the kernels of the graph"
+            )
 
     def _unwatched(self, generate: Function, *args: object, **kwargs: object) -> object:
         loop = self._loop
