@@ -1,71 +1,39 @@
-"""The slope of a cost along a call: known answers, bursts, drift inside the noise, and its coverage."""
+"""Rounds at different positions brought to the mean one."""
 
 import numpy as np
 import pytest
 
-from perstep.errors import InputError
-from perstep.stats import half_slopes
+from perstep.stats import without_trend
 
 
-def line(points: int, slope: float, start: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and a cost that rises by `slope` at each."""
-    x = np.arange(points, dtype=float)
-    return x, start + slope * x
+def test_a_line_is_taken_out_and_what_is_beside_it_stays() -> None:
+    """5 % more a position; the third of five rounds lies 10 % above the line."""
+    at = np.arange(5.0)
+    values = 100 * (1 + 0.05 * at) * np.array([1, 1, 1.1, 1, 1])
+    assert without_trend(values, at, 2) == pytest.approx([110, 110, 121, 110, 110])
 
 
-def test_a_line_gives_its_slope_exactly() -> None:
-    """In one call and over several, whatever their lengths."""
-    for calls in ([line(40, 3.0)], [line(20, 3.0), line(31, 3.0), line(1, 9.0)]):
-        slope = half_slopes(calls)
-        assert slope is not None
-        assert (slope.estimate, slope.low, slope.high) == pytest.approx((3.0, 3.0, 3.0))
+def test_a_burst_does_not_bend_the_line() -> None:
+    """One round in nine takes ten times as long; the others are what they are without it."""
+    at = np.arange(9.0)
+    values = 100 + at
+    values[7] *= 10
+    found = without_trend(values, at, 4)
+    assert np.delete(found, 7) == pytest.approx(104)
 
 
-def test_a_burst_does_not_move_it() -> None:
-    """One step in ten takes a thousand times as long."""
-    x, y = line(60, 2.0)
-    y[::10] *= 1000
-    slope = half_slopes([(x, y)])
-    assert slope is not None
-    assert slope.estimate == pytest.approx(2.0)
+def test_repeated_positions_tell_the_slope_together() -> None:
+    """Two calls of three pieces, the second slower: the pieces of each end alike, the calls do not."""
+    found = without_trend(np.array([10.0, 11, 12, 20, 22, 24]), np.tile([0.0, 1, 2], 2), 1)
+    assert found[:3] == pytest.approx(found[0], rel=0.04)
+    assert found[3:] == pytest.approx(found[3], rel=0.04)
+    assert found[3] > 1.5 * found[0]
 
 
-def test_a_curve_has_an_interval() -> None:
-    """A cost that grows with the square has the slope of its middle."""
-    x = np.arange(60.0)
-    slope = half_slopes([(x, 5 * x**2)])
-    assert slope is not None
-    assert slope.low is not None
-    assert slope.estimate == pytest.approx(2 * 5 * 29.5, rel=0.02)
-
-
-def test_too_few_steps_have_no_interval_and_one_has_no_slope() -> None:
-    """Nothing is made up."""
-    slope = half_slopes([line(6, 1.0)])
-    assert slope is not None
-    assert (slope.low, slope.high) == (None, None)
-    assert half_slopes([line(1, 1.0)]) is None
-    assert half_slopes([]) is None
-
-
-def test_positions_that_do_not_rise_are_refused() -> None:
-    """They would divide by nothing."""
-    with pytest.raises(InputError, match="they must rise"):
-        half_slopes([(np.zeros(4), np.zeros(4))])
-
-
-def test_noise_alone_is_seldom_taken_for_growth() -> None:
-    """In at most 5 % of 400 calls without any growth the interval excludes 0, and it holds a true slope as often."""
-    rng = np.random.default_rng(0)
-    wrong = missed = 0
-    for _ in range(400):
-        x, y = line(64, 0.0)
-        y = y * rng.lognormal(0, 0.2, 64)
-        flat = half_slopes([(x, y)])
-        rising = half_slopes([(x, y + 2.0 * x)])
-        assert flat is not None
-        assert rising is not None
-        wrong += flat.low is not None and flat.high is not None and not flat.low <= 0 <= flat.high
-        missed += rising.low is not None and rising.high is not None and not rising.low <= 2 <= rising.high
-    assert wrong <= 20
-    assert missed <= 20
+@pytest.mark.parametrize(
+    ("values", "at"),
+    [([3.0, 5.0], [1.0, 1.0]), ([0.0, 0, 0, 7], [0.0, 1, 2, 3]), ([0.01, 10, 20], [0.0, 1, 2]), ([4.0], [0.0])],
+)
+def test_values_stay_as_they_are_where_no_line_fits(values: list[float], at: list[float]) -> None:
+    """One position, mostly zeros, a line that falls to nothing, one value."""
+    assert without_trend(np.array(values), np.array(at), 0.5).tolist() == values

@@ -60,6 +60,7 @@ from perstep.stats.positions import (
 )
 from perstep.stats.segments import Knee, beyond_knee, find_knee
 from perstep.stats.shares import ShareInterval, share_interval
+from perstep.stats.slopes import Slope, half_slopes
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
 from perstep.stats.summary import (
     Outliers,
@@ -70,7 +71,7 @@ from perstep.stats.summary import (
     summarise,
     values_needed,
 )
-from perstep.stats.trend import Slope, half_slopes
+from perstep.stats.trend import without_trend
 from perstep.stats.unpaired import (
     MIN_SPREAD_DF,
     RunCost,
@@ -158,4 +159,5 @@ __all__ = [
     "values_needed",
     "williams_square",
     "withhold",
+    "without_trend",
 ]
