@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import gpu_check_budgets as budgets
 import gpu_check_device as device
 import gpu_check_graph as graph
 from gpu_check_device import Facts, Found, Shared
@@ -268,6 +269,9 @@ CHECKS: dict[str, Check] = {
 }
 
 APART: dict[str, Check] = {
+    "budget_compare": Check(budgets.compare, 20.0),
+    "budget_ops": Check(budgets.ops, 40.0),
+    "budget_ledger": Check(budgets.ledger_fast, 60.0),
     "decode_graph_tokens": Check(graph.tokens, 60.0),
     "decode_graph_failure": Check(graph.failure, 30.0),
     "decode_graph_small": Check(graph.small, 45.0),
