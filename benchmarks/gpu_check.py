@@ -266,12 +266,12 @@ CHECKS: dict[str, Check] = {
     "drop_ins_captured": Check(_older(drop_ins_captured, "a replay equals the calls"), 15.0),
     "watch_overhead": Check(_older(watch_overhead, "ledgers add up, tokens unchanged"), 40.0),
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
-}
-
-APART: dict[str, Check] = {
     "budget_compare": Check(budgets.compare, 20.0),
     "budget_ops": Check(budgets.ops, 40.0),
     "budget_ledger": Check(budgets.ledger_fast, 60.0),
+}
+
+APART: dict[str, Check] = {
     "decode_graph_tokens": Check(graph.tokens, 60.0),
     "decode_graph_failure": Check(graph.failure, 30.0),
     "decode_graph_small": Check(graph.small, 45.0),
