@@ -51,6 +51,9 @@ class RunTo:
     save_baseline: str | None = None
     """Store the run as the baseline of this name; replace an older one of the same name."""
 
+    tag: str | None = None
+    """A word to find the run by: `perstep list --tag WORD`."""
+
     strict: Annotated[bool, Parameter(negative="")] = False
     """Exit with 3 if the result is not resolved."""
 
@@ -75,6 +78,8 @@ def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
         reduce_run(open_run(baseline))  # a damaged or invalid one is told before anything is measured
 
     def approve(manifest: Manifest) -> None:
+        if to.tag is not None:
+            manifest.tag = to.tag
         if baseline is not None:
             refuse_different_work(read_manifest(baseline), manifest, allow=False)
 

@@ -12,6 +12,7 @@ from perstep.experiments.conditions import Facts
 from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
+from perstep.report.page import Content
 from perstep.runs import Manifest
 
 AnyPlan = Any
@@ -113,4 +114,13 @@ class HasLedger(Protocol):
 
     def ledger_samples(self, samples: Sequence[AnySample]) -> Mapping[str, LedgerSamples]:
         """The samples as arrays, by kind of step, the headline kind first."""
+        ...
+
+
+@runtime_checkable
+class HasContent(Protocol):
+    """What an experiment has besides, if its page shows more than its headline and its tables."""
+
+    def content(self, manifest: Manifest, findings: AnyFindings, samples: Sequence[AnySample]) -> Content:
+        """The sentence and the figures of `report.html`, from the same numbers as the tables."""
         ...

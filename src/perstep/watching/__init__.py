@@ -2,7 +2,7 @@
 
 from perstep.watching.findings import SiteFindings, WatchFindings, analyse
 from perstep.watching.samples import Conditions, Sample, Workload
-from perstep.watching.show import csv, files, summary, tables
+from perstep.watching.show import content, csv, files, summary, tables
 
 __all__ = [
     "Conditions",
@@ -11,6 +11,7 @@ __all__ = [
     "WatchFindings",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "summary",

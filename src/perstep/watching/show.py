@@ -1,17 +1,20 @@
 """The findings of `watch` as tables, sentences, CSV, picture and README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
+from perstep.experiments.ledger.device.show import device_lane
 from perstep.measure import RESIDUAL_SAID, Ledger
 from perstep.report import Column, Table
 from perstep.report.format import duration, percent, plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
+from perstep.report.page import Content, LedgerView
 from perstep.report.words import render
 from perstep.runs import Manifest
-from perstep.watching.findings import SiteFindings, WatchFindings
+from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
+from perstep.watching.samples import Sample, by_site
 
 NAMED_TOGETHER = 3
 """Most parts that are named where it is not resolved which of them costs most."""
@@ -25,14 +28,14 @@ def site_tables(site: SiteFindings) -> list[Table]:
     if beside is None:
         return [_host_table(site)]
     title = f"{beside.ledger.kind}, time on the device's stream at {site.site}: {_subject(site)}"
-    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {plural(site.calls, 'call')}")]
+    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {_calls(site)}")]
 
 
 def _host_table(site: SiteFindings) -> Table:
     subject = f"{site.site}: {_subject(site)}"
     if site.main is None:
         return Table(subject, [Column("part", str, words=True)], [], notes=["No step could be seen.", *site.notes])
-    calls = f"in {plural(site.calls, 'call')}"
+    calls = f"in {_calls(site)}"
     host = ", host time" if site.main.kind in site.device_ledgers else ""
     table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
     first = int(site.main.residual_share > RESIDUAL_SAID)  # after the note on it
@@ -41,8 +44,12 @@ def _host_table(site: SiteFindings) -> Table:
     return table
 
 
+def _calls(site: SiteFindings) -> str:
+    return plural(site.calls, "call" if site.made_by == "generate" else "run")
+
+
 def _subject(site: SiteFindings) -> str:
-    facts = [site.model, plural(site.calls, "call")]
+    facts = [site.model, _calls(site)]
     for name, values in (("batch", site.rows), ("prompt", site.prompt_tokens), ("new tokens", site.new_tokens)):
         if values:
             facts.append(f"{name} {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else ""))
@@ -79,11 +86,12 @@ def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
     inside = f", {most} {duration(ledger.parts[most].ns)} of it" if most and ledger.parts[most].ns else ""
     of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
     warm = "; it belongs to a first call and includes its warm-up" if site.prefill_is_first else ""
-    return f"A prefill took {duration(ledger.step_ns)}{of}, the set-up of the call included{inside}{warm}."
+    setup = ", the set-up of the call included" if site.made_by == "generate" else ""
+    return f"A prefill took {duration(ledger.step_ns)}{of}{setup}{inside}{warm}."
 
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
-    """One ledger a line that called generate."""
+    """One ledger a line that called generate, or a model in a loop."""
     return [table for site in findings.sites for table in site_tables(site)]
 
 
@@ -92,7 +100,7 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
     drawn = [(site, site.main) for site in findings.sites if site.main is not None]
     drawn = sorted(drawn, key=lambda pair: -pair[1].step_ns)[:MOST_BARS]
     prefills = [
-        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {plural(site.calls, 'call')}")
+        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {_calls(site)}")
         for site in findings.sites
         if site.decode is not None and site.prefill is not None
     ]
@@ -135,3 +143,20 @@ def summary(findings: WatchFindings) -> dict[str, Json]:
         "calls": sum(site.calls for site in findings.sites),
         "costliest": site.costliest,
     }
+
+
+def content(manifest: Manifest, findings: WatchFindings, samples: Sequence[Sample]) -> Content:
+    """The page's: the ledger of each line that called generate, that of the longest steps first."""
+    calls = by_site(samples)
+    seen = [(site, site.main) for site in findings.sites if site.main is not None]
+    figures = [
+        LedgerView(
+            title=f"What a {ledger.kind} step is made of at {site.site}: {_subject(site)}",
+            ledger=ledger,
+            samples=marked_steps(ledger.kind, calls[site.site]),
+            device=device_lane(None, site.device_ledgers.get(ledger.kind)),
+            about=manifest.boundaries,
+        )
+        for site, ledger in sorted(seen, key=lambda pair: -pair[1].step_ns)
+    ]
+    return Content(str(summary(findings)["headline"]), figures)

@@ -160,8 +160,8 @@ class Loop:
             _recorded.append(self)
             return True
 
-    def begin_call(self) -> None:
-        """Begin the recorded call with its prefill.
+    def begin_call(self, part: str = words.SETUP) -> None:
+        """Begin the recorded call with its prefill, in a part.
 
         Where two calls were too short for the schedule to count syncs, the third is given to counting.
         """
@@ -174,7 +174,7 @@ class Loop:
         self._next_mode: Callable[[], Mode] = modes.__next__
         self.watched = get_ident()
         self._begin_step(self._next_mode(), first=True)
-        self.enter(words.SETUP)
+        self.enter(part)
 
     def end_call(self) -> None:
         """End the call; a step that has had its forward ends here, one that has not is no step."""
@@ -225,8 +225,23 @@ class Loop:
         if not self.stepping:
             self._begin_step(self._next_mode(), first=True)
         elif self.forwarded and not self.guided and not self.in_prefill:
-            self._end_step()
-            self._begin_step(self._next_mode())
+            self.next_step()
+
+    def next_step(self, *, prefill: bool = False) -> None:
+        """End the open step, if there is one, and begin the next in the same reading of the clock."""
+        mode = self._next_mode()
+        if not (self.stepping and mode.timed and self._mode.timed):
+            if self.stepping:
+                self._end_step()
+            self._begin_step(mode, first=prefill)
+            return
+        self._steps += 1
+        self._since_counted += 1
+        self.forwarded = False
+        self.part = RESIDUAL
+        self.live = self.watched if mode.looked_into else 0
+        self._mode = mode
+        self._turn(mode.prefill if prefill else mode.decode)
 
     def turn(self, again: bool) -> bool:
         """The loop has asked whether to go on; if its step is done, end it and begin the next.

@@ -15,7 +15,7 @@ from perstep.errors import InputError
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version, words
 from perstep.targets.transformers._loop import Call, Loop, Marks
-from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
+from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_inside, wrap_modules
 from perstep.targets.transformers._phases import Around, wrap_forward, wrap_hooks, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Value, Wraps
@@ -283,6 +283,24 @@ def _compiled(model: Model) -> str:
         if module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
     )
     return next(names, "")
+
+
+def wrap_forward_of(wraps: Wraps, model: Value, loop: Loop, detail: Detail) -> str:
+    """Wrap what is inside the forward of a module that a loop calls.
+
+    Args:
+        wraps: takes the wrappers.
+        model: any module, or a function that holds one.
+        loop: the state of its runs.
+        detail: how finely.
+
+    Returns:
+        The part that the rest of the forward is.
+    """
+    if detail == "phases" or not hasattr(model, "named_modules") or _compiled(model):
+        return words.FORWARD
+    wrap_inside(wraps, model, loop, layers=detail == "layers")
+    return words.FORWARD_OTHER
 
 
 def _anything_compiled() -> bool:

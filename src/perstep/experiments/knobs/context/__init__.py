@@ -6,9 +6,21 @@ what the model is given, not computed from the size of an image. Text lengths ar
 
 from perstep.experiments.knobs.context.plan import Plan
 from perstep.experiments.knobs.context.session import prepare
-from perstep.experiments.knobs.context.show import files, summary, tables
+from perstep.experiments.knobs.context.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "content",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

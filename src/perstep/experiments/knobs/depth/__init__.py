@@ -7,9 +7,21 @@ ran makes the run invalid. Quality stands beside latency, so that the fastest co
 from perstep.experiments.knobs.depth.plan import Plan
 from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.depth.session import prepare
-from perstep.experiments.knobs.depth.show import files, summary, tables
+from perstep.experiments.knobs.depth.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "content",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

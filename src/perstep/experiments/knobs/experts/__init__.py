@@ -7,9 +7,21 @@ name. All configurations replay the tokens of the unchanged model. Host syncs ar
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.experts.session import prepare
-from perstep.experiments.knobs.experts.show import files, summary, tables
+from perstep.experiments.knobs.experts.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "content",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]

@@ -8,8 +8,20 @@ What a forward really costs more at later positions is read off the longest call
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.knobs.output.session import prepare
-from perstep.experiments.knobs.output.show import files, summary, tables
+from perstep.experiments.knobs.output.show import content, files, summary, tables
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload
 from perstep.experiments.knobs.show import summary_csv as csv
 
-__all__ = ["Conditions", "Plan", "Sample", "Workload", "analyse", "csv", "files", "prepare", "summary", "tables"]
+__all__ = [
+    "Conditions",
+    "Plan",
+    "Sample",
+    "Workload",
+    "analyse",
+    "content",
+    "csv",
+    "files",
+    "prepare",
+    "summary",
+    "tables",
+]
