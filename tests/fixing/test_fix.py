@@ -16,7 +16,7 @@ from perstep.fast.decode_loop import Report
 from perstep.fixing import Captured, Captures
 from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import REMOVED, copied
-from perstep.fixing.findings import Row, Site
+from perstep.fixing.findings import Row, Site, _bound_of_graph
 from perstep.fixing.known import written
 from perstep.fixing.loop import EVIDENCE, how_it_ran
 from perstep.fixing.observe import observe
@@ -208,6 +208,11 @@ def test_suggestions_come_from_names_and_are_bounded_by_the_part(monkeypatch: py
     assert (graph.most_ns, graph.most_speedup) == (0.75 * ledger.step_ns, 4.0)
     assert graph.drop_in == between.drop_in
     assert host_bound == found
+    row = Row(parts=[BETWEEN], drop_in="perstep.fast.decode", tokens="the same")
+    _bound_of_graph(row, ledger, stream)
+    assert (row.most_step_speedup, row.most_call_speedup, row.no_bound) == (4.0, 4.0, "")
+    _bound_of_graph(row, ledger, None)
+    assert row.no_bound.startswith("a captured graph saves launches in every part")
     busy = msgspec.structs.replace(stream, idle_ns_per_step=0.05 * ledger.step_ns)
     assert {one.part for one in perstep.suggest(ledger, busy)} == {*found, BETWEEN}
 

@@ -216,7 +216,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
         calls = by_line.get(line, [])
         decode, prefill = (call_ledger(kind, calls, mark_ns) if calls else None for kind in _KINDS)
         device = device_ledger(DECODE_STEP, calls) if calls else None
-        sites.append(_site(found, decode, prefill, device, model=calls[0].model if calls else ""))
+        sites.append(_site(found, decode, prefill, model=calls[0].model if calls else "", device=device))
     rounds = [made.round for found in held.values() for _, kept in found.trials for made in kept]
     patch = next((sample for sample in reversed(samples) if isinstance(sample, Patch)), Patch(diff=""))
     open_ = [site.site for site in sites if any(_is_open(row) for row in site.rows)]
@@ -262,7 +262,7 @@ def _by_line(samples: Sequence[Sample]) -> dict[str, _Held]:
 
 
 def _site(
-    held: _Held, decode: Ledger | None, prefill: Ledger | None, device: DeviceLedger | None, *, model: str
+    held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: str, device: DeviceLedger | None = None
 ) -> Site:
     offered, written = held.offered, held.written
     loop = () if decode is None else loop_parts(decode)
