@@ -231,12 +231,14 @@ def test_a_loop_that_was_replayed_says_so_and_is_bounded_by_the_devices_wait() -
     assert "custom_generate=perstep.fast.decode: replayed." in _on_the_loop(Site(**site), row)
 
 
-def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_not() -> None:
+def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_looked_up() -> None:
     """Their logits get -inf at every step, whatever came before; for two tokens it depends on that."""
     assert offered(captured(bad_words_ids=[[7], [9]])) == {
         "logits/NoBadWordsLogitsProcessor": "perstep.fast.SuppressTokens([7, 9])"
     }
-    assert offered(captured(bad_words_ids=[[7, 9]])) == {}
+    assert offered(captured(bad_words_ids=[[7, 9]])) == {
+        "logits/NoBadWordsLogitsProcessor": "perstep.fast.BadWords([[7, 9]])"
+    }
 
 
 def test_parts_of_one_class_have_the_names_that_the_ledger_gives_them() -> None:

@@ -13,6 +13,7 @@ from perstep.errors import InputError
 from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.fixing.changes import Changes, changes
+from perstep.fixing.draft import DRAFTED
 from perstep.fixing.samples import (
     RIGHT,
     Clash,
@@ -93,6 +94,7 @@ class Row(msgspec.Struct, kw_only=True):
         result: what came of timing it, or None where that was not done.
         written: whether it is among the lines to write.
         leans: it works beside the other lines alone.
+        forwards: that the call makes with a draft, where leaving the draft out is what was tried; else 0.
     """
 
     parts: list[str]
@@ -110,6 +112,7 @@ class Row(msgspec.Struct, kw_only=True):
     result: Result | None = None
     written: bool = False
     leans: bool = False
+    forwards: int = 0
 
     @property
     def unproven(self) -> bool:
@@ -136,6 +139,7 @@ class Site(msgspec.Struct, kw_only=True):
         streams: the call has a streamer, which its repeats had not.
         all_tokens: of the whole call.
         sampled: tokens are drawn.
+        beams: of each prompt.
         lines: what to write into the call, ready to be copied.
         imports: what to have at the top of the file.
         by_hand: why there is no diff of this call, or empty.
@@ -156,6 +160,7 @@ class Site(msgspec.Struct, kw_only=True):
     streams: bool = False
     all_tokens: int = 0
     sampled: bool = False
+    beams: int = 1
     lines: list[str] = []
     imports: list[str] = []
     by_hand: str = ""
@@ -278,6 +283,7 @@ def _site(
         rows=[_row(tried) for tried in offered.tried],
         all_tokens=offered.all_tokens,
         sampled=offered.sampled,
+        beams=offered.beams,
         shared=offered.shared,
         streams=offered.streams,
         lines=written.lines,
@@ -299,7 +305,7 @@ def _site(
             _cost(row, decode, loop)
             if offered.tried[place].captured:
                 _bound_of_graph(row, decode, device)
-            elif row.ns is not None and not decode.invalid:
+            elif row.ns is not None and not decode.invalid and row.parts != [DRAFTED]:
                 _bound(row, offered, place, decode, prefill, loop, tuple(gone))
         site.rows += _others(decode, site.rows, loop, offered)
     site.rows.sort(key=lambda row: -(row.share or 0))
@@ -339,6 +345,7 @@ def _row(tried: Tried) -> Row:
         why=tried.refused or tried.evidence,
         instead=tried.instead,
         leans=tried.leans,
+        forwards=tried.forwards,
     )
 
 

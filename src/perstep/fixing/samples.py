@@ -64,6 +64,7 @@ class Tried(msgspec.Struct, kw_only=True):
         leans: it works beside the other offers alone, so that it cannot be timed by itself.
         by_generate: generate itself makes what it replaces, so that this making is a part of the call.
         captured: its decode steps were replayed CUDA graphs, so that it replaces launches in every part.
+        forwards: that the call makes with a draft, where the offer is to leave the draft out.
     """
 
     parts: list[str]
@@ -72,6 +73,7 @@ class Tried(msgspec.Struct, kw_only=True):
     leans: bool = False
     by_generate: bool = False
     captured: bool = False
+    forwards: int = 0
     evidence: str = ""
     refused: str = ""
     instead: str = ""
@@ -93,6 +95,7 @@ class Offered(msgspec.Struct, kw_only=True, tag="offered"):
         loop_is_fast: the call has `perstep.fast.decode` already.
         sampled: tokens are drawn.
         all_tokens: new tokens of the call.
+        beams: of each prompt, where there are several.
     """
 
     site: str
@@ -107,6 +110,7 @@ class Offered(msgspec.Struct, kw_only=True, tag="offered"):
     loop_is_fast: bool = False
     sampled: bool = False
     all_tokens: int = 0
+    beams: int = 1
 
 
 class Clash(msgspec.Struct, kw_only=True, tag="clash"):
