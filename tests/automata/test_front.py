@@ -225,6 +225,16 @@ def test_what_a_parser_cannot_read_stays_a_table(pieces: Vocabulary) -> None:
         mask(pieces, schema=schema, megabytes=1)
 
 
+def test_a_grammar_that_would_crash_the_parser_is_refused(pieces: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows rules by recursion and dies of a stack that is too small: many optional keys are a table's."""
+    schema = {"type": "object", "properties": {f"k{number}": {"type": "null"} for number in range(60)}}
+    assert mask(pieces, schema=schema, engine="llguidance").engine == "llguidance"
+    monkeypatch.setattr("perstep.automata.schema.grammar._DEEPEST", 50)
+    with pytest.raises(InputError, match="rules would lead more than 50 deep into each other"):
+        mask(pieces, schema=schema, engine="llguidance")
+    assert _accepts(mask(pieces, schema=schema), '{"k1": null, "k59": null}')
+
+
 def test_states_are_opaque_and_may_be_asked_in_any_order(pieces: Vocabulary) -> None:
     """A state allows what it allowed, however far its text has gone; branches do not disturb each other."""
     parsed, table = (
