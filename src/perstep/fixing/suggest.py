@@ -16,7 +16,11 @@ EXACT: Final[dict[str, str]] = {
     "logits/TopPLogitsWarper": "perstep.fast.TopP",
     "logits/TopKLogitsWarper": "perstep.fast.TopK",
     "logits/MinPLogitsWarper": "perstep.fast.MinP",
+    "logits/TypicalLogitsWarper": "perstep.fast.TypicalP",
     "logits/SuppressTokensLogitsProcessor": "perstep.fast.SuppressTokens",
+    "logits/NoBadWordsLogitsProcessor": "perstep.fast.BadWords",
+    "logits/SequenceBiasLogitsProcessor": "perstep.fast.SequenceBias",
+    "logits/NoRepeatNGramLogitsProcessor": "perstep.fast.NoRepeatNGram",
     "logits/RepetitionPenaltyLogitsProcessor": "perstep.fast.RepetitionPenalty",
     "stop/StopStringCriteria": "perstep.fast.StopStrings",
 }
@@ -30,9 +34,8 @@ BETWEEN: Final = "between forwards"
 DECODE: Final = "custom_generate=perstep.fast.decode"
 
 _KEPT: Final = (
-    "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization", "TypicalLogitsWarper",
-    "NoRepeatNGramLogitsProcessor", "NoBadWordsLogitsProcessor", "SequenceBiasLogitsProcessor",
-    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "EpsilonLogitsWarper", "EtaLogitsWarper",
+    "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization", "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor", "EpsilonLogitsWarper", "EtaLogitsWarper",
 )  # fmt: skip
 _LEAST = 0.002
 """Parts below this share of the step are not worth a line."""
@@ -143,7 +146,7 @@ def at_most(
     step = step_ns / max(step_ns - won_ns, 1e-9 * step_ns)
     if prefill is None:
         return step, None
-    once = (*parts, SETUP) if by_generate else parts
+    once = (*parts, *(name for name in prefill.parts if belongs(name, (SETUP,)))) if by_generate else parts
     call_ns = prefill.step_ns - bound(prefill, gone)[0] + (new_tokens - 1) * step_ns
     won_ns = bound(prefill, once)[0] + more_ns + (new_tokens - 1) * won_ns
     return step, call_ns / max(call_ns - won_ns, 1e-9 * call_ns)

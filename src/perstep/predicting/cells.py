@@ -1,0 +1,265 @@
+"""The stored runs that predictions are fitted on: decode steps of `ledger` runs, with the ceilings of their own rounds.
+
+A run counts if it is complete and valid, theory has a formula for its model, and its ceilings were not disturbed. The
+others are counted by reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from perstep.errors import InputError
+from perstep.experiments.bounds import rates_from
+from perstep.experiments.conditions import typed
+from perstep.experiments.ledger.device.findings import DeviceWork
+from perstep.experiments.ledger.findings import LedgerFindings
+from perstep.experiments.ledger.samples import Bounded, Conditions, Workload
+from perstep.machine import Machine, SweepFigures, identity
+from perstep.measure import Ledger, Progress
+from perstep.predicting.subject import Subject, Way
+from perstep.runs import Manifest, Status, list_runs, read_manifest, read_regular
+from perstep.sweeps.folder import SWEEP, read_sweep
+from perstep.sweeps.rows import read_rows
+from perstep.theory import Level, Rates, read_config
+
+RESIDUAL = "unattributed"
+DEVICE = "device/"
+"""Before the name of a part of what a device does; the others are the host's time."""
+WAIT = "sync"
+"""The host's part that waits for the device, which is no work of its own."""
+_NO_LIMIT = 1e30
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a machine is: the rates of the host, and of the device where steps run on one.
+
+    Where a device does the arithmetic, the host only calls: its bytes and products take no time, and a call what a
+    launch takes. A call on a device takes what its shortest kernel takes.
+    """
+
+    host: Rates
+    device: Rates | None = None
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """The four ceilings of a device that a step is made of."""
+
+    bytes_per_s: float
+    peak_flops: float
+    kernel_ns: float
+    launch_ns: float
+
+
+def speed_of(figures: "SweepFigures | DeviceSpeed", dtype: str) -> Speed:
+    """Ceilings as rates."""
+    if isinstance(figures, SweepFigures):
+        return Speed(rates_from(figures, dtype))
+    return Speed(
+        Rates((Level("any", _NO_LIMIT),), {dtype: _NO_LIMIT}, figures.launch_ns),
+        Rates((Level("memory", figures.bytes_per_s),), {dtype: figures.peak_flops}, figures.kernel_ns),
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measured decode step.
+
+    Attributes:
+        name: of its run.
+        subject: what was measured.
+        machine: its identity.
+        hardware: the machine in words.
+        figures: the medians of the ceilings in its own rounds; those of a device were measured before them.
+        step_ns: without marks.
+        parts_ns: part -> time. The host's are scaled by one factor so that, without a device, they add up to that step;
+            those of a device have `DEVICE` before their names, and the host does not wait in them.
+        noise: half of the step's interval, as a share of it; None where there are too few rounds.
+        began_at: UTC, ISO 8601.
+    """
+
+    name: str
+    subject: Subject
+    machine: str
+    hardware: str
+    figures: "SweepFigures | DeviceSpeed"
+    step_ns: float
+    parts_ns: dict[str, float]
+    noise: float | None
+    began_at: str
+
+    @property
+    def speed(self) -> Speed:
+        """The machine as it was in these rounds."""
+        return speed_of(self.figures, self.subject.way.dtype)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells, and how many runs were left out for which reason."""
+
+    cells: list[Cell]
+    left_out: Counter[str]
+
+    def of_way(self, way: Way) -> list[Cell]:
+        """Those that were carried out so."""
+        return [cell for cell in self.cells if cell.subject.way == way]
+
+    @property
+    def words(self) -> str:
+        """What was left out, in a sentence; empty if nothing was."""
+        return "; ".join(f"{count:,} left out: {why}" for why, count in self.left_out.most_common())
+
+
+def read_cells(root: Path, progress: Progress = lambda _share, _what: None) -> Cells:
+    """The cells under a folder of runs, or of a sweep.
+
+    Raises:
+        InputError: there is no ledger run at all, or the sweep is damaged.
+    """
+    folders = list(_folders(root))
+    found, left_out = [], Counter[str]()
+    for number, folder in enumerate(folders, 1):
+        cell = _read(folder)
+        if isinstance(cell, str):
+            left_out[cell] += 1
+        else:
+            found.append(cell)
+        progress(number / len(folders), "reading runs")
+    return Cells(sorted(found, key=lambda cell: cell.name), left_out)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The runs of a sweep's cells that are done, or of a folder of runs."""
+    if (root / SWEEP).exists():
+        yield from (root / row.run for row in read_rows(root, read_sweep(root)) if row.run)
+        return
+    runs = [run.folder for run in list_runs(root) if run.manifest.experiment == "ledger"]
+    if not runs:
+        raise InputError(f"no ledger run in {root}; give --from a folder of runs, or of a sweep")
+    yield from runs
+
+
+def _read(folder: Path) -> "Cell | str":
+    """A cell, or why the run is none."""
+    manifest = read_manifest(folder)
+    if manifest.experiment != "ledger" or manifest.status is not Status.COMPLETE:
+        return "no complete ledger run"
+    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
+    bounded = conditions.bounds if conditions.bounds.config else conditions.device_bounds
+    if not bounded.config:
+        return conditions.bounds.unknown or conditions.device_bounds.unknown or "theory has no formula for the model"
+    try:
+        findings = msgspec.json.decode(read_regular(folder / "results.json"), type=LedgerFindings)
+    except (OSError, msgspec.DecodeError):
+        return "its results.json cannot be read; `perstep report` makes it again"
+    decode = findings.decode
+    if findings.invalid or decode is None or not decode.plain_step_ns:
+        return "it is invalid, or has no decode step"
+    figures = _figures(findings, bounded.dtype)
+    if isinstance(figures, str):
+        return figures
+    machine = msgspec.convert(manifest.machine, Machine)
+    low, high = decode.plain_step_ci_low, decode.plain_step_ci_high
+    return Cell(
+        name=_name(folder, manifest),
+        subject=_subject(manifest, bounded, workload),
+        machine=identity(machine),
+        hardware=_hardware(machine, findings),
+        figures=figures,
+        step_ns=decode.plain_step_ns,
+        parts_ns=_parts(decode, decode.plain_step_ns, findings.device_work.get("decode")),
+        noise=None if low is None or high is None else (high - low) / 2 / decode.plain_step_ns,
+        began_at=manifest.started_at,
+    )
+
+
+def _figures(findings: LedgerFindings, dtype: str) -> "SweepFigures | DeviceSpeed | str":
+    """The ceilings, or why there are none."""
+    ceilings, on_device = findings.ceilings, findings.device_ceilings
+    if ceilings is not None:
+        return "its ceilings were disturbed" if ceilings.why_no_bounds() else ceilings.typical
+    if on_device is None or "decode" not in findings.device_work:
+        return "it has no ceilings, or nothing was profiled on the device"
+    rates = on_device.memory_gb_s, on_device.peak_tflop_s, on_device.shortest_ns()
+    launch = on_device.figures.get("launch")
+    if on_device.dtype != dtype or launch is None or None in rates:
+        return "the ceilings of its device lack a figure"
+    memory, peak, kernel_ns = (rate or 0.0 for rate in rates)
+    return DeviceSpeed(memory * 1e9, peak * 1e12, kernel_ns, launch.value)
+
+
+def _parts(decode: Ledger, plain_ns: float, work: DeviceWork | None) -> dict[str, float]:
+    """The host's parts, and a device's."""
+    scale = plain_ns / decode.step_ns
+    host = {name: part.ns * scale for name, part in decode.parts.items()} | {RESIDUAL: decode.residual_ns * scale}
+    if work is None:
+        return host
+    host.pop(WAIT, None)
+    return host | {f"{DEVICE}{name}": part.busy_ns for name, part in work.parts.items()}
+
+
+def _hardware(machine: Machine, findings: LedgerFindings) -> str:
+    device = findings.device_ceilings
+    return str(machine.cpu.model) if device is None else f"{machine.cpu.model}, {device.device}"
+
+
+def _name(folder: Path, manifest: Manifest) -> str:
+    place = manifest.config.get("sweep", {})
+    return str(place.get("cell") or folder.name)
+
+
+def _subject(manifest: Manifest, bounded: Bounded, workload: Workload) -> Subject:
+    way = Way(bounded.backend, bounded.dtype, workload.device, workload.threads, workload.temperature > 0)
+    name = str(manifest.model.get("name", "")).partition(", ")[0]
+    context = workload.prompt_tokens + (workload.new_tokens - 2) // 2  # the middle of the decode steps
+    return Subject(name, read_config(bounded.config), workload.batch, context, way)
+
+
+def machine_speed(cells: Sequence[Cell]) -> Speed:
+    """The ceilings of one machine: the median over its cells of each figure, by the size of the set.
+
+    Args:
+        cells: of one machine and one way, at least one.
+    """
+    dtype = cells[0].subject.way.dtype
+    devices = [cell.figures for cell in cells if isinstance(cell.figures, DeviceSpeed)]
+    hosts = [cell.figures for cell in cells if isinstance(cell.figures, SweepFigures)]
+    return speed_of(_pooled_device(devices) if devices else _pooled_host(hosts), dtype)
+
+
+def _pooled_device(found: Sequence[DeviceSpeed]) -> DeviceSpeed:
+    return DeviceSpeed(
+        median(one.bytes_per_s for one in found),
+        median(one.peak_flops for one in found),
+        median(one.kernel_ns for one in found),
+        median(one.launch_ns for one in found),
+    )
+
+
+def _pooled_host(found: Sequence[SweepFigures]) -> SweepFigures:
+    def pooled(held: Sequence[dict[int, float]]) -> dict[int, float]:
+        sizes = sorted({size for one in held for size in one})
+        return {size: median(one[size] for one in held if size in one) for size in sizes}
+
+    read, call = (pooled([getattr(one, kind) for one in found]) for kind in ("read_gb_s", "call_ns"))
+    after = {size: call[_nearest(call, size)] for size in read}
+    return SweepFigures(
+        read_gb_s=read,
+        call_ns={0: call[0], **after},  # calls were timed after fewer sets: after others they take what the nearest has
+        gemm_gflop_s=median(one.gemm_gflop_s for one in found),
+        vector_g_s=median(one.vector_g_s for one in found),
+        special_g_s=median(one.special_g_s for one in found),
+        rounds=sum(one.rounds for one in found),
+    )
+
+
+def _nearest(sizes: Iterable[int], wanted: int) -> int:
+    """The size that is nearest by ratio."""
+    return min(sizes, key=lambda size: abs(log((size + 1) / wanted)))
