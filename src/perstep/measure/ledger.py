@@ -18,6 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._shown import html
+from perstep._words import duration, plural
 from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock
 from perstep.measure.recorder import Recorder
@@ -178,6 +180,16 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     scale_factor: float = 1.0
     largest: list[str] = []
     largest_outside: list[str] = []
+
+    def __repr__(self) -> str:
+        step_ns = self.step_ns if self.plain_step_ns is None else self.plain_step_ns
+        largest = f", largest part {self.largest[0]}" if len(self.largest) == 1 else ""
+        counts = f"{plural(len(self.parts), 'part')}, {plural(self.rounds, 'round')}"
+        invalid = ", INVALID" if self.invalid else ""
+        return f"<Ledger of {self.kind}: {duration(step_ns)} a step, {counts}{largest}{invalid}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
 
     def resolved(self) -> Resolved:
         """The half-width of the widest interval shown, as a fraction of the step; inf while any interval is missing."""

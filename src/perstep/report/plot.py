@@ -46,6 +46,11 @@ def part_shade(name: str) -> int:
     return 8 + crc32(name.encode()) % (len(_SHADES) - 8)
 
 
+def shade_colour(place: int) -> str:
+    """The colour at a place of `part_shade`."""
+    return _SHADES[place]
+
+
 def page_shades() -> str:
     """The colours of the parts and of curves as a style sheet, in light and in dark.
 
