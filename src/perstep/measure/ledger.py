@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep._shown import html
-from perstep._words import duration, plural
+from perstep._shown import Shown
 from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock
 from perstep.measure.recorder import Recorder
@@ -123,7 +122,7 @@ class Sum(msgspec.Struct, frozen=True, kw_only=True):
         return self.ns_per_step
 
 
-class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+class Ledger(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """Parts + residual = step, for one kind of step.
 
     Attributes:
@@ -180,16 +179,6 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     scale_factor: float = 1.0
     largest: list[str] = []
     largest_outside: list[str] = []
-
-    def __repr__(self) -> str:
-        step_ns = self.step_ns if self.plain_step_ns is None else self.plain_step_ns
-        largest = f", largest part {self.largest[0]}" if len(self.largest) == 1 else ""
-        counts = f"{plural(len(self.parts), 'part')}, {plural(self.rounds, 'round')}"
-        invalid = ", INVALID" if self.invalid else ""
-        return f"<Ledger of {self.kind}: {duration(step_ns)} a step, {counts}{largest}{invalid}>"
-
-    def _repr_html_(self) -> str | None:
-        return html(self)
 
     def resolved(self) -> Resolved:
         """The half-width of the widest interval shown, as a fraction of the step; inf while any interval is missing."""
@@ -393,9 +382,7 @@ def _overhead(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _O
 def _interval(
     part_ns: NDArray[np.float64], step_ns: NDArray[np.float64], estimate: float, comparisons: int
 ) -> ShareInterval | None:
-    if not len(step_ns):
-        return None
-    return share_interval(part_ns, step_ns, estimate=estimate, comparisons=comparisons)
+    return share_interval(part_ns, step_ns, estimate=estimate, comparisons=comparisons) if len(step_ns) else None
 
 
 def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perstep.measure import Ledger, Progress
+from perstep.report.format import duration, plural
 from perstep.report.ledger import ledger_table
 from perstep.report.page import LedgerView, table_html
 from perstep.report.page.drawing import figure
 from perstep.report.page.markup import Markup, element
-from perstep.report.plot import shade_colour
+from perstep.report.plot import ink_on, shade_colour
 from perstep.report.table import Table
 from perstep.runs import write_to
 
@@ -30,7 +31,8 @@ _STYLE = """
 .perstep .residual{fill:none;stroke:currentColor;stroke-width:.8}.perstep .drawing{width:100%;max-width:900px}
 .perstep .drawing text{fill:currentColor;font-size:12px}.perstep .lanes .name{text-anchor:middle;font-size:11px}
 .perstep .note,.perstep .words,.perstep .notes{opacity:.8;font-size:.93em;margin:3px 0}
-.perstep .legend{margin-right:12px}.perstep .key,.perstep .swatch{display:inline-block;width:10px;height:10px}
+.perstep .legend{margin-right:12px}.perstep .swatch{margin-right:7px}
+.perstep .key,.perstep .swatch{display:inline-block;width:10px;height:10px}
 .perstep .key.host{background:#5b92c4}.perstep .key.bound{width:3px;background:#c23b31}
 .perstep .key.ends{border:solid currentColor;border-width:0 1px}
 .perstep .rule td,.perstep .rule th{border-top:1px solid!important}
@@ -54,13 +56,23 @@ def html(value: object) -> str | None:
     return html(tables()) if callable(tables) else None
 
 
+def short(ledger: Ledger) -> str:
+    """A ledger in a line: `<Ledger of decode: 123 µs a step, 13 parts, 24 rounds, largest part mlp>`."""
+    step_ns = ledger.step_ns if ledger.plain_step_ns is None else ledger.plain_step_ns
+    facts = [f"{duration(step_ns)} a step", plural(len(ledger.parts), "part"), plural(ledger.rounds, "round")]
+    facts += [f"largest part {ledger.largest[0]}"] if len(ledger.largest) == 1 else []
+    return f"<Ledger of {ledger.kind}: {', '.join([*facts, *(['INVALID'] if ledger.invalid else [])])}>"
+
+
 def _piece(*content: Markup) -> str:
     body = element("div", *content, class_="perstep")
     used = {int(number) for number in _SHADE.findall(" ".join(re.findall(r'class="([^"]*)"', body)))}
     colours = "".join(
-        f".perstep .s{place}{{fill:{shade_colour(place)};background:{shade_colour(place)}}}" for place in sorted(used)
+        f".perstep .s{place}{{fill:{shade_colour(place)};background:{shade_colour(place)}}}"
+        f".perstep .drawing .on.s{place}{{fill:{ink_on(shade_colour(place))};background:none}}"
+        for place in sorted(used)
     )
-    return f"<style>{_STYLE.strip()}{colours}.perstep .on{{fill:#888!important}}</style>{body}"
+    return f"<style>{_STYLE.strip()}{colours}</style>{body}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class Picture:
         return self.png
 
     def __repr__(self) -> str:
-        return f"<Picture: {len(self.png):,} bytes of PNG; .save(path) writes it>"
+        return f"<Picture: {plural(len(self.png), 'byte')} of PNG; .save(path) writes it>"
 
     def save(self, path: str | Path) -> None:
         """Write the picture into a file.
