@@ -8,6 +8,9 @@ failed or missed its goal it exits with 1.
 
     python -P benchmarks/gpu_check.py --date 2026-11-22 [--only NAME ...] [--out FILE] [--traces FOLDER]
 
+A name stands for all checks that begin with it: `--only decode_graph` are those of `fast.decode` in a captured graph,
+which are run only where they are named, `--only decode_graph_tokens decode_graph_small` two of them.
+
 To add a check: write `def mine(shared: Shared) -> Found`, raise what is wrong, and add it to `CHECKS`.
 """
 
@@ -25,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gpu_check_device as device
+import gpu_check_graph as graph
 from gpu_check_device import Facts, Found, Shared
 
 RESULT = Path(__file__).parent / "results" / "gpu_check.json"
@@ -263,6 +267,21 @@ CHECKS: dict[str, Check] = {
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
 }
 
+APART: dict[str, Check] = {
+    "decode_graph_tokens": Check(graph.tokens, 60.0),
+    "decode_graph_failure": Check(graph.failure, 30.0),
+    "decode_graph_small": Check(graph.small, 45.0),
+    "decode_graph_drop_ins": Check(graph.drop_ins, 40.0),
+    "decode_graph_mask": Check(graph.mask, 40.0),
+    "decode_graph_outside": Check(graph.outside, 30.0),
+    "decode_graph_large": Check(graph.large, 50.0),
+    "decode_graph_large_batch": Check(graph.large_batch, 60.0),
+    "decode_graph_capture": Check(graph.capture, 50.0),
+    "decode_graph_over_busy": Check(graph.over_busy, 60.0),
+    "decode_graph_compiled": Check(graph.compiled, 150.0),
+}
+"""Checks that are run only where they are named: together they take longer than a run."""
+
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
@@ -299,7 +318,7 @@ def run_checks(
         tell: given each result as a JSON line, as soon as it is known.
         found: where the results go, one by one; what is returned.
     """
-    known = CHECKS if checks is None else checks
+    known = CHECKS | APART if checks is None else checks
     began_s, found = now_s(), {} if found is None else found
     for name in names:
         at_s, check = now_s(), known[name]
@@ -331,6 +350,13 @@ def _run_one(check: Check, shared: Shared) -> Facts:
     return {"status": status, "goal": made.goal, "figure": made.figure, "facts": made.facts}
 
 
+def chosen(only: Sequence[str] | None) -> list[str]:
+    """The checks of these names, and those that begin with one of them; without names those that are not apart."""
+    if only is None:
+        return list(CHECKS)
+    return [name for name in CHECKS | APART if name in only or name.startswith(tuple(f"{one}_" for one in only))]
+
+
 def describe_device() -> Facts:
     """The device, and what drives it."""
     import torch
@@ -352,10 +378,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks and write what they found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--date", required=True, help="of the run, as 2026-11-22")
-    parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--traces", help="a folder for the traces that are taken")
     options = parser.parse_args(arguments)
+    names = chosen(options.only)
+    if unknown := [one for one in options.only or () if not chosen([one])]:
+        parser.error(f"no check is called {unknown[0]}: there are {', '.join(CHECKS | APART)}")
     began_s = time.monotonic()
     import torch
 
@@ -382,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(line, flush=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # a killed run keeps what it has
 
-    run_checks(options.only, Shared(), tell=tell, found=result["checks"])
+    run_checks(names, Shared(), tell=tell, found=result["checks"])
     return int(any(found["status"] != "ok" for found in result["checks"].values()))
 
 

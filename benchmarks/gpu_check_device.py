@@ -48,6 +48,7 @@ class Shared:
         large_rounds: of the large one.
         new_tokens: of one call in a ledger.
         prompt_tokens: before them.
+        wide_head: the vocabulary of a model with a large head.
     """
 
     arch: str = "smollm2-135m"
@@ -58,6 +59,7 @@ class Shared:
     large_rounds: int = 9
     new_tokens: int = 8
     prompt_tokens: int = 64
+    wide_head: int = 131_072
     _model: Any = None
     plain_before_ns: float = 0.0
     built_s: float = 0.0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perstep.experiments.ablation import Ablation, ablate
     from perstep.experiments.compare import Comparison, compare
     from perstep.fixing.suggest import suggest
-    from perstep.measure import Ledger, Recorder
+    from perstep.measure import Ledger, Recorder, part, step
     from perstep.watching.session import watch
 
 _HOMES = {
@@ -25,6 +25,8 @@ _HOMES = {
     "Recorder": "perstep.measure",
     "ablate": "perstep.experiments.ablation",
     "compare": "perstep.experiments.compare",
+    "part": "perstep.measure",
+    "step": "perstep.measure",
     "suggest": "perstep.fixing.suggest",
     "watch": "perstep.watching.session",
 }
@@ -40,6 +42,8 @@ __all__ = [
     "__version__",
     "ablate",
     "compare",
+    "part",
+    "step",
     "suggest",
     "watch",
 ]
@@ -60,7 +64,8 @@ def __getattr__(name: str) -> Exported:
         return import_module(f"perstep.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'perstep' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)  # kept: looking it up again takes 1 µs
+    return found
 
 
 def __dir__() -> list[str]:

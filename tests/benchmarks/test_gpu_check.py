@@ -29,7 +29,7 @@ def script() -> Iterator[ModuleType]:
     module = sys.modules["gpu_check"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    for name in ("gpu_check", "gpu_check_device"):
+    for name in ("gpu_check", "gpu_check_device", "gpu_check_graph"):
         del sys.modules[name]
     sys.path[:] = path
 
@@ -161,4 +161,36 @@ def test_the_older_checks_run_on_the_host_as_well(script: ModuleType, small: Any
     assert found["watch_overhead"]["facts"]["phases"]["syncs_by_part"] == {"sync": 1.0}
     assert set(found["drop_ins"]["facts"]) >= {"Utf8", "TokenMask", "TopP", "WordStop", "StopStrings"}
     assert found["drop_ins_captured"]["facts"]["outputs"] == 4
+    json.dumps(found)
+
+
+def test_a_name_stands_for_the_checks_that_begin_with_it(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of captured steps are run only where they are named; one that does not exist is refused by name."""
+    assert script.chosen(["decode_graph"]) == list(script.APART)
+    assert script.chosen(["graph", "decode_graph_small"]) == ["graph", "decode_graph_small"]
+    assert script.chosen(None) == list(script.CHECKS)
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--date", "2026-11-22", "--only", "decode_grap"])
+    assert ended.value.code == 2
+    assert "no check is called decode_grap: there are too_large, " in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+@pytest.mark.real_clock
+def test_the_checks_of_captured_steps_run_on_the_host(
+    script: ModuleType, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no graphs the step runs as it is: the tokens are right, and each figure is one."""
+    config = json.loads(Path(small.arch).read_text()) | {"max_position_embeddings": 1024, "vocab_size": 400}
+    arch = tmp_path / "long.json"
+    arch.write_text(json.dumps(config))
+    monkeypatch.setattr(script.graph, "ROUNDS", 1)
+    shared = script.Shared(arch=str(arch), large=str(arch), dtype="float32", device="cpu", wide_head=400)
+    found = script.run_checks(list(script.APART), shared)
+    assert [(name, each.get("error")) for name, each in found.items()] == [(name, None) for name in script.APART]
+    assert found["decode_graph_tokens"]["status"] == found["decode_graph_failure"]["status"] == "ok"
+    assert found["decode_graph_large"]["facts"]["first_tokens_equal"] == 48
+    assert all(isinstance(each["figure"], float) for each in found.values())
     json.dumps(found)

@@ -94,7 +94,7 @@ def test_a_script_ends_as_it_does_without_perstep(
     )
     said = process("watch", *arguments, cwd=tmp_path)
     assert (said.code, said.out) == (alone.returncode, alone.stdout)
-    remark = f"perstep: {path} made no generate call of a transformers model; there is nothing to show\n"
+    remark = f"perstep: {path} made no generate call and called no model in a loop; there is nothing to show\n"
     assert said.err == alone.stderr + remark
     assert not (tmp_path / ".perstep").exists()
 

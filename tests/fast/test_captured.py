@@ -17,9 +17,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import perstep  # noqa: E402
 from perstep import automata, fast  # noqa: E402
 from perstep.errors import InputError  # noqa: E402
 from perstep.fast import Decode, TokenMask, graph_cache, graph_kept, graph_run  # noqa: E402  # noqa: E402
+from perstep.measure import FakeClock  # noqa: E402
 from perstep.targets.reference.sample import gumbel_noise  # noqa: E402
 
 pytestmark = pytest.mark.hf
@@ -628,3 +630,40 @@ def test_it_is_asked_for_on_a_cpu(both: Any, tiny_model: Any, prompts: Any) -> N
         Decode(on_host=True, captured=True)
     with pytest.raises(InputError, match="release takes the model whose graphs are to be freed, not str"):
         fast.release("model")
+
+
+@pytest.mark.parametrize("detail", ["phases", "modules"])
+def test_an_instrument_does_not_change_the_way(
+    decode: Decode, detail: Any, model: Any, prompts: Any, monkeypatch: Any
+) -> None:
+    """The step is built and counted without it; were the way another one, the ledger would be invalid."""
+    options = {**prompts(2), "max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "custom_generate": decode}
+    plain = model.generate(**options)
+    fast.release(model)
+    with perstep.watch(model, detail, syncs=False, clock=FakeClock(tick_ns=1)) as watched:
+        for _ in range(3):
+            assert torch.equal(model.generate(**options), plain)
+            assert (decode.last.way, decode.last.why, decode.last.other_way) == ("captured", "", "")
+    assert [(sample.steps, sample.forwards) for sample in watched.samples] == [(12, 12)] * 3
+    assert watched.ledger().invalid == ""
+    monkeypatch.setattr(graph_run, "_python_inside", lambda model: "forward" in vars(model) and "there are marks")
+    with perstep.watch(model, detail, syncs=False, clock=FakeClock(tick_ns=1)) as watched:
+        assert torch.equal(model.generate(**options), plain)
+    assert (decode.last.way, decode.last.why) == ("host", "there are marks")
+    assert "unobserved, fast.decode does this call in another way (captured)" in watched.ledger().invalid
+
+
+def test_a_replayed_graph_is_a_forward_of_its_step(
+    recorded: Decode, model: Any, prompts: Any, monkeypatch: Any
+) -> None:
+    """No wrapper sees it, and there are as many steps and forwards as in the plain call."""
+    made = graph_kept.Kept
+    monkeypatch.setattr(graph_run, "Kept", lambda step, replays, captured: made(step, replays, True))
+    options = {**prompts(2), "max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(**options)
+    with perstep.watch(model, syncs=False, clock=FakeClock(tick_ns=1)) as watched:
+        for _ in range(2):
+            assert torch.equal(model.generate(**options, custom_generate=recorded), plain)
+    assert [(sample.steps, sample.forwards) for sample in watched.samples] == [(12, 12)] * 2
+    assert watched.ledger().parts["forward"].ns > 0
+    assert any("decode steps were replayed CUDA graphs" in note for note in watched.samples[0].notes)

@@ -8,7 +8,7 @@ import pytest
 
 from perstep import automata
 from perstep.errors import InputError
-from perstep.fast import generate_masked
+from perstep.fast import generate_masked, masked_reference
 from perstep.targets.reference.load import load
 from perstep.targets.reference.model import decode_one_token, prefill
 from perstep.targets.reference.sample import GREEDY, Sampler, sample
@@ -65,6 +65,16 @@ def test_forced_tokens_take_no_forward_of_their_own(model: Any, byte_vocabulary:
     found = generate_masked(model, np.ones((1, 3), int), 50, table)  # two ends to choose from
     assert (found.forwards, found.ids.shape[1]) == (2, 9)
     assert generate_masked(model, np.ones((1, 3), int), 4, table).ids.shape == (1, 4)
+
+
+def test_short_runs_of_forced_tokens_are_no_chunk(model: Any, byte_vocabulary: Any, monkeypatch: Any) -> None:
+    """On a small model seven tokens go one by one and eight do not; where layers are large four go together."""
+    text, forwards = "xyzxyz", []
+    for length, large_bytes in ((5, 4 << 20), (6, 4 << 20), (1, 0), (2, 0)):
+        monkeypatch.setattr(masked_reference, "LARGE_LAYER_BYTES", large_bytes)
+        table = automata.compile(automata.json_schema({"const": text[:length]}), byte_vocabulary)
+        forwards.append(generate_masked(model, np.ones((1, 3), int), 50, table).forwards)
+    assert forwards == [1 + 7, 1 + 1, 1 + 3, 1 + 1]
 
 
 def test_near_ties_are_decided_by_the_whole_head(make_llama: Any, tmp_path: Path, byte_vocabulary: Any) -> None:

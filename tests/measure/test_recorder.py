@@ -1,5 +1,6 @@
 """The recorder: laps between clock readings, and sums that are exact."""
 
+import threading
 import tracemalloc
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perstep.errors import InvalidMeasurement
-from perstep.measure import RESIDUAL, FakeClock, HostClock, Recorder
+from perstep.measure import RESIDUAL, FakeClock, HostClock, Recorder, step
+from perstep.measure import part as named_part
 from perstep.measure.recorder import FILED_AT
 
 PARTS = st.sampled_from(["embed", "attn.qkv", "mlp", "logits/X", "logits/X#2", RESIDUAL])
@@ -305,3 +307,56 @@ def test_ten_thousand_steps_of_45_marks_take_less_than_50_mb() -> None:
         tracemalloc.stop()
     assert steps.step_ns.tolist() == [4_600] * 10_000
     assert peak_bytes < 50e6
+
+
+def test_a_program_names_its_steps_and_parts_for_the_active_recorder() -> None:
+    """A part inside another one takes its time from the outer one; outside of a step a part is nothing."""
+    clock = FakeClock()
+    with Recorder(clock) as rec:
+        with named_part("before"):
+            clock.advance(100)
+        with step():
+            clock.advance(1)
+            with named_part("schedule"):
+                clock.advance(2)
+                with named_part("inputs"):
+                    clock.advance(4)
+                clock.advance(8)
+            clock.advance(16)
+            rec.mark("forward")
+            clock.advance(32)
+            with named_part("sample"):
+                clock.advance(64)
+            clock.advance(128)
+    steps = rec.steps()
+    assert {name: ns.tolist() for name, ns in steps.parts.items()} == {
+        "schedule": [10],
+        "inputs": [4],
+        "forward": [160],
+        "sample": [64],
+    }
+    assert (steps.step_ns.tolist(), steps.residual_ns.tolist()) == ([255], [17])
+
+
+def test_named_steps_are_nothing_where_nobody_watches_and_in_other_threads() -> None:
+    """One block for all of them, so that nothing is made; of two recorders the inner one takes them."""
+    assert step() is step("prefill") is named_part("x")
+    with Recorder(FakeClock()) as outer, Recorder(FakeClock()) as inner:
+        found: list[object] = []
+        other = threading.Thread(target=lambda: found.extend((step(), named_part("x"))))
+        other.start()
+        other.join()
+        with step("prefill"):
+            pass
+    assert found == [step(), step()]
+    assert (outer.kinds, inner.kinds) == ([], ["prefill"])
+
+
+def test_a_named_step_that_an_exception_leaves_is_dropped() -> None:
+    """Its parts are closed on the way, and the next step is whole."""
+    with Recorder(FakeClock(tick_ns=1)) as rec:
+        with pytest.raises(ZeroDivisionError), step(), named_part("x"):
+            1 / 0  # noqa: B018
+        with step(), named_part("y"):
+            pass
+    assert (rec.dropped, list(rec.steps().parts)) == (1, ["y"])

@@ -334,8 +334,8 @@ def test_no_generate_call_is_said(model: Any, ids: Any) -> None:
 
 def test_what_cannot_be_watched_is_refused_at_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one line that says what would be right."""
-    for given in (None, "gpt2", torch.nn.Linear(2, 2)):
-        with pytest.raises(InputError, match="is not a transformers model that generates"):
+    for given, why in ((None, "None is no model"), ("gpt2", "is not a transformers model that generates")):
+        with pytest.raises(InputError, match=why):
             perstep.watch(given)
     with pytest.raises(InputError, match="unknown detail 'all'"):
         perstep.watch(model, detail="all")  # type: ignore[arg-type]

@@ -20,7 +20,10 @@ from perstep.experiments.command_line import refuse_fractions
 
 COMMANDS = {
     "ledger": ("perstep.cli.ledger:ledger", "What each part of a decode step costs."),
-    "watch": ("perstep.cli.watch:watch", "What each part of a step costs in the generate calls of a script."),
+    "watch": (
+        "perstep.cli.watch:watch",
+        "What each part of a step costs in the generate calls and decode loops of a script.",
+    ),
     "fix": ("perstep.cli.fix:fix", "Drop-ins for the slow parts of a script, tried and measured."),
     "generate": ("perstep.cli.generate:generate", "What logits processors and stopping criteria cost in generate()."),
     "mask": ("perstep.cli.mask:mask", "What a JSON-schema mask costs a decode step, by engine and vocabulary."),

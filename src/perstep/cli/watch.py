@@ -1,4 +1,4 @@
-"""`perstep watch`: the generate calls of somebody's script, which runs unchanged.
+"""`perstep watch`: the generate calls and decode loops of somebody's script, which runs unchanged.
 
 The script's stdout, stderr and exit code are its own; the ledgers come after its end, on stderr, and
 whatever goes wrong with them is a remark there.
@@ -26,6 +26,8 @@ from perstep.watching.session import Watch, describe_calls, store
 
 GENERATE_LIVES_IN = "transformers.generation.utils"
 """transformers' home of GenerationMixin: when the script has imported it, and not before, its calls are watched."""
+LOOPS_NEED = "torch"
+"""The package whose modules loops written by hand call."""
 
 
 def watch(
@@ -41,11 +43,12 @@ def watch(
     keep_text: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
-    """What each part of a step costs in the generate calls of a script.
+    """What each part of a step costs in the generate calls and decode loops of a script.
 
-    The script runs unchanged, and every generate call of any transformers model in it is watched. Output and exit code
-    are those of the script. After its end, a ledger for each line that called generate follows on stderr. Put perstep's
-    options before SCRIPT; everything after SCRIPT is passed to the script.
+    The script runs unchanged. Watched are every generate call of any transformers model in it, loops written by hand
+    around any torch module, and steps that it names by perstep.step(). Output and exit code are those of the script.
+    After its end, a ledger for each line that called generate or a model follows on stderr. Put perstep's options
+    before SCRIPT; everything after SCRIPT is passed to the script.
 
     Args:
         script: A Python file.
@@ -64,8 +67,9 @@ def watch(
     path = existing_script(script)
     check_out("watch", out, force=force, resume=False)
     begun_in, process, forks = Path.cwd(), os.getpid(), _Forks()
-    watcher = Watch(detail=detail, every=every, syncs=syncs)
-    with after_import(GENERATE_LIVES_IN, watcher.__enter__):
+    watcher = Watch(detail=detail, every=every, syncs=syncs, loops=True)
+    watcher.watch_steps()
+    with after_import(LOOPS_NEED, watcher.watch_loops), after_import(GENERATE_LIVES_IN, watcher.watch_generate):
         code = run_script(path, arguments)
     watcher.__exit__(None, None, None)
     if os.getpid() != process:
@@ -76,7 +80,10 @@ def watch(
         times = "once" if forks.count == 1 else f"{forks.count} times"
         say(f"perstep: the script forked {times}; generate calls in child processes were not watched")
     if not watcher.samples:
-        say(f"perstep: {script} made no generate call of a transformers model; there is nothing to show")
+        for sentence in watcher.left_out:
+            say(f"perstep: {sentence}")
+        if not watcher.left_out:
+            say(f"perstep: {script} made no generate call and called no model in a loop; there is nothing to show")
         return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     with chdir(begun_in):

@@ -59,6 +59,10 @@ class Session(Protocol):
         """How narrow the intervals are by now."""
         ...
 
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Called once before measuring goes on with a stored run, with its manifest."""
+        ...
+
     def finish(self) -> None:
         """Check that the state is as before (law "the state is as before"); raises InvalidMeasurement if it is not."""
         ...

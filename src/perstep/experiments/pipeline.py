@@ -29,6 +29,7 @@ from perstep.runs import (
     locked,
     next_folder,
     open_run,
+    read_manifest,
     read_samples,
     remove_derived,
     replace_file,
@@ -97,6 +98,8 @@ def run(
     samples: list[AnySample] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
+        if samples and out is not None:
+            session.go_on_from(read_manifest(out))
         if approve is not None:
             approve(session.manifest)
         folder = next_folder(name) if out is None else out

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import sys
+import weakref
+from collections.abc import Hashable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from perstep.fast.decode_inputs import DecodingModel
 from perstep.fast.decode_loop import Call, Report, run_deferred, run_on_host
 from perstep.fast.graph_run import NotCaptured, run_captured
 from perstep.fast.token_mask import TokenMask
+from perstep.targets.transformers import is_recorded
 from perstep.targets.transformers.protocols import (
     Argument,
     Generated,
@@ -63,6 +66,7 @@ class Decode:
         self._captured = captured
         self._chunks = chunks
         self.last = Report()
+        self._ways: weakref.WeakKeyDictionary[DecodingModel, dict[Hashable, str]] = weakref.WeakKeyDictionary()
 
     def __call__(
         self,
@@ -103,6 +107,22 @@ class Decode:
         call = Call(
             model, input_ids, processors, stopping_criteria, generation_config, streamer, model_kwargs, chooser, report
         )
+        try:
+            return self._run(call)
+        finally:
+            self._compare_ways(call)
+
+    def _compare_ways(self, call: Call) -> None:
+        """See whether a call that is observed was done as such a call is otherwise."""
+        kinds = (type(one) for one in (*call.processors, *call.criteria))
+        like, ways = (call.batch, call.stops.max_length, *kinds), self._ways.setdefault(call.model, {})
+        if not is_recorded():
+            ways[like] = call.report.way
+        elif ways.get(like, call.report.way) != call.report.way:
+            call.report.other_way = ways[like]
+
+    def _run(self, call: Call) -> Generated:
+        input_ids, report, processors = call.prompt_BT, call.report, call.processors
         if self._captured or (self._captured is None and not self._on_host and input_ids.is_cuda):
             try:
                 return run_captured(call)
@@ -113,10 +133,10 @@ class Decode:
             return run_deferred(call)
         mask = _mask_to_take_over(call)
         if mask is not None and on_host:
-            mask.check(call.batch, model.config.get_text_config().vocab_size)
+            mask.check(call.batch, call.model.config.get_text_config().vocab_size)
             call.tables = [mask.table_of_row(row, call.batch) for row in range(call.batch)]
             call.processors = processors[1:]
-            call.chunks = model.dtype.itemsize >= 4 if self._chunks is None else self._chunks
+            call.chunks = call.model.dtype.itemsize >= 4 if self._chunks is None else self._chunks
         return run_on_host(call)
 
 

@@ -59,6 +59,7 @@ class Report:
         slots: that the cache of such a step has.
         built_s: how long it took to build the step, in seconds; 0.0 where one was kept.
         kept_bytes: what is kept with the model for later calls; `fast.release(model)` frees it.
+        other_way: the way of the last such call that was not observed, where it is another; such a ledger is invalid.
     """
 
     forwards: int = 0
@@ -73,6 +74,7 @@ class Report:
     slots: int = 0
     built_s: float = 0.0
     kept_bytes: int = 0
+    other_way: str = ""
 
 
 class Stops:

@@ -12,7 +12,7 @@ import copy
 import time
 import weakref
 from collections.abc import Hashable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from perstep.fast.graph_inside import criterion_inside, processor_inside
 from perstep.fast.graph_kept import Kept, find, keep
 from perstep.fast.graph_step import Begin, Step
 from perstep.fast.noise import row_keys
+from perstep.targets.transformers import one_forward, unobserved
 from perstep.targets.transformers.protocols import Argument, Generated
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ class _Run:
         began = time.perf_counter()
         try:
             # What outlives the call must not be made in inference mode: it could not be written into outside of it.
-            with torch.inference_mode(False), torch.no_grad():
+            with unobserved(), torch.inference_mode(False), torch.no_grad():
                 slots = SlotCache(self._cache, self._slots)
                 step = Step(slots, begin, self._processors, self._criteria, self._others(), logits_BV.shape[1])
 
@@ -302,7 +303,8 @@ class _Run:
 
     def _repeat(self, kept: Kept) -> None:
         step = kept.step
-        kept.replays[0]()
+        with one_forward() if kept.captured else nullcontext():
+            kept.replays[0]()
         if self._processors is not None:
             return
         scores_BV = self.call.processed(step.scores_BV.clone())

@@ -293,11 +293,20 @@ class NoiseProbe:
         Raises:
             InputError: `start` was not called before.
         """
+        noise = self.so_far()
+        self._begin = None
+        return noise
+
+    def so_far(self) -> Noise:
+        """The differences up to now; the round goes on.
+
+        Raises:
+            InputError: `start` was not called before.
+        """
         end_ns = self._now()
         if self._begin is None:
             raise InputError("NoiseProbe.stop() without start(): call start() before the round")
         changed = difference(self._counters.read(), self._begin)
-        self._begin = None
         levels = {
             "wall_ns": end_ns - self._begin_ns,
             "jiffy_ns": JIFFY_NS,

@@ -13,6 +13,7 @@ import msgspec
 
 from perstep._words import plural
 from perstep.errors import InvalidMeasurement
+from perstep.measure.active import RESIDUAL
 from perstep.measure.device_rows import (
     RANGE_PREFIX,
     STEP_PREFIX,
@@ -23,7 +24,6 @@ from perstep.measure.device_rows import (
     sort_rows,
 )
 from perstep.measure.graph_replays import Seen
-from perstep.measure.recorder import RESIDUAL
 
 UNMATCHED = "no launch seen"
 """In place of a part: kernels whose launch is not in the trace. Their step is that of the kernel before them."""

@@ -8,9 +8,9 @@ counts too. A pure function of a trace's rows; knows no model.
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from perstep.measure.active import RESIDUAL
 from perstep.measure.device_rows import Innermost, Row
 from perstep.measure.device_work import KernelSum, StepWork
-from perstep.measure.recorder import RESIDUAL
 
 
 def host_work(steps: Sequence[tuple[str, int, int]], parts: Sequence[Row], ops: Sequence[Row]) -> list[StepWork]:

@@ -12,7 +12,6 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import msgspec
@@ -20,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
+from perstep.measure.active import RESIDUAL, activate, deactivate
 from perstep.measure.clock import Clock, HostClock
 
-RESIDUAL = "residual"
-"""The time after `mark(RESIDUAL)` is unattributed, like the time before a step's first mark."""
 FILED_AT = 960
 """The log is sorted into columns when it has more entries than this. Sorting one step takes 10 µs after a forward, in
 cold caches, and 1 µs among many others. 960 entries are 15 blocks of a deque, which keeps 16 for reuse."""
@@ -75,9 +73,9 @@ class Recorder:
         >>> rec.steps().step_ns.shape
         (1,)
 
-    `mark(name)` costs about 0.1 µs. It can be passed around as a function.
-    If an exception ends a step, the step is dropped and counted in `dropped`. On exit the context manager
-    raises an error if a step was begun and not ended.
+    `mark(name)` costs about 0.1 µs. It can be passed around as a function. The `with` block takes `perstep.step()` and
+    `perstep.part()` of its thread too. If an exception ends a step, the step is dropped and counted in `dropped`.
+    On exit the context manager raises an error if a step was begun and not ended.
 
     Args:
         clock: the source of time; the host's clock by default.
@@ -110,11 +108,11 @@ class Recorder:
         return mark
 
     def __enter__(self) -> Self:
+        activate(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        deactivate(self)
         if not self._open:
             return
         open_kind = self._open_step()[1]
@@ -182,6 +180,11 @@ class Recorder:
     def step(self, kind: str = "decode") -> "_OpenStep":
         """A context manager around `begin` and `end`. An exception drops the step and propagates."""
         return _OpenStep(self, kind)
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step is open."""
+        return self._open
 
     @property
     def part(self) -> str | None:
@@ -291,10 +294,5 @@ class _OpenStep:
         self._recorder.begin(self._kind)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._recorder.end()
-        else:
-            self._recorder.drop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        (self._recorder.end if kind is None else self._recorder.drop)()

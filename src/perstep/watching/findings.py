@@ -1,4 +1,4 @@
-"""What watched calls say: a ledger for each line that called generate.
+"""What watched calls say: a ledger for each line that called generate, or a model in a loop written by hand.
 
 Calls from one line of the source have one ledger for decode steps and one for prefills
 (`measure.build_watched_ledger`); first calls are separate (`first_calls.py`). Nothing is replayed, warmed up or
@@ -8,6 +8,7 @@ intervals, or a fact of the recorded steps.
 
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -41,6 +42,8 @@ class SiteFindings(msgspec.Struct, kw_only=True):
             empty where that is not resolved.
         first_calls: the times of first calls, which are shown separately.
         prefill_is_first: the ledger of the prefill is of first calls alone.
+        made_by: what the calls are: `generate`, runs of a `loop` written by hand, or `steps` that a program names.
+        whole: the decode steps of a loop took in the whole text again.
     """
 
     site: str
@@ -59,6 +62,8 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     device_ledgers: dict[str, DeviceLedger] = {}
     first_calls: list[FirstCall] = []
     prefill_is_first: bool = False
+    made_by: Literal["generate", "loop", "steps"] = "generate"
+    whole: bool = False
 
     @property
     def main(self) -> Ledger | None:
@@ -88,6 +93,10 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
     if apart:
         note = f"First calls are shown separately: the rows exclude {apart:,} of {plural(recorded, f'{kind} step')}."
         ledger = msgspec.structs.replace(ledger, notes=[*ledger.notes, note])
+    other = next((s.other_way for s in samples if s.other_way), "")
+    if other:
+        why = f"unobserved, fast.decode does this call in another way ({other}), so these are not its parts"
+        ledger = msgspec.structs.replace(ledger, invalid=why)
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)
 
@@ -165,7 +174,7 @@ def _alike(held: Sequence[tuple[Sample, CallSteps]]) -> bool:
 
 def _forwards(sample: Sample, kind: str) -> int:
     """Forwards of this kind: a decode step makes one; the first step, the prefill, made the others."""
-    decode = max(0, sample.steps - 1)
+    decode = max(0, sample.steps - sample.prefills)
     return decode if kind == DECODE else sample.forwards - decode
 
 
@@ -204,6 +213,8 @@ def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
         device_ledgers=beside,
         first_calls=find_first_calls(samples),
         prefill_is_first=all(call.is_first for call in choose(PREFILL, samples)),
+        made_by=samples[0].made_by,
+        whole=any(sample.whole for sample in samples),
     )
 
 
@@ -212,14 +223,14 @@ def _distinct(values: Iterator[int | None]) -> list[int]:
 
 
 def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
-    """A ledger for each line that called generate: a pure function of manifest and samples.
+    """A ledger for each line that called generate or a model: a pure function of manifest and samples.
 
     Raises:
         InputError: there are no samples.
         InvalidMeasurement: a step's parts do not add up to it.
     """
     if not samples:
-        raise InputError("the run holds no generate call; watch a script that makes one")
+        raise InputError("the run holds no generate call and no loop; watch a script that makes one")
     sites = find_sites(samples, typed(manifest, Conditions).mark_ns)
     ledgers = [(site.site, ledger) for site in sites for ledger in (site.decode, site.prefill) if ledger]
     wide = [site.site for site in sites if site.main is None or site.main.resolved().half_width == inf]

@@ -1,6 +1,7 @@
 """The samples of `watch`: one a generate call. And what its manifest holds."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -38,9 +39,13 @@ class Workload(ModelWorkload, kw_only=True):
 
 
 class Sample(msgspec.Struct, kw_only=True):
-    """One generate call. `steps` and `forwards` are all it made, or, if it broke off, those that were recorded.
+    """One generate call, or one run of a loop.
 
-    `kinds` is the host's time; `device_kinds` and `idle_kinds` are the device's, where there is one.
+    `steps` and `forwards` are all it made, or, if it broke off, those that were recorded. `kinds` is the host's time;
+    `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`, or
+    `loop` for a run of a loop written by hand, whose decode steps took in the whole text again where `whole` is true,
+    `steps` for those that a program names. `prefills` counts the steps of that kind.
+    `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """
 
     site: str
@@ -57,17 +62,24 @@ class Sample(msgspec.Struct, kw_only=True):
     notes: list[str]
     noise: Noise
     syncs: dict[str, SyncCounts] = {}
+    other_way: str = ""
     device_kinds: dict[str, CallSteps] = {}
     idle_kinds: dict[str, CallSteps] = {}
+    made_by: Literal["generate", "loop", "steps"] = "generate"
+    whole: bool = False
+    prefills: int = 1
 
 
 def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """The calls of each line; where a line called several models, of each of them."""
-    models: dict[str, set[str]] = {}
+    """The calls of each line; where a line called several models, of each of them; runs of a loop are apart."""
+    kinds: dict[str, set[tuple[str, str]]] = {}
     for sample in samples:
-        models.setdefault(sample.site, set()).add(sample.model)
+        kinds.setdefault(sample.site, set()).add((sample.model, sample.made_by))
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
-        name = sample.site if len(models[sample.site]) == 1 else f"{sample.site} ({sample.model})"
+        several = len({model for model, _ in kinds[sample.site]}) > 1
+        name = f"{sample.site} ({sample.model})" if several else sample.site
+        if len({made_by for model, made_by in kinds[sample.site] if model == sample.model}) > 1:
+            name += f" ({sample.made_by})"
         groups.setdefault(name, []).append(sample)
     return groups

@@ -8,6 +8,7 @@ calls say is found in `watch.py`.
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Self, cast
 
@@ -41,7 +42,9 @@ from perstep.targets.transformers import (
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE
+from perstep.watching.by_hand import WatchedLoops, never_repeated
 from perstep.watching.findings import call_ledger, device_ledger, find_sites
+from perstep.watching.named import NamedSteps
 from perstep.watching.samples import Conditions, Sample, Workload, by_site
 from perstep.watching.show import site_tables
 
@@ -112,6 +115,7 @@ class _Site(Instrument):
                 forwards=call.forwards if call else taken.steps,
                 kinds=taken.kinds,
                 notes=self.notes[self._noted :],
+                other_way=call.other_way if call else "",
                 noise=noise,
                 syncs=taken.syncs,
                 device_kinds=taken.device,
@@ -119,6 +123,22 @@ class _Site(Instrument):
             )
         )
         self._noted = len(self.notes)
+
+
+def generates(given: object) -> Watched | None:
+    """The model that generates in what was given, or None where that is another module.
+
+    Raises:
+        InputError: it is no module either.
+    """
+    from torch.nn import Module
+
+    try:
+        return find_model(given)
+    except InputError:
+        if isinstance(given, Module):
+            return None
+        raise
 
 
 class Watch:
@@ -131,6 +151,7 @@ class Watch:
         syncs: count syncs in a few steps, which are not timed.
         clock: the host's, unless a test passes its own.
         device: where events come from, unless a test passes its own: the model's, where it is on CUDA.
+        loops: record loops written by hand too, around any module.
 
     Attributes:
         samples: one a call, in the order in which they ended.
@@ -146,27 +167,58 @@ class Watch:
         syncs: bool = True,
         clock: Clock | None = None,
         device: Device | None = None,
+        loops: bool = False,
     ) -> None:
         self.detail, self.every, self.syncs, self.device = detail, every, syncs, device
         self.clock = clock or HostClock()
         self.samples: list[Sample] = []
         self.load_before = load_average()
         self._mark_ns: float | None = None
-        self._model = None if model is None else find_model(model)
-        if model is not None:
-            refuse_if_spread(find_model(model))
+        self._model = model
+        if model is not None and (generating := generates(model)) is not None:
+            self._model = generating
+            refuse_if_spread(generating)
             Instrument(model, Recorder(self.clock), detail, every=every)  # refuses what is wrong now, not in the call
         self._sites: dict[tuple[str, int], _Site] = {}
         self._models: dict[str, list[weakref.ref[Watched]]] = {}
-        self._every_generate = EveryGenerate(self._choose)
+        self._loops = (
+            WatchedLoops(
+                self.samples, self.clock, device, self.name_model, only=self._model, detail=detail, every=every
+            )
+            if loops
+            else None
+        )
+        unseen = nullcontext if self._loops is None else self._loops.unseen
+        self._named = NamedSteps(self.samples, self.clock, unseen, every) if loops else None
+        self._every_generate = EveryGenerate(self._choose, unseen)
 
     @uninterrupted(undo="_leave")
     def __enter__(self) -> Self:
-        self._every_generate.__enter__()
+        self.watch_steps()
+        self.watch_loops()
+        self.watch_generate()
         return self
+
+    def watch_loops(self) -> None:
+        """Record the loops from now on; torch is imported."""
+        if self._loops is not None:
+            self._loops.__enter__()
+
+    def watch_steps(self) -> None:
+        """Record the steps that a program names from now on."""
+        if self._named is not None:
+            self._named.__enter__()
+
+    def watch_generate(self) -> None:
+        """Record the generate calls from now on; transformers is imported."""
+        self._every_generate.__enter__()
 
     def _leave(self) -> None:
         self._every_generate.__exit__(None, None, None)
+        if self._loops is not None:
+            self._loops.__exit__(None, None, None)
+        if self._named is not None:
+            self._named.__exit__(None, None, None)
         self._sites.clear()
 
     @uninterrupted()
@@ -183,7 +235,7 @@ class Watch:
 
     def name_model(self, model: Watched) -> str:
         """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
-        kind, path = type(model).__name__, getattr(model, "name_or_path", "")
+        kind, path = getattr(model, "__name__", type(model).__name__), getattr(model, "name_or_path", "")
         known = self._models.setdefault(f"{kind} {path}", [])
         found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
         if not found:
@@ -210,7 +262,7 @@ class Watch:
         """
         made = call_ledger(kind, self.samples, self.mark_ns)
         if made is None:
-            raise InputError(_nothing(self.samples, kind))
+            raise InputError(_nothing(self.samples, kind, self._loops))
         return made
 
     def device_ledger(self, kind: str = DECODE) -> DeviceLedger | None:
@@ -241,7 +293,7 @@ class Watch:
         """
         found = self.ledgers(kind)
         if not found:
-            raise InputError(_nothing(self.samples, kind))
+            raise InputError(_nothing(self.samples, kind, self._loops))
         return Picture(ledger_png(list(found.values()), subject=list(found)))
 
     def __repr__(self) -> str:
@@ -251,9 +303,21 @@ class Watch:
     def _repr_html_(self) -> str | None:
         return html(self.tables()) if self.samples else None
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was called and has no step, in sentences."""
+        if self._loops is None:
+            return []
+        compiled = "torch.compile was called: from then on only what it compiled was watched in loops written by hand"
+        return [
+            *([never_repeated(self._loops.once)] if self._loops.once else []),
+            *([compiled] if self._loops.compiled else []),
+            *self._loops.notes,
+        ]
+
     def __str__(self) -> str:
         if not self.samples:
-            return _nothing([], DECODE)
+            return _nothing([], DECODE, self._loops)
         noise = summarise_noise(sample.noise for sample in self.samples)
         warnings = "".join(f"warning: {warning}\n" for warning in noise_warnings(noise, of_calls=True))
         return warnings + "\n".join(to_text(table) for table in self.tables())
@@ -262,7 +326,7 @@ class Watch:
 def watch(
     model: object, detail: Detail = "phases", every: int = 1, *, syncs: bool = True, clock: Clock | None = None
 ) -> Watch:
-    """Watch the generate calls that a model makes inside a `with` block; nothing else in your code changes.
+    """Watch the generate calls of a model, and the loops around it, inside a `with` block; your code stays as it is.
 
     Example:
         >>> with perstep.watch(model) as w:  # doctest: +SKIP
@@ -274,7 +338,8 @@ def watch(
     `perstep.measure.build_watched_ledger` and the ledger's notes say how the estimates are made.
 
     Args:
-        model: a transformers model that generates, a pipeline, or a model compiled by `torch.compile`.
+        model: a transformers model that generates, a pipeline, a model compiled by `torch.compile`, or any other
+            `torch.nn.Module` that a loop calls.
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
         every: record one block of four decode steps in every N blocks, for long jobs.
         syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
@@ -285,14 +350,17 @@ def watch(
         InputError: not a transformers model that generates, an unknown detail, or a missing extra.
     """
     if model is None:
-        raise InputError("None is not a transformers model that generates; give the model whose generate is called")
-    return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock)
+        raise InputError("None is no model; give the model whose generate is called, or that a loop calls")
+    return Watch(model, detail=detail, every=every, syncs=syncs, clock=clock, loops=True)
 
 
-def _nothing(samples: Sequence[Sample], kind: str) -> str:
-    if not samples:
-        return "no generate call was watched; call model.generate(...) inside the `with` block"
-    return f"{plural(len(samples), 'generate call')} made no {kind} step that could be seen; ask for more new tokens"
+def _nothing(samples: Sequence[Sample], kind: str, loops: WatchedLoops | None = None) -> str:
+    if samples:
+        calls = plural(len(samples), "generate call" if samples[0].made_by == "generate" else "run")
+        return f"{calls} made no {kind} step that could be seen; ask for more new tokens"
+    if loops is not None and loops.once:
+        return never_repeated(loops.once)
+    return "no generate call was watched, and no loop; call model.generate(...), or the model, inside the `with` block"
 
 
 def describe_calls(watch: Watch, plan: dict[str, Json]) -> Manifest:

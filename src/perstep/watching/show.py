@@ -28,14 +28,14 @@ def site_tables(site: SiteFindings) -> list[Table]:
     if beside is None:
         return [_host_table(site)]
     title = f"{beside.ledger.kind}, time on the device's stream at {site.site}: {_subject(site)}"
-    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {plural(site.calls, 'call')}")]
+    return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {_calls(site)}")]
 
 
 def _host_table(site: SiteFindings) -> Table:
     subject = f"{site.site}: {_subject(site)}"
     if site.main is None:
         return Table(subject, [Column("part", str, words=True)], [], notes=["No step could be seen.", *site.notes])
-    calls = f"in {plural(site.calls, 'call')}"
+    calls = f"in {_calls(site)}"
     host = ", host time" if site.main.kind in site.device_ledgers else ""
     table = ledger_table(site.main, title=f"{site.main.kind}{host} at {subject}", forwards_in=calls)
     first = int(site.main.residual_share > RESIDUAL_SAID)  # after the note on it
@@ -44,8 +44,12 @@ def _host_table(site: SiteFindings) -> Table:
     return table
 
 
+def _calls(site: SiteFindings) -> str:
+    return plural(site.calls, "call" if site.made_by == "generate" else "run")
+
+
 def _subject(site: SiteFindings) -> str:
-    facts = [site.model, plural(site.calls, "call")]
+    facts = [site.model, _calls(site)]
     for name, values in (("batch", site.rows), ("prompt", site.prompt_tokens), ("new tokens", site.new_tokens)):
         if values:
             facts.append(f"{name} {values[0]}" + (f" to {values[-1]}" if len(values) > 1 else ""))
@@ -82,11 +86,12 @@ def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
     inside = f", {most} {duration(ledger.parts[most].ns)} of it" if most and ledger.parts[most].ns else ""
     of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
     warm = "; it belongs to a first call and includes its warm-up" if site.prefill_is_first else ""
-    return f"A prefill took {duration(ledger.step_ns)}{of}, the set-up of the call included{inside}{warm}."
+    setup = ", the set-up of the call included" if site.made_by == "generate" else ""
+    return f"A prefill took {duration(ledger.step_ns)}{of}{setup}{inside}{warm}."
 
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
-    """One ledger a line that called generate."""
+    """One ledger a line that called generate, or a model in a loop."""
     return [table for site in findings.sites for table in site_tables(site)]
 
 
@@ -95,7 +100,7 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
     drawn = [(site, site.main) for site in findings.sites if site.main is not None]
     drawn = sorted(drawn, key=lambda pair: -pair[1].step_ns)[:MOST_BARS]
     prefills = [
-        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {plural(site.calls, 'call')}")
+        ledger_table(site.prefill, title=_prefill_title(site), forwards_in=f"in {_calls(site)}")
         for site in findings.sites
         if site.decode is not None and site.prefill is not None
     ]

@@ -52,8 +52,23 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     made[0].notes.extend(qualifying_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
+    made[0].notes.extend(_turns(findings, w, typed(manifest, Conditions)))
     made[0].notes.extend(typed(manifest, Conditions).notes)
     return made
+
+
+def _turns(findings: LedgerFindings, workload: Workload, conditions: Conditions) -> list[str]:
+    """What is said of a ledger whose marked and plain steps took turns inside calls."""
+    if conditions.turns is None:
+        return []
+    decode, all_steps = findings.decode, workload.new_tokens - 1
+    said = ["Marked and plain steps took turns inside calls; a round is a piece of two calls."]
+    if decode is not None and decode.forwards < all_steps:
+        said.append(
+            f"The first {plural(decode.forwards, 'decode step')} of {all_steps:,} stand for all: calls of all would be "
+            "longer than the budget."
+        )
+    return said
 
 
 def csv(findings: LedgerFindings) -> str:

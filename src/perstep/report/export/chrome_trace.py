@@ -12,7 +12,7 @@ import msgspec
 
 from perstep._json import Json
 from perstep.measure import RESIDUAL, Steps
-from perstep.report.export.source import Pass, Source
+from perstep.report.export.source import Pass, Source, places
 
 DEFAULT_ROUNDS = 5
 """A round of 64 tokens has about two thousand slices; viewers are slow from a few hundred thousand on."""
@@ -60,21 +60,30 @@ def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[
     """The events of a round that begins at `now_ns`, and when it ends."""
     events: list[dict[str, Json]] = []
     for place, replay in enumerate(passes):
-        thread, _ = _THREADS[replay.arm]
-        for kind, columns in replay.kinds.items():
-            for position, step_ns in enumerate(columns.step_ns.tolist()):
-                where = {"round": number, "pass": place, "position": position}
-                events.append(_slice(f"{kind} step", kind, thread, now_ns, step_ns, where))
-                events += _parts(kind, columns, position, thread, now_ns)
-                now_ns += step_ns
+        for kind, position, columns, index in _in_order(replay):
+            thread, _ = _THREADS["marked" if columns.residual_ns.size else "plain"]
+            step_ns, where = int(columns.step_ns[index]), {"round": number, "pass": place, "position": position}
+            events.append(_slice(f"{kind} step", kind, thread, now_ns, step_ns, where))
+            events += _parts(kind, columns, index, thread, now_ns)
+            now_ns += step_ns
     return events, now_ns
 
 
-def _parts(kind: str, columns: Steps, position: int, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
+def _in_order(replay: Pass) -> list[tuple[str, int, Steps, int]]:
+    """The steps of a pass as they ran: kind, position, the columns they are in and where in them."""
+    found = []
+    for kind, columns in replay.kinds.items():
+        of, at = places(replay, kind)
+        found += [(of, position, columns, index) for index, position in enumerate(at)]
+    kinds = list(dict.fromkeys(kind for kind, *_ in found))
+    return sorted(found, key=lambda step: (kinds.index(step[0]), step[1]))
+
+
+def _parts(kind: str, columns: Steps, index: int, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
     if not columns.residual_ns.size:
         return
     for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
-        part_ns = int(ns[position])
+        part_ns = int(ns[index])
         if part_ns:
             yield _slice(name, kind, thread, now_ns, part_ns)
         now_ns += part_ns

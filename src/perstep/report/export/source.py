@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Steps
+from perstep.measure import RESIDUAL, TURNS, UNMARKED, Ledger, LedgerSamples, Steps, is_marked
 from perstep.measure.names import STEP, part_name
 from perstep.runs import Manifest
 
@@ -18,13 +18,27 @@ class Pass(Protocol):
 
     @property
     def arm(self) -> str:
-        """`plain` (without instruments) or `marked`."""
+        """`plain` (without instruments) or `marked`, or one of `measure.TURNS`, where both take turns."""
         ...
 
     @property
     def kinds(self) -> Mapping[str, Steps]:
         """By kind of step, in the order in which they ran."""
         ...
+
+
+def places(replay: Pass, kind: str) -> tuple[str, list[int]]:
+    """The kind of step that a pass's columns are of, and at which positions its steps ran.
+
+    Args:
+        replay: the pass.
+        kind: of its columns.
+    """
+    step_kind, count = kind.removesuffix(UNMARKED), len(replay.kinds[kind].step_ns)
+    if replay.arm not in TURNS or step_kind == "prefill":
+        return step_kind, list(range(count))
+    turn, marked = TURNS.index(replay.arm), step_kind == kind
+    return step_kind, [at for at in range(2 * count + 3) if is_marked(at, turn) == marked][:count]
 
 
 class Round(Protocol):

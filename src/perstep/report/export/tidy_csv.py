@@ -1,7 +1,7 @@
 """Every measured number as a row: kind, round, pass, position, part, ns.
 
-`pass` counts a round's passes in the order in which they ran. Passes without instruments have one row a step, its part
-is `step`; instrumented ones have a row for each part and one for `residual`, which add up to the instrumented step.
+`pass` counts a round's passes in the order in which they ran. Steps without instruments have one row, its part is
+`step`; instrumented ones have a row for each part and one for `residual`, which add up to the instrumented step.
 """
 
 import csv
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from perstep.measure import RESIDUAL, Steps
 from perstep.measure.names import STEP
-from perstep.report.export.source import Source
+from perstep.report.export.source import Source, places
 
 HEADER = ["kind", "round", "pass", "position", "part", "ns"]
 
@@ -27,8 +27,10 @@ def to_tidy_csv(source: Source) -> Iterator[bytes]:
         writer = csv.writer(buffer, lineterminator="\n")
         for place, replay in enumerate(passes):
             for kind, columns in replay.kinds.items():
+                of, at = places(replay, kind)
                 for part, ns in _held(columns):
-                    writer.writerows([kind, number, place, position, part, x] for position, x in enumerate(ns.tolist()))
+                    rows = zip(at, ns.tolist(), strict=True)
+                    writer.writerows([of, number, place, position, part, x] for position, x in rows)
         yield buffer.getvalue().encode()
 
 

@@ -5,7 +5,9 @@ Importing this package imports neither torch nor transformers; its functions do,
 
 from perstep.targets.transformers._frames import line_of, user_frame
 from perstep.targets.transformers._lists import part_names
-from perstep.targets.transformers._loop import Call, Marks
+from perstep.targets.transformers._loop import Call, Loop, Marks, is_recorded, one_forward, unobserved
+from perstep.targets.transformers._modules import wrap_cache
+from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._silence import silent
 from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
@@ -20,7 +22,7 @@ from perstep.targets.transformers.experts import (
 )
 from perstep.targets.transformers.facts import to_device
 from perstep.targets.transformers.images import ImagePrompt, image_prompt, takes_images
-from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model
+from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model, wrap_forward_of
 from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
 from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
 from perstep.targets.transformers.stages import StageInstrument
@@ -46,10 +48,12 @@ __all__ = [
     "GenerateTrace",
     "ImagePrompt",
     "Instrument",
+    "Loop",
     "Marks",
     "Replay",
     "Replayed",
     "Routers",
+    "Schedule",
     "StageInstrument",
     "SyncRecorder",
     "Syncs",
@@ -63,8 +67,10 @@ __all__ = [
     "find_model",
     "find_routers",
     "image_prompt",
+    "is_recorded",
     "line_of",
     "load",
+    "one_forward",
     "part_names",
     "presets",
     "record",
@@ -73,5 +79,8 @@ __all__ = [
     "takes_images",
     "to_device",
     "truncate",
+    "unobserved",
     "user_frame",
+    "wrap_cache",
+    "wrap_forward_of",
 ]

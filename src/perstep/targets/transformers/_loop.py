@@ -9,7 +9,8 @@ a forward, in cold caches, a call that takes 50 ns in a loop costs 500.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, repeat
 from threading import get_ident
@@ -55,6 +56,7 @@ class Call:
         rows: rows of the batch, beams counted as rows of their own; None where it could not be seen.
         prompt_tokens: length of the prompt in ids (0 when it was given as embeddings); None likewise.
         new_tokens: columns generated, by the shape of the output; None likewise.
+        other_way: how `fast.decode` does such a call unobserved, where that is not how it did this one; else empty.
     """
 
     steps: int = 0
@@ -62,6 +64,7 @@ class Call:
     rows: int | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    other_way: str = ""
 
 
 class Loop:
@@ -154,10 +157,11 @@ class Loop:
             if self.thread is not None:
                 return False
             self.thread = get_ident()
+            _recorded.append(self)
             return True
 
-    def begin_call(self) -> None:
-        """Begin the recorded call with its prefill.
+    def begin_call(self, part: str = words.SETUP) -> None:
+        """Begin the recorded call with its prefill, in a part.
 
         Where two calls were too short for the schedule to count syncs, the third is given to counting.
         """
@@ -170,7 +174,7 @@ class Loop:
         self._next_mode: Callable[[], Mode] = modes.__next__
         self.watched = get_ident()
         self._begin_step(self._next_mode(), first=True)
-        self.enter(words.SETUP)
+        self.enter(part)
 
     def end_call(self) -> None:
         """End the call; a step that has had its forward ends here, one that has not is no step."""
@@ -192,14 +196,19 @@ class Loop:
         if self.thread == get_ident():
             self.abandon_call()
             self._clear()
-            self.thread = None
+            self._leave()
 
     def release(self) -> None:
         """Let the next call be recorded."""
         if not self._counting_call:
             self._calls_timed += 1
         self._clear()
+        self._leave()
+
+    def _leave(self) -> None:
         self.thread = None
+        if self in _recorded:
+            _recorded.remove(self)
 
     def elsewhere(self) -> bool:
         """Whether the present thread is not the one whose call is recorded."""
@@ -216,8 +225,23 @@ class Loop:
         if not self.stepping:
             self._begin_step(self._next_mode(), first=True)
         elif self.forwarded and not self.guided and not self.in_prefill:
-            self._end_step()
-            self._begin_step(self._next_mode())
+            self.next_step()
+
+    def next_step(self, *, prefill: bool = False) -> None:
+        """End the open step, if there is one, and begin the next in the same reading of the clock."""
+        mode = self._next_mode()
+        if not (self.stepping and mode.timed and self._mode.timed):
+            if self.stepping:
+                self._end_step()
+            self._begin_step(mode, first=prefill)
+            return
+        self._steps += 1
+        self._since_counted += 1
+        self.forwarded = False
+        self.part = RESIDUAL
+        self.live = self.watched if mode.looked_into else 0
+        self._mode = mode
+        self._turn(mode.prefill if prefill else mode.decode)
 
     def turn(self, again: bool) -> bool:
         """The loop has asked whether to go on; if its step is done, end it and begin the next.
@@ -292,3 +316,42 @@ class Loop:
         if self.live:
             self.part = part
             self.mark(part)
+
+
+_recorded: list[Loop] = []
+"""The loops of the calls that are being recorded, in any thread."""
+
+
+def is_recorded() -> bool:
+    """Whether a generate call of this thread is being recorded."""
+    return any(loop.thread == get_ident() for loop in _recorded)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """What happens inside belongs to no part and is no forward of the call: a loop builds what it will use later."""
+    loops = [(loop, loop.watched, loop.live) for loop in _recorded if loop.thread == get_ident()]
+    for loop, _, _ in loops:
+        loop.watched = loop.live = 0
+    try:
+        yield
+    finally:
+        for loop, watched, live in loops:
+            loop.watched, loop.live = watched, live
+
+
+@contextmanager
+def one_forward() -> Iterator[None]:
+    """What happens inside is a forward of the call that no wrapper sees: the replay of a graph."""
+    loops = [loop for loop in _recorded if loop.watched == get_ident()]
+    for loop in loops:
+        if not (loop.stepping and loop.guided):
+            loop.arrive()
+        loop.enter(words.FORWARD)
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.enter(loop.after_forward)
+            loop.forwarded = True
+            loop.forwards += 1

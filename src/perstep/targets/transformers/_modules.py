@@ -30,6 +30,7 @@ _ATTENTION = re.compile(r"Attention\d*$|Attn$")
 _MIXER = re.compile(r"Mixer$|DeltaNet$|ShortConv$|RecurrentBlock$|SSM$|RWKV|Rwkv.*FeedForward$")
 _MOE = re.compile(r"MoE$|Moe$|MoeBlock$|MoEBlock$|MoeMLP$|MoeMlp$")
 _MLP = re.compile(r"MLP$|Mlp$|FeedForward$|FFN$|ActDense$|GatedDense$")
+_HEADS = ("lm_head", "output", "head", "unembed", "embed_out")
 _HALVES_OF_AN_MLP = ("fc1", "fc2", "fc_in", "fc_out")
 
 _MASKS = (
@@ -51,10 +52,17 @@ def classify(model: Model) -> "Iterator[tuple[Module, str, int | None]]":
 
     The encoder of an encoder-decoder model is left out: it runs once, as `encoder`.
     """
-    lm_head = model.get_output_embeddings()
-    skip = model.get_encoder() if model.config.is_encoder_decoder else None
+    lm_head = _head(model)
+    skip = model.get_encoder() if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else None
     seen = {id(skip)} if skip is not None else set()
     yield from _walk(model, lm_head, None, seen)
+
+
+def _head(model: Model) -> "Module | None":
+    """The projection to the vocabulary; of a module that is none of transformers' by its name."""
+    if hasattr(model, "get_output_embeddings"):
+        return model.get_output_embeddings()
+    return next((module for name, module in model.named_children() if name in _HEADS), None)
 
 
 def _walk(
@@ -102,6 +110,13 @@ def _is_sublayer(children: "dict[str, Module]") -> bool:
     """Whether a module is an attention together with its norm, as in T5: then its children are the parts."""
     kinds = [type(child).__name__ for child in children.values()]
     return any(map(_ATTENTION.search, kinds)) and any(map(_NORM.search, kinds))
+
+
+def wrap_inside(wraps: Wraps, model: Model, loop: Loop, *, layers: bool) -> None:
+    """Wrap the modules of any model, and of one of transformers' the functions that it calls between them."""
+    wrap_modules(wraps, model, loop, layers=layers)
+    if hasattr(model, "config") and _modeling_modules(model):
+        wrap_functions(wraps, model, loop)
 
 
 def wrap_modules(wraps: Wraps, model: Model, loop: Loop, *, layers: bool) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 from perstep.targets.interrupts import uninterrupted
@@ -23,11 +24,16 @@ class EveryGenerate:
             in a thread without one, the line that started it), the Instrument that records this call, not entered
             yet; None leaves the call alone. To record all calls from one site together, give the same Instrument
             each time; where two threads call from there at once, one of the calls is recorded.
+        unseen: makes a block around each call, recorded or not.
     """
 
-    def __init__(self, choose: Callable[[Model, str], Instrument | None]) -> None:
+    def __init__(
+        self,
+        choose: Callable[[Model, str], Instrument | None],
+        unseen: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         version.require()
-        self._choose = choose
+        self._choose, self._unseen = choose, unseen
         self._wraps = Wraps()
         self._starts = Starts(self._wraps)
         self._here = threading.local()
@@ -58,14 +64,15 @@ class EveryGenerate:
         def generate(model: Model, *args: object, **kwargs: object) -> object:
             if getattr(self._here, "watching", False):
                 return original(model, *args, **kwargs)
-            instrument = self._choose(model, self._starts.site(sys._getframe(1)))
-            if instrument is None or not self._take(instrument):
-                return original(model, *args, **kwargs)
-            try:
-                with instrument:
-                    return instrument.call(original, model, *args, **kwargs)
-            finally:
-                self._give_back(instrument)
+            with self._unseen():
+                instrument = self._choose(model, self._starts.site(sys._getframe(1)))
+                if instrument is None or not self._take(instrument):
+                    return original(model, *args, **kwargs)
+                try:
+                    with instrument:
+                        return instrument.call(original, model, *args, **kwargs)
+                finally:
+                    self._give_back(instrument)
 
         return generate
 

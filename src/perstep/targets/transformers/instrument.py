@@ -15,7 +15,7 @@ from perstep.errors import InputError
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import version, words
 from perstep.targets.transformers._loop import Call, Loop, Marks
-from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_modules
+from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wrap_inside, wrap_modules
 from perstep.targets.transformers._phases import Around, wrap_forward, wrap_hooks, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Value, Wraps
@@ -57,6 +57,7 @@ class Instrument:
         count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
             step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The
             recorder counts in them; where something is compiled there are none.
+        turn: 0 or 1 where every call alternates as the first or as the second one would (`measure.is_marked`).
 
     Attributes:
         model: the model that was found in what was given.
@@ -76,6 +77,7 @@ class Instrument:
         every: int = 1,
         plain: bool = False,
         count: bool = False,
+        turn: int | None = None,
     ) -> None:
         version.require()
         if detail not in DETAILS:
@@ -85,7 +87,7 @@ class Instrument:
         self.model = find_model(model)
         self.notes: list[str] = []
         self._detail = detail
-        self._loop = Loop(recorder, Schedule(alternate, every, plain, count))
+        self._loop = Loop(recorder, Schedule(alternate, every, plain, count, turn))
         self._plain, self._count = plain, count
         self._outer = Wraps()
         self._inner = Wraps()
@@ -150,6 +152,7 @@ class Instrument:
             loop.countable = self._countable()
             loop.begin_call()
             result = generate(*args, **kwargs)
+            self._note_way(given.get("custom_generate"))
             self._end_call(result)
             return result
         except BaseException:
@@ -177,6 +180,16 @@ class Instrument:
         if not call.forwards:
             self._note("no forward of a generate call was observed: it has no steps")
         self._loop.end_call()
+
+    def _note_way(self, decode: Value) -> None:
+        """How `fast.decode` did the call: a replayed graph has no parts, and marks must not change the way."""
+        last = getattr(decode, "last", None)
+        self._loop.call.other_way = getattr(last, "other_way", "")
+        if getattr(last, "replayed", False):
+            self._note(
+                "decode steps were replayed CUDA graphs: `forward` is the host's time for the whole step, with the "
+                "processors and the choice; its inside comes from the kernels of the graph"
+            )
 
     def _unwatched(self, generate: Function, *args: object, **kwargs: object) -> object:
         loop = self._loop
@@ -272,6 +285,24 @@ def _compiled(model: Model) -> str:
         if module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
     )
     return next(names, "")
+
+
+def wrap_forward_of(wraps: Wraps, model: Value, loop: Loop, detail: Detail) -> str:
+    """Wrap what is inside the forward of a module that a loop calls.
+
+    Args:
+        wraps: takes the wrappers.
+        model: any module, or a function that holds one.
+        loop: the state of its runs.
+        detail: how finely.
+
+    Returns:
+        The part that the rest of the forward is.
+    """
+    if detail == "phases" or not hasattr(model, "named_modules") or _compiled(model):
+        return words.FORWARD
+    wrap_inside(wraps, model, loop, layers=detail == "layers")
+    return words.FORWARD_OTHER
 
 
 def _anything_compiled() -> bool:

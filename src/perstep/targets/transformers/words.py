@@ -34,6 +34,7 @@ STREAM: Final = "stream"
 SYNC: Final = "sync"
 DRAFT: Final = "draft"
 BOOKKEEPING: Final = "bookkeeping"
+LOOP: Final = "loop"
 
 PREFILL: Final = "prefill"
 DECODE: Final = "decode"
@@ -74,8 +75,10 @@ BOUNDARIES: Final[dict[str, str]] = {
     DRAFT: "the candidates of assisted decoding",
     BOOKKEEPING: "the loop's own work: update of arguments, float32 copy of the logits, merge of stop flags, deletion "
     "of outputs",
+    LOOP: "loop/X: one source line of a loop written by hand, with all that it calls, between two calls of a model; "
+    "`loop` alone where no line could be told",
 }
-"""Part -> what lies inside it. `logits`, `stop` and `stream` stand for one part per class."""
+"""Part -> what lies inside it. `logits`, `stop` and `stream` stand for one part per class, `loop` for one per line."""
 
 
 def at_layer(part: str, layer: int) -> str:
