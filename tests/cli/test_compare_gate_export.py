@@ -265,7 +265,7 @@ def test_compare_keeps_the_new_run_as_a_baseline(runs: Cli) -> None:
 # export
 
 
-@pytest.mark.parametrize("form", ["pyperf", "chrome-trace", "github-action", "csv"])
+@pytest.mark.parametrize("form", ["pyperf", "chrome-trace", "speedscope", "github-action", "csv"])
 def test_export_writes_to_stdout_or_a_file(runs: Cli, form: str) -> None:
     """The same bytes."""
     said = runs("export", 1, "--format", form, "--rounds", 3)

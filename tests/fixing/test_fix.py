@@ -196,12 +196,14 @@ def test_suggestions_come_from_names_and_are_bounded_by_the_part(monkeypatch: py
         perstep.suggest(msgspec.structs.replace(ledger, invalid="marks"))
 
 
-def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_not() -> None:
+def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_looked_up() -> None:
     """Their logits get -inf at every step, whatever came before; for two tokens it depends on that."""
     assert offered(captured(bad_words_ids=[[7], [9]])) == {
         "logits/NoBadWordsLogitsProcessor": "perstep.fast.SuppressTokens([7, 9])"
     }
-    assert offered(captured(bad_words_ids=[[7, 9]])) == {}
+    assert offered(captured(bad_words_ids=[[7, 9]])) == {
+        "logits/NoBadWordsLogitsProcessor": "perstep.fast.BadWords([[7, 9]])"
+    }
 
 
 def test_parts_of_one_class_have_the_names_that_the_ledger_gives_them() -> None:

@@ -66,7 +66,8 @@ def written(call: Captured, found: list[Offer]) -> list[str]:
         ({"top_p": 0.9, "repetition_penalty": 1.3}, ["perstep.fast.RepetitionPenalty(1.3)", "perstep.fast.TopP(0.9)"]),
         (
             {"top_p": 0.9, "temperature": 0.7, "top_k": 50, "no_repeat_ngram_size": 3},
-            ["transformers.TemperatureLogitsWarper(0.7)", "perstep.fast.TopK(50)", "perstep.fast.TopP(0.9)"],
+            ["perstep.fast.NoRepeatNGram(3)", "transformers.TemperatureLogitsWarper(0.7)", "perstep.fast.TopK(50)",
+             "perstep.fast.TopP(0.9)"],
         ),
         (
             {"repetition_penalty": 1.3, "suppress_tokens": [5, 9], "bad_words_ids": [[7]], "min_p": 0.05, "top_p": 0.8},
@@ -120,13 +121,13 @@ def test_evidence_says_which_order_was_seen_to_differ() -> None:
 
 KINDS = {
     "penalty": (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.3)),
-    "n-grams": (transformers.NoRepeatNGramLogitsProcessor(2), transformers.NoRepeatNGramLogitsProcessor(2)),
+    "n-grams": (transformers.NoRepeatNGramLogitsProcessor(2), fast.NoRepeatNGram(2)),
     "suppressed": (transformers.SuppressTokensLogitsProcessor([5, 9, 12]), fast.SuppressTokens([5, 9, 12])),
     "temperature": (transformers.TemperatureLogitsWarper(0.7), transformers.TemperatureLogitsWarper(0.7)),
     "top_k": (transformers.TopKLogitsWarper(20), fast.TopK(20)),
     "top_p": (transformers.TopPLogitsWarper(0.9), fast.TopP(0.9)),
     "min_p": (transformers.MinPLogitsWarper(0.05), fast.MinP(0.05)),
-    "typical": (transformers.TypicalLogitsWarper(0.9), transformers.TypicalLogitsWarper(0.9)),
+    "typical": (transformers.TypicalLogitsWarper(0.9), fast.TypicalP(0.9)),
 }
 
 
@@ -152,6 +153,8 @@ def test_two_that_do_not_commute_are_told_from_the_reverse_and_two_that_do_are_n
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.31)),
         (transformers.RepetitionPenaltyLogitsProcessor(1.3), fast.RepetitionPenalty(1.3, 1)),
         (transformers.SuppressTokensLogitsProcessor([5, 9]), fast.SuppressTokens([5])),
+        (transformers.TypicalLogitsWarper(0.9), fast.TypicalP(0.91)),
+        (transformers.TypicalLogitsWarper(0.9), fast.TypicalP(0.9, min_tokens_to_keep=2)),
     ],
     ids=lambda part: type(part).__name__,
 )
@@ -198,8 +201,8 @@ def test_where_the_warpers_begin_is_seen_in_what_generate_builds() -> None:
 
 
 def test_warpers_move_only_with_all_that_come_before_them() -> None:
-    """Behind typical sampling, for which there is no drop-in, nothing can be moved in front of it."""
-    found, _ = offered(captured(top_p=0.9, typical_p=0.9))
+    """Behind epsilon sampling, for which there is no drop-in, nothing can be moved in front of it."""
+    found, _ = offered(captured(top_p=0.9, epsilon_cutoff=0.001))
     assert [one.source for one in found] == ["perstep.fast.TopP(0.9)"]  # generate applies it before
     found, seen = offered(captured(top_h=0.4, top_p=0.9))
     assert found == []

@@ -308,7 +308,6 @@ NOT_FOUND = "which no text that it stores explains"
         (LastTokens(any_of(["User:"])), "is not the same: yours"),
         (WithoutSpecial(HASHES), "stops where '###' has an id without text inside"),
         (FirstRow(HASHES), "at once"),
-        (Ids(), "yours goes on at a token that ends '###' and may hold more"),
         (Limit(HASHES), "yours stops"),
         (NewLimit(HASHES), "it keeps state from an earlier call"),
         (EverySecond(HASHES), "it keeps state from an earlier call"),

@@ -36,7 +36,7 @@ def offer(part: Any, vocabulary: Any = (BYTES, "V")) -> str:
     """The drop-in for a processor, as it is written, or why there is none."""
     call = Captured("", None, 1, None, False, None, ((), {}), {}, {}, [], "")  # type: ignore[arg-type]
     try:
-        return " ".join(for_processor(call, part, steps_of(part), vocabulary)[1:])
+        return " ".join(for_processor(call, part, steps_of(part), vocabulary)[1:3])
     except Unlike as reason:
         return str(reason)
 
@@ -175,7 +175,7 @@ class ByRow(Forbids):
         (WhereSure(), "it forbids the token 5, and yours does not"),
         (Moody(), "it reads a clock or draws at random (random)"),
         (Louder(), "it changes logits that it does not forbid"),
-        (Many(), "it forbids 128 tokens that have no name in the script"),
+        (Many(), "it forbids 128 tokens and allows 128 tokens, neither of which have a name"),
         (ByRow(), "SuppressTokens disagreed at recorded row 1: what is forbidden changes"),
         (Lax(), "perstep.fast.Utf8(V) is not the same"),
         (transformers.LogitsProcessorList(), "it forbade nothing in 24 recorded rows"),

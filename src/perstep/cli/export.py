@@ -24,15 +24,16 @@ def export(
     """Export a run in the format of another tool.
 
     pyperf: a suite for `pyperf show`, `stats`, `hist`, `compare_to`. chrome-trace: a timeline for ui.perfetto.dev.
-    github-action: for github-action-benchmark (customSmallerIsBetter). csv: every measured number as a row.
+    speedscope: one for speedscope.app. github-action: for github-action-benchmark (customSmallerIsBetter). csv: every
+    measured number as a row.
 
     Args:
         run: A run's folder, its name or number, or a baseline.
         format: Format to write.
         to: File to write. [default: stdout]
-        rounds: Number of first rounds to take. [default: all; chrome-trace 5]
+        rounds: Number of first rounds to take, of watched runs calls. [default: all; chrome-trace and speedscope 5]
     """
-    if rounds is None and format == "chrome-trace":
+    if rounds is None and format in ("chrome-trace", "speedscope"):
         rounds = DEFAULT_ROUNDS
     source, notes = source_of(run, rounds=rounds)
     pieces = EXPORTERS[format](source)
@@ -44,7 +45,6 @@ def export(
     for note in notes:
         remark(f"note: {note}")
     if len(source.rounds) < source.rounds_measured:
-        remark(
-            f"note: the first {len(source.rounds)} of {plural(source.rounds_measured, 'round')}; give --rounds for more"
-        )
+        what = plural(source.rounds_measured, "call" if source.manifest.experiment == "watch" else "round")
+        remark(f"note: the first {len(source.rounds)} of {what}; give --rounds for more")
     return 0

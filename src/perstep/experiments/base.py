@@ -4,7 +4,7 @@ Its samples go to disk a round at a time; analysis is a pure function of manifes
 every table and picture can be made again without measuring. `pipeline` drives it, `registry` lists it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from perstep._json import Json
@@ -12,8 +12,10 @@ from perstep.experiments.conditions import Facts
 from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
+from perstep.report.export import Measured
 from perstep.report.page import Content
 from perstep.runs import Manifest
+from perstep.stats import RunCost
 
 AnyPlan = Any
 """The options of one experiment, a struct of its own type."""
@@ -109,6 +111,30 @@ class Experiment(Protocol):
 
     def summary(self, findings: AnyFindings) -> dict[str, Json]:
         """The headline figures for the manifest's `results_summary`."""
+        ...
+
+
+@runtime_checkable
+class HasTimeline(Protocol):
+    """What an experiment has besides, if its rounds are no passes over a trace and its runs can be exported."""
+
+    def timeline(self, manifest: Manifest, samples: Sequence[AnySample]) -> Iterable[Iterable[Measured]]:
+        """What each round measured, in the order in which it ran."""
+        ...
+
+
+@runtime_checkable
+class HasPairs(Protocol):
+    """What an experiment has besides, if two of its runs are compared measurement by measurement."""
+
+    def paired(
+        self, ref: Sequence[AnySample], new: Sequence[AnySample]
+    ) -> tuple[Mapping[str, RunCost], Mapping[str, RunCost], list[str]]:
+        """The costs of two runs over what both measured, by name, the headline first, and what a reader must know.
+
+        Raises:
+            InputError: nothing was measured in both.
+        """
         ...
 
 

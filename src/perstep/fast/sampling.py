@@ -1,4 +1,4 @@
-"""Top-p, top-k and min-p without sorting the vocabulary: the tokens of transformers' own, their logits bit for bit.
+"""Top-p, top-k, min-p and typical-p without sorting the vocabulary: transformers' tokens, their logits bit for bit.
 
 In the host's memory only what can belong to the nucleus is sorted: tokens whose probabilities, all together, cannot
 make up 1 - p are left out first. On a device, where the number of candidates would have to be waited for, top-p sorts
@@ -22,7 +22,7 @@ from perstep.fast._reading import on_host
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MinP", "TopK", "TopP"]
+__all__ = ["MinP", "TopK", "TopP", "TypicalP"]
 
 _CHUNK = 128
 _FEW = 1024  # candidates that are worth picking out one by one; beyond them the largest are partitioned off
@@ -200,6 +200,76 @@ class MinP(Stateless, Processor):
             count = min(self.min_tokens_to_keep, scores.shape[-1])
             least = torch.minimum(least, torch.topk(scores, count).values[..., -1:])
         return least
+
+
+class TypicalP(Processor):
+    """Keeps the tokens whose surprise is nearest to the mean one, up to a mass, as `TypicalLogitsWarper` does.
+
+    Tokens are taken in the order of how far -log p is from the entropy, until they have `mass` together; ties with the
+    last of them stay. On the host only the nearest ones are sorted. Where a sum is within float32 rounding (1e-6) of
+    `mass`, the two may differ by that token, because the order of summation differs.
+
+    Args:
+        mass: above 0, below 1.
+        filter_value: what the others become.
+        min_tokens_to_keep: the least number of tokens that are kept.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    def __init__(self, mass: float, filter_value: float = -math.inf, min_tokens_to_keep: int = 1) -> None:
+        if not 0 < mass < 1:
+            raise InputError(f"mass {mass}: it is a probability above 0 and below 1, such as 0.9")
+        self.mass = float(mass)
+        self.filter_value = filter_value
+        self.min_tokens_to_keep = _kept(min_tokens_to_keep)
+
+    @signed
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """The scores [rows, columns] with `filter_value` at untypical tokens; `scores` itself is left as it is."""
+        logs = scores.log_softmax(dim=-1)
+        shares = logs.exp()
+        entropy = -(logs * shares).nansum(dim=-1, keepdim=True)
+        distance = (-logs - entropy).abs()
+        count = min(self.min_tokens_to_keep, scores.shape[-1])
+        if not (on_host(scores) and scores.dtype == torch.float32):
+            ordered, places = distance.sort(dim=-1)
+            sums = shares.gather(-1, places).cumsum(dim=-1)
+            last = (sums < self.mass).sum(dim=-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
+            removed = distance > ordered.gather(-1, last)
+            return scores.masked_fill(removed.scatter(1, places[:, :count], False), self.filter_value)
+        distances, weights = distance.detach().numpy(), shares.detach().numpy()
+        found = [_nearest(*row, self.mass, count) for row in zip(distances, weights, strict=True)]
+        least = torch.tensor([[far] for far, _ in found], dtype=torch.float32)
+        removed = distance > least
+        if count > 1:
+            for row, (_, nearest) in enumerate(found):
+                removed[row, torch.from_numpy(nearest)] = False
+        return scores.masked_fill(removed, self.filter_value)
+
+
+def _nearest(
+    distances: NDArray[np.float32], weights: NDArray[np.float32], mass: float, count: int
+) -> tuple[float, NDArray[np.int64]]:
+    """How far the last token is that is needed for a mass, and the nearest `count`; NaN where there are no weights."""
+    columns = len(distances)
+    order = np.zeros(0, dtype=np.int64)
+    for some in (_FEW, _SOME * 4, columns):
+        if some < columns and some >= count:
+            order = np.argpartition(distances, some)[:some]
+        elif some == columns:
+            order = np.arange(columns)
+        else:
+            continue
+        order = order[np.argsort(distances[order], kind="stable")]
+        sums = np.cumsum(weights[order], dtype=np.float64)
+        if sums[-1] >= mass:
+            break
+    if np.isnan(sums[-1]):  # a row of NaN, of +inf, or of nothing but -inf is handed on
+        return math.nan, order[:count]
+    last = min(int(np.searchsorted(sums, mass, side="left")), len(order) - 1)
+    return float(distances[order[last]]), order[:count]
 
 
 def _kept(count: object) -> int:

@@ -28,7 +28,7 @@ def instead_of(offer: Offer, seen: Seen, tokens: "torch.Tensor", clock: Clock) -
     """
     from perstep.fast import StopStrings, Utf8
 
-    check = offer.made[0][0]
+    check = offer.made[0][0] if offer.made else None
     if isinstance(check, Utf8) and offer.index is not None:
         texts = _texts(check, tokens)
         later_ns = _took_ns(lambda: [text.decode(errors="replace") for text in texts], clock)

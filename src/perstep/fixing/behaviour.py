@@ -10,12 +10,14 @@ from dataclasses import replace
 
 from perstep.errors import InputError
 from perstep.fixing.capture import REMOVED, Captured, Part, copied
-from perstep.fixing.chain import OutOfOrder, in_order
+from perstep.fixing.chain import OutOfOrder, in_order, keeps_order
 from perstep.fixing.criteria import Unlike, for_criterion
 from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exactly, for_settings
-from perstep.fixing.masks import for_processor
+from perstep.fixing.masks import Same, for_processor
 from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
+from perstep.fixing.prefixes import PREFIX, for_prefix_function
+from perstep.fixing.sequences import along_sequences
 from perstep.targets.transformers.protocols import sequences_of
 
 
@@ -79,7 +81,24 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
         except (Unlike, OutOfOrder) as reason:
             seen.reasons |= dict.fromkeys(offer.parts, str(reason))
     answered = {part for offer in found for part in offer.parts}
-    return [*proved, *_by_behaviour(call, seen, vocabulary, answered)]
+    return [*proved, *_by_prefix(call, seen), *_by_behaviour(call, seen, vocabulary, answered)]
+
+
+def _by_prefix(call: Captured, seen: Seen) -> Iterator[Offer]:
+    """For the function that says which tokens may follow a text, where it is a set or a tree of sequences."""
+    for place, part in enumerate(seen.merged[PROCESSORS]):
+        name = seen.names.get(id(part), "")
+        if type(part).__name__ != PREFIX or any(part is own for own in call.lists[PROCESSORS]):
+            continue
+        try:
+            drop_in, source, evidence = for_prefix_function(call, part)
+            settings = {"prefix_allowed_tokens_fn": REMOVED}
+            offer = Offer(PROCESSORS, None, (name,), ((drop_in, source),), evidence, settings, (place,), first=True)
+            keeps_order(call, offer)
+        except (Unlike, OutOfOrder) as reason:
+            seen.reasons[name] = str(reason)
+        else:
+            yield offer
 
 
 def _by_class(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Iterator[Offer]:
@@ -99,16 +118,15 @@ def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, ans
             if name in answered or name in seen.reasons:
                 continue
             try:
-                drop_in, source, evidence = _for_own(call, kind, part, steps, vocabulary)
+                found = _for_own(call, kind, part, steps, vocabulary)
             except Unlike as reason:
                 seen.reasons[name] = str(reason)
             else:
-                yield Offer(kind, index, (name,), ((drop_in, source),), evidence)
+                made = ((found.drop_in, found.source),)
+                yield Offer(kind, index, (name,), made, found.evidence, before=found.before, names=found.names)
 
 
-def _for_own(
-    call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None
-) -> tuple[Part, str, str]:
+def _for_own(call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None) -> Same:
     """The drop-in for a part of the call's own, how it is written, and what shows that it is the same.
 
     Raises:
@@ -116,9 +134,8 @@ def _for_own(
     """
     if kind == PROCESSORS:
         return for_processor(call, part, steps, vocabulary)
-    if vocabulary is None:
-        raise Unlike(WITHOUT_VOCABULARY)
-    return for_criterion(part, steps, *vocabulary)
+    known, name = vocabulary or (None, "")
+    return Same(*for_criterion(part, steps, known, name, columns=_columns_of(call)))
 
 
 def _proved(
@@ -140,13 +157,28 @@ def _proved(
     said = in_chain[offer.parts]
     if isinstance(said, OutOfOrder):
         raise said
-    return replace(offer, evidence=f"{offer.evidence}: {said}")
+    evidence = [said]
+    for original, (drop_in, _) in zip(_originals(call, seen, offer), offer.made, strict=True):
+        evidence.append(along_sequences(original, drop_in, _columns(call, seen), call.model.device))
+    return replace(offer, evidence=f"{offer.evidence}: {'; '.join(filter(None, evidence))}")
+
+
+def _originals(call: Captured, seen: Seen, offer: Offer) -> list[Part]:
+    """What each drop-in of an offer for processors takes the place of; copies, so that trials leave no trace."""
+    if offer.index is not None:
+        return copied([call.lists[PROCESSORS][offer.index]])
+    return copied([seen.merged[PROCESSORS][place] for place in offer.places])
 
 
 def _columns(call: Captured, seen: Seen) -> int:
     """Logits of a row: as a processor of the call's own saw them, else as the model's config says."""
     found = [steps.columns for steps in seen.steps[PROCESSORS] if steps.columns]
-    return found[0] if found else int(call.model.config.get_text_config().vocab_size)
+    return found[0] if found else _columns_of(call)
+
+
+def _columns_of(call: Captured) -> int:
+    """Tokens, as the model's config says."""
+    return int(call.model.config.get_text_config().vocab_size)
 
 
 def _for_stop_strings(call: Captured, seen: Seen, offer: Offer, vocabulary: Vocabulary | None) -> tuple[Part, str, str]:

@@ -35,7 +35,9 @@ Span = tuple[int, int, int, int]
 """Where an expression stands: first and last line, column in bytes where it begins and where it ends."""
 
 _LISTS = ("logits_processor", "stopping_criteria")
-_UNREPEATABLE = ("past_key_values", "assistant_model")
+_UNREPEATABLE = ("past_key_values",)
+_LEARNED = ("num_assistant_tokens", "assistant_confidence_threshold")
+"""What a drafting assistant keeps in its generation config from call to call."""
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class Captured:
         lists: its processors and criteria as they were before the call.
         names: what the call's line could see: names of the function and of the module.
         generators: the states of the random generators before it.
+        learned: what its drafting assistant had learned before it.
         refused: why it cannot be made again, or empty.
         shared: what of its processors and criteria could not be copied, as `Class.attribute (a type)`; every repeated
             call has the original's.
@@ -72,6 +75,7 @@ class Captured:
     generators: list[Value]
     refused: str
     shared: list[str] = field(default_factory=list)
+    learned: dict[str, Value] = field(default_factory=dict)
     streams: bool = False
     calls: int = 1
     result: Generated = None
@@ -93,6 +97,8 @@ class Captured:
         merged = {**kwargs, **{name: parts for name, parts in mine.items() if parts}, **changes}
         given = {name: value for name, value in merged.items() if value is not REMOVED}
         self._restore_generators()
+        for name, value in self.learned.items():
+            setattr(kwargs["assistant_model"].generation_config, name, value)
 
         def made() -> Generated:
             for name in mine:
@@ -332,8 +338,14 @@ def _before(model: Model, args: tuple[Value, ...], kwargs: dict[str, Value], fra
         generators=generators,
         refused=_refused(rest),
         shared=shared,
+        learned=_learned(rest.get("assistant_model")),
         streams=kwargs.get("streamer") is not None,
     )
+
+
+def _learned(assistant: Value) -> dict[str, Value]:
+    config = getattr(assistant, "generation_config", None)
+    return {name: getattr(config, name) for name in _LEARNED if hasattr(config, name)}
 
 
 def _refused(given: Mapping[str, object]) -> str:

@@ -32,14 +32,17 @@ _SCALES = ("TemperatureLogitsWarper", "RepetitionPenaltyLogitsProcessor", "Repet
 _MASKS = (
     "SuppressTokensLogitsProcessor", "SuppressTokens", "NoBadWordsLogitsProcessor", "NoRepeatNGramLogitsProcessor",
     "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "SuppressTokensAtBeginLogitsProcessor", "Utf8",
-    "PrefixConstrainedLogitsProcessor",
+    "PrefixConstrainedLogitsProcessor", "AllowTokens", "AllowSequences", "BadWords", "NoRepeatNGram",
 )  # fmt: skip
 """-inf where ids and length alone say so."""
+_BIASES = ("SequenceBiasLogitsProcessor", "SequenceBias")
+"""A number added to each logit: -inf stays."""
 _ANY_ORDER = tuple(
     frozenset(pair)
     for pair in (
         ("mask", "mask"),
         ("mask", "scale"),
+        ("mask", "bias"),
         ("scale", "scale"),
         ("TopK", "MinP"),
         ("TopK", "TemperatureLogitsWarper"),
@@ -48,12 +51,14 @@ _ANY_ORDER = tuple(
 
 _ROWS = 2  # of ids
 _LENGTH = 12
+_BEHIND = 7
 _GRID = 9  # values of what a shape is varied by
 _HALVINGS = 10  # from 6 logits to 0.006
 _RANGE = (-6.3, 41.9)  # in no step of which two peaks are equal
 _CLOSE = 1e-5
 EDGE = 1e-4
 """Probability of tokens at the edge of a nucleus that transformers' float32 sums may put on either side of it."""
+_SUMS = 2e-6  # by which float32 sums of probabilities are wrong at most
 _NAMED = 3  # ids that processors are about, which stand at the head of a peak
 
 _UNTRIED = (
@@ -107,6 +112,8 @@ def _kinds(part: Part) -> Iterator[str]:
         yield "scale"
     if name in _MASKS:
         yield "mask"
+    if name in _BIASES and np.inf not in part.sequence_bias.values():
+        yield "bias"
 
 
 class OutOfOrder(Exception):  # noqa: N818 - what was found, not a fault
@@ -157,6 +164,16 @@ def in_order(call: Captured, offers: Sequence[Offer], columns: int) -> dict[tupl
     for parts, trial in trials.items():
         found[parts] = trial.verdict([next(differences) for _ in trial.chains], shapes.count)
     return found
+
+
+def keeps_order(call: Captured, offer: Offer) -> None:
+    """See that an offer stands where generate applies what it replaces, or passes only what commutes with it.
+
+    Raises:
+        OutOfOrder: it does not.
+    """
+    own = copied(call.lists[PROCESSORS])
+    _changed(call, offer, own, _links(built_chain(call, {PROCESSORS: own}), own, {}))
 
 
 def _changed(call: Captured, offer: Offer, own: Sequence[Part], before: "Sequence[Link]") -> "list[Link]":
@@ -244,10 +261,11 @@ class Shapes:
 
         self._random, self._columns, self._device = np.random.default_rng(0), columns, device
         self._chain, self.count = chain, 0
-        ids = self._random.integers(0, columns, (_rows(chain), _LENGTH))
-        ids[:, -3:] = ids[:, 4:7]  # tokens that occur twice, one behind the other
+        self._nearly = _nearly(chain)
+        ids, self._behind = _ids(chain, columns, self._random)
         self._ids_BT = torch.tensor(ids, device=device)
-        named = [token for part in chain for token in _ids_of(part) if 0 <= token < columns]
+        named = [words[-1] for words in _begun(chain, columns)[: len(ids)]]
+        named += [token for part in chain for token in _ids_of(part) if 0 <= token < columns]
         self._named = list(dict.fromkeys(named))[:_NAMED]
 
     def differences(self, chains: Sequence[Chain]) -> list[str]:
@@ -258,8 +276,16 @@ class Shapes:
             scores, expected = self._tensor(logits), self._run(self._chain, logits)
             self.count += len(scores)
             for place, chain in enumerate(chains):
-                found[place] = found[place] or _difference(expected, run(chain, self._ids_BT, scores), what)
+                found[place] = found[place] or self._difference(
+                    expected, run(chain, self._ids_BT, scores), what, scores
+                )
         return found
+
+    def _difference(self, expected: "torch.Tensor", found: "torch.Tensor", what: str, scores: "torch.Tensor") -> str:
+        """How scores differ from those expected, and from those of a mass that is as near as float32 sums are."""
+        said = _difference(expected, found, what)
+        near = (run(chain, self._ids_BT, scores) for chain in self._nearly) if said else ()
+        return said if all(_difference(one, found, what) for one in near) else ""
 
     def _probes(self) -> Iterator[tuple[str, Logits]]:
         """Logits [rows, columns]: random ones, and each shape along a grid and on both sides of every edge in it."""
@@ -314,14 +340,28 @@ class Shapes:
         yield "negative logits, a peak at a token of the text", _peaks(low, seen[:, 3], -50.0)
         yield "negative logits, two peaks", _peaks(_set(low, seen[:, 3], -30.0), new[:, 3], -50.0)
         yield "tied logits but for a token of the text", _peaks(tied, seen[:, 0])
-        yield "a peak at what followed the last tokens before", _peaks(flat, seen[:, 7])
-        yield "two peaks, one at what followed before", _peaks(_set(flat, seen[:, 7], 24.0), new[:, 1])
+        yield "a peak at what followed the last tokens before", _peaks(flat, seen[:, self._behind])
+        yield "two peaks, one at what followed before", _peaks(_set(flat, seen[:, self._behind], 24.0), new[:, 1])
         yield "evenly spaced logits", lambda value: 5.0 - rank * np.exp(-(value + 6) / 6)
         yield "evenly spaced pairs of equal logits", lambda value: 5.0 - (rank // 2) * np.exp(-(value + 6) / 6)
         for token in self._named:
             at = np.full(rows, token)
             yield f"a peak at the token {token}", _peaks(flat, at)
             yield f"two peaks, one at the token {token}", _peaks(_set(flat, at, 24.0), new[:, 0])
+
+
+def _nearly(chain: Chain) -> list[Chain]:
+    """The same processors with typical masses that differ by what float32 sums do; none without such.
+
+    The last token of a typical set may be likely, so that its probability says nothing of an edge.
+    """
+    from transformers import TypicalLogitsWarper
+
+    def shifted(part: Part, by: float) -> Part:
+        return TypicalLogitsWarper(part.mass + by) if type(part) is TypicalLogitsWarper else part
+
+    some = any(type(part) is TypicalLogitsWarper for part in chain)
+    return [[shifted(part, by) for part in chain] for by in (-_SUMS, _SUMS)] if some else []
 
 
 def _set(base: Logits, tokens: "NDArray[np.int64]", value: float) -> Logits:
@@ -373,6 +413,28 @@ def _rows(chain: Chain) -> int:
         len(part.prompt_ignore_length) for part in chain if hasattr(getattr(part, "prompt_ignore_length", 0), "__len__")
     ]
     return found[0] if found else _ROWS
+
+
+def _begun(chain: Chain, columns: int) -> list[tuple[int, ...]]:
+    """Sequences of several tokens that processors are about, one of each length."""
+    found = [words for part in chain for words in getattr(part, "sequence_bias", None) or () if len(words) > 1]
+    return list({len(words): words for words in found if max(words) < columns}.values())
+
+
+def _ids(chain: Chain, columns: int, random: np.random.Generator) -> tuple["NDArray[np.int64]", int]:
+    """Ids [rows, length] whose last tokens occur before, behind each other, and begin what processors are about.
+
+    And where, in each row, the token stands that followed them before.
+    """
+    begun = _begun(chain, columns)
+    grams = [part.ngram_size - 1 for part in chain if hasattr(part, "ngram_size")]
+    again = max([3, *grams, *(len(words) - 1 for words in begun)])
+    behind = max(_BEHIND, again + 1)
+    ids = random.integers(0, columns, (_rows(chain), max(_LENGTH, behind + again + 1)))
+    for row, words in zip(range(len(ids)), begun, strict=False):
+        ids[row, behind + 1 - len(words) : behind] = words[:-1]
+    ids[:, -again:] = ids[:, behind - again : behind]
+    return ids, behind
 
 
 def _ids_of(part: Part) -> list[int]:

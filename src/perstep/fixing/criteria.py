@@ -1,21 +1,24 @@
 """Which drop-in gives the verdicts of a criterion, wherever a call can get.
 
-The criterion itself says which of the texts that it holds make it stop. The drop-in made of these is asked beside it
-along many texts (`stop_probes.py`). It is offered only if the two never differ before a row has ended, if the criterion
-was seen to stop and not to stop, and if the drop-in without any one of its stop strings is seen to differ.
+The criterion itself says which of the texts, or the ids, that it holds make it stop. The drop-in made of these is asked
+beside it along many texts (`stop_probes.py`, `id_probes.py`). It is offered only if the two never differ before a row
+has ended, if the criterion was seen to stop and not to stop, and if the drop-in without any one of its stop strings is
+seen to differ.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fixing.capture import Part, copied
-from perstep.fixing.held import held_by
+from perstep.fixing.held import Held, held_by
+from perstep.fixing.id_probes import IdProbes
+from perstep.fixing.known import WITHOUT_VOCABULARY
 from perstep.fixing.observe import Steps, verdicts_of
 from perstep.fixing.probes import Probe
 from perstep.fixing.repeat import ended_with
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perstep.automata import Vocabulary
+
+Found = TypeVar("Found")
+"""A text, or a sequence of ids."""
+Plain = TypeVar("Plain", bytes, tuple[int, ...])
 
 _AGAIN = 6  # probes that one object is asked about one after the other
 
@@ -74,16 +81,22 @@ class Asked:
 
 
 def for_criterion(
-    part: Part, steps: Steps, vocabulary: "Vocabulary", name: str, strings: Sequence[str | bytes] | None = None
+    part: Part,
+    steps: Steps,
+    vocabulary: "Vocabulary | None",
+    name: str,
+    strings: Sequence[str | bytes] | None = None,
+    columns: int = 0,
 ) -> tuple[Part, str, str]:
     """The drop-in for a criterion, how it is written, and what shows that it is the same.
 
     Args:
         part: the criterion.
         steps: what it did in the call.
-        vocabulary: the bytes of the tokens.
+        vocabulary: the bytes of the tokens; None where they are not known.
         name: how the script names the vocabulary.
         strings: its stop strings, where its class tells them; found in it otherwise.
+        columns: number of token ids, where there is no vocabulary.
 
     Raises:
         Unlike: nothing is known to be the same.
@@ -93,13 +106,66 @@ def for_criterion(
     held = held_by(part) if strings is None else None
     if held is not None and held.changing:
         raise Unlike(f"it reads a clock or draws at random ({held.changing}), so trials cannot predict it")
-    recorded = _recorded(steps)
+    recorded, ask = _recorded(steps), _Asking(part, steps)
+    reasons = []
+    if vocabulary is not None:
+        try:
+            return _for_texts(ask, recorded, held, vocabulary, name, list(strings or ()))
+        except Unlike as reason:
+            reasons.append(reason)
+    if held is not None and held.sequences:
+        try:
+            return _for_ids(ask, recorded, held, vocabulary, columns)
+        except Unlike as reason:
+            reasons = reasons or [reason]
+    raise reasons[0] if reasons else Unlike(WITHOUT_VOCABULARY)
+
+
+def _for_texts(
+    ask: "_Asking",
+    recorded: "Asked",
+    held: Held | None,
+    vocabulary: "Vocabulary",
+    name: str,
+    strings: list[str | bytes],
+) -> tuple[Part, str, str]:
+    """Stop strings, or the end of a word."""
     probes = StopProbes(vocabulary, prompt=recorded.steps[0].shape[1] - 1, device=recorded.steps[0].device)
-    ask = _Asking(part, steps)
-    acting = list(strings or ()) if held is None else _acting(ask, probes, held.texts)
+    acting = strings if held is None else _acting(ask, probes.of_each(held.texts), as_bytes)
     asked = [recorded]
     texts, numbers = ([], []) if held is None else (held.texts, held.numbers)
     asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=held is not None)]
+    candidates = _candidates(acting, vocabulary, name, found=held is not None)
+    nothing = "which no text that it stores explains" if not acting else f"the vocabulary cannot spell {acting!r}"
+    return _one_of(candidates, asked, ask, acting, nothing)
+
+
+def _for_ids(
+    ask: "_Asking", recorded: "Asked", held: Held, vocabulary: "Vocabulary | None", columns: int
+) -> tuple[Part, str, str]:
+    """Sequences of ids."""
+    size = columns if vocabulary is None else vocabulary.size
+    device, prompt = recorded.steps[0].device, recorded.steps[0].shape[1] - 1
+    probes = IdProbes(size, prompt=prompt, device=device, vocabulary=vocabulary)
+    sequences = [one for one in held.sequences if max(one) < size]
+    acting = _acting(ask, probes.of_each(sequences), tuple)
+    if not acting:
+        raise Unlike("none of the ids that it holds makes it stop by itself")
+    asked = [recorded, *(ask(probe) for probe in probes.of(acting, held.numbers))]
+    if vocabulary is not None:
+        texts = StopProbes(vocabulary, prompt=prompt, device=device)
+        asked += [ask(probe) for probe in texts.of([], [], [], words=True)]
+    return _one_of(_of_ids(acting), asked, ask, acting, "which no ids that it stores explain")
+
+
+def _one_of(
+    candidates: "Iterable[Candidate]", asked: "list[Asked]", ask: "_Asking", acting: Sequence[object], nothing: str
+) -> tuple[Part, str, str]:
+    """The first of some candidates that never differs.
+
+    Raises:
+        Unlike: none is; with the reason of the nearest one, or where there is none with `nothing`.
+    """
     if not any(one.said.any() for one in asked):
         raise Unlike(
             f"it never stopped a row, in {plural(_verdicts(asked[:1]), 'recorded verdict')} and "
@@ -107,14 +173,27 @@ def for_criterion(
         )
     ask.remembers_nothing(asked)
     reasons = []
-    for candidate in _candidates(acting, vocabulary, name, found=held is not None):
+    for candidate in candidates:
         reason = _differs(candidate, asked, ask)
         if not reason:
-            return candidate.make(), candidate.source, _evidence(candidate, asked)
+            return candidate.make(), candidate.source, _evidence(candidate, asked, ask)
         reasons.append(reason)
     if not acting:
-        raise Unlike(f"it stopped a row {_somewhere(asked)}, which no text that it stores explains")
-    raise Unlike(min(reasons, default=(0, f"the vocabulary cannot spell {acting!r}"))[1])
+        raise Unlike(f"it stopped a row {_somewhere(asked)}, {nothing}")
+    raise Unlike(min(reasons, default=(0, nothing))[1])
+
+
+def _of_ids(acting: list[tuple[int, ...]]) -> Iterator[Candidate]:
+    """A row ends with one of some sequences."""
+    from perstep.fast import StopIds
+
+    written = [ids[0] if len(ids) == 1 else list(ids) for ids in acting]
+    smaller = [(acting[:at] + acting[at + 1 :], f"the ids {list(one)}") for at, one in enumerate(acting)]
+    yield Candidate(
+        lambda: StopIds(acting),
+        f"perstep.fast.StopIds({written!r})",
+        tuple((lambda rest=rest: StopIds(rest), what) for rest, what in smaller if rest),  # type: ignore[misc]
+    )
 
 
 def _candidates(acting: list[str | bytes], vocabulary: "Vocabulary", name: str, *, found: bool) -> Iterator[Candidate]:
@@ -158,11 +237,13 @@ class _Asking:
 
     Attributes:
         one_for_all: it gave one verdict for several rows.
+        one_by_one: it is asked about each row alone, as the call has one, and it does not tell several apart.
     """
 
     def __init__(self, part: Part, steps: Steps) -> None:
         self._part, self._scores = part, steps.scores
-        self.one_for_all = False
+        self._one_row = len(steps.ids[0]) == 1
+        self.one_for_all = self.one_by_one = False
 
     def __call__(self, probe: Probe) -> Asked:
         """What it says along a probe.
@@ -170,7 +251,19 @@ class _Asking:
         Raises:
             Unlike: it failed.
         """
-        return Asked(list(probe.steps()), self._verdicts(copied([self._part])[0], probe.steps()), probe.what)
+        steps = list(probe.steps())
+        if not self.one_by_one:
+            try:
+                said = self._verdicts(copied([self._part])[0], steps)
+            except Unlike:
+                if not self._one_row:
+                    raise
+                self.one_by_one = True
+            self.one_by_one |= self._one_row and self.one_for_all
+        if self.one_by_one:
+            rows = [[ids[row : row + 1] for ids in steps] for row in range(len(probe.what))]
+            said = np.concatenate([self._verdicts(copied([self._part])[0], one) for one in rows], axis=1)
+        return Asked(steps, said, probe.what)
 
     def remembers_nothing(self, asked: Sequence[Asked]) -> None:
         """One object says about one text after the other what a new one says about each.
@@ -230,21 +323,33 @@ def _recorded(steps: Steps) -> Asked:
     return Asked(ids, np.array(steps.after, dtype=bool), ["in the recorded call"] * len(ids[0]), follow)
 
 
-def _acting(ask: _Asking, probes: StopProbes, texts: Sequence[str | bytes]) -> list[str | bytes]:
-    """Those of the texts that by themselves make a criterion stop, the moment that they are complete.
+def _acting(
+    ask: _Asking, probes: "Iterable[tuple[Probe, list[tuple[Found, int]]]]", plain: Callable[[Found], Plain]
+) -> list[Found]:
+    """Those of some texts, or of some ids, that by themselves make a criterion stop the moment they are complete.
 
     Without those that hold another of them: there it has stopped already.
+
+    Args:
+        ask: the criterion.
+        probes: with what is in each row, and the step that completes it.
+        plain: makes one of them comparable.
     """
-    found: dict[bytes, str | bytes] = {}
-    for probe, ends in probes.of_each(texts):
+    found: dict[Plain, Found] = {}
+    for probe, ends in probes:
         asked = ask(probe)
         said = asked.said
-        if ask.one_for_all:
+        if ask.one_for_all and not ask.one_by_one:
             said = np.array([ask.alone(asked, row) for row in range(said.shape[1])]).T
         for row, (text, end) in enumerate(ends):
             if said[end, row] and not said[:end, row].any():
-                found.setdefault(as_bytes(text), text)
-    return [text for data, text in found.items() if not any(other != data and other in data for other in found)]
+                found.setdefault(plain(text), text)
+    return [text for data, text in found.items() if not any(other != data and _holds(data, other) for other in found)]
+
+
+def _holds(data: "bytes | tuple[int, ...]", other: "bytes | tuple[int, ...]") -> bool:
+    """Whether one holds the other: texts anywhere, ids one behind the other."""
+    return any(data[at : at + len(other)] == other for at in range(len(data) - len(other) + 1))
 
 
 def _ours(make: Callable[[], Part], asked: Asked) -> "NDArray[np.bool_]":
@@ -285,13 +390,16 @@ def _differs_by_rows(candidate: Candidate, asked: Asked, step: int, row: int, as
     return f", asked about {plural(len(asked.what), 'row')} at once (asked about that row alone it does the same)"
 
 
-def _evidence(candidate: Candidate, asked: Sequence[Asked]) -> str:
+def _evidence(candidate: Candidate, asked: Sequence[Asked], ask: _Asking) -> str:
     def counts(some: Sequence[Asked]) -> str:
         counted = [(one.said, one.counted(_ours(candidate.make, one))) for one in some]
         stops = sum(int((said & counts).sum()) for said, counts in counted)
         return f"{sum(int(counts.sum()) for _, counts in counted):,} {{}} ({stops:,} of them stop)"
 
-    return f"the same {counts(asked[:1]).format('recorded verdicts')} and {counts(asked[1:]).format('probes')}"
+    alone = ""
+    if ask.one_by_one:
+        alone = ", each row asked about alone: the call has one, and of several yours does not tell one from the other"
+    return f"the same {counts(asked[:1]).format('recorded verdicts')} and {counts(asked[1:]).format('probes')}{alone}"
 
 
 def _verdicts(asked: Sequence[Asked]) -> int:

@@ -12,6 +12,7 @@ from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.conditions import typed
 from perstep.fixing.changes import Changes, changes
+from perstep.fixing.draft import DRAFTED
 from perstep.fixing.samples import (
     RIGHT,
     Clash,
@@ -92,6 +93,7 @@ class Row(msgspec.Struct, kw_only=True):
         result: what came of timing it, or None where that was not done.
         written: whether it is among the lines to write.
         leans: it works beside the other lines alone.
+        forwards: that the call makes with a draft, where leaving the draft out is what was tried; else 0.
     """
 
     parts: list[str]
@@ -109,6 +111,7 @@ class Row(msgspec.Struct, kw_only=True):
     result: Result | None = None
     written: bool = False
     leans: bool = False
+    forwards: int = 0
 
     @property
     def unproven(self) -> bool:
@@ -135,6 +138,7 @@ class Site(msgspec.Struct, kw_only=True):
         streams: the call has a streamer, which its repeats had not.
         all_tokens: of the whole call.
         sampled: tokens are drawn.
+        beams: of each prompt.
         lines: what to write into the call, ready to be copied.
         imports: what to have at the top of the file.
         by_hand: why there is no diff of this call, or empty.
@@ -155,6 +159,7 @@ class Site(msgspec.Struct, kw_only=True):
     streams: bool = False
     all_tokens: int = 0
     sampled: bool = False
+    beams: int = 1
     lines: list[str] = []
     imports: list[str] = []
     by_hand: str = ""
@@ -274,6 +279,7 @@ def _site(held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: 
         rows=[_row(tried) for tried in offered.tried],
         all_tokens=offered.all_tokens,
         sampled=offered.sampled,
+        beams=offered.beams,
         shared=offered.shared,
         streams=offered.streams,
         lines=written.lines,
@@ -293,7 +299,7 @@ def _site(held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: 
         for place, row in enumerate(site.rows):
             gone = [part for other in beside.get(place, []) for part in _ledger_parts(site.rows[other], loop)]
             _cost(row, decode, loop)
-            if row.ns is not None and not decode.invalid:
+            if row.ns is not None and not decode.invalid and row.parts != [DRAFTED]:
                 _bound(row, offered, place, decode, prefill, loop, tuple(gone))
         site.rows += _others(decode, site.rows, loop, offered)
     site.rows.sort(key=lambda row: -(row.share or 0))
@@ -333,6 +339,7 @@ def _row(tried: Tried) -> Row:
         why=tried.refused or tried.evidence,
         instead=tried.instead,
         leans=tried.leans,
+        forwards=tried.forwards,
     )
 
 

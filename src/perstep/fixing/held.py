@@ -5,6 +5,7 @@ names of their modules that they use, and what these hold in turn. Tokenizers, m
 """
 
 import functools
+import math
 import re
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -35,11 +36,13 @@ class Held:
     Attributes:
         texts: short ones, in the order in which they were found.
         numbers: whole ones that may be lengths.
+        sequences: short ones of token ids, in lists, tuples and tensors, and ids by themselves.
         changing: a name in the code by which it reads a clock or draws a number, or empty.
     """
 
     texts: list[str | bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    sequences: list[tuple[int, ...]] = field(default_factory=list)
     changing: str = ""
 
 
@@ -52,6 +55,7 @@ def held_by(part: Part) -> Held:
     found = search.held
     found.texts = list(dict.fromkeys(found.texts))[:_MOST_TEXTS]
     found.numbers = sorted(set(found.numbers))
+    found.sequences = list(dict.fromkeys(found.sequences))[:_MOST_TEXTS]
     return found
 
 
@@ -70,6 +74,7 @@ class _Search:
         if isinstance(value, int):
             if not isinstance(value, bool) and 0 < value <= _LARGEST:
                 self.held.numbers.append(value)
+            self._ids([value] if not isinstance(value, bool) else [])
             return
         if value is None or id(value) in self._seen or depth > _DEEPEST or len(self._seen) >= _MOST:
             return
@@ -77,7 +82,23 @@ class _Search:
         self._kept.append(value)
         self.queue.append((value, depth + 1))
 
+    def _ids(self, value: object) -> None:
+        """Keep what may be token ids: a list of them, or the rows of one."""
+        if (
+            isinstance(value, (list, tuple))
+            and 0 < len(value) <= LONGEST_TEXT
+            and all(type(one) is int and one >= 0 for one in value)
+        ):
+            self.held.sequences.append(tuple(value))
+
     def inside(self, value: object, depth: int) -> None:
+        listed = _listed(value)
+        if listed is not None:
+            for one in listed:
+                self._ids(one if isinstance(one, list) else [one])
+            self._ids(listed)
+            return
+        self._ids(value)
         wrapped = _wrapped(value)
         if wrapped is not None:
             self._all(wrapped, depth)
@@ -122,6 +143,15 @@ class _Search:
             if name in _DRAWS or (module in _CHANGING and value is not None):
                 self.held.changing = self.held.changing or name
             self.visit(value, depth)
+
+
+def _listed(value: object) -> list[object] | None:
+    """The whole numbers of a small tensor or array, row by row; None if it is none."""
+    shape, kind = getattr(value, "shape", None), str(getattr(value, "dtype", ""))
+    if not isinstance(shape, tuple) or len(shape) > 2 or not hasattr(value, "tolist") or "int" not in kind:
+        return None
+    found = value.tolist() if math.prod(shape) <= _LARGEST_LIST else []
+    return found if isinstance(found, list) else [found]
 
 
 def _wrapped(value: object) -> list[object] | None:

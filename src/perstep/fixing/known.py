@@ -5,8 +5,9 @@ that list all keep the order in which generate applies them. Its warpers come be
 of them moves only if all before it do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,10 @@ _NEUTRAL: dict[str, tuple[str, object]] = {
     "TopKLogitsWarper": ("top_k", 0),
     "TopPLogitsWarper": ("top_p", 1.0),
     "MinPLogitsWarper": ("min_p", REMOVED),
+    "TypicalLogitsWarper": ("typical_p", 1.0),
+    "SequenceBiasLogitsProcessor": ("sequence_bias", REMOVED),
     "RepetitionPenaltyLogitsProcessor": ("repetition_penalty", 1.0),
+    "NoRepeatNGramLogitsProcessor": ("no_repeat_ngram_size", 0),
     "SuppressTokensLogitsProcessor": ("suppress_tokens", REMOVED),
     "NoBadWordsLogitsProcessor": ("bad_words_ids", REMOVED),
     "StopStringCriteria": ("stop_strings", REMOVED),
@@ -120,47 +124,142 @@ def exactly(part: Part, vocabulary: Vocabulary | None, names: Mapping[str, objec
 
     from perstep import fast
 
+    made: dict[object, Callable[[], tuple[Part, str] | None]] = {
+        of.TopPLogitsWarper: lambda: _warper(part, fast.TopP, "top_p"),
+        of.TopKLogitsWarper: lambda: _warper(part, fast.TopK, "top_k"),
+        of.MinPLogitsWarper: lambda: _warper(part, fast.MinP, "min_p"),
+        of.TypicalLogitsWarper: lambda: _warper(part, fast.TypicalP, "mass"),
+        of.SuppressTokensLogitsProcessor: lambda: _suppressed(part.suppress_tokens.tolist(), names),
+        of.NoBadWordsLogitsProcessor: lambda: _bad_words(part, names),
+        of.SequenceBiasLogitsProcessor: lambda: _sequence_bias(part, names),
+        of.NoRepeatNGramLogitsProcessor: lambda: _ngrams(part),
+        of.RepetitionPenaltyLogitsProcessor: lambda: _penalty(part),
+        generation.StopStringCriteria: lambda: _stop_strings(part, vocabulary),
+    }
+    return made.get(type(part), lambda: None)()
+
+
+def _ngrams(part: Part) -> tuple[Part, str]:
+    from perstep.fast import NoRepeatNGram
+
+    return NoRepeatNGram(part.ngram_size), f"perstep.fast.NoRepeatNGram({part.ngram_size})"
+
+
+def _warper(part: Part, drop_in: Callable[[Part], Part], setting: str) -> tuple[Part, str] | None:
     rest = {name: getattr(part, name, None) for name in ("filter_value", "min_tokens_to_keep")}
-    if rest["filter_value"] in (None, -np.inf) and rest["min_tokens_to_keep"] in (None, 1):
-        for own, drop_in, setting in (
-            (of.TopPLogitsWarper, fast.TopP, "top_p"),
-            (of.TopKLogitsWarper, fast.TopK, "top_k"),
-            (of.MinPLogitsWarper, fast.MinP, "min_p"),
-        ):
-            if type(part) is own:
-                value = getattr(part, setting)
-                return drop_in(value), f"perstep.fast.{drop_in.__name__}({value!r})"
-    if type(part) is of.SuppressTokensLogitsProcessor:
-        ids = part.suppress_tokens.tolist()
-        return fast.SuppressTokens(ids), f"perstep.fast.SuppressTokens({written(ids, names)})"
-    if type(part) is of.NoBadWordsLogitsProcessor and all(len(words) == 1 for words in part.sequence_bias):
-        ids = [word for (word,) in part.sequence_bias]
-        return fast.SuppressTokens(ids), f"perstep.fast.SuppressTokens({written(ids, names)})"
-    if type(part) is of.RepetitionPenaltyLogitsProcessor:
-        ignored = part.prompt_ignore_length
-        ignored = ignored.tolist() if hasattr(ignored, "tolist") else ignored or 0
-        tail = f", {ignored!r}" if np.any(ignored) else ""
-        made = fast.RepetitionPenalty(part.penalty, ignored)
-        return made, f"perstep.fast.RepetitionPenalty({part.penalty!r}{tail})"
-    if type(part) is generation.StopStringCriteria and vocabulary is not None:
-        strings, (bytes_of, name) = list(part.stop_strings), vocabulary
-        try:
-            return fast.StopStrings(strings, bytes_of), f"perstep.fast.StopStrings({strings!r}, {name})"
-        except InputError:
-            return None  # this vocabulary cannot spell them: it is another model's
-    return None
+    if rest["filter_value"] not in (None, -np.inf) or rest["min_tokens_to_keep"] not in (None, 1):
+        return None
+    value = getattr(part, setting)
+    made = drop_in(value)
+    return made, f"perstep.fast.{type(made).__name__}({value!r})"
+
+
+def _suppressed(ids: list[int], names: Mapping[str, object]) -> tuple[Part, str]:
+    from perstep.fast import SuppressTokens
+
+    return SuppressTokens(ids), f"perstep.fast.SuppressTokens({written(ids, names)})"
+
+
+def _bad_words(part: Part, names: Mapping[str, object]) -> tuple[Part, str] | None:
+    from perstep.fast import BadWords
+
+    words = [list(ids) for ids in part.sequence_bias]
+    if all(len(ids) == 1 for ids in words):
+        return _suppressed([ids[0] for ids in words], names)
+    given = [list(ids) for ids in part.bad_word_ids]
+    ends = [] if len(given) == len(words) else [ids[0] for ids in given if ids not in words]
+    if any(len(ids) > 1 and ids not in words for ids in given):
+        return None  # the same sequence twice, or another class of transformers than is known here
+    source = written_all(given, names)
+    more = f", {ends!r}" if ends else ""
+    return None if source is None else (BadWords(given, ends), f"perstep.fast.BadWords({source}{more})")
+
+
+def _sequence_bias(part: Part, names: Mapping[str, object]) -> tuple[Part, str] | None:
+    from perstep.fast import SequenceBias
+
+    source = written_biases(part.sequence_bias, names)
+    made = SequenceBias(part.sequence_bias)
+    return None if source is None else (made, f"perstep.fast.SequenceBias({source})")
+
+
+def _penalty(part: Part) -> tuple[Part, str]:
+    from perstep.fast import RepetitionPenalty
+
+    ignored = part.prompt_ignore_length
+    ignored = ignored.tolist() if hasattr(ignored, "tolist") else ignored or 0
+    tail = f", {ignored!r}" if np.any(ignored) else ""
+    made = RepetitionPenalty(part.penalty, ignored)
+    return made, f"perstep.fast.RepetitionPenalty({part.penalty!r}{tail})"
+
+
+def _stop_strings(part: Part, vocabulary: Vocabulary | None) -> tuple[Part, str] | None:
+    from perstep.fast import StopStrings
+
+    if vocabulary is None:
+        return None
+    strings, (bytes_of, name) = list(part.stop_strings), vocabulary
+    try:
+        return StopStrings(strings, bytes_of), f"perstep.fast.StopStrings({strings!r}, {name})"
+    except InputError:
+        return None  # this vocabulary cannot spell them: it is another model's
 
 
 _FEW = 16
+"""A list of this number of ids is written out; a longer one by a name, or as a range."""
 
 
 def written(ids: Sequence[int], names: Mapping[str, object]) -> str:
     """A list of ids as source: a long one by the name that the script has for it."""
     wanted = list(ids)
     if len(wanted) > _FEW:
-        for name, value in names.items():
-            if isinstance(value, (list, tuple)) and len(value) == len(wanted) and list(value) == wanted:
+        for name, value in reachable(names):
+            if _as_ids(value, len(wanted)) == wanted:
                 return name
         if wanted == list(range(wanted[0], wanted[-1] + 1)):
             return f"range({wanted[0]}, {wanted[-1] + 1})"
     return repr(wanted)
+
+
+def written_all(sequences: Sequence[Sequence[int]], names: Mapping[str, object]) -> str | None:
+    """Lists of ids as source: many of them by the name that the script has for them; None where they have none."""
+    wanted = [list(one) for one in sequences]
+    for name, value in reachable(names):
+        if isinstance(value, (list, tuple)) and len(value) == len(wanted) and _is_same(value, wanted):
+            return name
+    return repr(wanted) if sum(map(len, wanted)) <= 2 * _FEW else None
+
+
+def written_biases(biases: Mapping[tuple[int, ...], float], names: Mapping[str, object]) -> str | None:
+    """Biases of sequences as source, likewise."""
+    for name, value in reachable(names):
+        if type(value) is dict and len(value) == len(biases) and value == biases:
+            return name
+    return repr(dict(biases)) if sum(map(len, biases)) <= 2 * _FEW else None
+
+
+def reachable(names: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """What a line can write: its names, and the attributes of the objects that they name, one level deep."""
+    own = [(name, value) for name, value in names.items() if not name.startswith("__")]
+    own = [(name, value) for name, value in own if not isinstance(value, (type, ModuleType))]
+    yield from own
+    for name, value in own:
+        held = getattr(value, "__dict__", None)
+        if type(held) is dict:
+            yield from ((f"{name}.{inner}", one) for inner, one in held.items() if inner.isidentifier())
+
+
+def _as_ids(value: object, count: int) -> list[int] | None:
+    """The ids that a list, a range, a set or a tensor holds, ascending where it has no order; None if it is no such."""
+    if isinstance(value, (list, tuple, range)) and len(value) == count:
+        return list(value)
+    if isinstance(value, (set, frozenset)) and len(value) == count:
+        return sorted(value) if all(isinstance(one, int) for one in value) else None
+    if getattr(value, "shape", None) == (count,) and hasattr(value, "tolist"):
+        listed: list[int] = value.tolist()
+        return listed
+    return None
+
+
+def _is_same(value: Sequence[object], wanted: list[list[int]]) -> bool:
+    return all(isinstance(one, (list, tuple)) and list(one) == ids for one, ids in zip(value, wanted, strict=True))

@@ -13,7 +13,7 @@ import numpy as np
 
 from perstep.errors import InputError
 from perstep.fixing.capture import Captured, Part
-from perstep.fixing.offer import LOOP, Offer, changes_of
+from perstep.fixing.offer import LOOP, Offer, changed, changes_of
 from perstep.fixing.repeat import ended_with
 from perstep.fixing.suggest import BETWEEN
 from perstep.measure import Clock
@@ -49,7 +49,8 @@ def refusal(call: Captured, offers: list[Offer]) -> str:
 def tokens_with(call: Captured, offers: list[Offer], **changes: Value) -> "torch.Tensor":
     """The tokens of the call with these offers."""
     lists, settings = changes_of(call, offers)
-    return call.again(lists, **settings, **changes)
+    with changed(offers):
+        return call.again(lists, **settings, **changes)
 
 
 def keyed_tokens(call: Captured) -> "torch.Tensor":

@@ -6,9 +6,9 @@ than the drop-in, or depends on the logits is seen to differ.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from perstep._words import plural
 from perstep.errors import InputError
 from perstep.fixing.capture import Captured, Part, copied
 from perstep.fixing.criteria import Unlike
+from perstep.fixing.grammars import TABLE, engine_of, grammars
 from perstep.fixing.held import held_by
+from perstep.fixing.known import written
 from perstep.fixing.observe import Steps
 from perstep.fixing.probes import REAL, Speller, Texts
 
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from perstep.automata import Vocabulary
+    from perstep.automata import TokenTable, Vocabulary
 
-_MOST_IDS = 64  # a line with more suppressed ids is no line to write into a script, unless it has a name there
+_MOST_IDS = 64  # a line with more ids is no line to write into a script, unless it has a name there
 _STEPS = 12
 _MANY_STEPS = 300
 _LONG = (1, 2, 64, 512, 2048)  # tokens of prompts
@@ -42,13 +44,36 @@ _BEGUN = (b"\xc3", b"\xe0", b"\xe1", b"\xed", b"\xf0", b"\xf1", b"\xf4", b"\xe0\
 
 @dataclass(frozen=True)
 class _Candidate:
+    """A drop-in that may forbid the same.
+
+    Attributes:
+        drop_in: it.
+        source: how it is written.
+        before: lines to stand before the call.
+        names: what these lines make.
+        ends: ids behind which a row is over, so that nothing is compared there.
+        near: the nearest other drop-ins, in words, which must be seen to differ.
+    """
+
     drop_in: Part
     source: str
+    before: tuple[str, ...] = ()
+    names: Mapping[str, Part] = field(default_factory=dict)
+    ends: frozenset[int] = frozenset()
+    near: "tuple[tuple[str, _Candidate], ...]" = ()
 
 
-def for_processor(
-    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None"
-) -> tuple[Part, str, str]:
+class Same(NamedTuple):
+    """A drop-in that was not seen to differ: it, how it is written, what shows it, what stands before the call."""
+
+    drop_in: Part
+    source: str
+    evidence: str
+    before: tuple[str, ...] = ()
+    names: Mapping[str, Part] = {}
+
+
+def for_processor(call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None") -> Same:
     """The drop-in for a processor, how it is written, and what shows that it is the same.
 
     Args:
@@ -67,58 +92,151 @@ def for_processor(
     if all(map(np.array_equal, steps.before, steps.after)):
         raise Unlike(f"it forbade nothing in {plural(steps.rows, 'recorded row')}")
     reasons: list[str] = []
-    for candidate in _candidates(call, steps, vocabulary, reasons):
+    for candidate in _candidates(call, part, steps, vocabulary, reasons):
         trial = _Trial(part, steps, vocabulary and vocabulary[0])
         reason = trial.differs(candidate)
         if not reason:
             evidence = (
                 f"forbade the same tokens in all {plural(steps.rows, 'recorded row')} and {plural(trial.rows, 'probe')}"
             )
-            return candidate.drop_in, candidate.source, evidence
+            told = [what for what, near in candidate.near if trial.differs(near)]
+            evidence += f", and not with {' or '.join(told)}" if told else ""
+            return Same(candidate.drop_in, candidate.source, evidence, candidate.before, candidate.names)
         reasons.append(reason)
     raise Unlike("; ".join(reasons))
 
 
 def _candidates(
-    call: Captured, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]
+    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]
 ) -> Iterator[_Candidate]:
     """Drop-ins that forbade what was forbidden in every recorded row; why others did not is added to the reasons."""
-    from perstep.fast import SuppressTokens, Utf8
-    from perstep.fixing.known import written
+    yield from _utf8(steps, vocabulary, reasons)
+    if vocabulary is not None and engine_of(part):
+        yield from _grammars(call, part, steps, vocabulary, reasons)
+    else:
+        yield from _constant(call, part, steps, reasons)
+
+
+def _grammars(
+    call: Captured, part: Part, steps: Steps, vocabulary: "tuple[Vocabulary, str]", reasons: list[str]
+) -> Iterator[_Candidate]:
+    """A token mask of a schema or a regex that the script names."""
+    from perstep.fast import TokenMask
+
+    ends = frozenset(vocabulary[0].eos_ids)
+    found = list(grammars(part, call.names, vocabulary, reasons))
+    made = [
+        _Candidate(
+            TokenMask(one.table),
+            f"perstep.fast.TokenMask({TABLE})",
+            (f"{TABLE} = {one.source}",),
+            {TABLE: one.table},
+            ends,
+        )
+        for one in found
+    ]
+    for at, (candidate, one) in enumerate(zip(made, found, strict=True)):
+        row = _first_other_row(steps, _allowed_after(one.table, steps), ends)
+        if row is None:
+            near = [
+                (other.source, made[place]) for place, other in enumerate(found) if other.of == one.of and place != at
+            ]
+            yield replace(candidate, near=tuple(near))
+        else:
+            reasons.append(f"{one.source} disagreed at recorded row {row:,}")
+
+
+def _allowed_after(table: "TokenTable", steps: Steps) -> Callable[["torch.Tensor", int], "NDArray[np.uint8]"]:
+    """What a table allows behind what was generated, as packed bits of all logits."""
+    prompt = int(steps.ids[0].shape[1])
+
+    def allowed(ids: "torch.Tensor", row: int) -> "NDArray[np.uint8]":
+        state = table.start
+        for token in ids[row, prompt:].tolist():
+            state = table.next(state, token) if token < table.vocabulary.size and state != table.ended else 0
+        bits = np.zeros(_bits(steps.columns), dtype=bool)
+        bits[: table.vocabulary.size] = table.row(state).mask() if state else False
+        return np.packbits(bits)
+
+    return allowed
+
+
+def _utf8(steps: Steps, vocabulary: "tuple[Vocabulary, str] | None", reasons: list[str]) -> Iterator[_Candidate]:
+    from perstep.fast import Utf8
 
     if vocabulary is None:
         reasons.append("no vocabulary, so Utf8 was not tried")
+        return
+    try:
+        mask = Utf8(vocabulary[0])
+    except InputError:
+        reasons.append("Utf8: the vocabulary spells no text")
+        return
+    row = _first_other_row(steps, _allowed_by(mask, steps.columns))
+    if row is None:
+        yield _Candidate(mask, f"perstep.fast.Utf8({vocabulary[1]})")
     else:
-        try:
-            mask = Utf8(vocabulary[0])
-            row = _first_other_row(steps, _allowed_by(mask, vocabulary[0].size))
-            if row is None:
-                yield _Candidate(mask, f"perstep.fast.Utf8({vocabulary[1]})")
-            else:
-                reasons.append(f"Utf8 disagreed at recorded row {row:,}")
-        except InputError:
-            reasons.append("Utf8: the vocabulary spells no text")
+        reasons.append(f"Utf8 disagreed at recorded row {row:,}")
+
+
+def _constant(call: Captured, part: Part, steps: Steps, reasons: list[str]) -> Iterator[_Candidate]:
+    """The same ids at every step, forbidden or allowed, whichever can be written."""
+    from perstep.fast import AllowTokens, SuppressTokens
+
     forbidden = [before & ~after for before, after in zip(steps.before, steps.after, strict=True)]
     never = np.bitwise_or.reduce(np.concatenate(forbidden), axis=0)
     row = _first_other_row(steps, lambda _ids, _row: ~never)
-    ids = np.flatnonzero(np.unpackbits(never)).tolist()
-    source = written(ids, call.names)
     if row is not None:
         reasons.append(f"SuppressTokens disagreed at recorded row {row:,}: what is forbidden changes")
-    elif len(ids) <= _MOST_IDS or source.isidentifier() or source.startswith("range"):
+        return
+    ids = np.flatnonzero(np.unpackbits(never)).tolist()
+    source = written(ids, call.names)
+    if _is_short(ids, source):
         yield _Candidate(SuppressTokens(ids), f"perstep.fast.SuppressTokens({source})")
-    else:
-        reasons.append(
-            f"it forbids {plural(len(ids), 'token')} that have no name in the script, too many to write down"
-        )
+        return
+    allowed = _allowed_always(part, steps)
+    source = written(allowed, call.names) if allowed else ""
+    if allowed and _is_short(allowed, source):
+        yield _Candidate(AllowTokens(allowed), f"perstep.fast.AllowTokens({source})")
+        return
+    reasons.append(
+        f"it forbids {plural(len(ids), 'token')} and allows {plural(len(allowed), 'token')}, neither of which have a "
+        "name in the script, too many to write down"
+    )
 
 
-def _first_other_row(steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"]) -> int | None:
-    """The number of the first recorded row in which a mask (packed bits) allows other tokens; None where none does."""
+def _is_short(ids: list[int], source: str) -> bool:
+    """Whether a list of ids can be written into a line."""
+    return len(ids) <= _MOST_IDS or source.replace(".", "").isidentifier() or source.startswith("range(")
+
+
+def _allowed_always(part: Part, steps: Steps) -> list[int]:
+    """What a processor leaves of logits that forbid nothing; none where it fails."""
+    import torch
+
+    (asked,) = copied([part])
+    ids = steps.ids[0]
+    try:
+        made = asked(ids, torch.zeros(len(ids), steps.columns, device=ids.device))
+        return torch.nonzero(made[0] > -np.inf).ravel().tolist()
+    except Exception:  # somebody's own class
+        return []
+
+
+def _first_other_row(
+    steps: Steps, allowed: Callable[["torch.Tensor", int], "NDArray[np.uint8]"], ends: frozenset[int] = frozenset()
+) -> int | None:
+    """The number of the first recorded row in which a mask (packed bits) allows other tokens; None where none does.
+
+    Rows that have ended are left out.
+    """
     number = 0
+    prompt = int(steps.ids[0].shape[1])
     for ids, before, after in zip(steps.ids, steps.before, steps.after, strict=True):
         for row in range(len(before)):
             number += 1
+            if ends and not ends.isdisjoint(ids[row, prompt:].tolist()):
+                continue
             if not np.array_equal(before[row] & allowed(ids, row), after[row]):
                 return number
     return None
@@ -231,22 +349,33 @@ class _Trial:
         import torch
 
         (theirs,), ours = copied([self._part]), candidate.drop_in
+        if hasattr(ours, "reset"):
+            ours.reset()
+        over = np.zeros(len(ids), dtype=bool)
         for _ in range(count):
             scores = torch.tensor(self._logits(len(ids)), dtype=torch.float32, device=ids.device)
             expected, found = theirs(ids, scores.clone()), ours(ids, scores.clone())
             self.rows += len(ids)
-            for row in range(len(ids)):
+            for row in np.flatnonzero(~over).tolist():
                 if not torch.equal(expected[row], found[row]):
                     return _how(expected[row], found[row])
             allowed = (expected > -np.inf).cpu().numpy()
             if not allowed.any(axis=1).all():
                 break
-            ids = torch.cat([ids, torch.tensor([[self._next(row)] for row in allowed], device=ids.device)], dim=1)
+            new = [self._next(row, candidate.ends) for row in allowed]
+            over |= np.isin(new, list(candidate.ends))
+            if over.all():
+                break
+            ids = torch.cat([ids, torch.tensor(new, device=ids.device)[:, None]], dim=1)
         return ""
 
-    def _next(self, allowed: "NDArray[np.bool_]") -> int:
-        """A token that is allowed: of every second row one with bytes that are no ASCII, if there is such."""
+    def _next(self, allowed: "NDArray[np.bool_]", ends: frozenset[int]) -> int:
+        """A token that is allowed: of every second row one with bytes that are no ASCII, if there is such.
+
+        An id that ends the row is taken where there is no other.
+        """
         inside = np.flatnonzero(allowed[: self._size])
+        inside = inside[~np.isin(inside, list(ends))] if len(inside) > len(ends) else inside
         if len(self._odd) and self._random.random() < 0.5:
             odd = self._odd[allowed[self._odd]]
             inside = odd if len(odd) else inside

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from perstep.fixing.alternatives import instead_of, instead_of_unknown
 from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import Captured
+from perstep.fixing.draft import SAMPLED, draft_offer, forwards_of
+from perstep.fixing.experts import experts_offer
 from perstep.fixing.loop import SEED, dispatch_ns, keyed_tokens, loop_offer, refusal, tokens_with
 from perstep.fixing.observe import Seen, observe
-from perstep.fixing.offer import LOOP, PROCESSORS, Offer
+from perstep.fixing.offer import DRAFT, LOOP, PROCESSORS, Offer
 from perstep.fixing.patch import Edit, write
 from perstep.fixing.repeat import ended_with, equal, why_not_repeatable
 from perstep.fixing.samples import RIGHT, Clash, Offered, Sample, Tokens, Tried
@@ -57,9 +59,11 @@ def try_call(
         return Edit(call)
     seen = observe(call)
     made = [(one, _tried(one, call, seen, clock)) for one in offers(call, seen, find_vocabulary(call))]
+    made += _of_the_call(call, seen, clock)
     if call.custom_generate is None:
         _try_loop(call, seen, made)
     offered.loop_is_fast, offered.sampled = call.custom_generate is not None, seen.sampled
+    offered.beams = seen.beams
     made.sort(key=lambda pair: -_share(pair[0], ledger))
     offered.tried = [tried for _, tried in made]
     offered.instead, offered.reasons = _instead(seen, call, made), seen.reasons
@@ -75,10 +79,26 @@ def try_call(
     return edit
 
 
+def _of_the_call(call: Captured, seen: Seen, clock: Clock) -> list[tuple[Offer, Tried]]:
+    """What is offered for the call as a whole: plain decoding in place of a draft, another way to run the experts."""
+    made = []
+    draft = draft_offer(call)
+    if draft is not None and seen.sampled:
+        made.append((draft, Tried(parts=list(draft.parts), drop_in=draft.source, tokens="not made", refused=SAMPLED)))
+    elif draft is not None:
+        tried = _tried(draft, call, seen, clock)
+        tried.forwards = forwards_of(call)
+        made.append((draft, tried))
+    experts = experts_offer(call, clock)
+    if experts is not None:
+        made.append((experts, _tried(experts, call, seen, clock)))
+    return made
+
+
 def _tried(offer: Offer, call: Captured, seen: Seen, clock: Clock) -> Tried:
     expected = sequences_of(call.result)
     tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", evidence=offer.evidence)
-    tried.by_generate = offer.index is None
+    tried.by_generate = offer.index is None and bool(offer.made)
     try:
         tried.tokens = "the same" if equal(tokens_with(call, [offer]), expected) else "differ"
     except Exception as error:  # the model, or what the call has besides
@@ -165,7 +185,7 @@ def _right(call: Captured, held: list[Offer], *, sampled: bool) -> bool:
 
 def _is_worth(offer: Offer, tried: Tried, ledger: Ledger | None, prefill: Ledger | None, tokens: int) -> bool:
     """Whether a part is so large that replacing it can change a step or the call by more than `same` is."""
-    if ledger is None:
+    if ledger is None or offer.kind == DRAFT:  # a draft changes how many forwards there are
         return True
     parts = loop_parts(ledger) if offer.kind == LOOP else offer.parts
     step, whole = at_most(ledger, prefill, tokens, parts, by_generate=tried.by_generate)

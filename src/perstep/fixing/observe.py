@@ -47,6 +47,7 @@ class Seen:
         merged: those and the call's own in the order in which generate applies them, by argument.
         names: the part of the ledger that each is, by `id` (of the copy in `built`, of the original in the call).
         sampled: whether tokens were drawn.
+        beams: of each prompt.
         limit: of the text in tokens, by which generate stops; None without one.
         reasons: why nothing takes the place of a part, by its name in the ledger.
     """
@@ -57,6 +58,7 @@ class Seen:
     names: dict[int, str]
     sampled: bool
     limit: int | None
+    beams: int = 1
     reasons: dict[str, str] = field(default_factory=dict)
 
     def name_of(self, part: Part) -> str:
@@ -91,7 +93,8 @@ def observe(call: Captured) -> Seen:
             names.setdefault(id(part), f"{room}/{type(part).__name__}")
     limits = [part.max_length for part in built[CRITERIA] if type(part).__name__ == "MaxLengthCriteria"]
     sampled = any(config.do_sample for config in configs)
-    return Seen(seen, built, every, names, sampled, min(limits, default=None))
+    beams = max((config.num_beams or 1 for config in configs), default=1)
+    return Seen(seen, built, every, names, sampled, min(limits, default=None), beams)
 
 
 def _keeping(

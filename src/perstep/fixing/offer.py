@@ -1,12 +1,15 @@
 """What an offer is: drop-ins that could replace parts of a call, with how they are written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from perstep.fixing.capture import Captured, Original, Part
 from perstep.targets.transformers import Value
 
 PROCESSORS, CRITERIA, LOOP = "logits_processor", "stopping_criteria", "custom_generate"
+DRAFT, EXPERTS = "draft", "experts"
+"""Not arguments of generate: plain decoding without a draft, and what the experts of a model run with."""
 
 
 class Code(str):
@@ -16,6 +19,19 @@ class Code(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+@dataclass(frozen=True)
+class State:
+    """Something of a model that an offer changes between calls, outside their time.
+
+    Attributes:
+        change: makes it what the offer wants.
+        restore: makes it what it was.
+    """
+
+    change: Callable[[], None]
+    restore: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,9 @@ class Offer:
         made: the drop-ins, and how each is written.
         evidence: why they are the same.
         settings: arguments of generate that have to change with them; REMOVED for one to leave out.
+        before: lines to stand before the call, in which `{model}` is what generate is called on.
+        names: what these lines make, by the names that they give it.
+        state: what these lines change that is no argument of the call.
     """
 
     kind: str
@@ -41,12 +60,32 @@ class Offer:
     settings: Mapping[str, object] = field(default_factory=dict)
     places: tuple[int, ...] = ()
     first: bool = False
+    before: tuple[str, ...] = ()
+    names: Mapping[str, Value] = field(default_factory=dict)
+    state: "State | None" = None
 
     @property
     def source(self) -> str:
         """How the drop-ins are written."""
+        if self.kind == DRAFT:
+            return f"plain decoding, without {' and '.join(self.settings)}"
+        if self.kind == EXPERTS:
+            return "; ".join(self.before).replace("{model}", "model")
         written = ", ".join(source for _, source in self.made)
         return f"{LOOP}={written}" if self.kind == LOOP else written
+
+
+@contextmanager
+def changed(offers: Iterable[Offer]) -> Iterator[None]:
+    """Inside the block the model is as some offers want it."""
+    states = [offer.state for offer in offers if offer.state is not None]
+    try:
+        for state in states:
+            state.change()
+        yield
+    finally:
+        for state in reversed(states):
+            state.restore()
 
 
 def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Part, str]], list[tuple[Part, str]]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perstep.fixing.capture import REMOVED, Captured
-from perstep.fixing.offer import LOOP, Code, Offer, around
+from perstep.fixing.offer import CRITERIA, LOOP, PROCESSORS, Code, Offer, around
 from perstep.fixing.samples import Written
 from perstep.fixing.text import Text, with_imports
 
@@ -41,13 +41,13 @@ class Edit:
 
     def lists(self) -> dict[str, "_Items"]:
         """Argument -> what changes in its list."""
-        kinds = dict.fromkeys(offer.kind for offer in self.offers if offer.kind != LOOP)
+        kinds = dict.fromkeys(offer.kind for offer in self.offers if offer.kind in (PROCESSORS, CRITERIA))
         made = {}
         for kind in kinds:
             first, last = ([source for _, source in some] for some in around(self.offers, kind))
             made[kind] = _Items(first, last)
         for offer in self.offers:
-            if offer.kind != LOOP and offer.index is not None:
+            if offer.kind in made and offer.index is not None:
                 made[offer.kind].replaced[offer.index] = offer.source
         return made
 
@@ -57,6 +57,10 @@ class Edit:
         for offer in sorted(self.offers, key=lambda one: one.kind == LOOP):  # the loop last
             made |= {LOOP: Code(offer.made[0][1])} if offer.kind == LOOP else offer.settings
         return made
+
+    def before(self, model: str) -> list[str]:
+        """Lines that stand before the call, which is made on `model`."""
+        return [line.replace("{model}", model) for offer in self.offers for line in offer.before]
 
 
 def write(edit: Edit, chosen: list[int], *, sampled: bool = False) -> Written:
@@ -74,7 +78,8 @@ def write(edit: Edit, chosen: list[int], *, sampled: bool = False) -> Written:
     if isinstance(found, str):
         written.by_hand, written.lines = found, _in_words(edit)
     else:
-        written.lines = [f"{source}," for source in found.lines.values()]
+        written.lines = [f"{line}  # before the call" for line in found.before]
+        written.lines += [f"{source}," for source in found.lines.values()]
     if sampled:
         loops = [f"{offer.source}," for offer in edit.offers if offer.kind == LOOP]
         written.lines = [f"{one}  # other draws, same distribution" if one in loops else one for one in written.lines]
@@ -132,6 +137,7 @@ class _Change:
 
     text: Text
     lines: dict[str, str] = field(default_factory=dict)
+    before: list[str] = field(default_factory=list)
 
 
 def _found(edit: Edit, source: str | None = None) -> "_Change | str":
@@ -147,7 +153,10 @@ def _found(edit: Edit, source: str | None = None) -> "_Change | str":
     node = _node(tree, call)
     if node is None:
         return "the call is not written as model.generate(...) at this line"
-    return _changed(edit, node, Text(source))
+    change = _changed(edit, node, Text(source))
+    if isinstance(change, str):
+        return change
+    return _before(edit, tree, node, change) or change
 
 
 def _node(tree: ast.AST, call: Captured) -> ast.Call | None:
@@ -195,6 +204,25 @@ def _changed(edit: Edit, node: ast.Call, text: Text) -> "_Change | str":
         text.replace(starred[0], new)
         change.lines["**"] = f"**{new}"
     return change
+
+
+def _before(edit: Edit, tree: ast.AST, node: ast.Call, change: "_Change") -> str:
+    """Put lines before the statement that the call is in; why that cannot be done, or empty."""
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    change.before = edit.before("model" if owner is None else change.text.of(owner))
+    if not change.before:
+        return ""
+    around = [one for one in ast.walk(tree) if isinstance(one, ast.stmt) and node in ast.walk(one)]
+    statement = max(around, key=lambda one: (one.lineno, one.col_offset))
+    indent = change.text.indent(statement)
+    if indent is None or (owner is None and any("{model}" in line for one in edit.offers for line in one.before)):
+        return "lines are needed before the call, and it is not written as a statement of its own on its line"
+    change.text.before(statement, "".join(f"{line}\n{indent}" for line in change.before))
+    try:
+        ast.parse(change.text.result())
+    except SyntaxError:  # before an `elif`, say
+        return "lines are needed before the call, and none can stand there"
+    return ""
 
 
 def _change_settings(
@@ -267,7 +295,7 @@ def _is_plain(value: ast.expr) -> bool:
 
 def _in_words(edit: Edit) -> list[str]:
     """What to write where the source cannot be changed from here: each drop-in under the name of what it replaces."""
-    said = []
+    said = [f"{line}  # before the call" for line in edit.before("model")]
     for argument, changed in edit.lists().items():
         said += [line for source in changed.first for line in (f"# {argument}, before all others:", source)]
         for index, source in changed.replaced.items():

@@ -63,6 +63,7 @@ class Tried(msgspec.Struct, kw_only=True):
         instead: what dropping the check would lose, and what a check at the end costs; empty where it is no check.
         leans: it works beside the other offers alone, so that it cannot be timed by itself.
         by_generate: generate itself makes what it replaces, so that this making is a part of the call.
+        forwards: that the call makes with a draft, where the offer is to leave the draft out.
     """
 
     parts: list[str]
@@ -70,6 +71,7 @@ class Tried(msgspec.Struct, kw_only=True):
     tokens: Tokens
     leans: bool = False
     by_generate: bool = False
+    forwards: int = 0
     evidence: str = ""
     refused: str = ""
     instead: str = ""
@@ -91,6 +93,7 @@ class Offered(msgspec.Struct, kw_only=True, tag="offered"):
         loop_is_fast: the call has `perstep.fast.decode` already.
         sampled: tokens are drawn.
         all_tokens: new tokens of the call.
+        beams: of each prompt, where there are several.
     """
 
     site: str
@@ -105,6 +108,7 @@ class Offered(msgspec.Struct, kw_only=True, tag="offered"):
     loop_is_fast: bool = False
     sampled: bool = False
     all_tokens: int = 0
+    beams: int = 1
 
 
 class Clash(msgspec.Struct, kw_only=True, tag="clash"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from perstep.fixing.draft import DRAFTED, verdict
 from perstep.fixing.findings import FixFindings, Result, Row, Site
 from perstep.fixing.samples import RIGHT, Sample
 from perstep.fixing.suggest import BETWEEN, DECODE
@@ -122,7 +123,7 @@ def _notes(site: Site) -> list[str]:
     if not any(row.drop_in and row.tokens in RIGHT for row in site.rows):
         notes.append("No drop-in does what this call does.")
     for row in site.rows:
-        notes += _on_the_row(row)
+        notes += _on_the_row(row, site)
     return (
         notes
         + [note for row in site.rows if row.parts == [BETWEEN] for note in _on_the_loop(site, row)]
@@ -130,9 +131,9 @@ def _notes(site: Site) -> list[str]:
     )
 
 
-def _on_the_row(row: Row) -> list[str]:
+def _on_the_row(row: Row, site: Site) -> list[str]:
     """What to know of a row: the evidence, what it was timed beside, its set-up, a bound that did not hold."""
-    named, said = " + ".join(row.parts), []
+    named, said = " + ".join(row.parts), _on_the_draft(row, site)
     if row.drop_in and row.parts != [BETWEEN]:
         said.append(row.why if row.tokens != "differ" else f"{row.why}, but the whole call gave other tokens")
     if row.reason:
@@ -152,6 +153,14 @@ def _on_the_row(row: Row) -> list[str]:
     if row.instead:
         said.append(f"or {row.instead}")
     return [f"{named}: {one}." for one in said]
+
+
+def _on_the_draft(row: Row, site: Site) -> list[str]:
+    """Whether a draft pays, where that was timed."""
+    if row.parts != [DRAFTED] or row.result is None:
+        return []
+    whole, projected = row.result.whole, row.result.projected is not None
+    return [verdict(site.all_tokens, row.forwards, whole.verdict, whole.change, projected=projected)]
 
 
 def _on_the_result(result: Result) -> list[str]:
@@ -246,6 +255,12 @@ def _in_any_case(site: Site) -> list[str]:
     if site.streams:
         said.append(
             "The timed calls have no streamer. The call that streams takes longer, so its change is a smaller share."
+        )
+    if site.beams > 1:
+        said.append(
+            f"The call has {plural(site.beams, 'beam')}. No drop-in does beam search, so what lies between its forwards"
+            " stays. Drop-ins for its processors and criteria keep the beams and were tried. Fewer beams give another"
+            " text, so that was not tried."
         )
     if site.shared and not site.refused:
         said.append(

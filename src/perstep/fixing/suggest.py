@@ -20,7 +20,11 @@ EXACT: Final[dict[str, str]] = {
     "logits/TopPLogitsWarper": "perstep.fast.TopP",
     "logits/TopKLogitsWarper": "perstep.fast.TopK",
     "logits/MinPLogitsWarper": "perstep.fast.MinP",
+    "logits/TypicalLogitsWarper": "perstep.fast.TypicalP",
     "logits/SuppressTokensLogitsProcessor": "perstep.fast.SuppressTokens",
+    "logits/NoBadWordsLogitsProcessor": "perstep.fast.BadWords",
+    "logits/SequenceBiasLogitsProcessor": "perstep.fast.SequenceBias",
+    "logits/NoRepeatNGramLogitsProcessor": "perstep.fast.NoRepeatNGram",
     "logits/RepetitionPenaltyLogitsProcessor": "perstep.fast.RepetitionPenalty",
     "stop/StopStringCriteria": "perstep.fast.StopStrings",
 }
@@ -34,9 +38,8 @@ BETWEEN: Final = "between forwards"
 DECODE: Final = "custom_generate=perstep.fast.decode"
 
 _KEPT: Final = (
-    "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization", "TypicalLogitsWarper",
-    "NoRepeatNGramLogitsProcessor", "NoBadWordsLogitsProcessor", "SequenceBiasLogitsProcessor",
-    "MinLengthLogitsProcessor", "MinNewTokensLengthLogitsProcessor", "EpsilonLogitsWarper", "EtaLogitsWarper",
+    "MaxTimeCriteria", "TemperatureLogitsWarper", "LogitNormalization", "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor", "EpsilonLogitsWarper", "EtaLogitsWarper",
 )  # fmt: skip
 _LEAST = 0.002
 """Parts below this share of the step are not worth a line."""

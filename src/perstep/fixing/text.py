@@ -21,6 +21,11 @@ class Text:
         self._changes: list[tuple[int, int, str]] = []
         self._grown: set[int] = set()  # places behind which arguments were added
 
+    def indent(self, statement: ast.stmt) -> str | None:
+        """The white space before a statement on its line; None if something else stands there."""
+        before = self._data[self._at(statement.lineno, 0) : self._at(statement.lineno, statement.col_offset)].decode()
+        return None if before.strip() else before
+
     def of(self, node: ast.expr) -> str:
         """An expression as it is written, on one line where it may be."""
         start, end = self._span(node)
@@ -31,8 +36,8 @@ class Text:
         """Put `new` where an expression stands."""
         self._changes.append((*self._span(node), new))
 
-    def before(self, node: ast.expr, new: str) -> None:
-        """Put `new` before an expression."""
+    def before(self, node: ast.expr | ast.stmt, new: str) -> None:
+        """Put `new` before an expression or a statement."""
         start = self._span(node)[0]
         self._changes.append((start, start, new))
 
@@ -78,7 +83,7 @@ class Text:
             at = end
         return "".join([*made, self._data[at:].decode()])
 
-    def _span(self, node: ast.expr) -> tuple[int, int]:
+    def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         return self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
 
     def _at(self, line: int | None, column: int | None) -> int:

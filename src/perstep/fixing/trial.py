@@ -160,13 +160,19 @@ class Trials:
             budget_s: seconds after which no new round begins.
             sampled: tokens are drawn, so that the arms may end at different ones.
         """
+        try:
+            return self._run(tried, beside, budget_s, sampled=sampled)
+        finally:
+            _restore([*tried.values(), *beside.values()])
+
+    def _run(self, tried: dict[int, Offer], beside: dict[int, Offer], budget_s: float, *, sampled: bool) -> str:
         held = [self._as_written(offer) for offer in beside.values()]
         new = [self._as_written(offer) for offer in tried.values()]
         lines = [part for offer in new for part, _ in offer.made if isinstance(part, Line)]
         tokens = self._tokens([held, held + new] if sampled else [], budget_s / _CALLS)
         log: list[tuple[int, int]] = []
         arms = {
-            REFERENCE: CallArm(REFERENCE, self._ready(held, tokens), self._clock, self._recorder, log),
+            REFERENCE: CallArm(REFERENCE, self._ready(held, tokens, held + new), self._clock, self._recorder, log),
             FIXED: CallArm(FIXED, self._ready(held + new, tokens), self._clock, self._recorder, log, lines),
         }
         effort = Effort(precision=_PRECISION, budget_s=max(budget_s, _LEAST_CALLS * self._call_s(tokens), 1e-9))
@@ -217,15 +223,24 @@ class Trials:
         for drop_in, source in offer.made:
             line: Part = drop_in
             with suppress(Exception):  # a name that the script has no more
-                tried = Line(source, self._call.names, self._clock)
+                tried = Line(source, {**self._call.names, **offer.names}, self._clock)
                 line = tried if type(tried.make()) is type(drop_in) else drop_in
             made.append((line, source))
         return replace(offer, made=tuple(made))
 
-    def _ready(self, offers: list[Offer], tokens: int) -> Ready:
+    def _ready(self, offers: list[Offer], tokens: int, every: Sequence[Offer] = ()) -> Ready:
+        """Makes the call with some offers ready; what those of both arms (`every`) change is put back first."""
         lists, settings = changes_of(self._call, offers)
-        changed = {**settings, **_limited(tokens)}
-        return lambda: self._call.ready(lists, **changed)
+        changes = {**settings, **_limited(tokens)}
+
+        def ready() -> Callable[[], object]:
+            _restore(every)
+            for offer in offers:
+                if offer.state is not None:
+                    offer.state.change()
+            return self._call.ready(lists, **changes)
+
+        return ready
 
     def _call_s(self, tokens: int) -> float:
         """About what a call of this number of new tokens takes."""
@@ -239,6 +254,12 @@ class Trials:
         for offers in arms:
             wanted = min(wanted, int(sequences_of(self._ready(offers, wanted)()()).shape[1]) - self._prompt)
         return max(1, wanted)
+
+
+def _restore(offers: Sequence[Offer]) -> None:
+    for offer in reversed(offers):
+        if offer.state is not None:
+            offer.state.restore()
 
 
 def _resolved(found: Changes, rounds: int) -> Resolved:

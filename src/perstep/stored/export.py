@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from perstep.errors import InputError
+from perstep.errors import InputError, InvalidMeasurement
+from perstep.experiments.base import HasLedger, HasTimeline
 from perstep.experiments.conditions import OfLedger, typed
 from perstep.experiments.pipeline import ledgers_of, load
 from perstep.measure import build_ledger
@@ -25,8 +26,13 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
         raise InputError(f"--rounds {rounds}: at least 1 round is exported")
     stored = open_run(name)
     loaded = load(stored)
-    samples = ledgers_of(loaded, rounds)
-    mark_ns = typed(stored.manifest, OfLedger).mark_ns
+    experiment, durations = loaded.experiment, None
+    if isinstance(experiment, HasTimeline):
+        if loaded.findings.invalid:
+            raise InvalidMeasurement(f"{stored.folder} is invalid: {loaded.findings.invalid}")
+        durations = list(experiment.timeline(stored.manifest, loaded.samples[:rounds]))
+    samples = ledgers_of(loaded, rounds) if durations is None or isinstance(experiment, HasLedger) else {}
+    mark_ns = typed(stored.manifest, OfLedger).mark_ns if samples else 0.0
     source = Source(
         name=stored.folder.resolve().name,
         manifest=stored.manifest,
@@ -34,5 +40,6 @@ def source_of(name: str | Path, *, rounds: int | None = None) -> tuple[Source, l
         rounds_measured=len(loaded.samples),
         samples=samples,
         ledgers={kind: build_ledger(kind, kind_samples, mark_ns=mark_ns) for kind, kind_samples in samples.items()},
+        durations=durations,
     )
     return source, loaded.notes

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from perstep.errors import InputError, PerstepError
-from perstep.experiments.pipeline import ledgers_of, load
+from perstep.errors import InputError, InvalidMeasurement, PerstepError
+from perstep.experiments.base import HasPairs
+from perstep.experiments.pipeline import Loaded, ledgers_of, load
+from perstep.experiments.registry import find
 from perstep.machine import BetweenRunNoise, load_between_run_noise
 from perstep.measure.names import is_headline
 from perstep.report.format import percent, plural
@@ -72,7 +74,38 @@ def load_pair(ref: str | Path, new: str | Path, *, allow_different: bool = False
     if old.manifest.run_id == now.manifest.run_id:
         raise InputError(f"{ref} and {new} are the same run, or one is a copy of the other; compare different runs")
     names = (str(ref), str(new)) if old.folder.name == now.folder.name else ("", "")
-    return Pair(reduce_run(old, names[0]), reduce_run(now, names[1]), learn_spread(old, now), now.folder)
+    runs = _paired(old, now, names) or (reduce_run(old, names[0]), reduce_run(now, names[1]))
+    return Pair(*runs, learn_spread(old, now), now.folder)
+
+
+def _paired(ref: StoredRun, new: StoredRun, names: tuple[str, str]) -> tuple[Run, Run] | None:
+    """Two runs whose measurements are paired, reduced to what both measured; None where the experiment pairs none.
+
+    Raises:
+        InputError: they cannot be read, or nothing was measured in both.
+        InvalidMeasurement: the findings of one are invalid.
+    """
+    experiment = find(ref.manifest.experiment)
+    if ref.manifest.experiment != new.manifest.experiment or not isinstance(experiment, HasPairs):
+        return None
+    both = load(ref), load(new)
+    for one in both:
+        if one.findings.invalid:
+            raise InvalidMeasurement(f"{one.stored.folder} is invalid: {one.findings.invalid}")
+    *costs, notes = experiment.paired(both[0].samples, both[1].samples)
+    old, now = (
+        Run(name or one.stored.folder.resolve().name, one.stored.manifest, dict(cost), _notes(one))
+        for one, cost, name in zip(both, costs, names, strict=True)
+    )
+    now.notes.extend(notes)
+    return old, now
+
+
+def _notes(loaded: Loaded) -> list[str]:
+    """What was repaired while a run was read, and that it is not complete."""
+    status = loaded.stored.status
+    unfinished = f"the run is {status}; the figures are from the rounds that were finished"
+    return [*loaded.notes, *([] if status == Status.COMPLETE else [unfinished])]
 
 
 def reduce_run(stored: StoredRun, name: str = "") -> Run:
@@ -87,11 +120,11 @@ def reduce_run(stored: StoredRun, name: str = "") -> Run:
         InvalidMeasurement: its findings are invalid.
     """
     loaded = load(stored)
-    costs = costs_of(ledgers_of(loaded))
-    notes = list(loaded.notes)
-    if stored.status != Status.COMPLETE:
-        notes.append(f"the run is {stored.status}; the figures are from the rounds that were finished")
-    return Run(name or stored.folder.resolve().name, stored.manifest, costs, notes)
+    if isinstance(loaded.experiment, HasPairs):
+        costs = dict(loaded.experiment.paired(loaded.samples, loaded.samples)[0])
+    else:
+        costs = costs_of(ledgers_of(loaded))
+    return Run(name or stored.folder.resolve().name, stored.manifest, costs, _notes(loaded))
 
 
 def learn_spread(

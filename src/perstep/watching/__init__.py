@@ -1,6 +1,7 @@
 """`watch`: what each part of a step costs in somebody's own generate calls, which run once and unchanged."""
 
 from perstep.watching.findings import SiteFindings, WatchFindings, analyse
+from perstep.watching.pairs import paired, timeline
 from perstep.watching.samples import Conditions, Sample, Workload
 from perstep.watching.show import content, csv, files, summary, tables
 
@@ -14,6 +15,8 @@ __all__ = [
     "content",
     "csv",
     "files",
+    "paired",
     "summary",
     "tables",
+    "timeline",
 ]

@@ -8,7 +8,7 @@ among them, so that drift does not become a slope. Bytes come from shapes and ar
 
 from perstep.experiments.cache.findings import CacheFindings, analyse
 from perstep.experiments.cache.plan import Plan
-from perstep.experiments.cache.samples import Conditions, Sample, Workload
+from perstep.experiments.cache.samples import Conditions, Sample, Workload, timeline
 from perstep.experiments.cache.session import prepare
 from perstep.experiments.cache.show import content, csv, files, summary, tables
 
@@ -25,4 +25,5 @@ __all__ = [
     "prepare",
     "summary",
     "tables",
+    "timeline",
 ]

@@ -1,6 +1,6 @@
 """The samples of `cache`: the durations of a round by arm and context. And what its manifest holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.columns import require_rounds
 from perstep.experiments.conditions import ModelWorkload, RoundConditions
 from perstep.machine import Noise
-from perstep.runs import Column
+from perstep.report.export import Measured
+from perstep.runs import Column, Manifest
 
 
 class Conditions(RoundConditions, kw_only=True):
@@ -75,6 +76,18 @@ class Sample(msgspec.Struct):
     step_ns: dict[str, dict[str, Column]]
     ceilings: list[dict[str, float]]
     noise: Noise
+
+
+def timeline(_manifest: Manifest, samples: Sequence[Sample]) -> Iterator[list[Measured]]:
+    """The steps of each round, arm by arm and context by context; in which order they ran is not kept."""
+    for sample in samples:
+        where = {"round": sample.round}
+        yield [
+            Measured(f"{arm} a cache", f"context {context}", "decode", ns, where={**where, "position": at})
+            for arm, by_context in sample.step_ns.items()
+            for context, steps in by_context.items()
+            for at, ns in enumerate(steps.tolist())
+        ]
 
 
 def stacked(samples: Sequence[Sample]) -> dict[tuple[str, int], NDArray[np.float64]]:

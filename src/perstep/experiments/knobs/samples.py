@@ -1,14 +1,17 @@
 """The samples of the knobs: the passes of a round. And what their manifests hold."""
 
+from collections.abc import Iterator, Sequence
+
 import msgspec
 import numpy as np
 
 from perstep._words import plural
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import ReplayedWorkload, WarmConditions
+from perstep.experiments.conditions import ReplayedWorkload, WarmConditions, typed
 from perstep.machine import Noise
-from perstep.measure import Recorder
-from perstep.runs import Column
+from perstep.measure import RESIDUAL, Recorder
+from perstep.report.export import Measured
+from perstep.runs import Column, Manifest
 
 FORWARD, VISION = "forward", "vision"
 
@@ -148,6 +151,32 @@ class Sample(msgspec.Struct):
     round: int
     passes: list[Pass]
     noise: Noise
+
+
+def timeline(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[list[Measured]]:
+    """The passes of each round: vision, prefill and decode steps; what else the call took comes last."""
+    arms = typed(manifest, KnobConditions).configurations
+    for sample in samples:
+        yield [
+            one
+            for number, made in enumerate(sample.passes)
+            if not made.failed
+            for one in _of_pass(f"{arms[made.arm].model} {arms[made.arm].label}".strip(), made, sample.round, number)
+        ]
+
+
+def _of_pass(track: str, made: Pass, round_: int, number: int) -> Iterator[Measured]:
+    where = {"round": round_, "pass": number}
+    steps, forwards = (np.zeros(0, np.int64) if one is None else one for one in (made.step_ns, made.decode_ns))
+    for name, ns in ((VISION, made.vision_ns), ("prefill", made.prefill_ns)):
+        if ns:
+            yield Measured(track, name, name, ns, where=where)
+    for position, (step_ns, forward_ns) in enumerate(zip(steps.tolist(), forwards.tolist(), strict=True)):
+        parts = {FORWARD: forward_ns, RESIDUAL: step_ns - forward_ns}
+        yield Measured(track, "decode step", "decode", step_ns, parts, {**where, "position": position})
+    rest = made.total_ns - made.vision_ns - made.prefill_ns - int(steps.sum())
+    if rest > 0:
+        yield Measured(track, "outside the stages", "rest", rest, where=where)
 
 
 def pass_of(recorder: Recorder, new_tokens: int, differing: int) -> Pass:

@@ -6,7 +6,7 @@ and parts made free are arms of the same rounds. Shares are of the step at that 
 
 from perstep.experiments.ops.findings import analyse
 from perstep.experiments.ops.plan import Plan
-from perstep.experiments.ops.samples import Conditions, Model, Sample, Workload, ledger_samples
+from perstep.experiments.ops.samples import Conditions, Model, Sample, Workload, ledger_samples, timeline
 from perstep.experiments.ops.session import prepare
 from perstep.experiments.ops.show import content, csv, files, summary, tables
 
@@ -24,4 +24,5 @@ __all__ = [
     "prepare",
     "summary",
     "tables",
+    "timeline",
 ]

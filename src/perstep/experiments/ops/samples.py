@@ -4,7 +4,7 @@ One line a round: at each length the whole steps of every arm part by part, the 
 to mask, and each operator alone. Integers in nanoseconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -16,7 +16,8 @@ from perstep.experiments.conditions import MarkedConditions, ModelWorkload
 from perstep.experiments.conditions import Model as NamedModel
 from perstep.machine import Noise
 from perstep.measure import LedgerSamples, Recorder, Steps
-from perstep.runs import Column, refuse_unlike
+from perstep.report.export import Measured, measured_steps
+from perstep.runs import Column, Manifest, refuse_unlike
 from perstep.targets.operators.layer import LAYER
 
 
@@ -152,6 +153,26 @@ def ledger_samples(samples: Sequence[Sample]) -> dict[str, LedgerSamples]:
     return {
         kind_of_length(seq): stack(rounds, next(iter(rounds[0].arms))) for seq, rounds in at_lengths(samples).items()
     }
+
+
+def timeline(_manifest: Manifest, samples: Sequence[Sample]) -> Iterator[list[Measured]]:
+    """What each round measured at each length: whole steps, `full_attention`, operators alone; a track each."""
+    for sample in samples:
+        yield [one for length in sample.lengths for one in _of_length(kind_of_length(length.seq), length, sample.round)]
+
+
+def _of_length(kind: str, length: LengthSample, round_: int) -> Iterator[Measured]:
+    where = {"round": round_}
+    for position, ns in enumerate(length.plain.step_ns.tolist()):
+        yield Measured(f"{kind} plain", f"{kind} step", kind, ns, where={**where, "position": position})
+    for arm, steps in length.arms.items():
+        yield from measured_steps(f"{kind} {arm}", kind, steps, round=round_)
+    for name, made in length.attention.items():
+        track = f"{kind} attention, {name}"
+        for position, ns in enumerate(made.plain_ns.tolist()):
+            yield Measured(track, "full_attention", kind, ns, where={**where, "position": position})
+    for name, timed in length.alone.items():
+        yield Measured(f"{kind} operators alone", name, kind, round(timed.block_ns / timed.calls), where=where)
 
 
 def stack(rounds: Sequence[LengthSample], arm: str) -> LedgerSamples:

@@ -6,19 +6,18 @@ the ledger's order with repeated ones joined, the residual last. All of this is 
 `otherData`. Source: the Trace Event Format, complete events (`ph` X), `ts` and `dur` in microseconds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from perstep._json import Json
-from perstep.measure import RESIDUAL, Steps
-from perstep.report.export.source import Pass, Source, places
+from perstep.report.export.source import Measured, Source
 
 DEFAULT_ROUNDS = 5
 """A round of 64 tokens has about two thousand slices; viewers are slow from a few hundred thousand on."""
 
 _PROCESS = 1
-_THREADS = {"plain": (1, "steps without instruments"), "marked": (2, "instrumented steps")}
+_ARMS = {"plain": "steps without instruments", "marked": "instrumented steps"}
 
 _NOTES = {
     "time": "steps are laid end to end in the order in which they ran; the time between them was not kept",
@@ -28,7 +27,7 @@ _NOTES = {
 
 def to_chrome_trace(source: Source) -> Iterator[bytes]:
     """The rounds as a trace, a piece a round."""
-    manifest, rounds = source.manifest, source.passes()
+    manifest, rounds = source.manifest, list(source.timeline())
     other = {
         "perstep_version": manifest.perstep_version,
         "run": source.name,
@@ -38,60 +37,51 @@ def to_chrome_trace(source: Source) -> Iterator[bytes]:
         **_NOTES,
         **{f"workload_{name}": value for name, value in manifest.workload.items()},
     }
+    threads = tracks(rounds)
     yield b'{"displayTimeUnit":"ns","otherData":' + msgspec.json.encode(other) + b',"traceEvents":[\n'
-    yield b",\n".join(msgspec.json.encode(event) for event in _names(source))
+    yield b",\n".join(msgspec.json.encode(event) for event in _names(source, threads))
     now_ns = 0
-    for number, passes in enumerate(rounds):
-        events, now_ns = _round(passes, number, now_ns)
-        yield b"".join(b",\n" + msgspec.json.encode(event) for event in events)
+    for measured in rounds:
+        for one in measured:
+            events = list(_slices(one, threads[one.track], now_ns))
+            yield b"".join(b",\n" + msgspec.json.encode(event) for event in events)
+            now_ns += one.ns
     yield b"\n]}\n"
 
 
-def _names(source: Source) -> list[dict[str, Json]]:
+def tracks(rounds: Sequence[Sequence[Measured]]) -> dict[str, int]:
+    """The number of each track, those of a ledger's arms first and the others as they come."""
+    found = [name for name in _ARMS if any(one.track == name for measured in rounds for one in measured)]
+    found += [one.track for measured in rounds for one in measured]
+    return {name: number for number, name in enumerate(dict.fromkeys(found), start=1)}
+
+
+def in_words(track: str) -> str:
+    """What a track is called."""
+    return _ARMS.get(track, track)
+
+
+def _names(source: Source, threads: Mapping[str, int]) -> list[dict[str, Json]]:
     process = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": f"perstep: {source.subject}"}}
-    threads = [
-        {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": tid, "args": {"name": name}}
-        for tid, name in _THREADS.values()
+    named = [
+        {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": tid, "args": {"name": in_words(track)}}
+        for track, tid in threads.items()
     ]
-    return [process, *threads]
+    return [process, *named]
 
 
-def _round(passes: Sequence[Pass], number: int, now_ns: int) -> tuple[list[dict[str, Json]], int]:
-    """The events of a round that begins at `now_ns`, and when it ends."""
-    events: list[dict[str, Json]] = []
-    for place, replay in enumerate(passes):
-        for kind, position, columns, index in _in_order(replay):
-            thread, _ = _THREADS["marked" if columns.residual_ns.size else "plain"]
-            step_ns, where = int(columns.step_ns[index]), {"round": number, "pass": place, "position": position}
-            events.append(_slice(f"{kind} step", kind, thread, now_ns, step_ns, where))
-            events += _parts(kind, columns, index, thread, now_ns)
-            now_ns += step_ns
-    return events, now_ns
-
-
-def _in_order(replay: Pass) -> list[tuple[str, int, Steps, int]]:
-    """The steps of a pass as they ran: kind, position, the columns they are in and where in them."""
-    found = []
-    for kind, columns in replay.kinds.items():
-        of, at = places(replay, kind)
-        found += [(of, position, columns, index) for index, position in enumerate(at)]
-    kinds = list(dict.fromkeys(kind for kind, *_ in found))
-    return sorted(found, key=lambda step: (kinds.index(step[0]), step[1]))
-
-
-def _parts(kind: str, columns: Steps, index: int, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
-    if not columns.residual_ns.size:
-        return
-    for name, ns in {**columns.parts, RESIDUAL: columns.residual_ns}.items():
-        part_ns = int(ns[index])
+def _slices(one: Measured, thread: int, now_ns: int) -> Iterator[dict[str, Json]]:
+    """The slices of a duration that begins at `now_ns`: the whole, and its parts."""
+    yield _slice(one.name, one.kind, thread, now_ns, one.ns, one.where)
+    for name, part_ns in one.parts.items():
         if part_ns:
-            yield _slice(name, kind, thread, now_ns, part_ns)
+            yield _slice(name, one.kind, thread, now_ns, part_ns)
         now_ns += part_ns
 
 
 def _slice(
-    name: str, kind: str, thread: int, begin_ns: int, ns: int, args: dict[str, int] | None = None
+    name: str, kind: str, thread: int, begin_ns: int, ns: int, args: Mapping[str, int] | None = None
 ) -> dict[str, Json]:
-    event = {"name": name, "cat": kind, "ph": "X", "pid": _PROCESS, "tid": thread}
+    event: dict[str, Json] = {"name": name, "cat": kind, "ph": "X", "pid": _PROCESS, "tid": thread}
     event |= {"ts": begin_ns / 1e3, "dur": ns / 1e3}
-    return event if args is None else {**event, "args": args}
+    return event if args is None else {**event, "args": dict(args)}

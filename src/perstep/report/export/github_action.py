@@ -8,6 +8,8 @@ action does not read it, and what runs differ by is not in it. `perstep gate` is
 from collections.abc import Iterator, Mapping
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from perstep._json import Json
 from perstep.measure import RESIDUAL, Ledger
@@ -15,11 +17,14 @@ from perstep.measure.names import STEP, part_name
 from perstep.report.export.source import Source
 from perstep.report.format import percent, plural
 from perstep.report.ledger import overhead_words
+from perstep.stats.order import median_interval
 
 
 def to_github_action(source: Source) -> Iterator[bytes]:
     """The run as a list of benchmarks, the headline first."""
     entries = [entry for kind, ledger in source.ledgers.items() for entry in _entries(kind, ledger, source)]
+    if not source.ledgers:
+        entries = [_of_rounds(name, ns, source) for name, (ns, _) in source.round_means_ns().items()]
     yield msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
 
 
@@ -34,6 +39,16 @@ def _entries(kind: str, ledger: Ledger, source: Source) -> Iterator[Mapping[str,
         yield _entry(source, kind, name, part.ns_per_step, part.ci_low, part.ci_high, extra)
     extra = f"{rounds}, {percent(ledger.residual_share)} of the instrumented step"
     yield _entry(source, kind, RESIDUAL, ledger.residual_ns, None, None, extra)
+
+
+def _of_rounds(name: str, ns: NDArray[np.float64], source: Source) -> dict[str, Json]:
+    """What has no ledger: the median of its rounds with its interval."""
+    extra = f"{plural(len(ns), 'round')}, the median of their means"
+    interval = median_interval(ns)
+    entry = {"name": f"{source.subject}: {name}", "unit": "ns", "value": float(np.median(ns)), "extra": extra}
+    if interval is not None:
+        entry["range"] = f"± {(interval.high - interval.low) / 2:.0f}"
+    return entry
 
 
 def _entry(

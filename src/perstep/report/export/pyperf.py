@@ -18,8 +18,9 @@ _VERSION = "1.0"
 
 def to_pyperf(source: Source) -> Iterator[bytes]:
     """The run as a pyperf suite."""
-    costs = {name: ns.mean(axis=(1, 2)) for name, ns in source.costs_ns()}
-    steps = {name: ns.shape[1] * ns.shape[2] for name, ns in source.costs_ns()}
+    means = source.round_means_ns()
+    costs = {name: ns for name, (ns, _) in means.items()}
+    steps = {name: count for name, (_, count) in means.items()}
     left_out = [name for name, ns in costs.items() if not (ns > 0).all()]
     metadata = _metadata(source)
     if left_out:

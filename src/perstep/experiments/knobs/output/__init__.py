@@ -9,7 +9,7 @@ from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.knobs.output.session import prepare
 from perstep.experiments.knobs.output.show import content, files, summary, tables
-from perstep.experiments.knobs.samples import Conditions, Sample, Workload
+from perstep.experiments.knobs.samples import Conditions, Sample, Workload, timeline
 from perstep.experiments.knobs.show import summary_csv as csv
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "prepare",
     "summary",
     "tables",
+    "timeline",
 ]
