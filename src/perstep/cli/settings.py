@@ -1,7 +1,7 @@
 """What `[tool.perstep]` in a pyproject.toml may set: how results are shown, the budget, and the precision.
 
-Nothing else can come from a file that lies in a folder: no module, no command and no path. An option on the command line
-goes first. A budget or a precision from the file stands in the manifest like any other.
+Nothing else can come from a file that lies in a folder: no module, no command and no path. An option on the command
+line goes first. A budget or a precision from the file stands in the manifest like any other.
 """
 
 import tomllib
@@ -28,12 +28,12 @@ def from_file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollecti
         InputError: the file cannot be read, or sets something else.
     """
     settings = _settings(Path(SOURCE))
-    given = {argument.name for argument in arguments if argument.tokens}
+    given = {name for argument in arguments if argument.tokens for name in argument.names}
     for name, value in settings.items():
         if name in _EFFORT and given & _OWN_EFFORT:
             continue
         for argument in arguments:
-            if argument.name == SETTINGS[name] and not argument.tokens:
+            if SETTINGS[name] in argument.names and not argument.tokens:
                 argument.append(Token(keyword=f"[tool.perstep] {name}", value=_text(name, value), source=SOURCE))
 
 
