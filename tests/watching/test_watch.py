@@ -200,7 +200,7 @@ def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: A
         model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
     assert "No step could be seen." in str(w)
     report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
-    assert report.manifest.files == ["README.md", "ledger.csv", "results.json"]
+    assert report.manifest.files == ["README.md", "ledger.csv", "report.html", "results.json"]
     assert report.manifest.results_summary == {"headline": "no step could be seen"}
     assert "too few steps" in report.findings.unresolved
 
@@ -394,7 +394,7 @@ def test_a_stored_watch_is_made_again_from_its_samples(model: Any, ids: Any, tmp
             model.generate(ids, max_new_tokens=41, **slow(clock))
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert len((report.folder / "samples.jsonl").read_text().splitlines()) == 2
-    derived = ["README.md", "ledger.csv", "ledger.png", "results.json"]
+    derived = ["README.md", "ledger.csv", "ledger.png", "report.html", "results.json"]
     assert report.manifest.files == derived
     before = {name: (report.folder / name).read_bytes() for name in derived}
     again = pipeline.rebuild(report.folder)
