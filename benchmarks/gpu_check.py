@@ -151,7 +151,7 @@ def drop_ins_overhead(subject: Subject) -> Facts:
     ids = _text(subject, rows=3)
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": subject.new_tokens, "do_sample": False}
     options |= {"pad_token_id": 0, "eos_token_id": None}
-    utf8, decode = [fast.Utf8(vocab)], fast.Decode()
+    utf8, decode = [fast.Utf8(vocab)], fast.Decode(captured=False)  # inside a graph: decode_graph_drop_ins
 
     def bare() -> Any:
         return model.generate(ids, custom_generate=decode, **options)
