@@ -85,6 +85,8 @@ class WatchedLoops(HandLoops):
                 idle_kinds=taken.idle,
                 made_by="loop",
                 whole=run.whole,
+                compilations=run.compilations,
+                breaks=run.breaks,
             )
         )
 

@@ -9,6 +9,7 @@ from perstep.experiments.call_recorder import CallSteps
 from perstep.experiments.conditions import BaseConditions, ModelWorkload
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
+from perstep.targets.transformers import Compilation, GraphBreak
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
@@ -70,6 +71,8 @@ class Sample(msgspec.Struct, kw_only=True):
     made_by: Literal["generate", "loop", "steps"] = "generate"
     whole: bool = False
     prefills: int = 1
+    compilations: list[Compilation] = []
+    breaks: list[GraphBreak] = []
 
 
 def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

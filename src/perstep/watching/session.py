@@ -119,6 +119,8 @@ class _Site(Instrument):
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
                 whole=call is not None and not call.cached,
+                compilations=call.compilations if call else [],
+                breaks=call.breaks if call else [],
             )
         )
         self._noted = len(self.notes)

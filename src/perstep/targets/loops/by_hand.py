@@ -27,8 +27,11 @@ from perstep.targets.loops._places import Places
 from perstep.targets.loops._positions import Kind, Positions, Seen, look
 from perstep.targets.loops._roles import Role, Roles
 from perstep.targets.transformers import (
+    Compilation,
+    Compilations,
     Detail,
     Function,
+    GraphBreak,
     Loop,
     Marks,
     Schedule,
@@ -66,6 +69,8 @@ class Finished:
         whole: its decode steps took in the whole text again.
         finished: no exception ended it.
         notes: what the reader must know.
+        compilations: of `torch.compile` meanwhile.
+        breaks: the places where what it compiled fell back to Python.
     """
 
     model: Callee
@@ -80,6 +85,8 @@ class Finished:
     whole: bool
     finished: bool
     notes: list[str]
+    compilations: list[Compilation]
+    breaks: list[GraphBreak]
 
 
 @dataclass(eq=False)
@@ -155,7 +162,7 @@ class HandLoops:
     ) -> None:
         self._marks_of, self._begun, self._still, self._done, self._only = marks_of, begun, still, done, only
         self._detail, self._schedule = detail, Schedule(alternate=True, every=every)
-        self._of_modules, self._active = Wraps(), False
+        self._of_modules, self._active, self._compilations = Wraps(), False, Compilations()
         self._wraps, self._models, self._places, self._roles = Wraps(), Models(), Places(), Roles()
         self._run: _Run | None = None
         self._lines = lines(self._at)
@@ -322,6 +329,8 @@ class HandLoops:
         watched.loop.claim()
         positions, watched.begun = watched.begun or Positions(), None
         self._run = _Run(watched, watched.loop, threading.current_thread(), get_ident(), positions)
+        loop = watched.loop
+        self._compilations.begin(lambda: loop.steps)
         self._begun()
         return self._run
 
@@ -410,6 +419,7 @@ class HandLoops:
             return
         self._lines.stop()
         loop, model = run.loop, run.of.model()
+        compilations, breaks = self._compilations.end()
         forwards = loop.forwards
         loop.abandon_call()
         loop.end_call()
@@ -432,6 +442,8 @@ class HandLoops:
                 whole=run.positions.whole,
                 finished=finished,
                 notes=list(dict.fromkeys(run.notes)),
+                compilations=compilations,
+                breaks=breaks,
             )
         )
 
