@@ -183,9 +183,7 @@ class Watch:
         self._sites: dict[tuple[str, int], _Site] = {}
         self._models: dict[str, list[weakref.ref[Watched]]] = {}
         self._loops = (
-            WatchedLoops(
-                self.samples, self.clock, device, self.name_model, only=self._model, detail=detail, every=every
-            )
+            WatchedLoops(self.samples, self.clock, device, only=self._model, detail=detail, every=every)
             if loops
             else None
         )
@@ -236,7 +234,7 @@ class Watch:
 
     def name_model(self, model: Watched) -> str:
         """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
-        kind, path = getattr(model, "__name__", type(model).__name__), getattr(model, "name_or_path", "")
+        kind, path = type(model).__name__, getattr(model, "name_or_path", "")
         known = self._models.setdefault(f"{kind} {path}", [])
         found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
         if not found:

@@ -58,6 +58,7 @@ class Finished:
 
     Attributes:
         model: whose calls separate the steps.
+        label: its class, or a function's name; `X#2` where another of that name was seen before it.
         device: where its weights are, as torch spells it.
         dtype: of its weights, likewise.
         site: the line that called it most often, as `folder/file.py:12`.
@@ -74,6 +75,7 @@ class Finished:
     """
 
     model: Callee
+    label: str
     device: str
     dtype: str
     site: str
@@ -431,6 +433,7 @@ class HandLoops:
         self._done(
             Finished(
                 model=model,
+                label=run.of.label,
                 device=run.of.device,
                 dtype=run.of.dtype,
                 site=run.site(),
