@@ -40,6 +40,7 @@ from perstep.targets.transformers import (
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE, SETUP
+from perstep.watching.assisted import accepted
 from perstep.watching.by_hand import WatchedLoops, never_repeated
 from perstep.watching.findings import call_ledger, device_ledger, find_sites, setup_ledger
 from perstep.watching.named import NamedSteps
@@ -119,6 +120,8 @@ class _Site(Instrument):
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
                 whole=call is not None and not call.cached,
+                proposed=[proposed for _, proposed in call.drafts] if call else [],
+                accepted=accepted(call) if call else [],
                 compilations=call.compilations if call else [],
                 breaks=call.breaks if call else [],
             )

@@ -60,6 +60,7 @@ class Call:
         cached: it uses a cache; otherwise every forward takes in the whole text.
         compilations: of `torch.compile` meanwhile.
         breaks: the places where what it compiled fell back to Python.
+        drafts: of assisted decoding, of each draft the length of the text before it, and how many tokens it proposed.
         other_way: how `fast.decode` does such a call unobserved, where that is not how it did this one; else empty.
     """
 
@@ -72,6 +73,7 @@ class Call:
     other_way: str = ""
     compilations: list[Compilation] = field(default_factory=list)
     breaks: list[GraphBreak] = field(default_factory=list)
+    drafts: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Loop:
