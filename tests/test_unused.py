@@ -38,7 +38,7 @@ NOT_READ = {
     "stored with this machine's ceilings and noise": """
         BetweenRunNoise.measured_at Ceilings.elapsed_ns Ceilings.measured_at_unix_s DeviceCeilings.elapsed_ns""",
     "the answer of a public function or object": """
-        Suggestion.certain Suggestion.most_speedup Change.ties Summary.mad Summary.outliers Replayed.stopped_BN
+        Change.ties Summary.mad Summary.outliers Replayed.stopped_BN
         Reference.stored_dtypes TraceWork.outside_ns SelfTest.resolves_in_10_s SelfTest.resolves_in_60_s""",
 }
 """Fields that nothing in src, its templates or the docs reads by name, and what they are for."""

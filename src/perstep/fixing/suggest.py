@@ -10,9 +10,13 @@ fix` tries the drop-ins on what yours did in a recorded run.
 from dataclasses import dataclass
 from typing import Final
 
+from perstep._shown import html
 from perstep.errors import InputError
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.measure import FORWARD, RESIDUAL, Ledger, belongs
+from perstep.report import Column, Table
+from perstep.report.format import percent, time_unit
+from perstep.report.table import time_column
 
 EXACT: Final[dict[str, str]] = {
     "logits/TopPLogitsWarper": "perstep.fast.TopP",
@@ -73,7 +77,28 @@ class Suggestion:
     note: str
 
 
-def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> list[Suggestion]:
+class Suggestions(list[Suggestion]):
+    """Suggestions, the largest possible saving first; a notebook shows them as a table."""
+
+    def tables(self) -> list[Table]:
+        """One row a suggestion."""
+        unit = time_unit(one.most_ns for one in self)
+        columns: list[Column[Suggestion]] = [
+            Column("part", lambda one: one.part, words=True),
+            Column("what could replace it", lambda one: one.drop_in, words=True),
+            Column("known by its class", lambda one: "yes" if one.certain else "no", words=True),
+            time_column("at most", lambda one: one.most_ns, unit, per="/step"),
+            Column("of the step", lambda one: one.share, percent),
+            Column("speed-up at most", lambda one: one.most_speedup, "{:.2f}×".format),
+            Column("note", lambda one: one.note, words=True),
+        ]
+        return [Table("What could replace which part", columns, self)]
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
+
+
+def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> Suggestions:
     """Drop-ins for the parts of a ledger, the largest possible saving first.
 
     Args:
@@ -106,7 +131,7 @@ def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> list[Suggesti
             " each processor's signature, about 10 µs in the processor's part"
         )
         found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
-    return sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns)
+    return Suggestions(sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns))
 
 
 def graph_at_most(ledger: Ledger, device: DeviceLedger) -> float:
