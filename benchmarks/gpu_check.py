@@ -101,7 +101,27 @@ def watch_overhead(subject: Subject) -> Facts:
             "idle_at_most_us": None if beside is None else beside.idle_ns_per_step / 1e3,
             "notes": ledger.notes,
         }
+    facts["by_hand"] = _by_hand(model, ids)
     return facts
+
+
+def _by_hand(model: Any, ids: Any) -> Facts:
+    """The lines of a loop written by hand: by `sys.monitoring` from Python 3.12 on."""
+    import torch
+
+    import perstep
+
+    with torch.no_grad(), perstep.watch(model) as watched:
+        last, past = ids, None
+        for _ in range(24):
+            out = model(input_ids=last, past_key_values=past, use_cache=True)
+            past, last = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+    ledger = watched.ledger()
+    _adds_up(ledger)
+    lines = [name for name in ledger.parts if name.startswith("loop/")]
+    if len(lines) < 3:
+        raise RuntimeError(f"of the lines of a loop written by hand only {lines} were seen")
+    return {"monitoring": hasattr(sys, "monitoring"), "lines": lines, "overhead": ledger.overhead}
 
 
 def drop_ins(subject: Subject) -> Facts:

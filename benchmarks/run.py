@@ -15,6 +15,7 @@ BENCHMARKS = [
     ["flops_vs_torch.py"],
     ["masks.py"],
     ["observer.py", "--date", TODAY],
+    ["planted.py", "--date", TODAY],
     ["ablation.py", "--date", TODAY],
     ["constrained.py", "--date", TODAY],
     ["dropins.py", "--date", TODAY],

@@ -623,3 +623,21 @@ def test_what_is_built_before_the_first_token_is_a_ledger_of_its_own(
     report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
     assert "## Set-up of a call" in (report.folder / "README.md").read_text()
     assert "setup,setup.criteria," in (report.folder / "ledger.csv").read_text()
+
+
+def test_the_hooks_of_a_module_lie_in_its_part(model: Any, ids: Any) -> None:
+    """Those before and those after it, where the forward is looked into."""
+    clock = FakeClock()
+    head = model.lm_head
+    handles = [
+        head.register_forward_pre_hook(lambda *_: clock.advance(MS)),
+        head.register_forward_hook(lambda *_: clock.advance(MS // 2)),
+    ]
+    try:
+        with perstep.watch(model, "modules", clock=clock) as w:
+            model.generate(ids, max_new_tokens=12, do_sample=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert w.ledger().parts["lm_head"].ns == 1.5 * MS
+    assert w.ledger().parts["forward.other"].ns == 0

@@ -163,8 +163,11 @@ def loop_parts(ledger: Ledger) -> tuple[str, ...]:
 
 
 def bound(ledger: Ledger, parts: tuple[str, ...]) -> tuple[float, float, float]:
-    """What some parts take together: nanoseconds a step, their share of it, and the step over the step without them."""
-    held = [ledger.parts[name] for name in parts if name in ledger.parts]
+    """What some parts take together: nanoseconds a step, their share of it, and the step over the step without them.
+
+    A part stands for those inside it too: `draft` for `draft.forward`, `setup` for `setup.criteria`.
+    """
+    held = [part for name, part in ledger.parts.items() if name in parts or name.split(".")[0] in parts]
     residual = RESIDUAL in parts
     ns = sum(part.ns for part in held) + (ledger.residual_ns if residual else 0)
     share = sum(part.share for part in held) + (ledger.residual_share if residual else 0)
@@ -203,7 +206,7 @@ def at_most(
     step = step_ns / max(step_ns - won_ns, 1e-9 * step_ns)
     if prefill is None:
         return step, None
-    once = (*parts, *(name for name in prefill.parts if belongs(name, (SETUP,)))) if by_generate else parts
+    once = (*parts, SETUP) if by_generate else parts
     call_ns = prefill.step_ns - bound(prefill, gone)[0] + (new_tokens - 1) * step_ns
     won_ns = bound(prefill, once)[0] + more_ns + (new_tokens - 1) * won_ns
     return step, call_ns / max(call_ns - won_ns, 1e-9 * call_ns)

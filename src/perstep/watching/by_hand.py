@@ -1,7 +1,7 @@
 """Runs of loops written by hand, as samples of a watch."""
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from perstep.experiments.call_recorder import CallRecorder
 from perstep.machine import Noise, NoiseProbe
@@ -19,7 +19,6 @@ class WatchedLoops(HandLoops):
         samples: takes the runs.
         clock: the host's.
         events: where events of a device come from; None for the model's own device.
-        name_model: gives the name of a model.
         only: the one model to record; all if None.
         detail: `phases`, `modules` or `layers`.
         every: record one block of four steps in this many.
@@ -30,14 +29,13 @@ class WatchedLoops(HandLoops):
         samples: list[Sample],
         clock: Clock,
         events: Device | None,
-        name_model: Callable[[Callee], str],
         *,
         only: Callee,
         detail: Detail,
         every: int,
     ) -> None:
         super().__init__(self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every)
-        self._samples, self._clock, self._events, self._name_model = samples, clock, events, name_model
+        self._samples, self._clock, self._events = samples, clock, events
         self._recorders: weakref.WeakKeyDictionary[Callee, CallRecorder] = weakref.WeakKeyDictionary()
         self._probe: NoiseProbe | None = None
         self._noise: Noise | None = None
@@ -68,7 +66,7 @@ class WatchedLoops(HandLoops):
         self._samples.append(
             Sample(
                 site=run.site,
-                model=self._name_model(run.model),
+                model=f"{run.label} {getattr(run.model, 'name_or_path', '')}".rstrip(),
                 device=run.device,
                 dtype=run.dtype,
                 finished=run.finished,
@@ -85,6 +83,8 @@ class WatchedLoops(HandLoops):
                 idle_kinds=taken.idle,
                 made_by="loop",
                 whole=run.whole,
+                compilations=run.compilations,
+                breaks=run.breaks,
             )
         )
 

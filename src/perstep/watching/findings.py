@@ -25,6 +25,8 @@ from perstep.report.format import plural
 from perstep.runs import Manifest
 from perstep.targets.transformers import Schedule
 from perstep.targets.transformers.words import DECODE, ENCODER, PREFILL, SETUP, VISION
+from perstep.watching.assisted import Assisted, find_assisted
+from perstep.watching.compiled import Break, Compiled, find_breaks, find_compiled
 from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
 from perstep.watching.growth import Growth, find_growth
 from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Sample, by_site
@@ -48,6 +50,9 @@ class SiteFindings(msgspec.Struct, kw_only=True):
         whole: no cache was used: the decode steps took in the whole text again.
         growth: of each part over the decode steps.
         setup: of what comes before the first token of a generate call, with the prefill as one part.
+        compiled: what `torch.compile` compiled in these calls, by function.
+        breaks: where it fell back to Python, by line.
+        assisted: what the drafts of assisted decoding brought.
     """
 
     site: str
@@ -70,6 +75,9 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     whole: bool = False
     growth: list[Growth] = []
     setup: Ledger | None = None
+    compiled: list[Compiled] = []
+    breaks: dict[str, Break] = {}
+    assisted: Assisted | None = None
 
     @property
     def main(self) -> Ledger | None:
@@ -244,6 +252,9 @@ def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) 
         made_by=samples[0].made_by,
         whole=any(sample.whole for sample in samples),
         growth=find_growth(samples, schedule),
+        assisted=find_assisted(samples, decode),
+        compiled=find_compiled(samples),
+        breaks=find_breaks(samples),
         setup=setup_ledger(samples, mark_ns) if samples[0].made_by == "generate" else None,
     )
 

@@ -9,6 +9,7 @@ from perstep.experiments.call_recorder import CallSteps
 from perstep.experiments.conditions import BaseConditions, ModelWorkload
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
+from perstep.targets.transformers import Compilation, GraphBreak
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
@@ -47,6 +48,7 @@ class Sample(msgspec.Struct, kw_only=True):
     `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`,
     `loop` for a run of a loop written by hand, `steps` for those that a program names. Where `whole` is true no cache
     was used: the decode steps took in the whole text again. `prefills` counts the steps of that kind.
+    `proposed` and `accepted` are the tokens of each draft of assisted decoding.
     `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """
 
@@ -70,6 +72,10 @@ class Sample(msgspec.Struct, kw_only=True):
     made_by: Literal["generate", "loop", "steps"] = "generate"
     whole: bool = False
     prefills: int = 1
+    proposed: list[int] = []
+    accepted: list[int] = []
+    compilations: list[Compilation] = []
+    breaks: list[GraphBreak] = []
 
 
 def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

@@ -43,6 +43,7 @@ from perstep.targets.transformers import (
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE, SETUP
+from perstep.watching.assisted import accepted
 from perstep.watching.by_hand import WatchedLoops, never_repeated
 from perstep.watching.findings import call_ledger, device_ledger, find_sites, setup_ledger
 from perstep.watching.named import NamedSteps
@@ -122,6 +123,10 @@ class _Site(Instrument):
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
                 whole=call is not None and not call.cached,
+                proposed=[proposed for _, proposed in call.drafts] if call else [],
+                accepted=accepted(call) if call else [],
+                compilations=call.compilations if call else [],
+                breaks=call.breaks if call else [],
             )
         )
         self._noted = len(self.notes)
@@ -184,9 +189,7 @@ class Watch:
         self._sites: dict[tuple[str, int], _Site] = {}
         self._models: dict[str, list[weakref.ref[Watched]]] = {}
         self._loops = (
-            WatchedLoops(
-                self.samples, self.clock, device, self.name_model, only=self._model, detail=detail, every=every
-            )
+            WatchedLoops(self.samples, self.clock, device, only=self._model, detail=detail, every=every)
             if loops
             else None
         )
@@ -237,7 +240,7 @@ class Watch:
 
     def name_model(self, model: Watched) -> str:
         """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
-        kind, path = getattr(model, "__name__", type(model).__name__), getattr(model, "name_or_path", "")
+        kind, path = type(model).__name__, getattr(model, "name_or_path", "")
         known = self._models.setdefault(f"{kind} {path}", [])
         found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
         if not found:

@@ -20,6 +20,8 @@ from perstep.targets.transformers.words import (
     SETUP_PROCESSORS,
     VISION,
 )
+from perstep.watching.assisted import assisted_sentences
+from perstep.watching.compiled import compiled_sentences
 from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
 from perstep.watching.growth import USE_CACHE, WHOLE, growth_sentences
@@ -85,6 +87,8 @@ def sentences(site: SiteFindings) -> list[str]:
     if site.whole and not any(growth.grows and belongs(growth.part, FORWARD) for growth in site.growth):
         said.append(f"No KV cache is used{USE_CACHE if site.made_by == 'generate' else ''}: {WHOLE}.")
     said += growth_sentences(site.growth, whole=site.whole, made_by=site.made_by)
+    said += assisted_sentences(site.assisted)
+    said += compiled_sentences(site.compiled, site.breaks)
     return [*said, *first_call_sentences(site.first_calls)]
 
 

@@ -268,8 +268,9 @@ def test_assisted_decoding_names_the_draft(llama, build_tiny, ids, watch):
     """A step verifies what the assistant drafted; the assistant's own forwards are not counted."""
     assistant = build_tiny("llama", num_hidden_layers=1)
     _, recorder, instrument = watch(llama, ids[:1], max_new_tokens=8, do_sample=False, assistant_model=assistant)
-    assert set(parts(recorder)) == {*LOOP, "draft"}
+    assert set(parts(recorder)) == {*LOOP, "draft", "draft.forward"}
     [call] = instrument.calls
+    assert len(call.drafts) == call.forwards
     assert call.forwards == call.steps == 1 + len(recorder.steps("decode").step_ns)
     assert call.new_tokens == 8
 
@@ -278,7 +279,9 @@ def test_a_draft_by_the_same_model_is_part_of_the_draft(llama, ids, watch):
     """Early exit drafts with the watched model itself: its forwards must not look like steps."""
     _, recorder, instrument = watch(llama, ids[:1], max_new_tokens=6, do_sample=False, assistant_early_exit=1)
     assert instrument.calls[0].forwards == instrument.calls[0].steps
-    assert recorder.steps("decode").marks["draft"] == len(recorder.steps("decode").step_ns)
+    marks, steps = recorder.steps("decode").marks, len(recorder.steps("decode").step_ns)
+    assert marks["draft"] == steps + marks["draft.forward"]
+    assert marks["draft.forward"] >= steps
 
 
 def test_assisted_decoding_by_prompt_look_up(llama, processor, watch):

@@ -27,8 +27,11 @@ from perstep.targets.loops._places import Places
 from perstep.targets.loops._positions import Kind, Positions, Seen, look
 from perstep.targets.loops._roles import Role, Roles
 from perstep.targets.transformers import (
+    Compilation,
+    Compilations,
     Detail,
     Function,
+    GraphBreak,
     Loop,
     Marks,
     Schedule,
@@ -55,6 +58,7 @@ class Finished:
 
     Attributes:
         model: whose calls separate the steps.
+        label: its class, or a function's name; `X#2` where another of that name was seen before it.
         device: where its weights are, as torch spells it.
         dtype: of its weights, likewise.
         site: the line that called it most often, as `folder/file.py:12`.
@@ -66,9 +70,12 @@ class Finished:
         whole: its decode steps took in the whole text again.
         finished: no exception ended it.
         notes: what the reader must know.
+        compilations: of `torch.compile` meanwhile.
+        breaks: the places where what it compiled fell back to Python.
     """
 
     model: Callee
+    label: str
     device: str
     dtype: str
     site: str
@@ -80,6 +87,8 @@ class Finished:
     whole: bool
     finished: bool
     notes: list[str]
+    compilations: list[Compilation]
+    breaks: list[GraphBreak]
 
 
 @dataclass(eq=False)
@@ -155,7 +164,7 @@ class HandLoops:
     ) -> None:
         self._marks_of, self._begun, self._still, self._done, self._only = marks_of, begun, still, done, only
         self._detail, self._schedule = detail, Schedule(alternate=True, every=every)
-        self._of_modules, self._active = Wraps(), False
+        self._of_modules, self._active, self._compilations = Wraps(), False, Compilations()
         self._wraps, self._models, self._places, self._roles = Wraps(), Models(), Places(), Roles()
         self._run: _Run | None = None
         self._lines = lines(self._at)
@@ -322,6 +331,8 @@ class HandLoops:
         watched.loop.claim()
         positions, watched.begun = watched.begun or Positions(), None
         self._run = _Run(watched, watched.loop, threading.current_thread(), get_ident(), positions)
+        loop = watched.loop
+        self._compilations.begin(lambda: loop.steps)
         self._begun()
         return self._run
 
@@ -410,6 +421,7 @@ class HandLoops:
             return
         self._lines.stop()
         loop, model = run.loop, run.of.model()
+        compilations, breaks = self._compilations.end()
         forwards = loop.forwards
         loop.abandon_call()
         loop.end_call()
@@ -421,6 +433,7 @@ class HandLoops:
         self._done(
             Finished(
                 model=model,
+                label=run.of.label,
                 device=run.of.device,
                 dtype=run.of.dtype,
                 site=run.site(),
@@ -432,6 +445,8 @@ class HandLoops:
                 whole=run.positions.whole,
                 finished=finished,
                 notes=list(dict.fromkeys(run.notes)),
+                compilations=compilations,
+                breaks=breaks,
             )
         )
 

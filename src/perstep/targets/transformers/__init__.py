@@ -11,6 +11,7 @@ from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._silence import silent
 from perstep.targets.transformers._wrap import Function, Value, Wraps
 from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
+from perstep.targets.transformers.compilations import Compilation, Compilations, GraphBreak
 from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event, device_of
 from perstep.targets.transformers.every import EveryGenerate
 from perstep.targets.transformers.experts import (
@@ -37,6 +38,8 @@ __all__ = [
     "RANDOM_WEIGHTS",
     "Blocks",
     "Call",
+    "Compilation",
+    "Compilations",
     "CudaDevice",
     "Detail",
     "Device",
@@ -46,6 +49,7 @@ __all__ = [
     "ExpertsPerToken",
     "Function",
     "GenerateTrace",
+    "GraphBreak",
     "ImagePrompt",
     "Instrument",
     "Loop",

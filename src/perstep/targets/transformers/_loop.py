@@ -11,7 +11,7 @@ a forward, in cold caches, a call that takes 50 ns in a loop costs 500.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from threading import get_ident
 from typing import Protocol
@@ -19,6 +19,7 @@ from typing import Protocol
 from perstep.measure import RESIDUAL
 from perstep.targets.transformers import words
 from perstep.targets.transformers._schedule import COUNT_AT, COUNT_EVERY, Mode, Schedule
+from perstep.targets.transformers.compilations import Compilation, GraphBreak
 
 CALLS_BEFORE_COUNTING = 2
 """The number of calls that are timed before one counts syncs, if none was long enough to have a step for it."""
@@ -57,6 +58,9 @@ class Call:
         prompt_tokens: length of the prompt in ids (0 when it was given as embeddings); None likewise.
         new_tokens: columns generated, by the shape of the output; None likewise.
         cached: it uses a cache; otherwise every forward takes in the whole text.
+        compilations: of `torch.compile` meanwhile.
+        breaks: the places where what it compiled fell back to Python.
+        drafts: of assisted decoding, of each draft the length of the text before it, and how many tokens it proposed.
         other_way: how `fast.decode` does such a call unobserved, where that is not how it did this one; else empty.
     """
 
@@ -67,6 +71,9 @@ class Call:
     new_tokens: int | None = None
     cached: bool = True
     other_way: str = ""
+    compilations: list[Compilation] = field(default_factory=list)
+    breaks: list[GraphBreak] = field(default_factory=list)
+    drafts: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Loop:
@@ -150,6 +157,11 @@ class Loop:
         self.suffix = ""
         self.after_forward: str = words.BOOKKEEPING
         self.call = Call()
+
+    @property
+    def steps(self) -> int:
+        """How many steps of the call are whole: the number of the open one, from 0."""
+        return self._steps
 
     # A call
 

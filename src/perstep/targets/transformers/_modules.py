@@ -135,7 +135,9 @@ def wrap_modules(wraps: Wraps, model: Model, loop: Loop, *, layers: bool) -> Non
             make = _timed_at_layer(loop, words.at_layer(part, layer), f"/{layer}")
         else:
             make = timed(loop, part)
-        wraps.method(module, "forward", make)
+        # The hooks of a module run around its forward, and belong to its part.
+        hooked = module._forward_hooks or module._forward_pre_hooks
+        wraps.method(module, "_call_impl" if hooked else "forward", make)
 
 
 def _timed_at_layer(loop: Loop, part: str, suffix: str) -> Make:

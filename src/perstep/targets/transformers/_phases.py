@@ -327,11 +327,50 @@ def _candidates(original: Function, around: Around) -> Function:
             return generator
         if not kwargs.get("logits_processor"):  # then no list is called, and choosing begins after the forward
             loop.after_forward = words.SAMPLE
-        around.of_call.method(generator, "get_candidates", opaque(loop, words.DRAFT))
+        around.of_call.method(generator, "get_candidates", _draft(loop, around.of_call, generator))
         wrap_update(around.of_call, self, loop)
         return generator
 
     return _get_candidate_generator
+
+
+def _draft(loop: Loop, wraps: Wraps, generator: Value) -> Make:
+    """Make the wrapper of a draft: one part, but for the forwards of the assistant, if there is one."""
+    drafting = [False]
+    assistant = getattr(generator, "assistant_model", None)
+    if assistant is not None:
+        wraps.method(assistant, "forward", lambda original: _assistant(original, loop, drafting))
+
+    def make(original: Function) -> Function:
+        part = opaque(loop, words.DRAFT)(original)
+
+        def get_candidates(self: object, input_ids: Value, *args: object, **kwargs: object) -> Value:
+            if loop.outside():
+                return original(self, input_ids, *args, **kwargs)
+            drafting[0] = bool(loop.live)
+            try:
+                candidates = part(self, input_ids, *args, **kwargs)
+            finally:
+                drafting[0] = False
+            loop.call.drafts.append((int(input_ids.shape[1]), int(candidates[0].shape[1] - input_ids.shape[1])))
+            return candidates
+
+        return get_candidates
+
+    return make
+
+
+def _assistant(original: Function, loop: Loop, drafting: list[bool]) -> Function:
+    def forward(self: object, *args: object, **kwargs: object) -> object:
+        if not drafting[0] or loop.elsewhere():
+            return original(self, *args, **kwargs)
+        loop.mark(words.DRAFT_FORWARD)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            loop.mark(words.DRAFT)
+
+    return forward
 
 
 def _auto_compile(original: Function, around: Around) -> Function:

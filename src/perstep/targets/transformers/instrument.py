@@ -19,6 +19,7 @@ from perstep.targets.transformers._modules import wrap_cache, wrap_functions, wr
 from perstep.targets.transformers._phases import Around, wrap_forward, wrap_hooks, wrap_loop, wrap_streamer, wrap_update
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers.compilations import Compilations
 from perstep.targets.transformers.protocols import Cache, Model
 
 Detail = Literal["phases", "modules", "layers"]
@@ -93,6 +94,7 @@ class Instrument:
         self._inner = Wraps()
         self._of_call = Wraps()
         self._of_cache = Wraps()
+        self._compilations = Compilations()
         self._active = False
         self._looks_inside = self._is_compiled = False
         for note in version.missing_hooks(self.model):
@@ -150,6 +152,7 @@ class Instrument:
             if given.get("custom_generate") is not None:
                 wrap_update(self._of_call, self.model, loop)
             loop.countable = self._countable()
+            self._compilations.begin(lambda: loop.steps)
             loop.begin_call()
             result = generate(*args, **kwargs)
             self._note_way(given.get("custom_generate"))
@@ -163,6 +166,7 @@ class Instrument:
 
     @uninterrupted()
     def _leave_call(self) -> None:
+        self._compilations.end()
         self._of_cache.restore()
         self._of_call.restore()
         if self._loop.compiled and self._active:
@@ -177,6 +181,7 @@ class Instrument:
         call = self._loop.call
         _count_output(call, result)
         call.forwards = self._loop.forwards
+        call.compilations, call.breaks = self._compilations.end()
         if not call.forwards:
             self._note("no forward of a generate call was observed: it has no steps")
         self._loop.end_call()

@@ -36,6 +36,7 @@ REPLAY: Final = "stop/Replay"
 STREAM: Final = "stream"
 SYNC: Final = "sync"
 DRAFT: Final = "draft"
+DRAFT_FORWARD: Final = "draft.forward"
 BOOKKEEPING: Final = "bookkeeping"
 LOOP: Final = "loop"
 
@@ -78,7 +79,8 @@ BOUNDARIES: Final[dict[str, str]] = {
     "also the beginning of the list of criteria, which without a replay is in the first criterion",
     STREAM: "stream/X: the streamer's put",
     SYNC: "the wait for the answer whether all rows have stopped",
-    DRAFT: "the candidates of assisted decoding",
+    DRAFT: "the candidates of assisted decoding, apart from `draft.forward`",
+    DRAFT_FORWARD: "the forwards of the assistant",
     BOOKKEEPING: "the loop's own work: update of arguments, float32 copy of the logits, merge of stop flags, deletion "
     "of outputs",
     LOOP: "loop/X: one source line of a loop written by hand, with all that it calls, between two calls of a model; "
