@@ -18,6 +18,7 @@ BENCHMARKS = [
     ["dropins.py", "--date", TODAY],
     ["decode_loop.py", "--date", TODAY],
     ["theory_vs_measured.py", "--date", TODAY],
+    ["predict.py", "--date", TODAY],
     ["cache_fits.py", "--date", TODAY],
     ["mask_cache.py", "--date", TODAY],
     ["depth.py", "--date", TODAY],

@@ -27,14 +27,14 @@ NOT_READ = {
         SiteFindings.broken_off TraceFindings.steps_by
         Spread.P50 Spread.P95 Spread.P99 TimeChange.ties""",
     "read by columns, which put their names together": """
-        PartChange.new_ci_high_ns PartChange.new_ci_low_ns PartChange.new_ns PartChange.ref_ci_high_ns
-        PartChange.ref_ci_low_ns PartChange.ref_ns Point.with_cache_high_ms Point.with_cache_low_ms
+        PartChange.ref_ci_high_ns
+        PartChange.ref_ci_low_ns
         Point.without_cache_high_ms Point.without_cache_low_ms""",
     "stored in manifest.json or samples.jsonl: what was measured, and how": """
         Conditions.repetitions_a_round Conditions.rewound KnobConditions.end_tokens
         Conditions.end_tokens Conditions.languages Workload.schema_sha256 Conditions.steps_per_turn
         TraceCounts.by_operator TraceCounts.idle_launches AboutLanguage.automaton
-        WarmUp.rule Gpu.memory_bytes Host.load_average_5min Host.load_average_15min""",
+        Gpu.memory_bytes Host.load_average_5min Host.load_average_15min""",
     "stored with this machine's ceilings and noise": """
         BetweenRunNoise.measured_at Ceilings.elapsed_ns Ceilings.measured_at_unix_s DeviceCeilings.elapsed_ns""",
     "the answer of a public function or object": """

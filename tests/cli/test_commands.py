@@ -88,13 +88,13 @@ def test_report_makes_the_same_files_again(measure: Cli, cli: Cli) -> None:
     """Byte for byte; stdout has the result, stderr says which."""
     measured = measure("-q")
     folder = Path(".perstep/runs/0001-ledger")
-    names = ("ledger.png", "ledger.csv", "README.md", "results.json", MANIFEST)
+    names = ("ledger.png", "ledger.csv", "README.md", "report.html", "results.json", MANIFEST)
     before = {name: (folder / name).read_bytes() for name in names}
     for name in names[:-1]:
         (folder / name).unlink()
     said = cli("report", "1")
     assert (said.code, said.out) == (0, measured.out)
-    assert said.err == f"rebuilt: README.md, ledger.csv, ledger.png, results.json in {folder}\n"
+    assert said.err == f"rebuilt: README.md, ledger.csv, ledger.png, report.html, results.json in {folder}\n"
     assert {name: (folder / name).read_bytes() for name in names} == before
 
 
@@ -105,7 +105,10 @@ def test_list_names_the_runs(measure: Cli, cli: Cli) -> None:
     said = cli("list")
     assert (said.code, said.err) == (0, "")
     rows = [line.split() for line in said.out.splitlines()[3:]]
-    assert [row[:2] for row in rows] == [["0001-ledger", "complete"], ["0002-ledger", "complete"]]
+    assert [row[0] for row in rows] == ["0001-ledger", "0002-ledger"]
+    assert [line.split()[:2] for line in cli("list", "--all").out.splitlines()[3:]] == [
+        ["0001-ledger", "complete"], ["0002-ledger", "complete"]
+    ]  # fmt: skip
     assert "5.00 µs per decode step, largest part not resolved" in said.out
     listed = json.loads(cli("list", "-o", "json").out)
     assert [run["folder"] for run in listed] == [".perstep/runs/0001-ledger", ".perstep/runs/0002-ledger"]
@@ -113,7 +116,7 @@ def test_list_names_the_runs(measure: Cli, cli: Cli) -> None:
     assert listed[0]["results_summary"]["plain_step_ns"] == 5_001
     rows = list(csv.DictReader(io.StringIO(cli("list", "-o", "csv").out)))
     assert [row["model"] for row in rows] == ["tiny", "tiny"]
-    assert "| 0002-ledger | complete |" in cli("list", "-o", "md").out
+    assert "| 0002-ledger | complete |" in cli("list", "--all", "-o", "md").out
 
 
 def test_no_runs_are_an_empty_list(cli: Cli) -> None:
@@ -121,7 +124,7 @@ def test_no_runs_are_an_empty_list(cli: Cli) -> None:
     said = cli("list", "-o", "json")
     assert (said.code, said.out, said.err) == (0, "[]\n", "")
     said = cli("list", "-o", "csv")
-    assert (said.code, said.out, said.err) == (0, "run,status,began,model,result\n", "")
+    assert (said.code, said.out, said.err) == (0, "run,status,began,model,tag,result\n", "")
     said = cli("list")
     assert (said.code, said.out) == (0, "")
     assert said.err == "no runs under .perstep/runs; `perstep ledger -m mini --fast` makes one\n"

@@ -165,7 +165,7 @@ def test_a_terminal_gets_no_control_character_in_any_form(
 
 def test_markdown_shows_markup_of_a_run_and_does_not_obey_it(nasty_run: Path, cli: Cli) -> None:
     """No HTML, no picture, no link, and a bar does not begin a cell."""
-    table = cli("list", "--root", nasty_run.parent, "-o", "md").out
+    table = cli("list", "--all", "--root", nasty_run.parent, "-o", "md").out
     cli("report", nasty_run)
     for text in (table, (nasty_run / "README.md").read_text()):
         assert "<script>" not in text

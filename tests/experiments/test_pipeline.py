@@ -16,7 +16,7 @@ from perstep.experiments.ledger import Plan
 from perstep.measure import FakeClock
 from perstep.runs import MANIFEST, SAMPLES, Status, locked, open_run, read_manifest
 
-DERIVED = ["README.md", "ledger.csv", "ledger.png", "results.json"]
+DERIVED = ["README.md", "ledger.csv", "ledger.png", "report.html", "results.json"]
 
 
 def no_progress(_share: float, _what: str) -> None:

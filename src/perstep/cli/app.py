@@ -35,6 +35,7 @@ COMMANDS = {
     "output": ("perstep.cli.knobs:output", "Latency against generated tokens, per token and per forward."),
     "sweep": ("perstep.cli.sweep:sweep", "Many runs of one experiment over a grid of options, in one table."),
     "worker": ("perstep.cli.sweep:worker", "Measure cells of a sweep that was begun elsewhere."),
+    "predict": ("perstep.cli.predict:predict", "A decode step that was not measured, with an interval, or a refusal."),
     "compare": ("perstep.cli.compare:compare", "Compare runs part by part: is one faster or slower than the other?"),
     "gate": ("perstep.cli.gate:gate", "Fail if a run is confidently slower than another, beyond a limit."),
     "list": ("perstep.cli.stored:list_", "List the stored runs."),

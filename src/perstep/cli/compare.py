@@ -1,5 +1,6 @@
 """`perstep compare`: two stored runs, or commands, callables or builds that take turns (`--live`)."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,8 +12,10 @@ from perstep.cli.streams import remark, write
 from perstep.errors import InputError
 from perstep.experiments.options import RunOptions, Share
 from perstep.report import Output
-from perstep.runs import check_baseline_name, encode_json, save_baseline
+from perstep.report.page import render_page
+from perstep.runs import check_baseline_name, encode_json, save_baseline, write_to
 from perstep.stored.between import StoredComparison, compare_runs
+from perstep.stored.page import comparison_page
 from perstep.stored.repeats import load_pair
 from perstep.stored.show import comparison_csv, comparison_tables
 
@@ -27,6 +30,7 @@ def compare(
     allow_different: Annotated[bool, Parameter(negative="")] = False,
     threshold: Annotated[Share, Parameter(show_default=False)] = 0.01,
     options: Annotated[RunOptions, Parameter(name="*", group="How to measure (with --live)")] = _DEFAULT_OPTIONS,
+    html: Path | None = None,
     to: Annotated[RunTo, Parameter(name="*", group="Where the result goes")] = DEFAULT_RUN_TO,
 ) -> int:
     """Compare runs part by part: is one faster or slower than the other?
@@ -46,8 +50,11 @@ def compare(
         check: With --live: first call every callable once, and refuse to time them if their results differ.
         allow_different: Compare stored runs that did not do the same work; the differences are printed.
         threshold: A change whose interval lies within ± this is called the same. [default: 1%]
+        html: Write the comparison of two stored runs as a page into this file.
     """
     if live:
+        if html is not None:
+            raise InputError("--html is for two stored runs; a --live comparison has report.html in its run's folder")
         from perstep.cli.live import compare_live
 
         return compare_live(runs, options, to, pythons=python, check=check, threshold=threshold)
@@ -55,10 +62,12 @@ def compare(
         raise InputError(
             "--python, --check, --out and the options for measuring need --live; stored runs are only read"
         )
-    return _compare_stored(runs, to, threshold=threshold, allow_different=allow_different)
+    return _compare_stored(runs, to, threshold=threshold, allow_different=allow_different, html=html)
 
 
-def _compare_stored(runs: tuple[str, ...], to: RunTo, *, threshold: float, allow_different: bool) -> int:
+def _compare_stored(
+    runs: tuple[str, ...], to: RunTo, *, threshold: float, allow_different: bool, html: Path | None
+) -> int:
     given = runs if to.baseline is None else (to.baseline, *runs)
     if len(given) != 2:
         names = ", ".join(given) or "nothing"
@@ -68,6 +77,9 @@ def _compare_stored(runs: tuple[str, ...], to: RunTo, *, threshold: float, allow
     pair = load_pair(*given, allow_different=allow_different)
     comparison = compare_runs(pair.ref, pair.new, pair.spread, threshold=threshold, allow_different=allow_different)
     _print(comparison, to.output)
+    if html is not None:
+        write_to(html, render_page(comparison_page(comparison)))
+        remark(f"page: {html}")
     if to.save_baseline is not None:
         remark(f"baseline: {save_baseline(to.save_baseline, pair.new_folder)}")
     if to.strict and comparison.unresolved:

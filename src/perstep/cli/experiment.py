@@ -51,6 +51,9 @@ class RunTo:
     save_baseline: str | None = None
     """Store the run as the baseline of this name; replace an older one of the same name."""
 
+    tag: str | None = None
+    """A word to find the run by: `perstep list --tag WORD`."""
+
     strict: Annotated[bool, Parameter(negative="")] = False
     """Exit with 3 if the result is not resolved."""
 
@@ -75,6 +78,9 @@ def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
         reduce_run(open_run(baseline))  # a damaged or invalid one is told before anything is measured
 
     def approve(manifest: Manifest) -> None:
+        _warn_of_budget(manifest, quiet=to.quiet)
+        if to.tag is not None:
+            manifest.tag = to.tag
         if baseline is not None:
             refuse_different_work(read_manifest(baseline), manifest, allow=False)
 
@@ -102,6 +108,12 @@ def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
         remark(f"perstep: not resolved: {report.findings.unresolved}")
         return NOT_RESOLVED
     return 0
+
+
+def _warn_of_budget(manifest: Manifest, *, quiet: bool) -> None:
+    """Say before measuring what the budget cannot hold."""
+    if manifest.conditions.get("too_short") and not quiet:
+        remark(f"perstep: {manifest.conditions['too_short']}")
 
 
 def _against(baseline: Path, run: Path) -> StoredComparison:

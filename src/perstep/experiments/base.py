@@ -13,6 +13,7 @@ from perstep.machine import NoiseSummary
 from perstep.measure import Clock, Effort, LedgerSamples, Progress, Resolved
 from perstep.report import Table
 from perstep.report.export import Measured
+from perstep.report.page import Content
 from perstep.runs import Manifest
 from perstep.stats import RunCost
 
@@ -58,6 +59,10 @@ class Session(Protocol):
 
     def resolved(self, samples: Sequence[AnySample]) -> Resolved:
         """How narrow the intervals are by now."""
+        ...
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Called once before measuring goes on with a stored run, with its manifest."""
         ...
 
     def finish(self) -> None:
@@ -139,4 +144,13 @@ class HasLedger(Protocol):
 
     def ledger_samples(self, samples: Sequence[AnySample]) -> Mapping[str, LedgerSamples]:
         """The samples as arrays, by kind of step, the headline kind first."""
+        ...
+
+
+@runtime_checkable
+class HasContent(Protocol):
+    """What an experiment has besides, if its page shows more than its headline and its tables."""
+
+    def content(self, manifest: Manifest, findings: AnyFindings, samples: Sequence[AnySample]) -> Content:
+        """The sentence and the figures of `report.html`, from the same numbers as the tables."""
         ...

@@ -35,12 +35,14 @@ class BaseConditions(Facts, kw_only=True):
         order: how arms or points take turns, in words.
         garbage_collector: whether it was off, in words.
         ended_by: why measuring ended, in words; empty where it was interrupted.
+        too_short: what was said before measuring, where the budget holds too few rounds for intervals; or empty.
     """
 
     section: ClassVar[str] = "conditions"
     order: str
     garbage_collector: str
     ended_by: str = ""
+    too_short: str = ""
 
 
 class RoundConditions(BaseConditions, kw_only=True):

@@ -19,6 +19,8 @@ _PERCENT = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
 _RANGE = re.compile(r"\s*([0-9]{1,12})\s*(?:-\s*([0-9]{1,12})\s*(?:([*x+])\s*([0-9]{1,12})\s*)?)?")
 MOST_THREADS_A_PROCESSOR = 8
 """More threads take turns: a warning says so, and a thousand on two processors never end."""
+FAST_AT_MOST_S = 8.0
+"""What `--fast` may take, without a --budget, where its 3 s hold too few rounds for intervals."""
 MAX_COUNTS = 10_000  # a longer list is a slip of the finger: 1-1000000000 would fill the memory
 
 
@@ -124,7 +126,8 @@ class RunOptions:
     """Stop after this number of rounds. A verdict needs at least 20 rounds; an interval needs at least 7."""
 
     budget: Seconds | None = None
-    """Begin no new round after this time, e.g. 30s. [default: 30s; --fast 3s; --rigorous 5m]"""
+    """Begin no new round after this time, e.g. 30s. [default: 30s; --fast 3s, up to 8s
+    where steps are long; --rigorous 5m]"""
 
     precision: Share | None = None
     """Stop when the widest interval is ± this share of the step. [default: 0.5%; --fast 2%; --rigorous 0.2%]"""

@@ -10,11 +10,14 @@ import msgspec
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.base import AnyFindings, AnyPlan, AnySample, Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
+from perstep.experiments.page import page_of
 from perstep.experiments.registry import find
 from perstep.experiments.session import measure_rounds
+from perstep.experiments.sharing import hidden_names, hider, shared, without_private
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
+from perstep.report.page import REPORT, render_page
 from perstep.runs import (
     MANIFEST,
     SAMPLES,
@@ -26,6 +29,7 @@ from perstep.runs import (
     locked,
     next_folder,
     open_run,
+    read_manifest,
     read_samples,
     remove_derived,
     replace_file,
@@ -94,6 +98,8 @@ def run(
     samples: list[AnySample] = read_samples(out, experiment.Sample)[0] if resume and out is not None else []
     with threads_limited(plan.threads):
         session = experiment.prepare(plan, progress, clock)
+        if samples and out is not None:
+            session.go_on_from(read_manifest(out))
         if approve is not None:
             approve(session.manifest)
         folder = next_folder(name) if out is None else out
@@ -136,6 +142,30 @@ def look(name: str | Path) -> Report:
     with _stored(stored.folder):
         tables = _tables(loaded.experiment, stored.manifest, found)
         return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
+
+
+def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[str, bytes]:
+    """Another page of a stored run than its `report.html`, and the name of a file for it.
+
+    Args:
+        name: of the run.
+        share: without the command line, paths, source lines and facts of git.
+        raw: with every round by itself, however many there are.
+
+    Raises:
+        InputError: there is no such run, or its manifest or samples are damaged.
+    """
+    loaded = load(open_run(name))
+    manifest, experiment, findings = loaded.stored.manifest, loaded.experiment, loaded.findings
+    hide = None
+    if share:
+        hide = hider(hidden_names(manifest, findings, loaded.samples))
+        manifest = without_private(manifest)
+    with _stored(loaded.stored.folder):
+        tables = _tables(experiment, manifest, findings)
+        made = page_of(experiment, manifest, findings, loaded.samples, tables)
+        content = render_page(shared(made) if share else made, raw=raw, hide=hide)
+    return f"{loaded.stored.folder.resolve().name}{'.share' * share}{'.raw' * raw}.html", content
 
 
 def load(stored: StoredRun) -> Loaded:
@@ -200,7 +230,9 @@ def _derive(
 ) -> Report:
     findings = experiment.analyse(manifest, samples)
     manifest.noise = msgspec.to_builtins(findings.noise)
-    files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings)}
+    tables = _tables(experiment, manifest, findings)
+    page = page_of(experiment, manifest, findings, samples, tables)
+    files = {RESULTS: encode_json(findings), **experiment.files(manifest, findings), REPORT: render_page(page)}
     said = left_out_layers(manifest)
     if said and README in files:
         heading, _, text = files[README].decode().partition("\n")
@@ -213,7 +245,6 @@ def _derive(
     if said and "" in of_each_model(manifest):  # of several each is named already
         name = typed(manifest, Model).name
         manifest.results_summary["headline"] = f"{name}: {manifest.results_summary['headline']}"
-    tables = _tables(experiment, manifest, findings)
     return Report(folder, manifest, findings, tables, experiment.csv(findings), notes)
 
 

@@ -8,7 +8,7 @@ be run again from its options alone.
 from perstep.fixing.capture import Captured, Captures
 from perstep.fixing.findings import FixFindings, analyse, summary
 from perstep.fixing.samples import Conditions, Sample, Workload
-from perstep.fixing.show import csv, files, lines, tables
+from perstep.fixing.show import content, csv, files, lines, tables
 from perstep.fixing.store import fix_calls
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "fix_calls",

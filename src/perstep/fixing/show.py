@@ -1,15 +1,16 @@
 """What `perstep fix` found, as tables, as lines to write, as CSV and as the files of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from perstep.fixing.draft import DRAFTED, verdict
 from perstep.fixing.findings import FixFindings, Result, Row, Site
-from perstep.fixing.samples import RIGHT
+from perstep.fixing.samples import RIGHT, Sample
 from perstep.fixing.suggest import BETWEEN, DECODE
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import TimeChange, change_columns
 from perstep.report.format import duration, percent, plural, time_unit
+from perstep.report.page import Bar, Bars, Content, Drawn
 from perstep.report.table import ABSENT, Unit, in_files, time_column, within
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -336,3 +337,36 @@ def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:
     if findings.diff:
         made["fix.diff"] = findings.diff.encode()
     return made
+
+
+def content(_manifest: Manifest, findings: FixFindings, _samples: Sequence[Sample]) -> Content:
+    """The page's: what each drop-in changed, with its interval and verdict, and what the parts of a step cost."""
+    figures: list[Drawn] = []
+    for site in findings.sites:
+        timed = [(f"{_name(row)}: {row.drop_in}", row.result) for row in site.rows if row.result]
+        timed += [("all lines together", site.together)] if site.together else []
+        bars = [
+            Bar.of_change(name, result.whole, _change(result.whole) + (", projected" if result.call is None else ""))
+            for name, result in timed
+        ]
+        if bars:
+            note = "Within the band of ±1 % a change counts as the same. Changes are of the call's time."
+            figures.append(Bars(f"What a drop-in changed at {site.site}", "%", bars, within=1.0, note=note))
+        costs = [(" + ".join(row.parts), row.ns, row.share) for row in site.rows if row.ns is not None]
+        unit, size = time_unit([ns for _, ns, _ in costs])
+        parts = [
+            Bar(name, ns / size, words=f"{duration(ns)}{'' if share is None else f', {percent(share)} of the step'}")
+            for name, ns, share in costs
+        ]
+        if parts:
+            figures.append(Bars(f"What could be replaced at {site.site}, per step", unit, parts))
+    return Content("; ".join(_finding(site) for site in findings.sites) or "no call was tried", figures)
+
+
+def _finding(site: Site) -> str:
+    if site.refused:
+        return f"{site.site}: nothing was tried: {site.refused}"
+    if site.together is None:
+        return f"{site.site}: no line is recommended"
+    projected = ", projected" if site.together.call is None else ""
+    return f"{site.site}: {_change(site.together.whole)} of the call's time{projected}, with all recommended lines"

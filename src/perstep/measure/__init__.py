@@ -13,15 +13,19 @@ from perstep.measure.ledger import (
     build_ledger,
     measure_mark_ns,
 )
+from perstep.measure.pieces import in_pieces, pieces_at_the_mean
 from perstep.measure.recorder import Recorder, Steps
 from perstep.measure.replay import DecodeLoop, Mark, Trace, no_mark, record_trace, replay
 from perstep.measure.rounds import Effort, Progress, Resolved, WarmUp, collector_off, run_rounds, warm_up
+from perstep.measure.turns import TURNS, UNMARKED, is_marked
 from perstep.measure.watched import WatchedSteps, build_watched_ledger
 
 __all__ = [
     "FORWARD",
     "RESIDUAL",
     "RESIDUAL_SAID",
+    "TURNS",
+    "UNMARKED",
     "Clock",
     "DecodeLoop",
     "Effort",
@@ -45,9 +49,12 @@ __all__ = [
     "build_watched_ledger",
     "collector_off",
     "deactivate",
+    "in_pieces",
+    "is_marked",
     "measure_mark_ns",
     "no_mark",
     "part",
+    "pieces_at_the_mean",
     "processor_clock",
     "record_trace",
     "replay",

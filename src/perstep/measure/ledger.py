@@ -11,7 +11,7 @@ the rounds resolve, and say so where they do not resolve it.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import msgspec
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock
+from perstep.measure.pieces import RoundTotals, round_totals
 from perstep.measure.recorder import Recorder
 from perstep.measure.rounds import Resolved
 from perstep.stats import (
@@ -63,6 +64,9 @@ class LedgerSamples:
         parts: part -> its exclusive time in each instrumented step.
         residual_ns: the unattributed time in each instrumented step.
         marks_per_step: part -> how often it is entered in a step.
+        pieces: 0 where the first axis counts rounds. Where marked and plain steps took turns inside calls, a pass is
+            two calls in which each position is marked once and plain once; if there are few, each pass is cut into so
+            many pieces of an even number of consecutive positions, and each piece is a round (`in_pieces`).
     """
 
     plain_ns: NDArray[np.int64]
@@ -70,6 +74,7 @@ class LedgerSamples:
     parts: dict[str, NDArray[np.int64]]
     residual_ns: NDArray[np.int64]
     marks_per_step: dict[str, float]
+    pieces: int = 0
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,17 +206,12 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
     check_sums(kind, samples)
     shares = ledger_estimate(_rows(samples.step_ns), {name: _rows(ns) for name, ns in samples.parts.items()})
     plain_ns, step_ns = paired_step_estimates(*_side_by_side(samples))
-    rounds = RoundTotals(
-        plain_ns=samples.plain_ns.mean(axis=(1, 2)),
-        step_ns=samples.step_ns.mean(axis=(1, 2)),
-        parts_ns={name: ns.mean(axis=(1, 2)) for name, ns in samples.parts.items()},
-    )
     ledger = close_ledger(
         kind,
         samples,
         estimate=shares.at(step_ns),
         plain_ns=plain_ns,
-        rounds=rounds,
+        rounds=round_totals(samples.plain_ns, samples.step_ns, samples.parts, samples.pieces),
         mark_ns=mark_ns,
         forwards=samples.step_ns.shape[2],
     )
@@ -220,15 +220,6 @@ def build_ledger(kind: str, samples: LedgerSamples, *, mark_ns: float) -> Ledger
             f"the instrumentation overhead of the {kind} step is unknown: no round has both kinds of step"
         )
     return ledger
-
-
-@dataclass(frozen=True)
-class RoundTotals:
-    """The time of each round's steps, [rounds], for the intervals. All columns hold the same multiple of a step."""
-
-    plain_ns: NDArray[np.float64]
-    step_ns: NDArray[np.float64]
-    parts_ns: dict[str, NDArray[np.float64]]
 
 
 def close_ledger(
@@ -253,11 +244,11 @@ def close_ledger(
         forwards: number of executed forwards.
     """
     intervals = {
-        name: _interval(ns, rounds.step_ns, estimate.share(name), len(samples.parts))
-        for name, ns in rounds.parts_ns.items()
+        name: _interval(ns, rounds, estimate.share(name), len(samples.parts)) for name, ns in rounds.parts_ns.items()
     }
     parts = {name: _part(name, samples, estimate, interval, mark_ns) for name, interval in intervals.items()}
-    plain = None if plain_ns is None else _interval(rounds.plain_ns, np.ones(len(rounds.plain_ns)), plain_ns, 1)
+    alone = replace(rounds, step_ns=np.ones(len(rounds.plain_ns)))
+    plain = None if plain_ns is None else _interval(rounds.plain_ns, alone, plain_ns, 1)
     overhead = _overhead(rounds, estimate.step_ns, plain_ns)
     residual_share = estimate.residual_ns / estimate.step_ns
     words = f"{residual_share:.1%} of the {kind} step is unattributed: no part covers it."
@@ -379,11 +370,13 @@ def _overhead(rounds: RoundTotals, step_ns: float, plain_ns: float | None) -> _O
 
 
 def _interval(
-    part_ns: NDArray[np.float64], step_ns: NDArray[np.float64], estimate: float, comparisons: int
+    part_ns: NDArray[np.float64], rounds: RoundTotals, estimate: float, comparisons: int
 ) -> ShareInterval | None:
-    if not len(step_ns):
+    if not len(rounds.step_ns):
         return None
-    return share_interval(part_ns, step_ns, estimate=estimate, comparisons=comparisons)
+    return share_interval(
+        part_ns, rounds.step_ns, estimate=estimate, comparisons=comparisons, with_median=rounds.seldom
+    )
 
 
 def measure_mark_ns(clock: Clock, marks: int = 1000, repeats: int = 15) -> float:
@@ -477,7 +470,7 @@ def _tree(parts: dict[str, Part], rounds: RoundTotals, step_ns: float) -> dict[s
         if inside:
             ns = sum(part.ns_per_step for part in inside.values())
             in_rounds = np.sum([rounds.parts_ns[part_name] for part_name in inside], axis=0)
-            interval = _interval(in_rounds, rounds.step_ns, ns / step_ns, len(parts))
+            interval = _interval(in_rounds, rounds, ns / step_ns, len(parts))
             tree[name] = Sum(
                 ns_total=sum(part.ns_total for part in inside.values()),
                 ns_per_step=ns,

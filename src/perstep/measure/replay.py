@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.measure.recorder import Recorder
+from perstep.measure.turns import UNMARKED, is_marked
 
 Mark = Callable[[str], None]
 """Ends the part before and begins the one named."""
@@ -57,7 +58,7 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
     return Trace(prompt_BT, np.stack(chosen, axis=1))
 
 
-def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark) -> int:
+def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark, turn: int | None = None) -> int:
     """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
     It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after
@@ -65,21 +66,25 @@ def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark) -> in
 
     Args:
         mark: what the loop gets: the recorder's own, one that hands some parts on to it, or `no_mark`.
+        turn: 0 or 1: steps with that mark and with none take turns (`is_marked`); None gives it to every step.
     """
     tokens = trace.chosen_BN
+    modes = [turn is None or turn == 0, *(turn is None or is_marked(p, turn) for p in range(tokens.shape[1] - 1))]
+    marks = [mark if marked else no_mark for marked in modes]
+    kinds = [("decode" if at else "prefill") + ("" if marked else UNMARKED) for at, marked in enumerate(modes)]
     loop.reset()
     loop.prefill(trace.prompt_BT, no_mark)
     if tokens.shape[1] > 1:
         loop.decode(tokens[:, 0], no_mark)
     loop.reset()
     chosen = np.empty_like(tokens)
-    recorder.begin("prefill")
-    chosen[:, 0] = loop.prefill(trace.prompt_BT, mark)
+    recorder.begin(kinds[0])
+    chosen[:, 0] = loop.prefill(trace.prompt_BT, marks[0])
     recorder.end()
     for position in range(1, tokens.shape[1]):
-        fed = tokens[:, position - 1]
-        recorder.begin("decode")
-        picked = loop.decode(fed, mark)
+        fed, kind, its_mark = tokens[:, position - 1], kinds[position], marks[position]
+        recorder.begin(kind)
+        picked = loop.decode(fed, its_mark)
         recorder.end()
         chosen[:, position] = picked
     return int((chosen != (tokens if trace.expected_BN is None else trace.expected_BN)).sum())

@@ -16,6 +16,9 @@ from perstep.stats import FIRST_LOOK, find_steady_state, next_look, should_stop
 
 Sample = TypeVar("Sample")
 
+LONG_ROUND = 0.25
+"""A round that takes more than this share of the budget must end in it."""
+
 Progress = Callable[[float, str], None]
 """Receives the finished share of the work (0 to 1) and a description of the current work."""
 
@@ -26,7 +29,8 @@ class Effort:
 
     Attributes:
         precision: the half-width at which to stop, as a fraction of the step (0.005 is 0.5 %); None never stops on it.
-        budget_s: no round begins after this time, even if `precision` is not reached.
+        budget_s: no round begins after this time, even if `precision` is not reached; one that takes more than a
+            quarter of it does not begin either if the longest so far would end after it.
         max_rounds: the number of rounds after which to stop in any case, or None.
 
     Raises:
@@ -84,6 +88,7 @@ def run_rounds(
     number = first_round
     look_at = next_look(first_round - 1) if first_round else FIRST_LOOK
     now: Resolved | None = None
+    longest_s = 0.0
     while effort.max_rounds is None or number < effort.max_rounds:
         looking = effort.precision is not None and number >= look_at
         if looking:
@@ -94,14 +99,16 @@ def run_rounds(
                 now.half_width if looking and now else None,
                 precision=effort.precision or 1.0,
                 merged_rounds=now.merged_rounds if now else 0,
-                elapsed_s=elapsed_s,
+                elapsed_s=elapsed_s + (longest_s if longest_s > LONG_ROUND * effort.budget_s else 0.0),
                 budget_s=effort.budget_s,
             )
             if stop is not None:
                 return str(stop)
         if progress is not None:
             progress(_share_done(elapsed_s, number, now, effort), f"round {number + 1}")
+        begun_ns = clock.now()
         keep(measure(number))
+        longest_s = max(longest_s, (clock.now() - begun_ns) / 1e9)
         number += 1
     return "rounds measured"
 

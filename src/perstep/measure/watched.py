@@ -20,10 +20,10 @@ from perstep.measure.ledger import (
     OVERHEAD_INVALID,
     Ledger,
     LedgerSamples,
-    RoundTotals,
     check_sums,
     close_ledger,
 )
+from perstep.measure.pieces import RoundTotals
 from perstep.measure.recorder import Steps
 from perstep.stats import LedgerEstimate, ledger_estimate, paired_step_estimates, step_estimate
 

@@ -23,17 +23,18 @@ def machine_table(machine: Machine, warnings: list[str]) -> Table:
             Column("value", lambda row: _readable(*row), words=True),
             Column(None, itemgetter(1), name="value"),
         ],
-        records=[(name, value) for name, value in _flat("", facts) if name != "schema_version"],
+        records=[(name, value) for name, value in flat_facts(facts) if name != "schema_version"],
         notes=[f"warning: {warning}" for warning in warnings],
     )
 
 
-def _flat(prefix: str, facts: Mapping[str, object]) -> list[tuple[str, object]]:
+def flat_facts(facts: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested facts one below the other: `cpu.model`, and what it is."""
     rows: list[tuple[str, object]] = []
     for name, value in facts.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            rows += _flat(f"{path}.", value) or [(path, "none")]
+            rows += flat_facts(value, f"{path}.") or [(path, "none")]
         elif isinstance(value, list | tuple):
             rows.append((path, " ".join(map(_item, value)) or "none"))
         else:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-Kind = Literal["points", "line", "dashed", "steps"]
+Kind = Literal["points", "line", "dashed", "steps", "joined"]
 
+MEASURED = ("points", "joined")
+"""The kinds of what was measured."""
 _SHADES = ("#1f3b5c", "#b5651d", "#2f5d34", "#7a4b8c", "#777777")
 _MARKERS = ("o", "s", "^", "D", "v")
 _A_LINE = {11: 12, 9.5: 13.5, 8.5: 15}
@@ -32,13 +34,14 @@ class Series:
         name: in the legend.
         x: [points].
         y: [points].
-        kind: measured points, a fitted line, an expectation (dashed) or a staircase.
+        kind: measured points, a fitted line, an expectation (dashed), a staircase, or joined measured points.
         low: lower ends of the intervals of `y`, as long as it, or none.
         high: upper ends.
         left: lower ends of the intervals of `x`, or none.
         right: upper ends.
         labels: a word beside each point, or none.
         shade: index of its colour; by its place in the panel if None.
+        part: the part whose colour it has on a page, or none; pictures take `shade`.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Series:
     right: list[float | None] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     shade: int | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,10 @@ def _draw(ax: "Axes", panel: Panel, width_in: float, named: "dict[str, Line2D]")
             ax.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=7.5)
     if panel.log_x:
         ax.set_xscale("log", base=2)
-        ticks = sorted({x for series in panel.series for x in series.x if series.kind == "points"})
+        ticks = sorted({x for series in panel.series for x in series.x if series.kind in MEASURED})
         ax.set_xticks(ticks, [short(tick) for tick in ticks])
         ax.minorticks_off()
-    elif all(x == int(x) for series in panel.series if series.kind == "points" for x in series.x):
+    elif all(x == int(x) for series in panel.series if series.kind in MEASURED for x in series.x):
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(x=0.1 if any(series.labels for series in panel.series) else 0.05, y=0.1)
     if panel.log_y:
@@ -147,8 +151,9 @@ def _draw(ax: "Axes", panel: Panel, width_in: float, named: "dict[str, Line2D]")
 
 def _series(ax: "Axes", series: Series, shade: int) -> "Line2D":
     colour, marker = _SHADES[shade % len(_SHADES)], _MARKERS[shade % len(_MARKERS)]
-    if series.kind == "points":
-        (handle,) = ax.plot(series.x, series.y, marker, color=colour, markersize=4.5, clip_on=False, zorder=3)
+    if series.kind in MEASURED:
+        joined = "" if series.kind == "points" else "-"
+        (handle,) = ax.plot(series.x, series.y, marker + joined, color=colour, markersize=4.5, clip_on=False, zorder=3)
         for x, low, high in zip(series.x, series.low, series.high, strict=False):
             if low is not None and high is not None:
                 ax.plot([x, x], [low, high], "-", color=colour, linewidth=1.2)

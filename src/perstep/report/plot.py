@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -36,9 +36,67 @@ def part_colour(name: str) -> str:
         name: of the part. The checksum of a name that is not perstep's own chooses among the colours of the parts
             inside the forward: such a part is usually shown beside those of the whole call.
     """
+    return _SHADES[part_shade(name)]
+
+
+def part_shade(name: str) -> int:
+    """The place of a part's colour among all of them, as `part_colour` chooses it."""
     if name in _PARTS:
-        return _SHADES[_PARTS.index(name)]
-    return _SHADES[8 + crc32(name.encode()) % (len(_SHADES) - 8)]
+        return _PARTS.index(name)
+    return 8 + crc32(name.encode()) % (len(_SHADES) - 8)
+
+
+def page_shades() -> str:
+    """The colours of the parts and of curves as a style sheet, in light and in dark.
+
+    On a dark page a dark hue is mixed with white until it differs from the page by `_LEAST_CONTRAST`.
+    """
+
+    def rules(shades: Sequence[str], lines: Sequence[str]) -> str:
+        parts = (f".drawing .on.s{place}{{fill:{_ink_on(shade)}}}" for place, shade in enumerate(shades))
+        names = [f"--l{place}:{line}" for place, line in enumerate(lines)]
+        names += [f"--p{place}:{shade}" for place, shade in enumerate(shades)]
+        return f"{''.join(parts)}:root{{{';'.join(names)}}}"
+
+    named = [f"l{place}" for place in range(len(_LINES))] + [f"p{place}" for place in range(len(_SHADES))]
+    drawn = "".join(f".{name}{{stroke:var(--{name})}}.mark.{name}{{fill:var(--{name});stroke:none}}" for name in named)
+    drawn += "".join(f".s{place}{{fill:var(--p{place});background:var(--p{place})}}" for place in range(len(_SHADES)))
+    dark = rules([_lightened(shade) for shade in _SHADES], [_lightened(line) for line in _LINES])
+    return f"{rules(_SHADES, _LINES)}{drawn}@media screen and (prefers-color-scheme:dark){{{dark}}}"
+
+
+_LINES = ("#1f3b5c", "#b5651d", "#2f5d34", "#7a4b8c", "#777777")
+"""Of curves: those of `panels`."""
+_DARK_PAGE, _LEAST_CONTRAST = "#12161c", 4.5
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance as WCAG defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in _channels(colour))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _ink_on(colour: str) -> str:
+    """White or black, whichever reads better on a colour."""
+    return max(("#ffffff", "#000000"), key=lambda ink: _contrast(ink, colour))
+
+
+def _lightened(colour: str) -> str:
+    mixed = colour
+    for share in range(1, 100):
+        if _contrast(mixed, _DARK_PAGE) >= _LEAST_CONTRAST:
+            break
+        mixed = "#" + "".join(f"{c + (255 - c) * share // 100:02x}" for c in _channels(colour))
+    return mixed
 
 
 def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]) -> bytes:

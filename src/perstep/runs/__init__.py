@@ -15,6 +15,7 @@ from perstep.runs.files import (
 )
 from perstep.runs.lock import is_being_written, locked, take_lock
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
+from perstep.runs.privacy import with_short_paths
 from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
@@ -54,6 +55,7 @@ __all__ = [
     "require_baseline",
     "save_baseline",
     "take_lock",
+    "with_short_paths",
     "write_to",
     "write_whole",
 ]

@@ -61,6 +61,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         files: the derived files, which `report` makes again from the samples.
         samples_sha256: of `samples.jsonl` when the run ended; empty while it runs, and after a kill.
         error: what ended a failed run.
+        tag: what `--tag` called it; UNSET, and not stored, without one.
     """
 
     experiment: str
@@ -88,6 +89,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     files: list[str] = []
     samples_sha256: str = ""
     error: str = ""
+    tag: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Version(msgspec.Struct):

@@ -70,6 +70,7 @@ from perstep.stats.summary import (
     summarise,
     values_needed,
 )
+from perstep.stats.trend import without_trend
 from perstep.stats.unpaired import (
     MIN_SPREAD_DF,
     RunCost,
@@ -155,4 +156,5 @@ __all__ = [
     "values_needed",
     "williams_square",
     "withhold",
+    "without_trend",
 ]

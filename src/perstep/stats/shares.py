@@ -51,6 +51,7 @@ def share_interval(
     estimate: float,
     comparisons: int = 1,
     confidence: float = 0.95,
+    with_median: bool = False,
 ) -> ShareInterval | None:
     """The interval of a share around its estimate: from estimate / factor to estimate * factor.
 
@@ -65,6 +66,7 @@ def share_interval(
         estimate: the share that the interval is for, not negative.
         comparisons: number of shares shown together (Bonferroni).
         confidence: confidence of all their intervals together.
+        with_median: the estimate is a mean in which bursts count; the interval also holds that of the ratios' median.
 
     Returns:
         The interval; None with too few rounds, or with rounds that are too autocorrelated.
@@ -91,6 +93,8 @@ def share_interval(
         high = estimate * (factor if np.isfinite(factor) else interval.high / middle)
     else:
         low, high = min(interval.low, estimate), max(interval.high, estimate)
+    if with_median:
+        low, high = min(low, interval.low), max(high, interval.high)
     return ShareInterval(
         low=low,
         high=high,

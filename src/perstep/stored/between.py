@@ -8,6 +8,7 @@ of this, is `compare.py`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from perstep._json import Json
 from perstep.errors import InputError
 from perstep.machine import Machine, identity
-from perstep.measure import RESIDUAL, LedgerSamples
+from perstep.measure import RESIDUAL, LedgerSamples, pieces_at_the_mean
 from perstep.measure.names import STEP, is_headline, kind_of, part_name
 from perstep.report.change import RelativeChange
 from perstep.runs import Manifest
@@ -154,11 +155,19 @@ def costs_of(ledgers: Mapping[str, LedgerSamples]) -> dict[str, RunCost]:
     costs = {}
     for kind, samples in ledgers.items():
         estimate = ledger_estimate(_steps(samples.step_ns), {name: _steps(ns) for name, ns in samples.parts.items()})
-        costs[part_name(kind, STEP)] = RunCost(step_estimate(_steps(samples.plain_ns)), round_levels(samples.plain_ns))
+        levels = partial(_levels, pieces=samples.pieces)
+        costs[part_name(kind, STEP)] = RunCost(step_estimate(_steps(samples.plain_ns)), levels(samples.plain_ns))
         for name, ns in samples.parts.items():
-            costs[part_name(kind, name)] = RunCost(estimate.parts_ns[name], round_levels(ns))
-        costs[part_name(kind, RESIDUAL)] = RunCost(estimate.residual_ns, round_levels(samples.residual_ns))
+            costs[part_name(kind, name)] = RunCost(estimate.parts_ns[name], levels(ns))
+        costs[part_name(kind, RESIDUAL)] = RunCost(estimate.residual_ns, levels(samples.residual_ns))
     return costs
+
+
+def _levels(ns: NDArray[np.int64], pieces: int) -> NDArray[np.float64]:
+    """How slow each round was; where it is a piece of a call, at the mean position."""
+    if not pieces:
+        return round_levels(ns)
+    return pieces_at_the_mean(ns, pieces)
 
 
 def machine_identity(manifest: Manifest) -> str | None:

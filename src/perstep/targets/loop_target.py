@@ -55,11 +55,11 @@ class LoopTarget(Target, Generic[Loop]):
         with np.errstate(over="ignore", invalid="ignore"):  # weights that overflow are the sampler's error to tell
             return Work(prompt_BT, record_trace(loop, prompt_BT, new_tokens), sampler)
 
-    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None) -> int:
+    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None, turn: int | None = None) -> int:
         """The loop, fed with the trace."""
         recorder.clear()
         marks: dict[str | None, Mark] = {PLAIN: no_mark, STAGES: self._stages_alone(recorder.mark)}
-        return replay(self.loop_of(work), work.trace, recorder, marks.get(detail, recorder.mark))
+        return replay(self.loop_of(work), work.trace, recorder, marks.get(detail, recorder.mark), turn)
 
     def loop_of(self, work: Work) -> Loop:
         """The loop of a work's passes."""

@@ -318,7 +318,9 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def replay(self, work: Work, recorder: "Recorder | DeviceRecorder", detail: str | None) -> int:
+    def replay(
+        self, work: Work, recorder: "Recorder | DeviceRecorder", detail: str | None, turn: int | None = None
+    ) -> int:
         """One pass over the trace, after a prefill and a decode step that are not recorded.
 
         Args:
@@ -326,6 +328,8 @@ class Target(ABC):
             recorder: takes the steps, kinds `prefill` and `decode`, or `prefill.plain` and `decode.plain` where the
                 detail is PLAIN; what it held is forgotten.
             detail: PLAIN, STAGES, one of `details`, or None where there are none: every part.
+            turn: 0 or 1: steps with the detail's marks and steps of the kinds `prefill.plain` and `decode.plain`
+                take turns inside the pass, as `measure.is_marked` says; None gives every step the marks.
 
         Returns:
             Choices that differ from the trace.

@@ -3,7 +3,7 @@
 from perstep.watching.findings import SiteFindings, WatchFindings, analyse
 from perstep.watching.pairs import paired, timeline
 from perstep.watching.samples import Conditions, Sample, Workload
-from perstep.watching.show import csv, files, summary, tables
+from perstep.watching.show import content, csv, files, summary, tables
 
 __all__ = [
     "Conditions",
@@ -12,6 +12,7 @@ __all__ = [
     "WatchFindings",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "paired",

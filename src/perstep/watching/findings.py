@@ -6,12 +6,13 @@ repeated, so there are no verdicts here and no rounds to be added; what is said 
 intervals, or a fact of the recorded steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.call_recorder import CallSteps
@@ -19,7 +20,7 @@ from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.sync_counts import merge_counts, with_syncs
 from perstep.machine import NoiseSummary, summarise_noise
-from perstep.measure import Ledger, WatchedSteps, build_watched_ledger
+from perstep.measure import Ledger, LedgerSamples, WatchedSteps, build_watched_ledger
 from perstep.report.format import plural
 from perstep.runs import Manifest
 from perstep.targets.transformers.words import DECODE, PREFILL
@@ -98,6 +99,26 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
         ledger = msgspec.structs.replace(ledger, invalid=why)
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)
+
+
+def marked_steps(kind: str, samples: Sequence[Sample]) -> LedgerSamples:
+    """The marked steps behind a ledger one after another, each as a round; the plain ones likewise."""
+    held = [steps for _, steps in _taken(choose(kind, samples), kind)]
+    names = dict.fromkeys(name for steps in held for name in steps.parts)
+
+    def column(of: Callable[[CallSteps], NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate([of(steps) for steps in held]).reshape(-1, 1, 1)
+
+    def part(name: str) -> NDArray[np.int64]:
+        return column(lambda steps: steps.parts.get(name, np.zeros(len(steps.residual_ns), np.int64)))
+
+    return LedgerSamples(
+        plain_ns=column(lambda steps: steps.step_ns[~steps.marked.astype(bool)]),
+        step_ns=column(lambda steps: steps.step_ns[steps.marked.astype(bool)]),
+        parts={name: part(name) for name in names},
+        residual_ns=column(lambda steps: steps.residual_ns),
+        marks_per_step={},
+    )
 
 
 def device_ledger(kind: str, samples: Sequence[Sample]) -> DeviceLedger | None:

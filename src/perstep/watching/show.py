@@ -1,17 +1,20 @@
 """The findings of `watch` as tables, sentences, CSV, picture and README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
+from perstep.experiments.ledger.device.show import device_lane
 from perstep.measure import RESIDUAL_SAID, Ledger
 from perstep.report import Column, Table
 from perstep.report.format import duration, percent, plural
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
+from perstep.report.page import Content, LedgerView
 from perstep.report.words import render
 from perstep.runs import Manifest
-from perstep.watching.findings import SiteFindings, WatchFindings
+from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
+from perstep.watching.samples import Sample, by_site
 
 NAMED_TOGETHER = 3
 """Most parts that are named where it is not resolved which of them costs most."""
@@ -140,3 +143,20 @@ def summary(findings: WatchFindings) -> dict[str, Json]:
         "calls": sum(site.calls for site in findings.sites),
         "costliest": site.costliest,
     }
+
+
+def content(manifest: Manifest, findings: WatchFindings, samples: Sequence[Sample]) -> Content:
+    """The page's: the ledger of each line that called generate, that of the longest steps first."""
+    calls = by_site(samples)
+    seen = [(site, site.main) for site in findings.sites if site.main is not None]
+    figures = [
+        LedgerView(
+            title=f"What a {ledger.kind} step is made of at {site.site}: {_subject(site)}",
+            ledger=ledger,
+            samples=marked_steps(ledger.kind, calls[site.site]),
+            device=device_lane(None, site.device_ledgers.get(ledger.kind)),
+            about=manifest.boundaries,
+        )
+        for site, ledger in sorted(seen, key=lambda pair: -pair[1].step_ns)
+    ]
+    return Content(str(summary(findings)["headline"]), figures)

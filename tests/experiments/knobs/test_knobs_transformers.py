@@ -1,10 +1,12 @@
 """The knob experiments on transformers models: stages of one call, forwards counted, knobs put back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 
@@ -184,7 +186,7 @@ def test_bad_experts_are_named(options: dict[str, Any], message: str, tmp_path: 
 def test_a_dense_model_has_no_experts(tmp_path: Path) -> None:
     """The built-in one and a transformers one, by name."""
     with pytest.raises(InputError, match="mini is a dense model"):
-        experts.prepare(experts.Plan(), no_progress, FakeClock())
+        experts.prepare(experts.Plan(model="mini"), no_progress, FakeClock())
     with pytest.raises(InputError, match=r"LlamaForCausalLM \(llama\) is a dense model"):
         experts.prepare(experts.Plan(arch=architecture(tmp_path, "llama")), no_progress, FakeClock())
 
@@ -260,3 +262,19 @@ def test_settings_that_do_not_go_together_are_one_line(tmp_path: Path) -> None:
     arch = architecture(tmp_path, "llama", rope_parameters={"rope_type": "nonsense", "rope_theta": 1e4})
     with pytest.raises(InputError, match=r"^transformers cannot build this model: KeyError 'nonsense'"):
         context.prepare(context.Plan(arch=arch, **SMALL), no_progress, FakeClock())
+
+
+def test_what_would_not_fit_into_memory_is_left_out_before_it_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`batched_mm` copies the weights of each token's experts; asked for by name, it is refused in one line."""
+    arch = architecture(tmp_path, "olmoe", num_experts=4, num_experts_per_tok=2, num_key_value_heads=4)
+    monkeypatch.setattr("perstep.experiments.knobs.experts.session.free_memory", lambda _device: 60_000)
+    plan = experts.Plan(arch=arch, prompt_tokens=5, quality_tokens=0, **SMALL)
+    made = experts.prepare(plan, no_progress, FakeClock(tick_ns=1))
+    kept = [one["label"] for one in msgspec.to_builtins(made.manifest.conditions["configurations"])]
+    assert [label for label in kept if "batched" in label] != [f"k = {k}, batched_mm" for k in (1, 2, 4)]
+    assert {f"k = {k}, eager" for k in (1, 2, 4)} <= set(kept)
+    assert any("k = 4, batched_mm was left out: it copies the weights" in told for told in made.manifest.warnings)
+    with pytest.raises(InputError, match=r"--implementations batched_mm with k = 4: it copies"):
+        experts.prepare(replace(plan, implementations="batched_mm", top_k=(4,)), no_progress, FakeClock(tick_ns=1))

@@ -14,6 +14,8 @@ from perstep.measure.ledger import SCALE_SAID
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import change_columns
 from perstep.report.format import duration, interval, overhead, percent, plural, significant, time_unit
+from perstep.report.page import Bar, Bars, Content, Drawn
+from perstep.report.panels import Panel, Series
 from perstep.report.table import ABSENT, places, time_column
 from perstep.runs import Manifest
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT, Effect
@@ -159,3 +161,41 @@ def csv(findings: AblationFindings) -> str:
     rows: list[Cost] = [("cell", label, None, cell.ns_per_step, None, None) for label, cell in found.cells.items()]
     rows += [(what, of, None, one.estimate, one.ci_low, one.ci_high) for what, of, one in effects if one]
     return to_csv([column for column in COST if column.name != "context_tokens"], rows)
+
+
+def ablation_content(name: str, findings: AblationFindings) -> Content:
+    """What a page shows of an ablation.
+
+    Args:
+        name: of the model.
+        findings: of the ablation.
+    """
+    found = findings.effects
+    every = found.cells[ALL].ns_per_step
+    unit, size = time_unit([every])
+    cells = []
+    for label, cell in found.cells.items():
+        low, high = (None if end is None else every * (1 + end) for end in (cell.ci_low, cell.ci_high))
+        of_all = f", {percent(cell.ns_per_step / every)} of all: {cell.verdict}" if cell.verdict else ""
+        words = f"{significant(cell.ns_per_step / size)} {unit}{of_all}"
+        cells.append(Bar.scaled(label, (cell.ns_per_step, low, high), 1 / size, words, every / size))
+    effects = [(label, part.leave_one_out) for label, part in found.parts.items()]
+    effects += [(f"interaction {names.replace('*', ' × ')}", effect) for names, effect in found.interaction.items()]
+    effects.append(("all together", found.total))
+    costs = [
+        Bar.scaled(label, (one.estimate, one.ci_low, one.ci_high), 1 / size, f"{_cell(one, size)} {unit}")
+        for label, one in effects
+    ]
+    parts, verb = " and ".join(findings.parts), "is" if len(findings.parts) == 1 else "are"
+    low, high = found.total.ci_low, found.total.ci_high
+    ends = "" if low is None or high is None else f" [{percent(low / every)}, {percent(high / every)}]"
+    figures: list[Drawn] = [
+        Bars("A step with and without each part", unit, cells, note="The line is the step with all parts."),
+        Bars("What is saved when a part is taken away, and how parts act on each other", unit, costs),
+    ]
+    for label, part in findings.parts.items():
+        xs, (word, scale) = [float(tokens) for tokens in part.growth.context], time_unit(part.growth.ns)
+        measured = Series("in place", xs, [ns / scale for ns in part.growth.ns], shade=0)
+        title = f"{label} {growth_words(label, findings)}"
+        figures.append(Panel(title, "tokens in the context", f"{word} a step, in place", [measured]))
+    return Content(f"{name}: {parts} {verb} {percent(found.total.estimate / every)} of generate's time{ends}", figures)

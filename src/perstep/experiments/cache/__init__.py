@@ -10,7 +10,7 @@ from perstep.experiments.cache.findings import CacheFindings, analyse
 from perstep.experiments.cache.plan import Plan
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, timeline
 from perstep.experiments.cache.session import prepare
-from perstep.experiments.cache.show import csv, files, summary, tables
+from perstep.experiments.cache.show import content, csv, files, summary, tables
 
 __all__ = [
     "CacheFindings",
@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

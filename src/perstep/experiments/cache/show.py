@@ -13,11 +13,13 @@ from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.cache.findings import CacheFindings
 from perstep.experiments.cache.fits import WITH, WITHOUT, Fit, Point, times_of
-from perstep.experiments.cache.samples import Workload
+from perstep.experiments.cache.samples import Sample, Workload
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.report import Column, Table, to_csv
-from perstep.report.format import percent, significant
+from perstep.report.format import interval, percent, significant
+from perstep.report.page import Content
+from perstep.report.panels import Kind, Panel, Series
 from perstep.report.plot import draw_png
 from perstep.report.table import in_files, interval_columns, to_records
 from perstep.report.words import render
@@ -398,3 +400,56 @@ def _fits(findings: CacheFindings) -> Table:
 def _coefficients(fit: Fit) -> str:
     names = [letter for letter in fit.form if letter in "αβabcκ"]
     return ", ".join(f"{name} = {significant(c)}" for name, c in zip(names, fit.coefficients_ms, strict=True))
+
+
+def content(manifest: Manifest, findings: CacheFindings, _samples: Sequence[Sample]) -> Content:
+    """The page's: a step and its bytes against the context, measured, fitted and by theory."""
+    S, ms = times_of(findings.points, WITH)
+    first, last = ({p.S: p for p in findings.points}[at] for at in (S[0], S[-1]))
+    ends = [interval(p.with_cache_low_ms, p.with_cache_high_ms) for p in (first, last)]
+    finding = (
+        f"{name_of(manifest)}: with a cache a step takes {significant(ms[0])} ms {ends[0]} at S = {S[0]:,} and"
+        f" {significant(ms[-1])} ms {ends[1]} at {S[-1]:,}; crossover: {findings.crossover}"
+    )
+    series = [
+        *_curve_series(findings.points, WITH, findings.with_cache, 0),
+        *_curve_series(findings.points, WITHOUT, claimed_without(findings), 1),
+    ]
+    label = "S, positions held in the cache before the step"
+    latency = Panel("One decode step", label, "ms", series, log_x=True, log_y=True)
+    held = _memory_series(findings.points)
+    memory = Panel("Bytes of the cache", label, "MB", held, log_x=True, log_y=True)
+    return Content(finding, [latency, memory])
+
+
+def _curve_series(points: Sequence[Point], arm: str, fit: Fit, shade: int) -> list[Series]:
+    """What was measured, the fit, and theory where it has all points."""
+    S, ms = times_of(points, arm)
+    if not S:
+        return []
+    label, at = "with a cache" if arm == WITH else "without", {p.S: p for p in points}
+    low, high = ([getattr(at[x], f"{arm}_cache_{end}_ms") for x in S] for end in ("low", "high"))
+    xs = [float(x) for x in S]
+    made = [Series(f"{label}, measured", xs, ms, low=low, high=high, shade=shade)]
+    if fit.predicted_ms:
+        fitted = [fit.predicted_ms[str(x)] for x in S]
+        made.append(Series(f"{label}, fit {fit.form}", xs, fitted, kind="dashed", shade=shade))
+    known, theory = _known([at[x] for x in S], f"theory_ms_{arm}_cache")
+    if known == S:
+        made.append(Series(f"{label}, theory from measured ceilings, no fit", xs, theory, kind="line", shade=shade + 2))
+    return made
+
+
+def _memory_series(points: Sequence[Point]) -> list[Series]:
+    shown: tuple[tuple[str, str, Kind], ...] = (
+        ("cache_bytes", "used, from the live buffers", "points"),
+        ("theory_bytes", "used, theory", "line"),
+        ("cache_bytes_allocated", "allocated", "dashed"),
+        ("rss_growth_bytes", "resident (RSS), fresh process", "points"),
+    )
+    return [
+        Series(words, [float(S) for S in known], [held / 1e6 for held in found], kind=kind, shade=shade)
+        for shade, (name, words, kind) in enumerate(shown)
+        for known, found in [_known(points, name)]
+        if known
+    ]

@@ -14,7 +14,7 @@ from perstep.experiments.compare.findings import ArmResult, CompareFindings, ana
 from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.compare.session import CompareSession, prepare
-from perstep.experiments.compare.show import csv, files, summary, tables
+from perstep.experiments.compare.show import content, csv, files, summary, tables
 
 __all__ = [
     "ArmResult",
@@ -27,6 +27,7 @@ __all__ = [
     "Workload",
     "analyse",
     "compare",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -1,15 +1,18 @@
 """The findings of `compare` as tables, CSV and README."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
 from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.compare.findings import ArmResult, CompareFindings
+from perstep.experiments.compare.samples import Conditions, Sample
+from perstep.experiments.conditions import typed
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import TimeChange, change_columns
 from perstep.report.format import plural, time_unit
+from perstep.report.page import Bar, Bars, Content, Drawn
 from perstep.report.table import ABSENT, Unit, time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -79,3 +82,38 @@ def summary(findings: CompareFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
     return {"headline": "; ".join(f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)}" for arm in others)}
+
+
+def content(manifest: Manifest, findings: CompareFindings, _samples: Sequence[Sample]) -> Content:
+    """The page's: the change of each arm against the reference, and the times."""
+    return Content(_sentence(findings), comparison_figures(findings, typed(manifest, Conditions).threshold))
+
+
+def _sentence(found: CompareFindings) -> str:
+    others = [arm for arm in found.arms.values() if arm.name != found.reference]
+    return "; ".join(
+        f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)} {arm.wall.interval(2, missing='(no interval)')}"
+        for arm in others
+    )
+
+
+def comparison_figures(found: CompareFindings, threshold: float) -> list[Drawn]:
+    """The changes with their intervals, and the times of the arms.
+
+    Args:
+        found: what was compared.
+        threshold: T of `same (within ±T)`.
+    """
+    changes = [
+        Bar.of_change(arm.name, arm.wall, f"{arm.wall.percent(2)} {arm.wall.interval(2)}: {arm.wall.verdict}")
+        for arm in found.arms.values()
+        if arm.name != found.reference
+    ]
+    unit, size = time_unit(arm.wall.ns for arm in found.arms.values())
+    times = [Bar(arm.name, arm.wall.ns / size) for arm in found.arms.values()]
+    within = 100 * threshold
+    note = f"Within the band of ±{short(within)} % a change counts as the same."
+    return [
+        Bars(f"Change against {found.reference}", "%", changes, within=within, note=note),
+        Bars("Time of a call", unit, times),
+    ]

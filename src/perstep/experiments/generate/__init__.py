@@ -11,7 +11,7 @@ from perstep.experiments.generate.findings import analyse
 from perstep.experiments.generate.plan import Plan
 from perstep.experiments.generate.samples import Conditions, Workload
 from perstep.experiments.generate.session import prepare
-from perstep.experiments.generate.show import files, summary, tables
+from perstep.experiments.generate.show import content, files, summary, tables
 
 __all__ = [
     "AblationFindings",
@@ -20,6 +20,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -1,6 +1,6 @@
 """The findings of `generate` as tables, pictures, CSV and README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,12 +8,14 @@ import numpy as np
 from perstep._json import Json
 from perstep.experiments.ablation.cells import ALL
 from perstep.experiments.ablation.findings import AblationFindings
-from perstep.experiments.ablation.show import COST, Cost, csv, growth_words
+from perstep.experiments.ablation.samples import Sample
+from perstep.experiments.ablation.show import COST, Cost, ablation_content, csv, growth_words
 from perstep.experiments.ablation.show import tables as ablation_tables
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.generate.expected import expected_table
 from perstep.report import Table, to_csv
 from perstep.report.format import percent, significant, time_unit
+from perstep.report.page import Content
 from perstep.report.plot import DARK, LIGHT, WARM, draw_png
 from perstep.report.words import render
 from perstep.runs import Manifest
@@ -143,3 +145,8 @@ def growth_csv(findings: AblationFindings) -> str:
         for context, ns in zip(part.growth.context, part.growth.ns, strict=True):
             rows.append(("in place", name, context, ns, None, None))
     return to_csv(COST, rows)
+
+
+def content(manifest: Manifest, findings: AblationFindings, _samples: Sequence[Sample]) -> Content:
+    """The page's: a step with and without each part, the effects and their interaction, growth."""
+    return ablation_content(typed(manifest, Model).name, findings)

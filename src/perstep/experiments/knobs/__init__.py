@@ -4,9 +4,9 @@ from perstep.experiments.knobs.combine import latency_model_of_runs
 from perstep.experiments.knobs.findings import KnobFindings, analyse_knob
 from perstep.experiments.knobs.latency_model import LatencyModel, fit_latency_model
 from perstep.experiments.knobs.models import prepare_models
-from perstep.experiments.knobs.options import KnobOptions, NewTokens, PromptOptions
+from perstep.experiments.knobs.options import KnobOptions, NewTokens, OpenNewTokens, PromptOptions
 from perstep.experiments.knobs.samples import Configuration, Pass, Sample
-from perstep.experiments.knobs.session import Arm, KnobSession, Subject, record_all
+from perstep.experiments.knobs.session import Arm, KnobSession, Subject, record_all, with_quality
 from perstep.experiments.knobs.show import Drawing, headlines, parts, picture, readme, tables_of
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "KnobSession",
     "LatencyModel",
     "NewTokens",
+    "OpenNewTokens",
     "Pass",
     "PromptOptions",
     "Sample",
@@ -32,4 +33,5 @@ __all__ = [
     "readme",
     "record_all",
     "tables_of",
+    "with_quality",
 ]

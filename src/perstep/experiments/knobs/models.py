@@ -84,7 +84,7 @@ def refuse_if_too_large_together(plans: Sequence[KnobOptions], free_bytes: int |
             needed[_given(plan)] = weight_bytes(
                 plan.model, arch=plan.arch, layers=plan.layers, backend=plan.backend, dtype=plan.dtype
             )
-    free = _free_bytes(plans[0].device) if free_bytes is None else free_bytes
+    free = free_memory(plans[0].device) if free_bytes is None else free_bytes
     if sum(needed.values()) > free:
         each = ", ".join(f"{name} {count:,}" for name, count in needed.items())
         raise InputError(
@@ -93,7 +93,15 @@ def refuse_if_too_large_together(plans: Sequence[KnobOptions], free_bytes: int |
         )
 
 
-def _free_bytes(device: str) -> int:
+def free_memory(device: str) -> int:
+    """The bytes of a device's memory that are free.
+
+    Args:
+        device: as `--device` takes it.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if device == "cpu":
         return int(psutil.virtual_memory().available)
     import torch

@@ -141,3 +141,15 @@ def _exists(text: str) -> bool:
 
 NewTokens = Annotated[int, Parameter(name=["-n", "--new-tokens"])]
 """The option -n."""
+OpenNewTokens = Annotated[int | None, Parameter(name=["-n", "--new-tokens"])]
+"""The same, where it may be left open."""
+DEFAULT_NEW_TOKENS = 32
+
+
+def tokens_of(new_tokens: int | None) -> int:
+    """The tokens that a call generates, if the budget holds it.
+
+    Args:
+        new_tokens: as the option has it, None where it is left open.
+    """
+    return DEFAULT_NEW_TOKENS if new_tokens is None else new_tokens

@@ -13,8 +13,9 @@ A configuration that runs out of memory is not tried again; what was measured of
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, zip_longest
 from math import inf
 
 import msgspec
@@ -23,9 +24,11 @@ from numpy.typing import NDArray
 
 from perstep._json import Json
 from perstep.errors import InvalidMeasurement
-from perstep.experiments.conditions import hash_ids
+from perstep.experiments.conditions import hash_ids, typed
 from perstep.experiments.knobs.findings import columns_of, step_interval, step_ms
+from perstep.experiments.knobs.fitting import Tried, fit
 from perstep.experiments.knobs.options import KnobOptions
+from perstep.experiments.knobs.quality import Scored, measure_quality
 from perstep.experiments.knobs.samples import (
     BOUNDARIES,
     Conditions,
@@ -37,11 +40,17 @@ from perstep.experiments.knobs.samples import (
     pass_of,
 )
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
+from perstep.experiments.options import FAST_AT_MOST_S
 from perstep.experiments.session import RoundSession, describe
 from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, measure_mark_ns
+from perstep.runs import Manifest
 from perstep.stats import balanced_block
 from perstep.targets import STAGES, Target, Work
 
+_TRYING = 0.3
+"""Configurations that were left open are tried for this share of the budget."""
+TRIED_TOKENS = 3
+"""What a step takes is tried in calls of this number of tokens."""
 _SEVERAL = "; with several prompts, in that order with each of them in turn"
 
 Setting = Callable[[], AbstractContextManager[object]]
@@ -62,6 +71,14 @@ class Arm:
     works: Sequence[Work]
     setting: Setting
 
+    def shortened(self, most_tokens: int | None) -> "Arm":
+        """The same with calls of no more than this number of tokens."""
+        count = self.configuration.num_output_tokens
+        if most_tokens is None or count <= most_tokens:
+            return self
+        configuration = msgspec.structs.replace(self.configuration, num_output_tokens=most_tokens)
+        return replace(self, configuration=configuration, works=[work.shortened(most_tokens) for work in self.works])
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -73,6 +90,9 @@ class Subject:
         unchanged: indices of the arms in which the model chose the trace itself, and must do so again.
         conditions: the manifest's, in which further facts stand already.
         warnings: sentences for a person.
+        may_shorten: whether the number of new tokens was left open.
+        droppable: indices of the arms that were left open, in the order in which they may be left out.
+        more: what is found out about the arms that stay, besides their time: quality, syncs.
     """
 
     target: Target
@@ -80,11 +100,19 @@ class Subject:
     unchanged: Sequence[int]
     conditions: Callable[..., Conditions] = Conditions
     warnings: Sequence[str] = ()
+    may_shorten: bool = False
+    droppable: Sequence[int] = ()
+    more: Callable[[Sequence[Arm], Progress], Sequence[Arm]] = lambda arms, _progress: arms
 
     @property
     def name(self) -> str:
         """The model's."""
         return self.target.name
+
+    def reduced(self, kept: Sequence[int], most_tokens: int | None) -> "Subject":
+        """The same with some of its arms, and calls of no more than this number of tokens."""
+        arms = [self.arms[index].shortened(most_tokens) for index in kept]
+        return replace(self, arms=arms, unchanged=[at for at, arm in enumerate(kept) if arm in self.unchanged])
 
     def workload(self) -> dict[str, Json]:
         """What of a manifest's workload is this model's own."""
@@ -126,25 +154,92 @@ class KnobSession(RoundSession):
         clock: Clock,
     ) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
-        self._plan = plan
+        self._name, self._plan, self._all, self._progress = name, plan, subjects, progress
+        progress(0.0, "warm-up")
+        self._measure_these(*self._fitted(subjects))
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Measure the configurations that the stored run has, at the lengths that they have there."""
+        stored = typed(manifest, KnobConditions).configurations
+        tokens = {(one.model, one.label): one.num_output_tokens for one in stored}
+        kept = []
+        for subject in self._all:
+            labels = [arm.configuration.label for arm in subject.arms]
+            own = [index for index, label in enumerate(labels) if (subject.name, label) in tokens]
+            lengths = {tokens[subject.name, labels[index]] for index in own}
+            kept.append(subject.reduced(own, lengths.pop() if len(lengths) == 1 else None))
+        self._measure_these(kept, "")
+
+    def _fitted(self, subjects: Sequence[Subject]) -> tuple[Sequence[Subject], str]:
+        """What the budget holds of them, by a short call of each configuration."""
+        if self.effort.budget_s == inf:
+            return subjects, ""
+        arms = [(subject, arm) for subject in subjects for arm in subject.arms]
+        firsts = list(accumulate((len(subject.arms) for subject in subjects), initial=0))
+        # The same place in each model's list is left out at a time, so that models are compared at the same knobs.
+        places = [[first + i for i in s.droppable] for first, s in zip(firsts, subjects, strict=False)]
+        droppable = [index for row in zip_longest(*places) for index in row if index is not None]
+        tried = self._tried(arms, droppable)
+        found = partial(fit, tried, may_shorten=all(s.may_shorten for s in subjects), droppable=droppable)
+        chosen = found(self.effort)
+        if self._plan.fast and self._plan.budget is None and (chosen.too_short or len(chosen.arms) < len(arms)):
+            self.effort = replace(self.effort, budget_s=FAST_AT_MOST_S)
+            chosen = found(self.effort)
+        reduced = [
+            s.reduced([arm - first for arm in chosen.arms if 0 <= arm - first < len(s.arms)], chosen.most_tokens)
+            for first, s in zip(firsts, subjects, strict=False)
+        ]
+        return reduced, chosen.too_short
+
+    def _tried(self, arms: Sequence[tuple[Subject, Arm]], droppable: Sequence[int]) -> list[Tried]:
+        """Each arm in a short call; what may be left out first comes last, and not at all where trying takes long."""
+        begun_ns, limit_ns = self._clock.now(), _TRYING * self.effort.budget_s * 1e9
+        places = {index: place for place, index in enumerate(droppable)}
+        found = {}
+        for index in sorted(range(len(arms)), key=lambda index: -places.get(index, len(arms))):
+            subject, arm = arms[index]
+            late = self._clock.now() - begun_ns > limit_ns
+            untried = Tried(inf, inf, arm.configuration.num_output_tokens)
+            found[index] = untried if late and index in places else self._try(subject, arm)
+        return [found[index] for index in range(len(arms))]
+
+    def _try(self, subject: Subject, arm: Arm) -> Tried:
+        count = arm.configuration.num_output_tokens
+        prefill_ns = step_ns = 0
+        for work in arm.works:
+            try:
+                with arm.setting():
+                    made = measure_pass(subject.target, work.shortened(TRIED_TOKENS), self._clock)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                continue  # its rounds will say so
+            prefill_ns += made.prefill_ns + made.vision_ns
+            step_ns += int(made.step_ns.min()) if made.step_ns is not None and made.step_ns.size else 0
+        return Tried(prefill_ns, step_ns, count)
+
+    def _measure_these(self, subjects: Sequence[Subject], too_short: str) -> None:
+        """Find out more about them, warm them up, and describe them in the manifest."""
+        plan = self._plan
+        subjects = [replace(subject, arms=subject.more(subject.arms, self._progress)) for subject in subjects]
+        self._progress(0.0, "warm-up")
         self._arms = arms = [arm for subject in subjects for arm in subject.arms]
         self._of = [subject for subject in subjects for _ in subject.arms]
         self._failed = {i: arm.configuration.failed for i, arm in enumerate(arms) if arm.configuration.failed}
         self._prompts = max(len(arm.works) for arm in arms)
-        progress(0.0, "warm-up")
         warm = self._warm(self._warm_round, share=0.1, most_s=60.0, least_s=0.1)
         several = len(subjects) > 1
         self.manifest = describe(
-            name,
+            self._name,
             plan,
             workload=Workload(**_workload(subjects), batch=plan.batch, threads=plan.threads),
             model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].target.facts,
-            conditions=self._conditions(subjects, warm, measure_mark_ns(clock)),
+            conditions=self._conditions(subjects, warm, measure_mark_ns(self._clock), too_short),
             boundaries=BOUNDARIES,
             warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
         )
 
-    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float) -> dict[str, Json]:
+    def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float, too_short: str) -> dict[str, Json]:
         """Of one model all together; of several what is each one's own by its name."""
         first_arms = list(accumulate((len(subject.arms) for subject in subjects), initial=0))
         everything = [
@@ -163,6 +258,7 @@ class KnobSession(RoundSession):
                 " transformers model, three in one of the reference",
                 precision=self.effort.precision,
                 warm_up=warm,
+                too_short=too_short,
             )
             for subject in subjects
         ]
@@ -260,6 +356,25 @@ def measure_pass(target: Target, work: Work, clock: Clock) -> Pass:
     recorder = Recorder(target.stage_clock(clock))
     differing = target.replay(work, recorder, STAGES)
     return pass_of(recorder, work.new_tokens, differing)
+
+
+def with_quality(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: Progress) -> list[Arm]:
+    """The arms, their configurations with what their predictions are worth.
+
+    Args:
+        target: the model.
+        scored: the tokens to predict; None where no quality is asked for.
+        arms: of one model.
+        progress: told how far it is.
+    """
+    if scored is None:
+        return list(arms)
+    found = measure_quality(target, scored, {arm.configuration.label: arm.setting for arm in arms}, progress)
+    qualities = [found.get(arm.configuration.label) for arm in arms]
+    return [
+        replace(arm, configuration=msgspec.structs.replace(arm.configuration, quality=quality))
+        for arm, quality in zip(arms, qualities, strict=True)
+    ]
 
 
 def record_all(

@@ -16,9 +16,10 @@ from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import of_each_model, typed
 from perstep.experiments.knobs.findings import KnobFindings, SampleRow, Summary
 from perstep.experiments.knobs.latency_model import StageFit
-from perstep.experiments.knobs.samples import Workload
+from perstep.experiments.knobs.samples import Sample, Workload
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import percent, plural, significant
+from perstep.report.page import Content
 from perstep.report.panels import Panel, Series, grid_png
 from perstep.report.table import Value, in_files, interval_columns
 from perstep.report.words import render
@@ -30,6 +31,7 @@ _ABOVE = (
 )
 
 Part = tuple[Manifest, KnobFindings]
+Samples = Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,26 @@ def knob_files(
     made["latency_model.json"] = latency_model_json(findings)
     made["README.md"] = readme(package, manifest, findings, words, [f"{file}.png" for file in drawings])
     return made
+
+
+def knob_content(
+    manifest: Manifest, findings: KnobFindings, drawings: Mapping[str, Callable[[KnobFindings], Drawing]]
+) -> Content:
+    """The page's: what the pictures show, curve by curve.
+
+    Args:
+        manifest: of the run.
+        findings: of all models.
+        drawings: as in `knob_files`.
+    """
+    drawn = [drawing(found) for _, found in parts(manifest, findings) for drawing in drawings.values()]
+    finding = "; ".join({drawing.model: drawing.title.split("\n")[0] for drawing in reversed(drawn)}.values())
+    named = [
+        replace(panel, title=": ".join(filter(None, (drawing.model, panel.title or drawing.title.split(": ", 1)[-1]))))
+        for drawing in drawn
+        for panel in drawing.panels
+    ]
+    return Content(finding, named)
 
 
 def samples_csv(findings: KnobFindings) -> bytes:

@@ -8,7 +8,7 @@ from perstep.experiments.ledger.findings import LedgerFindings, analyse
 from perstep.experiments.ledger.plan import Plan
 from perstep.experiments.ledger.samples import Conditions, Pass, Sample, Workload, ledger_samples
 from perstep.experiments.ledger.session import prepare
-from perstep.experiments.ledger.show import csv, files, summary, tables
+from perstep.experiments.ledger.show import content, csv, files, summary, tables
 
 __all__ = [
     "Conditions",
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "ledger_samples",

@@ -14,15 +14,18 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
+from perstep._words import short
 from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, sweep_for
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import CeilingSweep, SweepCeilings
 from perstep.measure import Ledger
-from perstep.report.format import duration, percent
+from perstep.report.format import duration, percent, significant
 from perstep.report.ledger import BoundColumns
+from perstep.report.page import Roofline, Spot
 from perstep.targets import Target
 from perstep.theory import (
     PARTS,
+    Cost,
     Precision,
     Rates,
     StepBound,
@@ -187,6 +190,43 @@ def bounds_of(
             known = {name: bound for name, bound in bounds.items() if bound is not None}
             made[kind] = _judged(ledgers[kind], known, roofs, step_ns, least[-1].level)
     return made
+
+
+def spots_of(bounded: Bounded, workload: Workload, ceilings: SweepCeilings | None, ledger: Ledger) -> Roofline | None:
+    """Where the parts of a ledger stand under the best rounds of the ceilings; None where nothing is judged.
+
+    Args:
+        bounded: what is known of the target.
+        workload: of a ledger run.
+        ceilings: of its rounds.
+        ledger: of one kind of step.
+    """
+    if not bounded.config or ceilings is None or ceilings.why_no_bounds():
+        return None
+    w, rates = workload, rates_between(ceilings, bounded.dtype)[0]
+    costs = step_costs(bounded, prompt_tokens=w.prompt_tokens, new_tokens=w.new_tokens, batch=w.batch)
+    spots = []
+    for name, part in ledger.parts.items():
+        names = FUSED.get(name, (name,))
+        steps = [sum((step.parts[one] for one in names if one in step.parts), Cost()) for step in costs[ledger.kind]]
+        operations, moved = (_mean([getattr(step, what) for step in steps]) for what in ("flops", "total_bytes"))
+        if operations and moved and part.ns:
+            words = f"{significant(operations / part.ns)} G operations/s; {significant(moved / part.ns)} GB/s"
+            spots.append(Spot(name, operations / moved, 1e9 * operations / part.ns, words))
+    if not spots:
+        return None
+    sizes = ceilings.best.read_gb_s
+    roofs = {f"{short(size / 1e6, 3)} MB": 1e9 * sizes[size] for size in {min(sizes), max(sizes)}}
+    return Roofline(
+        title=f"Where the parts of a {ledger.kind} step stand under this machine's ceilings",
+        peak_per_s=rates.peak_flops[bounded.dtype],
+        roofs=roofs,
+        spots=spots,
+        note=(
+            "Operations and bytes are counted from shapes; times are measured. The lines are the best rounds of reading"
+            f" a set of {' and of '.join(roofs)}, and of matrix products. The cost of library calls is not in them."
+        ),
+    )
 
 
 def _judged(

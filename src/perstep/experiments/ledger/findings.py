@@ -67,7 +67,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> LedgerFindings:
             "the same work",
         )
     taken = [sample for sample in samples if sample.ceilings]
-    ceilings = sweep_ceilings([sample.ceilings for sample in taken], [sample.noise for sample in taken])
+    sweeps = [(one, sample.noise) for sample in taken for one in (sample.ceilings, *sample.ceilings_again)]
+    ceilings = sweep_ceilings([figures for figures, _ in sweeps], [noise for _, noise in sweeps])
     works, on_device = device_work(samples), conditions.device_ceilings
     return LedgerFindings(
         decode=decode,

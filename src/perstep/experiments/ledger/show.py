@@ -1,15 +1,15 @@
 """The findings of `ledger` as tables, CSV, picture and README."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perstep._json import Json
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.device.stream import device_table
-from perstep.experiments.ledger.bounds import columns_of
-from perstep.experiments.ledger.device.show import bounding_sentence, work_csv, work_table
+from perstep.experiments.ledger.bounds import columns_of, spots_of
+from perstep.experiments.ledger.device.show import bounding_sentence, device_lane, work_csv, work_table
 from perstep.experiments.ledger.findings import LedgerFindings, headline_ns
-from perstep.experiments.ledger.samples import Conditions, Workload
+from perstep.experiments.ledger.samples import Conditions, Sample, Workload, ledger_samples
 from perstep.report import Table
 from perstep.report.format import duration, plural
 from perstep.report.ledger import (
@@ -21,6 +21,7 @@ from perstep.report.ledger import (
     overhead_words,
     share_words,
 )
+from perstep.report.page import Content, Drawn, LedgerView
 from perstep.report.words import render
 from perstep.runs import Manifest
 
@@ -51,8 +52,23 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     made[0].notes.extend(qualifying_notes(findings))
     if findings.bounds_withdrawn:
         made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
+    made[0].notes.extend(_turns(findings, w, typed(manifest, Conditions)))
     made[0].notes.extend(typed(manifest, Conditions).notes)
     return made
+
+
+def _turns(findings: LedgerFindings, workload: Workload, conditions: Conditions) -> list[str]:
+    """What is said of a ledger whose marked and plain steps took turns inside calls."""
+    if conditions.turns is None:
+        return []
+    decode, all_steps = findings.decode, workload.new_tokens - 1
+    said = ["Marked and plain steps took turns inside calls; a round is a piece of two calls."]
+    if decode is not None and decode.forwards < all_steps:
+        said.append(
+            f"The first {plural(decode.forwards, 'decode step')} of {all_steps:,} stand for all: calls of all would be "
+            "longer than the budget."
+        )
+    return said
 
 
 def csv(findings: LedgerFindings) -> str:
@@ -109,3 +125,31 @@ def summary(findings: LedgerFindings) -> dict[str, Json]:
         "residual_share": ledger.residual_share,
         "largest_part": largest[0] if len(largest) == 1 else None,
     }
+
+
+def content(manifest: Manifest, findings: LedgerFindings, samples: Sequence[Sample]) -> Content:
+    """The page's: the ledgers as bars, decode first, and where the parts of its step stand on the roofline."""
+    ledger = findings.decode or findings.prefill
+    finding = (
+        f"{typed(manifest, Model).name}: one {ledger.kind} step takes {duration(headline_ns(ledger))}"
+        f" {headline_interval(ledger)}; {largest_words(ledger)}"
+    )
+    largest = ledger.largest
+    if len(largest) == 1:
+        finding += f", {share_words(ledger.parts[largest[0]], ledger)}"
+    held, bounds = ledger_samples(samples), columns_of(findings.bounds)
+    order = [" ".join(each.arm for each in sample.passes) for sample in samples]
+    figures: list[Drawn] = [
+        LedgerView(
+            title=f"What a {one.kind} step is made of",
+            ledger=one,
+            bounds=bounds.get(one.kind),
+            samples=held[one.kind],
+            order=order,
+            device=device_lane(findings.device_work.get(one.kind), findings.device.get(one.kind)),
+            about=manifest.boundaries,
+        )
+        for one in findings.ledgers
+    ]
+    roofline = spots_of(typed(manifest, Conditions).bounds, typed(manifest, Workload), findings.ceilings, ledger)
+    return Content(finding, [*figures[:1], *([roofline] if roofline else []), *figures[1:]])

@@ -9,7 +9,7 @@ from perstep.experiments.mask.findings import MaskFindings, analyse
 from perstep.experiments.mask.plan import Plan
 from perstep.experiments.mask.samples import Conditions, Sample, Workload
 from perstep.experiments.mask.session import MaskSession, prepare
-from perstep.experiments.mask.show import csv, files, summary, tables
+from perstep.experiments.mask.show import content, csv, files, summary, tables
 
 __all__ = [
     "Conditions",
@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

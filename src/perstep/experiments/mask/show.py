@@ -11,10 +11,12 @@ from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
 from perstep.experiments.mask.roofline import RooflinePoint
-from perstep.experiments.mask.samples import LeftOut, Workload
+from perstep.experiments.mask.samples import LeftOut, Sample, Workload
 from perstep.measure import RESIDUAL
 from perstep.report import Column, Table, to_csv
-from perstep.report.format import duration, interval, percent, plural, significant
+from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.report.page import Bar, Bars, Content, Drawn, LedgerView, Roofline, Spot
+from perstep.report.panels import Panel, Series
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, part_colour
 from perstep.report.table import ABSENT, in_files, places, time_column, within
 from perstep.report.words import render
@@ -478,3 +480,63 @@ def _scaling_finding(curves: Sequence[Curve]) -> str:
         for curve in curves
     ]
     return "repeated with nothing between, a fill costs: " + ", ".join(words)
+
+
+def content(manifest: Manifest, findings: MaskFindings, _samples: Sequence[Sample]) -> Content:
+    """The page's: a step under each mask and without one, the parts of the first and last cell, fills, roofline."""
+    figures: list[Drawn] = []
+    for cell in findings.cells:
+        unit, size = time_unit([arm.per_step_ms * 1e6 for arm in cell.arms])
+        free_ns = cell.free.per_step_ms * 1e6
+        bars = []
+        for arm in cell.arms:
+            low, high = (None if end is None else free_ns * end for end in arm.ratio_ends)
+            words = duration(arm.per_step_ms * 1e6) + (f", {ratio_words(arm)}" if arm.ratio is not None else "")
+            bars.append(Bar.scaled(arm.engine, (arm.per_step_ms * 1e6, low, high), 1 / size, words, free_ns / size))
+        note = "The line is the step without a mask."
+        figures.append(Bars(f"A decode step under each mask, {subject(cell)}", unit, bars, note=note))
+    ends = {cell.key: cell for cell in (findings.cells[0], findings.cells[-1])}
+    figures += [
+        LedgerView(f"{arm.engine}, {subject(cell)}: what the step is made of", arm.ledger, about=manifest.boundaries)
+        for cell in ends.values()
+        for arm in cell.arms
+    ]
+    figures += _page_curves(findings)
+    name = typed(manifest, Model).name
+    return Content(f"{name}: {summary(findings)['headline']}", figures)
+
+
+def _page_curves(findings: MaskFindings) -> list[Drawn]:
+    """Fills against the size of the vocabulary, and the roofline, where there are any."""
+    figures: list[Drawn] = []
+    if findings.curves:
+        series = []
+        for shade, curve in enumerate(findings.curves):
+            level = f", {curve.complexity} x the schema" if curve.complexity > 1 else ""
+            sizes = [float(size) for size in curve.sizes]
+            fit = [max(sum(t * size**power for power, t in enumerate(curve.terms)) / 1e3, 1e-4) for size in sizes]
+            series.append(Series(f"{curve.engine}{level}", sizes, curve.fill_us, shade=shade))
+            series.append(Series(f"{curve.engine}{level}, fit", sizes, fit, kind="line", shade=shade))
+        title = "One fill, repeated with nothing between"
+        figures.append(Panel(title, "tokens of the vocabulary", "µs a fill", series, log_x=True, log_y=True))
+    judged = [spot for spot in findings.roofline if not spot.withdrawn]
+    if findings.ceilings is not None and judged:
+        read = findings.ceilings.best.read_gb_s
+        figures.append(
+            Roofline(
+                title="On this machine's roofline",
+                peak_per_s=findings.ceilings.best.gemm_gflop_s * 1e9,
+                roofs={f"{short(size / 1e6, 3)} MB": 1e9 * read[size] for size in {min(read), max(read)}},
+                spots=[
+                    Spot(
+                        f"{spot.engine}, {spot.part}",
+                        spot.intensity,
+                        spot.operations_per_s,
+                        f"{spot.cell.split('/')[0]}; {duration(spot.ns)}; bound by {spot.bound_by}",
+                    )
+                    for spot in judged
+                ],
+                note="The lines are the best rounds of reading and of matrix products.",
+            )
+        )
+    return figures

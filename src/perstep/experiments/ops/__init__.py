@@ -8,7 +8,7 @@ from perstep.experiments.ops.findings import analyse
 from perstep.experiments.ops.plan import Plan
 from perstep.experiments.ops.samples import Conditions, Model, Sample, Workload, ledger_samples, timeline
 from perstep.experiments.ops.session import prepare
-from perstep.experiments.ops.show import csv, files, summary, tables
+from perstep.experiments.ops.show import content, csv, files, summary, tables
 
 __all__ = [
     "Conditions",
@@ -17,6 +17,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "ledger_samples",

@@ -166,7 +166,7 @@ def _of_length(kind: str, length: LengthSample, round_: int) -> Iterator[Measure
     for position, ns in enumerate(length.plain.step_ns.tolist()):
         yield Measured(f"{kind} plain", f"{kind} step", kind, ns, where={**where, "position": position})
     for arm, steps in length.arms.items():
-        yield from measured_steps(f"{kind} {arm}", kind, steps, **where)
+        yield from measured_steps(f"{kind} {arm}", kind, steps, round=round_)
     for name, made in length.attention.items():
         track = f"{kind} attention, {name}"
         for position, ns in enumerate(made.plain_ns.tolist()):

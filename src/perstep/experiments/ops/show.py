@@ -1,6 +1,6 @@
 """The findings of `ops` as tables, pictures, CSV and sentences."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -10,13 +10,15 @@ from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import typed
 from perstep.experiments.ops.expected import FULL, MASK, SOURCE, expected
 from perstep.experiments.ops.findings import AttentionFound, Estimate, Gain, LengthFound, OperatorFound, OpsFindings
-from perstep.experiments.ops.samples import Conditions, Model, Workload
+from perstep.experiments.ops.samples import Conditions, Model, Sample, Workload, ledger_samples
 from perstep.experiments.ops.scaling import Exponent, Scaling
 from perstep.measure import RESIDUAL
 from perstep.report import Column, Table, to_csv
 from perstep.report.change import RelativeChange, change_columns
 from perstep.report.format import duration, duration_interval, interval, percent, plural, significant, time_unit
 from perstep.report.ledger import overhead_words
+from perstep.report.page import Content, Drawn, LedgerView
+from perstep.report.panels import Panel, Series
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, is_dark, part_colour
 from perstep.report.table import ABSENT, MISSING, Unit, Value, places, time_column
 from perstep.report.words import render
@@ -534,3 +536,30 @@ def files(manifest: Manifest, findings: OpsFindings) -> Mapping[str, bytes]:
     if findings.scaling:
         made |= {"scaling.png": scaling_png(findings, title), "scaling.csv": scaling_csv(findings).encode()}
     return made
+
+
+def content(manifest: Manifest, findings: OpsFindings, samples: Sequence[Sample]) -> Content:
+    """The page's: the parts of a step at each length, the longest first, and how each grows."""
+    held = {length.seq: kept for length, kept in zip(findings.lengths, ledger_samples(samples).values(), strict=True)}
+    figures: list[Drawn] = [
+        LedgerView(
+            f"What a step is made of at S = {length.seq}",
+            length.ledger,
+            samples=held[length.seq],
+            about=manifest.boundaries,
+        )
+        for length in reversed(findings.lengths)
+    ]
+    if findings.scaling:
+        series = []
+        for part in (part for part in PARTS.values() if part in findings.scaling):
+            points = [(float(one.seq), one.ledger.parts[part]) for one in findings.lengths if part in one.operators]
+            xs, ys = [x for x, _ in points], [found.ns / 1e3 for _, found in points]
+            low, high = ([None if end is None else end / 1e3 for end in ends] for ends in (
+                [found.ci_low for _, found in points], [found.ci_high for _, found in points]))  # fmt: skip
+            series.append(Series(part, xs, ys, kind="joined", low=low, high=high, part=part))
+        title = f"How each part grows: {_growth(findings)}"
+        figures.insert(1, Panel(title, "new tokens S", "µs per step", series, log_x=True, log_y=True))
+    return Content(
+        f"{subject(manifest)}: {_finding(findings, {one.largest for one in findings.lengths}, '').strip()}", figures
+    )

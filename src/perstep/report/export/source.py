@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep.errors import InputError
-from perstep.measure import RESIDUAL, Ledger, LedgerSamples, Steps
+from perstep.measure import RESIDUAL, TURNS, UNMARKED, Ledger, LedgerSamples, Steps, is_marked
 from perstep.measure.names import STEP, part_name
 from perstep.runs import Manifest
 
@@ -18,13 +18,27 @@ class Pass(Protocol):
 
     @property
     def arm(self) -> str:
-        """`plain` (without instruments) or `marked`."""
+        """`plain` (without instruments) or `marked`, or one of `measure.TURNS`, where both take turns."""
         ...
 
     @property
     def kinds(self) -> Mapping[str, Steps]:
         """By kind of step, in the order in which they ran."""
         ...
+
+
+def places(replay: Pass, kind: str) -> tuple[str, list[int]]:
+    """The kind of step that a pass's columns are of, and at which positions its steps ran.
+
+    Args:
+        replay: the pass.
+        kind: of its columns.
+    """
+    step_kind, count = kind.removesuffix(UNMARKED), len(replay.kinds[kind].step_ns)
+    if replay.arm not in TURNS or step_kind == "prefill":
+        return step_kind, list(range(count))
+    turn, marked = TURNS.index(replay.arm), step_kind == kind
+    return step_kind, [at for at in range(2 * count + 3) if is_marked(at, turn) == marked][:count]
 
 
 class Round(Protocol):
@@ -57,14 +71,36 @@ class Measured:
     where: Mapping[str, int] = field(default_factory=dict)
 
 
-def measured_steps(track: str, kind: str, steps: Steps, **where: int) -> Iterator[Measured]:
-    """The steps of one kind as durations; those that have no parts have none here."""
+def measured_steps(
+    track: str, kind: str, steps: Steps, positions: Sequence[int] | None = None, **where: int
+) -> Iterator[Measured]:
+    """The steps of one kind as durations; those that have no parts have none here.
+
+    Args:
+        track: of all of them.
+        kind: of step.
+        steps: as recorded.
+        positions: at which they ran; one after the other from 0 if None.
+        where: what else tells them from others.
+    """
     marked = bool(steps.residual_ns.size)
-    for position, step_ns in enumerate(steps.step_ns.tolist()):
-        parts = {name: int(ns[position]) for name, ns in steps.parts.items()} if marked else {}
+    for index, step_ns in enumerate(steps.step_ns.tolist()):
+        position = index if positions is None else positions[index]
+        parts = {name: int(ns[index]) for name, ns in steps.parts.items()} if marked else {}
         if marked:
-            parts[RESIDUAL] = int(steps.residual_ns[position])
+            parts[RESIDUAL] = int(steps.residual_ns[index])
         yield Measured(track, f"{kind} step", kind, step_ns, parts, {**where, "position": position})
+
+
+def _in_order(replay: Pass, **where: int) -> list[Measured]:
+    """The steps of a pass as they ran, marked and plain ones on tracks of their own."""
+    steps: list[Measured] = []
+    for kind, columns in replay.kinds.items():
+        step_kind, positions = places(replay, kind)
+        track = "marked" if columns.residual_ns.size else "plain"
+        steps += measured_steps(track, step_kind, columns, positions, **where)
+    kinds = list(dict.fromkeys(step.kind for step in steps))
+    return sorted(steps, key=lambda step: (kinds.index(step.kind), step.where["position"]))
 
 
 @dataclass(frozen=True)
@@ -120,8 +156,7 @@ class Source:
             yield [
                 one
                 for place, replay in enumerate(passes)
-                for kind, steps in replay.kinds.items()
-                for one in measured_steps(replay.arm, kind, steps, **{"round": number, "pass": place})
+                for one in _in_order(replay, **{"round": number, "pass": place})
             ]
 
     def costs_ns(self) -> Iterator[tuple[str, NDArray[np.int64]]]:

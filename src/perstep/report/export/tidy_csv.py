@@ -1,7 +1,7 @@
 """Every measured number as a row.
 
 Of a ledger: kind, round, pass, position, part, ns. `pass` counts a round's passes in the order in which they ran.
-Passes without instruments have one row a step, its part is `step`; instrumented ones have a row for each part and one
+Steps without instruments have one row, its part is `step`; instrumented ones have a row for each part and one
 for `residual`, which add up to the instrumented step.
 
 Of other runs: track, name, kind, round, position, part, ns. A round of watched calls is a call. `part` is empty where a
@@ -35,10 +35,10 @@ def to_tidy_csv(source: Source) -> Iterator[bytes]:
 
 
 def _groups(measured: list[Measured]) -> Iterator[list[Measured]]:
-    """The steps of one kind in one pass."""
-    found: dict[tuple[int, str], list[Measured]] = {}
+    """The steps of one kind in one pass, marked and plain ones apart."""
+    found: dict[tuple[int, str, str], list[Measured]] = {}
     for one in measured:
-        found.setdefault((one.where["pass"], one.kind), []).append(one)
+        found.setdefault((one.where["pass"], one.kind, one.track), []).append(one)
     yield from found.values()
 
 

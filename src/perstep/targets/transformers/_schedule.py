@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, count
 
+from perstep.measure import is_marked
 from perstep.targets.transformers import words
 
 BLOCK = 4
@@ -59,12 +60,15 @@ class Schedule:
         every: one block of decode steps in this many is recorded (blocks of four when alternating, else of one).
         plain: no step is marked: all are recorded by their duration alone.
         count: whether syncs are counted in some steps.
+        turn: 0 or 1 where they alternate in every call as in the first or in the second one, with a prefill of the same
+            kind as the first decode step (`measure.is_marked`); None otherwise.
     """
 
     alternate: bool = False
     every: int = 1
     plain: bool = False
     count: bool = False
+    turn: int | None = None
 
     def modes(self, call: int) -> Iterator[Mode]:
         """The modes of a call's steps in their order, the prefill first, without an end."""
@@ -77,6 +81,9 @@ class Schedule:
         """How the step at a position of a call is recorded; both count from 0, and position 0 is the prefill."""
         if self.plain:
             return Mode.PLAIN
+        if self.turn is not None:
+            marked = self.turn == 0 if position == 0 else is_marked(position - 1, self.turn)
+            return Mode.MARKED if marked else Mode.PLAIN
         if position == 0:
             # A first call stands apart in a ledger, so the blocks of prefills begin with the second.
             marked = not self.alternate or call == 0 or (call - 1) % BLOCK in (0, 3)
@@ -92,5 +99,4 @@ class Schedule:
             return Mode.SKIPPED
         if not self.alternate:
             return Mode.MARKED
-        outer = decode % BLOCK in (0, 3)
-        return Mode.MARKED if outer == (call % 2 == 0) else Mode.PLAIN
+        return Mode.MARKED if is_marked(decode, call % 2) else Mode.PLAIN

@@ -43,6 +43,19 @@ class Routers:
     top_k: int
     num_experts: int
 
+    def gathered_bytes(self, top_k: int, tokens: int) -> int:
+        """What `batched_mm` copies at once: the weights of each token's experts, in the layer that has the largest.
+
+        Args:
+            top_k: experts a token.
+            tokens: of a forward, of all sequences.
+        """
+        largest = 0
+        for module in find_blocks(self.model).blocks:
+            held = [p for p in module.parameters() if p.ndim == 3 and p.shape[0] == self.num_experts]
+            largest = max([largest, *(p.numel() // p.shape[0] * p.element_size() for p in held)])
+        return largest * top_k * tokens
+
 
 def find_routers(given: object) -> Routers:
     """The routers of a mixture-of-experts model.

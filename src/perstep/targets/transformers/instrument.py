@@ -57,6 +57,7 @@ class Instrument:
         count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
             step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The
             recorder counts in them; where something is compiled there are none.
+        turn: 0 or 1 where every call alternates as the first or as the second one would (`measure.is_marked`).
 
     Attributes:
         model: the model that was found in what was given.
@@ -76,6 +77,7 @@ class Instrument:
         every: int = 1,
         plain: bool = False,
         count: bool = False,
+        turn: int | None = None,
     ) -> None:
         version.require()
         if detail not in DETAILS:
@@ -85,7 +87,7 @@ class Instrument:
         self.model = find_model(model)
         self.notes: list[str] = []
         self._detail = detail
-        self._loop = Loop(recorder, Schedule(alternate, every, plain, count))
+        self._loop = Loop(recorder, Schedule(alternate, every, plain, count, turn))
         self._plain, self._count = plain, count
         self._outer = Wraps()
         self._inner = Wraps()

@@ -170,9 +170,10 @@ class TransformersTarget(Target):
         self._generators = torch.get_rng_state()
         return Work(prompt_BT, trace, sampler, extra or {}, vision_tokens)
 
-    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None) -> int:
+    def replay(self, work: Work, recorder: AnyRecorder, detail: str | None, turn: int | None = None) -> int:
         """A generate call."""
-        instrument = self._keep(f"instrument {detail}", recorder, lambda: self._instrument(recorder, detail))
+        what = f"instrument {detail} {turn}"
+        instrument = self._keep(what, recorder, lambda: self._instrument(recorder, detail, turn))
         with silent(), instrument:
             with generators_kept(self.model):
                 self._generate(work, min(2, work.new_tokens))
@@ -281,12 +282,12 @@ class TransformersTarget(Target):
         """Those whose `top_k` decides."""
         return find_routers(self.model)
 
-    def _instrument(self, recorder: Marks, detail: str | None) -> Instrument:
+    def _instrument(self, recorder: Marks, detail: str | None, turn: int | None = None) -> Instrument:
         if detail == STAGES:
             return StageInstrument(self.model, recorder)
         if detail == PLAIN:
             return Instrument(self.model, recorder, plain=True)
-        return Instrument(self.model, recorder, cast("Detail", detail))
+        return Instrument(self.model, recorder, cast("Detail", detail), turn=turn)
 
     def _keep(self, what: str, of: object, make: Callable[[], T]) -> T:
         """What was made for the same object last time: making it anew takes 0.7 ms before each pass."""

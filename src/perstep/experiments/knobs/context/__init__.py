@@ -6,7 +6,7 @@ what the model is given, not computed from the size of an image. Text lengths ar
 
 from perstep.experiments.knobs.context.plan import Plan
 from perstep.experiments.knobs.context.session import prepare
-from perstep.experiments.knobs.context.show import files, summary, tables
+from perstep.experiments.knobs.context.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload, timeline
 from perstep.experiments.knobs.show import summary_csv as csv
@@ -17,6 +17,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.experiments.knobs import KnobOptions, NewTokens
+from perstep.experiments.knobs import KnobOptions, OpenNewTokens
 from perstep.experiments.options import Counts
 
 DEFAULT_LENGTHS = (64, 128, 256, 512, 1024)
@@ -19,8 +19,9 @@ class Plan(KnobOptions):
     """Text tokens of the prompt: a list or a range. [default: 64-1024*2 as far as the model's context goes; 64 where
     images are varied]"""
 
-    new_tokens: NewTokens = 32
-    """Tokens that every configuration generates: one prefill and N - 1 decode forwards."""
+    new_tokens: OpenNewTokens = None
+    """Tokens that every configuration generates: one prefill and N - 1 decode forwards. [default: 32, or fewer where
+    the budget does not hold enough rounds of that]"""
 
     images: Counts | None = None
     """Images in front of the text, for a vision-language model: a list or a range. [default: 1 where --image-size is

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models
 from perstep.experiments.knobs.context.plan import DEFAULT_LENGTHS, Plan
-from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS
+from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, tokens_of
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
@@ -40,14 +40,14 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     plan.effort()
-    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch)
+    at_least(1, new_tokens=tokens_of(plan.new_tokens), batch=plan.batch)
     for name in ("prompt_tokens", "image_size"):
         if getattr(plan, name) is not None:
             at_least(1, **{name: min(getattr(plan, name))})
 
     def check(one: Plan, target: Target) -> list[_Input]:
         inputs = _inputs(one, target)
-        target.check_fits(_longest(inputs), one.new_tokens)
+        target.check_fits(_longest(inputs), tokens_of(one.new_tokens))
         return inputs
 
     return prepare_models("context", plan, check, _subject, progress, clock)
@@ -74,11 +74,17 @@ def _subject(plan: Plan, target: Target, inputs: Sequence[_Input], progress: Pro
             active_block_indices=list(range(total)),
             num_input_text_tokens=given.text_tokens if work is None else work.text_tokens,
             num_vision_tokens=vision_tokens,
-            num_output_tokens=plan.new_tokens,
+            num_output_tokens=tokens_of(plan.new_tokens),
             failed=failed,
         )
         arms.append(Arm(configuration, [] if work is None else [work], nullcontext))
-    return Subject(target, arms, range(len(arms)))
+    return Subject(
+        target,
+        arms,
+        range(len(arms)),
+        may_shorten=plan.new_tokens is None,
+        droppable=range(len(arms) - 1, 0, -1) if plan.prompt_tokens is None else (),
+    )
 
 
 def _inputs(plan: Plan, target: Target) -> list[_Input]:
@@ -91,8 +97,8 @@ def _inputs(plan: Plan, target: Target) -> list[_Input]:
     elif images != (0,):
         lengths = [DEFAULT_PROMPT_TOKENS]
     else:
-        positions = target.positions or max(DEFAULT_LENGTHS) + plan.new_tokens
-        lengths = [length for length in DEFAULT_LENGTHS if length + plan.new_tokens - 1 <= positions] or [1]
+        positions = target.positions or max(DEFAULT_LENGTHS) + tokens_of(plan.new_tokens)
+        lengths = [length for length in DEFAULT_LENGTHS if length + tokens_of(plan.new_tokens) - 1 <= positions] or [1]
     return [
         _Input(length, count, size if count else None)
         for length in lengths
@@ -108,8 +114,8 @@ def _record(plan: Plan, target: Target, given: _Input, text_BT: NDArray[np.int64
         if given.images:
             made = target.with_images(ids_BT, given.images, given.image_size, seed=plan.seed)
             ids_BT, extra, vision_tokens = made.ids_BT, made.extra, made.vision_tokens
-            target.check_fits(ids_BT.shape[1], plan.new_tokens)
-        work = target.record(ids_BT, plan.new_tokens, extra=extra, vision_tokens=vision_tokens)
+            target.check_fits(ids_BT.shape[1], tokens_of(plan.new_tokens))
+        work = target.record(ids_BT, tokens_of(plan.new_tokens), extra=extra, vision_tokens=vision_tokens)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

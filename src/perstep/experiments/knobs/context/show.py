@@ -8,8 +8,10 @@ from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.show import (
     STEP,
+    Samples,
     doubt,
     fit_note,
+    knob_content,
     knob_files,
     line,
     milliseconds,
@@ -18,6 +20,7 @@ from perstep.experiments.knobs.show import (
     subject,
 )
 from perstep.report import Table
+from perstep.report.page import Content
 from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 
@@ -43,7 +46,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`context.png` with its CSV, all samples, the model, `README.md`."""
-    return knob_files(__package__, manifest, findings, {"context": _drawing}, _words)
+    return knob_files(__package__, manifest, findings, _DRAWINGS, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
@@ -83,3 +86,11 @@ def _ratio(last: float | None, first: float | None) -> str:
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _finding(found)})
+
+
+_DRAWINGS = {"context": _drawing}
+
+
+def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Content:
+    """The page's: the curves of the picture."""
+    return knob_content(manifest, findings, _DRAWINGS)

@@ -7,7 +7,7 @@ ran makes the run invalid. Quality stands beside latency, so that the fastest co
 from perstep.experiments.knobs.depth.plan import Plan
 from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.depth.session import prepare
-from perstep.experiments.knobs.depth.show import files, summary, tables
+from perstep.experiments.knobs.depth.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload, timeline
 from perstep.experiments.knobs.show import summary_csv as csv
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, Token
 
 from perstep.errors import InputError
-from perstep.experiments.knobs import NewTokens, PromptOptions
+from perstep.experiments.knobs import OpenNewTokens, PromptOptions
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS
 from perstep.experiments.options import Seconds, at_least, parse_counts
 
@@ -47,8 +47,9 @@ def _indices(values: Sequence[str]) -> list[int]:
 class Plan(PromptOptions):
     """The options of `perstep depth`."""
 
-    new_tokens: NewTokens = 32
-    """Tokens that every configuration generates: one prefill and N - 1 decode forwards."""
+    new_tokens: OpenNewTokens = None
+    """Tokens that every configuration generates: one prefill and N - 1 decode forwards. [default: 32, or fewer where
+    the budget does not hold enough rounds of that]"""
 
     num_active_blocks: Annotated[
         tuple[int, ...] | None,

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all, with_quality
 from perstep.experiments.knobs.depth.plan import Plan, check
 from perstep.experiments.knobs.depth.samples import Conditions
-from perstep.experiments.knobs.quality import Scored, importance, measure_quality, scored_tokens
+from perstep.experiments.knobs.fitting import between_first
+from perstep.experiments.knobs.options import tokens_of
+from perstep.experiments.knobs.quality import Scored, importance, scored_tokens
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import BlockMask, Target
@@ -30,12 +32,12 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=plan.new_tokens)
+    at_least(1, new_tokens=tokens_of(plan.new_tokens))
     at_least(0, quality_tokens=plan.quality_tokens)
     check(plan)
 
     def checked(one: Plan, target: Target) -> tuple[_Wanted, _Prompts]:
-        return _wanted(one, target.num_blocks), one.make_prompts(prompts, target, one.new_tokens)
+        return _wanted(one, target.num_blocks), one.make_prompts(prompts, target, tokens_of(one.new_tokens))
 
     return prepare_models("depth", plan, checked, _subject, progress, clock)
 
@@ -44,14 +46,13 @@ def _subject(plan: Plan, target: Target, checked: tuple[_Wanted, _Prompts], prog
     """One model: its tokens recorded, its blocks chosen, its quality measured."""
     wanted, prompts_BT = checked
     total = target.num_blocks
-    works = record_all(target, prompts_BT, plan.new_tokens, progress)
+    works = record_all(target, prompts_BT, tokens_of(plan.new_tokens), progress)
     scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     ranking = _ranking(plan, target, scored, total, progress)
     active = [active_indices(given, total) for given in _sets(plan, wanted, ranking, total)]
     labels = _labels(plan, active, total)
     masks = {label: BlockMask(target.model, blocks) for label, blocks in zip(labels, active, strict=True)}
     settings = {label: _setting(mask) for label, mask in masks.items()}
-    quality = measure_quality(target, scored, settings, progress) if scored else {}
     arms = [
         Arm(
             Configuration(
@@ -61,8 +62,7 @@ def _subject(plan: Plan, target: Target, checked: tuple[_Wanted, _Prompts], prog
                 num_total_blocks=total,
                 active_block_indices=list(blocks),
                 num_vision_tokens=0,
-                num_output_tokens=plan.new_tokens,
-                quality=quality.get(label),
+                num_output_tokens=tokens_of(plan.new_tokens),
                 weight_bytes=forward_weight_bytes(target.model, blocks),
                 **plan.input_tokens(works),
             ),
@@ -78,7 +78,16 @@ def _subject(plan: Plan, target: Target, checked: tuple[_Wanted, _Prompts], prog
         importance=ranking if plan.strategy == "importance" else None,
     )
     unchanged = [index for index, blocks in enumerate(active) if len(blocks) == total]
-    return Subject(target, arms, unchanged, conditions)
+    open_knob = plan.num_active_blocks is None and plan.active_block_indices is None
+    return Subject(
+        target,
+        arms,
+        unchanged,
+        conditions,
+        may_shorten=plan.new_tokens is None,
+        droppable=between_first(len(arms)) if open_knob else (),
+        more=partial(with_quality, target, scored),
+    )
 
 
 def _wanted(plan: Plan, total: int) -> _Wanted:

@@ -1,6 +1,6 @@
 """The findings of `depth` as tables, pictures and README."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,8 +13,10 @@ from perstep.experiments.knobs.show import (
     QUALITY,
     STEP,
     Drawing,
+    Samples,
     fit_note,
     has_quality,
+    knob_content,
     knob_files,
     line,
     one_table,
@@ -24,6 +26,7 @@ from perstep.experiments.knobs.show import (
 )
 from perstep.report import Table
 from perstep.report.format import significant
+from perstep.report.page import Content
 from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 
@@ -54,10 +57,19 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`depth.png` and, where quality was measured, `quality.png`, their CSV, all samples, the model, `README.md`."""
-    drawings = {"depth": depth_drawing}
+    return knob_files(__package__, manifest, findings, _drawings(findings), _words)
+
+
+def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Content:
+    """The page's: the curves of the pictures."""
+    return knob_content(manifest, findings, _drawings(findings))
+
+
+def _drawings(findings: KnobFindings) -> dict[str, Callable[[KnobFindings], Drawing]]:
+    drawings: dict[str, Callable[[KnobFindings], Drawing]] = {"depth": depth_drawing}
     if has_quality(findings) and any(s.decode_step_ms for s in findings.summary):
         drawings["quality"] = quality_drawing
-    return knob_files(__package__, manifest, findings, drawings, _words)
+    return drawings
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:

@@ -7,7 +7,7 @@ name. All configurations replay the tokens of the unchanged model. Host syncs ar
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.experts.session import prepare
-from perstep.experiments.knobs.experts.show import files, summary, tables
+from perstep.experiments.knobs.experts.show import content, files, summary, tables
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.samples import Sample, Workload, timeline
 from perstep.experiments.knobs.show import summary_csv as csv
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -1,22 +1,30 @@
 """The options of `experts`, and what is wrong with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from cyclopts import Parameter
 
-from perstep.experiments.knobs import NewTokens, PromptOptions
+from perstep.experiments.knobs import OpenNewTokens, PromptOptions
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS
 from perstep.experiments.options import Counts
+
+DEFAULT_ARCH = "olmoe-1b-7b"
+"""A layer of it has 64 experts, of which a token takes 8, and 1.7 GB in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(PromptOptions):
     """The options of `perstep experts`."""
 
-    new_tokens: NewTokens = 32
-    """Tokens that every configuration generates: one prefill and N - 1 decode forwards."""
+    model: Annotated[str | None, Parameter(name=["-m", "--model", "--model-path"])] = None
+    """A folder with a stored mixture-of-experts model; or a hub id, the only thing fetched from a network. Several,
+    separated by commas, are measured in the same rounds. [default: one layer of --arch olmoe-1b-7b]"""
+
+    new_tokens: OpenNewTokens = None
+    """Tokens that every configuration generates: one prefill and N - 1 decode forwards. [default: 32, or fewer where
+    the budget does not hold enough rounds of that]"""
 
     top_k: Counts | None = None
     """Experts for each token: a list or a range. [default: 1, 2, 4 ... up to all]"""
@@ -30,3 +38,9 @@ class Plan(PromptOptions):
 
     quality_tokens: Annotated[int, Parameter(name="--quality-tokens")] = DEFAULT_TOKENS
     """Tokens of the text to measure quality on; 0 measures no quality."""
+
+    def with_model(self) -> Self:
+        """The same; where no model is named, one layer of a real mixture of experts."""
+        if self.model is not None or self.arch is not None:
+            return self
+        return replace(self, arch=DEFAULT_ARCH, layers=1 if self.layers is None else self.layers)

@@ -1,24 +1,31 @@
 """The measurement of `experts`: the same tokens with each number of experts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
+from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all, with_quality
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
-from perstep.experiments.knobs.quality import measure_quality, scored_tokens
+from perstep.experiments.knobs.fitting import between_first
+from perstep.experiments.knobs.models import free_memory
+from perstep.experiments.knobs.options import tokens_of
+from perstep.experiments.knobs.quality import Scored, scored_tokens
 from perstep.experiments.knobs.session import measure_pass
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
 from perstep.targets.transformers import IMPLEMENTATIONS, ExpertsPerToken, Routers, experts_implementation
+
+_SHARE_OF_FREE = 0.3
+"""Of the free memory: the copies are made twice, and what comes of them is not small either."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,15 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     Raises:
         InputError: something in the plan is wrong; nothing has been written.
     """
+    plan = plan.with_model()
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=plan.new_tokens)
+    at_least(1, new_tokens=tokens_of(plan.new_tokens))
     at_least(0, quality_tokens=plan.quality_tokens)
 
     def check(one: Plan, target: Target) -> _Checked:
         routers = target.find_routers()
         top_ks = _top_ks(one, routers.num_experts)
-        return _Checked(routers, top_ks, one.make_prompts(prompts, target, one.new_tokens))
+        return _Checked(routers, top_ks, one.make_prompts(prompts, target, tokens_of(one.new_tokens)))
 
     def make(one: Plan, target: Target, checked: _Checked, progress: Progress) -> Subject:
         return _subject(one, target, checked, progress, clock)
@@ -55,42 +63,33 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
     routers, top_ks = checked.routers, checked.top_ks
     own = experts_implementation(target.model)
-    works = record_all(target, checked.prompts_BT, plan.new_tokens, progress)
+    works = record_all(target, checked.prompts_BT, tokens_of(plan.new_tokens), progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[object]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
 
     def runs(name: str) -> None:
         with setting(top_ks[0], name)():
-            measure_pass(target, works[0].shortened(min(2, plan.new_tokens)), clock)
+            measure_pass(target, works[0].shortened(min(2, tokens_of(plan.new_tokens))), clock)
 
     names, warnings = _implementations(plan, runs)
-    settings = {f"k = {k}, {name}": setting(k, name) for name in names for k in top_ks}
-    quality = {}
-    if plan.quality_tokens:
-        scored = scored_tokens(target, works, plan.text, plan.quality_tokens)
-        quality = measure_quality(target, scored, settings, progress)
+    longest = plan.batch * max(prompt_BT.shape[1] for prompt_BT in checked.prompts_BT)
+    too_large = _too_large(plan, routers, top_ks, longest) if "batched_mm" in names else {}
+    warnings += too_large.values()
+    settings = {
+        _label(k, name): setting(k, name)
+        for name in names
+        for k in top_ks
+        if name != "batched_mm" or k not in too_large
+    }
+    scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
     total = target.num_blocks
-    arms = []
-    for name in names:
-        for k in top_ks:
-            label = f"k = {k}, {name}"
-            progress(0.0, f"syncs of {label}")
-            configuration = Configuration(
-                label=label,
-                knob=float(k),
-                num_active_blocks=total,
-                num_total_blocks=total,
-                active_block_indices=list(range(total)),
-                num_vision_tokens=0,
-                num_output_tokens=plan.new_tokens,
-                top_k=k,
-                experts_implementation=name,
-                quality=quality.get(label),
-                syncs_per_step=_syncs(target, works[0], settings[label]),
-                **plan.input_tokens(works),
-            )
-            arms.append(Arm(configuration, works, settings[label]))
+    arms = [
+        Arm(_configuration(plan, works, total, k, name), works, settings[label])
+        for name in names
+        for k in top_ks
+        if (label := _label(k, name)) in settings
+    ]
     unchanged = [
         index
         for index, arm in enumerate(arms)
@@ -101,9 +100,79 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         num_experts=routers.num_experts,
         own_top_k=routers.top_k,
         own_implementation=own,
-        quality_of=scored.source if plan.quality_tokens else None,
+        quality_of=None if scored is None else scored.source,
     )
-    return Subject(target, arms, unchanged, conditions, warnings)
+    return Subject(
+        target,
+        arms,
+        unchanged,
+        conditions,
+        warnings,
+        may_shorten=plan.new_tokens is None,
+        droppable=_droppable(plan, arms, unchanged, own),
+        more=partial(_more, target, scored),
+    )
+
+
+def _label(top_k: int, implementation: str) -> str:
+    return f"k = {top_k}, {implementation}"
+
+
+def _configuration(plan: Plan, works: Sequence[Work], total: int, top_k: int, implementation: str) -> Configuration:
+    return Configuration(
+        label=_label(top_k, implementation),
+        knob=float(top_k),
+        num_active_blocks=total,
+        num_total_blocks=total,
+        active_block_indices=list(range(total)),
+        num_vision_tokens=0,
+        num_output_tokens=tokens_of(plan.new_tokens),
+        top_k=top_k,
+        experts_implementation=implementation,
+        **plan.input_tokens(works),
+    )
+
+
+def _too_large(plan: Plan, routers: Routers, top_ks: Sequence[int], tokens: int) -> dict[int, str]:
+    """The numbers of experts whose weights `batched_mm` cannot copy for each token, with a sentence for each.
+
+    Raises:
+        InputError: it was asked for by name.
+    """
+    free, found = free_memory(plan.device), {}
+    for k in top_ks:
+        needed = routers.gathered_bytes(k, tokens)
+        if needed <= free * _SHARE_OF_FREE:
+            continue
+        why = (
+            f"it copies the weights of each token's experts, {needed / 1e9:.1f} GB at {plural(tokens, 'token')}, and "
+            f"{free / 1e9:.1f} GB are free"
+        )
+        if plan.implementations is not None:
+            raise InputError(f"--implementations batched_mm with k = {k}: {why}; give a smaller --top-k or prompt")
+        found[k] = f"k = {k}, batched_mm was left out: {why}"
+    return found
+
+
+def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: Progress) -> list[Arm]:
+    """The quality of each configuration, and its syncs."""
+    found = []
+    for arm in with_quality(target, scored, arms, progress):
+        progress(0.0, f"syncs of {arm.configuration.label}")
+        syncs = _syncs(target, arm.works[0], arm.setting)
+        found.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
+    return found
+
+
+def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:
+    """What may be left out of what is left open: other implementations, then numbers of experts."""
+    names = [arm.configuration.experts_implementation for arm in arms]
+    dearest = sorted(range(len(arms)), key=lambda index: -arms[index].configuration.knob)
+    others = [index for index in dearest if names[index] != own] if plan.implementations is None else []
+    same = [index for index, name in enumerate(names) if name == (own if own in names else names[0])]
+    between = [same[place] for place in between_first(len(same))] if plan.top_k is None else []
+    most = same[-1:] if plan.top_k is None else []
+    return [index for index in dict.fromkeys([*others, *between, *most]) if index not in unchanged]
 
 
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:

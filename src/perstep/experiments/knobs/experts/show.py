@@ -10,15 +10,18 @@ from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.show import (
     QUALITY,
     STEP,
+    Samples,
     doubt,
     fit_note,
     has_quality,
+    knob_content,
     knob_files,
     one_table,
     stage_panels,
     subject,
 )
 from perstep.report import Table
+from perstep.report.page import Content
 from perstep.runs import Manifest
 
 
@@ -37,7 +40,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`experts.png` with its CSV, all samples, the model, `README.md`."""
-    return knob_files(__package__, manifest, findings, {"experts": _drawing}, _words)
+    return knob_files(__package__, manifest, findings, _DRAWINGS, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
@@ -68,3 +71,11 @@ def _finding(findings: KnobFindings) -> str:
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _finding(found)})
+
+
+_DRAWINGS = {"experts": _drawing}
+
+
+def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Content:
+    """The page's: the curves of the picture."""
+    return knob_content(manifest, findings, _DRAWINGS)

@@ -8,7 +8,7 @@ What a forward really costs more at later positions is read off the longest call
 from perstep.experiments.knobs.findings import analyse_knob as analyse
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.knobs.output.session import prepare
-from perstep.experiments.knobs.output.show import files, summary, tables
+from perstep.experiments.knobs.output.show import content, files, summary, tables
 from perstep.experiments.knobs.samples import Conditions, Sample, Workload, timeline
 from perstep.experiments.knobs.show import summary_csv as csv
 
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Workload",
     "analyse",
+    "content",
     "csv",
     "files",
     "prepare",

@@ -48,4 +48,5 @@ def _subject(plan: Plan, target: Target, prompts_BT: list[NDArray[np.int64]], pr
         )
         for count in plan.new_tokens
     ]
-    return Subject(target, arms, range(len(arms)))
+    is_open = plan.new_tokens == Plan().new_tokens
+    return Subject(target, arms, range(len(arms)), droppable=range(len(arms) - 1, 0, -1) if is_open else ())

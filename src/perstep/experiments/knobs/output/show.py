@@ -8,9 +8,10 @@ from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
-from perstep.experiments.knobs.show import fit_note, knob_files, milliseconds, one_table, subject
+from perstep.experiments.knobs.show import Samples, fit_note, knob_content, knob_files, milliseconds, one_table, subject
 from perstep.report import Column, Table
 from perstep.report.format import signed_percent
+from perstep.report.page import Content
 from perstep.report.panels import Panel, Series
 from perstep.runs import Manifest
 
@@ -63,7 +64,7 @@ def _growth(findings: KnobFindings) -> str:
 
 def files(manifest: Manifest, findings: KnobFindings) -> Mapping[str, bytes]:
     """`output.png` with its CSV, all samples, the model, `README.md`."""
-    return knob_files(__package__, manifest, findings, {"output": _drawing}, _words)
+    return knob_files(__package__, manifest, findings, _DRAWINGS, _words)
 
 
 def _words(manifest: Manifest, findings: KnobFindings) -> dict[str, Json]:
@@ -100,3 +101,11 @@ def _drawing(findings: KnobFindings) -> Drawing:
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
     return headlines(findings, lambda found: {"headline": _growth(found)})
+
+
+_DRAWINGS = {"output": _drawing}
+
+
+def content(manifest: Manifest, findings: KnobFindings, _samples: Samples) -> Content:
+    """The page's: the curves of the picture."""
+    return knob_content(manifest, findings, _DRAWINGS)

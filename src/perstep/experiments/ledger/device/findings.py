@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 
 from perstep.errors import InputError
 from perstep.experiments.ledger.device.samples import ProfiledRound, WorkColumns
-from perstep.experiments.ledger.samples import KINDS, Sample
-from perstep.measure import RESIDUAL
+from perstep.experiments.ledger.samples import KINDS, Sample, plain_steps
+from perstep.measure import RESIDUAL, TURNS
 from perstep.measure.kernel_names import short_name
-from perstep.stats import ledger_estimate, merge_until_independent, merged_interval, share_interval, step_estimate
+from perstep.stats import (
+    MIN_ROUNDS_FOR_VERDICT,
+    ledger_estimate,
+    merge_until_independent,
+    merged_interval,
+    share_interval,
+    step_estimate,
+)
 
 HOST_BOUND_BELOW = 0.6
 """A step whose kernels run for less of it waits for launches."""
@@ -148,31 +155,37 @@ def device_work(samples: Sequence[Sample]) -> dict[str, DeviceWork]:
     for kind in KINDS:
         if held and all(kind in profiled.kinds for _, profiled in held):
             plain_ns = _plain_ns([sample for sample, _ in held], kind, held[0][1].kinds[kind].steps)
-            made[kind] = work_of(kind, [profiled for _, profiled in held], plain_ns)
+            made[kind] = work_of(kind, [profiled for _, profiled in held], plain_ns, steps_are_rounds=_few(samples))
     return made
+
+
+def _few(samples: Sequence[Sample]) -> bool:
+    """Whether the rounds are so few and so long that each profiled step must be one."""
+    return len(samples) < MIN_ROUNDS_FOR_VERDICT and samples[0].passes[0].arm in TURNS
 
 
 def _plain_ns(samples: Sequence[Sample], kind: str, positions: int) -> NDArray[np.float64]:
     """Plain steps at the first positions, the mean over the passes of a round: [rounds, positions]."""
     try:
         return np.array(
-            [
-                np.mean([p.kinds[kind].step_ns[:positions] for p in s.passes if p.arm == "plain"], axis=0)
-                for s in samples
-            ],
+            [np.mean([column[:positions] for column in plain_steps(s, kind)], axis=0) for s in samples],
             np.float64,
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"the rounds do not all hold the same plain steps ({error}); measure again") from error
 
 
-def work_of(kind: str, rounds: Sequence[ProfiledRound], plain_ns: NDArray[np.float64]) -> DeviceWork:
+def work_of(
+    kind: str, rounds: Sequence[ProfiledRound], plain_ns: NDArray[np.float64], *, steps_are_rounds: bool = False
+) -> DeviceWork:
     """The device's work in one kind of step.
 
     Args:
         kind: of all steps.
         rounds: each with profiled steps of this kind.
         plain_ns: [rounds, positions] the steps that the work is set beside.
+        steps_are_rounds: each step is a round for the intervals, paired with the plain one at its position. Kernels
+            take what they take whatever the host does, so that steps of a round differ as those of two rounds do.
 
     Raises:
         InputError: the rounds do not hold as many steps as there are plain ones.
@@ -186,9 +199,10 @@ def work_of(kind: str, rounds: Sequence[ProfiledRound], plain_ns: NDArray[np.flo
     estimate = ledger_estimate(total, {name: ns for name, ns in busy.items() if name != RESIDUAL})
     parts_ns = {**estimate.parts_ns, **({RESIDUAL: estimate.residual_ns} if RESIDUAL in names else {})}
     step_ns = step_estimate(plain_ns)
-    share_low, share_high = _share(total, plain_ns, estimate.step_ns / step_ns)
-    idle = _idle(total, plain_ns, step_ns - estimate.step_ns)
-    parts = {name: _part(name, columns, busy, parts_ns[name], total) for name in _ordered(names)}
+    axes = (-1, 1) if steps_are_rounds else total.shape
+    share_low, share_high = _share(total.reshape(axes), plain_ns.reshape(axes), estimate.step_ns / step_ns)
+    idle = _idle(total.reshape(axes), plain_ns.reshape(axes), step_ns - estimate.step_ns)
+    parts = {name: _part(name, columns, busy, parts_ns[name], total, axes) for name in _ordered(names)}
     return DeviceWork(
         kind=kind,
         rounds=len(rounds),
@@ -235,12 +249,13 @@ def _part(
     busy: Mapping[str, NDArray[np.float64]],
     busy_ns: float,
     total: NDArray[np.float64],
+    axes: tuple[int, ...],
 ) -> PartWork:
     whole_ns, steps = float(step_estimate(total)), total.size
     share = busy_ns / whole_ns if whole_ns else 0.0
-    totals = total.sum(axis=1)
+    totals = total.reshape(axes).sum(axis=1)
     found = (
-        share_interval(busy[name].sum(axis=1), totals, estimate=share, comparisons=len(busy))
+        share_interval(busy[name].reshape(axes).sum(axis=1), totals, estimate=share, comparisons=len(busy))
         if (totals > 0).all()
         else None
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from perstep.errors import InputError
+from perstep.experiments.device.stream import DeviceLedger, idle_sentence
 from perstep.experiments.ledger.device.bounds import DeviceBounds
 from perstep.experiments.ledger.device.findings import BUSY_CLASSES, DeviceWork, KernelTime, PartWork
 from perstep.measure import RESIDUAL, Ledger
@@ -24,6 +25,7 @@ from perstep.report.format import (
     time_unit,
 )
 from perstep.report.ledger import bound_columns
+from perstep.report.page import DeviceLane
 from perstep.report.table import ABSENT, Ends, Unit, bar_column, in_files, interval_columns, time_column
 
 DeviceDetail = Literal["parts", "kernels", "stream"]
@@ -70,6 +72,20 @@ def work_table(
         ],
         rule_before=frozenset({len(rows)}),
     )
+
+
+def device_lane(work: DeviceWork | None, beside: DeviceLedger | None) -> DeviceLane | None:
+    """The device's lane of a page: its profiled kernels, else its time on the stream; None without a device."""
+    if work is not None:
+        kernels = {name: [(k.short, k.ns_per_step) for k in part.kernels] for name, part in work.parts.items()}
+        words = f"The device's lane has the kernels of profiled steps. {bounding_sentence(work)}"
+        busy = {name: part.busy_ns for name, part in work.parts.items() if part.busy_ns}
+        return DeviceLane(busy, max(work.idle_ns, 0.0), work.step_ns, words, kernels)
+    if beside is None:
+        return None
+    parts = {name: part.ns for name, part in beside.ledger.parts.items() if part.ns}
+    words = "The device's lane has the time between two events on its stream, waiting included."
+    return DeviceLane(parts, beside.ledger.residual_ns, beside.ledger.step_ns, f"{words} {idle_sentence(beside)}")
 
 
 @dataclass(frozen=True)

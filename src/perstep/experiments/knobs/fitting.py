@@ -1,0 +1,105 @@
+"""Which configurations, and calls of which length, a budget holds enough rounds of.
+
+What the options leave open gives way: the number of new tokens first, then configurations between the others. What
+was asked for stays, and what it needs is said before measuring. Nothing is measured here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from perstep.experiments.planning import least_rounds, rounds_that_fit, what_would_fit
+from perstep.measure import Effort
+from perstep.stats import MIN_ROUNDS_FOR_VERDICT
+
+FEWEST_TOKENS = (16, 8, 4)
+"""Shorter calls, where their length is left open."""
+LEAST_ARMS = 2
+"""There is something to compare at least."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a configuration's steps took in a short call, with all prompts together.
+
+    Attributes:
+        prefill_ns: of a prefill.
+        step_ns: of a decode step.
+        tokens: that a call of it generates.
+    """
+
+    prefill_ns: float
+    step_ns: float
+    tokens: int
+
+    def pass_ns(self, most_tokens: int) -> float:
+        """A call, and the prefill and the decode step that are run before it."""
+        decoded = min(self.tokens, most_tokens) - 1
+        if self.prefill_ns == inf:
+            return inf
+        return 2 * self.prefill_ns + (decoded + (self.tokens > 1)) * self.step_ns
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is measured.
+
+    Attributes:
+        arms: indices of the configurations that stay.
+        most_tokens: that a call generates; None where all are as they were.
+        too_short: what to say before measuring, where the budget holds too few rounds; or empty.
+    """
+
+    arms: list[int]
+    most_tokens: int | None = None
+    too_short: str = ""
+
+
+def fit(tried: Sequence[Tried], effort: Effort, *, may_shorten: bool, droppable: Sequence[int]) -> Fit:
+    """What the budget holds 20 rounds of, or as many as intervals need.
+
+    Args:
+        tried: of every configuration.
+        effort: with the budget.
+        may_shorten: whether the number of tokens is left open.
+        droppable: configurations that may be left out, the first of them first.
+    """
+    arms = list(range(len(tried)))
+    longest = max((one.tokens for one in tried), default=1)
+    wanted = [MIN_ROUNDS_FOR_VERDICT, least_rounds(max(len(tried) - 1, 1))]
+
+    def round_ns(kept: Sequence[int], tokens: int) -> float:
+        return sum(tried[arm].pass_ns(tokens) for arm in kept)
+
+    lengths = [longest, *(n for n in FEWEST_TOKENS if n < longest)] if may_shorten else [longest]
+    for rounds in wanted:
+        for kept in _subsets(arms, droppable):
+            for tokens in lengths:
+                if rounds_that_fit(round_ns(kept, tokens), effort) >= rounds:
+                    return Fit(kept, None if tokens == longest else tokens)
+    kept = _subsets(arms, droppable)[-1]
+    alike = len({one.tokens for one in tried}) == 1  # in `output` it is what varies
+    shorter = [(f"-n {n}", round_ns(kept, n)) for n in (8, 4) if n < lengths[-1]][:1] if alike else []
+    said = what_would_fit(round_ns(kept, lengths[-1]), effort, intervals=max(len(kept) - 1, 1), shorter=shorter)
+    return Fit(kept, None if lengths[-1] == longest else lengths[-1], said)
+
+
+def _subsets(arms: Sequence[int], droppable: Sequence[int]) -> list[list[int]]:
+    """All configurations, and all but the first, the first two ... that may be left out."""
+    most = min(len(droppable), max(len(arms) - LEAST_ARMS, 0))
+    return [[arm for arm in arms if arm not in set(droppable[:gone])] for gone in range(most + 1)]
+
+
+def between_first(count: int) -> list[int]:
+    """Indices in the order in which they may be left out so that the others stay evenly spread; never the two ends.
+
+    >>> between_first(9)
+    [1, 3, 5, 7, 2, 6, 4]
+    """
+    order, step, taken = [], 1, {0, count - 1}
+    while step < count:
+        odd = [index for index in range(step, count, 2 * step) if index not in taken]
+        order += odd
+        taken.update(odd)
+        step *= 2
+    return order

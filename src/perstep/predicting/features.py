@@ -1,0 +1,77 @@
+"""What theory says of each part of a step, in time on a machine: what the coefficients of a fit multiply.
+
+Every feature is in nanoseconds at this machine's ceilings, so coefficients have no unit and go with a step to a machine
+with other ceilings. Each is a work that a library does, counted from shapes.
+"""
+
+from perstep.experiments.ledger.bounds import FUSED
+from perstep.predicting.subject import Subject
+from perstep.theory import PARTS, Rates, expected_experts, step_bound
+
+COEFFICIENTS = {
+    "roofline": "times the larger of its bytes and its products, at the ceilings",
+    "packing": "times the copies of weights before products of several rows",
+    "calls": "times the overhead of the calls that theory counts",
+    "per_step": "further calls in a step",
+    "per_layer": "further calls in a layer",
+    "per_expert": "calls for each expert that a layer runs",
+    "per_logit": "passes over the logits at the rate of vectors",
+}
+"""What is fitted, in words; none is negative, because none of this work can take less than no time."""
+
+ONCE = frozenset({"embed", "lm_head", "inputs", "logits", "sample", "stop", "sync"})
+"""Parts that occur once a step, whatever the number of layers."""
+OF_LOGITS = frozenset({"logits", "sample"})
+"""Parts that pass over the logits."""
+
+Features = dict[str, float]
+"""Coefficient -> nanoseconds that it multiplies."""
+
+
+def features(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Features]:
+    """Of each of a ledger's parts.
+
+    A part of theory that does not occur in this model (rotation in GPT-2) has no features, so it takes no time.
+
+    Args:
+        subject: the step.
+        rates: of the machine.
+        parts: their names in ledgers.
+
+    Raises:
+        InputError: the rates lack the dtype, or the model has fewer positions.
+    """
+    cost = subject.cost()
+    bound = step_bound(cost, rates)
+    called = rates.level_for(cost.layer_bytes).call_ns
+    call_ns = rates.call_overhead_ns if called is None else called
+    logits = subject.batch * subject.shape.vocab
+    logits_ns = logits / rates.vector_flops * 1e9 if rates.vector_flops else 0.0
+    made: dict[str, Features] = {}
+    for part in parts:
+        names = FUSED.get(part, (part,))
+        found = [bound.parts[name] for name in names if name in bound.parts]
+        if not found and any(name in PARTS for name in names):
+            made[part] = {}
+            continue
+        made[part] = {
+            "roofline": sum(max(one.compute_ns, one.bandwidth_ns) for one in found),
+            "packing": sum(one.packing_ns for one in found),
+            "calls": sum(one.call_overhead_ns for one in found),
+            "per_step": call_ns,
+            "per_layer": 0.0 if part.partition("/")[0] in ONCE else subject.shape.num_layers * call_ns,
+            "per_expert": _experts(subject) * call_ns if "mlp" in names else 0.0,
+            "per_logit": logits_ns if part.partition("/")[0] in OF_LOGITS else 0.0,
+        }
+    return made
+
+
+def _experts(subject: Subject) -> float:
+    """How many experts run in a step, over all layers."""
+    mlps = [layer.mlp for layer in subject.shape.layers if layer.mlp.experts]
+    return sum(expected_experts(mlp.experts, mlp.active, subject.batch) for mlp in mlps)
+
+
+def roofline_step_ns(subject: Subject, rates: Rates) -> float:
+    """The step by theory at the ceilings, with nothing fitted: the baseline that a fit has to beat."""
+    return step_bound(subject.cost(), rates).bound_ns

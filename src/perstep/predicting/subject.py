@@ -1,0 +1,144 @@
+"""What a prediction is of: a shape, a batch and a context, worked through in one way on one machine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perstep._json import Json
+from perstep._words import plural
+from perstep.data import mini_path
+from perstep.errors import InputError
+from perstep.experiments.bounds import BACKENDS, backend_for
+from perstep.targets import BUILT_IN
+from perstep.targets.transformers.presets import presets
+from perstep.theory import (
+    ModelShape,
+    Precision,
+    StepCost,
+    bytes_each,
+    decode,
+    kv_bytes,
+    parameters,
+    read_config,
+    step_cost,
+)
+
+_COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How steps are carried out. Cells of two ways are never fitted together.
+
+    Attributes:
+        backend: a name of `experiments.bounds.BACKENDS`.
+        dtype: of the weights.
+        device: as torch spells it.
+        threads: of the matrix library.
+        sampled: whether tokens are drawn; else the most probable one is taken.
+    """
+
+    backend: str
+    dtype: str
+    device: str
+    threads: int
+    sampled: bool
+
+    @property
+    def words(self) -> str:
+        """In a sentence."""
+        chosen = "sampled" if self.sampled else "greedy"
+        return f"{self.backend}, {self.dtype}, {self.device}, {plural(self.threads, 'thread')}, {chosen}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A decode step.
+
+    Attributes:
+        arch: the architecture's name, without the layers that were kept of it.
+        shape: of the layers that run.
+        batch: sequences side by side.
+        context: positions in the cache.
+        way: how it is carried out.
+    """
+
+    arch: str
+    shape: ModelShape
+    batch: int
+    context: int
+    way: Way
+
+    def cost(self) -> StepCost:
+        """FLOPs, bytes and calls, part by part.
+
+        Raises:
+            InputError: the model has fewer positions.
+        """
+        backend = backend_for(BACKENDS[self.way.backend], self.shape)
+        return step_cost(self.shape, decode(self.context, batch=self.batch), Precision.all(self.way.dtype), backend)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all layers, the embedding and the head."""
+        return parameters(self.shape).total * bytes_each(self.way.dtype)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of all sequences, the new token included."""
+        return kv_bytes(self.shape, self.context + 1, batch=self.batch, dtype=self.way.dtype).used
+
+    @property
+    def name(self) -> str:
+        """What it is called: `llama-3.1-70b, 80 layers, batch 64, context 131,072`."""
+        layers = plural(self.shape.num_layers, "layer")
+        return f"{self.arch}, {layers}, batch {self.batch}, context {self.context:,}"
+
+
+def shape_named(arch: str, layers: int | None) -> tuple[str, ModelShape]:
+    """The name and shape of a preset, or of a config.json; torch is not imported.
+
+    Raises:
+        InputError: there is no such architecture, theory has no formula for it, or it has fewer layers.
+    """
+    config = dict(_config(arch))
+    path = Path(arch)
+    name = path.resolve().parent.name if path.name == "config.json" else path.name
+    if layers is not None:
+        keep_layers(config, layers, arch)
+    return name, read_config(config)
+
+
+def _config(arch: str) -> Mapping[str, Json]:
+    if arch in presets():
+        found: Mapping[str, Json] = presets()[arch]["config"]
+        return found
+    path = mini_path() if arch == BUILT_IN else Path(arch)
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        names = ", ".join(presets())
+        raise InputError(f"unknown architecture {arch!r}: choose from {names}, or give a config.json") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no config.json: {error}") from error
+    if not isinstance(read, dict):
+        raise InputError(f"{path} is no config.json: it holds a {type(read).__name__}")
+    return read
+
+
+def keep_layers(config: dict[str, Json], layers: int, arch: str) -> None:
+    """Let a configuration have its leading layers alone.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    total = read_config(config).num_layers
+    if not 1 <= layers <= total:
+        raise InputError(f"{arch} has {plural(total, 'layer')}, so --layers is between 1 and {total}, not {layers}")
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) == total:
+            config[name] = value[:layers]
+        elif name in _COUNTS and value == total:
+            config[name] = layers

@@ -1,0 +1,82 @@
+"""HTML and SVG as text: every text and every attribute is escaped, and what is markup has a type of its own."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from html import escape
+
+from perstep._json import Json
+from perstep.report.format import printable
+
+
+class Markup(str):
+    """Text that is markup already."""
+
+    __slots__ = ()
+
+
+_HIDE: ContextVar[Callable[[str], str] | None] = ContextVar("_HIDE", default=None)
+
+
+@contextmanager
+def hiding(hide: Callable[[str], str] | None) -> Iterator[None]:
+    """Every text that becomes markup inside goes through this function first."""
+    token = _HIDE.set(hide)
+    try:
+        yield
+    finally:
+        _HIDE.reset(token)
+
+
+def hidden(value: Json) -> Json:
+    """Data with every text in it, keys among them, as `hiding` leaves it."""
+    hide = _HIDE.get()
+    if hide is None:
+        return value
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {hide(key): hidden(held) for key, held in value.items()}
+    return [hidden(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def text(value: str) -> Markup:
+    """A text from anywhere, to be shown as it is; control characters are replaced."""
+    hide = _HIDE.get()
+    return Markup(escape(printable(value if hide is None else hide(value))))
+
+
+def element(name: str, /, *content: str, **attributes: str | float | bool | None) -> Markup:
+    """An element.
+
+    Args:
+        name: of it.
+        content: what is no `Markup` is escaped.
+        attributes: a trailing underscore is dropped and others are hyphens; None and False leave one out, and True
+            gives one without a value.
+    """
+    inside = "".join(one if isinstance(one, Markup) else text(one) for one in content)
+    opened = f"<{name}{''.join(_attributes(attributes))}>"
+    return Markup(opened if name in _VOID else f"{opened}{inside}</{name}>")
+
+
+def join(pieces: Iterable[Markup]) -> Markup:
+    """Pieces of markup after one another."""
+    return Markup("".join(pieces))
+
+
+_VOID = {"meta", "link", "hr", "br", "input"}
+
+
+def _attributes(given: dict[str, str | float | bool | None]) -> Iterable[str]:
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        called = name.rstrip("_").replace("_", "-")
+        called = "viewBox" if called == "viewbox" else "preserveAspectRatio" if called == "ratio" else called
+        yield f" {called}" if value is True else f' {called}="{text(_short(value))}"'
+
+
+def _short(value: str | float) -> str:
+    """A number with at most two decimals: a hundredth of a unit of a drawing cannot be seen."""
+    return value if isinstance(value, str) else f"{value:.2f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"

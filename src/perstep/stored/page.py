@@ -1,0 +1,103 @@
+"""Two stored runs against each other, and a run among its like, as pages, from the tables of `show` and `history`."""
+
+from perstep._version import __version__
+from perstep.report.format import duration, percent, time_unit
+from perstep.report.page import Bar, Bars, Content, Drawn, Page
+from perstep.report.panels import Panel, Series
+from perstep.stored.between import PartChange, RunFacts, StoredComparison
+from perstep.stored.history import History, HistoryRow, history_table
+from perstep.stored.show import comparison_notes, comparison_tables
+
+
+def comparison_page(found: StoredComparison) -> Page:
+    """The page of a comparison: the change of each part with its verdict, and both runs over one another."""
+    headline = found.parts[0]
+    ref, new = (duration(ns) if ns is not None else "–" for ns in (headline.ref_ns, headline.new_ns))
+    finding = f"{headline.part}: {ref} → {new}, {_change(headline)}"
+    return Page(
+        kind="comparison",
+        title=f"perstep compare: {found.ref.name} → {found.new.name}",
+        subject=f"{found.ref.name} → {found.new.name} · {found.workload}",
+        content=Content(
+            finding, [one for kind in dict.fromkeys(row.kind for row in found.parts) for one in _drawn(found, kind)]
+        ),
+        tables=comparison_tables(found),
+        stops=[f"The runs did not do the same work: {'; '.join(found.different_work)}."]
+        if found.different_work
+        else [],
+        warnings=comparison_notes(found),
+        facts={"Reference": _facts(found.ref), "New": _facts(found.new)},
+        holds=[
+            "the comparison of two stored runs, part by part",
+            "the commits and the machine they were measured with; no command line and no path",
+            "no file is fetched when it is opened, and nothing is sent",
+        ],
+        version=__version__,
+    )
+
+
+def _change(row: PartChange) -> str:
+    return f"{row.percent(2)} {row.interval(2, missing='(no interval)')}: {row.verdict}"
+
+
+def _facts(run: RunFacts) -> dict[str, str]:
+    return {name: str(getattr(run, name)) for name in run.__struct_fields__}
+
+
+def _drawn(found: StoredComparison, kind: str) -> list[Drawn]:
+    rows = [row for row in found.parts if row.kind == kind]
+    within = 100 * found.threshold
+    changes = [Bar.of_change(row.part, row, _change(row)) for row in rows]
+    # The step itself would make the bars of its parts invisible.
+    parts = [row for row in rows if not row.part.endswith("step")] or rows
+    unit, size = time_unit(row.new_ns or row.ref_ns or 0.0 for row in parts)
+    overlaid = []
+    for row in parts:
+        words = " → ".join("–" if ns is None else duration(ns) for ns in (row.ref_ns, row.new_ns))
+        line = None if row.ref_ns is None else row.ref_ns / size
+        overlaid.append(
+            Bar.scaled(row.part, (row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns), 1 / size, words, line)
+        )
+    band = f"Within the band of ±{percent(found.threshold, 0)} a change counts as the same."
+    return [
+        Bars(f"{kind}: change of each part", "%", changes, within=within, note=band),
+        Bars(
+            f"{kind}: both runs over one another",
+            unit,
+            overlaid,
+            note=f"Bars are {found.new.name}, lines are {found.ref.name}.",
+        ),
+    ]
+
+
+def history_page(found: History) -> Page:
+    """The page of a history: the step of each run with its interval, and what changed from one to the next."""
+    rows = found.rows
+    unit, size = time_unit(row.step_ns for row in rows)
+    series = Series(
+        "step, with the interval of its own rounds",
+        [float(place) for place in range(1, len(rows) + 1)],
+        [row.step_ns / size for row in rows],
+        low=[None if row.ci_low_ns is None else row.ci_low_ns / size for row in rows],
+        high=[None if row.ci_high_ns is None else row.ci_high_ns / size for row in rows],
+    )
+    changes = [Bar.of_change(f"{row.run}, {row.began[:10]}", row, _row_change(row)) for row in rows[1:] if row.verdict]
+    panel = Panel("The step of each run, by date", "run, oldest first", f"step ({unit})", [series])
+    drawn: list[Drawn] = [panel]
+    if changes:
+        drawn.append(Bars("Change against the run before", "%", changes, within=1.0, note=found.spread))
+    return Page(
+        kind="history",
+        title=f"perstep history: {found.name}",
+        subject=found.workload,
+        content=Content(found.finding, drawn),
+        tables=[history_table(found)],
+        facts={},
+        holds=["stored runs of one workload on one machine, by date; no command line and no path"],
+        version=__version__,
+        warnings=found.notes,
+    )
+
+
+def _row_change(row: HistoryRow) -> str:
+    return f"{row.percent(2)} {row.interval(2, missing='(no interval)')}: {row.verdict}"

@@ -1,0 +1,197 @@
+"""Predictions on cells whose law is known: coefficients, intervals, what is derived and what is refused."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perstep.errors import InputError
+from perstep.predicting.cells import RESIDUAL, Cell, Cells, machine_figures, read_cells
+from perstep.predicting.features import COEFFICIENTS
+from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_width, left_out
+from perstep.predicting.fleet import fleet_of
+from perstep.predicting.predict import DERIVED, PREDICTED, own_rates, predictor
+from perstep.predicting.subject import Subject, shape_named
+
+Law = Callable[..., list[Cell]]
+Step = Callable[..., Subject]
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def cells_of(found: list[Cell]) -> Cells:
+    """Nothing was left out."""
+    return Cells(found, Counter())
+
+
+def test_a_known_law_is_predicted_where_nothing_was_measured(law: Law, step: Step, measured: Any) -> None:
+    """Another number of layers, batch and context of an architecture between the measured ones; to a hundredth."""
+    cells = [*law(), *(measured(step(arch, batch=4)) for arch in range(8))]
+    new = step(3, layers=3, batch=2, context=400)
+    found = predictor(cells_of(cells), new, None).predict(new)
+    truth = measured(new)
+    assert found.status == PREDICTED
+    assert found.step_ns == pytest.approx(truth.step_ns, rel=0.01)
+    for part, ns in truth.parts_ns.items():
+        assert found.parts_ns[part] == pytest.approx(ns, abs=0.01 * truth.step_ns), part
+    assert sum(found.parts_ns.values()) == pytest.approx(found.step_ns)
+
+
+def test_coefficients_are_named_and_never_negative(law: Law) -> None:
+    """Where noise would make a least-squares fit negative too."""
+    cells = law(0.3)
+    fit = fit_cells(cells, own_rates(cells))
+    assert all(value > 0 for part in fit.parts.values() for value in part.values())
+    assert {name for part in fit.parts.values() for name in part} <= COEFFICIENTS.keys()
+    assert fit.parts["lm_head"].keys() <= {"roofline", "calls", "packing", "per_step"}, "the head runs once"
+    assert "per_logit" not in fit.parts["mlp"], "a layer does not touch the logits"
+
+
+def test_an_interval_is_as_wide_as_left_out_architectures_were_off(law: Law, step: Step, measured: Any) -> None:
+    """Nearly nothing without noise; with one architecture that is twice as slow, at least that factor."""
+    quiet = law()
+    assert half_width(quiet, own_rates(quiet)) == pytest.approx(0.0, abs=0.01)
+    slow = [
+        replace(cell, step_ns=2 * cell.step_ns, parts_ns={p: 2 * ns for p, ns in cell.parts_ns.items()})
+        if cell.subject.arch == "arch-5"
+        else cell
+        for cell in quiet
+    ]
+    wide = half_width(slow, own_rates(slow))
+    assert wide is not None
+    assert wide > 0.6
+    found = predictor(cells_of(slow), step(2), None).predict(step(2))
+    assert found.low_ns is not None
+    assert found.high_ns is not None
+    assert found.low_ns < found.step_ns / 1.8
+    assert found.high_ns > found.step_ns * 1.8
+    assert measured(step(2)).step_ns > found.low_ns
+
+
+def test_no_cell_of_a_group_is_seen_by_the_fit_that_predicts_it(law: Law) -> None:
+    """Each group has a fit of its own; the cells of one share it."""
+    cells = law(0.1)
+    fits = left_out(cells, own_rates(cells), lambda cell: cell.subject.arch)
+    assert len({id(fit) for fit in fits.values()}) == 8
+    for cell in cells:
+        rest = [other for other in cells if other.subject.arch != cell.subject.arch]
+        assert fits[cell.name] == fit_cells(rest, own_rates(rest))
+
+
+def test_few_architectures_have_no_interval(law: Law, step: Step) -> None:
+    """It is derived, and says why."""
+    found = predictor(cells_of(law(archs=3)), step(1), None).predict(step(1))
+    assert (found.status, found.low_ns, found.high_ns) == (DERIVED, None, None)
+    assert "too few architectures" in found.why_derived
+
+
+def test_outside_of_what_was_measured_it_is_derived_and_far_outside_refused(law: Law, step: Step) -> None:
+    """The measure, its range and the nearest cell are named."""
+    made = predictor(cells_of(law()), step(), None)
+    near = made.predict(step(3, context=3000))
+    assert (near.status, near.low_ns) == (DERIVED, None)
+    assert "its context (3,001) lies outside 65 to 1,025" in near.why_derived
+    assert near.nearest.startswith("arch-3-6-1-1024")
+    with pytest.raises(InputError, match=r"its context \(131,073\) lies beyond .* nearest cell is arch-\d-\d-1-1024"):
+        made.predict(step(3, context=131_072))
+    with pytest.raises(InputError, match="its batch"):
+        made.predict(step(3, batch=64))
+
+
+def test_another_way_of_carrying_out_steps_is_refused(law: Law, step: Step) -> None:
+    """Another dtype, device, number of threads or backend: what there is, is named."""
+    cells = cells_of(law())
+    wrong = r"no cell was measured as .*; there are cells of transformers, float32, cpu"
+    for change in ({"dtype": "bfloat16"}, {"device": "cuda"}, {"threads": 2}, {"sampled": True}):
+        with pytest.raises(InputError, match=wrong):
+            predictor(cells, step(way=replace(step().way, **change)), None)
+
+
+def test_a_machine_is_carried_to_by_its_ceilings_and_a_few_cells(law: Law, step: Step, measured: Any) -> None:
+    """Coefficients have no unit: four cells of a machine of half the speed are enough; one is not; none is refused."""
+    fast = law()
+    slow = [measured(step(arch), speed=0.5) for arch in (0, 3, 6)]
+    found = predictor(cells_of([*fast, *slow]), step(4), "machine-0.5").predict(step(4))
+    assert found.status == PREDICTED
+    assert found.hardware == "machine of speed 0.5"
+    assert found.step_ns == pytest.approx(measured(step(4), speed=0.5).step_ns, rel=0.01)
+    one = predictor(cells_of([*fast, slow[0]]), step(4), "machine-0.5").predict(step(4))
+    assert one.status == DERIVED
+    assert "1 architecture measured on this machine, 3 are needed" in one.why_derived
+    with pytest.raises(InputError, match="no cell was measured on that machine"):
+        predictor(cells_of(fast), step(4), "machine-0.5")
+    with pytest.raises(InputError, match="of 2 machines; name one"):
+        predictor(cells_of([*fast, *slow]), step(4), None)
+
+
+def test_too_few_cells_are_refused(law: Law, step: Step) -> None:
+    """A fit of seven coefficients a part wants more."""
+    with pytest.raises(InputError, match="a fit needs 8 cells"):
+        predictor(cells_of(law()[: LEAST_CELLS - 1]), step(), None)
+
+
+def test_a_mixture_of_experts_is_not_predicted_from_dense_models(law: Law, step: Step) -> None:
+    """Its experts were never measured."""
+    _, shape = shape_named("olmoe-1b-7b", 2)
+    mixture = replace(step(), arch="olmoe", shape=shape)
+    made = predictor(cells_of(law()), step(), None)
+    with pytest.raises(InputError, match=r"mixture of experts|lies beyond"):
+        made.predict(mixture)
+
+
+def test_a_fleet_is_derived_and_tensor_parallelism_refused(law: Law, step: Step) -> None:
+    """Tokens a second add up where nobody waits; a model that does not fit into one machine is not split."""
+    found = predictor(cells_of(law()), step(2), None).predict(step(2))
+    fleet = fleet_of(found, 4, 1, 1e12)
+    assert fleet.tokens_per_s == pytest.approx(4e9 / found.step_ns)
+    assert fleet.bytes_each == found.weight_bytes + found.cache_bytes
+    assert fleet.low_tokens_per_s is not None
+    assert fleet.high_tokens_per_s is not None
+    assert fleet.low_tokens_per_s <= fleet.tokens_per_s <= fleet.high_tokens_per_s
+    with pytest.raises(InputError, match=r"tensor parallelism\) is refused: no ceiling of an all-reduce"):
+        fleet_of(found, 4, 1, 1e6)
+    with pytest.raises(InputError, match="--fleet 0"):
+        fleet_of(found, 0, 1, None)
+
+
+def test_bytes_are_those_of_the_shape() -> None:
+    """Llama-3.1-70B in bfloat16 with 64 sequences of 131,072 positions: 141 GB of weights, 2.7 TB of cache."""
+    from perstep.predicting.subject import Subject, Way
+
+    name, shape = shape_named("llama-3.1-70b", None)
+    found = Subject(name, shape, 64, 131_071, Way("transformers", "bfloat16", "cuda", 1, sampled=False))
+    assert found.weight_bytes == 2 * 70_553_706_496
+    assert found.cache_bytes == 64 * 131_072 * 80 * 2 * 8 * 128 * 2
+
+
+def test_a_stored_run_becomes_a_cell() -> None:
+    """Its parts and what lies between them add up to the unmarked step; its ceilings are those of its rounds."""
+    from perstep.predicting import cells
+
+    found = cells._read(GOLDEN / "ledger")
+    assert isinstance(found, Cell), found
+    assert sum(found.parts_ns.values()) == pytest.approx(found.step_ns)
+    assert RESIDUAL in found.parts_ns
+    assert found.subject.name == "mini, 4 layers, batch 1, context 10"
+    assert found.subject.way.words == "reference, float32, cpu, 1 thread, greedy"
+    assert found.rates.peak_flops["float32"] == pytest.approx(found.figures.gemm_gflop_s * 1e9)
+    assert cells._read(GOLDEN / "mask") == "no complete ledger run"
+
+
+def test_a_folder_without_ledger_runs_is_refused(tmp_path: Path) -> None:
+    """With what to give."""
+    with pytest.raises(InputError, match="no ledger run in"):
+        read_cells(tmp_path)
+
+
+def test_ceilings_of_a_machine_are_pooled_over_its_cells(law: Law) -> None:
+    """Medians by size; calls after a set that was not timed take what the nearest one has."""
+    one, two, three = (replace(cell, figures=replace(cell.figures, gemm_gflop_s=rate)) for cell, rate in
+                       zip(law()[:3], (90.0, 100.0, 500.0), strict=True))  # fmt: skip
+    two = replace(two, figures=replace(two.figures, call_ns={0: 500.0, 1 << 20: 700.0}))
+    pooled = machine_figures([one, two, three])
+    assert pooled.gemm_gflop_s == 100.0
+    assert pooled.call_ns[0] == 500.0
+    assert machine_figures([two]).call_ns[1 << 30] == 700.0
