@@ -82,6 +82,11 @@ class CallRecorder:
         self._counting = False
         self._syncs = self._new_syncs()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is being timed, or its syncs counted."""
+        return self._host.is_open or self._counting
+
     def begin(self, kind: str = DECODE) -> None:
         """Begin a step; in one of a counted kind, begin to count."""
         if kind.endswith(COUNTED):
