@@ -1,10 +1,13 @@
 """Write generated blocks into the documentation, or check that they are up to date (`--check`).
 
+A block may also be a table of a file of results: `<!-- table: maskbench/correctness of benchmarks/results/x.json -->`.
+
 A block stands between `<!-- generated: perstep ledger --help -->` and `<!-- end -->`; the command is run and its
 output put there, so that help in the docs is the help that is printed.
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -14,6 +17,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- generated: perstep (?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+TABLE = re.compile(r"(<!-- table: (?P<place>\S+) of (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table_of(place: str, file: str) -> str:
+    """The rows at a place of a file of results, in Markdown; a value that a row lacks is a dash."""
+    rows = json.loads((ROOT / file).read_text(encoding="utf-8"))
+    for name in place.split("/"):
+        rows = rows[name]
+    columns = list(max(rows, key=len))
+    lines = [columns, ["---"] * len(columns), *([str(row.get(name, "-")) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def output_of(arguments: str) -> str:
@@ -30,7 +46,10 @@ def fill(text: str) -> str:
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}\n```text\n{output_of(match['arguments'])}\n```\n\n{match[3]}"
 
-    return BLOCK.sub(block, text)
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{table_of(match['place'], match['file'])}\n\n{match[3]}"
+
+    return TABLE.sub(table, BLOCK.sub(block, text))
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ BY_NAME = {
     "__getattr__": "Python calls it",
     "__dir__": "Python calls it",
     "build_memo": "named in automata.engines.ENGINES",
+    "build_auto": "named in automata.engines.ENGINES",
     "build_lazy": "named in automata.engines.ENGINES",
     "Axes": "named in quoted annotations",
 }

@@ -14,7 +14,7 @@ import perstep.automata.engines as engines_module
 from perstep.automata import ENGINES, Engine, Grammar, Vocabulary, available, json_schema, prepare, unpack_bits
 from perstep.errors import InputError, how_to_install
 
-OURS = ("naive", "naive-memo", "table", "table-lazy")
+OURS = ("naive", "naive-memo", "table", "table-lazy", "auto")
 POLICIES = ("fixed", "flexible")
 
 
@@ -203,7 +203,7 @@ def test_an_engine_that_is_not_there_is_told_how_to_get(
     monkeypatch.setattr(engines_module, "find_spec", lambda name: None)
     assert available() == list(OURS)
     for name, command in (
-        ("llguidance", how_to_install("grammar")),
+        ("llguidance", "pip install llguidance"),
         ("xgrammar", how_to_install("xgrammar")),
         ("outlines", "pip install outlines-core"),
     ):

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perstep.automata import FORMATS, Dfa, Vocabulary, compile, json_schema  # noqa: A004
-from perstep.automata.schema.keywords import TYPES, conjunction, same_value
+from perstep.automata.schema.keywords import TYPES, same_value
 from perstep.errors import InputError
 
 Schema = dict[str, Any]
 
+IN_2020 = "https://json-schema.org/draft/2020-12/schema"
 METASCHEMA = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
 
 PATTERNS = ["^[a-c]+$", "b", "^a", "é$", r"^\d{2,3}$", '"', "^$", "a|^b$", r"\\"]
@@ -280,8 +281,28 @@ def test_strings_count_characters() -> None:
             ["2024-02-29", "2000-02-29", "0001-01-01", "1999-12-31"],
             ["2023-02-29", "1900-02-29", "0000-01-01", "2024-04-31"],
         ),
-        ("time", ["00:00:00Z", "23:59:59.5+05:30"], ["24:00:00Z", "12:00:00", "12:60:00Z"]),
-        ("date-time", ["2024-02-29T12:00:00Z"], ["2024-02-30T12:00:00Z", "2024-02-29 12:00:00Z"]),
+        (
+            "time",
+            ["00:00:00Z", "23:59:59.5+05:30", "23:59:60Z", "12:00:00.123456789z"],
+            ["24:00:00Z", "12:00:00", "12:60:00Z", "12:00:60Z", "23:59:60+01:00"],
+        ),
+        (
+            "date-time",
+            ["2024-02-29T12:00:00Z", "2024-02-29t12:00:00z", "1990-12-31T23:59:60Z"],
+            ["2024-02-30T12:00:00Z", "2024-02-29 12:00:00Z"],
+        ),
+        ("duration", ["P1Y2M3DT4H5M6S", "PT1M", "P4W"], ["P1D2Y", "PT", "P", "P1Y2W", "P1YT"]),
+        ("ipv6", ["::", "1:2:3:4:5:6:7:8", "::ffff:1.2.3.4", "1::8"], ["1::2::3", "12345::", "1:2:3:4:5:6:7", "::1%e"]),
+        ("hostname", ["a.b-c.d"], ["-a", "a_b", "", "a..b", "a" * 64]),
+        ("email", ["joe.b@x.com"], ["invalid", "a@", "@b", ".a@b", "a..b@c"]),
+        (
+            "uri",
+            ["http://a.b/c?d#e", "mailto:a@b.c", "urn:x:y", "http://u:p@[::1]:80/"],
+            ["//a", "a b", "http://a b", "://x", "not a url", "http://[::1", "http://a/%2"],
+        ),
+        ("uri-reference", ["/a", "a/b:c", "#x", "", "?q", "//h/p"], ["a:b c", "\\\\a", "#a#b"]),
+        ("json-pointer", ["", "/a/~0~1"], ["a", "/~2"]),
+        ("relative-json-pointer", ["0#", "12/a"], ["/a", "01", "#"]),
         ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000"]),
         ("ipv4", ["0.0.0.1", "255.10.1.99"], ["256.1.1.1", "1.1.1", "01.1.1.1"]),
     ],
@@ -383,54 +404,6 @@ def test_references_and_combinations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("branches", "exclude"),
-    [
-        ([{"type": "integer"}, {"type": "string"}], True),
-        ([{"type": "integer"}, {"type": "number"}], False),
-        ([{"type": "integer", "maximum": 3}, {"type": "integer", "minimum": 4}], True),
-        ([{"enum": [1.0]}, {"type": "integer"}], False),
-        ([{"type": "array", "items": {"type": "null"}}, {"type": "array", "items": {"type": "integer"}}], False),
-        (
-            [
-                {"type": "object", "properties": {"a": {"type": "null"}}},
-                {"type": "object", "properties": {"b": {"type": "null"}}},
-            ],
-            False,
-        ),
-        (
-            [
-                {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]},
-                {"type": "object", "properties": {"b": {"type": "null"}}, "required": ["b"]},
-            ],
-            True,
-        ),
-        (
-            [
-                {
-                    "type": "object",
-                    "properties": {"a": {"type": "null"}, "b": {"type": "null"}},
-                    "required": ["a", "b"],
-                },
-                {
-                    "type": "object",
-                    "properties": {"b": {"type": "null"}, "a": {"type": "null"}},
-                    "required": ["b", "a"],
-                },
-            ],
-            False,
-        ),
-    ],
-)
-def test_one_of_only_where_branches_exclude_each_other(branches: list[Schema], exclude: bool) -> None:
-    """Branches that overlap, in text or only in value, are refused by name."""
-    if exclude:
-        json_schema({"oneOf": branches})
-    else:
-        with pytest.raises(InputError, match="#/oneOf/0 and #/oneOf/1 cannot be shown to exclude"):
-            json_schema({"oneOf": branches})
-
-
-@pytest.mark.parametrize(
     ("schema", "what"),
     [
         ("{", "not JSON"),
@@ -450,18 +423,22 @@ def test_one_of_only_where_branches_exclude_each_other(branches: list[Schema], e
         ({"type": "integer", "minimum": 3, "maximum": 2}, "no JSON value satisfies"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "no JSON value satisfies"),
         ({"allOf": [{"type": "string"}, {"type": "null"}]}, "no JSON value satisfies"),
-        ({"not": {"type": "null"}}, "'not' is not supported by a finite automaton"),
-        ({"if": True, "then": True}, "'if' is not supported"),
-        ({"type": "array", "items": {"type": "null"}, "uniqueItems": True}, "'uniqueItems' would need"),
-        ({"type": "array", "contains": True}, "'contains' is not supported"),
-        ({"type": "object", "patternProperties": {"a": True}}, "'patternProperties' is not supported"),
+        ({"not": {"type": "null"}}, "any value"),
+        ({"unevaluatedItems": False}, "'unevaluatedItems' cannot be put into a finite automaton"),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "'uniqueItems' would need"),
         (
-            {"type": "object", "properties": {"a": {"type": "null"}}, "minProperties": 1},
-            "minProperties and maxProperties",
+            {"type": "array", "items": {"enum": list(range(40))}, "uniqueItems": True},
+            "'uniqueItems' over 40 values would need a state for every set",
         ),
-        ({"type": "array", "items": [{"type": "null"}]}, "write prefixItems"),
-        ({"type": "number", "minimum": 1, "exclusiveMinimum": True}, "syntax of an old draft"),
-        ({"type": "number", "multipleOf": 0.1}, "multipleOf is supported here for type integer"),
+        (
+            {"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 2},
+            "minProperties 2 .* a key may",
+        ),
+        (
+            {"$schema": IN_2020, "type": "number", "minimum": 1, "exclusiveMinimum": True},
+            "exclusiveMinimum as true or false is draft 4's",
+        ),
+        ({"type": "number", "multipleOf": 0.12345}, "multipleOf 0.12345 would need a state"),
         ({"type": "text"}, "type must be among"),
         ({"type": "string", "maxLength": "3"}, "maxLength must be a whole number"),
         ({"type": "string", "maxLength": -1}, "maxLength must be a whole number"),
@@ -480,10 +457,8 @@ def test_one_of_only_where_branches_exclude_each_other(branches: list[Schema], e
         ("1" * 5_000, "not JSON: Exceeds the limit"),
         ({"anyOf": [True], "$ref": "#/anyOf/" + "9" * 5_000}, "points to nothing"),
         ({"const": "\ud800"}, "no JSON value"),
-        ({"enum": [{"a": 1}], "properties": {"a": True}}, "cannot be combined with other keywords"),
-        ({"allOf": [{"pattern": "a"}, {"pattern": "b"}]}, "two different 'pattern' apply"),
-        ({"type": "string", "maxLength": 100_000}, r"100,000 copies .* about 1,400,001 states, over the limit"),
-        ({"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}, "more than 65,535 states"),
+        ({"type": "string", "maxLength": 100_000}, r"maxLength 100000: about 1,400,003 states .* over the limit"),
+        ({"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}, "more than about 2 CPU seconds to compile"),
         ({"enum": [f"{i * 7919 % 1_000_003}-{i:x}" for i in range(100_000)]}, "100,000 listed values make a tree of"),
     ],
 )
@@ -557,12 +532,12 @@ def test_the_conjugation_schema(conjugation: Schema) -> None:
 @given(schemas, schemas)
 @settings(max_examples=200, deadline=None)
 def test_all_of_is_both(left: Schema, right: Schema) -> None:
-    """The conjunction accepts what both parts accept, where their key orders agree; or it is refused by name."""
+    """The conjunction accepts what both parts accept."""
     try:
         both = json_schema({"allOf": [left, right]})
     except InputError as error:
         message = str(error)
-        assert any(words in message for words in ("no JSON value", "cannot be combined", "any value")), message
+        assert any(words in message for words in ("no JSON value", "any value")), message
         return
     value_schema = {"allOf": [left, right]}
     for seed in range(3):
@@ -594,10 +569,6 @@ def test_equality_of_json_values() -> None:
     assert not same_value(True, 1)
     assert same_value({"a": [1, {"b": None}]}, {"a": [1.0, {"b": None}]})
     assert not same_value([1], [1, 2])
-    assert conjunction({"enum": [1, True]}, {"enum": [1.0, "x"]}, "#") == {"enum": [1]}
-    assert conjunction({"const": 1}, {"const": 2}, "#") == {"enum": []}
-    assert conjunction(True, {"type": "null"}, "#") == {"type": "null"}
-    assert conjunction({"type": "null"}, False, "#") is False
 
 
 SAMPLED: list[Schema] = [
@@ -654,11 +625,22 @@ JSON_VALUES: list[Any] = [
 ]
 
 
+def _is_taken(name: str, value: Any) -> bool:
+    """What older drafts say, and names that are listed twice, are read although this metaschema refuses them."""
+    if name == "items":
+        return isinstance(value, list) and all(isinstance(part, (dict, bool)) for part in value)
+    if name in ("exclusiveMinimum", "exclusiveMaximum"):
+        return isinstance(value, bool)
+    return (
+        name in ("type", "required") and value in (["x", "x"], ["null", "null"]) and (name, value[0]) != ("type", "x")
+    )
+
+
 @pytest.mark.parametrize("name", KEYWORDS)
 @pytest.mark.parametrize("place", ["#", "#/properties/a", "#/anyOf/0", "#/allOf/1"])
 def test_a_keyword_of_another_form_is_refused_by_name(name: str, place: str) -> None:
     """What the metaschema of JSON Schema refuses is one line that names the place and the keyword, in any place."""
-    refused = [value for value in JSON_VALUES if not METASCHEMA.is_valid({name: value})]
+    refused = [value for value in JSON_VALUES if not METASCHEMA.is_valid({name: value}) and not _is_taken(name, value)]
     assert bool(refused) == (name != "const")
     for value in refused:
         schema = {name: value}
@@ -734,7 +716,7 @@ def test_deep_and_wide_recursion_is_stopped() -> None:
     """A tree that doubles at each level, and a schema nested a thousand times, end with a line and soon."""
     binary = {"type": "object", "properties": {"l": {"$ref": "#"}, "r": {"$ref": "#"}}, "additionalProperties": False}
     assert json_schema(binary, max_depth=3).accepts(b'{"l": {"r": {}}}')
-    with pytest.raises(InputError, match="needs an automaton of more than 65,535 states"):
+    with pytest.raises(InputError, match="need more than 262,140 states"):
         json_schema(binary, max_depth=40)
     nested: Schema = {"type": "null"}
     for _ in range(3_000):

@@ -371,3 +371,50 @@ def test_a_large_automaton_is_named_by_more_than_16_bits() -> None:
     spelled = [0, *(1 + "abcdefgh".index(letter) for letter in words[77]), 0]
     assert table.is_accepting(table.run(spelled))
     assert not table.is_accepting(table.run([*spelled[:-2], spelled[-2] % 8 + 1, 0]))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "string"}},
+        {
+            "type": "object",
+            "properties": {"a": {"type": "string", "minLength": 2}, "b": {"type": "string", "maxLength": 4}},
+        },
+        {"type": "object", "properties": {"a": {"type": "string", "minLength": 1, "maxLength": 3}}, "required": ["a"]},
+        {
+            "type": "object",
+            "properties": {"a": {"pattern": "^[^/]*$"}, "b": {"type": "number"}, "c": {"type": "string"}},
+        },
+        {"type": "object", "additionalProperties": {"type": "string"}},
+    ],
+)
+def test_lazy_rows_of_strings_are_those_of_the_table(schema: dict[str, Any], tekken_4096: Vocabulary) -> None:
+    """In every state: inside strings of any length, at their ends, in keys and patterns."""
+    dfa = json_schema(schema)
+    lazy, whole = compile(dfa, tekken_4096, lazy=True), compile(dfa, tekken_4096)
+    pairs, waiting, inside = {lazy.start: whole.start}, [lazy.start], 0
+    rng = random.Random(0)
+    while waiting:
+        state = waiting.pop()
+        allowed = whole.allowed(pairs[state])
+        assert np.array_equal(lazy.allowed(state), allowed)
+        assert lazy.row(state).count == len(allowed)
+        inside += state != lazy.ended and lazy._bodies.bits(state) is not None
+        for token in rng.sample(allowed.tolist(), min(len(allowed), 40)):
+            target = lazy.next(state, token)
+            if target not in pairs:
+                pairs[target] = whole.next(pairs[state], token)
+                waiting.append(target)
+    assert inside
+
+
+def test_a_string_that_may_end_a_text_lets_it_end(tekken_4096: Vocabulary) -> None:
+    """Also where the whole language is the inside of a JSON string."""
+    inside = from_regex(
+        r'([^"\\\x00-\x1f]|\\(["\\/bfnrt]|u([0-9A-Ca-cE-Fe-f][0-9A-Fa-f]{3}|[dD][0-7][0-9A-Fa-f]{2})))*'
+    )
+    lazy, whole = compile(inside, tekken_4096, lazy=True), compile(inside, tekken_4096)
+    assert lazy._bodies.bits(lazy.start) is not None
+    assert np.array_equal(lazy.allowed(lazy.start), whole.allowed(whole.start))
+    assert tekken_4096.eos_ids[0] in lazy.allowed(lazy.start)

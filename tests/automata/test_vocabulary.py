@@ -80,6 +80,59 @@ def test_wordpiece_tokens_are_bytes() -> None:
     assert vocabulary.special_ids == {0, 1, 4, 6, 7}  # unknown, separator, a hole, and ids of a wider head
 
 
+def test_added_tokens_are_what_the_tokenizer_decodes() -> None:
+    """U+2581 in an added token is a space; a character that encodes no byte leaves its token as it is."""
+    tokenizer = _sentencepiece()
+    tokenizer.add_tokens([AddedToken("▁<tool>", special=False)])
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, eos_ids=[2])
+    tool = tokenizer.token_to_id("▁<tool>")
+    assert vocabulary.tokens[tool] == b" <tool>"
+    assert vocabulary.spell([3 + ord("a"), tool]).decode() == tokenizer.decode([3 + ord("a"), tool])
+    tokenizer = _byte_level()
+    tokenizer.add_tokens([AddedToken("a tool ", special=False)])
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, eos_ids=[1])
+    assert vocabulary.tokens[-1].decode() == tokenizer.decode([len(vocabulary.tokens) - 1]) == "a tool "
+
+
+def test_an_empty_token_is_special_and_refuses_no_tokenizer() -> None:
+    """It adds nothing to a text, so no mask allows it."""
+    spec = _byte_level().to_str().replace('"!":', '"":', 1)
+    vocabulary = Vocabulary.from_tokenizer(Tokenizer.from_str(spec), eos_ids=[1])
+    empty = vocabulary.tokens.index(b"", 2)
+    assert empty in vocabulary.special_ids
+    assert ord("!") not in vocabulary.single_bytes
+
+
+class _Pieces:
+    """What mistral_common's SentencePieceTokenizer tells of its model; sentencepiece itself is not installed here."""
+
+    n_words, num_special_tokens, eos_id, unk_id = 262, 2, 2, 0
+    special_ids = frozenset({1, 2})
+
+    def id_to_piece(self, number: int) -> str:
+        """The piece of an id, as sentencepiece has it."""
+        if number < 3:
+            return ("<unk>", "<s>", "</s>")[number]
+        return f"<0x{number - 3:02X}>" if number < 259 else ("▁", "▁{", "é")[number - 259]
+
+
+def test_mistral_tokenizers_are_read() -> None:
+    """Tekken by its bytes, through the tokenizer that holds it; sentencepiece by its pieces."""
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    tokenizer = MistralTokenizer.v3(is_tekken=True)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=131_080)
+    inner = tokenizer.instruct_tokenizer.tokenizer
+    assert vocabulary.spell(inner.encode(TEXT, bos=False, eos=False)) == TEXT.encode()
+    assert (vocabulary.size, len(vocabulary.special_ids), vocabulary.eos_ids) == (131_080, 1_008, (inner.eos_id,))
+    pieces = Vocabulary.from_tokenizer(_Pieces())
+    assert pieces.tokens[3 + 0x0A : 3 + 0x0B] == (b"\n",)
+    assert pieces.tokens[259:] == (b" ", b" {", "é".encode())
+    assert (pieces.special_ids, pieces.eos_ids) == ({0, 1, 2}, (2,))
+    with pytest.raises(InputError, match="was said to have 10 ids"):
+        Vocabulary.from_tokenizer(_Pieces(), size=10)
+
+
 @pytest.mark.hf
 def test_byt5_is_bytes_behind_three_special_ids() -> None:
     """Byte b is the id b + 3; what follows the bytes, and the first three, are special."""

@@ -59,7 +59,7 @@ def test_the_example_has_a_ledger_with_its_slow_processor(process: Cli, tmp_path
     run = tmp_path / ".perstep" / "runs" / "0001-watch"
     assert said.err.rstrip().endswith("run: .perstep/runs/0001-watch")
     assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == [
-        "README.md", "ledger.csv", "ledger.png", "manifest.json", "results.json", "samples.jsonl",
+        "README.md", "ledger.csv", "ledger.png", "manifest.json", "report.html", "results.json", "samples.jsonl",
     ]  # fmt: skip
     shown = process("show", "1", cwd=tmp_path)
     assert shown.code in (0, 4), shown  # 4 on a machine so busy that the marks seem to cost half a step
@@ -163,7 +163,7 @@ def test_the_same_tokens_are_written_in_every_form(script: Callable[[str], Path]
     assert "| logits" not in quiet.err
     assert watch("-o", "md", "--out", "b", "--force", path).err.startswith("**decode at ")
     rebuilt = cli("report", "b")
-    assert "rebuilt: README.md, ledger.csv, ledger.png, results.json in b" in rebuilt.err
+    assert "rebuilt: README.md, ledger.csv, ledger.png, report.html, results.json in b" in rebuilt.err
 
 
 def test_warnings_come_before_the_figures(

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from perstep import automata  # noqa: E402
+from perstep import automata, fast  # noqa: E402
 from perstep.errors import InputError  # noqa: E402
 from perstep.fast import TokenMask  # noqa: E402
 
@@ -141,6 +141,41 @@ def test_generate_twice_with_one_object(tiny_model: Any, conjugations: Any, prom
         fresh = model.generate(**inputs, max_new_tokens=90, do_sample=False, logits_processor=[TokenMask(conjugations)])
         assert torch.equal(again, fresh)
         assert all(json.loads(text_of(row[9:]))["verb"] for row in again)
+
+
+def test_a_parsed_grammar_masks_as_its_table_does(
+    tiny_model: Any, byte_vocabulary: Any, prompts: Any, text_of: Any
+) -> None:
+    """In `generate`, under beams that change places, and in `fast.decode` with its allowed ids and forced runs."""
+    schema = {"type": "array", "items": {"enum": ["ab", "cd", 12]}, "minItems": 2, "maxItems": 3}
+    table, parsed = (automata.mask(byte_vocabulary, schema=schema, engine=e) for e in ("table", "llguidance"))
+    model = tiny_model()
+    for options in ({}, {"num_beams": 3}, {"custom_generate": fast.decode}):
+        found = [
+            model.generate(
+                **prompts(2), max_new_tokens=40, do_sample=False, logits_processor=[TokenMask(one)], **options
+            )
+            for one in (table, parsed)
+        ]
+        assert torch.equal(*found)
+        assert all(len(json.loads(text_of(row[9:]))) in (2, 3) for row in found[1])
+    assert fast.decode.last.way == "masked"
+    assert fast.decode.last.forced_tokens
+
+
+def test_recursion_is_masked_on_the_host_alone(tiny_model: Any, byte_vocabulary: Any, prompts: Any) -> None:
+    """What has no table is read on the host; a device's tables and a captured graph refuse it by its engine."""
+    nested = {"type": "array", "items": {"$ref": "#"}}
+    mask = TokenMask(automata.mask(byte_vocabulary, schema=nested))
+    found = tiny_model().generate(
+        **prompts(1), max_new_tokens=12, do_sample=False, logits_processor=[mask], custom_generate=fast.decode
+    )
+    text = byte_vocabulary.spell(found[0, 9:].tolist()).decode()
+    assert text.startswith("[")
+    assert set(text) <= set("[], ")
+    assert not mask.capturable
+    with pytest.raises(InputError, match="this mask is by llguidance, which reads the ids on the host"):
+        mask.prepare(WIDTH)
 
 
 def test_compiled_it_gives_the_same(conjugations: Any) -> None:

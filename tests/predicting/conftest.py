@@ -2,14 +2,12 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perstep.experiments.bounds import rates_from
 from perstep.machine import SweepFigures
-from perstep.predicting.cells import RESIDUAL, Cell
+from perstep.predicting.cells import RESIDUAL, Cell, speed_of
 from perstep.predicting.features import features
 from perstep.predicting.subject import Subject, Way
 from perstep.theory import read_config
@@ -31,7 +29,7 @@ TRUE = {
 """What every step of these machines is made of."""
 
 
-def figures(speed: float = 1.0) -> SweepFigures:
+def ceilings(speed: float = 1.0) -> SweepFigures:
     """The ceilings of a machine that is so many times as fast as another one."""
     sizes = [1 << n for n in range(18, 31)]
     read = {size: speed * (80.0 if size < 1 << 22 else 30.0 if size < 1 << 25 else 12.0) for size in sizes}
@@ -59,12 +57,10 @@ def subject(arch: int = 0, *, layers: int = 4, batch: int = 1, context: int = 25
     return Subject(f"arch-{arch}", shape(256 + 128 * arch, 4096 + 3000 * (arch % 4), layers), batch, context, way)
 
 
-def make_cell(
-    what: Subject, *, speed: float = 1.0, noise: float = 0.0, seed: int = 0, began: str = "2026-01-01"
-) -> Cell:
+def make_cell(what: Subject, *, speed: float = 1.0, noise: float = 0.0, figures: SweepFigures | None = None) -> Cell:
     """What a machine would have measured of a step."""
-    held = figures(speed)
-    found = features(what, rates_from(held, what.way.dtype), PARTS)
+    held = figures or ceilings(speed)
+    found = features(what, speed_of(held, what.way.dtype), PARTS)
     factor = 1 + noise * (2 * random.Random(what.name).random() - 1)
     parts = {
         part: factor * sum(value * found[part].get(name, 0.0) for name, value in TRUE[part].items()) for part in PARTS
@@ -72,7 +68,6 @@ def make_cell(
     name = f"{what.arch}-{what.shape.num_layers}-{what.batch}-{what.context}-{speed}.1"
     return Cell(
         name=name,
-        folder=Path(name),
         subject=what,
         machine=f"machine-{speed}",
         hardware=f"machine of speed {speed}",
@@ -109,5 +104,5 @@ def step() -> Callable[..., Subject]:
 
 @pytest.fixture
 def measured() -> Callable[..., Cell]:
-    """`measured(step, speed=, noise=)`: a cell of the same law."""
+    """`measured(step, speed=, noise=, figures=)`: a cell of the same law."""
     return make_cell

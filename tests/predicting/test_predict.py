@@ -1,20 +1,33 @@
 """Predictions on cells whose law is known: coefficients, intervals, what is derived and what is refused."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from perstep.errors import InputError
-from perstep.predicting.cells import RESIDUAL, Cell, Cells, machine_figures, read_cells
-from perstep.predicting.features import COEFFICIENTS
-from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_width, left_out
+from perstep.experiments.ledger.device.findings import DeviceWork, PartWork
+from perstep.measure import Ledger
+from perstep.predicting.cells import (
+    RESIDUAL,
+    Cell,
+    Cells,
+    DeviceSpeed,
+    _parts,
+    machine_speed,
+    read_cells,
+    speed_of,
+)
+from perstep.predicting.features import COEFFICIENTS, features
+from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_width, left_out, sides_ns
 from perstep.predicting.fleet import fleet_of
-from perstep.predicting.predict import DERIVED, PREDICTED, own_rates, predictor
-from perstep.predicting.subject import Subject, shape_named
+from perstep.predicting.predict import DERIVED, PREDICTED, own_speeds, predictor
+from perstep.predicting.subject import Subject, Way, shape_named
 
 Law = Callable[..., list[Cell]]
 Step = Callable[..., Subject]
@@ -42,7 +55,7 @@ def test_a_known_law_is_predicted_where_nothing_was_measured(law: Law, step: Ste
 def test_coefficients_are_named_and_never_negative(law: Law) -> None:
     """Where noise would make a least-squares fit negative too."""
     cells = law(0.3)
-    fit = fit_cells(cells, own_rates(cells))
+    fit = fit_cells(cells, own_speeds(cells))
     assert all(value > 0 for part in fit.parts.values() for value in part.values())
     assert {name for part in fit.parts.values() for name in part} <= COEFFICIENTS.keys()
     assert fit.parts["lm_head"].keys() <= {"roofline", "calls", "packing", "per_step"}, "the head runs once"
@@ -52,14 +65,14 @@ def test_coefficients_are_named_and_never_negative(law: Law) -> None:
 def test_an_interval_is_as_wide_as_left_out_architectures_were_off(law: Law, step: Step, measured: Any) -> None:
     """Nearly nothing without noise; with one architecture that is twice as slow, at least that factor."""
     quiet = law()
-    assert half_width(quiet, own_rates(quiet)) == pytest.approx(0.0, abs=0.01)
+    assert half_width(quiet, own_speeds(quiet), pooled=True) == pytest.approx(0.0, abs=0.01)
     slow = [
         replace(cell, step_ns=2 * cell.step_ns, parts_ns={p: 2 * ns for p, ns in cell.parts_ns.items()})
         if cell.subject.arch == "arch-5"
         else cell
         for cell in quiet
     ]
-    wide = half_width(slow, own_rates(slow))
+    wide = half_width(slow, own_speeds(slow), pooled=True)
     assert wide is not None
     assert wide > 0.6
     found = predictor(cells_of(slow), step(2), None).predict(step(2))
@@ -73,11 +86,11 @@ def test_an_interval_is_as_wide_as_left_out_architectures_were_off(law: Law, ste
 def test_no_cell_of_a_group_is_seen_by_the_fit_that_predicts_it(law: Law) -> None:
     """Each group has a fit of its own; the cells of one share it."""
     cells = law(0.1)
-    fits = left_out(cells, own_rates(cells), lambda cell: cell.subject.arch)
+    fits = left_out(cells, own_speeds(cells), lambda cell: cell.subject.arch)
     assert len({id(fit) for fit in fits.values()}) == 8
     for cell in cells:
         rest = [other for other in cells if other.subject.arch != cell.subject.arch]
-        assert fits[cell.name] == fit_cells(rest, own_rates(rest))
+        assert fits[cell.name] == fit_cells(rest, own_speeds(rest))
 
 
 def test_few_architectures_have_no_interval(law: Law, step: Step) -> None:
@@ -158,8 +171,6 @@ def test_a_fleet_is_derived_and_tensor_parallelism_refused(law: Law, step: Step)
 
 def test_bytes_are_those_of_the_shape() -> None:
     """Llama-3.1-70B in bfloat16 with 64 sequences of 131,072 positions: 141 GB of weights, 2.7 TB of cache."""
-    from perstep.predicting.subject import Subject, Way
-
     name, shape = shape_named("llama-3.1-70b", None)
     found = Subject(name, shape, 64, 131_071, Way("transformers", "bfloat16", "cuda", 1, sampled=False))
     assert found.weight_bytes == 2 * 70_553_706_496
@@ -176,7 +187,7 @@ def test_a_stored_run_becomes_a_cell() -> None:
     assert RESIDUAL in found.parts_ns
     assert found.subject.name == "mini, 4 layers, batch 1, context 10"
     assert found.subject.way.words == "reference, float32, cpu, 1 thread, greedy"
-    assert found.rates.peak_flops["float32"] == pytest.approx(found.figures.gemm_gflop_s * 1e9)
+    assert found.speed.host.peak_flops["float32"] == pytest.approx(found.figures.gemm_gflop_s * 1e9)
     assert cells._read(GOLDEN / "mask") == "no complete ledger run"
 
 
@@ -191,7 +202,68 @@ def test_ceilings_of_a_machine_are_pooled_over_its_cells(law: Law) -> None:
     one, two, three = (replace(cell, figures=replace(cell.figures, gemm_gflop_s=rate)) for cell, rate in
                        zip(law()[:3], (90.0, 100.0, 500.0), strict=True))  # fmt: skip
     two = replace(two, figures=replace(two.figures, call_ns={0: 500.0, 1 << 20: 700.0}))
-    pooled = machine_figures([one, two, three])
-    assert pooled.gemm_gflop_s == 100.0
-    assert pooled.call_ns[0] == 500.0
-    assert machine_figures([two]).call_ns[1 << 30] == 700.0
+    pooled = machine_speed([one, two, three]).host
+    assert pooled.peak_flops["float32"] == 100e9
+    assert pooled.call_overhead_ns == 500.0
+    assert machine_speed([two]).host.level_for(1 << 40).call_ns == 700.0
+
+
+LAUNCH_NS, KERNEL_NS, EXPOSED = 4_000.0, 1_500.0, 0.25
+
+
+def on_device(what: Subject) -> Cell:
+    """What a machine with a device would measure: the host calls, the device reads and multiplies, and they overlap."""
+    way = Way("transformers", "bfloat16", "cuda", 1, sampled=False)
+    what = replace(what, way=way)
+    figures = DeviceSpeed(3e12, 600e12, KERNEL_NS, LAUNCH_NS)
+    layers = what.shape.num_layers
+    found = features(what, speed_of(figures, "bfloat16"), ["device/mlp", "device/lm_head"])
+    parts = {
+        "mlp": layers * 12 * LAUNCH_NS,
+        "bookkeeping": 30 * LAUNCH_NS,
+        "device/mlp": 1.4 * found["device/mlp"]["roofline"] + 3 * layers * KERNEL_NS,
+        "device/lm_head": 1.2 * found["device/lm_head"]["roofline"] + KERNEL_NS,
+    }
+    host, device = sides_ns(parts)
+    step_ns = max(host, device) + EXPOSED * min(host, device)
+    name = f"{what.name}.1"
+    return Cell(name, what, "m", "a processor, a device", figures, step_ns, parts, 0.01, "2026-01-01T00:00:00+00:00")
+
+
+def test_host_and_device_are_predicted_apart_and_overlap(step: Step) -> None:
+    """A host that launches slowly and a device that works long: which of the two bounds a step is found, and both."""
+    batches = (1, 4096)
+    cells = [on_device(step(arch, layers=n, batch=b)) for arch in range(8) for n in (2, 6) for b in batches]
+    assert {sides_ns(cell.parts_ns)[0] > sides_ns(cell.parts_ns)[1] for cell in cells} == {True, False}
+    fit = fit_cells(cells, own_speeds(cells))
+    assert fit.exposed == pytest.approx(EXPOSED, rel=0.01)
+    assert fit.parts["bookkeeping"] == pytest.approx({"per_step": 30.0}, rel=0.01)
+    for batch in batches:
+        truth = on_device(step(4, layers=3, batch=batch))
+        found = predictor(cells_of(cells), truth.subject, None).predict(truth.subject)
+        assert found.status == PREDICTED
+        assert (found.host_ns, found.device_ns) == pytest.approx(sides_ns(truth.parts_ns), rel=0.02)
+        assert found.step_ns == pytest.approx(truth.step_ns, rel=0.02)
+        assert found.step_ns < found.host_ns + found.device_ns
+
+
+def test_a_stored_run_on_a_device_has_both_sides() -> None:
+    """The host does not wait in its parts, and the device's are those of its kernels."""
+    findings = json.loads((GOLDEN / "ledger" / "results.json").read_text())
+    decode = msgspec.convert(findings["decode"], Ledger)
+    part = PartWork(busy_ns=7.0, share=1.0, ci_low=None, ci_high=None, sum_ns=7.0, launches=2.0)
+    work = DeviceWork(
+        kind="decode", rounds=3, steps=9, positions=3, parts={"mlp": part}, busy_ns=7.0, step_ns=9.0, idle_ns=2.0,
+        idle_ci_low=None, idle_ci_high=None, busy_share=0.8, share_ci_low=None, share_ci_high=None, launches=2.0,
+        bound="", total_ns=9,
+    )  # fmt: skip
+    waiting = replace_part(decode, "stop", "sync")
+    parts = _parts(waiting, decode.step_ns, work)
+    assert parts["device/mlp"] == 7.0
+    assert "sync" not in parts
+    assert parts["mlp"] == pytest.approx(decode.parts["mlp"].ns)
+
+
+def replace_part(ledger: Ledger, old: str, new: str) -> Ledger:
+    """The ledger with a part called otherwise."""
+    return msgspec.structs.replace(ledger, parts={new if n == old else n: part for n, part in ledger.parts.items()})

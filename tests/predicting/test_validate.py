@@ -54,6 +54,23 @@ def test_intervals_hold_nine_of_ten_cells_of_architectures_that_were_left_out(la
     assert found.within < 1.0
 
 
+def test_a_machine_that_drifts_makes_intervals_wider(law: Law, measured: Any) -> None:
+    """Predictions take the ceilings of other cells, so how far these are off belongs into their interval."""
+    cells = [
+        replace(
+            cell, figures=replace(cell.figures, read_gb_s={n: rate * f for n, rate in cell.figures.read_gb_s.items()})
+        )
+        for cell, f in zip(law(), [1.0, 0.7] * 16, strict=True)
+    ]
+    cells = [measured(cell.subject, figures=cell.figures) for cell in cells]
+    found = scores(cells)
+    own, pooled = found["architecture", OWN], found["architecture", POOLED]
+    assert own.worst < 0.01
+    assert pooled.worst > 0.1
+    assert pooled.coverage is not None
+    assert pooled.coverage >= 0.9
+
+
 def test_errors_of_parts_that_cancel_in_the_step_are_seen(law: Law) -> None:
     """One part of an architecture takes what another one lacks: the step is right, and its parts are not."""
     cells = []

@@ -203,3 +203,16 @@ def test_the_slurm_example_works_by_slurms_variables(
     first = subprocess.run(command, env=asked, capture_output=True, text=True, cwd=tmp_path)
     assert first.returncode == 2
     assert "cannot read grid.toml" in first.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.real_clock
+def test_the_submitit_example_works_on_its_local_cluster(environment: dict[str, str], tmp_path: Path) -> None:
+    """Two jobs share the sweep; the first one makes the table and says that a cell failed."""
+    pytest.importorskip("submitit", reason="needs submitit")
+    grid = write_grid(tmp_path)
+    command = [sys.executable, str(ROOT / "examples" / "submitit_sweep.py"), str(grid), str(tmp_path / "out"), "local"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").read_text().splitlines()))
+    assert sorted(row["outcome"] for row in rows) == ["done", "failed"]

@@ -376,3 +376,22 @@ def test_steps_that_a_program_names_are_watched(model: Any, ids: Any) -> None:
     assert_adds_up(w.ledger())
     assert any("of the kind warm-up are not shown" in note for sample in w.samples for note in sample.notes)
     assert "named steps" in str(w)
+
+
+def test_a_loop_without_a_cache_is_told_to_grow() -> None:
+    """By how much a token, with the cause."""
+    clock = FakeClock()
+
+    class Whole(Plain):
+        """Takes 20 µs for each position."""
+
+        def forward(self, idx: Any) -> Any:
+            """As the plain one."""
+            clock.advance(20_000 * idx.shape[1])
+            return self.lm_head(self.wte(idx))
+
+    model, ids = Whole(clock).eval(), torch.ones(1, 30, dtype=torch.int64)
+    with torch.no_grad(), perstep.watch(model, clock=clock) as w:
+        for _ in range(60):
+            ids = torch.cat([ids, choose(model(ids), clock)], 1)
+    assert "forward grows by 20.0 µs a token [20.0 µs, 20.0 µs], over 56 steps: no KV cache is used, every" in str(w)

@@ -200,7 +200,7 @@ def test_a_call_that_breaks_at_once_is_told_and_has_no_ledger(model: Any, ids: A
         model.generate(ids, max_new_tokens=3, do_sample=False, logits_processor=[breaks])
     assert "No step could be seen." in str(w)
     report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
-    assert report.manifest.files == ["README.md", "ledger.csv", "results.json"]
+    assert report.manifest.files == ["README.md", "ledger.csv", "report.html", "results.json"]
     assert report.manifest.results_summary == {"headline": "no step could be seen"}
     assert "too few steps" in report.findings.unresolved
 
@@ -394,7 +394,7 @@ def test_a_stored_watch_is_made_again_from_its_samples(model: Any, ids: Any, tmp
             model.generate(ids, max_new_tokens=41, **slow(clock))
     report = store(w, describe_calls(w, {"every": 1}), out=tmp_path / "run", force=False)
     assert len((report.folder / "samples.jsonl").read_text().splitlines()) == 2
-    derived = ["README.md", "ledger.csv", "ledger.png", "results.json"]
+    derived = ["README.md", "ledger.csv", "ledger.png", "report.html", "results.json"]
     assert report.manifest.files == derived
     before = {name: (report.folder / name).read_bytes() for name in derived}
     again = pipeline.rebuild(report.folder)
@@ -537,3 +537,89 @@ def test_a_first_step_that_alone_holds_a_part_stays() -> None:
         [30],
     )
     assert (taken.parts["late"].tolist(), taken.marks) == ([10], {"late": 1})
+
+
+def test_what_grows_with_the_text_is_said_and_a_slower_machine_is_not(model: Any, ids: Any) -> None:
+    """A streamer that renders everything again; then a machine on which every part takes longer and longer."""
+    clock = FakeClock()
+
+    class Renders(transformers.TextStreamer):  # type: ignore[misc]
+        """Takes 10 µs for each token that it has got."""
+
+        def __init__(self) -> None:
+            self.tokens = 0
+
+        def put(self, value: Any) -> None:
+            """Render all of them."""
+            self.tokens += 1
+            clock.advance(10_000 * self.tokens)
+
+        def end(self) -> None:
+            """Nothing is left."""
+
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(ids[:1], max_new_tokens=60, do_sample=False, streamer=Renders(), logits_processor=[Spins(clock)])
+    assert "stream/Renders grows by 10.0 µs a token" in str(w)
+    assert "as a streamer does that renders the whole text again" in str(w)
+
+    slower = iter(range(1000))
+
+    def drifts(input_ids: Any, scores: Any) -> Any:
+        clock.advance(MS + 20_000 * next(slower))
+        return scores
+
+    class Drifts(Dawdles):
+        """Takes longer at each step, as the processor does."""
+
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            """No row has ended."""
+            clock.advance(MS + 20_000 * input_ids.shape[1])
+            return super().__call__(input_ids, scores, **kwargs)
+
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(
+            ids, max_new_tokens=60, do_sample=False, logits_processor=[drifts], stopping_criteria=[Drifts(clock)]
+        )
+    assert "grows by" not in str(w)
+
+
+def test_a_call_without_a_cache_names_the_option(model: Any, ids: Any) -> None:
+    """`use_cache=False` is a fact of the call, whatever the clock says."""
+    clock = FakeClock()
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: clock.advance(20_000 * kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(ids, max_new_tokens=60, do_sample=False, use_cache=False)
+        model.generate(ids, max_new_tokens=3, do_sample=False)
+    handle.remove()
+    assert "forward.hooks grows by 20.0 µs a token" in str(w)
+    assert "no KV cache is used (use_cache=False)" in str(w)
+    assert [sample.whole for sample in w.samples] == [True, False]
+
+
+def test_what_is_built_before_the_first_token_is_a_ledger_of_its_own(
+    model: Any, ids: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Criteria that take longer to build than the whole call to run are named, with both times."""
+    clock = FakeClock()
+    build_criteria = type(model)._get_stopping_criteria
+
+    def slow_to_build(self: Any, *args: Any, **kwargs: Any) -> Any:
+        clock.advance(80 * MS)
+        return build_criteria(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "_get_stopping_criteria", slow_to_build)
+    with perstep.watch(model, clock=clock, syncs=False) as w:
+        for _ in range(4):
+            model.generate(ids, max_new_tokens=21, do_sample=False, logits_processor=[Spins(clock)])
+    setup = w.ledger("setup")
+    taken = {name: part.ns for name, part in setup.parts.items() if part.ns}
+    assert taken == {"setup.criteria": 80 * MS, "prefill": MS}
+    assert (setup.kind, setup.step_ns, setup.residual_ns) == ("setup", 81 * MS, 0)
+    assert sum(part.ns_total for part in setup.parts.values()) + setup.residual_ns_total == setup.step_ns_total
+    said = "Building the stopping criteria takes 80.0 ms a call (setup.criteria): more than its prefill and 20 decode"
+    assert said in str(w)
+    report = store(w, describe_calls(w, {}), out=tmp_path / "run", force=False)
+    assert "## Set-up of a call" in (report.folder / "README.md").read_text()
+    assert "setup,setup.criteria," in (report.folder / "ledger.csv").read_text()

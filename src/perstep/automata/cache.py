@@ -65,6 +65,8 @@ class DiskCache:
         *,
         whitespace: str = "fixed",
         max_depth: int | None = None,
+        undeclared: bool = False,
+        key_order: str = "schema",
         state_limit: int = STATE_LIMIT,
         budget_bytes: int = BUDGET_BYTES,
         made: TokenTable | None = None,
@@ -78,12 +80,19 @@ class DiskCache:
         def build() -> TokenTable:
             if made is not None:
                 return made
-            dfa = json_schema(schema, whitespace=whitespace, max_depth=max_depth, state_limit=state_limit)
+            dfa = json_schema(
+                schema,
+                whitespace=whitespace,
+                max_depth=max_depth,
+                undeclared=undeclared,
+                key_order=key_order,
+                state_limit=state_limit,
+            )
             self.trie(vocabulary)
             return compile_table(dfa, vocabulary, budget_bytes=budget_bytes)
 
         text = schema if isinstance(schema, (str, bytes)) else json.dumps(schema)
-        policy = json.dumps([whitespace, max_depth, state_limit]).encode()
+        policy = json.dumps([whitespace, max_depth, undeclared, key_order, state_limit]).encode()
         data = text.encode() if isinstance(text, str) else text
         return self._table(_name("schema", policy, data, vocabulary.hash.encode()), vocabulary, build, budget_bytes)
 

@@ -22,7 +22,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 _LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
-_SHORT_ESCAPES = {
+SHORT_ESCAPES = {
     0x22: b'\\"',
     0x5C: b"\\\\",
     0x2F: b"\\/",
@@ -32,6 +32,8 @@ _SHORT_ESCAPES = {
     0x0D: b"\\r",
     0x09: b"\\t",
 }
+"""How JSON escapes these characters with two signs."""
+
 _HEX_DIGITS = ((0, 9, 0x30), (10, 15, 0x41), (10, 15, 0x61))
 
 
@@ -80,9 +82,9 @@ def utf8_block(ranges: Ranges) -> Block:
 def json_block(ranges: Ranges) -> Block:
     """One character of the set as it may be written inside a JSON string."""
     ways = [_utf8(intersect(ranges, RAW_IN_JSON))]
-    ways += [literal(escape) for point, escape in _SHORT_ESCAPES.items() if intersect(ranges, ((point, point),))]
+    ways += [literal(escape) for point, escape in SHORT_ESCAPES.items() if intersect(ranges, ((point, point),))]
     for low, high in intersect(ranges, ((0, 0xFFFF),)):
-        ways += [sequence(literal(b"\\u"), *map(byte_ranges, digits)) for digits in _hex_sequences(low, high)]
+        ways += [sequence(literal(b"\\u"), *map(byte_ranges, digits)) for digits in hex_sequences(low, high)]
     return of_dfa(_smallest(union(*ways)))
 
 
@@ -116,15 +118,15 @@ def utf8_sequences(low: int, high: int) -> list[list[tuple[int, int]]]:
     return [list(zip(chr(low).encode(), chr(high).encode(), strict=True))]
 
 
-def _hex_sequences(low: int, high: int) -> list[list[list[tuple[int, int]]]]:
+def hex_sequences(low: int, high: int) -> list[list[list[tuple[int, int]]]]:
     """[low, high] as sequences of four hexadecimal digits; each digit is a list of byte ranges."""
     for bits in (4, 8, 12):
         mask = (1 << bits) - 1
         if low & ~mask != high & ~mask:
             if low & mask:
-                return _hex_sequences(low, low | mask) + _hex_sequences((low | mask) + 1, high)
+                return hex_sequences(low, low | mask) + hex_sequences((low | mask) + 1, high)
             if high & mask != mask:
-                return _hex_sequences(low, (high & ~mask) - 1) + _hex_sequences(high & ~mask, high)
+                return hex_sequences(low, (high & ~mask) - 1) + hex_sequences(high & ~mask, high)
     return [[_hex_digit((low >> shift) & 15, (high >> shift) & 15) for shift in (12, 8, 4, 0)]]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from perstep._words import plural
 from perstep.automata import dfa as dfas
 from perstep.automata.grouping import expand_runs
+from perstep.automata.metering import hold, spend
 from perstep.automata.nfa import ENTRY, EXIT, Block
 from perstep.errors import InputError
 
@@ -26,6 +27,14 @@ MAX_WORK = 20_000_000
 MAX_SORTED = 1_000_000_000
 """Most ways without reading, summed over the rounds in which they are sorted anew: about 5 s. Without it
 `(\\W*?){1000}` took 250 s."""
+_NS_PER_TABLE = 600_000
+_NS_PER_CELL = 90
+_NS_PER_SET = 25_000
+_NS_PER_MEMBER = 300
+_NS_PER_TARGET = 350
+_NS_PER_PAIR = 6
+_MANY = 24  # members of a set from which on they are looked at together
+_BYTES_PER_MOVE = 45
 
 
 def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
@@ -43,21 +52,27 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
     """
     byte_class, lowest = _byte_classes(block.edges)
     num_classes = len(lowest)
+    hold(block.size * num_classes, source)
+    spend(_NS_PER_TABLE + _NS_PER_CELL * block.size * num_classes)
     origins, members = _closure(block, source)
     cells, targets = _moves(block, origins, members, byte_class, num_classes, source)
-    table = np.zeros(block.size * num_classes, dtype=np.int32)
-    table[cells] = targets + 1  # state q is named q + 1; 0 is dead
-    several = _cells_with_several(table, cells, targets)
-    table[list(several)] = _SEVERAL
-    rows = table.reshape(block.size, num_classes)
+    hold(block.size * num_classes, source, other_bytes=_BYTES_PER_MOVE * len(cells))
+    # State q of the block is row q + 1; row 0 is dead.
+    table = np.zeros((block.size + 1) * num_classes, dtype=np.int32)
+    table[cells + num_classes] = targets + 1
+    several = _cells_with_several(table[num_classes:], cells, targets)
+    rows = table.reshape(-1, num_classes)
+    table[[cell + num_classes for cell in several]] = _SEVERAL
     accepting = np.zeros(block.size + 1, dtype=np.bool_)
     accepting[1 + origins[members == EXIT]] = True
-    sets = _Sets(rows, several, accepting, limit, source)
+    universal = _universal(cells, targets, num_classes, accepting)
+    del cells, targets, origins, members
+    sets = _Sets(rows[1:], several, accepting, universal, limit, source)
     set_rows, set_accepting = sets.follow()
-    singles = rows.copy()
     for cell, found in several.items():
-        singles[divmod(cell, num_classes)] = sets.name(found)
-    complete = np.concatenate([np.zeros((1, num_classes), np.int32), singles, *(row[None] for row in set_rows)])
+        table[cell + num_classes] = sets.name(found)
+    complete = np.concatenate([rows, *(row[None] for row in set_rows)]) if set_rows else rows
+    del table, rows, sets
     result = dfas.minimal(
         complete, byte_class, np.concatenate([accepting, np.array(set_accepting, dtype=np.bool_)]), ENTRY + 1, source
     )
@@ -106,6 +121,8 @@ def _closure(block: Block, source: str) -> tuple[NDArray[np.int64], NDArray[np.i
     frontier = seen
     work = 0
     while len(frontier):
+        hold(len(seen) + len(frontier), source)
+        spend(_NS_PER_PAIR * len(seen))
         origins, reached = np.divmod(frontier, block.size)
         work += len(seen) + int((first[reached + 1] - first[reached]).sum())
         _check_work(work, MAX_SORTED, source)
@@ -113,7 +130,7 @@ def _closure(block: Block, source: str) -> tuple[NDArray[np.int64], NDArray[np.i
         keys = np.unique(origins[run] * block.size + hop_targets[index])
         places = np.minimum(np.searchsorted(seen, keys), len(seen) - 1)
         frontier = keys[seen[places] != keys]
-        seen = np.sort(np.concatenate([seen, frontier]), kind="stable")
+        seen = np.insert(seen, np.searchsorted(seen, frontier), frontier)
     origins, reached = np.divmod(seen, block.size)
     return origins, reached
 
@@ -135,6 +152,17 @@ def _moves(
     _check_work(int((high[edge] - low[edge] + 1).sum()), MAX_WORK, source)
     run, classes = expand_runs(low[edge], high[edge] - low[edge] + 1)
     return origins[pair][run] * num_classes + classes, edges[edge[run], 3]
+
+
+def _universal(
+    cells: NDArray[np.int64], targets: NDArray[np.int32], num_classes: int, accepting: NDArray[np.bool_]
+) -> frozenset[int]:
+    """Accepting states that every byte which is read at all leads back to; a set that holds one is as good as it."""
+    origins, classes = np.divmod(cells, num_classes)
+    loops = np.unique(cells[origins == targets])
+    looped = np.bincount(loops // num_classes, minlength=len(accepting) - 1)
+    found = np.flatnonzero((looped == len(np.unique(classes))) & accepting[1:])
+    return frozenset(found.tolist())
 
 
 def _cells_with_several(
@@ -161,9 +189,11 @@ class _Sets:
         rows: NDArray[np.int32],
         several: dict[int, tuple[int, ...]],
         accepting: NDArray[np.bool_],
+        universal: frozenset[int],
         limit: int,
         source: str,
     ) -> None:
+        self._universal = universal
         self._rows = rows
         self._several = several
         self._accepting = accepting
@@ -177,12 +207,15 @@ class _Sets:
 
     def name(self, members: tuple[int, ...]) -> int:
         """The number of a set; one state keeps its own."""
+        if len(members) > 1 and self._universal and not self._universal.isdisjoint(members):
+            members = (min(self._universal.intersection(members)),)
         if len(members) == 1:
             return members[0] + 1
         number = self._names.get(members)
         if number is None:
             if len(self._names) >= self._limit:
                 raise too_many_states(self._source, self._limit)
+            spend(_NS_PER_SET + _NS_PER_MEMBER * len(members))
             number = self._names[members] = len(self._rows) + 1 + len(self._names)
             self._queue.append(members)
         return number
@@ -207,7 +240,13 @@ class _Sets:
         columns = np.flatnonzero((lowest != highest) | (lowest == _SEVERAL)).tolist()
         self._work += len(columns) * len(members)
         _check_work(self._work, MAX_WORK, self._source)
+        spend(_NS_PER_TARGET * len(columns) * (len(members) if len(members) < _MANY else _MANY))
         for column in columns:
+            if len(members) >= _MANY:
+                values = np.unique(together[:, column])
+                if values[0] != _SEVERAL:
+                    row[column] = self.name(tuple((values[values > 0] - 1).tolist()))
+                    continue
             parts = tuple(self._targets(member, column) for member in members)
             if parts not in names:
                 names[parts] = self.name(tuple(sorted(set().union(*parts))))

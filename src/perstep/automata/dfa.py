@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep._words import plural
 from perstep.automata import graphs
 from perstep.automata.grouping import group_rows, number_by_first
+from perstep.automata.metering import hold, spend
 from perstep.automata.minimise import same_behaviour
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NS_PER_PRODUCT = 600_000
+_NS_PER_CELL = 200
 STATE_LIMIT = 65_535
 """Most live states unless the caller raises it: what a uint16 table can name."""
 
@@ -163,7 +167,8 @@ def minimal(
         return replace(nothing(), source=source)
     if not live[1:].all():
         renumber = np.where(live, np.cumsum(live), 0).astype(np.int32)
-        transitions = np.concatenate([np.zeros_like(transitions[:1]), renumber[transitions[live]]])
+        transitions = transitions[np.concatenate([[0], np.flatnonzero(live)])]
+        np.take(renumber, transitions, out=transitions, mode="clip")  # in place: the table may be large
         accepting = np.concatenate([[False], accepting[live]])
         start = int(renumber[start])
     block = same_behaviour(transitions, accepting)
@@ -187,7 +192,16 @@ def _merge_classes(
     return np.ascontiguousarray(transitions[:, byte_class[first_byte]]), by_byte.astype(np.uint8)
 
 
-def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str) -> Dfa:
+def together(left: Dfa, right: Dfa, limit: int) -> Dfa:
+    """`left & right`, of at most `limit` states before it is made minimal.
+
+    Raises:
+        InputError: if more are needed.
+    """
+    return _combine(left, right, np.logical_and, "and", limit)
+
+
+def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | None = None) -> Dfa:
     """The automaton of pairs of states: a pair accepts where `accept` says so of its two halves."""
     pair_of_byte = left.byte_class.astype(np.int64) * right.num_byte_classes + right.byte_class
     pairs, byte_class = np.unique(pair_of_byte, return_inverse=True)
@@ -205,8 +219,15 @@ def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str) -> Dfa:
             targets[one == 0] = 0
         return targets
 
-    keys = graphs.explore(left.start * width + right.start, follow)
+    keys = graphs.explore(left.start * width + right.start, follow, limit)
+    if limit is not None and len(keys) > limit:
+        raise InputError(
+            f"{source} needs more than {plural(limit, 'state')}: simplify it, raise state_limit, "
+            "or use an engine that works without a finite automaton (llguidance)"
+        )
     keys = np.concatenate([[0], keys[keys != 0]])
+    hold(len(keys) * len(pairs), source)
+    spend(_NS_PER_PRODUCT + _NS_PER_CELL * len(keys) * len(pairs))
     transitions = np.searchsorted(keys, follow(keys)).astype(np.int32)
     accepting = accept(left.accepting[keys // width], right.accepting[keys % width])
     start = int(np.searchsorted(keys, left.start * width + right.start))

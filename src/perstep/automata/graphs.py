@@ -67,11 +67,16 @@ def predecessors(transitions: NDArray[np.integer], extra: NDArray[np.bool_] | No
     return coo_array((np.ones(len(sources)), (targets, sources)), shape=(size, size)).tocsr()
 
 
-def explore(start: int, follow: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Every key that `start` leads to, ascending. `follow` maps keys [n] to their targets [n, any]."""
+def explore(
+    start: int, follow: Callable[[NDArray[np.int64]], NDArray[np.int64]], limit: int | None = None
+) -> NDArray[np.int64]:
+    """Every key that `start` leads to, ascending. `follow` maps keys [n] to their targets [n, any].
+
+    Where there are more than `limit` it ends early, with more than that.
+    """
     seen = np.array([start], dtype=np.int64)
     frontier = seen
-    while len(frontier):
+    while len(frontier) and (limit is None or len(seen) <= limit):
         targets = np.unique(follow(frontier))
         places = np.minimum(np.searchsorted(seen, targets), len(seen) - 1)
         frontier = targets[seen[places] != targets]

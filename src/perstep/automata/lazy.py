@@ -1,8 +1,9 @@
 """A token automaton that makes a row at the first visit of its state.
 
 It keeps the byte automaton and walks a token's bytes through it; nothing is done for states
-that a text never comes by. The first mask costs one walk of the trie (1 ms inside a free
-string of a 131,072-token vocabulary, less elsewhere) where a whole table costs a hundred.
+that a text never comes by. The first mask costs one walk of the trie (1 ms inside a string
+with a pattern, over 131,072 tokens) where a whole table costs a hundred; inside other strings, and where few tokens are
+allowed, it is found without one (`bodies.py`, `search.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep._words import plural
-from perstep.automata.rows import BUDGET_BYTES, Row, RowStore
+from perstep.automata.bodies import Bodies, StringTokens
+from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, pack_bits, set_bits
+from perstep.automata.search import Live, Search
 from perstep.automata.table import TokenAutomaton, TokenTable, same_vocabulary
 from perstep.automata.walk import DenseWalk, is_dense, live_share, sparse_walk
 from perstep.automata.whole import whole_table
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from perstep.automata.dfa import Dfa
@@ -38,6 +43,8 @@ class LazyTable(TokenAutomaton):
         budget_bytes: what expanded rows may take.
     """
 
+    engine = "table-lazy"
+
     def __init__(self, dfa: Dfa, vocabulary: Vocabulary, budget_bytes: int = BUDGET_BYTES) -> None:
         self.vocabulary = vocabulary
         self.source = dfa.source
@@ -47,16 +54,19 @@ class LazyTable(TokenAutomaton):
         self.dfa = dfa
         self._store = RowStore(budget_bytes)
         self._rows: list[Row | None] = [None] * (self.num_states + 2)
-        self._by_digest: dict[bytes, Row] = {}
+        self._by_key: dict[bytes | tuple[int, ...], Row] = {}
         self._accepts: list[bool] = [*dfa.accepting.tolist(), True]
         self._moves: dict[int, int] = {}
-        self._trie = vocabulary.trie.relabel(dfa.byte_class)
+        self._live = Live(dfa.transitions, dfa.byte_class)
+        self._trie = self._live.relabelled(vocabulary.trie)
+        self._search: Search = vocabulary.derived("search", lambda v: Search(v.trie))
+        self._bodies = Bodies(dfa, self._live, vocabulary.derived("strings", StringTokens))
         self._dense: DenseWalk | None = None
 
     @property
     def num_rows(self) -> int:
         """Distinct mask rows made so far."""
-        return len(self._by_digest)
+        return len(self._by_key)
 
     @property
     def nbytes(self) -> int:
@@ -108,14 +118,40 @@ class LazyTable(TokenAutomaton):
         return target
 
     def _new_row(self, state: int) -> Row:
-        mask = self._mask(state)
-        digest = hashlib.sha256(np.packbits(mask).tobytes()).digest()
-        row = self._by_digest.get(digest)
+        tokens = self._few(state)
+        bits = self._bits(state) if tokens is None else self._of_few(tokens)
+        key = hashlib.sha256(bits.tobytes()).digest() if tokens is None else tuple(tokens)
+        row = self._by_key.get(key)
         if row is None:
-            row = Row(self.vocabulary.size, int(np.count_nonzero(mask)), lambda: self._mask(state), self._store)
-            self._by_digest[digest] = row
+            count = None if tokens is None else len(tokens)
+            row = Row.of_bits(bits, self.vocabulary.size, self._store, lambda: self._bits(state), count)
+            self._by_key[key] = row
         self._rows[state] = row
         return row
+
+    def _few(self, state: int) -> list[int] | None:
+        """The tokens that `state` allows, where they are few; ascending."""
+        if not 0 < state < self.ended or self._bodies.is_one(state):
+            return None
+        tokens = self._search.few_tokens(self._live, state)
+        if tokens is None:
+            return None
+        return sorted([*tokens, *self.vocabulary.eos_ids] if self._accepts[state] else tokens)
+
+    def _of_few(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+        bits: NDArray[np.int32] = np.zeros(-(-self.vocabulary.size // 32), dtype=np.int32)
+        set_bits(bits, tokens)
+        return bits
+
+    def _bits(self, state: int) -> NDArray[np.int32]:
+        """The packed bits of `state`, by the quickest of the ways that are exact there."""
+        bits = self._bodies.bits(state) if 0 < state < self.ended else None
+        if bits is not None:
+            if self._accepts[state]:
+                set_bits(bits, self.vocabulary.eos_ids)
+            return bits
+        tokens = self._few(state)
+        return pack_bits(self._mask(state)) if tokens is None else self._of_few(tokens)
 
     def _mask(self, state: int) -> NDArray[np.bool_]:
         """Which tokens `state` allows, bool [tokens]."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_CELLS_AT_ONCE = 1 << 18
+
+
 def same_behaviour(transitions: NDArray[np.int32], accepting: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The block of each state, int32 [states], numbered from 0, the dead state's; equal blocks behave alike.
 
@@ -41,8 +44,11 @@ def _is_exact(transitions: NDArray[np.int32], accepting: NDArray[np.bool_], bloc
     member[block] = np.arange(len(block))
     twin = member[block]
     other = np.flatnonzero(twin != np.arange(len(block)))
-    same = block[transitions[other]] == block[transitions[twin[other]]]
-    return bool(same.all() and (accepting[other] == accepting[twin[other]]).all())
+    return all(
+        bool((block[transitions[part]] == block[transitions[twin[part]]]).all())
+        and bool((accepting[part] == accepting[twin[part]]).all())
+        for part in _some_at_once(other, transitions.shape[1])
+    )
 
 
 def _refine(
@@ -50,7 +56,7 @@ def _refine(
 ) -> NDArray[np.int32]:
     states, classes = transitions.shape
     name = rng.integers(1, 2**64, size=states + 2, dtype=np.uint64)  # one random word a block
-    place = rng.integers(0, 2**63, size=classes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    place = np.asarray(rng.integers(0, 2**63, size=classes, dtype=np.uint64) * np.uint64(2) + np.uint64(1))
     block = np.where(accepting, 2, 1).astype(np.int32)
     block[0] = 0
     word = name[block]  # the word of each state's block
@@ -63,7 +69,7 @@ def _refine(
     marked = np.zeros(states, dtype=np.bool_)
     while len(looked_at):
         old = block[looked_at]
-        key = (word[transitions[looked_at]] * place).sum(axis=1)  # where each byte class leads
+        key = _leads(word, place, transitions, looked_at)
         order = np.lexsort((key, old))
         looked_at, old, key = looked_at[order], old[order], key[order]
         is_block = np.ones(len(old), dtype=np.bool_)
@@ -84,6 +90,20 @@ def _refine(
         word[moved] = name[block[moved]]
         looked_at = _sources_of(moved, first, sources, marked)
     return np.unique(block, return_inverse=True)[1].reshape(-1).astype(np.int32)
+
+
+def _leads(
+    word: NDArray[np.uint64], place: NDArray[np.uint64], transitions: NDArray[np.int32], states: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """A hash of where the byte classes lead from each state, some states at a time to need little memory."""
+    parts = [(word[transitions[part]] * place).sum(axis=1) for part in _some_at_once(states, transitions.shape[1])]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _some_at_once(states: NDArray[np.int64], classes: int) -> list[NDArray[np.int64]]:
+    """The states in parts whose rows together are not large."""
+    step = max(1, _CELLS_AT_ONCE // max(1, classes))
+    return [states[low : low + step] for low in range(0, max(1, len(states)), step)]
 
 
 def _keeps_its_name(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep._words import plural
+from perstep.automata.metering import hold, spend
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
 
 ENTRY, EXIT = 0, 1
+_NS_PER_COPY = 8_000
+_NS_PER_STEP = 1_500
+_FEW_STEPS = 4
+_NS_PER_EDGE = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +39,14 @@ class Block:
         size: number of states.
         edges: int32 [edges, 4]: from, lowest byte, highest byte, to.
         hops: int32 [hops, 2]: from, to, reading nothing.
+        steps: the lowest and highest byte of each edge, where all lead from the entry to the exit and there is nothing
+            else; None elsewhere.
     """
 
     size: int
     edges: NDArray[np.int32]
     hops: NDArray[np.int32]
+    steps: tuple[tuple[int, int], ...] | None = None
 
 
 class Graph:
@@ -48,7 +56,13 @@ class Graph:
         self._size = 2
         self._edges: list[NDArray[np.int32]] = []
         self._hops: list[NDArray[np.int32]] = []
+        self._own_edges: list[tuple[int, int, int, int]] = []
         self._own_hops: list[tuple[int, int]] = []
+
+    @property
+    def size(self) -> int:
+        """States so far."""
+        return self._size
 
     def state(self) -> int:
         """A new state."""
@@ -61,6 +75,11 @@ class Graph:
 
     def put(self, block: Block, source: int, target: int) -> None:
         """Place a copy of `block` with its entry at `source` and its exit at `target`."""
+        if block.steps is not None:
+            spend(_NS_PER_STEP * len(block.steps))
+            self._own_edges += [(source, low, high, target) for low, high in block.steps]
+            return
+        spend(_NS_PER_COPY + _NS_PER_EDGE * len(block.edges))
         place = np.arange(self._size - 2, self._size - 2 + block.size, dtype=np.int32)
         place[:2] = source, target
         self._size += block.size - 2
@@ -74,11 +93,14 @@ class Graph:
 
     def build(self) -> Block:
         """The block."""
-        own = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
+        # Parts, their copies and the whole are there at once.
+        hold(0, "this", other_bytes=3 * sum(part.nbytes for part in (*self._edges, *self._hops)))
+        hops = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
+        edges = np.array(self._own_edges, dtype=np.int32).reshape(-1, 4)
         return Block(
             size=self._size,
-            edges=np.concatenate([np.zeros((0, 4), np.int32), *self._edges]),
-            hops=np.concatenate([own, *self._hops]),
+            edges=np.concatenate([edges, *self._edges]) if self._edges else edges,
+            hops=np.concatenate([hops, *self._hops]) if self._hops else hops,
         )
 
 
@@ -97,13 +119,14 @@ def literal(data: bytes) -> Block:
     path[0], path[-1] = ENTRY, EXIT
     path[1:-1] = np.arange(2, len(data) + 1)
     values = np.frombuffer(data, dtype=np.uint8).astype(np.int32)
-    return Block(len(data) + 1, np.stack([path[:-1], values, values, path[1:]], axis=1), NEVER.hops)
+    steps = ((data[0], data[0]),) if len(data) == 1 else None
+    return Block(len(data) + 1, np.stack([path[:-1], values, values, path[1:]], axis=1), NEVER.hops, steps)
 
 
 def byte_ranges(ranges: Sequence[tuple[int, int]]) -> Block:
     """One byte within one of the ranges, ends included."""
     edges = np.array([(ENTRY, low, high, EXIT) for low, high in ranges], dtype=np.int32).reshape(-1, 4)
-    return Block(2, edges, NEVER.hops)
+    return Block(2, edges, NEVER.hops, tuple(ranges) if len(ranges) <= _FEW_STEPS else None)
 
 
 def sequence(*blocks: Block) -> Block:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,6 +60,33 @@ class Row:
         self._expand = expand
         self._store = store
         self._kept: dict[Hashable, object] = {}
+
+    @classmethod
+    def of_bits(
+        cls,
+        bits: NDArray[np.int32],
+        size: int,
+        store: RowStore,
+        again: Callable[[], NDArray[np.int32]] | None = None,
+        count: int | None = None,
+    ) -> Row:
+        """The row of packed bits, int32 [ceil(size / 32)].
+
+        Args:
+            bits: they.
+            size: tokens of the vocabulary.
+            store: counts what rows keep.
+            again: makes the bits once more; without it the row keeps them, beside the budget.
+            count: how many are set, where it is known.
+        """
+        bits.flags.writeable = False
+        make = again or (lambda: bits)
+        row = cls(size, _count(bits) if count is None else count, lambda: unpack_bits(make(), size), store)
+        if again is None:
+            row._kept["bits"] = bits
+        else:
+            store.keep(row._kept, "bits", bits, bits.nbytes)
+        return row
 
     def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
         """`make(row)`, cached under `key` within the store's budget."""
@@ -110,11 +137,26 @@ class Row:
         return array
 
 
+_BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
+
+
+def _count(bits: NDArray[np.int32]) -> int:
+    """How many bits are set."""
+    return int(_BITS_OF_BYTE[bits.view(np.uint8)].sum(dtype=np.int64))
+
+
 def pack_bits(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     """A boolean mask [tokens] as packed bits, int32 [ceil(tokens / 32)]; bits beyond the last token are 0."""
     words = np.zeros(-(-len(mask) // 32) * 4, dtype=np.uint8)
     words[: -(-len(mask) // 8)] = np.packbits(mask, bitorder="little")
     return words.view("<i4").astype(np.int32, copy=False)
+
+
+def set_bits(bits: NDArray[np.int32], tokens: Sequence[int]) -> None:
+    """Set the bits of some tokens; fit for a few."""
+    words: memoryview[int] = memoryview(bits.view(np.uint32))  # type: ignore[arg-type]
+    for token in tokens:
+        words[token >> 5] |= 1 << (token & 31)
 
 
 def unpack_bits(bits: NDArray[np.int32], size: int) -> NDArray[np.bool_]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 StoredArray = Any
 """An array of a stored file: its dtype goes by its name."""
 
-FORMAT = 1
-"""Raised whenever what is stored changes; files of another format are made again."""
+FORMAT = 2
+"""Raised whenever what is stored changes, or what a schema means; files of another format are made again."""
 
 
 def table_to_bytes(table: TokenTable, key: str) -> bytes:

@@ -37,6 +37,8 @@ class TokenAutomaton(ABC):
         ended: the state after an end-of-sequence id.
         num_states: live states, without the dead one and `ended`.
         source: what it was made from, in words.
+        engine: what computes its rows; `table`, `table-lazy` or `llguidance`.
+        reason: why `mask` chose that engine; empty where it was not asked.
     """
 
     vocabulary: Vocabulary
@@ -44,6 +46,8 @@ class TokenAutomaton(ABC):
     ended: int
     num_states: int
     source: str
+    engine: str
+    reason: str = ""
 
     @abstractmethod
     def next(self, state: int, token: int) -> int:
@@ -129,6 +133,8 @@ class TokenTable(TokenAutomaton):
         transitions: with `ended` as the last row and end of sequence as the last class.
         class_of_token: with the class of end of sequence.
     """
+
+    engine = "table"
 
     def __init__(
         self,

@@ -4,7 +4,8 @@ Three kinds write bytes in three ways: byte-level BPE maps every byte to a print
 (GPT-2), sentencepiece writes a space as U+2581 and rare bytes as `<0x0A>`, WordPiece marks
 what continues a word with `##`. A decoder's clean-up of the whole text (dropping the very
 first space, spaces before punctuation) belongs to no token and is left out. The tokens of a
-fourth kind are bytes (ByT5); it is known by what it makes of a text with every byte of UTF-8.
+fourth kind are bytes (ByT5); it is known by what it makes of a text with every byte of UTF-8. The tokenizers of
+mistral_common give their bytes, or pieces of sentencepiece. A token without bytes is special; it adds nothing.
 """
 
 from __future__ import annotations
@@ -48,23 +49,51 @@ def token_bytes_of(tokenizer: object, size: int | None) -> tuple[list[bytes | No
     """The bytes of every id, the special ids (holes in the numbering among them), the end-of-sequence ids.
 
     Args:
-        tokenizer: a `tokenizers.Tokenizer`, or one of transformers that is backed by one or whose tokens are bytes.
+        tokenizer: a `tokenizers.Tokenizer`, one of transformers that is backed by one or whose tokens are bytes, or one
+            of mistral_common.
         size: number of ids the model knows; None for as many as the tokenizer has.
 
     Raises:
         InputError: if the tokenizer is of no known kind, or has an id beyond `size`.
     """
+    mistral = _of_mistral(tokenizer)
+    if mistral is not None:
+        tokens, special, eos_id = mistral
+        _check_size(len(tokens) - 1, len(tokens) if size is None else size)
+        return [*tokens, *[None] * ((size or 0) - len(tokens))], special | set(range(len(tokens), size or 0)), [eos_id]
     backend = _backend(tokenizer)
     ids, special, spelled = _of_bytes(tokenizer) if backend is None else _of_backend(backend)
     length = max(ids) + 1 if size is None else size
-    if max(ids) >= length:
-        raise InputError(
-            f"the tokenizer has the id {max(ids):,}, but the vocabulary was said to have {plural(length, 'id')}"
-        )
+    _check_size(max(ids), length)
     special |= set(getattr(tokenizer, "all_special_ids", ())) | (set(range(length)) - set(ids))
-    tokens = [None if number in special else spelled(number) for number in range(length)]
+    tokens = [None if number in special else spelled(number) or None for number in range(length)]
+    special |= {number for number, data in enumerate(tokens) if data is None}  # an empty token adds nothing
     eos = getattr(tokenizer, "eos_token_id", None)
     return tokens, special, [] if eos is None else [int(eos)]
+
+
+def _check_size(last: int, length: int) -> None:
+    if last >= length:
+        raise InputError(
+            f"the tokenizer has the id {last:,}, but the vocabulary was said to have {plural(length, 'id')}"
+        )
+
+
+def _of_mistral(tokenizer: Tokenizer) -> tuple[list[bytes | None], set[int], int] | None:
+    """The bytes, special ids and end of sequence of a tokenizer of mistral_common, or None if it is none.
+
+    A `MistralTokenizer` holds one; a Tekkenizer gives bytes, a SentencePieceTokenizer pieces.
+    """
+    holder: Tokenizer = getattr(tokenizer, "instruct_tokenizer", None)
+    inner: Tokenizer = getattr(holder, "tokenizer", tokenizer)
+    if not all(hasattr(inner, name) for name in ("n_words", "num_special_tokens", "special_ids", "id_to_piece")):
+        return None
+    special = {*inner.special_ids, inner.unk_id}
+    pieces = getattr(inner, "id_to_byte_piece", None) or (
+        lambda number: _sentencepiece(inner.id_to_piece(number), [("\u2581", " ")], byte_fallback=True)
+    )
+    tokens = [None if number in special else pieces(number) or None for number in range(inner.n_words)]
+    return tokens, special | {number for number, data in enumerate(tokens) if data is None}, inner.eos_id
 
 
 def _backend(tokenizer: object) -> Backend | None:
@@ -78,12 +107,12 @@ def _of_backend(backend: Backend) -> tuple[Mapping[int, str], set[int], Callable
     """Ids with their texts, those that are special, and the function from an id to its bytes."""
     spec = json.loads(backend.to_str())
     read = _reader(spec)
-    added = {int(token["id"]): token for token in spec["added_tokens"]}
+    added = {int(token["id"]): token for token in spec["added_tokens"]}  # their texts are decoded as all others are
     ids: dict[int, str] = {number: text for text, number in backend.get_vocab(with_added_tokens=True).items()}
     unknown = spec["model"].get("unk_token")
     special = {number for number, token in added.items() if token["special"]}
     special |= {number for number, text in ids.items() if text == unknown}
-    return ids, special, lambda number: ids[number].encode() if number in added else read(ids[number])
+    return ids, special, lambda number: read(ids[number])
 
 
 def _of_bytes(tokenizer: Tokenizer) -> tuple[Mapping[int, str], set[int], Callable[[int], bytes]]:
@@ -173,9 +202,6 @@ def _printable_bytes() -> dict[str, int]:
 
 def _byte_level(text: str) -> bytes:
     byte_of = _printable_bytes()
-    try:
+    if all(sign in byte_of for sign in text):
         return bytes([byte_of[sign] for sign in text])
-    except KeyError as error:
-        raise InputError(
-            f"the token {text!r} of a byte-level tokenizer holds {error.args[0]!r}, which encodes no byte"
-        ) from error
+    return text.encode()  # as the decoder has it: a token with a raw space, say, stands for itself

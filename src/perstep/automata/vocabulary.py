@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -19,21 +19,12 @@ from perstep.automata.trie import Trie, build_trie
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
 
-class Tekken(Protocol):
-    """What is read of a `mistral_common` Tekkenizer."""
-
-    n_words: int
-    num_special_tokens: int
-    eos_id: int
-
-    def id_to_byte_piece(self, token_id: int) -> bytes:
-        """The bytes of a token."""
-        ...
+T = TypeVar("T")
 
 
 class Vocabulary:
@@ -57,6 +48,7 @@ class Vocabulary:
         self, tokens: Sequence[bytes | None], special_ids: Iterable[int] = (), eos_ids: Iterable[int] = ()
     ) -> None:
         self.size = len(tokens)
+        self._derived: dict[str, object] = {}
         self.eos_ids = tuple(sorted(set(map(int, eos_ids))))
         self.special_ids = frozenset(map(int, special_ids)) | frozenset(self.eos_ids)
         if not self.size:
@@ -94,7 +86,7 @@ class Vocabulary:
     def from_tokenizer(
         cls, tokenizer: object, size: int | None = None, eos_ids: Iterable[int] | None = None
     ) -> Vocabulary:
-        """The vocabulary of a transformers or `tokenizers` tokenizer.
+        """The vocabulary of a tokenizer of transformers, `tokenizers` or mistral_common.
 
         Byte-level BPE, sentencepiece-like with byte fallback, and WordPiece are told apart by the
         tokenizer's own decoder; one whose tokens are bytes (ByT5) by what it makes of a text.
@@ -113,10 +105,9 @@ class Vocabulary:
         return cls(tokens, special, own_eos if eos_ids is None else eos_ids)
 
     @classmethod
-    def from_tekken(cls, tokenizer: Tekken) -> Vocabulary:
-        """The vocabulary of a `mistral_common` Tekkenizer."""
-        tokens = [tokenizer.id_to_byte_piece(token) or None for token in range(tokenizer.n_words)]
-        return cls(tokens, range(tokenizer.num_special_tokens), [tokenizer.eos_id])
+    def from_tekken(cls, tokenizer: object) -> Vocabulary:
+        """The vocabulary of a `mistral_common` Tekkenizer; `from_tokenizer` takes it too."""
+        return cls.from_tokenizer(tokenizer)
 
     @cached_property
     def trie(self) -> Trie:
@@ -152,6 +143,12 @@ class Vocabulary:
     def single_bytes(self) -> bytes:
         """The bytes that are tokens by themselves, ascending."""
         return bytes(sorted({token[0] for token in self.tokens if len(token) == 1}))
+
+    def derived(self, name: str, make: Callable[[Vocabulary], T]) -> T:
+        """`make(vocabulary)`, kept under `name`: what an engine builds once a vocabulary."""
+        if name not in self._derived:
+            self._derived[name] = make(self)
+        return cast("T", self._derived[name])
 
     def spell(self, tokens: Iterable[int]) -> bytes:
         """The text of token ids; special ids add nothing."""

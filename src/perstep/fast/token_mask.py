@@ -40,8 +40,9 @@ class TokenMask(Processor):
 
     Args:
         tables: one table, or one for each row of the batch (a schema a row); with several beams or return
-            sequences, one for each prompt. A `TokenTable` is stored on the device of the logits; a `LazyTable` reads
-            the ids on the host once per step.
+            sequences, one for each prompt. A `TokenTable` is stored on the device of the logits; any other
+            (what `automata.mask` chooses, a `LazyTable`) reads the ids on the host once per step, which no captured
+            graph can.
         budget_bytes: limit for mask rows stored as booleans on the device.
 
     Raises:
@@ -89,9 +90,12 @@ class TokenMask(Processor):
         """The scores [B, L] with -inf where the grammar forbids a token, in a tensor of their own.
 
         Raises:
-            InputError: if the vocabulary is wider than the logits, or the batch does not fit the tables.
+            InputError: if the vocabulary is wider than the logits, the batch does not fit the tables, or a graph is
+                captured with a table that is not whole.
         """
         self.check(scores.shape[0], scores.shape[1])
+        if self._is_lazy and scores.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise InputError(self._on_the_host())
         parent_B, known_B = self._parents(input_ids)
         if self._is_lazy:
             return self._on_host(input_ids, scores, parent_B, known_B)
@@ -168,13 +172,21 @@ class TokenMask(Processor):
         Call it before `torch.compile(fullgraph=True)` and CUDA graphs, which cannot create tables. Returns the mask.
 
         Raises:
-            InputError: if the vocabulary is wider than that.
+            InputError: if the vocabulary is wider than that, or a table is not whole.
         """
         self.check(len(self.tables), width)
+        if self._is_lazy:
+            raise InputError(self._on_the_host())
         whole = [table for table in self._distinct if isinstance(table, TokenTable)]
-        if not self._is_lazy:
-            self._on_device = to_device(whole, width, torch.device(device), self._budget_bytes)
+        self._on_device = to_device(whole, width, torch.device(device), self._budget_bytes)
         return self
+
+    def _on_the_host(self) -> str:
+        other = next(table for table in self._distinct if not isinstance(table, TokenTable))
+        return (
+            f"this mask is by {other.engine}, which reads the ids on the host at every step; a device's tables and a "
+            "captured graph take a TokenTable alone: table.whole(), or mask(..., engine='table')"
+        )
 
     def _tables_for(self, width: int, device: torch.device) -> DeviceTables:
         found = self._on_device

@@ -146,7 +146,7 @@ def at_most(
     step = step_ns / max(step_ns - won_ns, 1e-9 * step_ns)
     if prefill is None:
         return step, None
-    once = (*parts, SETUP) if by_generate else parts
+    once = (*parts, *(name for name in prefill.parts if belongs(name, (SETUP,)))) if by_generate else parts
     call_ns = prefill.step_ns - bound(prefill, gone)[0] + (new_tokens - 1) * step_ns
     won_ns = bound(prefill, once)[0] + more_ns + (new_tokens - 1) * won_ns
     return step, call_ns / max(call_ns - won_ns, 1e-9 * call_ns)

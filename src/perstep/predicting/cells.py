@@ -16,17 +16,55 @@ import msgspec
 from perstep.errors import InputError
 from perstep.experiments.bounds import rates_from
 from perstep.experiments.conditions import typed
+from perstep.experiments.ledger.device.findings import DeviceWork
 from perstep.experiments.ledger.findings import LedgerFindings
-from perstep.experiments.ledger.samples import Conditions, Workload
+from perstep.experiments.ledger.samples import Bounded, Conditions, Workload
 from perstep.machine import Machine, SweepFigures, identity
-from perstep.measure import Progress
+from perstep.measure import Ledger, Progress
 from perstep.predicting.subject import Subject, Way
 from perstep.runs import Manifest, Status, list_runs, read_manifest, read_regular
 from perstep.sweeps.folder import SWEEP, read_sweep
 from perstep.sweeps.rows import read_rows
-from perstep.theory import Rates, read_config
+from perstep.theory import Level, Rates, read_config
 
 RESIDUAL = "unattributed"
+DEVICE = "device/"
+"""Before the name of a part of what a device does; the others are the host's time."""
+WAIT = "sync"
+"""The host's part that waits for the device, which is no work of its own."""
+_NO_LIMIT = 1e30
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a machine is: the rates of the host, and of the device where steps run on one.
+
+    Where a device does the arithmetic, the host only calls: its bytes and products take no time, and a call what a
+    launch takes. A call on a device takes what its shortest kernel takes.
+    """
+
+    host: Rates
+    device: Rates | None = None
+
+
+@dataclass(frozen=True)
+class DeviceSpeed:
+    """The four ceilings of a device that a step is made of."""
+
+    bytes_per_s: float
+    peak_flops: float
+    kernel_ns: float
+    launch_ns: float
+
+
+def speed_of(figures: "SweepFigures | DeviceSpeed", dtype: str) -> Speed:
+    """Ceilings as rates."""
+    if isinstance(figures, SweepFigures):
+        return Speed(rates_from(figures, dtype))
+    return Speed(
+        Rates((Level("any", _NO_LIMIT),), {dtype: _NO_LIMIT}, figures.launch_ns),
+        Rates((Level("memory", figures.bytes_per_s),), {dtype: figures.peak_flops}, figures.kernel_ns),
+    )
 
 
 @dataclass(frozen=True)
@@ -35,32 +73,31 @@ class Cell:
 
     Attributes:
         name: of its run.
-        folder: of its run.
         subject: what was measured.
         machine: its identity.
         hardware: the machine in words.
-        figures: the medians of the ceilings in its own rounds.
+        figures: the medians of the ceilings in its own rounds; those of a device were measured before them.
         step_ns: without marks.
-        parts_ns: part -> time, scaled by one factor so that they and the rest make that step.
+        parts_ns: part -> time. The host's are scaled by one factor so that, without a device, they add up to that step;
+            those of a device have `DEVICE` before their names, and the host does not wait in them.
         noise: half of the step's interval, as a share of it; None where there are too few rounds.
         began_at: UTC, ISO 8601.
     """
 
     name: str
-    folder: Path
     subject: Subject
     machine: str
     hardware: str
-    figures: SweepFigures
+    figures: "SweepFigures | DeviceSpeed"
     step_ns: float
     parts_ns: dict[str, float]
     noise: float | None
     began_at: str
 
     @property
-    def rates(self) -> Rates:
+    def speed(self) -> Speed:
         """The machine as it was in these rounds."""
-        return rates_from(self.figures, self.subject.way.dtype)
+        return speed_of(self.figures, self.subject.way.dtype)
 
 
 @dataclass(frozen=True)
@@ -115,33 +152,62 @@ def _read(folder: Path) -> "Cell | str":
     if manifest.experiment != "ledger" or manifest.status is not Status.COMPLETE:
         return "no complete ledger run"
     conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
-    if not conditions.bounds.config:
-        return conditions.bounds.unknown or "theory has no formula for the model, or it ran on a device"
+    bounded = conditions.bounds if conditions.bounds.config else conditions.device_bounds
+    if not bounded.config:
+        return conditions.bounds.unknown or conditions.device_bounds.unknown or "theory has no formula for the model"
     try:
         findings = msgspec.json.decode(read_regular(folder / "results.json"), type=LedgerFindings)
     except (OSError, msgspec.DecodeError):
         return "its results.json cannot be read; `perstep report` makes it again"
-    decode, ceilings = findings.decode, findings.ceilings
+    decode = findings.decode
     if findings.invalid or decode is None or not decode.plain_step_ns:
         return "it is invalid, or has no decode step"
-    if ceilings is None or ceilings.why_no_bounds():
-        return "its ceilings were disturbed"
-    scale = decode.plain_step_ns / decode.step_ns
-    parts = {name: part.ns * scale for name, part in decode.parts.items()}
+    figures = _figures(findings, bounded.dtype)
+    if isinstance(figures, str):
+        return figures
     machine = msgspec.convert(manifest.machine, Machine)
     low, high = decode.plain_step_ci_low, decode.plain_step_ci_high
     return Cell(
         name=_name(folder, manifest),
-        folder=folder,
-        subject=_subject(manifest, conditions, workload),
+        subject=_subject(manifest, bounded, workload),
         machine=identity(machine),
-        hardware=str(machine.cpu.model),
-        figures=ceilings.typical,
+        hardware=_hardware(machine, findings),
+        figures=figures,
         step_ns=decode.plain_step_ns,
-        parts_ns={**parts, RESIDUAL: decode.residual_ns * scale},
+        parts_ns=_parts(decode, decode.plain_step_ns, findings.device_work.get("decode")),
         noise=None if low is None or high is None else (high - low) / 2 / decode.plain_step_ns,
         began_at=manifest.started_at,
     )
+
+
+def _figures(findings: LedgerFindings, dtype: str) -> "SweepFigures | DeviceSpeed | str":
+    """The ceilings, or why there are none."""
+    ceilings, on_device = findings.ceilings, findings.device_ceilings
+    if ceilings is not None:
+        return "its ceilings were disturbed" if ceilings.why_no_bounds() else ceilings.typical
+    if on_device is None or "decode" not in findings.device_work:
+        return "it has no ceilings, or nothing was profiled on the device"
+    rates = on_device.memory_gb_s, on_device.peak_tflop_s, on_device.shortest_ns()
+    launch = on_device.figures.get("launch")
+    if on_device.dtype != dtype or launch is None or None in rates:
+        return "the ceilings of its device lack a figure"
+    memory, peak, kernel_ns = (rate or 0.0 for rate in rates)
+    return DeviceSpeed(memory * 1e9, peak * 1e12, kernel_ns, launch.value)
+
+
+def _parts(decode: Ledger, plain_ns: float, work: DeviceWork | None) -> dict[str, float]:
+    """The host's parts, and a device's."""
+    scale = plain_ns / decode.step_ns
+    host = {name: part.ns * scale for name, part in decode.parts.items()} | {RESIDUAL: decode.residual_ns * scale}
+    if work is None:
+        return host
+    host.pop(WAIT, None)
+    return host | {f"{DEVICE}{name}": part.busy_ns for name, part in work.parts.items()}
+
+
+def _hardware(machine: Machine, findings: LedgerFindings) -> str:
+    device = findings.device_ceilings
+    return str(machine.cpu.model) if device is None else f"{machine.cpu.model}, {device.device}"
 
 
 def _name(folder: Path, manifest: Manifest) -> str:
@@ -149,35 +215,48 @@ def _name(folder: Path, manifest: Manifest) -> str:
     return str(place.get("cell") or folder.name)
 
 
-def _subject(manifest: Manifest, conditions: Conditions, workload: Workload) -> Subject:
-    bounds = conditions.bounds
-    way = Way(bounds.backend, bounds.dtype, workload.device, workload.threads, workload.temperature > 0)
+def _subject(manifest: Manifest, bounded: Bounded, workload: Workload) -> Subject:
+    way = Way(bounded.backend, bounded.dtype, workload.device, workload.threads, workload.temperature > 0)
     name = str(manifest.model.get("name", "")).partition(", ")[0]
     context = workload.prompt_tokens + (workload.new_tokens - 2) // 2  # the middle of the decode steps
-    return Subject(name, read_config(bounds.config), workload.batch, context, way)
+    return Subject(name, read_config(bounded.config), workload.batch, context, way)
 
 
-def machine_figures(cells: Sequence[Cell]) -> SweepFigures:
+def machine_speed(cells: Sequence[Cell]) -> Speed:
     """The ceilings of one machine: the median over its cells of each figure, by the size of the set.
 
     Args:
         cells: of one machine and one way, at least one.
     """
+    dtype = cells[0].subject.way.dtype
+    devices = [cell.figures for cell in cells if isinstance(cell.figures, DeviceSpeed)]
+    hosts = [cell.figures for cell in cells if isinstance(cell.figures, SweepFigures)]
+    return speed_of(_pooled_device(devices) if devices else _pooled_host(hosts), dtype)
 
+
+def _pooled_device(found: Sequence[DeviceSpeed]) -> DeviceSpeed:
+    return DeviceSpeed(
+        median(one.bytes_per_s for one in found),
+        median(one.peak_flops for one in found),
+        median(one.kernel_ns for one in found),
+        median(one.launch_ns for one in found),
+    )
+
+
+def _pooled_host(found: Sequence[SweepFigures]) -> SweepFigures:
     def pooled(held: Sequence[dict[int, float]]) -> dict[int, float]:
         sizes = sorted({size for one in held for size in one})
         return {size: median(one[size] for one in held if size in one) for size in sizes}
 
-    figures = [cell.figures for cell in cells]
-    read, call = (pooled([getattr(one, kind) for one in figures]) for kind in ("read_gb_s", "call_ns"))
+    read, call = (pooled([getattr(one, kind) for one in found]) for kind in ("read_gb_s", "call_ns"))
     after = {size: call[_nearest(call, size)] for size in read}
     return SweepFigures(
         read_gb_s=read,
         call_ns={0: call[0], **after},  # calls were timed after fewer sets: after others they take what the nearest has
-        gemm_gflop_s=median(one.gemm_gflop_s for one in figures),
-        vector_g_s=median(one.vector_g_s for one in figures),
-        special_g_s=median(one.special_g_s for one in figures),
-        rounds=sum(one.rounds for one in figures),
+        gemm_gflop_s=median(one.gemm_gflop_s for one in found),
+        vector_g_s=median(one.vector_g_s for one in found),
+        special_g_s=median(one.special_g_s for one in found),
+        rounds=sum(one.rounds for one in found),
     )
 
 

@@ -5,6 +5,7 @@ with other ceilings. Each is a work that a library does, counted from shapes.
 """
 
 from perstep.experiments.ledger.bounds import FUSED
+from perstep.predicting.cells import DEVICE, Speed
 from perstep.predicting.subject import Subject
 from perstep.theory import PARTS, Rates, expected_experts, step_bound
 
@@ -28,19 +29,29 @@ Features = dict[str, float]
 """Coefficient -> nanoseconds that it multiplies."""
 
 
-def features(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Features]:
-    """Of each of a ledger's parts.
+def features(subject: Subject, speed: Speed, parts: list[str]) -> dict[str, Features]:
+    """Of each of a ledger's parts, the host's and a device's.
 
     A part of theory that does not occur in this model (rotation in GPT-2) has no features, so it takes no time.
 
     Args:
         subject: the step.
-        rates: of the machine.
-        parts: their names in ledgers.
+        speed: of the machine.
+        parts: their names in cells.
 
     Raises:
         InputError: the rates lack the dtype, or the model has fewer positions.
     """
+    sides = {"": speed.host} | ({} if speed.device is None else {DEVICE: speed.device})
+    made: dict[str, Features] = {}
+    for before, rates in sides.items():
+        names = [part for part in parts if part.startswith(DEVICE) == bool(before)]
+        found = _of_side(subject, rates, [part.removeprefix(before) for part in names])
+        made |= {f"{before}{part}": each for part, each in found.items()}
+    return made
+
+
+def _of_side(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Features]:
     cost = subject.cost()
     bound = step_bound(cost, rates)
     called = rates.level_for(cost.layer_bytes).call_ns
@@ -72,6 +83,10 @@ def _experts(subject: Subject) -> float:
     return sum(expected_experts(mlp.experts, mlp.active, subject.batch) for mlp in mlps)
 
 
-def roofline_step_ns(subject: Subject, rates: Rates) -> float:
-    """The step by theory at the ceilings, with nothing fitted: the baseline that a fit has to beat."""
-    return step_bound(subject.cost(), rates).bound_ns
+def roofline_step_ns(subject: Subject, speed: Speed) -> float:
+    """The step by theory at the ceilings, with nothing fitted: the baseline that a fit has to beat.
+
+    The longer of the host's and the device's, where there is one.
+    """
+    sides = [speed.host] if speed.device is None else [speed.host, speed.device]
+    return max(step_bound(subject.cost(), rates).bound_ns for rates in sides)

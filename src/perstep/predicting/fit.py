@@ -12,10 +12,9 @@ from math import exp, log
 import numpy as np
 
 from perstep.errors import InputError
-from perstep.predicting.cells import Cell
+from perstep.predicting.cells import DEVICE, Cell, Speed, machine_speed
 from perstep.predicting.features import COEFFICIENTS, Features, features
 from perstep.predicting.subject import Subject
-from perstep.theory import Rates
 
 COVERAGE = 0.9
 """The share of cells of a new architecture that an interval is to hold."""
@@ -29,68 +28,89 @@ Group = Callable[[Cell], object]
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients of each part.
+    """Coefficients of each part, and how far host and device overlap.
 
     Attributes:
         parts: part -> coefficient -> value, those above 0.
+        exposed: the share of the shorter of host and device that does not pass while the longer one works; 0 without a
+            device.
     """
 
     parts: dict[str, Features]
+    exposed: float
 
-    def parts_ns(self, subject: Subject, rates: Rates) -> dict[str, float]:
+    def parts_ns(self, subject: Subject, speed: Speed) -> dict[str, float]:
         """The time of each part.
 
         Raises:
             InputError: as `features`.
         """
-        found = features(subject, rates, list(self.parts))
+        found = features(subject, speed, list(self.parts))
         return {
             part: sum(value * found[part].get(name, 0.0) for name, value in coefficients.items())
             for part, coefficients in self.parts.items()
         }
 
-    def step_ns(self, subject: Subject, rates: Rates) -> float:
-        """The step: the sum of its parts, and what lies between them."""
-        return sum(self.parts_ns(subject, rates).values())
+    def together_ns(self, parts_ns: Mapping[str, float]) -> float:
+        """The step that parts make: of the host alone their sum, with a device the overlap of two sums."""
+        host, device = sides_ns(parts_ns)
+        return max(host, device) + self.exposed * min(host, device)
+
+    def step_ns(self, subject: Subject, speed: Speed) -> float:
+        """The step."""
+        return self.together_ns(self.parts_ns(subject, speed))
 
 
-def fit_cells(cells: Sequence[Cell], rates: Mapping[str, Rates]) -> Fit:
+def sides_ns(parts_ns: Mapping[str, float]) -> tuple[float, float]:
+    """The sum of the host's parts, and that of the device's."""
+    device = sum(ns for part, ns in parts_ns.items() if part.startswith(DEVICE))
+    return sum(parts_ns.values()) - device, device
+
+
+def fit_cells(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> Fit:
     """The coefficients.
 
     Args:
         cells: of one way.
-        rates: cell's name -> the ceilings that its features are made of.
+        speeds: cell's name -> the ceilings that its features are made of.
 
     Raises:
         InputError: there are too few cells.
     """
-    from scipy.optimize import nnls
-
     if len(cells) < LEAST_CELLS:
         raise InputError(
             f"a fit needs {LEAST_CELLS} cells of one way of carrying out steps, and there are {len(cells)}"
         )
     parts = list(dict.fromkeys(part for cell in cells for part in cell.parts_ns))
-    rows = [features(cell.subject, rates[cell.name], parts) for cell in cells]
-    weights = np.array([1.0 / cell.step_ns for cell in cells])
+    rows = [features(cell.subject, speeds[cell.name], parts) for cell in cells]
     made = {}
     for part in parts:
-        X = np.array([[row[part].get(name, 0.0) for name in COEFFICIENTS] for row in rows]) * weights[:, None]
-        y = np.array([cell.parts_ns.get(part, 0.0) for cell in cells]) * weights
-        scale = X.max(axis=0)
-        scale[scale == 0] = 1.0  # a column of one size: a millionth of a step and a thousand of them fit alike
-        found = nnls(X / scale, y)[0] / scale
-        made[part] = {name: float(value) for name, value in zip(COEFFICIENTS, found, strict=True) if value > 0}
-    return Fit(made)
+        X = [[row[part].get(name, 0.0) for name in COEFFICIENTS] for row in rows]
+        found = _solved(cells, X, [cell.parts_ns.get(part, 0.0) for cell in cells])
+        made[part] = {name: value for name, value in zip(COEFFICIENTS, found, strict=True) if value > 0}
+    sides = [sides_ns(cell.parts_ns) for cell in cells]
+    left_ns = [cell.step_ns - max(both) for cell, both in zip(cells, sides, strict=True)]
+    return Fit(made, _solved(cells, [[min(both)] for both in sides], left_ns)[0])
 
 
-def left_out(cells: Sequence[Cell], rates: Mapping[str, Rates], group: Group) -> dict[str, Fit]:
+def _solved(cells: Sequence[Cell], X: Sequence[Sequence[float]], y_ns: Sequence[float]) -> list[float]:
+    """Non-negative least squares of errors relative to the steps."""
+    from scipy.optimize import nnls
+
+    weights = np.array([1.0 / cell.step_ns for cell in cells])
+    columns = np.array(X) * weights[:, None]
+    scale = columns.max(axis=0)
+    scale[scale == 0] = 1.0  # columns of one size: a millionth of a step and a thousand of them are fitted alike
+    return [float(value) for value in nnls(columns / scale, np.array(y_ns) * weights)[0] / scale]
+
+
+def left_out(cells: Sequence[Cell], speeds: Mapping[str, Speed], group: Group) -> dict[str, Fit]:
     """Cell's name -> a fit that has seen none of its group; cells of which the rest is too few are left out."""
     made: dict[str, Fit] = {}
     for one in dict.fromkeys(group(cell) for cell in cells):
         rest = [cell for cell in cells if group(cell) != one]
         if len(rest) >= LEAST_CELLS:
-            fit = fit_cells(rest, rates)
+            fit = fit_cells(rest, speeds)
             made |= {cell.name: fit for cell in cells if group(cell) == one}
     return made
 
@@ -100,18 +120,28 @@ def architecture(cell: Cell) -> str:
     return cell.subject.arch
 
 
-def half_width(cells: Sequence[Cell], rates: Mapping[str, Rates]) -> float | None:
+def half_width(cells: Sequence[Cell], speeds: Mapping[str, Speed], *, pooled: bool) -> float | None:
     """By which factor a prediction may be off, as a logarithm; None with too few architectures.
 
     The quantile over cells, all architectures weighing the same, that a new architecture exceeds in a tenth of its
     cells at most; with fewer than ten architectures that is the largest error of all.
+
+    Args:
+        cells: of one way.
+        speeds: cell's name -> the ceilings that its features are made of.
+        pooled: whether a left-out cell is predicted from the ceilings of the other cells, as one that is not measured
+            yet, so that the machine's drift is in the interval; else from its own.
     """
     names = {architecture(cell) for cell in cells}
     if len(names) < LEAST_ARCHITECTURES:
         return None
-    fits = left_out(cells, rates, architecture)
+    fits = left_out(cells, speeds, architecture)
+    known = pooled_speeds(cells, architecture) if pooled else {}
     errors = [
-        (abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, rates[cell.name]))), architecture(cell))
+        (
+            abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, known.get(cell.name, speeds[cell.name])))),
+            architecture(cell),
+        )
         for cell in cells
         if cell.name in fits
     ]
@@ -122,6 +152,18 @@ def half_width(cells: Sequence[Cell], rates: Mapping[str, Rates]) -> float | Non
         if reached >= wanted:
             return error
     return max((error for error, _ in errors), default=None)
+
+
+def pooled_speeds(cells: Sequence[Cell], group: Group) -> dict[str, Speed]:
+    """Cell's name -> the ceilings of its machine by the cells of other groups; nothing where there are none."""
+    made: dict[tuple[object, str], Speed | None] = {}
+    for cell in cells:
+        key = (group(cell), cell.machine)
+        if key not in made:
+            others = [other for other in cells if group(other) != key[0] and other.machine == cell.machine]
+            made[key] = machine_speed(others) if others else None
+    found = {cell.name: made[group(cell), cell.machine] for cell in cells}
+    return {name: speed for name, speed in found.items() if speed is not None}
 
 
 def interval_ns(step_ns: float, half: float | None) -> tuple[float, float] | None:

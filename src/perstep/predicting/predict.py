@@ -13,12 +13,10 @@ import msgspec
 
 from perstep._words import plural, short
 from perstep.errors import InputError
-from perstep.experiments.bounds import rates_from
-from perstep.predicting.cells import Cell, Cells, machine_figures
+from perstep.predicting.cells import Cell, Cells, Speed, machine_speed
 from perstep.predicting.features import roofline_step_ns
-from perstep.predicting.fit import Fit, fit_cells, half_width, interval_ns
+from perstep.predicting.fit import Fit, fit_cells, half_width, interval_ns, sides_ns
 from perstep.predicting.subject import Subject
-from perstep.theory import Rates
 
 SLACK, FAR = 1.5, 4.0
 """A step that exceeds what was measured by up to the first factor counts as measured there; by up to the second it is
@@ -38,7 +36,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         step_ns: without marks.
         low_ns: lower end of the interval, which is to hold 90 % of the cells of a new architecture; None if derived.
         high_ns: upper end.
-        parts_ns: part -> time; they and what lies between them add up to the step.
+        parts_ns: part -> time; without a device they add up to the step.
+        host_ns: the sum of the host's parts.
+        device_ns: the sum of the device's; 0 without one.
         roofline_ns: the bound of the step by theory at the same ceilings, with nothing fitted.
         weight_bytes: of the model.
         cache_bytes: of all sequences.
@@ -57,6 +57,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     low_ns: float | None
     high_ns: float | None
     parts_ns: dict[str, float]
+    host_ns: float
+    device_ns: float
     roofline_ns: float
     weight_bytes: int
     cache_bytes: int
@@ -109,14 +111,14 @@ class Predictor:
         cells: of that way, on all machines.
         fit: their coefficients.
         half: of the interval, as a logarithm; None if there is none.
-        rates: of the machine.
+        speed: of the machine.
         machine: its identity.
     """
 
     cells: Sequence[Cell]
     fit: Fit
     half: float | None
-    rates: Rates
+    speed: Speed
     machine: str
 
     def predict(self, subject: Subject) -> Prediction:
@@ -130,8 +132,8 @@ class Predictor:
         why = [*outside, *self._few_here()]
         if self.half is None:
             why.append("there are too few architectures to know how far a new one may be off")
-        parts = self.fit.parts_ns(subject, self.rates)
-        step_ns = sum(parts.values())
+        parts = self.fit.parts_ns(subject, self.speed)
+        step_ns = self.fit.together_ns(parts)
         ends = None if why else interval_ns(step_ns, self.half)
         return Prediction(
             name=subject.name,
@@ -141,7 +143,9 @@ class Predictor:
             low_ns=ends and ends[0],
             high_ns=ends and ends[1],
             parts_ns=parts,
-            roofline_ns=roofline_step_ns(subject, self.rates),
+            host_ns=sides_ns(parts)[0],
+            device_ns=sides_ns(parts)[1],
+            roofline_ns=roofline_step_ns(subject, self.speed),
             weight_bytes=subject.weight_bytes,
             cache_bytes=subject.cache_bytes,
             nearest=f"{near.name} ({near.subject.name})",
@@ -201,18 +205,11 @@ def predictor(cells: Cells, subject: Subject, machine: str | None) -> Predictor:
             "no cell was measured on that machine, so its ceilings in this way are not known; measure one there:"
             " `perstep ledger` with any model, and copy its run to the others"
         )
-    rates = {cell.name: cell.rates for cell in held}
+    speeds = own_speeds(held)
     here = [cell for cell in held if cell.machine == chosen]
-    return Predictor(
-        held, fit_cells(held, rates), half_width(held, rates), pooled_rates(here, subject.way.dtype), chosen
-    )
+    return Predictor(held, fit_cells(held, speeds), half_width(held, speeds, pooled=True), machine_speed(here), chosen)
 
 
-def pooled_rates(cells: Sequence[Cell], dtype: str) -> Rates:
-    """The ceilings of one machine over all of its cells."""
-    return rates_from(machine_figures(cells), dtype)
-
-
-def own_rates(cells: Sequence[Cell]) -> Mapping[str, Rates]:
+def own_speeds(cells: Sequence[Cell]) -> Mapping[str, Speed]:
     """Cell's name -> the ceilings of its own rounds."""
-    return {cell.name: cell.rates for cell in cells}
+    return {cell.name: cell.speed for cell in cells}

@@ -36,7 +36,7 @@ def prediction_table(found: Prediction, fit: Fit, fleet: Fleet | None) -> Table:
         ),
         Column("made of", lambda row: _made_of(fit, row[0]), name="made_of", words=True),
     ]
-    return Table(f"{found.status}: {found.name}", columns, rows, _notes(found, fleet), frozenset({len(rows) - 1}))
+    return Table(f"{found.status}: {found.name}", columns, rows, _notes(found, fit, fleet), frozenset({len(rows) - 1}))
 
 
 def _made_of(fit: Fit, part: str) -> str:
@@ -44,7 +44,7 @@ def _made_of(fit: Fit, part: str) -> str:
     return ", ".join(f"{significant(value)} {name}" for name, value in fit.parts.get(part, {}).items())
 
 
-def _notes(found: Prediction, fleet: Fleet | None) -> list[str]:
+def _notes(found: Prediction, fit: Fit, fleet: Fleet | None) -> list[str]:
     kind = "Predicted" if found.status == PREDICTED else f"Derived, without an interval: {found.why_derived}"
     fitted = f"{plural(found.cells, 'cell')} of {plural(found.architectures, 'architecture')}"
     roofline = f"Roofline of the ceilings, nothing fitted: {duration(found.roofline_ns)}."
@@ -54,6 +54,9 @@ def _notes(found: Prediction, fleet: Fleet | None) -> list[str]:
         f"Weights {found.weight_bytes / 2**30:,.2f} GiB, cache {found.cache_bytes / 2**30:,.2f} GiB (derived).",
     ]
     notes.append("; ".join(f"{name}: {words}" for name, words in COEFFICIENTS.items()) + ".")
+    if found.device_ns:
+        both = f"host {duration(found.host_ns)}, device {duration(found.device_ns)}"
+        notes.append(f"The step is the overlap of two: {both}; {percent(fit.exposed)} of the shorter is added.")
     return notes if fleet is None else [*notes, _of_fleet(fleet)]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perstep._json import Json
@@ -77,6 +77,8 @@ class Subject:
             InputError: the model has fewer positions.
         """
         backend = backend_for(BACKENDS[self.way.backend], self.shape)
+        if self.way.device != "cpu":  # where no library packs weights
+            backend = replace(backend, packing=None)
         return step_cost(self.shape, decode(self.context, batch=self.batch), Precision.all(self.way.dtype), backend)
 
     @property

@@ -15,10 +15,10 @@ import msgspec
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.predicting.cells import Cell, Cells
+from perstep.predicting.cells import Cell, Cells, Speed
 from perstep.predicting.features import roofline_step_ns
-from perstep.predicting.fit import Fit, Group, architecture, half_width, interval_ns, left_out
-from perstep.predicting.predict import beyond, nearest, own_rates, pooled_rates
+from perstep.predicting.fit import Fit, Group, architecture, half_width, interval_ns, left_out, pooled_speeds
+from perstep.predicting.predict import beyond, nearest, own_speeds
 from perstep.theory import Level, Rates
 
 QUIET = 0.05
@@ -89,9 +89,9 @@ class Sheet:
     gb_s: float
     gflop_s: float
 
-    def rates(self, dtype: str) -> Rates:
-        """As the rates of a machine without caches and call overheads."""
-        return Rates((Level("memory", self.gb_s * 1e9),), {dtype: self.gflop_s * 1e9})
+    def speed(self, dtype: str) -> Speed:
+        """As that of a machine without caches and call overheads."""
+        return Speed(Rates((Level("memory", self.gb_s * 1e9),), {dtype: self.gflop_s * 1e9}))
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,9 @@ def _notes(cells: Sequence[Cell], quiet: Sequence[Cell]) -> list[str]:
 
 def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str, list[_Held]]:
     """Method -> what it says of each cell when its group is left out."""
-    own = own_rates(cells)
+    own, pooled = own_speeds(cells), pooled_speeds(cells, group)
     fits = left_out(cells, own, group)
-    halves: dict[int, float | None] = {}
+    halves: dict[int, tuple[float | None, float | None]] = {}
     made: dict[str, list[_Held]] = defaultdict(list)
     for cell in cells:
         fit = fits.get(cell.name)
@@ -179,23 +179,22 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
             continue
         rest = [other for other in cells if group(other) != group(cell)]
         if id(fit) not in halves:
-            halves[id(fit)] = half_width(rest, own)
-        half = None if beyond(cell.subject, rest) else halves[id(fit)]  # as the command would give none
-        dtype = cell.subject.way.dtype
-        here = [other for other in rest if other.machine == cell.machine]
+            halves[id(fit)] = half_width(rest, own, pooled=False), half_width(rest, own, pooled=True)
+        # as the command: no interval outside of the others
+        half, wider = (None, None) if beyond(cell.subject, rest) else halves[id(fit)]
         made[OWN].append(_fitted(fit, cell, own[cell.name], half))
-        if here:
-            made[POOLED].append(_fitted(fit, cell, pooled_rates(here, dtype), half))
+        if cell.name in pooled:
+            made[POOLED].append(_fitted(fit, cell, pooled[cell.name], wider))
         made[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
         if sheet is not None:
-            made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.rates(dtype))))
+            made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))
         made[NEIGHBOUR].append(_Held(cell, nearest(cell.subject, rest).step_ns))
     return made
 
 
-def _fitted(fit: Fit, cell: Cell, rates: Rates, half: float | None) -> _Held:
-    parts = fit.parts_ns(cell.subject, rates)
-    return _Held(cell, sum(parts.values()), parts, half)
+def _fitted(fit: Fit, cell: Cell, speed: Speed, half: float | None) -> _Held:
+    parts = fit.parts_ns(cell.subject, speed)
+    return _Held(cell, fit.together_ns(parts), parts, half)
 
 
 def _score(kind: str, method: str, folds: int, held: Sequence[_Held]) -> Score:

@@ -60,6 +60,7 @@ from perstep.stats.positions import (
 )
 from perstep.stats.segments import Knee, beyond_knee, find_knee
 from perstep.stats.shares import ShareInterval, share_interval
+from perstep.stats.slopes import Slope, half_slopes
 from perstep.stats.stopping import FIRST_LOOK, Stop, next_look, should_stop
 from perstep.stats.summary import (
     Outliers,
@@ -107,6 +108,7 @@ __all__ = [
     "ScaledFit",
     "ShareInterval",
     "SinglePart",
+    "Slope",
     "Spread",
     "Stop",
     "Summary",
@@ -124,6 +126,7 @@ __all__ = [
     "fit_cost",
     "fit_scaled",
     "guarded_confidence",
+    "half_slopes",
     "invalid_change",
     "ledger_estimate",
     "local_exponents",

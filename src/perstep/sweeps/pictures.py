@@ -1,8 +1,9 @@
 """The pictures of a sweep: curves and heat maps of its first figure, for each machine alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
-from math import nan, prod
+from math import nan
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -23,19 +24,32 @@ At = Mapping[str, Found]
 
 def pictures(rows: Sequence[Row]) -> dict[str, bytes]:
     """File name -> picture. Curves need an axis of numbers that varies, a heat map two axes that vary."""
-    figure = figure_of(rows)
-    measured = [row for row in rows if not row.cell.is_reference and isinstance(row.figures.get(figure), int | float)]
-    machines = list(dict.fromkeys(row.machine for row in measured))
+    machines = _machines(rows)
     made = {}
-    for number, machine in enumerate(machines, 1):
-        one = _Measured(figure, [row for row in measured if row.machine == machine])
+    for number, one in enumerate(machines, 1):
         ending = f"-{number}.png" if len(machines) > 1 else ".png"
-        numeric = [axis for axis, levels in one.axes.items() if all(isinstance(level, int | float) for level in levels)]
-        if numeric:
-            made[f"curves{ending}"] = one.curves(numeric[0])
+        if one.numeric:
+            made[f"curves{ending}"] = one.curves()
         if len(one.axes) > 1:
             made[f"heat-map{ending}"] = one.heat_map()
     return made
+
+
+def panels_of(rows: Sequence[Row]) -> list[Panel]:
+    """The curves of all machines, each with a title of its own."""
+    made = []
+    for one in _machines(rows):
+        for panel in one.panels() if one.numeric else []:
+            title = one.title(0) if not panel.title else f"{one.title(0)}: {panel.title}"
+            made.append(replace(panel, title=title))
+    return made
+
+
+def _machines(rows: Sequence[Row]) -> "list[_Measured]":
+    figure = figure_of(rows)
+    measured = [row for row in rows if not row.cell.is_reference and isinstance(row.figures.get(figure), int | float)]
+    machines = dict.fromkeys(row.machine for row in measured)
+    return [_Measured(figure, [row for row in measured if row.machine == machine]) for machine in machines]
 
 
 class _Measured:
@@ -51,25 +65,33 @@ class _Measured:
         self.axes = {axis: sorted(levels, key=_order) for axis, levels in found.items() if len(levels) > 1}
         self._header, self._unit, self._size = shown(figure, [float(row.figures[figure]) for row in rows])
 
-    def curves(self, axis: str) -> bytes:
-        """One axis from left to right, a line for each value of a second, a panel for each value of the others."""
+    @property
+    def numeric(self) -> list[str]:
+        """The axes of numbers."""
+        return [axis for axis, levels in self.axes.items() if all(isinstance(level, int | float) for level in levels)]
+
+    def curves(self) -> bytes:
+        """The panels as a picture."""
+        panels = self.panels()
+        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "points")
+        left_out = len({tuple(map(str, row.cell.values.values())) for row in self._rows}) - levels
+        return grid_png(self.title(left_out), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
+
+    def panels(self) -> list[Panel]:
+        """An axis of numbers from left to right, a line for each value of a second, a panel for those of the others."""
+        axis = self.numeric[0]
         second, *others = [name for name in self.axes if name != axis] or [""]
         lines = self.axes.get(second, [None])[:_MOST_LINES]
         panels = []
         for at in self._panels(others):
             series = []
             for shade, line in enumerate(lines):
-                levels = [
-                    level for level in self.axes[axis] if self._value({**at, second: line, axis: level}) is not None
-                ]
-                xs = [float(level) for level in levels]
-                ys = [self._value({**at, second: line, axis: level}) or 0.0 for level in levels]
+                found = [(float(x), self._value({**at, second: line, axis: x})) for x in self.axes[axis]]
+                xs, ys = [x for x, y in found if y is not None], [y for _, y in found if y is not None]
                 name = f"{second} {line}" if second else "measured"
                 series += [Series(name, xs, ys, shade=shade), Series(name, xs, ys, "line", shade=shade)]
-            positive = min(self.axes[axis]) > 0
-            panels.append(Panel(_words(at), axis, self._label, series, log_x=positive))
-        shown_cells = len(lines) * len(panels) * len(self.axes[axis])
-        return grid_png(self._title(shown_cells), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
+            panels.append(Panel(_words(at), axis, self._label, series, log_x=min(self.axes[axis]) > 0))
+        return panels
 
     def heat_map(self) -> bytes:
         """The first axis down, the second from left to right, a panel for each value of the others."""
@@ -85,7 +107,9 @@ class _Measured:
                 self._draw_map(axes, at, down, right)
             for axes in places[len(panels) :]:
                 axes.set_axis_off()
-            figure.suptitle(self._title(len(panels) * len(self.axes[down]) * len(self.axes[right])), fontsize=11)
+            cells = {tuple(map(str, row.cell.values.values())) for row in self._rows}
+            drawn = [c for at in panels for c in cells if self._is_in(c, at)]
+            figure.suptitle(self.title(len(cells) - len(drawn)), fontsize=11)
 
         return draw_png(min(2.4 + 0.8 * wide * columns, 20.0), min(1.8 + 0.55 * high * num_rows, 20.0), draw)
 
@@ -111,12 +135,17 @@ class _Measured:
     def _label(self) -> str:
         return f"{self._header} ({self._unit})" if self._unit else self._header
 
-    def _title(self, shown_cells: int) -> str:
-        left_out = prod(map(len, self.axes.values())) - shown_cells
+    def title(self, left_out: int) -> str:
+        """What is to be seen, and how many cells are not."""
         more = f"; {plural(left_out, 'cell is', 'cells are')} not shown" if left_out > 0 else ""
         found = [float(row.figures[self._figure]) / self._size for row in self._rows]
         ends = " to ".join(map(significant, (min(found), max(found))))
         return f"{self._header} from {ends}{f' {self._unit}' if self._unit else ''} on {self._rows[0].hardware}{more}"
+
+    def _is_in(self, cell: tuple[str, ...], at: At) -> bool:
+        """Whether a cell, by the texts of its values, is one of these."""
+        held = dict(zip(self._rows[0].cell.values, cell, strict=True))
+        return all(held[axis] == str(value) for axis, value in at.items())
 
     def _panels(self, others: Sequence[str]) -> Sequence[At]:
         combinations = product(*(self.axes[axis] for axis in others))

@@ -8,15 +8,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from perstep._version import __version__
 from perstep._words import plural, significant
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import percent, signed_percent
+from perstep.report.page import REPORT, Content, Page, render_page
 from perstep.report.table import to_records
 from perstep.report.words import render
 from perstep.runs import children, replace_file
 from perstep.sweeps.drift import Drift, drifts
 from perstep.sweeps.folder import Sweep
-from perstep.sweeps.pictures import pictures
+from perstep.sweeps.pictures import panels_of, pictures
 from perstep.sweeps.rows import WAITING, Found, Row, plain, shown
 
 TABLE = "sweep.csv"
@@ -125,7 +127,33 @@ def write_all(folder: Path, sweep: Sweep, rows: Sequence[Row]) -> Table:
         replace_file(folder / name, png)
     page = render(__package__, table=table, sweep=sweep, pictures=sorted(made), parquet=parquet is not None)
     replace_file(folder / README, page)
+    replace_file(folder / REPORT, render_page(page_of(sweep, rows, table)))
     return table
+
+
+def page_of(sweep: Sweep, rows: Sequence[Row], table: Table) -> Page:
+    """The sweep as one page: curves, the table, versions. A failed cell, and drift, come before any number."""
+    experiment, done = sweep.grid.experiment, [row for row in rows if row.outcome == "done"]
+    panels = panels_of(rows)
+    count = f"{len(done):,} of {plural(len(rows), 'cell')} measured"
+    return Page(
+        kind="sweep",
+        title=f"perstep sweep of {experiment}",
+        subject=f"{experiment} over {', '.join(sweep.grid.grid)}",
+        content=Content(f"{count}: {panels[0].title}" if panels else count, panels),
+        tables=[table],
+        facts={
+            "Versions": sweep.versions,
+            "Order": {"blocks": str(sweep.grid.repeats), "seed": str(sweep.grid.seed)},
+            "Runs": {row.cell.key: row.run for row in done},
+        },
+        holds=[
+            "every cell of the sweep with its options, as the grid gives them, and its figures",
+            "no file is fetched",
+        ],
+        version=__version__,
+        warnings=notes_of(rows)[1:],
+    )
 
 
 def _parquet(table: Table, rows: Sequence[Row]) -> bytes | None:

@@ -20,12 +20,14 @@ from perstep.experiments.conditions import typed
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.sync_counts import merge_counts, with_syncs
 from perstep.machine import NoiseSummary, summarise_noise
-from perstep.measure import Ledger, LedgerSamples, WatchedSteps, build_watched_ledger
+from perstep.measure import Ledger, LedgerSamples, WatchedSteps, belongs, build_watched_ledger
 from perstep.report.format import plural
 from perstep.runs import Manifest
-from perstep.targets.transformers.words import DECODE, PREFILL
+from perstep.targets.transformers import Schedule
+from perstep.targets.transformers.words import DECODE, ENCODER, PREFILL, SETUP, VISION
 from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
-from perstep.watching.samples import KINDS, Conditions, Inside, Sample, by_site
+from perstep.watching.growth import Growth, find_growth
+from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Inside, Sample, by_site
 
 
 class SiteFindings(msgspec.Struct, kw_only=True):
@@ -43,7 +45,9 @@ class SiteFindings(msgspec.Struct, kw_only=True):
         first_calls: the times of first calls, which are shown separately.
         prefill_is_first: the ledger of the prefill is of first calls alone.
         made_by: what the calls are: `generate`, runs of a `loop` written by hand, or `steps` that a program names.
-        whole: the decode steps of a loop took in the whole text again.
+        whole: no cache was used: the decode steps took in the whole text again.
+        growth: of each part over the decode steps.
+        setup: of what comes before the first token of a generate call, with the prefill as one part.
     """
 
     site: str
@@ -64,6 +68,8 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     prefill_is_first: bool = False
     made_by: Literal["generate", "loop", "steps"] = "generate"
     whole: bool = False
+    growth: list[Growth] = []
+    setup: Ledger | None = None
 
     @property
     def main(self) -> Ledger | None:
@@ -100,6 +106,28 @@ def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger 
         ledger = msgspec.structs.replace(ledger, invalid=why)
     counted = merge_counts([s.syncs[kind] for s in samples if kind in s.syncs])
     return with_syncs(ledger, counted, device=samples[0].device)
+
+
+def setup_ledger(samples: Sequence[Sample], mark_ns: float) -> Ledger | None:
+    """What comes before the first token of a generate call, the prefill as one part; None where no call was marked."""
+    chosen = choose(PREFILL, samples)
+    taken = [(sample, _before_first_token(steps)) for sample, steps in _taken(chosen, PREFILL)]
+    ledger = _build(PREFILL, samples, taken, mark_ns)
+    return None if ledger is None else msgspec.structs.replace(ledger, kind=SETUP)
+
+
+def _before_first_token(steps: CallSteps) -> CallSteps:
+    """The steps of prefills with what is no set-up in one part."""
+    once = [name for name in steps.parts if belongs(name, (SETUP, ENCODER, VISION))]
+    rest = [name for name in steps.parts if name not in once]
+    total = sum((steps.parts[name] for name in rest), np.zeros(len(steps.residual_ns), np.int64))
+    return CallSteps(
+        steps.step_ns,
+        {**{name: steps.parts[name] for name in once}, PREFILL: total},
+        steps.residual_ns,
+        {**{name: steps.marks.get(name, 0) for name in once}, PREFILL: sum(steps.marks.get(name, 0) for name in rest)},
+        marked=steps.marked,
+    )
 
 
 def marked_steps(kind: str, samples: Sequence[Sample]) -> LedgerSamples:
@@ -179,12 +207,12 @@ def _forwards(sample: Sample, kind: str) -> int:
     return decode if kind == DECODE else sample.forwards - decode
 
 
-def find_sites(samples: Sequence[Sample], mark_ns: float) -> list[SiteFindings]:
+def find_sites(samples: Sequence[Sample], mark_ns: float, schedule: Schedule) -> list[SiteFindings]:
     """What the calls of each line cost: a pure function."""
-    return [_site(name, held, mark_ns) for name, held in by_site(samples).items()]
+    return [_site(name, held, mark_ns, schedule) for name, held in by_site(samples).items()]
 
 
-def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
+def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) -> SiteFindings:
     decode, prefill = (call_ledger(kind, samples, mark_ns) for kind in KINDS)
     main = decode or prefill
     broken_off = sum(not sample.finished for sample in samples)
@@ -216,6 +244,8 @@ def _site(name: str, samples: list[Sample], mark_ns: float) -> SiteFindings:
         prefill_is_first=all(call.is_first for call in choose(PREFILL, samples)),
         made_by=samples[0].made_by,
         whole=any(sample.whole for sample in samples),
+        growth=find_growth(samples, schedule),
+        setup=setup_ledger(samples, mark_ns) if samples[0].made_by == "generate" else None,
     )
 
 
@@ -232,7 +262,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
     """
     if not samples:
         raise InputError("the run holds no generate call and no loop; watch a script that makes one")
-    sites = find_sites(samples, typed(manifest, Conditions).mark_ns)
+    conditions = typed(manifest, Conditions)
+    schedule = Schedule(alternate=True, every=conditions.every, count=conditions.syncs != NOT_COUNTED)
+    sites = find_sites(samples, conditions.mark_ns, schedule)
     ledgers = [(site.site, ledger) for site in sites for ledger in (site.decode, site.prefill) if ledger]
     wide = [site.site for site in sites if site.main is None or site.main.resolved().half_width == inf]
     return WatchFindings(

@@ -12,6 +12,8 @@ from perstep.machine import Noise
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
+NOT_COUNTED = "not counted"
+"""How syncs were counted, where they were not."""
 
 
 class Conditions(BaseConditions, kw_only=True):
@@ -80,9 +82,9 @@ class Sample(msgspec.Struct, kw_only=True):
     """One generate call, or one run of a loop.
 
     `steps` and `forwards` are all it made, or, if it broke off, those that were recorded. `kinds` is the host's time;
-    `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`, or
-    `loop` for a run of a loop written by hand, whose decode steps took in the whole text again where `whole` is true,
-    `steps` for those that a program names. `prefills` counts the steps of that kind.
+    `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`,
+    `loop` for a run of a loop written by hand, `steps` for those that a program names. Where `whole` is true no cache
+    was used: the decode steps took in the whole text again. `prefills` counts the steps of that kind.
     `inside` is what was seen inside one part, of the whole program; the last call has it.
     `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """

@@ -32,17 +32,18 @@ from perstep.targets.transformers import (
     EveryGenerate,
     Function,
     Instrument,
+    Schedule,
     Value,
     device_of,
     find_model,
 )
 from perstep.targets.transformers.device_check import refuse_if_spread, spread_over
 from perstep.targets.transformers.protocols import Model as Watched
-from perstep.targets.transformers.words import DECODE
+from perstep.targets.transformers.words import DECODE, SETUP
 from perstep.watching.by_hand import WatchedLoops, never_repeated
-from perstep.watching.findings import call_ledger, device_ledger, find_sites
+from perstep.watching.findings import call_ledger, device_ledger, find_sites, setup_ledger
 from perstep.watching.named import NamedSteps
-from perstep.watching.samples import Conditions, Sample, Workload, by_site
+from perstep.watching.samples import NOT_COUNTED, Conditions, Sample, Workload, by_site
 from perstep.watching.show import inside_table, site_tables
 
 _HOW_COUNTED = (
@@ -122,6 +123,7 @@ class _Site(Instrument):
                 syncs=taken.syncs,
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
+                whole=call is not None and not call.cached,
             )
         )
         self._noted = len(self.notes)
@@ -260,13 +262,16 @@ class Watch:
         """The ledger of all calls together.
 
         Args:
-            kind: `decode` or `prefill`.
+            kind: `decode`, `prefill`, or `setup`: what comes before the first token, with the prefill as one part.
 
         Raises:
             InputError: generate was never called, or no call made a step of this kind.
             InvalidMeasurement: a step took no time on this clock.
         """
-        made = call_ledger(kind, self.samples, self.mark_ns)
+        if kind == SETUP:
+            made = setup_ledger([sample for sample in self.samples if sample.made_by == "generate"], self.mark_ns)
+        else:
+            made = call_ledger(kind, self.samples, self.mark_ns)
         if made is None:
             raise InputError(_nothing(self.samples, kind, self._loops))
         return made
@@ -289,7 +294,8 @@ class Watch:
 
         One part by its own source lines comes last, where that was looked at.
         """
-        made = [table for site in find_sites(self.samples, self.mark_ns) for table in site_tables(site)]
+        schedule = Schedule(alternate=True, every=self.every, count=self.syncs)
+        made = [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
         return [*made, *(inside_table(one.inside) for one in self.samples if one.inside is not None)]
 
     @property
@@ -377,7 +383,7 @@ def describe_calls(watch: Watch, plan: dict[str, Json]) -> Manifest:
         order="marked and plain steps take turns inside a call, M P P M; every other call the other way round",
         every=watch.every,
         detail=watch.detail,
-        syncs=_HOW_COUNTED if watch.syncs else "not counted",
+        syncs=_HOW_COUNTED if watch.syncs else NOT_COUNTED,
         garbage_collector="as the watched program has it",
         warm_up="none: the calls run once; first calls are shown separately",
         mark_ns=watch.mark_ns,

@@ -7,7 +7,7 @@ import msgspec
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.device.show import device_lane
-from perstep.measure import RESIDUAL_SAID, Ledger
+from perstep.measure import FORWARD, RESIDUAL_SAID, Ledger, belongs
 from perstep.report import Column, Table
 from perstep.report.format import duration, percent, plural, time_unit
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
@@ -15,12 +15,30 @@ from perstep.report.page import Content, LedgerView
 from perstep.report.table import time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
+from perstep.targets.transformers.words import (
+    ENCODER,
+    PREFILL,
+    SETUP_CACHE,
+    SETUP_CRITERIA,
+    SETUP_PROCESSORS,
+    VISION,
+)
 from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
+from perstep.watching.growth import USE_CACHE, WHOLE, growth_sentences
 from perstep.watching.samples import Inside, InsideLine, Sample, by_site
 
 NAMED_TOGETHER = 3
 """Most parts that are named where it is not resolved which of them costs most."""
+SETUP_SAID = 0.1
+"""Share of a call from which on a part of its set-up is named."""
+_BUILT = {
+    SETUP_PROCESSORS: "the logits processors",
+    SETUP_CRITERIA: "the stopping criteria",
+    SETUP_CACHE: "the cache",
+    ENCODER: "what the encoder gives",
+    VISION: "what the vision tower gives",
+}
 MOST_BARS = 6
 """Number of ledgers that are drawn: those of the longest steps."""
 
@@ -66,6 +84,10 @@ def sentences(site: SiteFindings) -> list[str]:
         said.append(_costliest_sentence(site.main))
     if site.decode is not None and site.prefill is not None:
         said.append(_prefill_sentence(site, site.prefill))
+    said += setup_sentences(site)
+    if site.whole and not any(growth.grows and belongs(growth.part, FORWARD) for growth in site.growth):
+        said.append(f"No KV cache is used{USE_CACHE if site.made_by == 'generate' else ''}: {WHOLE}.")
+    said += growth_sentences(site.growth, whole=site.whole, made_by=site.made_by)
     return [*said, *first_call_sentences(site.first_calls)]
 
 
@@ -91,6 +113,26 @@ def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
     warm = "; it belongs to a first call and includes its warm-up" if site.prefill_is_first else ""
     setup = ", the set-up of the call included" if site.made_by == "generate" else ""
     return f"A prefill took {duration(ledger.step_ns)}{of}{setup}{inside}{warm}."
+
+
+def setup_sentences(site: SiteFindings) -> list[str]:
+    """What is built before the first token and costs a tenth of a call or more."""
+    setup, decode = site.setup, site.decode
+    if setup is None or decode is None:
+        return []
+    steps = decode.forwards / site.calls
+    decode_ns = decode.step_ns * steps
+    said = []
+    for name, what in _BUILT.items():
+        part = setup.parts.get(name)
+        if part is not None and part.ns >= SETUP_SAID * (setup.step_ns + decode_ns):
+            run_ns = setup.parts[PREFILL].ns + decode_ns
+            than = "more than" if part.ns > run_ns else f"{percent(part.ns / run_ns)} of what"
+            said.append(
+                f"Building {what} takes {duration(part.ns)} a call ({name}): {than} its prefill and {steps:.0f} decode"
+                f" steps take, {duration(run_ns)}."
+            )
+    return said
 
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
@@ -138,6 +180,11 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
         for site in findings.sites
         if site.decode is not None and site.prefill is not None
     ]
+    setups = [
+        ledger_table(site.setup, title=f"setup at {site.site}", forwards_in=f"in {_calls(site)}")
+        for site in findings.sites
+        if site.decode is not None and site.setup is not None
+    ]
     readme = render(
         __package__,
         manifest=manifest,
@@ -146,6 +193,7 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
         subject=_subject,
         tables=tables(manifest, findings),
         prefills=prefills,
+        setups=setups,
         drawn=drawn,
     )
     made = {"README.md": readme, "ledger.csv": csv(findings).encode()}
@@ -161,7 +209,9 @@ def _prefill_title(site: SiteFindings) -> str:
 
 def csv(findings: WatchFindings) -> str:
     """A row a part of each ledger, in nanoseconds, with the call site."""
-    seen = [(ledger, site.site) for site in findings.sites for ledger in (site.decode, site.prefill) if ledger]
+    seen = [
+        (ledger, site.site) for site in findings.sites for ledger in (site.decode, site.prefill, site.setup) if ledger
+    ]
     return ledger_csv([ledger for ledger, _ in seen], sites=[site for _, site in seen])
 
 

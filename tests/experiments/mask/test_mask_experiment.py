@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from perstep.automata import Engine, Grammar, Vocabulary, prepare
-from perstep.errors import InputError, InvalidMeasurement, how_to_install
+from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import pipeline
 from perstep.experiments.mask import Plan, analyse, session
 from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, TableMasker
@@ -120,7 +120,7 @@ def test_an_engine_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.
     """What to install is said."""
     monkeypatch.setattr("perstep.experiments.mask.building.available", lambda: ["naive"])
     assert parse_engines(None) == ("naive",)
-    said = f"llguidance: it is not installed: {how_to_install('grammar')}"
+    said = "llguidance: it is not installed: pip install llguidance"
     with pytest.raises(InputError, match=re.escape(said)):
         parse_engines("llguidance")
 

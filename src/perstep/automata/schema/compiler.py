@@ -4,40 +4,95 @@ The texts accepted are those whose value validates, written under one policy: ke
 schema's order, only keys that the schema names (or admits by an explicit
 `additionalProperties`), whitespace as stated, constants and keys as
 `json.dumps(ensure_ascii=False)` writes them, integers without fraction or exponent. Recursion
-is cut at a stated depth or refused; nothing is ever dropped in silence.
+is cut at a stated depth or refused; nothing is ever dropped in silence. What validates is decided before
+(`expanding.py`); here it is only written.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from urllib.parse import unquote
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
 
 from perstep._json import Json
 from perstep.automata.determinise import determinise, too_many_states
 from perstep.automata.dfa import STATE_LIMIT, Dfa
-from perstep.automata.nfa import NEVER, Block, literal, union
-from perstep.automata.schema.containers import Items, Member, array_block, object_block
-from perstep.automata.schema.enums import enum_block
-from perstep.automata.schema.exclusive import Branch, never_both
-from perstep.automata.schema.keywords import (
-    ABOUT,
-    TYPES,
-    Schema,
-    below,
-    check_is_schema,
-    check_keywords,
-    conjunction,
-    const_as_enum,
-    types_of,
+from perstep.automata.metering import CPU_SECONDS, MEGABYTES, keep, metered
+from perstep.automata.nfa import NEVER, Block, union
+from perstep.automata.schema.containers import (
+    Items,
+    Kind,
+    Member,
+    Members,
+    Text,
+    array_block,
+    counted_array,
+    member_text,
+    object_block,
+    unequal_array,
 )
-from perstep.automata.schema.numbers import number_block
-from perstep.automata.schema.spacing import Spacing, spacing
-from perstep.automata.schema.strings import count, string_block
+from perstep.automata.schema.documents import Document
+from perstep.automata.schema.expanding import Expander
+from perstep.automata.schema.finite import finite_values
+from perstep.automata.schema.formats import FORMATS
+from perstep.automata.schema.keywords import below, same_value
+from perstep.automata.schema.shapes import (
+    EVERY,
+    FALSE,
+    TRUE,
+    Array,
+    Boolean,
+    Formula,
+    Null,
+    Number,
+    Object,
+    Shape,
+    String,
+    Witness,
+    both,
+)
+from perstep.automata.schema.shapes import literal as holds
+from perstep.automata.schema.strings import pattern_matches
+from perstep.automata.schema.writing import InBytes, Writing, constant
 from perstep.errors import InputError
 
-_BLOCK_FACTOR = 4  # a construction may have this many times the states of its result
-_ANY_VALUE = "any JSON value"
+if TYPE_CHECKING:
+    from perstep.automata.schema.keywords import Schema
+
+BLOCK_FACTOR = 4  # a construction may have this many times the states of its result
+_MOST_PATTERNS = 5  # that may meet on one key; each set of them is a kind of key
+_MOST_WITNESSES = 5  # keys that are not named and must be there
+_MOST_COUNTS = 4  # of items that may be counted in one array
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What of that which validates is written; the options of `json_schema`.
+
+    Raises:
+        InputError: if `key_order` is no order.
+    """
+
+    whitespace: str = "fixed"
+    max_depth: int | None = None
+    state_limit: int = STATE_LIMIT
+    undeclared: bool = False
+    key_order: str = "schema"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.key_order not in ("schema", "any"):
+            raise InputError(f"key_order is 'schema' or 'any'; got {self.key_order!r}")
+
+    def __str__(self) -> str:
+        said = [f"whitespace {self.whitespace}"]
+        said += [f"depth {self.max_depth}"] * (self.max_depth is not None)
+        said += ["undeclared keys too"] * self.undeclared + ["keys in any order"] * (self.key_order == "any")
+        return ", ".join(said)
 
 
 def json_schema(
@@ -46,6 +101,11 @@ def json_schema(
     whitespace: str = "fixed",
     max_depth: int | None = None,
     state_limit: int = STATE_LIMIT,
+    undeclared: bool = False,
+    key_order: str = "schema",
+    strict: bool = False,
+    cpu_seconds: float = CPU_SECONDS,
+    megabytes: float = MEGABYTES,
 ) -> Dfa:
     r"""The automaton of the JSON texts that a schema allows.
 
@@ -55,29 +115,94 @@ def json_schema(
         max_depth: how many times a definition may contain itself, and how deep values of unknown shape
             (`{}`, `true`) may nest; None to refuse both.
         state_limit: most states of the automaton.
+        undeclared: write also what the schema allows without naming it: further keys and items, and types that no
+            keyword is about. Needs `max_depth` mostly.
+        key_order: `schema`, or `any` for objects of up to eight properties.
+        strict: refuse formats that are not enforced; otherwise `Dfa.source` names them.
+        cpu_seconds: most work of the compile, counted and not clocked: the answer is the same on every machine.
+        megabytes: most memory of the compile, estimated from the tables it needs.
 
     Raises:
-        InputError: if the schema is not JSON, malformed, has a broken reference, needs more than a finite automaton,
-            recurs without `max_depth`, allows nothing, or exceeds the limit.
+        InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
+            automaton can, recurs without `max_depth`, allows nothing, or is over the limit.
 
     Example:
         >>> dfa = json_schema({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
         >>> dfa.accepts(b'{"n": 12}'), dfa.accepts(b'{"n": 1.5}')
         (True, False)
     """
-    root = _parse(schema)
-    compiler = _Compiler(root, spacing(whitespace, state_limit), max_depth, state_limit)
-    title = root.get("title") if isinstance(root, dict) else None
-    depth = "" if max_depth is None else f", depth {max_depth}"
-    source = f"the JSON schema{f' {title!r}' if isinstance(title, str) else ''} (whitespace {whitespace}{depth})"
-    try:
-        block = compiler.value(root, "#", ("#",))
-    except RecursionError as error:
-        raise InputError(f"{source} is nested too deeply to be compiled: lower max_depth, or flatten it") from error
-    dfa = determinise(block, state_limit, source)
-    if dfa.is_empty:
-        raise InputError(f"no JSON value satisfies {source}{compiler.why_empty()}")
-    return dfa
+    policy = Policy(whitespace, max_depth, state_limit, undeclared, key_order, strict)
+    return ReadSchema(schema, policy).as_automaton(cpu_seconds, megabytes)
+
+
+class ReadSchema:
+    """A schema and what it means, to be written as an automaton (here) or as a grammar (`grammar.py`).
+
+    Args:
+        schema: the schema, as JSON text or as parsed.
+        policy: what of that which validates is written.
+
+    Attributes:
+        source: what it is, for messages and for `Dfa.source`.
+
+    Raises:
+        InputError: if it is not JSON.
+    """
+
+    def __init__(self, schema: str | bytes | Mapping[str, Json] | bool, policy: Policy) -> None:
+        self._root = _parse(schema)
+        self._expander: Expander | None = None
+        self.policy = policy
+        title = self._root.get("title") if isinstance(self._root, dict) else None
+        name = f" {title!r}" if isinstance(title, str) and title.isprintable() else ""
+        self.source = f"the JSON schema{name} ({policy})"
+
+    def expander(self) -> Expander:
+        """What its places mean; worked out once, whichever way it is written."""
+        if self._expander is None:
+            self._expander = Expander(Document(self._root))
+        self._expander.begin()
+        return self._expander
+
+    def as_automaton(self, cpu_seconds: float = CPU_SECONDS, megabytes: float = MEGABYTES) -> Dfa:
+        """The automaton of the texts, within limits.
+
+        Raises:
+            InputError: as for `json_schema`.
+        """
+        policy = self.policy
+        with self.compiling(cpu_seconds, megabytes):
+            expander = self.expander()
+            writing = InBytes(policy.whitespace, policy.state_limit, BLOCK_FACTOR * policy.state_limit)
+            compiler = Compiler(expander, policy, writing)
+            block = compiler.value(expander.follow(expander.document.root), "#", ())
+            dfa = determinise(block, policy.state_limit, self.source)
+        source = self.checked_formats(compiler.loose_formats)
+        if dfa.is_empty:
+            raise InputError(f"no JSON value satisfies {source}{compiler.why_empty()}")
+        return replace(dfa, source=source)
+
+    @contextmanager
+    def compiling(self, cpu_seconds: float, megabytes: float) -> Iterator[None]:
+        """Count what is done within."""
+        try:
+            with metered(cpu_seconds, megabytes):
+                yield
+        except RecursionError as error:
+            raise InputError(
+                f"{self.source} is nested too deeply to be compiled: lower max_depth, or flatten it"
+            ) from error
+
+    def checked_formats(self, loose: set[str]) -> str:
+        """The source, which names the formats that are not enforced.
+
+        Raises:
+            InputError: if there are some, and `strict` was asked for.
+        """
+        names = sorted(loose)
+        if names and self.policy.strict:
+            raise InputError(f"format {', '.join(map(repr, names))} is not enforced here: take it out, or strict=False")
+        return self.source + (f", not enforced: format {', '.join(map(ascii, names))}" if names else "")
 
 
 def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
@@ -95,199 +220,354 @@ def _parse(schema: str | bytes | Mapping[str, Json] | bool) -> Schema | bool:
     raise InputError(f"a JSON schema is an object, true or false; got {parsed!r}")
 
 
-class _Compiler:
-    """Walks a schema; `open_refs` are the references entered on the way to the current subschema."""
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A block that was made: it serves wherever the formulas that it reaches are entered as often as they were here.
 
-    def __init__(self, root: Schema | bool, space: Spacing, max_depth: int | None, limit: int) -> None:
-        self._root = root
-        self._space = space
-        self._max_depth = max_depth
-        self._limit = limit
-        self._block_limit = _BLOCK_FACTOR * limit
+    Attributes:
+        block: the block.
+        reached: the formulas written in it, itself among them.
+        opened: how often each of these was entered on the way there.
+    """
+
+    block: Block
+    reached: frozenset[Formula]
+    opened: dict[Formula, int]
+
+
+def _among(opened: tuple[Formula, ...], reached: frozenset[Formula]) -> dict[Formula, int]:
+    return Counter(formula for formula in opened if formula in reached)
+
+
+class Compiler:
+    """Writes formulas; `opened` are those entered on the way to the one that is written.
+
+    Attributes:
+        loose_formats: formats that are not enforced.
+    """
+
+    def __init__(self, expander: Expander, policy: Policy, writing: Writing) -> None:
+        self._document = expander.document
+        self._policy = policy
+        self._writing = writing
+        self._block_limit = BLOCK_FACTOR * policy.state_limit
+        self._blocks: dict[Formula, list[_Made]] = {}
+        self._reached: list[set[Formula]] = [set()]  # by each formula that is being written
         self._empty: list[str] = []
+        self.expander = expander
+        self.loose_formats: set[str] = set()
 
     def why_empty(self) -> str:
         """Where the schema allows nothing, for the message; the first such place."""
         return f": nothing satisfies {self._empty[0]}" if self._empty else ""
 
-    def value(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The texts that a subschema allows.
+    def value(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
+        """The texts of the values that satisfy a formula.
 
         Raises:
             InputError: if they make too many states; said at the first subschema that does.
         """
-        block = self._value(schema, path, open_refs)
-        if block.size > self._block_limit:
-            raise too_many_states(path, self._limit)
+        for made in self._blocks.get(formula, ()):
+            if made.opened == _among(opened, made.reached):
+                self._reached[-1] |= made.reached
+                return made.block
+        self._reached[-1].add(formula)
+        if formula in opened and not self._enters(formula, path, opened):
+            return NEVER
+        self._reached.append({formula})
+        block = self._block(formula, path, (*opened, formula))
+        keep(block.edges.nbytes + block.hops.nbytes)
+        reached = frozenset(self._reached.pop())
+        self._reached[-1] |= reached
+        self._blocks.setdefault(formula, []).append(_Made(block, reached, _among(opened, reached)))
         return block
 
-    def _value(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> Block:
-        resolved = self._resolved(schema, path, open_refs)
-        if resolved is None:
-            return NEVER  # a recursion at its full depth
-        schema, open_refs = resolved
-        if schema is True:
-            return self._anything(path, open_refs)
-        if schema is False:
-            return self._nothing(path)
-        check_keywords(schema, path)
-        schema = const_as_enum(schema)
-        if "anyOf" in schema:
-            return union(*(self.value(branch, at, open_refs) for branch, at in self._branches(schema, "anyOf", path)))
-        if "oneOf" in schema:
-            return self._one_of(schema, path, open_refs)
-        if "enum" in schema:
-            block = enum_block(schema, self._space, path, self._limit, self._block_limit)
-            return block if len(block.edges) else self._nothing(path)
-        types = types_of(schema)
-        if set(types) >= set(TYPES) - {"integer"} and not any(n in schema for names in ABOUT.values() for n in names):
-            return self._anything(path, open_refs)
-        return union(*(self._typed(name, schema, path, open_refs) for name in dict.fromkeys(types)))
-
-    def _nothing(self, path: str) -> Block:
-        self._empty.append(path)
-        return NEVER
-
-    # References, allOf
-
-    def _resolved(self, schema: Json, path: str, open_refs: tuple[str, ...]) -> tuple[Json, tuple[str, ...]] | None:
-        """The schema with its references and allOf worked in; None where a recursion is at its full depth."""
-        while isinstance(schema, dict) and ("$ref" in schema or "allOf" in schema):
-            if "$ref" in schema:
-                reference = schema["$ref"]
-                rest = {name: value for name, value in schema.items() if name not in ("$ref", "$defs", "definitions")}
-                target = self._target(reference, path)
-                if not self._enter(reference, path, open_refs):
-                    return None
-                open_refs = (*open_refs, reference)
-                schema = conjunction(target, rest, path) if rest else target
-            else:
-                check_keywords(schema, path)
-                parts = schema["allOf"]
-                merged: Json = {name: value for name, value in schema.items() if name != "allOf"}
-                for number, part in enumerate(parts):
-                    resolved = self._resolved(part, f"{path}/allOf/{number}", open_refs)
-                    if resolved is None:
-                        return None
-                    merged = conjunction(merged, resolved[0], path)
-                    open_refs = (*open_refs, *resolved[1][len(open_refs) :])
-                schema = merged
-        check_is_schema(schema, path)
-        return schema, open_refs
-
-    def _target(self, reference: Json, path: str) -> Json:
-        """What a reference points to."""
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-            raise InputError(
-                f"{path}: $ref {reference!r} does not point into this schema; only '#/...' does: "
-                "copy its definition into $defs"
-            )
-        found: Json = self._root
-        for part in unquote(reference)[2:].split("/") if reference != "#" else []:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list):
-                found = {str(number): entry for number, entry in enumerate(found)}
-            if isinstance(found, dict) and name in found:
-                found = found[name]
-            else:
-                raise InputError(f"{path}: $ref {reference!r} points to nothing: there is no {name!r}")
-        return found
-
-    def _enter(self, reference: str, path: str, open_refs: tuple[str, ...]) -> bool:
-        """Whether a reference may be entered once more."""
-        times = open_refs.count(reference)
-        if times and self._max_depth is None:
-            raise InputError(
-                f"{path}: $ref {reference!r} contains itself, and a finite automaton cannot nest without limit: give "
-                "max_depth as the limit, or use an engine with a stack (llguidance)"
-            )
-        return not times or times <= (self._max_depth or 0)
-
-    # Combinations
-
-    def _branches(self, schema: Schema, name: str, path: str) -> list[tuple[Json, str]]:
-        """The branches of anyOf or oneOf, each joined with what stands beside it."""
-        rest = {key: value for key, value in schema.items() if key != name}
-        found = []
-        for number, branch in enumerate(schema[name]):
-            at = f"{path}/{name}/{number}"
-            found.append((conjunction(rest, {"allOf": [branch]}, at) if rest else branch, at))
-        return found
-
-    def _one_of(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The union of branches that are shown to exclude each other; what that takes is in `exclusive.py`."""
-        branches = []
-        for branch, at in self._branches(schema, "oneOf", path):
-            resolved = self._resolved(branch, at, open_refs)
-            if resolved is not None:
-                branches.append(Branch(resolved[0], self.value(resolved[0], at, resolved[1]), at))
-        never_both(branches, path, self._limit, lambda part, at: self.value(part, at, open_refs))
-        return union(*(branch.block for branch in branches))
-
-    # Types
-
-    def _typed(self, name: str, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        """The texts of one type under the schema's keywords."""
-        if name == "null":
-            return literal(b"null")
-        if name == "boolean":
-            return union(literal(b"true"), literal(b"false"))
-        if name in ("integer", "number"):
-            return number_block(schema, path, whole=name == "integer", limit=self._block_limit)
-        if name == "string":
-            return string_block(schema, path, self._limit, self._block_limit)
-        if name == "array":
-            return self._array(schema, path, open_refs)
-        return self._object(schema, path, open_refs)
-
-    def _array(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        first = [
-            self.value(part, f"{path}/prefixItems/{i}", open_refs)
-            for i, part in enumerate(schema.get("prefixItems", []))
-        ]
-        high = count(schema, "maxItems")
-        # After a prefix further items are written only if `items` says so, as with properties.
-        rest: Block | None = None
-        if ("items" in schema or not first) and (high is None or high > len(first)):
-            rest = self.value(schema.get("items", True), f"{path}/items", open_refs)
-        items = Items(first, rest, count(schema, "minItems") or 0, high)
-        return array_block(items, self._space, self._block_limit, path)
-
-    def _object(self, schema: Schema, path: str, open_refs: tuple[str, ...]) -> Block:
-        properties = schema.get("properties", {})
-        required = schema.get("required", [])
-        # Unnamed keys are written where the schema says so itself, or says nothing at all about keys.
-        named_only = bool(properties) or bool(required)
-        extra = schema.get("additionalProperties", not named_only)
-        members = [
-            Member(key, self.value(value, below(path, "properties", key), open_refs), key in required)
-            for key, value in properties.items()
-        ]
-        for key in required:
-            if key not in properties:
-                unnamed = schema.get("additionalProperties", True)
-                members.append(Member(key, self.value(unnamed, below(path, "properties", key), open_refs), True))
-        self._check_counts(schema, path, len(required), len(members), extra)
-        additional = None if extra is False else self.value(extra, f"{path}/additionalProperties", open_refs)
-        return object_block(members, additional, self._space, self._limit)
-
-    def _check_counts(self, schema: Schema, path: str, required: int, members: int, extra: Json) -> None:
-        """Refuse minProperties and maxProperties unless they hold anyway."""
-        low, high = count(schema, "minProperties") or 0, count(schema, "maxProperties")
-        if low > required or (high is not None and (extra is not False or high < members)):
-            raise InputError(
-                f"{path}: minProperties and maxProperties are not counted here: make the properties required, "
-                "or use an engine that counts them (llguidance)"
-            )
-
-    def _anything(self, path: str, open_refs: tuple[str, ...]) -> Block:
-        """Any value: scalars, and containers of any values to the depth given."""
-        if self._max_depth is None:
-            raise InputError(
-                f"{path}: any value is allowed here, and a finite automaton cannot nest without limit: give a type, or "
-                "max_depth as the limit, or use an engine with a stack (llguidance)"
-            )
-        if open_refs.count(_ANY_VALUE) > self._max_depth:
+    def _block(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
+        shapes = self._written(self.expander.shapes(formula))
+        if not shapes:
+            self._empty.append(path)
             return NEVER
-        deeper = (*open_refs, _ANY_VALUE)
-        return union(*(self._typed(name, {}, path, deeper) for name in TYPES if name != "integer"))
+        if self._is_too_deep(shapes):
+            raise InputError(
+                f"{path}: any value is allowed here, and no finite automaton nests without end: give a type, or "
+                "max_depth to nest that deep and no deeper, or use an engine with a stack (llguidance)"
+            )
+        block = union(*(self._shape(shape, path, opened) for shape in shapes))
+        if block.size > self._block_limit:
+            raise too_many_states(path, self._policy.state_limit)
+        return block
+
+    def _is_too_deep(self, shapes: list[Shape]) -> bool:
+        """Whether values nest here without end."""
+        return self._policy.max_depth is None and _is_anything(shapes)
+
+    def _enters(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> bool:
+        """Whether a formula may be entered once more inside itself."""
+        if self._policy.max_depth is None:
+            raise InputError(
+                f"{path}: {self._name(formula)} contains itself, and no finite automaton nests without end: give "
+                "max_depth to nest that often and no deeper, or use an engine with a stack (llguidance)"
+            )
+        return opened.count(formula) <= self._policy.max_depth
+
+    def _name(self, formula: Formula) -> str:
+        return " and ".join(self._document.places[place].path for place, _ in formula) or "any value"
+
+    def _written(self, shapes: tuple[Shape, ...]) -> list[Shape]:
+        """The shapes that are written: without `undeclared`, where no type is said, those that keywords are about."""
+        if not self._policy.undeclared:
+            about = {shape.branch for shape in shapes if shape.about and not shape.typed}
+            shapes = tuple(s for s in shapes if s.typed or s.about or s.branch not in about)
+        return list(dict.fromkeys(shape.changed(typed=True, about=True, branch=()) for shape in shapes))
+
+    def _shape(self, shape: Shape, path: str, opened: tuple[Formula, ...]) -> Block:
+        if isinstance(shape, Null):
+            return self._writing.text(b"null")
+        if isinstance(shape, Boolean):
+            return union(*(self._writing.text(b"true" if value else b"false") for value in shape.values))
+        if isinstance(shape, Number):
+            return self._writing.number(shape, path if shape.multiples else "#")
+        if isinstance(shape, String):
+            self._note_formats(shape)
+            return self._writing.string(shape, path)
+        if isinstance(shape, Array):
+            return self._array(shape, path, opened)
+        return (
+            union(*(self._object(one, path, opened) for one in self._witnessed(shape)))
+            if isinstance(shape, Object)
+            else NEVER
+        )
+
+    def _note_formats(self, shape: String) -> None:
+        self.loose_formats |= {name for rule, name, _ in shape.rules if rule == "format" and name not in FORMATS}
+
+    # Arrays
+
+    def _array(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
+        if shape.unique and (shape.high is None or shape.high > 1):
+            return self._unequal(shape, path)
+        if shape.counts or shape.some:
+            return self._counted(shape, path, opened)
+        high = shape.high
+        first = [
+            self.value(formula, below(path, "prefixItems", str(number)), opened)
+            for number, formula in enumerate(shape.prefix)
+            if high is None or number < high
+        ]
+        rest = None
+        if self._goes_on(shape) and (high is None or high > len(first)):
+            rest = self.value(shape.rest, below(path, "items"), opened)
+        return array_block(Items(first, rest, shape.low, high), self._writing, self._block_limit, path)
+
+    def _goes_on(self, shape: Array) -> bool:
+        """Whether items behind the prefix are written: as with keys, where the schema says so or has no prefix."""
+        return shape.rest != FALSE and (shape.said or not shape.prefix or self._policy.undeclared)
+
+    def _counted(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
+        """An array with `contains`: every item is of a kind, by which of the counted formulas it satisfies."""
+        if len(shape.counts) + len(shape.some) > _MOST_COUNTS:
+            raise InputError(f"{path}: more than {_MOST_COUNTS} contains on one array cannot be counted here")
+        counts = [(count.low, count.high) for count in shape.counts] + [(1, None)] * len(shape.some)
+        places: list[tuple[int, int | None]] = [(number, number) for number in range(len(shape.prefix))]
+        if self._goes_on(shape) or len(shape.prefix) < shape.low:
+            places.append((len(shape.prefix), None))
+        starts = sorted({start for start, _ in shape.some if start > len(shape.prefix)})
+        for start in starts:  # the places behind the prefix fall apart where an item begins to count
+            last = places.pop()
+            places += [(last[0], start - 1), (start, None)]
+        kinds = [kind for where in places for kind in self._kinds(shape, where, below(path, "items"), opened)]
+        num_places = max([len(shape.prefix), *starts])
+        return counted_array(kinds, num_places, (shape.low, shape.high), counts, self._writing, self._block_limit, path)
+
+    def _kinds(
+        self, shape: Array, places: tuple[int, int | None], path: str, opened: tuple[Formula, ...]
+    ) -> Iterator[Kind]:
+        asked = [count.formula for count in shape.counts] + [formula for _, formula in shape.some]
+        counts_here = [True] * len(shape.counts) + [places[0] >= start for start, _ in shape.some]
+        # Where there is no upper bound an item need not be shown to be of the other kind: it may just not be counted.
+        exact = [count.high is not None for count in shape.counts] + [False] * len(shape.some)
+        for adds in product(*((0, 1) if here else (0,) for here in counts_here)):
+            formulas = [
+                formula if add else self._fails(formula, path) if must and here else TRUE
+                for formula, add, must, here in zip(asked, adds, exact, counts_here, strict=True)
+            ]
+            formula = both(shape.item(places[0]), *formulas)
+            if self.expander.is_possible(formula):
+                yield Kind(places, (self.value(formula, path, opened),), adds)
+
+    def _fails(self, formula: Formula, path: str) -> Formula:
+        if len(formula) > 1:
+            raise InputError(f"{path}: what contains asks for here cannot be turned round")
+        return FALSE if formula == TRUE else holds(formula[0][0], not formula[0][1])
+
+    def _unequal(self, shape: Array, path: str) -> Block:
+        """An array without equal items, of values that can be listed."""
+        if shape.counts or shape.some:
+            raise InputError(f"{path}: 'uniqueItems' beside contains cannot be put into a finite automaton here")
+        width = len(shape.prefix) + self._goes_on(shape)
+        listed = []
+        for number in range(width):
+            values = finite_values(self.expander, shape.item(number))
+            if values is None:
+                raise InputError(
+                    f"{path}: 'uniqueItems' would need a state for every set of values seen, and these items have "
+                    "no few values: take it out, or check it afterwards"
+                )
+            listed.append(values)
+        every: list[Json] = []
+        for value in (value for values in listed for value in values):
+            if not any(same_value(value, other) for other in every):
+                every.append(value)
+        at_place = [
+            [n for n, value in enumerate(every) if any(same_value(value, v) for v in values)] for values in listed
+        ]
+        size = (shape.low, shape.high if self._goes_on(shape) else _less(shape.high, len(shape.prefix)))
+        return unequal_array(
+            [(constant(value, self._writing),) for value in every],
+            lambda number: at_place[min(number, width - 1)] if width else [],
+            size,
+            self._writing,
+            self._block_limit,
+            path,
+        )
+
+    # Objects
+
+    def _witnessed(self, shape: Object) -> list[Object]:
+        """The ways in which a key that must be there is one of those known by name, or one that is not."""
+        found = [shape.changed(some=())]
+        for witness in shape.some:
+            found = [one for done in found for one in self._with_witness(done, witness)]  # type: ignore[arg-type]
+        return [one for one in found if isinstance(one, Object)]
+
+    def _with_witness(self, shape: Object, witness: Witness) -> Iterator[Object]:
+        for key, formula in shape.props:
+            fits = witness.pattern is None or pattern_matches(witness.pattern, key)
+            if (
+                formula != FALSE
+                and fits
+                and witness.among.cover(key, pattern_matches)
+                and self._is_key(key, witness.name)
+            ):
+                yield shape.with_prop(key, witness.among.formula).with_key(key)
+        yield shape.changed(some=(*shape.some, witness))  # type: ignore[misc]
+
+    def _is_key(self, key: str, name: Formula) -> bool:
+        """Whether a key satisfies a formula."""
+        if name == TRUE:
+            return True
+        constant_place = self._document.constant(key, self._document.places[self._document.root])
+        return self.expander.is_possible(both(name, holds(constant_place)))
+
+    def _object(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> Block:
+        members = []
+        others_too = self._has_others(shape)
+        for key in shape.keys:
+            formula = shape.value_of(key, pattern_matches)
+            required = key in shape.required
+            written = others_too or key in shape.declared or key in shape.named
+            if not written or not self.expander.is_possible(formula) or not self._is_key(key, shape.name):
+                if required:
+                    self._empty.append(below(path, "properties", key))
+                    return NEVER
+                continue
+            value = self.value(formula, below(path, "properties", key), opened)
+            if len(value.edges):
+                members.append(Member(member_text(key, value, self._writing), required))
+            elif required:
+                return NEVER
+        others = list(self._other_members(shape, (), path, opened)) if others_too else []
+        if shape.some and not others_too:
+            return NEVER
+        filled = Members(
+            members,
+            others,
+            self._witnesses(shape, path, opened),
+            len(shape.some),
+            any(witness.among.formula != TRUE for witness in shape.some),
+            shape.low,
+            shape.high,
+            self._policy.key_order == "any",
+        )
+        return object_block(filled, self._writing, self._block_limit, path)
+
+    def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Text]]:
+        """Texts of members that must be there under no known key: for each set of demands, those that meet it."""
+        asked = len(shape.some)
+        if asked > _MOST_WITNESSES or (asked > 1 and any(witness.among.formula != TRUE for witness in shape.some)):
+            raise InputError(
+                f"{path}: several keys that the schema does not name would have to be there: name them, or use an "
+                "engine that works without a finite automaton (llguidance)"
+            )
+        return [
+            (met, text)
+            for met in range(1, 1 << asked)
+            for text in self._other_members(
+                shape, tuple(witness for n, witness in enumerate(shape.some) if met >> n & 1), path, opened
+            )
+        ]
+
+    def _has_others(self, shape: Object) -> bool:
+        """Whether keys that the schema does not name are written: where it says what they hold, or names no keys."""
+        return self._says_others(shape) or bool(shape.patterns)
+
+    def _says_others(self, shape: Object) -> bool:
+        return self._policy.undeclared or shape.said or not (shape.declared or shape.named)
+
+    def _other_members(
+        self, shape: Object, witnesses: tuple[Witness, ...], path: str, opened: tuple[Formula, ...]
+    ) -> Iterator[Text]:
+        """Texts of members whose key is not named: one for each set of patterns that a key may match."""
+        patterns = dict.fromkeys(pattern for pattern, _ in shape.patterns)
+        patterns |= dict.fromkeys(pattern for others in shape.others for pattern in others.patterns)
+        for witness in witnesses:
+            patterns |= dict.fromkeys([*([witness.pattern] if witness.pattern else []), *witness.among.patterns])
+        if len(patterns) > _MOST_PATTERNS:
+            raise InputError(
+                f"{path}: more than {_MOST_PATTERNS} patterns of patternProperties that may meet on one key cannot be "
+                "told apart here: use an engine that works without a finite automaton (llguidance)"
+            )
+        closed = not self._says_others(shape)
+        for matched in product((True, False), repeat=len(patterns)):
+            matching = dict(zip(patterns, matched, strict=True))
+            if closed and not any(matching[pattern] for pattern, _ in shape.patterns):
+                continue
+            formula = _other_value(shape, witnesses, matching)
+            if formula is None or not self.expander.is_possible(formula):
+                continue
+            named = {key for key, _ in shape.props}.union(*(witness.among.named for witness in witnesses))
+            name = both(shape.name, *(witness.name for witness in witnesses))
+            key = self._key(name, tuple(matching.items()), tuple(sorted(named)), path)
+            if not len(key.edges):
+                continue
+            value = self.value(formula, below(path, "additionalProperties"), opened)
+            if len(value.edges):
+                yield (key, self._writing.colon, value)
+
+    def _key(self, name: Formula, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
+        """The texts of the keys that satisfy a formula and match these patterns, without those that are named."""
+        keys = [shape for shape in self.expander.shapes(name) if isinstance(shape, String)]
+        return union(*(self._writing.key(shape, matching, but, path) for shape in keys))
+
+
+def _other_value(shape: Object, witnesses: tuple[Witness, ...], matching: dict[str, bool]) -> Formula | None:
+    """What the value of an unnamed key must satisfy by the patterns it matches; None if it is no such witness."""
+    formulas = [formula for pattern, formula in shape.patterns if matching[pattern]]
+    formulas += [o.formula for o in shape.others if not any(matching[pattern] for pattern in o.patterns)]
+    for witness in witnesses:
+        if witness.pattern is not None and not matching[witness.pattern]:
+            return None
+        if any(matching[pattern] for pattern in witness.among.patterns):
+            return None
+        formulas.append(witness.among.formula)
+    return both(*formulas)
+
+
+def _less(high: int | None, other: int) -> int:
+    return other if high is None else min(high, other)
+
+
+def _is_anything(shapes: list[Shape]) -> bool:
+    """Whether all types are allowed, and containers of anything among them."""
+    bare = {shape.changed(typed=False, about=False) for shape in shapes}
+    return {Array(), Object()} <= bare and len(bare) >= len(EVERY)

@@ -1,68 +1,159 @@
 r"""Strings of a JSON schema: length, pattern and format, counted and matched in characters.
 
 A character may be written raw, by a short escape or as `\uXXXX` (`charset.json_block`); the
-automaton reads every way. `pattern` is searched for, as JSON Schema says, unless anchored.
-Formats are enforced where a regular expression can (below); the others are annotations, which
-is what JSON Schema makes of all of them by default.
+automaton reads every way. `pattern` is searched for, as JSON Schema says, unless anchored. All rules on a string are
+made one automaton over characters (`alphabet.py`) before any byte is written.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
 from perstep._json import Json
-from perstep.automata.charset import ANY, json_block
+from perstep.automata.alphabet import Alphabet, complement, of_length, spelled
+from perstep.automata.charset import ANY, charset, json_block
 from perstep.automata.determinise import determinise
-from perstep.automata.nfa import NEVER, Block, literal, loop, of_dfa, optional, repeat, sequence
-from perstep.automata.regex import regex_block
+from perstep.automata.dfa import STATE_LIMIT, Dfa, together
+from perstep.automata.metering import metered_cache
+from perstep.automata.nfa import NEVER, Block, literal, loop, optional, sequence, union
+from perstep.automata.regex import ECMA, PYTHON, regex_sets, regex_text
+from perstep.automata.schema.enums import trie_block
+from perstep.automata.schema.formats import FORMATS
+from perstep.automata.schema.spacing import canonical
+from perstep.errors import InputError
 
-_MONTH_DAY = "((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
-_YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"  # 0001 to 9999
-_LEAP_YEAR = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
-_DATE = f"({_YEAR}-{_MONTH_DAY}|{_LEAP_YEAR}-02-29)"
-_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_HEX = "[0-9A-Fa-f]"
+if TYPE_CHECKING:
+    from perstep.automata.charset import Ranges
+    from perstep.automata.schema.shapes import String
 
-FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "uuid": f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}",
-    "ipv4": rf"({_OCTET}\.){{3}}{_OCTET}",
-}
-"""The formats that are enforced."""
+_LONGEST_LOOKED_AT = 1_000  # characters; longer strings are taken for possible without a look
 
 
-def string_block(schema: dict[str, Json], path: str, limit: int, block_limit: int) -> Block:
-    """The texts of a string under the keywords of `schema`, quotes included.
+def string_block(shape: String, path: str, limit: int) -> Block:
+    """The texts of a string, quotes included.
 
     Raises:
         InputError: if a length makes too many states, or a pattern cannot be read.
     """
-    low, high = count(schema, "minLength") or 0, count(schema, "maxLength")
-    rules = []
-    if high is not None or low:
-        what = f"{path}: maxLength {high}" if high is not None else f"{path}: minLength {low}"
-        too_short = high is not None and high < low
-        rules.append(NEVER if too_short else repeat(json_block(ANY), low, high, block_limit, what))
-    if "pattern" in schema:
-        rules.append(regex_block(schema["pattern"], json_block, block_limit, search=True))
-    if schema.get("format") in FORMATS:
-        rules.append(regex_block(FORMATS[schema["format"]], json_block, block_limit))
-    return sequence(literal(b'"'), _all_of(rules, path, limit), literal(b'"'))
+    try:
+        return _string_block(shape, limit)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _all_of(rules: list[Block], path: str, limit: int) -> Block:
-    """The inside of a string that keeps all rules."""
-    if not rules:
-        return optional(loop(json_block(ANY)))
-    if len(rules) == 1:
-        return rules[0]
-    together = determinise(rules[0], limit, path)
-    for rule in rules[1:]:
-        together = together & determinise(rule, limit, path)
-    return of_dfa(together)
+@metered_cache(256)
+def _string_block(shape: String, limit: int) -> Block:
+    if shape.values is not None:
+        return trie_block(sorted(canonical(value) for value in listed_values(shape)), limit)
+    if not shape.rules and not shape.low and shape.high is None:
+        return _any_string()
+    alphabet, text = _text(shape.rules, shape.low, shape.high, limit)
+    inside = spelled(text, alphabet, json_block, limit, _what(shape))
+    return sequence(literal(b'"'), inside, literal(b'"'))
 
 
-def count(schema: dict[str, Json], name: str) -> int | None:
-    """A keyword that is a whole number; None where it is absent."""
-    return int(schema[name]) if name in schema else None
+def key_block(
+    shape: String, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str, limit: int
+) -> Block:
+    """The keys that a shape allows, that match some patterns and not others, and that are none of `but`."""
+    return string_block(shape.as_key(matching, but), path, limit)
+
+
+@lru_cache(maxsize=1)
+def _any_string() -> Block:
+    return sequence(literal(b'"'), optional(loop(json_block(ANY))), literal(b'"'))
+
+
+def _what(shape: String) -> str:
+    if shape.high is not None:
+        return f"maxLength {shape.high}"
+    return f"minLength {shape.low}" if shape.low else "the pattern"
+
+
+def listed_values(shape: String) -> list[str]:
+    """The listed values of a string that keep its rules."""
+    kept = [v for v in shape.values or () if shape.low <= len(v) and (shape.high is None or len(v) <= shape.high)]
+    for name, argument, holds in shape.rules:
+        if name == "values":
+            kept = [value for value in kept if (value in argument) is holds]
+        elif name == "pattern":
+            kept = [value for value in kept if pattern_matches(argument, value) is holds]
+        elif argument in FORMATS:
+            kept = [value for value in kept if _is_of_format(argument, value)]
+    return kept
+
+
+def can_be_string(shape: String) -> bool:
+    """Whether some string keeps the rules; True where it would take long to know."""
+    if shape.high is not None and shape.low > shape.high:
+        return False
+    if shape.values is not None:
+        return bool(listed_values(shape))
+    if not shape.rules or max(shape.low, shape.high or 0) > _LONGEST_LOOKED_AT:
+        return True
+    return not _text(shape.rules, shape.low, shape.high, STATE_LIMIT)[1].is_empty
+
+
+@metered_cache(4096)
+def pattern_matches(pattern: str, text: str) -> bool:
+    """Whether a pattern is found in a text."""
+    alphabet = Alphabet(regex_sets(pattern, ECMA))
+    return _pattern(pattern, alphabet.atoms, STATE_LIMIT).accepts(alphabet.word(text))
+
+
+def _is_of_format(name: str, text: str) -> bool:
+    alphabet = Alphabet(regex_sets(FORMATS[name], PYTHON))
+    return _format(name, alphabet.atoms).accepts(alphabet.word(text))
+
+
+@metered_cache(256)
+def _text(rules: tuple, low: int, high: int | None, limit: int) -> tuple[Alphabet, Dfa]:  # type: ignore[type-arg]
+    """The alphabet of all rules of a string, and the automaton of what keeps them."""
+    sets: list[Ranges] = [ANY]
+    for name, argument, _ in rules:
+        sets += _sets(name, argument)
+    alphabet = Alphabet(sets)
+    text = None
+    for name, argument, holds in rules:
+        rule = _rule(name, argument, alphabet, limit)
+        if rule is not None:
+            rule = rule if holds else complement(rule, alphabet)
+            text = rule if text is None else together(text, rule, limit)
+    if low or high is not None:
+        if max(low, high or 0) > limit:
+            raise InputError(
+                f"a length of {max(low, high or 0):,} needs a state for each character, over the limit of {limit:,}: "
+                "lower it, raise state_limit, or use an engine that counts (llguidance)"
+            )
+        size = of_length(low, high)
+        text = size if text is None else together(text, size, limit)
+    return alphabet, alphabet.everything() if text is None else text
+
+
+def _sets(name: str, argument: Json) -> list[Ranges]:
+    """The sets of characters that a rule tells apart."""
+    if name == "pattern":
+        return list(regex_sets(argument, ECMA))
+    if name == "format":
+        return list(regex_sets(FORMATS[argument], PYTHON)) if argument in FORMATS else []
+    return [charset((ord(sign), ord(sign))) for sign in sorted(set("".join(argument)))]
+
+
+def _rule(name: str, argument: Json, alphabet: Alphabet, limit: int) -> Dfa | None:
+    if name == "pattern":
+        return _pattern(argument, alphabet.atoms, limit)
+    if name == "format":
+        return _format(argument, alphabet.atoms) if argument in FORMATS else None
+    words = union(*(literal(alphabet.word(word)) for word in argument)) if argument else NEVER
+    return determinise(words, limit, "listed values")
+
+
+@metered_cache(512)
+def _pattern(pattern: str, atoms: tuple[Ranges, ...], limit: int) -> Dfa:
+    return regex_text(pattern, Alphabet(atoms), ECMA, limit, search=True)
+
+
+@metered_cache(64)
+def _format(name: str, atoms: tuple[Ranges, ...]) -> Dfa:
+    return regex_text(FORMATS[name], Alphabet(atoms), PYTHON, STATE_LIMIT)

@@ -18,6 +18,8 @@ from perstep.targets.reference import GREEDY, KVCache, Reference, decode_one_tok
 
 NO_MASK = "no mask"
 OURS = ("naive", "naive-memo", "table", "table-lazy")
+"""The engines that are finite automata."""
+EXACT = (*OURS, "auto")
 """The engines whose masks are those of the definition, token for token."""
 
 BOUNDARIES = {

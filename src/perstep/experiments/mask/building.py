@@ -42,7 +42,7 @@ _TRIED_FROM = 8192
 """Vocabularies below are not worth it: a sixteenth would be little more than the single bytes."""
 
 
-class Build(msgspec.Struct, frozen=True, kw_only=True):
+class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine needs before its first step; medians in nanoseconds.
 
     Attributes:
@@ -54,6 +54,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
         first_mask_ns: from the schema to the first mask, the build included.
         from_disk_ns: the same with a table that the disk cache holds; None for engines without one.
         builds: how many the medians are of.
+        chosen: of `auto`, the engine that it chose and why; empty for the others.
     """
 
     engine: str
@@ -64,6 +65,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
     first_mask_ns: int
     from_disk_ns: int | None
     builds: int
+    chosen: str = ""
 
 
 class BuildTime:
@@ -218,6 +220,7 @@ class EngineBuilder:
                 first_mask_ns=round(float(np.median(firsts))),
                 from_disk_ns=self._from_disk(engine.table, grammar) if isinstance(engine, TableEngine) else None,
                 builds=len(builds),
+                chosen=_chosen(engine),
             )
         )
         return engine
@@ -253,6 +256,11 @@ class EngineBuilder:
 
             read()  # writes it
             return round(float(np.median([_timed_ns(read, now) for _ in range(_ENOUGH_BUILDS)])))
+
+
+def _chosen(engine: Engine) -> str:
+    found = engine.table if isinstance(engine, TableEngine) else None
+    return f"{found.engine} ({found.reason})" if found is not None and found.reason else ""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from perstep._words import short
 from perstep.errors import InputError, how_to_install
 from perstep.experiments.columns import require_rounds, stack_passes, too_few, why_unresolved
 from perstep.experiments.conditions import typed
-from perstep.experiments.mask.arms import NO_MASK, OURS
+from perstep.experiments.mask.arms import EXACT, NO_MASK
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
 from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
@@ -451,7 +451,7 @@ def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:
             "Heads over other vocabularies than the model's own have random rows: the cost of the product does not "
             "depend on their values, and the texts are fixed."
         )
-    differing = sorted({arm.engine for cell in cells for arm in cell.arms if arm.differing_choices} - set(OURS))
+    differing = sorted({arm.engine for cell in cells for arm in cell.arms if arm.differing_choices} - set(EXACT))
     notes += [
         f"{name} would have chosen other tokens at some steps: its masks differ from the definition "
         "(see docs/automata.md)."
@@ -468,7 +468,7 @@ def _why_invalid(cell: CellFinding) -> str:
     reasons += [
         f"{arm.engine} chose tokens that the definition does not ({short(arm.differing_choices)} a pass)"
         for arm in cell.arms
-        if arm.differing_choices and arm.engine in (*OURS, NO_MASK)
+        if arm.differing_choices and arm.engine in (*EXACT, NO_MASK)
     ]
     return f"{cell.key}: {'; '.join(reasons)}" if reasons else ""
 

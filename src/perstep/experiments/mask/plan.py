@@ -19,8 +19,8 @@ class Plan(RunOptions):
     """File with the JSON schema. [default: the conjugation schema that mini was trained on]"""
 
     engine: str | None = None
-    """What computes the masks, a list: naive, naive-memo, table, table-lazy, llguidance, outlines, xgrammar.
-    [default: those installed, without naive-memo]"""
+    """What computes the masks, a list: naive, naive-memo, table, table-lazy, auto, llguidance, outlines,
+    xgrammar. [default: those installed, without naive-memo and auto]"""
 
     vocab: str | None = None
     """Vocabularies, a list: mini (its own 512 tokens; `own` for another model's), and sizes up to 131072 of the real

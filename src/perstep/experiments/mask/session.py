@@ -17,7 +17,7 @@ import numpy as np
 from perstep._json import Json
 from perstep._words import plural
 from perstep.automata import STATE_LIMIT, Engine, Grammar
-from perstep.automata.schema.spacing import spacing
+from perstep.automata.schema.spacing import space_block
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
@@ -85,7 +85,7 @@ class MaskSession(RoundSession):
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
         schema = read_schema(plan.schema)
-        spacing(plan.whitespace, STATE_LIMIT)  # a bad regex is refused before anything is built
+        space_block(plan.whitespace, STATE_LIMIT)  # a bad regex is refused before anything is built
         grammar = Grammar(schema, plan.whitespace, plan.max_depth)
         progress(0.0, "schemas")
         languages = [language(complicate(schema, factor), factor, grammar) for factor in plan.complexity]

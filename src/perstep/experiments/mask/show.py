@@ -158,7 +158,8 @@ _BUILD: list[Column[Build]] = [
 
 def _build_table(builds: Sequence[Build]) -> Table:
     note = "To the first mask: from the schema, after what is made once a vocabulary; nothing is cached."
-    return Table("before the first step", _BUILD, builds, [note])
+    chosen = dict.fromkeys(f"{build.engine}: {build.chosen}." for build in builds if build.chosen)
+    return Table("before the first step", _BUILD, builds, [note, *chosen])
 
 
 _CURVE: list[Column[Curve]] = [

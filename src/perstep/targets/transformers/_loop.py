@@ -56,6 +56,7 @@ class Call:
         rows: rows of the batch, beams counted as rows of their own; None where it could not be seen.
         prompt_tokens: length of the prompt in ids (0 when it was given as embeddings); None likewise.
         new_tokens: columns generated, by the shape of the output; None likewise.
+        cached: it uses a cache; otherwise every forward takes in the whole text.
         other_way: how `fast.decode` does such a call unobserved, where that is not how it did this one; else empty.
     """
 
@@ -64,6 +65,7 @@ class Call:
     rows: int | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None
+    cached: bool = True
     other_way: str = ""
 
 

@@ -65,10 +65,14 @@ def _parts(model: Model, around: Around) -> dict[str, Make]:
     loop = around.loop
     methods: dict[str, Make] = {
         "_beam_search_has_unfinished_sequences": lambda original: _beams_unfinished(original, loop),
-        "_get_logits_processor": lambda original: _listed(original, loop, words.LOGITS, words.SAMPLE),
-        "_get_stopping_criteria": lambda original: _listed(original, loop, words.STOP, words.BOOKKEEPING),
+        "_get_logits_processor": lambda original: _listed(
+            opaque(loop, words.SETUP_PROCESSORS)(original), loop, words.LOGITS, words.SAMPLE
+        ),
+        "_get_stopping_criteria": lambda original: _listed(
+            opaque(loop, words.SETUP_CRITERIA)(original), loop, words.STOP, words.BOOKKEEPING
+        ),
         "_reorder_cache": opaque(loop, words.KV_REORDER),
-        "_prepare_cache_for_generation": lambda original: _cache(original, around),
+        "_prepare_cache_for_generation": lambda original: _cache(opaque(loop, words.SETUP_CACHE)(original), around),
         "_get_candidate_generator": lambda original: _candidates(original, around),
     }
     if _has_encoder(model):
@@ -299,10 +303,12 @@ def _listed(original: Function, loop: Loop, prefix: str, after: str) -> Function
 def _cache(original: Function, around: Around) -> Function:
     def _prepare_cache_for_generation(self: object, *args: Value, **kwargs: Value) -> object:
         result = original(self, *args, **kwargs)
+        config = kwargs["generation_config"] if "generation_config" in kwargs else args[0]
+        if not around.loop.outside():
+            around.loop.call.cached = config.use_cache is not False
         model_kwargs = kwargs["model_kwargs"] if "model_kwargs" in kwargs else args[1]
         cache = model_kwargs.get("past_key_values")
         if cache is not None and not around.loop.outside():
-            config = kwargs["generation_config"] if "generation_config" in kwargs else args[0]
             # Not in every call: an instance that was given an attribute is slower to read, 6 µs a step.
             if (config.num_beams or 1) > 1 and hasattr(cache, "reorder_cache"):
                 around.of_call.method(cache, "reorder_cache", opaque(around.loop, words.KV_REORDER))

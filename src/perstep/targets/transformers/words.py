@@ -8,6 +8,9 @@ check (the building of the output) and in generate calls made inside a part.
 from typing import Final
 
 SETUP: Final = "setup"
+SETUP_PROCESSORS: Final = "setup.processors"
+SETUP_CRITERIA: Final = "setup.criteria"
+SETUP_CACHE: Final = "setup.cache"
 ENCODER: Final = "encoder"
 VISION: Final = "vision"
 INPUTS: Final = "inputs"
@@ -44,7 +47,10 @@ COUNTED: Final = ".counted"
 """Ends the kind of a step in which syncs were counted, and whose duration means nothing."""
 
 BOUNDARIES: Final[dict[str, str]] = {
-    SETUP: "from the call of generate to the first preparation of inputs: configuration, cache, processors, criteria",
+    SETUP: "from the call of generate to the first preparation of inputs, apart from its other parts: configuration",
+    SETUP_PROCESSORS: "building and merging the logits processors of a call",
+    SETUP_CRITERIA: "building and merging the stopping criteria of a call; stop strings are prepared here",
+    SETUP_CACHE: "building the cache of a call",
     ENCODER: "the encoder of an encoder-decoder model, once a call",
     VISION: "the vision tower and its projector, once a call",
     INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",

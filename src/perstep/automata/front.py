@@ -1,0 +1,193 @@
+"""One way to a mask for any schema, regex or grammar: our table where the language is regular and small, else a parser.
+
+The engine is chosen once, before the first token, by counted work and not by the clock, so the same grammar gives the
+same engine on every machine. Both engines allow the same tokens: a schema is worked out once and written either as
+an automaton or as a grammar of the same texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from perstep._json import Json
+from perstep._words import plural
+from perstep.automata.compiling import compile as compile_table
+from perstep.automata.dfa import STATE_LIMIT
+from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered
+from perstep.automata.regex import PYTHON, from_regex
+from perstep.automata.schema.compiler import Policy, ReadSchema
+from perstep.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perstep.automata.dfa import Dfa
+    from perstep.automata.schema.grammar import Lark
+    from perstep.automata.table import TokenAutomaton
+    from perstep.automata.vocabulary import Vocabulary
+
+CHOICES = ("auto", "table", "table-lazy", "llguidance")
+SMALL_SECONDS = 0.012
+"""Counted work of a compile up to which `auto` takes the table."""
+SMALL_MEGABYTES = 30.0
+"""Memory of a compile up to which `auto` takes the table."""
+
+
+def mask(
+    vocabulary: Vocabulary,
+    *,
+    schema: str | bytes | Mapping[str, Json] | bool | None = None,
+    regex: str | None = None,
+    lark: str | None = None,
+    gbnf: str | None = None,
+    engine: str = "auto",
+    whitespace: str = "fixed",
+    max_depth: int | None = None,
+    undeclared: bool = False,
+    key_order: str = "schema",
+    strict: bool = False,
+    cpu_seconds: float = CPU_SECONDS,
+    megabytes: float = MEGABYTES,
+) -> TokenAutomaton:
+    """The mask of a grammar over a vocabulary, by whichever engine suits it.
+
+    Args:
+        vocabulary: the tokens.
+        schema: a JSON schema, as text or parsed; what of it is written is the same for every engine (`json_schema`).
+        regex: a regular expression, matched from end to end (`from_regex`).
+        lark: a grammar in llguidance's Lark.
+        gbnf: a grammar in llama.cpp's GBNF.
+        engine: `auto`, `table` (compiled whole), `table-lazy` (each row at the first visit), or `llguidance`.
+        whitespace: of a schema, as in `json_schema`; so are `undeclared`, `key_order` and `strict`.
+        max_depth: how deep a schema may nest; only for tables, since a parser needs no such limit.
+        cpu_seconds: most work of a table's compile, counted and not clocked.
+        megabytes: most memory of a table's compile.
+
+    Returns:
+        An automaton with `start`, `allowed(state)`, `next(state, token)`, `is_accepting(state)`; its `engine` and
+        `reason` say which engine it is and why. States are opaque.
+
+    Raises:
+        InputError: if not exactly one grammar is given, it is malformed or allows nothing, or the engine asked for
+            cannot hold it.
+
+    Example:
+        >>> found = mask(vocabulary, schema={"type": "boolean"})  # doctest: +SKIP
+        >>> found.engine, found.reason  # doctest: +SKIP
+        ('table-lazy', 'the automaton is small: ...')
+    """
+    name = _only({"schema": schema, "regex": regex, "lark": lark, "gbnf": gbnf})
+    if engine not in CHOICES:
+        raise InputError(f"there is no engine {engine!r} for a mask; there are {', '.join(CHOICES)}")
+    limits = cpu_seconds, megabytes
+    if schema is not None:
+        policy = Policy(whitespace, max_depth, STATE_LIMIT, undeclared, key_order, strict)
+        return mask_of_schema(vocabulary, ReadSchema(schema, policy), engine, limits)
+    if regex is not None:
+        return _Choice(vocabulary, *_of_regex(regex)).take(engine, limits)
+    text, source = _grammar_text(lark, gbnf)
+    if engine not in ("auto", "llguidance"):
+        raise InputError(f"a {name} grammar has no table: use engine='llguidance' or 'auto'")
+    return _parsed(vocabulary, text, source, f"a {name} grammar is for a parser")
+
+
+def _only(given: Mapping[str, object]) -> str:
+    """The name of the one grammar that was given."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise InputError(f"a mask is of one grammar: give {' or '.join(given)}; got {' and '.join(names) or 'none'}")
+    return names[0]
+
+
+def mask_of_schema(
+    vocabulary: Vocabulary, schema: ReadSchema, engine: str, limits: tuple[float, float] = (CPU_SECONDS, MEGABYTES)
+) -> TokenAutomaton:
+    """The mask of a schema that was read.
+
+    Raises:
+        InputError: as for `mask`.
+    """
+    from perstep.automata.schema.grammar import schema_grammar
+
+    return _Choice(vocabulary, schema.as_automaton, lambda: schema_grammar(schema)).take(engine, limits)
+
+
+class _Choice:
+    """A grammar in two forms."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, automaton: Callable[[float, float], Dfa], grammar: Callable[[], Lark]
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._automaton = automaton
+        self._grammar = grammar
+
+    def take(self, engine: str, limits: tuple[float, float]) -> TokenAutomaton:
+        """The mask by an engine, or by the one that suits."""
+        if engine == "llguidance":
+            return self._by_parser("asked for")
+        if engine != "auto":
+            return self._by_table(engine, limits, "asked for")
+        small = min(SMALL_SECONDS, limits[0]), min(SMALL_MEGABYTES, limits[1])
+        try:
+            return self._by_table("table-lazy", small, "")
+        except InputError as error:
+            too_large = error
+        try:
+            return self._by_parser(f"not a small language: {too_large}")
+        except InputError as refused:
+            try:
+                return self._by_table("table-lazy", limits, f"llguidance cannot: {refused}")
+            except InputError as error:
+                raise InputError(f"neither engine holds it. llguidance: {refused}; a table: {error}") from error
+
+    def _by_table(self, engine: str, limits: tuple[float, float], reason: str) -> TokenAutomaton:
+        dfa = self._automaton(*limits)
+        table = compile_table(dfa, self._vocabulary, lazy=engine == "table-lazy")
+        table.engine, table.reason = engine, reason or f"a small language of {plural(dfa.num_states, 'state')}"
+        return table
+
+    def _by_parser(self, reason: str) -> TokenAutomaton:
+        grammar = self._grammar()
+        return _parsed(self._vocabulary, grammar.text, grammar.source, reason)
+
+
+def _parsed(vocabulary: Vocabulary, text: str, source: str, reason: str) -> TokenAutomaton:
+    from perstep.automata.engines.parsed import ParsedAutomaton
+
+    found = ParsedAutomaton(text, vocabulary, source)
+    found.engine, found.reason = "llguidance", reason
+    return found
+
+
+def _of_regex(pattern: str) -> tuple[Callable[[float, float], Dfa], Callable[[], Lark]]:
+    def automaton(cpu_seconds: float, megabytes: float) -> Dfa:
+        with metered(cpu_seconds, megabytes):
+            return from_regex(pattern)
+
+    def grammar() -> Lark:
+        from perstep.automata.schema.grammar import Lark
+        from perstep.automata.schema.terminals import plain_source, regex_source
+
+        source = regex_source(pattern, PYTHON, plain_source)
+        return Lark(f'%llguidance {{"no_forcing": true}}\nstart: TEXT\nTEXT: /{source}/\n', f"the regex {pattern!r}")
+
+    return automaton, grammar
+
+
+def _grammar_text(lark: str | None, gbnf: str | None) -> tuple[str, str]:
+    """The Lark of a grammar, without forced tokens, and what it is.
+
+    Raises:
+        InputError: if GBNF is malformed.
+    """
+    if lark is None:
+        from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+
+        try:
+            lark = gbnf_to_lark(gbnf)
+        except GbnfToLarkError as error:
+            raise InputError(f"the GBNF grammar is malformed: {error}") from error
+    kind = "Lark" if gbnf is None else "GBNF"
+    return f'%llguidance {{"no_forcing": true}}\n{lark}', f"the {kind} grammar"
