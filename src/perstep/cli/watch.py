@@ -6,7 +6,7 @@ whatever goes wrong with them is a remark there.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -82,23 +82,28 @@ def watch(
         return code  # a child that the script forked and that came to its end here: the ledgers are its parent's
     flush_streams()
     say = (lambda _text: None) if quiet else remark
-    if forks.count:
-        times = "once" if forks.count == 1 else f"{forks.count} times"
-        say(f"perstep: the script forked {times}; generate calls in child processes were not watched")
+    for sentence in _said_of(script, watcher, forks, lines):
+        say(f"perstep: {sentence}")
     if not watcher.samples:
-        for sentence in watcher.left_out:
-            say(f"perstep: {sentence}")
-        if not watcher.left_out:
-            say(f"perstep: {script} made no generate call and called no model in a loop; there is nothing to show")
         return code
-    if lines is not None and not _add_inside(watcher, lines):
-        say(
-            f"perstep: {inside} was not called in a step that is not recorded; ask for more new tokens, or see its name"
-        )
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     with chdir(begun_in):
         _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
     return code
+
+
+def _said_of(script: str, watcher: Watch, forks: "_Forks", lines: LinesOf | None) -> Iterator[str]:
+    """What could not be watched, in sentences; what was seen inside a part is kept with the last call."""
+    if forks.count:
+        times = "once" if forks.count == 1 else f"{forks.count} times"
+        yield f"the script forked {times}; generate calls in child processes were not watched"
+    if not watcher.samples:
+        nothing = f"{script} made no generate call and called no model in a loop; there is nothing to show"
+        yield from watcher.left_out or [nothing]
+    elif lines is not None:
+        watcher.samples[-1].inside = lines.found()
+        if watcher.samples[-1].inside is None:
+            yield f"{lines.part} was not called in a step that is not recorded; ask for more new tokens, or see its name"
 
 
 def _run(path: Path, arguments: Sequence[str], lines: LinesOf | None) -> int:
@@ -110,12 +115,6 @@ def _run(path: Path, arguments: Sequence[str], lines: LinesOf | None) -> int:
             return run_script(path, arguments)
     finally:
         lines.__exit__(None, None, None)
-
-
-def _add_inside(watcher: Watch, lines: LinesOf) -> bool:
-    """Keep what was seen inside a part with the last call; whether there is anything."""
-    watcher.samples[-1].inside = lines.found()
-    return watcher.samples[-1].inside is not None
 
 
 def _report(

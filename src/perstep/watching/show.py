@@ -160,7 +160,7 @@ def inside_table(inside: Inside) -> Table:
         notes=[
             (
                 "The tracer is in these times, most in lines that call much Python. The calls lie in steps that no "
-                f"ledger has. Syncs were counted in {inside.counted:,} others."
+                f"ledger has. Syncs were counted apart, in {plural(inside.counted, 'call')}."
             ),
             *(f"{note[0].upper()}{note[1:]}." for note in inside.notes),
         ],
