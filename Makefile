@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types floors docs check-docs unit nightly gate-self busy bench clean
+.PHONY: help env demo test lint types floors docs check-docs unit nightly gate-self busy stale bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ gate-self: $(VENV)/.dev  ## fail if perstep itself costs more than in the commit
 busy: $(VENV)/.dev  ## run the tests three times beside 6 busy processes, those of real clocks beside 20
 	$(BIN)/python tests/busy.py 6 --times 3 -- -m "not nightly" -n $(WORKERS) --dist worksteal
 	$(BIN)/python tests/busy.py 20 -- -m "real_clock and not nightly"
+
+stale:  ## list results of benchmarks that are older than what they measure
+	@$(PYTHON) benchmarks/stale.py
 
 bench: $(VENV)/.dev  ## run the benchmarks on a quiet machine; results go to benchmarks/results/
 	$(BIN)/python benchmarks/run.py

@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import gpu_check_budgets as budgets
 import gpu_check_device as device
 import gpu_check_graph as graph
 from gpu_check_device import Facts, Found, Shared
@@ -150,7 +151,7 @@ def drop_ins_overhead(subject: Subject) -> Facts:
     ids = _text(subject, rows=3)
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": subject.new_tokens, "do_sample": False}
     options |= {"pad_token_id": 0, "eos_token_id": None}
-    utf8, decode = [fast.Utf8(vocab)], fast.Decode()
+    utf8, decode = [fast.Utf8(vocab)], fast.Decode(captured=False)  # inside a graph: decode_graph_drop_ins
 
     def bare() -> Any:
         return model.generate(ids, custom_generate=decode, **options)
@@ -265,6 +266,9 @@ CHECKS: dict[str, Check] = {
     "drop_ins_captured": Check(_older(drop_ins_captured, "a replay equals the calls"), 15.0),
     "watch_overhead": Check(_older(watch_overhead, "ledgers add up, tokens unchanged"), 40.0),
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
+    "budget_compare": Check(budgets.compare, 20.0),
+    "budget_ops": Check(budgets.ops, 40.0),
+    "budget_ledger": Check(budgets.ledger_fast, 60.0),
 }
 
 APART: dict[str, Check] = {

@@ -121,7 +121,7 @@ class Judge:
         if name not in OURS:
             self.prepared = prepare(name, self.vocabulary)
         elif timings:
-            self.vocabulary.trie  # noqa: B018 - once a vocabulary, as the others' set-up
+            prepare("auto", self.vocabulary)  # once a vocabulary, as the others' set-up
 
     def judge(self, case: Case) -> Result:
         """Compile, and read every text."""

@@ -21,7 +21,7 @@ from perstep.cli import run
 from perstep.errors import InputError
 from perstep.predicting.cells import Cells, read_cells
 from perstep.predicting.show import validation_tables
-from perstep.predicting.validate import OWN, Sheet, Validation, validate
+from perstep.predicting.validate import OWN, QUIET, Sheet, Validation, validate
 from perstep.report import to_markdown, to_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def measured(out: Path, *, quick: bool) -> Cells:
     if quick:
         grid = out.with_suffix(".toml")
         grid.parent.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r"rounds = \d+", "rounds = 3", GRID.read_text()).replace("[32, 384]", "[16, 64]")
+        text = re.sub(r"rounds = \d+", "rounds = 3", GRID.read_text()).replace("[32, 256]", "[16, 64]")
         names = [line for line in text.splitlines() if "architectures/" in line]
         for line in names[4:]:
             text = text.replace(f"{line}\n", "")
@@ -56,6 +56,8 @@ def measured(out: Path, *, quick: bool) -> Cells:
 def is_held(found: Validation) -> bool:
     """Whether the claims hold for architectures that were left out."""
     ours = next(one for one in found.scores if one.left_out == "architecture" and one.method == OWN)
+    if ours.noise is None or ours.noise > QUIET:
+        return False  # what was off may be the noise
     covered = ours.coverage is not None and ours.coverage >= COVERAGE_CLAIM
     return ours.median <= MEDIAN_CLAIM and ours.p90 <= P90_CLAIM and covered
 

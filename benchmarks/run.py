@@ -5,6 +5,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from stale import stamp
+
 HERE = Path(__file__).resolve().parent
 TODAY = datetime.now(UTC).date().isoformat()
 BENCHMARKS = [
@@ -36,10 +38,15 @@ def main() -> int:
     for script, *options in BENCHMARKS:
         print(f"--- {script}", file=sys.stderr)
         # -P keeps this folder off the module path, where statistics.py would hide the standard library's.
-        failed += subprocess.run([sys.executable, "-P", str(HERE / script), *options], check=False).returncode != 0
+        code = subprocess.run([sys.executable, "-P", str(HERE / script), *options], check=False).returncode
+        failed += code != 0
+        result = HERE / "results" / script.replace(".py", ".json")
+        if code == 0 and result.exists():
+            stamp(result, HERE.parent)
     with (HERE / "results" / "selftest.json").open("w", encoding="utf-8") as file:
         command = [sys.executable, "-m", "perstep", "selftest", "--budget", "60s", "--json"]
         failed += subprocess.run(command, stdout=file, check=False).returncode != 0
+    stamp(HERE / "results" / "selftest.json", HERE.parent)
     return failed
 
 

@@ -19,13 +19,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- generated: perstep (?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-TABLE = re.compile(r"(<!-- table: (?P<place>\S+) of (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (?P<place>\S+) of (?P<file>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 def table_of(place: str, file: str) -> str:
     """The rows at a place of a file of results, in Markdown; a value that a row lacks is a dash."""
     rows = json.loads((ROOT / file).read_text(encoding="utf-8"))
     for name in place.split("/"):
+        if name not in rows:
+            return "Not measured yet."
         rows = rows[name]
     columns = list(max(rows, key=len))
     lines = [columns, ["---"] * len(columns), *([str(row.get(name, "-")) for name in columns] for row in rows)]
@@ -47,7 +49,7 @@ def fill(text: str) -> str:
         return f"{match[1]}\n```text\n{output_of(match['arguments'])}\n```\n\n{match[3]}"
 
     def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{table_of(match['place'], match['file'])}\n\n{match[3]}"
+        return f"{match[1]}\n{table_of(match['place'], match['file'])}\n\n{match['end']}"
 
     return TABLE.sub(table, BLOCK.sub(block, text))
 

@@ -65,7 +65,7 @@ def main() -> None:
         logits_processor=[NoRepeats(), OnlyUtf8()],
         stopping_criteria=[StopAtNewline()],
     )
-    print(f"generated {tokens.shape[1] - 8} tokens for {tokens.shape[0]} prompts")  # noqa: T201
+    print(f"generated {tokens.shape[1] - 8} tokens for {tokens.shape[0]} prompts")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ BY_NAME = {
     "__getattr__": "Python calls it",
     "__dir__": "Python calls it",
     "build_memo": "named in automata.engines.ENGINES",
-    "build_auto": "named in automata.engines.ENGINES",
     "build_lazy": "named in automata.engines.ENGINES",
     "Axes": "named in quoted annotations",
 }
@@ -39,7 +38,7 @@ NOT_READ = {
     "stored with this machine's ceilings and noise": """
         BetweenRunNoise.measured_at Ceilings.elapsed_ns Ceilings.measured_at_unix_s DeviceCeilings.elapsed_ns""",
     "the answer of a public function or object": """
-        Suggestion.certain Suggestion.most_speedup Change.ties Summary.mad Summary.outliers Replayed.stopped_BN
+        Change.ties Summary.mad Summary.outliers Replayed.stopped_BN
         Reference.stored_dtypes TraceWork.outside_ns SelfTest.resolves_in_10_s SelfTest.resolves_in_60_s""",
 }
 """Fields that nothing in src, its templates or the docs reads by name, and what they are for."""

@@ -6,6 +6,7 @@ Names are imported when they are first used, so `import perstep` is cheap.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from perstep._shown import show_with
 from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.registry import register
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 
+show_with("perstep.report.notebook")
 register(fix="perstep.fixing", watch="perstep.watching")
 
 _ROOMS = ("automata", "fast", "targets", "theory")

@@ -1,6 +1,8 @@
 """One front for any schema: both engines allow the same tokens, and the choice is made by counted work."""
 
+import copy
 import json
+import pickle
 import random
 from typing import Any
 
@@ -225,6 +227,16 @@ def test_what_a_parser_cannot_read_stays_a_table(pieces: Vocabulary) -> None:
         mask(pieces, schema=schema, megabytes=1)
 
 
+def test_a_grammar_that_would_crash_the_parser_is_refused(pieces: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It follows rules by recursion and dies of a stack that is too small: many optional keys are a table's."""
+    schema = {"type": "object", "properties": {f"k{number}": {"type": "null"} for number in range(60)}}
+    assert mask(pieces, schema=schema, engine="llguidance").engine == "llguidance"
+    monkeypatch.setattr("perstep.automata.schema.grammar._DEEPEST", 50)
+    with pytest.raises(InputError, match="rules would lead more than 50 deep into each other"):
+        mask(pieces, schema=schema, engine="llguidance")
+    assert _accepts(mask(pieces, schema=schema), '{"k1": null, "k59": null}')
+
+
 def test_states_are_opaque_and_may_be_asked_in_any_order(pieces: Vocabulary) -> None:
     """A state allows what it allowed, however far its text has gone; branches do not disturb each other."""
     parsed, table = (
@@ -248,6 +260,17 @@ def test_states_are_opaque_and_may_be_asked_in_any_order(pieces: Vocabulary) -> 
     for wrong in (lambda: parsed.next(opened, -1), lambda: parsed.row(77), parsed.whole, lambda: parsed & table):
         with pytest.raises(InputError):
             wrong()
+
+
+def test_a_copy_goes_on_by_itself(pieces: Vocabulary) -> None:
+    """Processors are copied to be tried out: a copied state allows the same, whichever text goes on first."""
+    parsed = mask(pieces, schema=TREE, engine="llguidance")
+    state = parsed.run(b'{"name": "')
+    again, copied = copy.deepcopy((parsed, state))
+    ended = parsed.run(b'a"}', state)
+    assert parsed.is_accepting(ended)
+    assert np.array_equal(again.allowed(copied), parsed.allowed(parsed.run(b'{"name": "')))
+    assert pickle.loads(pickle.dumps(pieces)).hash == pieces.hash  # noqa: S301
 
 
 def test_a_vocabulary_that_lacks_a_byte_is_not_parsed() -> None:

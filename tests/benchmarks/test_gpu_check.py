@@ -29,7 +29,7 @@ def script() -> Iterator[ModuleType]:
     module = sys.modules["gpu_check"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    for name in ("gpu_check", "gpu_check_device", "gpu_check_graph"):
+    for name in ("gpu_check", "gpu_check_budgets", "gpu_check_device", "gpu_check_graph"):
         del sys.modules[name]
     sys.path[:] = path
 
@@ -161,6 +161,21 @@ def test_the_older_checks_run_on_the_host_as_well(script: ModuleType, small: Any
     assert found["watch_overhead"]["facts"]["phases"]["syncs_by_part"] == {"sync": 1.0}
     assert set(found["drop_ins"]["facts"]) >= {"Utf8", "TokenMask", "TopP", "WordStop", "StopStrings"}
     assert found["drop_ins_captured"]["facts"]["outputs"] == 4
+    json.dumps(found)
+
+
+@pytest.mark.real_clock
+def test_the_checks_of_budgets_run_on_the_host(script: ModuleType, small: Any) -> None:
+    """Where there is no device `compare` sees no kernels and misses its goal; the others say what they found."""
+    threads = torch.get_num_threads()
+    names = ["budget_compare", "budget_ops", "budget_ledger"]
+    assert script.chosen(["budget"]) == names
+    found = script.run_checks(names, small)
+    torch.set_num_threads(threads)
+    assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]
+    assert found["budget_compare"]["status"] == "missed"
+    assert set(found["budget_ops"]["facts"]["ways_us"]) == {"mask=rebuild", "mask=cached", "mask=fused"}
+    assert found["budget_ledger"]["facts"]["rounds"] >= 1
     json.dumps(found)
 
 

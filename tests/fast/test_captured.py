@@ -235,6 +235,20 @@ def test_criteria_are_inside_and_go_on_in_the_next_call(
     assert found[0][-1].shape[1] < 9 + 5 + 15 + 30
 
 
+def test_the_next_word_begins_behind_the_text_though_a_stop_is_seen_late(
+    decode: Decode, tiny_model: Any, prompts: Any, byte_vocabulary: Any
+) -> None:
+    """The token that was one too many belongs to no word: each call ends after two letters."""
+    criterion, ids = fast.WordStop(byte_vocabulary, "[0-9]{2}"), prompts(3, padded=False)["input_ids"][1:2]
+    for call in range(3):
+        ids = tiny_model().generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, eos_token_id=None,
+            stopping_criteria=[criterion], custom_generate=decode,
+        )  # fmt: skip
+        assert (decode.last.way, decode.last.new_tokens, decode.last.undone) == ("captured", 2, 1)
+        assert ids.shape[1] == 9 + 2 * (call + 1)
+
+
 class Counting(transformers.LogitsProcessor):
     """Has state on the host: forbids the tokens up to the number of its calls."""
 
@@ -270,6 +284,28 @@ class Boasting(Counting):
     def graph_scores(self, scores: Any, state: Any, length: Any) -> Any:
         """By the number of its calls."""
         return self(None, scores)
+
+
+class Waiting(Boasting):
+    """The same, and looks at a value in every step."""
+
+    def graph_scores(self, scores: Any, state: Any, length: Any) -> Any:
+        """The scores, whatever the value is."""
+        return scores if bool(scores.max() < 1e9) else scores * 2
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """The scores."""
+        return scores
+
+
+def test_a_processor_that_waits_inside_is_left_to_the_loop(
+    both: Any, recorded: Decode, model: Any, prompts: Any
+) -> None:
+    """Though it says that it can be captured; the sentence names what happened."""
+    plain, ours = both(model, prompts(2), recorded, make=lambda: [Waiting()], max_new_tokens=12)
+    assert torch.equal(plain, ours)
+    assert recorded.last.way == "host"
+    assert "the step could not be captured: RuntimeError" in recorded.last.why
 
 
 @pytest.mark.parametrize("kind", [Counting, Boasting])

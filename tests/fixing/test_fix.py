@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 
 import perstep
+from perstep import fast
 from perstep.errors import InputError
+from perstep.experiments.device.stream import DeviceLedger
+from perstep.fast.decode_loop import Report
 from perstep.fixing import Captured, Captures
 from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import REMOVED, copied
+from perstep.fixing.findings import Row, Site, _bound_of_graph
 from perstep.fixing.known import written
+from perstep.fixing.loop import EVIDENCE, how_it_ran
 from perstep.fixing.observe import observe
-from perstep.fixing.suggest import BETWEEN, LOOP
+from perstep.fixing.offer import Offer
+from perstep.fixing.show import _on_the_loop
+from perstep.fixing.suggest import BETWEEN, LOOP, WHOLE
 from perstep.measure import FakeClock
 
 pytestmark = pytest.mark.hf
@@ -194,6 +201,34 @@ def test_suggestions_come_from_names_and_are_bounded_by_the_part(monkeypatch: py
     assert [one.most_ns for one in found.values()] == sorted((one.most_ns for one in found.values()), reverse=True)
     with pytest.raises(InputError, match="invalid"):
         perstep.suggest(msgspec.structs.replace(ledger, invalid="marks"))
+    # On a device that waits for the host a graph takes the loop's place, and can win the wait, not the kernels.
+    stream = DeviceLedger(ledger=ledger, idle_ns_per_step=0.75 * ledger.step_ns, idle_parts_ns={})
+    host_bound = {one.part: one for one in perstep.suggest(ledger, stream)}
+    graph = host_bound.pop(WHOLE)
+    assert (graph.most_ns, graph.most_speedup) == (0.75 * ledger.step_ns, 4.0)
+    assert graph.drop_in == between.drop_in
+    assert host_bound == found
+    row = Row(parts=[BETWEEN], drop_in="perstep.fast.decode", tokens="the same")
+    _bound_of_graph(row, ledger, stream)
+    assert (row.most_step_speedup, row.most_call_speedup, row.no_bound) == (4.0, 4.0, "")
+    _bound_of_graph(row, ledger, None)
+    assert row.no_bound.startswith("a captured graph saves launches in every part")
+    busy = msgspec.structs.replace(stream, idle_ns_per_step=0.05 * ledger.step_ns)
+    assert {one.part for one in perstep.suggest(ledger, busy)} == {*found, BETWEEN}
+
+
+def test_a_loop_that_was_replayed_says_so_and_is_bounded_by_the_devices_wait() -> None:
+    """Not by the parts of the loop: a graph saves launches in every part; on a CPU there is nothing to say."""
+    decode = fast.Decode()
+    offer = Offer("custom_generate", None, (BETWEEN,), ((decode, "perstep.fast.decode"),), EVIDENCE)
+    assert how_it_ran(offer) == (False, "")
+    decode.last = Report(replayed=True, built_s=0.25)
+    assert how_it_ran(offer) == (True, "each decode step is one replayed CUDA graph, built in 0.25 s")
+    decode.last = Report(why="the model has a hook")
+    assert how_it_ran(offer) == (False, "not in a captured CUDA graph: the model has a hook")
+    site = {"site": "a", "model": "m", "calls": 1, "refused": "", "step_ns": None, "ledger_invalid": ""}
+    row = Row(parts=[BETWEEN], drop_in="perstep.fast.decode", tokens="the same", why=f"{EVIDENCE}; replayed")
+    assert "custom_generate=perstep.fast.decode: replayed." in _on_the_loop(Site(**site), row)
 
 
 def test_single_bad_words_are_suppressed_tokens_and_longer_ones_are_looked_up() -> None:

@@ -285,6 +285,18 @@ def test_a_replay_is_split_as_its_region_ran_under_ranges(call: str) -> None:
     assert sum(part.replayed_ns for part in parts.values()) == 0
 
 
+def test_a_replay_is_split_as_its_region_ran_in_an_earlier_trace() -> None:
+    """A graph is captured after the first steps: a later trace holds its replays alone."""
+    first = attribute([step(0, 100, "eager"), *eager(0, 1)])
+    later = [*replay(1000, 50), *replay(2000, 51)]
+    work = attribute(later, seen=first.launched)
+    assert (work.counts.split_replays, work.counts.whole_replays) == (2, 0)
+    assert {name: part.busy_ns for name, part in work.steps[1].parts.items() if part.busy_ns} == {
+        "a": 5, "b": sum(range(6, 13)),
+    }  # fmt: skip
+    assert attribute(later).counts.whole_replays == 2
+
+
 @pytest.mark.parametrize("names", ["xyyzyzzw", "xyyzyzyz", "xyyzyzzyz", "yxyzyzzy", "xyyzyzz"])
 def test_a_replay_that_was_never_seen_is_left_whole(names: str) -> None:
     """Another kernel, another order, one more, too few to tell: nothing is invented."""

@@ -24,7 +24,7 @@ from perstep.predicting.cells import (
     speed_of,
 )
 from perstep.predicting.features import COEFFICIENTS, features
-from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_width, left_out, sides_ns
+from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_widths, left_out, sides_ns
 from perstep.predicting.fleet import fleet_of
 from perstep.predicting.predict import DERIVED, PREDICTED, own_speeds, predictor
 from perstep.predicting.subject import Subject, Way, shape_named
@@ -65,14 +65,14 @@ def test_coefficients_are_named_and_never_negative(law: Law) -> None:
 def test_an_interval_is_as_wide_as_left_out_architectures_were_off(law: Law, step: Step, measured: Any) -> None:
     """Nearly nothing without noise; with one architecture that is twice as slow, at least that factor."""
     quiet = law()
-    assert half_width(quiet, own_speeds(quiet), pooled=True) == pytest.approx(0.0, abs=0.01)
+    assert half_widths(quiet, own_speeds(quiet)).pooled == pytest.approx(0.0, abs=0.01)
     slow = [
         replace(cell, step_ns=2 * cell.step_ns, parts_ns={p: 2 * ns for p, ns in cell.parts_ns.items()})
         if cell.subject.arch == "arch-5"
         else cell
         for cell in quiet
     ]
-    wide = half_width(slow, own_speeds(slow), pooled=True)
+    wide = half_widths(slow, own_speeds(slow)).pooled
     assert wide is not None
     assert wide > 0.6
     found = predictor(cells_of(slow), step(2), None).predict(step(2))

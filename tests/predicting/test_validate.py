@@ -86,7 +86,7 @@ def test_errors_of_parts_that_cancel_in_the_step_are_seen(law: Law) -> None:
 
 def test_machines_are_left_out_where_there_are_two(law: Law) -> None:
     """By the ceilings of the new machine's own rounds; no other cell of it tells any."""
-    found = scores(law(speeds=(1.0, 0.4)))
+    found = scores(law(archs=4, speeds=(1.0, 0.4)))
     assert found["machine", OWN].folds == 2
     assert found["machine", OWN].worst < 0.01
     assert ("machine", POOLED) not in found
@@ -94,11 +94,11 @@ def test_machines_are_left_out_where_there_are_two(law: Law) -> None:
 
 def test_noisy_cells_are_left_out_and_counted(law: Law) -> None:
     """Those whose own interval is wider than 5 %; without a quiet one all are taken, and that is said."""
-    cells = law()
+    cells = law(archs=4)
     some = [replace(cell, noise=0.2 if index % 4 == 0 else 0.01) for index, cell in enumerate(cells)]
     (validation,) = validate(Cells(some, Counter()))
-    assert validation.scores[0].cells == 24
-    assert "8 cells are left out" in validation.notes[1]
+    assert validation.scores[0].cells == 12
+    assert "4 cells are left out" in validation.notes[1]
     (noisy,) = validate(Cells([replace(cell, noise=None) for cell in cells], Counter()))
     assert "mostly noise" in noisy.notes[1]
 
@@ -111,13 +111,13 @@ def test_what_cannot_be_left_out_is_refused(law: Law) -> None:
 
 def test_the_tables_say_what_files_say(law: Law) -> None:
     """A row a method, unrounded in the CSV; nothing is measured, nothing has no unit."""
-    (table,) = validation_tables(validate(Cells(law(0.1), Counter())))
+    (table,) = validation_tables(validate(Cells(law(0.1, archs=5), Counter())))
     lines = to_csv(table.columns, table.records).splitlines()
     assert lines[0].startswith(
         "left_out,method,folds,cells,median,p90,worst,within,coverage,derived,parts,cancelling,noise"
     )
     assert len(lines) == 1 + len(table.records)
-    assert "8 architectures" in to_text(table)
+    assert "5 architectures" in to_text(table)
 
 
 GRID = """

@@ -34,6 +34,11 @@ _REMEMBERED_MOVES = 100_000
 """Moves kept in memory; beyond it all are forgotten and walked again (a microsecond each)."""
 
 
+def prepare_rows(vocabulary: Vocabulary) -> tuple[Search, StringTokens]:
+    """What lazy tables need once a vocabulary: its trie ready to be searched, and what its tokens do inside strings."""
+    return vocabulary.derived("search", lambda v: Search(v.trie)), vocabulary.derived("strings", StringTokens)
+
+
 class LazyTable(TokenAutomaton):
     """A token automaton whose rows are built when their states are visited.
 
@@ -59,8 +64,8 @@ class LazyTable(TokenAutomaton):
         self._moves: dict[int, int] = {}
         self._live = Live(dfa.transitions, dfa.byte_class)
         self._trie = self._live.relabelled(vocabulary.trie)
-        self._search: Search = vocabulary.derived("search", lambda v: Search(v.trie))
-        self._bodies = Bodies(dfa, self._live, vocabulary.derived("strings", StringTokens))
+        self._search, strings = prepare_rows(vocabulary)
+        self._bodies = Bodies(dfa, self._live, strings)
         self._dense: DenseWalk | None = None
 
     @property

@@ -144,6 +144,14 @@ class Vocabulary:
         """The bytes that are tokens by themselves, ascending."""
         return bytes(sorted({token[0] for token in self.tokens if len(token) == 1}))
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Vocabulary:
+        """Itself: it does not change, and what engines have derived from it cannot always be copied."""
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what engines have derived from it."""
+        return {**self.__dict__, "_derived": {}}
+
     def derived(self, name: str, make: Callable[[Vocabulary], T]) -> T:
         """`make(vocabulary)`, kept under `name`: what an engine builds once a vocabulary."""
         if name not in self._derived:

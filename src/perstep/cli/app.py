@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from perstep._version import __version__
 from perstep._words import printable
+from perstep.cli.settings import from_file
 from perstep.cli.streams import STDERR, drop, remark
 from perstep.errors import InputError, PerstepError
 from perstep.experiments.command_line import refuse_fractions
@@ -47,6 +48,7 @@ COMMANDS = {
         "This machine: its hardware, its best measured speed, and what disturbs it.",
     ),
     "selftest": ("perstep.cli.selftest:selftest", "Which changes this machine can resolve."),
+    "completion": ("perstep.cli.completion:completion", "The script that completes perstep in a shell."),
 }
 
 INTERRUPTED = 130
@@ -65,7 +67,7 @@ def make_app(called: str = "") -> App:
         version=__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
-        config=refuse_fractions,
+        config=[from_file, refuse_fractions],
     )
     for name, (target, line) in COMMANDS.items():
         app.command(target, name=name, help=None if name == called else line)

@@ -14,19 +14,19 @@ import weakref
 from collections.abc import Hashable, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from perstep._words import plural
 from perstep.fast._inside import InsideCriterion, InsideProcessor
-from perstep.fast.decode_inputs import InputIds
+from perstep.fast.decode_inputs import DecodingModel, InputIds
 from perstep.fast.decode_loop import Call, LateFlag
 from perstep.fast.graph_cache import SlotCache, bucket, cache_refusal
 from perstep.fast.graph_capture import Work, capture
 from perstep.fast.graph_inside import criterion_inside, processor_inside
-from perstep.fast.graph_kept import Kept, find, keep
+from perstep.fast.graph_kept import Kept, find, keep, modules_of
 from perstep.fast.graph_step import Begin, Step
 from perstep.fast.noise import row_keys
 from perstep.targets.transformers import one_forward, unobserved
@@ -99,24 +99,28 @@ def _odd_arguments(call: Call) -> str:
     return ""
 
 
-def _python_inside(model: object) -> str:
+def _python_inside(model: DecodingModel) -> str:
     """Which module runs code that a graph would not repeat: hooks, and forwards that somebody has replaced."""
-    assert isinstance(model, nn.Module)  # noqa: S101 - every model of transformers is
     if nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks:
         return "torch has forward hooks for all modules, which a graph would not call"
-    devices = {one.device for one in model.parameters()}
-    if len(devices) > 1:
-        return f"the model lies on {plural(len(devices), 'device')}"
-    for name, module in model.named_modules():
+    devices = set()
+    for module in modules_of(model):
+        devices.update([one.device for one in module._parameters.values() if one is not None])
         if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name or 'the model'} has a forward hook, which a graph would not call"
+            return f"{_name_of(module, model)} has a forward hook, which a graph would not call"
         own = vars(module).get("forward")
         while getattr(getattr(own, "__func__", own), "__globals__", {}).get("__name__", "").startswith("perstep."):
             own = getattr(own, "__wrapped__", None)  # a ledger's marks do not count
             own = None if own is getattr(type(module), "forward", None) else own
         if own is not None:
-            return f"the forward of {name or 'the model'} was replaced by {getattr(own, '__qualname__', 'a callable')}"
-    return ""
+            by = getattr(own, "__qualname__", "a callable")
+            return f"the forward of {_name_of(module, model)} was replaced by {by}"
+    return f"the model lies on {plural(len(devices), 'device')}" if len(devices) > 1 else ""
+
+
+def _name_of(module: nn.Module, model: DecodingModel) -> str:
+    names = (name for name, one in cast("nn.Module", model).named_modules() if one is module)
+    return next(names, "") or "the model"
 
 
 class _Run:

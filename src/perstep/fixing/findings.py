@@ -11,6 +11,7 @@ import msgspec
 from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.conditions import typed
+from perstep.experiments.device.stream import DeviceLedger
 from perstep.fixing.changes import Changes, changes
 from perstep.fixing.draft import DRAFTED
 from perstep.fixing.samples import (
@@ -26,7 +27,7 @@ from perstep.fixing.samples import (
     Watched,
     Written,
 )
-from perstep.fixing.suggest import BETWEEN, DECODE, at_most, bound, loop_parts, why_nothing
+from perstep.fixing.suggest import BETWEEN, DECODE, at_most, bound, graph_at_most, loop_parts, why_nothing
 from perstep.machine import NoiseSummary, summarise_noise
 from perstep.measure import Ledger
 from perstep.report.change import TimeChange
@@ -34,7 +35,7 @@ from perstep.runs import Manifest
 from perstep.stats import Verdict
 from perstep.targets.transformers.words import DECODE as DECODE_STEP
 from perstep.targets.transformers.words import PREFILL, STREAM
-from perstep.watching.findings import call_ledger
+from perstep.watching.findings import call_ledger, device_ledger
 from perstep.watching.samples import Sample as WatchedCall
 from perstep.watching.samples import by_site
 
@@ -218,8 +219,9 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
     sites = []
     for line, found in held.items():
         calls = by_line.get(line, [])
-        ledgers = (call_ledger(kind, calls, mark_ns) if calls else None for kind in _KINDS)
-        sites.append(_site(found, *ledgers, model=calls[0].model if calls else ""))
+        decode, prefill = (call_ledger(kind, calls, mark_ns) if calls else None for kind in _KINDS)
+        device = device_ledger(DECODE_STEP, calls) if calls else None
+        sites.append(_site(found, decode, prefill, model=calls[0].model if calls else "", device=device))
     rounds = [made.round for found in held.values() for _, kept in found.trials for made in kept]
     patch = next((sample for sample in reversed(samples) if isinstance(sample, Patch)), Patch(diff=""))
     open_ = [site.site for site in sites if any(_is_open(row) for row in site.rows)]
@@ -264,7 +266,9 @@ def _by_line(samples: Sequence[Sample]) -> dict[str, _Held]:
     return held
 
 
-def _site(held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: str) -> Site:
+def _site(
+    held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: str, device: DeviceLedger | None = None
+) -> Site:
     offered, written = held.offered, held.written
     loop = () if decode is None else loop_parts(decode)
     site = Site(
@@ -299,7 +303,9 @@ def _site(held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: 
         for place, row in enumerate(site.rows):
             gone = [part for other in beside.get(place, []) for part in _ledger_parts(site.rows[other], loop)]
             _cost(row, decode, loop)
-            if row.ns is not None and not decode.invalid and row.parts != [DRAFTED]:
+            if offered.tried[place].captured:
+                _bound_of_graph(row, decode, device)
+            elif row.ns is not None and not decode.invalid and row.parts != [DRAFTED]:
                 _bound(row, offered, place, decode, prefill, loop, tuple(gone))
         site.rows += _others(decode, site.rows, loop, offered)
     site.rows.sort(key=lambda row: -(row.share or 0))
@@ -352,6 +358,14 @@ def _cost(row: Row, ledger: Ledger, loop: tuple[str, ...]) -> None:
     parts = _ledger_parts(row, loop)
     if any(name in ledger.parts for name in parts):
         row.ns, row.share, _ = bound(ledger, parts)
+
+
+def _bound_of_graph(row: Row, decode: Ledger, device: DeviceLedger | None) -> None:
+    """A graph saves launches in every part, so its bound is the device's wait for the host."""
+    if device is None or decode.invalid:
+        row.no_bound = "a captured graph saves launches in every part, and the device's wait for the host is not known"
+    else:
+        row.most_step_speedup = row.most_call_speedup = graph_at_most(decode, device)
 
 
 def _bound(

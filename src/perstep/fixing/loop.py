@@ -24,6 +24,7 @@ from perstep.targets.transformers.protocols import sequences_of
 if TYPE_CHECKING:
     import torch
 
+EVIDENCE = "it does what generate's loop does"
 SEED = 20_250_101
 """Of the noise with which both loops draw when their tokens are compared."""
 
@@ -32,7 +33,16 @@ def loop_offer() -> Offer:
     """`custom_generate=perstep.fast.decode`."""
     from perstep.fast import decode
 
-    return Offer(LOOP, None, (BETWEEN,), ((decode, "perstep.fast.decode"),), "it does what generate's loop does")
+    return Offer(LOOP, None, (BETWEEN,), ((decode, "perstep.fast.decode"),), EVIDENCE)
+
+
+def how_it_ran(offer: Offer) -> tuple[bool, str]:
+    """Whether the last call with `perstep.fast.decode` replayed CUDA graphs, and what to say of that; '' on a CPU."""
+    last = getattr(offer.made[0][0], "last", None)
+    if getattr(last, "replayed", False):
+        return True, f"each decode step is one replayed CUDA graph, built in {getattr(last, 'built_s', 0.0):.2f} s"
+    why = getattr(last, "why", "")
+    return False, f"not in a captured CUDA graph: {why}" if why else ""
 
 
 def refusal(call: Captured, offers: list[Offer]) -> str:

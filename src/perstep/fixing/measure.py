@@ -13,7 +13,7 @@ from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import Captured
 from perstep.fixing.draft import SAMPLED, draft_offer, forwards_of
 from perstep.fixing.experts import experts_offer
-from perstep.fixing.loop import SEED, dispatch_ns, keyed_tokens, loop_offer, refusal, tokens_with
+from perstep.fixing.loop import EVIDENCE, SEED, dispatch_ns, how_it_ran, keyed_tokens, loop_offer, refusal, tokens_with
 from perstep.fixing.observe import Seen, observe
 from perstep.fixing.offer import DRAFT, LOOP, PROCESSORS, Offer
 from perstep.fixing.patch import Edit, write
@@ -118,6 +118,9 @@ def _try_loop(call: Captured, seen: Seen, made: list[tuple[Offer, Tried]]) -> No
             tried.leans, tried.evidence, tried.refused = True, tried.refused, ""
     if not tried.refused:
         tried.tokens = _loop_tokens(call, held, sampled=seen.sampled)
+        tried.captured, said = how_it_ran(offer)
+        if said and not tried.leans:
+            tried.evidence = f"{EVIDENCE}; {said}"
     made.append((offer, tried))
 
 

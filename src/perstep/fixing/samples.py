@@ -63,6 +63,7 @@ class Tried(msgspec.Struct, kw_only=True):
         instead: what dropping the check would lose, and what a check at the end costs; empty where it is no check.
         leans: it works beside the other offers alone, so that it cannot be timed by itself.
         by_generate: generate itself makes what it replaces, so that this making is a part of the call.
+        captured: its decode steps were replayed CUDA graphs, so that it replaces launches in every part.
         forwards: that the call makes with a draft, where the offer is to leave the draft out.
     """
 
@@ -71,6 +72,7 @@ class Tried(msgspec.Struct, kw_only=True):
     tokens: Tokens
     leans: bool = False
     by_generate: bool = False
+    captured: bool = False
     forwards: int = 0
     evidence: str = ""
     refused: str = ""

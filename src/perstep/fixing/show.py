@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from perstep.fixing.draft import DRAFTED, verdict
 from perstep.fixing.findings import FixFindings, Result, Row, Site
+from perstep.fixing.loop import EVIDENCE
 from perstep.fixing.samples import RIGHT, Sample
 from perstep.fixing.suggest import BETWEEN, DECODE
 from perstep.report import Column, Table, to_csv
@@ -229,6 +230,8 @@ def _on_the_loop(site: Site, row: Row) -> list[str]:
     said = [f"{BETWEEN}: {', '.join(site.loop)}."] if site.loop else []
     if row.tokens == "not made":
         return [*said, f"{DECODE}: not tried, {row.why}."]
+    if row.why.startswith(f"{EVIDENCE}; "):
+        said.append(f"{DECODE}: {row.why.removeprefix(f'{EVIDENCE}; ')}.")
     if row.leans:
         said.append(f"{DECODE}: only with the other lines; without them {row.why}.")
     if row.drop_in and site.dispatch_ns:

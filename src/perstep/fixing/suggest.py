@@ -1,7 +1,8 @@
 """What could replace which part of a ledger, and how much that can win at most: `perstep.suggest`.
 
 The bound of a decode step is the part itself: nothing that replaces it can win more than all of it, if what runs beside
-it costs what it did. What comes once a call, set-up above all, is not in a ledger of decode steps (`at_most` has both).
+it costs what it did. On a device a step that waits for the host can win that wait, in whatever part it lies, by being
+one captured graph. What comes once a call, set-up above all, is not in a ledger of decode steps (`at_most` has both).
 Names are all that a ledger has, so classes of transformers are recognised for certain and your own are not; `perstep
 fix` tries the drop-ins on what yours did in a recorded run.
 """
@@ -9,8 +10,13 @@ fix` tries the drop-ins on what yours did in a recorded run.
 from dataclasses import dataclass
 from typing import Final
 
+from perstep._shown import html
 from perstep.errors import InputError
+from perstep.experiments.device.stream import DeviceLedger
 from perstep.measure import FORWARD, RESIDUAL, Ledger, belongs
+from perstep.report import Column, Table
+from perstep.report.format import percent, time_unit
+from perstep.report.table import time_column
 
 EXACT: Final[dict[str, str]] = {
     "logits/TopPLogitsWarper": "perstep.fast.TopP",
@@ -31,6 +37,8 @@ LOOP: Final = ("inputs", "sample", "bookkeeping", "sync", "stop/MaxLengthCriteri
 SETUP: Final = "setup"
 """The part of a prefill in which generate makes what its settings ask for."""
 BETWEEN: Final = "between forwards"
+WHOLE: Final = "the whole step"
+"""What one captured CUDA graph takes the place of."""
 DECODE: Final = "custom_generate=perstep.fast.decode"
 
 _KEPT: Final = (
@@ -39,6 +47,8 @@ _KEPT: Final = (
 )  # fmt: skip
 _LEAST = 0.002
 """Parts below this share of the step are not worth a line."""
+_HOST_BOUND = 0.1
+"""A device that waits for the host for this share of a step is worth a graph."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Suggestion:
     """What could take the place of a part, or of several parts together.
 
     Attributes:
-        part: its name in the ledger; `between forwards` for what generate's loop does itself.
+        part: its name in the ledger; `between forwards` for what generate's loop does itself, `the whole step` for all.
         parts: all names in the ledger that it takes away, `residual` among them.
         drop_in: what could take its place.
         certain: whether the part is known by its class to be what the drop-in replaces.
@@ -67,11 +77,33 @@ class Suggestion:
     note: str
 
 
-def suggest(ledger: Ledger) -> list[Suggestion]:
+class Suggestions(list[Suggestion]):
+    """Suggestions, the largest possible saving first; a notebook shows them as a table."""
+
+    def tables(self) -> list[Table]:
+        """One row a suggestion."""
+        unit = time_unit(one.most_ns for one in self)
+        columns: list[Column[Suggestion]] = [
+            Column("part", lambda one: one.part, words=True),
+            Column("what could replace it", lambda one: one.drop_in, words=True),
+            Column("known by its class", lambda one: "yes" if one.certain else "no", words=True),
+            time_column("at most", lambda one: one.most_ns, unit, per="/step"),
+            Column("of the step", lambda one: one.share, percent),
+            Column("speed-up at most", lambda one: one.most_speedup, "{:.2f}×".format),
+            Column("note", lambda one: one.note, words=True),
+        ]
+        return [Table("What could replace which part", columns, self)]
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
+
+
+def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> Suggestions:
     """Drop-ins for the parts of a ledger, the largest possible saving first.
 
     Args:
         ledger: of a watched or measured run, such as `perstep.watch` gives.
+        device: the device's own ledger of the same calls, `w.device_ledger()`; None without a device.
 
     Raises:
         InputError: the ledger is invalid.
@@ -89,14 +121,39 @@ def suggest(ledger: Ledger) -> list[Suggestion]:
         offer = _offer(name)
         if offer is not None:
             found.append(_suggestion(ledger, name, (name,), *offer))
+    graph = None if device is None else _graph(ledger, device)
     loop = loop_parts(ledger)
-    if loop:
+    if graph is not None:
+        found.append(graph)
+    elif loop:
         note = (
             "the same greedy tokens, sampling equal in distribution; it also saves transformers' inspection of"
             " each processor's signature, about 10 µs in the processor's part"
         )
         found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
-    return sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns)
+    return Suggestions(sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns))
+
+
+def graph_at_most(ledger: Ledger, device: DeviceLedger) -> float:
+    """What a step can win at most as one captured graph: the time over the time without the device's wait for the host.
+
+    A graph leaves the kernels what they are.
+    """
+    idle = min(device.idle_ns_per_step / device.ledger.step_ns, 1.0)
+    return 1 / max(1 - idle, 1e-9) if ledger.step_ns else 1.0
+
+
+def _graph(ledger: Ledger, device: DeviceLedger) -> Suggestion | None:
+    """The whole step in one graph, where the device waits for the host long enough."""
+    share = min(device.idle_ns_per_step / device.ledger.step_ns, 1.0)
+    if share < _HOST_BOUND:
+        return None
+    note = (
+        "the device waits for the host at most this long; fast.decode replays the step as one CUDA graph, with "
+        "perstep's processors and criteria inside, or says in fast.decode.last.why what prevents it"
+    )
+    parts = (*ledger.parts, RESIDUAL)
+    return Suggestion(WHOLE, parts, DECODE, True, share, share * ledger.step_ns, graph_at_most(ledger, device), note)
 
 
 def loop_parts(ledger: Ledger) -> tuple[str, ...]:

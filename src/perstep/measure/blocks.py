@@ -125,6 +125,10 @@ def at_other_places(call: Callable[[], object]) -> list[Callable[[], object]]:
     return copies
 
 
+def _nothing() -> None:
+    """What a call leaves on the cpu is done when it returns."""
+
+
 class CallableArm:
     """A callable in this process.
 
@@ -132,6 +136,10 @@ class CallableArm:
         name: of the arm, for its errors.
         call: what is timed; its result is not looked at.
         clock: read before and after a block, and its processor clock outside of that.
+
+    Attributes:
+        call: what is timed.
+        wait: called before a block is timed and within it at its end, so that a device has done what was queued.
     """
 
     fresh = False
@@ -140,7 +148,8 @@ class CallableArm:
 
     def __init__(self, name: str, call: Callable[[], object], clock: Clock) -> None:
         self._name = name
-        self._call = call
+        self.call = self._call = call
+        self.wait: Callable[[], object] = _nothing
         self._places = cycle(at_other_places(call))
         self._now = clock.now
         self._processor_now = processor_clock(clock).now
@@ -156,14 +165,16 @@ class CallableArm:
         Raises:
             ArmFailed: the callable raised; the original exception is its cause.
         """
-        call, now, processor_now = self._call, self._now, self._processor_now
+        call, now, processor_now, wait = self._call, self._now, self._processor_now, self.wait
         timed = iter(range(calls))
         try:
             call()
+            wait()
             processor_ns = processor_now()
             begun_ns = now()
             for _ in timed:
                 call()
+            wait()
             ended_ns = now()
             processor_ns = processor_now() - processor_ns
         except (Exception, SystemExit) as error:

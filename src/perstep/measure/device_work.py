@@ -25,6 +25,8 @@ from perstep.measure.device_rows import (
 )
 from perstep.measure.graph_replays import Seen
 
+Launches = list[tuple[str, str | None]]
+"""What a thread launched one by one, in the order of the host: the kernel's name, and its part; None for none."""
 UNMATCHED = "no launch seen"
 """In place of a part: kernels whose launch is not in the trace. Their step is that of the kernel before them."""
 
@@ -109,11 +111,13 @@ class TraceWork:
         steps: in their order.
         counts: of its kernels.
         outside_ns: work that was launched in no step.
+        launched: what each thread launched one by one.
     """
 
     steps: list[StepWork] = field(default_factory=list)
     counts: TraceCounts = field(default_factory=lambda: TraceCounts(total_ns=0, kernels=0))
     outside_ns: int = 0
+    launched: list[Launches] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def attribute(
     prefix: str = RANGE_PREFIX,
     step_prefix: str = STEP_PREFIX,
     steps: Sequence[tuple[str, int, int]] | None = None,
+    seen: Sequence[Launches] = (),
 ) -> TraceWork:
     """The device's work by step and part.
 
@@ -139,6 +144,8 @@ def attribute(
         prefix: of the host ranges that are parts.
         step_prefix: of the host ranges that are steps.
         steps: (kind, start, end) on the host's clock, in place of ranges.
+        seen: `launched` of earlier traces of the same work: kernels of a graph that is replayed here may have been
+            launched one by one there.
 
     Raises:
         InvalidMeasurement: several devices worked: their times are not one device's.
@@ -151,7 +158,8 @@ def attribute(
         steps = [(row.name.removeprefix(step_prefix), row.start_ns, row.end_ns) for row in sorted_rows.steps]
     where = _Where(sorted_rows, steps, prefix)
     work = TraceWork([StepWork(kind) for kind, _, _ in steps])
-    places = _places(sorted_rows, where, work)
+    work.launched = _sequences(sorted_rows, where)
+    places = _places(sorted_rows, where, work, Seen([*seen, *work.launched]))
     _add_up(sorted_rows.work, places, work)
     _count_launches(sorted_rows, where, work)
     return work
@@ -182,9 +190,9 @@ class _Where:
         return None if index is None else int(index)
 
 
-def _places(sorted_rows: Sorted, where: _Where, work: TraceWork) -> list[_Place]:
+def _places(sorted_rows: Sorted, where: _Where, work: TraceWork, sequences: Seen) -> list[_Place]:
     """Where each row of `found.work` belongs, in their order; counts what is odd."""
-    in_replays = _replay_parts(sorted_rows, Seen(_sequences(sorted_rows, where)), work)
+    in_replays = _replay_parts(sorted_rows, sequences, work)
     places, before = [], _Place(None, UNMATCHED)
     for index, kernel in enumerate(sorted_rows.work):
         launch = sorted_rows.launches.get(kernel.correlation)
@@ -209,7 +217,7 @@ def _places(sorted_rows: Sorted, where: _Where, work: TraceWork) -> list[_Place]
     return places
 
 
-def _sequences(sorted_rows: Sorted, where: _Where) -> list[list[tuple[str, str | None]]]:
+def _sequences(sorted_rows: Sorted, where: _Where) -> list[Launches]:
     """What each thread launched one by one, in the order of the host; replays left out."""
     by_thread: dict[int, list[tuple[int, str, str | None]]] = {}
     for kernel in sorted_rows.work:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._shown import Shown
 from perstep.errors import InvalidMeasurement
 from perstep.measure.clock import Clock
 from perstep.measure.pieces import RoundTotals, round_totals
@@ -126,7 +127,7 @@ class Sum(msgspec.Struct, frozen=True, kw_only=True):
         return self.ns_per_step
 
 
-class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+class Ledger(Shown, msgspec.Struct, frozen=True, kw_only=True):
     """Parts + residual = step, for one kind of step.
 
     Attributes:

@@ -5,6 +5,7 @@ interval of a prediction is what whole architectures that were left out were off
 each other, so rows that are left out at random would promise too much.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
@@ -120,35 +121,48 @@ def architecture(cell: Cell) -> str:
     return cell.subject.arch
 
 
-def half_width(cells: Sequence[Cell], speeds: Mapping[str, Speed], *, pooled: bool) -> float | None:
+@dataclass(frozen=True)
+class HalfWidths:
     """By which factor a prediction may be off, as a logarithm; None with too few architectures.
 
-    The quantile over cells, all architectures weighing the same, that a new architecture exceeds in a tenth of its
-    cells at most; with fewer than ten architectures that is the largest error of all.
+    Attributes:
+        own: of a cell whose own rounds tell the ceilings.
+        pooled: of one that is predicted from the ceilings of other cells, as every cell is that is not measured yet;
+            the machine's drift is in it.
+    """
+
+    own: float | None
+    pooled: float | None
+
+
+def half_widths(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> HalfWidths:
+    """How far architectures that were left out are off.
 
     Args:
         cells: of one way.
         speeds: cell's name -> the ceilings that its features are made of.
-        pooled: whether a left-out cell is predicted from the ceilings of the other cells, as one that is not measured
-            yet, so that the machine's drift is in the interval; else from its own.
     """
-    names = {architecture(cell) for cell in cells}
-    if len(names) < LEAST_ARCHITECTURES:
-        return None
+    if len({architecture(cell) for cell in cells}) < LEAST_ARCHITECTURES:
+        return HalfWidths(None, None)
     fits = left_out(cells, speeds, architecture)
-    known = pooled_speeds(cells, architecture) if pooled else {}
+    known = {**speeds, **pooled_speeds(cells, architecture)}
+    return HalfWidths(_exceeded(cells, fits, speeds), _exceeded(cells, fits, known))
+
+
+def _exceeded(cells: Sequence[Cell], fits: Mapping[str, Fit], speeds: Mapping[str, Speed]) -> float | None:
+    """The error that a new architecture exceeds in a tenth of its cells at most, all architectures weighing the same.
+
+    With fewer than ten architectures that is the largest error of all.
+    """
     errors = [
-        (
-            abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, known.get(cell.name, speeds[cell.name])))),
-            architecture(cell),
-        )
+        (abs(log(cell.step_ns / fits[cell.name].step_ns(cell.subject, speeds[cell.name]))), architecture(cell))
         for cell in cells
         if cell.name in fits
     ]
-    counts = {name: sum(arch == name for _, arch in errors) for name in names}
-    wanted, reached = COVERAGE * (1 + 1 / len(names)), 0.0
+    counts = Counter(arch for _, arch in errors)
+    wanted, reached = COVERAGE * (1 + 1 / len(counts)) if counts else 1.0, 0.0
     for error, arch in sorted(errors):
-        reached += 1 / (len(names) * counts[arch])
+        reached += 1 / (len(counts) * counts[arch])
         if reached >= wanted:
             return error
     return max((error for error, _ in errors), default=None)

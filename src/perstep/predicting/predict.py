@@ -15,7 +15,7 @@ from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.predicting.cells import Cell, Cells, Speed, machine_speed
 from perstep.predicting.features import roofline_step_ns
-from perstep.predicting.fit import Fit, fit_cells, half_width, interval_ns, sides_ns
+from perstep.predicting.fit import Fit, fit_cells, half_widths, interval_ns, sides_ns
 from perstep.predicting.subject import Subject
 
 SLACK, FAR = 1.5, 4.0
@@ -207,7 +207,7 @@ def predictor(cells: Cells, subject: Subject, machine: str | None) -> Predictor:
         )
     speeds = own_speeds(held)
     here = [cell for cell in held if cell.machine == chosen]
-    return Predictor(held, fit_cells(held, speeds), half_width(held, speeds, pooled=True), machine_speed(here), chosen)
+    return Predictor(held, fit_cells(held, speeds), half_widths(held, speeds).pooled, machine_speed(here), chosen)
 
 
 def own_speeds(cells: Sequence[Cell]) -> Mapping[str, Speed]:

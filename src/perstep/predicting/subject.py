@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from perstep._json import Json
@@ -76,10 +77,7 @@ class Subject:
         Raises:
             InputError: the model has fewer positions.
         """
-        backend = backend_for(BACKENDS[self.way.backend], self.shape)
-        if self.way.device != "cpu":  # where no library packs weights
-            backend = replace(backend, packing=None)
-        return step_cost(self.shape, decode(self.context, batch=self.batch), Precision.all(self.way.dtype), backend)
+        return _cost(self)
 
     @property
     def weight_bytes(self) -> int:
@@ -96,6 +94,16 @@ class Subject:
         """What it is called: `llama-3.1-70b, 80 layers, batch 64, context 131,072`."""
         layers = plural(self.shape.num_layers, "layer")
         return f"{self.arch}, {layers}, batch {self.batch}, context {self.context:,}"
+
+
+@lru_cache(maxsize=4096)
+def _cost(subject: Subject) -> StepCost:
+    """Counted once: a validation asks for it a hundred times."""
+    backend = backend_for(BACKENDS[subject.way.backend], subject.shape)
+    if subject.way.device != "cpu":  # where no library packs weights
+        backend = replace(backend, packing=None)
+    step = decode(subject.context, batch=subject.batch)
+    return step_cost(subject.shape, step, Precision.all(subject.way.dtype), backend)
 
 
 def shape_named(arch: str, layers: int | None) -> tuple[str, ModelShape]:

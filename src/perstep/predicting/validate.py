@@ -17,7 +17,16 @@ from perstep._words import plural
 from perstep.errors import InputError
 from perstep.predicting.cells import Cell, Cells, Speed
 from perstep.predicting.features import roofline_step_ns
-from perstep.predicting.fit import Fit, Group, architecture, half_width, interval_ns, left_out, pooled_speeds
+from perstep.predicting.fit import (
+    Fit,
+    Group,
+    HalfWidths,
+    architecture,
+    half_widths,
+    interval_ns,
+    left_out,
+    pooled_speeds,
+)
 from perstep.predicting.predict import beyond, nearest, own_speeds
 from perstep.theory import Level, Rates
 
@@ -171,7 +180,7 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
     """Method -> what it says of each cell when its group is left out."""
     own, pooled = own_speeds(cells), pooled_speeds(cells, group)
     fits = left_out(cells, own, group)
-    halves: dict[int, tuple[float | None, float | None]] = {}
+    halves: dict[int, HalfWidths] = {}
     made: dict[str, list[_Held]] = defaultdict(list)
     for cell in cells:
         fit = fits.get(cell.name)
@@ -179,12 +188,12 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
             continue
         rest = [other for other in cells if group(other) != group(cell)]
         if id(fit) not in halves:
-            halves[id(fit)] = half_width(rest, own, pooled=False), half_width(rest, own, pooled=True)
+            halves[id(fit)] = half_widths(rest, own)
         # as the command: no interval outside of the others
-        half, wider = (None, None) if beyond(cell.subject, rest) else halves[id(fit)]
-        made[OWN].append(_fitted(fit, cell, own[cell.name], half))
+        half = HalfWidths(None, None) if beyond(cell.subject, rest) else halves[id(fit)]
+        made[OWN].append(_fitted(fit, cell, own[cell.name], half.own))
         if cell.name in pooled:
-            made[POOLED].append(_fitted(fit, cell, pooled[cell.name], wider))
+            made[POOLED].append(_fitted(fit, cell, pooled[cell.name], half.pooled))
         made[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
         if sheet is not None:
             made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))

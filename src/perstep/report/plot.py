@@ -46,6 +46,11 @@ def part_shade(name: str) -> int:
     return 8 + crc32(name.encode()) % (len(_SHADES) - 8)
 
 
+def shade_colour(place: int) -> str:
+    """The colour at a place of `part_shade`."""
+    return _SHADES[place]
+
+
 def page_shades() -> str:
     """The colours of the parts and of curves as a style sheet, in light and in dark.
 
@@ -53,7 +58,7 @@ def page_shades() -> str:
     """
 
     def rules(shades: Sequence[str], lines: Sequence[str]) -> str:
-        parts = (f".drawing .on.s{place}{{fill:{_ink_on(shade)}}}" for place, shade in enumerate(shades))
+        parts = (f".drawing .on.s{place}{{fill:{ink_on(shade)}}}" for place, shade in enumerate(shades))
         names = [f"--l{place}:{line}" for place, line in enumerate(lines)]
         names += [f"--p{place}:{shade}" for place, shade in enumerate(shades)]
         return f"{''.join(parts)}:root{{{';'.join(names)}}}"
@@ -85,7 +90,7 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def _ink_on(colour: str) -> str:
+def ink_on(colour: str) -> str:
     """White or black, whichever reads better on a colour."""
     return max(("#ffffff", "#000000"), key=lambda ink: _contrast(ink, colour))
 

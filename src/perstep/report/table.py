@@ -13,7 +13,8 @@ from textwrap import fill
 from typing import Any, Generic, Literal, TypeVar
 
 from perstep._json import Json
-from perstep.report.format import as_markdown, bar, interval, printable, significant
+from perstep._shown import html
+from perstep.report.format import as_markdown, bar, interval, plural, printable, significant
 
 Output = Literal["table", "md", "json", "csv"]
 """How a command shows its tables."""
@@ -158,7 +159,7 @@ def interval_columns(
     return [shown, *(Column[Row](None, end(place), name=name) for place, name in enumerate(names or ()))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A titled table.
 
@@ -175,6 +176,12 @@ class Table:
     records: Sequence[AnyRow]
     notes: list[str] = field(default_factory=list)
     rule_before: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"<Table {self.title!r}: {plural(len(self.records), 'row')}, {plural(len(self.shown), 'column')}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(self)
 
     @property
     def shown(self) -> list[Column[AnyRow]]:

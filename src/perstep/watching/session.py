@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self, cast
 
 from perstep._json import Json
+from perstep._shown import html
 from perstep.errors import InputError
 from perstep.experiments import pipeline
 from perstep.experiments.call_recorder import CallRecorder
@@ -23,6 +24,8 @@ from perstep.machine import Noise, NoiseProbe, load_average, noise_warnings, sum
 from perstep.measure import Clock, HostClock, Ledger, Recorder, measure_mark_ns
 from perstep.report import Table, to_text
 from perstep.report.format import plural
+from perstep.report.ledger import ledger_png
+from perstep.report.notebook import Picture
 from perstep.runs import Manifest, RunWriter, next_folder
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import (
@@ -297,6 +300,27 @@ class Watch:
         schedule = Schedule(alternate=True, every=self.every, count=self.syncs)
         made = [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
         return [*made, *(inside_table(one.inside) for one in self.samples if one.inside is not None)]
+
+    def plot(self, kind: str = DECODE) -> Picture:
+        """The ledger of each line that called generate as a bar, one below the other.
+
+        Args:
+            kind: `decode` or `prefill`.
+
+        Raises:
+            InputError: generate was never called, or no call made a step of this kind.
+        """
+        found = self.ledgers(kind)
+        if not found:
+            raise InputError(_nothing(self.samples, kind, self._loops))
+        return Picture(ledger_png(list(found.values()), subject=list(found)))
+
+    def __repr__(self) -> str:
+        lines = plural(len({sample.site for sample in self.samples}), "line")
+        return f"<Watch: {plural(len(self.samples), 'call')} of {lines}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(self.tables()) if self.samples else None
 
     @property
     def left_out(self) -> list[str]:

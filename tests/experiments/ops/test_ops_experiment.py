@@ -240,7 +240,7 @@ def test_an_arm_that_computes_something_else_is_refused(tiny_llama: Path, monkey
     """All arms do the same work (law "arms do the same work"): hidden states are compared before anything is timed."""
     from perstep.experiments.ops import arms
 
-    def no_mask(_backend: str) -> Any:
+    def no_mask(_backend: str, _device: str) -> Any:
         return lambda q_len, kv_len, dtype: np.zeros((q_len, kv_len), dtype)
 
     monkeypatch.setattr(arms, "_cached_mask", no_mask)

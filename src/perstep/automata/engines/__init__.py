@@ -48,7 +48,7 @@ ENGINES = {
     "naive-memo": EngineKind("naive", "build_memo"),
     "table": EngineKind("tables", stoppable=True),
     "table-lazy": EngineKind("tables", "build_lazy", stoppable=True),
-    "auto": EngineKind("tables", "build_auto"),
+    "auto": EngineKind("auto"),
     "llguidance": EngineKind("llguidance", needs="llguidance", install="pip install llguidance"),
     "outlines": EngineKind("outlines", needs="outlines_core", install="pip install outlines-core"),
     "xgrammar": EngineKind("xgrammar", needs="xgrammar", install=how_to_install("xgrammar")),

@@ -48,6 +48,10 @@ class Place(int):
         place.before, place.token, place.matcher, place.row = before, token, matcher, None
         return place
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Place:
+        """Itself: what it says does not change, and a parser that stands elsewhere is made anew."""
+        return self
+
 
 class ParsedAutomaton(TokenAutomaton):
     """A token automaton on an llguidance grammar.
@@ -97,6 +101,10 @@ class ParsedAutomaton(TokenAutomaton):
         self._by_bits: OrderedDict[bytes, Row] = OrderedDict()
         self.num_states = 0
         self.start = self._new_place(None, -1, None)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ParsedAutomaton:
+        """Itself: texts share nothing but what is the same for all of them."""
+        return self
 
     @property
     def num_rows(self) -> int:

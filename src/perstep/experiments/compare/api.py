@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
+from perstep._shown import html
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.arms import Result, call_alarm, check_results, reference_first
 from perstep.experiments.compare.findings import ArmResult, CompareFindings, analyse
@@ -13,6 +15,7 @@ from perstep.experiments.session import measure_rounds
 from perstep.measure import Clock, Effort, HostClock, Progress, collector_off
 from perstep.measure.blocks import ArmFailed, CallableArm
 from perstep.report import to_text
+from perstep.report.notebook import meter
 from perstep.runs import Manifest
 
 
@@ -21,6 +24,13 @@ class Comparison(CompareFindings, frozen=True, kw_only=True):
 
     def __getitem__(self, name: str) -> ArmResult:
         return self.arms[name]
+
+    def __repr__(self) -> str:
+        others = [f"{arm.name} {arm.wall.verdict}" for arm in self.arms.values() if arm.name != self.reference]
+        return f"<Comparison with {self.reference}, {plural(self.rounds, 'round')}: {'; '.join(others)}>"
+
+    def _repr_html_(self) -> str | None:
+        return html(comparison_tables(self))
 
     def __str__(self) -> str:
         return "\n\n".join(to_text(table) for table in comparison_tables(self))
@@ -57,7 +67,7 @@ def compare(
             another arm and returns whether they agree.
         seed: of the order of turns.
         clock: the host's, unless a test passes its own.
-        progress: called after each round.
+        progress: called after each round; in a notebook a line on stderr if None.
 
     Returns:
         The comparison; its text is a table.
@@ -68,7 +78,7 @@ def compare(
         InputError: fewer than two arms, or options out of their range.
     """
     clock = clock or HostClock()
-    progress = progress or (lambda _share, _what: None)
+    progress = meter(progress)
     ordered = reference_first(arms, reference)
     if budget_s <= 0 or not 0 < precision < 1 or not 0 <= threshold < 1 or (rounds is not None and rounds < 1):
         raise InputError("budget_s, precision, threshold and rounds must be above 0, shares below 1")

@@ -28,12 +28,14 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
         wall: the wall time of a call.
         processor: the processor time of the same call, all threads (of a command: all its processes). A caller waits
             longer: waiting of every kind is left out. `faster` and `slower` only where the whole interval is beyond ±T.
+        device_busy_ns: in which a device's kernels run in a call, in a few profiled ones; UNSET without a device.
     """
 
     name: str
     calls_per_block: int
     wall: TimeChange
     processor: TimeChange
+    device_busy_ns: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompareFindings(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +146,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CompareFindings:
     wall = _times(conditions, samples, wall_block_ns, changes)
     processor = _times(conditions, samples, processor_block_ns, changes_of(conditions, samples, processor_block_ns))
     arms = {
-        name: ArmResult(name=name, calls_per_block=calls[name], wall=wall[column], processor=processor[column])
+        name: ArmResult(
+            name=name,
+            calls_per_block=calls[name],
+            wall=wall[column],
+            processor=processor[column],
+            device_busy_ns=conditions.device_busy_ns.get(name, msgspec.UNSET),
+        )
         for column, name in enumerate(names)
     }
     invalid = [change.reason for change in changes.values() if change.verdict is Verdict.INVALID]
@@ -172,6 +180,11 @@ def _times(
 
 def _notes(conditions: Conditions, rounds: int) -> list[str]:
     notes = []
+    if conditions.device_busy_ns:
+        notes.append(
+            f"A block ends when {conditions.device} has done its work. Device busy is the time in which kernels run, in"
+            " profiled calls before the rounds."
+        )
     if not conditions.equal_calls:
         notes.append(
             "The arms differ so much that each has its own number of calls per block; small changes may be biased."

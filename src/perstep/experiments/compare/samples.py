@@ -21,6 +21,7 @@ class Conditions(WarmConditions, kw_only=True):
         replicates: what differs from round to round: `processes`, or `rounds of one process`.
         round_ns: nanoseconds of a round of the warm-up.
         device: the device in use, or empty.
+        device_busy_ns: nanoseconds in which its kernels run in a call, by arm; empty without a device.
     """
 
     arms: list[str]
@@ -34,6 +35,7 @@ class Conditions(WarmConditions, kw_only=True):
     replicates: str
     round_ns: float
     device: str
+    device_busy_ns: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Workload(BaseWorkload, kw_only=True):

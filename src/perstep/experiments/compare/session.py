@@ -12,10 +12,12 @@ from perstep.experiments.compare.findings import changes_of, processor_block_ns,
 from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.conditions import Model
+from perstep.experiments.device.busy import device_in_use
+from perstep.experiments.planning import what_would_fit
 from perstep.experiments.session import RoundSession, describe
 from perstep.machine import Noise, waited_share
 from perstep.measure import Clock, Effort, Progress, Resolved
-from perstep.measure.blocks import BLOCK_NS, Arm, Blocks, BlockTime, plan_blocks, run_turns
+from perstep.measure.blocks import BLOCK_NS, Arm, Blocks, BlockTime, CallableArm, plan_blocks, run_turns
 from perstep.runs import Manifest
 from perstep.stats import balanced_block
 
@@ -56,6 +58,7 @@ class CompareSession(RoundSession):
         self._fresh = all(arm.fresh for arm in arms.values())
         progress(0.0, "calibrate")
         self._blocks = self._planned(clock)
+        device_busy_ns = self._on_a_device(progress)
         progress(0.0, "warm-up")
         begun_ns = clock.now()
         # New processes have nothing to warm up but what all of them share: files in the page cache.
@@ -78,10 +81,24 @@ class CompareSession(RoundSession):
             replicates="processes" if self._fresh else "rounds of one process",
             round_ns=round_ns,
             device=_device(fresh=self._fresh),
+            device_busy_ns=device_busy_ns,
+            too_short=what_would_fit(round_ns, effort, intervals=comparisons or len(arms) - 1),
         )
         self.manifest = Manifest(
             experiment="compare", plan={}, seed=seed, conditions=msgspec.to_builtins(self.conditions)
         )
+
+    def _on_a_device(self, progress: Progress) -> dict[str, float]:
+        """Let the arms wait for a device that their calls use, and see how long its kernels run in them."""
+        arms = {name: arm for name, arm in self._arms.items() if isinstance(arm, CallableArm)}
+        device = device_in_use() if arms else None
+        if device is None:
+            return {}
+        for arm in arms.values():
+            arm.wait = device.wait
+        progress(0.0, "calibrate on the device")
+        self._blocks = self._planned(self._clock)
+        return {name: device.busy_ns(arm.call) for name, arm in arms.items()}
 
     def _planned(self, clock: Clock) -> Blocks:
         """How long the turns are, in processes that are new where they will be."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
+import msgspec
+
 from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.compare.findings import ArmResult, CompareFindings
@@ -42,7 +44,7 @@ def _table(title: str, clock: str, of: Clocked, found: CompareFindings, *, notes
     shown = {arm.name: of(arm) for arm in found.arms.values()}
     unit = time_unit(arm.ns for arm in shown.values())
     reasons = [f"{name}: {arm.reason}" for name, arm in shown.items() if arm.reason and arm.reason not in arm.verdict]
-    columns = [_ARM, *_time_columns(clock, of, unit)]
+    columns = [_ARM, *_time_columns(clock, of, unit), *(_device_columns(found, unit) if not clock else [])]
     return Table(title, columns, list(found.arms.values()), notes=[*reasons, *notes])
 
 
@@ -58,9 +60,20 @@ def _time_columns(clock: str, of: Clocked, unit: Unit) -> list[Column[ArmResult]
     ]
 
 
+def _device_columns(found: CompareFindings, unit: Unit) -> list[Column[ArmResult]]:
+    """How long a device's kernels run in a call, where one was in use."""
+    if all(arm.device_busy_ns is msgspec.UNSET for arm in found.arms.values()):
+        return []
+
+    def busy_ns(arm: ArmResult) -> float:
+        return 0.0 if arm.device_busy_ns is msgspec.UNSET else float(arm.device_busy_ns)
+
+    return [time_column("device busy", busy_ns, unit, per="/call", name="device_busy_ns_per_call", digits=4)]
+
+
 def csv(findings: CompareFindings) -> str:
     """A row an arm: its wall time, then its processor time."""
-    wall = _time_columns("", attrgetter("wall"), ("ns", 1.0))
+    wall = [*_time_columns("", attrgetter("wall"), ("ns", 1.0)), *_device_columns(findings, ("ns", 1.0))]
     processor = _time_columns("processor", attrgetter("processor"), ("ns", 1.0))
     return to_csv([_ARM, *wall, *processor], list(findings.arms.values()))
 

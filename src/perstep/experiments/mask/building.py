@@ -69,7 +69,7 @@ class Build(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class BuildTime:
-    """The time that is left for building engines: as much in all as the rounds get.
+    """The time that is left for building engines: half of the budget in all.
 
     One build may take half of what is left, so that an engine that is slow to build leaves some to the others.
 

@@ -45,8 +45,8 @@ class Plan(RunOptions):
     """How deep a recursive schema may nest; engines that are finite automata need it."""
 
     budget: Seconds | None = None
-    """Begin no new round after this time, e.g. 30s; building engines may take as long again. [default: 2m; --fast 8s;
-    --rigorous 10m]"""
+    """Begin no new round after this time, e.g. 30s; building engines is inside, and may take half of it. [default: 2m;
+    --fast 8s; --rigorous 10m]"""
 
     def effort(self) -> Effort:
         """The options as an effort; masks at large vocabularies need more time than a ledger of one model.

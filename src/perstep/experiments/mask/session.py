@@ -92,7 +92,8 @@ class MaskSession(RoundSession):
         if set(engines) <= set(OURS) and all(spoken.no_automaton for spoken in languages):
             raise InputError(f"no engine can be measured on this schema: {languages[0].no_automaton}")
         self._vocabularies = Vocabularies(model, own)
-        self._builder = EngineBuilder(clock, BuildTime(self.effort.budget_s, clock))
+        begun_ns = clock.now()
+        self._builder = EngineBuilder(clock, BuildTime(self.effort.budget_s / 2, clock))
         self._left_out: list[LeftOut] = []
         self.cells: list[Cell] = []
         self.points: list[Point] = []
@@ -109,6 +110,10 @@ class MaskSession(RoundSession):
         sized = any(name != own for name in vocabs)
         self._curves(languages, engines if sized else ())
         predictions = predict(self.points, clock)
+        # Building is inside the budget; the rounds have half of it in any case.
+        built_s = (clock.now() - begun_ns) / 1e9
+        left_s = max(self.effort.budget_s - built_s, self.effort.budget_s / 2)
+        self.effort = replace(self.effort, budget_s=left_s)
         self._choose(built)
         predictions = [p for p in predictions if (p.engine, p.complexity) in curves_of(self.points)]
         progress(0.0, "warm-up")

@@ -7,10 +7,12 @@ it could save.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from itertools import cycle
 from types import ModuleType
 
+from perstep.experiments.ops.plan import KERNELS
 from perstep.targets.operators.layer import PARTS, Array, Inputs, Operator, Operators, Weights, step
 
 
@@ -34,20 +36,29 @@ def layer_of(backend: str) -> ModuleType:
     return import_module(f"perstep.targets.operators.{backend}_layer")
 
 
-def operators_with(backend: str, mask: str) -> Operators:
-    """The operators of a backend, with the mask rebuilt at each layer, cached, or not there at all."""
+def operators_with(backend: str, mask: str, device: str = "cpu") -> Operators:
+    """The operators of a backend, with the mask rebuilt at each layer, cached, or not there at all.
+
+    Args:
+        backend: `numpy` or `torch`.
+        mask: a name of `plan.MASKS`.
+        device: where torch builds masks.
+    """
     layer = layer_of(backend)
-    ops: Operators = layer.FUSED if mask == "fused" else layer.OPERATORS
-    return replace(ops, mask_build=_cached_mask(backend)) if mask == "cached" else ops
+    ops: Operators = {"fused": layer.FUSED, "flash": layer.FLASH}[mask] if mask in KERNELS else layer.OPERATORS
+    if mask == "cached":
+        return replace(ops, mask_build=_cached_mask(backend, device))
+    return ops if device == "cpu" else replace(ops, mask_build=partial(ops.mask_build, device=device))
 
 
-def _cached_mask(backend: str) -> Operator:
+def _cached_mask(backend: str, device: str) -> Operator:
     from perstep.fast import CausalMaskCache
 
     cache = CausalMaskCache("numpy" if backend == "numpy" else "torch")
+    where = {} if device == "cpu" else {"device": device}
 
     def mask_build(q_len: int, kv_len: int, dtype: Array) -> Array:
-        return cache.get(q_len, kv_len, dtype=dtype)
+        return cache.get(q_len, kv_len, dtype=dtype, **where)
 
     return mask_build
 

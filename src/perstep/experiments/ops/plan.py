@@ -27,7 +27,9 @@ from perstep.targets.reference.memory import refuse_if_too_large
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 NUMPY_DTYPES = ("float32", "float64")
-MASKS = ("rebuild", "cached", "fused")
+MASKS = ("rebuild", "cached", "fused", "flash")
+KERNELS = ("fused", "flash")
+"""Ways in which no mask exists: torch's own choice of a kernel, and its flash attention."""
 BUDGET_S = 180.0
 MASK_PARTS = ("attn.mask.build", "attn.mask.apply")
 _OP = re.compile(r"(?P<function>[\w.]+:\w+)@(?P<shapes>.+)")
@@ -49,6 +51,9 @@ class Plan(RunOptions):
     backend: Literal["numpy", "torch"] = "numpy"
     """Library that computes."""
 
+    device: str = "cpu"
+    """Where torch computes: cpu, or cuda."""
+
     dtype: str = "float32"
     """float32 or float64; with torch bfloat16 and float16 too."""
 
@@ -60,8 +65,8 @@ class Plan(RunOptions):
     """Positions that the cache holds before the new ones, so that there are more keys than queries."""
 
     arm: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ("mask=rebuild",)
-    """What a whole step runs with: mask=rebuild, mask=cached or mask=fused (torch). Give it again for more arms; the
-    first is the reference, whose parts are shown. [default: mask=rebuild]"""
+    """What a whole step runs with: mask=rebuild, mask=cached or, in torch, mask=fused or mask=flash. Give it again for
+    more arms; the first is the reference, whose parts are shown. [default: mask=rebuild]"""
 
     what_if: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
     """PART=0, such as attn.mask.build=0: measure the step as if this part were free. May be given again."""
@@ -129,6 +134,8 @@ def check(plan: Plan) -> Work:
     if not plan.seq or min(plan.seq) < 1:
         raise InputError(f"--seq {','.join(map(str, plan.seq))}: a step has at least 1 new token")
     _check_dtype(plan)
+    if plan.device != "cpu" and plan.backend != "torch":
+        raise InputError(f"--device {plan.device}: NumPy computes on the cpu; give --backend torch")
     name, raw = _read_arch(plan.arch)
     whole = parse_config(raw)
     config = _layers_kept(name, whole, plan.layers)
@@ -212,12 +219,13 @@ def _masks(plan: Plan) -> tuple[str, ...]:
     if not masks:
         raise InputError("no arm is left: give --arm mask=rebuild, or leave --arm out")
     _distinct("--arm", plan.arm)
-    if "fused" in masks and plan.backend == "numpy":
-        raise InputError("--arm mask=fused: NumPy has no fused attention; give --backend torch")
+    kernel = next((mask for mask in masks if mask in KERNELS), None)
+    if kernel and plan.backend == "numpy":
+        raise InputError(f"--arm mask={kernel}: NumPy has no fused attention; give --backend torch")
     chunks = [seq for seq in plan.seq if not fused_is_possible(seq, plan.past)]
-    if "fused" in masks and chunks:
+    if kernel and chunks:
         raise InputError(
-            f"--arm mask=fused: torch's causal flag aligns the first query with the first key, which is wrong for"
+            f"--arm mask={kernel}: torch's causal flag aligns the first query with the first key, which is wrong for"
             f" {plural(chunks[0], 'query', 'queries')} after --past {plan.past}; give --past 0, or --seq 1"
         )
     return tuple(masks)
@@ -225,8 +233,8 @@ def _masks(plan: Plan) -> tuple[str, ...]:
 
 def _what_if(spec: str, plan: Plan, mask: str) -> str:
     part, _, value = spec.partition("=")
-    parts = [name for name in PARTS.values() if (mask == "fused" or name != "attn.core")]
-    if mask == "fused":
+    parts = [name for name in PARTS.values() if (mask in KERNELS or name != "attn.core")]
+    if mask in KERNELS:
         parts = [name for name in parts if name not in FULL_ATTENTION or name == "attn.core"]
     if value != "0" or part not in parts:
         raise InputError(f"--what-if {spec}: write PART=0 with one of the parts {', '.join(parts)}")
@@ -256,7 +264,13 @@ def _distinct(option: str, values: "tuple[str, ...] | list[str]") -> None:
 
 def _check_memory(plan: Plan, work: Work) -> None:
     what = f"{work.name} in {plan.dtype} at --seq {max(plan.seq)} and --past {plan.past}"
-    refuse_if_too_large(what, needed_bytes(plan, work))
+    needed = needed_bytes(plan, work)
+    refuse_if_too_large(what, needed)  # the weights are made by the host
+    if plan.device != "cpu":
+        from perstep.targets.transformers.device_check import check_device, refuse_if_no_room
+
+        check_device(plan.device)
+        refuse_if_no_room(what, needed, plan.device, "give fewer or shorter --seq, or --layers")
 
 
 def needed_bytes(plan: Plan, work: Work) -> int:

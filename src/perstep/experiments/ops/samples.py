@@ -31,6 +31,7 @@ class Conditions(MarkedConditions, kw_only=True):
         own: names of the user's own operators.
         weights: what they are, in words.
         steps_per_turn: new tokens -> steps in a turn.
+        device_waits: where the host waits for the device, in words; empty without a device.
     """
 
     arm: str
@@ -39,6 +40,7 @@ class Conditions(MarkedConditions, kw_only=True):
     own: list[str]
     weights: str
     steps_per_turn: dict[str, int]
+    device_waits: str = ""
 
 
 class Workload(ModelWorkload, kw_only=True):

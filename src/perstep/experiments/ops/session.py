@@ -14,8 +14,9 @@ import numpy as np
 
 from perstep._words import plural
 from perstep.errors import InvalidMeasurement
+from perstep.experiments.device.waiting import WaitingClock, place_of, waiting_for
 from perstep.experiments.ops.arms import Captured, capture, freed, layer_of, operator_of, operators_with
-from perstep.experiments.ops.plan import BYTES, MASKS, Plan, Work, check, fused_is_possible, sizes_at
+from perstep.experiments.ops.plan import BYTES, KERNELS, MASKS, Plan, Work, check, fused_is_possible, sizes_at
 from perstep.experiments.ops.samples import (
     MARKED,
     PLAIN,
@@ -28,8 +29,10 @@ from perstep.experiments.ops.samples import (
     composite_of,
     ledger_samples,
 )
+from perstep.experiments.options import format_counts
+from perstep.experiments.planning import what_would_fit
 from perstep.experiments.session import RoundSession, describe
-from perstep.measure import Clock, Progress, Recorder, Resolved, WarmUp, build_ledger, measure_mark_ns, no_mark
+from perstep.measure import Clock, Mark, Progress, Recorder, Resolved, WarmUp, build_ledger, measure_mark_ns, no_mark
 from perstep.runs import Manifest
 from perstep.stats import balanced_block, williams_square
 from perstep.targets.operators.layer import (
@@ -47,6 +50,7 @@ from perstep.targets.operators.layer import (
 from perstep.targets.reference import Config
 from perstep.targets.reference.config import layer_shapes
 
+DEVICE_WAITS = "after each part, in plain steps too: a part's time is its work on the device and one launch at least"
 LONG_NS = 20_000_000
 BLOCK_NS = 200_000_000
 TURN_NS = 1_000_000
@@ -99,9 +103,12 @@ class OpsSession(RoundSession):
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
         self._plan, self._work = plan, check(plan)
+        self._wait = waiting_for(plan.device)
+        self._clock = clock if self._wait is None else WaitingClock(clock, self._wait)
+        self._where = {} if self._wait is None else {"device": place_of(plan.device)}
         progress(0.0, "make weights")
         self._backend = layer_of(plan.backend)
-        self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed)
+        self._weights: Weights = self._backend.random_weights(self._work.config, plan.dtype, plan.seed, **self._where)
         with self._running():
             self.lengths = {seq: self._length(seq) for seq in plan.seq}
             progress(0.0, "warm-up")
@@ -109,9 +116,10 @@ class OpsSession(RoundSession):
             for length in self.lengths.values():
                 self._check_arms(length)
             warm = self._warm(self._warm_round, share=0.05, most_s=60.0)
-        self.manifest = _manifest(plan, self._work, self._conditions(warm))
+            round_ns = self._took_ns(self._warm_round)
+        self.manifest = _manifest(plan, self._work, self._conditions(warm, round_ns))
 
-    def _conditions(self, warm: WarmUp) -> Conditions:
+    def _conditions(self, warm: WarmUp, round_ns: float) -> Conditions:
         work = self._work
         return Conditions(
             arm=f"mask={work.masks[0]}",
@@ -123,11 +131,19 @@ class OpsSession(RoundSession):
             f" {LONG_NS // 1_000_000} ms",
             garbage_collector="off",
             weights="random; the embedding reads the head's table",
+            too_short=what_would_fit(round_ns, self.effort, intervals=len(PARTS), shorter=self._shorter(round_ns)),
+            device_waits="" if self._wait is None else DEVICE_WAITS,
             steps_per_turn={str(seq): length.steps for seq, length in self.lengths.items()},
             mark_ns=measure_mark_ns(self._clock),
             precision=self.effort.precision,
             warm_up=warm,
         )
+
+    def _shorter(self, round_ns: float) -> list[tuple[str, float]]:
+        """The same without the longest length, which takes most of a round."""
+        *others, longest = sorted(self.lengths)
+        share = self.lengths[longest].turn_ns / sum(length.turn_ns for length in self.lengths.values())
+        return [(f"--seq {format_counts(others)}", round_ns * (1 - share))] if others else []
 
     def measure_round(self, number: int) -> Sample:
         """Every length once, in an order of its own."""
@@ -157,11 +173,11 @@ class OpsSession(RoundSession):
 
     def _length(self, seq: int) -> Length:
         plan, work = self._plan, self._work
-        inputs = self._backend.make_inputs(work.config, seq, plan.past, plan.dtype, plan.seed)
+        inputs = self._backend.make_inputs(work.config, seq, plan.past, plan.dtype, plan.seed, **self._where)
         masks = {
-            f"mask={mask}": operators_with(plan.backend, mask)
+            f"mask={mask}": operators_with(plan.backend, mask, **self._where)
             for mask in MASKS
-            if mask != "fused" or (plan.backend == "torch" and fused_is_possible(seq, plan.past))
+            if mask not in KERNELS or self._has_kernel(mask, seq)
         }
         reference = masks[f"mask={work.masks[0]}"]
         keep = {"rope", "append", "mlp", *(operator_of(part) for part in work.what_if)}
@@ -189,12 +205,23 @@ class OpsSession(RoundSession):
             is_long=is_long,
         )
 
+    def _has_kernel(self, mask: str, seq: int) -> bool:
+        """Whether attention can run without a mask there: in torch's choice of a kernel, and in flash attention."""
+        plan = self._plan
+        if plan.backend != "torch" or not fused_is_possible(seq, plan.past):
+            return False
+        if mask == "fused":
+            return True
+        if mask in self._work.masks:
+            return True  # its steps say so if it cannot
+        return self._wait is not None and plan.dtype in ("bfloat16", "float16")
+
     def _alone(self, reference: Operators, captured: Captured, seq: int) -> dict[str, Callable[[], object]]:
         calls = {PARTS[name]: _call(getattr(reference, name), operands) for name, operands in captured.operands.items()}
         rng = self._drawn(2, seq)
         for own in self._work.own:
             shapes = own.shapes_at(sizes_at(self._work.config, seq, self._plan.past))
-            arrays = [self._backend.random_array(rng, shape, self._plan.dtype) for shape in shapes]
+            arrays = [self._backend.random_array(rng, shape, self._plan.dtype, **self._where) for shape in shapes]
             calls[own.name] = _call(own.function, arrays)
         return calls
 
@@ -225,7 +252,7 @@ class OpsSession(RoundSession):
                 raise InvalidMeasurement(f"full_attention with {name} does not compute what it computes otherwise")
 
     def _agree(self, found: Array, expected: Array) -> bool:
-        a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().numpy()) for x in (found, expected))
+        a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().cpu().numpy()) for x in (found, expected))
         return bool(np.abs(a - b).max() <= TOLERANCE[self._plan.dtype] * np.abs(b).max())
 
     @contextmanager
@@ -244,6 +271,12 @@ class OpsSession(RoundSession):
                     yield
             finally:
                 torch.set_num_threads(threads)
+
+    @property
+    def _unmarked(self) -> Mark:
+        """The mark of a plain step: nothing, or waiting for the device."""
+        wait = self._wait
+        return no_mark if wait is None else lambda _part: wait()
 
     def _round(self, number: int) -> list[LengthSample]:
         order = self._drawn(0, number).permutation(len(self.lengths))
@@ -282,7 +315,8 @@ class OpsSession(RoundSession):
     def _steps(self, length: Length, name: str, recorder: Recorder) -> None:
         plain = name == PLAIN
         ops = next(iter(length.arms.values())) if plain else length.arms[name]
-        mark, boundary = (no_mark, recorder.mark) if plain else (recorder.mark, no_mark)
+        # On a device plain steps wait where the others are marked: a mark's own cost is what sets the two apart.
+        mark, boundary = (self._unmarked, recorder.mark) if plain else (recorder.mark, no_mark)
         if not length.is_long:
             step(ops, self._weights, length.inputs)
         for _ in range(length.steps):
@@ -293,7 +327,7 @@ class OpsSession(RoundSession):
     def _attention(self, length: Length, name: str, recorder: Recorder) -> None:
         full_attention(length.attention[name], *length.qkv)
         for _ in range(length.steps):
-            for kind, mark in ((PLAIN, no_mark), (MARKED, recorder.mark)):
+            for kind, mark in ((PLAIN, self._unmarked), (MARKED, recorder.mark)):
                 recorder.begin(kind)
                 full_attention(length.attention[name], *length.qkv, mark)
                 recorder.end()
@@ -340,7 +374,7 @@ def _manifest(plan: Plan, work: Work, conditions: Conditions) -> Manifest:
         past=plan.past,
         backend=plan.backend,
         dtype=plan.dtype,
-        device="cpu",
+        device=plan.device,
         threads=plan.threads,
     )
     model = Model(

@@ -56,13 +56,16 @@ def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
     if findings.scaling:
         made.append(_scaling_table(findings))
     made[0].notes.extend(qualifying_notes(findings))
+    waits = typed(manifest, Conditions).device_waits
+    made[0].notes.extend([f"On {typed(manifest, Workload).device} the host waits {waits}."] if waits else [])
     return made
 
 
 def subject(manifest: Manifest) -> str:
     """What was measured, in words."""
     w, name, arm = typed(manifest, Workload), typed(manifest, Model).name, typed(manifest, Conditions).arm
-    return f"{name}, {w.backend}, {w.dtype}, {plural(w.threads, 'thread')}, {arm}"
+    where = "" if w.device == "cpu" else f" on {w.device}"
+    return f"{name}, {w.backend}, {w.dtype}{where}, {plural(w.threads, 'thread')}, {arm}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perstep.targets.operators import numpy_layer as numpy_operators
 from perstep.targets.operators.layer import Array, Inputs, LayerWeights, Weights, operators_of
@@ -57,9 +58,9 @@ def scores(q_HSd: Tensor, k_KLd: Tensor) -> Tensor:
     return scores_KGSL
 
 
-def mask_build(S: int, L: int, dtype: torch.dtype) -> Tensor:
+def mask_build(S: int, L: int, dtype: torch.dtype, device: str = "cpu") -> Tensor:
     """The additive causal mask: 0 where new position i may attend to key j <= L - S + i, -inf elsewhere."""
-    return torch.full((S, L), -torch.inf, dtype=dtype).triu(L - S + 1)
+    return torch.full((S, L), -torch.inf, dtype=dtype, device=device).triu(L - S + 1)
 
 
 def mask_apply(scores_KGSL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -87,6 +88,12 @@ def core(q_HSd: Tensor, k_KLd: Tensor, v_KLd: Tensor) -> Tensor:
     return context_1HSd[0].transpose(0, 1).flatten(1)
 
 
+def flash(q_HSd: Tensor, k_KLd: Tensor, v_KLd: Tensor) -> Tensor:
+    """The same in torch's flash attention and in no other kernel; choosing it is part of the call, some 10 µs."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return core(q_HSd, k_KLd, v_KLd)
+
+
 def out(context_SQ: Tensor, weight_DQ: Tensor, x_SD: Tensor) -> Tensor:
     """The output projection, added to the residual stream."""
     return x_SD + functional.linear(context_SQ, weight_DQ)
@@ -105,15 +112,16 @@ def head(x_D: Tensor, table_VD: Tensor) -> Tensor:
 
 OPERATORS = operators_of(globals())
 FUSED = replace(OPERATORS, core=core)
+FLASH = replace(OPERATORS, core=flash)
 
 
-def random_weights(config: Config, dtype: str, seed: int) -> Weights:
+def random_weights(config: Config, dtype: str, seed: int, device: str = "cpu") -> Weights:
     """Those of the NumPy backend, in any dtype of torch; in float32 the same memory."""
     weights = numpy_operators.random_weights(config, "float32", seed)
     kind = getattr(torch, dtype)
 
     def converted(array: Array) -> Array:
-        return None if array is None else torch.from_numpy(array).to(kind)
+        return None if array is None else torch.from_numpy(array).to(device, kind)
 
     return Weights(
         layers=[
@@ -124,22 +132,22 @@ def random_weights(config: Config, dtype: str, seed: int) -> Weights:
     )
 
 
-def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Tensor:
+def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor:
     """Normal numbers for an operator of the user's."""
-    return torch.from_numpy(rng.standard_normal(shape)).to(getattr(torch, dtype))
+    return torch.from_numpy(rng.standard_normal(shape)).to(device, getattr(torch, dtype))
 
 
-def make_inputs(config: Config, seq: int, past: int, dtype: str, seed: int) -> Inputs:
+def make_inputs(config: Config, seq: int, past: int, dtype: str, seed: int, device: str = "cpu") -> Inputs:
     """Those of the NumPy backend, in any dtype of torch."""
     inputs = numpy_operators.make_inputs(config, seq, past, "float32", seed)
     kind = getattr(torch, dtype)
 
     def converted(array: Array) -> Array:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(kind)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, kind)
 
     return replace(
         inputs,
-        ids_S=torch.from_numpy(inputs.ids_S),
+        ids_S=torch.from_numpy(inputs.ids_S).to(device),
         cos_Sd=converted(inputs.cos_Sd),
         sin_Sd=converted(inputs.sin_Sd),
         caches=[(converted(keys), converted(values)) for keys, values in inputs.caches],

@@ -6,7 +6,7 @@ kernels were launched in which. The host's times in such steps mean nothing and 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ from perstep._words import plural
 from perstep.errors import InvalidMeasurement
 from perstep.measure import RESIDUAL
 from perstep.measure.device_rows import RANGE_PREFIX, STEP_PREFIX, Row
-from perstep.measure.device_work import StepWork, TraceWork, attribute
+from perstep.measure.device_work import Launches, StepWork, TraceWork, attribute
 from perstep.targets.transformers._wrap import Value
 
 if TYPE_CHECKING:
@@ -149,18 +149,21 @@ def kineto_rows(profiled: "profile") -> list[Row]:
     ]
 
 
-def profile_steps(profiler: Profiler, recorder: RangeRecorder, call: Callable[[], None]) -> TraceWork:
+def profile_steps(
+    profiler: Profiler, recorder: RangeRecorder, call: Callable[[], None], seen: Sequence[Launches] = ()
+) -> TraceWork:
     """The device's work in the steps that a call makes, dropped ones left out.
 
     Args:
         profiler: takes the rows.
         recorder: takes the marks of the call; a new one each time.
         call: makes the steps, warm.
+        seen: what earlier calls of the same work launched one by one, for graphs that are replayed in this one.
 
     Raises:
         InvalidMeasurement: the trace does not hold the steps, or several devices worked.
     """
-    work = attribute(profiler.rows(call))
+    work = attribute(profiler.rows(call), seen=seen)
     work.steps = recorder.kept(work)
     return work
 

@@ -19,7 +19,7 @@ from perstep._words import plural
 from perstep.data import mini_path
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.measure import Clock, Recorder
-from perstep.measure.device_work import TraceWork
+from perstep.measure.device_work import Launches, TraceWork
 from perstep.targets.reference.memory import refuse_if_too_large
 from perstep.targets.reference.sample import GREEDY, Sampler
 from perstep.targets.reference.tokenizer import FolderTokenizer
@@ -90,6 +90,7 @@ class TransformersTarget(Target):
     cache = "dynamic, a new one each call"
     details = ("modules", *(detail for detail in DETAILS if detail != "modules"))
     _generators: "torch.Tensor | None" = field(default=None, init=False, repr=False)
+    _launched: list[Launches] = field(default_factory=list, init=False, repr=False)
     _kept: dict[str, tuple[object, object]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -262,7 +263,9 @@ class TransformersTarget(Target):
             differing = self._replay(work)
 
         with silent(), self._instrument(recorder, detail):
-            seen = profile_steps(KinetoProfiler(str(self.model.device)), recorder, call)
+            seen = profile_steps(KinetoProfiler(str(self.model.device)), recorder, call, self._launched)
+        # A graph is captured after the first steps: what they launched one by one tells its replays apart later.
+        self._launched = self._launched or seen.launched
         if not seen.counts.kernels:
             raise InputError(
                 "torch's profiler sees no kernel on this device, so none can be attributed: give --device-detail stream"

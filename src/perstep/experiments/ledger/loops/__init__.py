@@ -1,0 +1,1 @@
+"""`ledger --loop`: decode loops for the same calls as arms of one run, cold and warm apart."""

@@ -1,0 +1,65 @@
+"""Decode loops as a table and CSV."""
+
+from operator import attrgetter
+
+from perstep.experiments.ledger.loops.measure import LoopArm, LoopFindings
+from perstep.experiments.ledger.loops.options import LOOPS
+from perstep.report import Column, Table, to_csv
+from perstep.report.change import change_columns
+from perstep.report.format import plural, time_unit
+from perstep.report.table import ABSENT, Unit, time_column
+
+
+def table(found: LoopFindings) -> Table:
+    """One row a loop."""
+    title = (
+        f"decode loops: {found.model}, batch {found.batch}, prompt {found.prompt_tokens}, "
+        f"{plural(found.new_tokens, 'new token')}, {found.device}; {plural(found.rounds, 'round')} of warm calls"
+    )
+    token = time_unit(arm.ns_per_token for arm in found.arms)
+    call = time_unit(arm.first_ns for arm in found.arms)
+    return Table(title, _columns(token, call), found.arms, notes=_notes(found))
+
+
+def csv(found: LoopFindings) -> str:
+    """The same, in nanoseconds."""
+    return to_csv(_columns(("ns", 1.0), ("ns", 1.0)), found.arms)
+
+
+def _columns(token: Unit, call: Unit) -> list[Column[LoopArm]]:
+    return [
+        Column("loop", lambda arm: arm.name, name="loop", words=True),
+        time_column("first call", lambda arm: arm.first_ns, call, name="first_ns"),
+        time_column("once", lambda arm: ABSENT if arm.once_ns is None else arm.once_ns, call, name="once_ns"),
+        time_column("warm", lambda arm: arm.ns_per_token, token, per="/token", name="ns_per_token", digits=4),
+        *change_columns(attrgetter("call"), 1),
+        Column("pays after", _pays, name="pays_after_tokens", words=True),
+        Column("way", lambda arm: arm.way or ABSENT, name="way", words=True),
+    ]
+
+
+def _pays(arm: LoopArm) -> str:
+    if arm.once_ns is None:
+        return ABSENT
+    if not arm.call.resolved:
+        return "not resolved"
+    if arm.pays_after is None:
+        return "never"
+    high = "never" if arm.pays_high is None else f"{arm.pays_high:,}"
+    return f"{plural(arm.pays_after, 'token')} [{arm.pays_low or 0:,}, {high}]"
+
+
+def _notes(found: LoopFindings) -> list[str]:
+    reference = found.arms[0].name
+    notes = [f"{arm.name}: {LOOPS[arm.name]}." for arm in found.arms]
+    notes.append(
+        f"once: a loop's first call less a warm one, less the same of {reference}. A token's time is a whole warm call "
+        "over its new tokens, prefill included; so pays after counts tokens in calls of this shape."
+    )
+    for arm in found.arms[1:]:
+        if arm.same_tokens < found.new_tokens:
+            same = plural(arm.same_tokens, "token")
+            notes.append(f"{arm.name} chose other tokens than {reference} after {same} of {found.new_tokens:,}.")
+    notes += [f"fast.decode was not captured: {arm.why}." for arm in found.arms if arm.why]
+    notes += [f"{name} was left out: {why}." for name, why in found.left_out.items()]
+    return [*notes, *found.notes]
