@@ -103,7 +103,7 @@ def _said_of(script: str, watcher: Watch, forks: "_Forks", lines: LinesOf | None
     elif lines is not None:
         watcher.samples[-1].inside = lines.found()
         if watcher.samples[-1].inside is None:
-            yield f"{lines.part} was not called in a step that is not recorded; ask for more new tokens, or see its name"
+            yield f"{lines.part} was not called in a step that is not recorded; ask for more tokens, or see its name"
 
 
 def _run(path: Path, arguments: Sequence[str], lines: LinesOf | None) -> int:
