@@ -187,11 +187,6 @@ class Recorder:
         return self._open
 
     @property
-    def is_open(self) -> bool:
-        """Whether a step has begun and not ended."""
-        return self._open
-
-    @property
     def part(self) -> str | None:
         """The current part of the open step, or None before its first mark. A wrapper marks it again on its return."""
         return str(self._log[-1]) if self._open and self._log[-3] is not _END else None
