@@ -18,7 +18,7 @@ def ledger_fast(shared: Shared) -> Found:
     loaded: list[float] = []
 
     def progress(_share: float, what: str) -> None:
-        if what.startswith("loaded in") and not loaded:
+        if what != "load" and not loaded:
             loaded.append(time.monotonic())
 
     found = _run("ledger", shared, progress, fast=True, budget=None, device=shared.device).findings

@@ -315,6 +315,25 @@ def test_progress_tells_the_time_left(is_terminal: bool, monkeypatch: pytest.Mon
         assert stderr.getvalue().splitlines()[0] == "perstep: round 2, 25% done, about 6 s left"
 
 
+def test_a_log_tells_what_loading_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is outside of the budget, so the time left does not count it."""
+    now = [0.0]
+    stderr = Terminal(False)
+    monkeypatch.setattr(cli_output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr", stderr)
+    with cli_output.progress_shown(quiet=False) as show:
+        show(0.0, "load")
+        now[0] += 35
+        show(0.1, "round 1")
+        now[0] += 10
+        show(0.5, "round 2")
+    assert stderr.getvalue().splitlines() == [
+        "perstep: load took 35 s",
+        "perstep: round 1, 10% done, about 0 s left",
+        "perstep: round 2, 50% done, about 10 s left",
+    ]
+
+
 def test_progress_is_silent_when_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal too."""
     stderr = Terminal(True)

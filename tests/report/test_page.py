@@ -16,7 +16,7 @@ import pytest
 
 from perstep.experiments import pipeline, registry
 from perstep.measure import Ledger, LedgerSamples, build_ledger
-from perstep.report.page import Bar, Bars, Content, LedgerView, Page, Roofline, Spot, render_page
+from perstep.report.page import Bar, Bars, Content, DeviceLane, LedgerView, Page, Roofline, Spot, render_page
 from perstep.report.page.curves import log_ticks, round_ticks
 from perstep.report.page.rounds import BINS, MOST_POINTS, PLAIN, STEP, rounds_of
 from perstep.report.panels import Panel, Series
@@ -251,3 +251,30 @@ def test_a_built_wheel_has_the_program_and_the_licences(tmp_path: Path) -> None:
         "report/page/page.css",
     ]
     assert not [name for name in own if f"perstep/{name}" not in names]
+
+
+def device_view() -> LedgerView:
+    """A ledger whose `sample` waits twice a step, beside a device that is busy for 4 of its 10 µs."""
+    view = ledger_view(ledger_samples(30))
+    waits = msgspec.structs.replace(view.ledger.parts["sample"], syncs_per_step=2.0, uploads_per_step=1.0)
+    ledger = msgspec.structs.replace(view.ledger, parts={**view.ledger.parts, "sample": waits})
+    kernels = {"mlp": [("gemv", 3_500.0), ("silu", 300.0)]}
+    lane = DeviceLane({"mlp": 3_800.0, "sample": 200.0}, 6_000.0, 10_000.0, "Kernels of profiled steps.", kernels)
+    return LedgerView("a step on a device", ledger, samples=view.samples, device=lane)
+
+
+def test_a_device_has_a_lane_its_gaps_and_its_kernels() -> None:
+    """Beside each part of the host its busy time; what is idle is a segment; a part that waits has a mark."""
+    page = render_page(page_of(device_view())).decode()
+    read = Reader(page)
+    assert (read.wrong, read.open) == ([], [])
+    lanes = [a["data-part"] for tag, a in read.elements if tag == "g" and "data-part" in a]
+    assert lanes == ["mlp", "sample", "residual", "mlp", "sample", "idle"]
+    assert [a for tag, a in read.elements if tag == "path" and a.get("class") == "sync"] != []
+    hints = {str(a["data-part"]): str(a["data-hint"]) for tag, a in read.elements if tag == "tr" and "data-hint" in a}
+    assert "device busy 3.80 µs" in hints["mlp"]
+    assert "2 host syncs a step" in hints["sample"]
+    assert "1 host upload a step" in hints["sample"]
+    [data] = re.findall(r'id="data">(.*?)</script>', page)
+    assert json.loads(data)["figures"][0]["kernels"]["mlp"] == [["gemv", 3500.0], ["silu", 300.0]]
+    assert "two clocks" in read.words

@@ -5,7 +5,6 @@ Skipped where there is no Chromium, or no playwright that drives it. axe-core, w
 """
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -125,9 +124,8 @@ def test_a_link_opens_the_same_view(browser: Any, ledger: Tab) -> None:
     ledger.page.keyboard.press("Escape")
     ledger.page.locator('#figure-0 tr[data-part="mlp"] .plot').click()
     ledger.page.locator("#filter").fill("ML")
-    fragment = re.search("#.*", ledger.page.url)
-    assert fragment is not None
-    with Tab(browser, stored("ledger"), fragment[0]) as other:
+    fragment = ledger.page.evaluate("location.hash")
+    with Tab(browser, stored("ledger"), fragment) as other:
         assert other.page.locator(".detail h3").inner_text() == "mlp"
         assert other.page.locator("#figure-0 tbody tr:visible").count() == 1
         other.page.keyboard.press("2")

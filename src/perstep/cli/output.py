@@ -110,14 +110,20 @@ def _bar() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress for a log: one line every ten seconds."""
+    """Progress for a log: one line every ten seconds, and what loading or another preparation took."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self._began = self._what_began = time.monotonic()
         self._last = self._began + _QUIET_S - _PLAIN_EVERY_S
+        self._what, self._preparing = "", True
 
     def __call__(self, share: float, what: str) -> None:
         now = time.monotonic()
+        if self._preparing and what != self._what:
+            if self._what and now - self._what_began >= _QUIET_S:
+                remark(f"perstep: {self._what} took {now - self._what_began:.0f} s")
+                self._began = now  # what is left is of the budget, in which loading does not count
+            self._what, self._what_began, self._preparing = what, now, share == 0
         if now - self._last >= _PLAIN_EVERY_S:
             self._last = now
             remark(f"perstep: {what}, {share:.0%} done, {_time_left(now - self._began, share)}")

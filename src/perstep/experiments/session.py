@@ -5,20 +5,16 @@ A session checks its input, makes everything warm, and then measures one complet
 """
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from perstep._json import Json
-from perstep._words import duration
 from perstep.experiments.base import AnySample, Session
 from perstep.experiments.conditions import Facts, describe_machine, noise_probe
 from perstep.experiments.options import RunOptions
 from perstep.measure import Clock, Effort, Progress, WarmUp, collector_off, run_rounds, warm_up
 from perstep.runs import Manifest
-
-T = TypeVar("T")
 
 
 class RoundSession:
@@ -46,14 +42,6 @@ class RoundSession:
 
     def go_on_from(self, manifest: Manifest) -> None:
         """Go on as the rounds of a stored run were measured."""
-
-    def _loaded(self, load: Callable[[], T], progress: Progress) -> T:
-        """Load something, which is outside the budget; its time is shown."""
-        progress(0.0, "load")
-        begun_ns = self._clock.now()
-        made = load()
-        progress(0.0, f"loaded in {duration(self._clock.now() - begun_ns, 2)}")
-        return made
 
     def _drawn(self, *stream: int) -> np.random.Generator:
         """The generator of a stream, such as a round's number, so that a resumed run draws what it would have drawn."""

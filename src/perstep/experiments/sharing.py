@@ -16,7 +16,7 @@ from perstep.report.page import Page
 from perstep.runs import Manifest
 
 _FILE = re.compile(r"[\w.~/\\-]*\w\.(?:py|ipynb|jsonl|json|toml|txt|md|csv|diff|yaml|yml|safetensors|gguf|gz)(?::\d+)?")
-_PATH = re.compile(r"(?:~|\.{1,3})?(?:/[\w.@+-]+){2,}")
+_PATH = re.compile(r"(?<![\w)])(?:~|\.{1,3})?(?:/[\w.@+-]+)+")
 _WORDS = {
     "device",
     "dtype",
@@ -30,8 +30,15 @@ _WORDS = {
     "marks",
 }
 """Facts that are words of perstep's own; other words may be anybody's."""
+Site = Json
+"""What a room above found for a line of a script: read by the names of its fields."""
+Row = Json
+"""One of its rows, likewise."""
+_NUMBER = re.compile(r"-?[0-9.]+|True|False")
 _HASH = re.compile("[0-9a-f]{64}")
 _HIDDEN = "…"
+_LOOP = "loop/"
+"""Parts of a loop written by hand are named by the lines of its source."""
 
 
 def without_private(manifest: Manifest) -> Manifest:
@@ -73,15 +80,28 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[AnySa
     sites = dict.fromkeys(site for sample in samples if (site := getattr(sample, "site", "")))
     sites |= dict.fromkeys(site.site for site in getattr(findings, "sites", []))
     names = {site: f"line {place}" for place, site in enumerate(sites, start=1)}
+    watched = dict.fromkeys(model for sample in samples if isinstance(model := getattr(sample, "model", None), str))
+    names |= {model: model.split()[0] for model in watched if " " in model}  # its class, then where it was loaded from
+    kinds = [steps for sample in samples for steps in getattr(sample, "kinds", {}).values()]
+    named = [part for steps in kinds for part in steps.parts]
+    named += [part for site in getattr(findings, "sites", []) for row in _rows(site) for part in row.parts]
+    lines = dict.fromkeys(part for part in named if part.startswith(_LOOP))
+    names |= {line: f"{_LOOP}line {place}" for place, line in enumerate(lines, start=1)}
     if manifest.experiment == "compare":
         names |= {arm: f"arm {place}" for place, arm in enumerate(getattr(findings, "arms", {}), start=1)}
-    for site in getattr(findings, "sites", []) if manifest.experiment == "fix" else []:
-        for row in site.rows:
+    for site in getattr(findings, "sites", []):
+        for row in _rows(site):
             for line in filter(None, (row.drop_in, row.instead)):
                 names[line] = f"{line.partition('(')[0]}({_HIDDEN})" if "(" in line else line
     if _is_own(manifest):
         names[str(manifest.model.get("name", ""))] = str(without_private(manifest).model["name"])
     return {name: shown for name, shown in names.items() if name and name != shown}
+
+
+def _rows(site: Site) -> list[Row]:
+    """The rows of a line under `fix`, which name parts and lines to write; a watched line has none."""
+    rows = getattr(site, "rows", [])
+    return [row for row in rows if hasattr(row, "drop_in")]
 
 
 def hider(names: Mapping[str, str]) -> Callable[[str], str]:
@@ -103,6 +123,8 @@ def hider(names: Mapping[str, str]) -> Callable[[str], str]:
 def shared(page: Page) -> Page:
     """The page with what it says of itself: what was left out."""
     facts = {heading: facts for heading, facts in page.facts.items() if heading != "Command"}
+    conditions = facts.get("Conditions", {})
+    facts["Conditions"] = {name: fact for name, fact in conditions.items() if name in _WORDS or _NUMBER.fullmatch(fact)}
     holds = [
         "all tables of the run, and of each part of a ledger the mean time of every round",
         "numbers, hashes, the processor, the memory, versions of software, names of parts (classes of processors too)",

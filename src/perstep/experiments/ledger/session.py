@@ -71,7 +71,8 @@ class LedgerSession(RoundSession):
         super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
         check(plan)
-        self._target = target = self._loaded(plan.open, progress)
+        progress(0.0, "load")
+        self._target = target = plan.open()
         self._detail = target.checked_detail(plan.detail)
         progress(0.0, "warm-up")
         self._work = work = _record(plan, target)

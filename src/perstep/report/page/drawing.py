@@ -182,7 +182,7 @@ def _lanes(view: LedgerView) -> Markup:
     )  # fmt: skip
     said = "Left to right in the order of the step. A part that is entered several times is drawn once, as its sum."
     if device is not None:
-        said += f" {device.words} The two lanes are two clocks: what lies above one another did not happen at one time."
+        said += f" {device.words} The two lanes are of two clocks: their places do not say what ran at the same time."
     return join([_scrolled(drawing, "the step from left to right"), element("p", said, class_="note")])
 
 
