@@ -194,6 +194,19 @@ def test_what_is_about_sequences_is_told_from_its_nearest_neighbours(
             along_sequences(part, other, COLUMNS, "cpu")
 
 
+class AlwaysThree(fast.NoRepeatNGram):  # type: ignore[misc]
+    """Of three tokens, whatever it is told."""
+
+    def __init__(self, _size: int) -> None:
+        super().__init__(3)
+
+
+def test_a_neighbour_that_no_text_tells_apart_proves_nothing() -> None:
+    """Where other settings do the same everywhere, nothing was shown of this one."""
+    with pytest.raises(OutOfOrder, match="no text told n-grams of 3 from those of 2"):
+        along_sequences(transformers.NoRepeatNGramLogitsProcessor(3), AlwaysThree(3), COLUMNS, "cpu")
+
+
 def test_bad_words_by_thousands_are_written_by_their_name() -> None:
     """A list without a name is too long for a line."""
     words = [[token, token + 1] for token in range(3, 303)]
@@ -202,7 +215,7 @@ def test_bad_words_by_thousands_are_written_by_their_name() -> None:
     assert "about 300 of 300 sequences, and not without any of 16 of them" in the_only(call).evidence
     found, seen = offered(captured(bad_words_ids=words))
     assert found == []
-    assert "does not support its settings" in seen.reasons["logits/NoBadWordsLogitsProcessor"]
+    assert "have no name that the line can see" in seen.reasons["logits/NoBadWordsLogitsProcessor"]
 
 
 class EndsWith(transformers.StoppingCriteria):  # type: ignore[misc]

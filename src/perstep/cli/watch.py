@@ -6,7 +6,7 @@ whatever goes wrong with them is a remark there.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,6 +21,7 @@ from perstep.experiments.options import at_least
 from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
+from perstep.watching.inside import LinesOf
 from perstep.watching.script import after_import, run_script
 from perstep.watching.session import Watch, describe_calls, store
 
@@ -37,6 +38,7 @@ def watch(
     detail: Literal["phases", "modules", "layers"] = "phases",
     every: int = 1,
     syncs: bool = True,
+    inside: str | None = None,
     output: Annotated[Output, Parameter(name=["-o", "--output"])] = "table",
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
@@ -56,6 +58,8 @@ def watch(
         detail: How far to look inside the forward: as a whole, by type of module, or by layer.
         every: Record one block of four decode steps in every N blocks, for long jobs.
         syncs: Count how often the host waits for the device, by part, in a few steps that are not timed.
+        inside: A processor or criterion, named as in the ledger (logits/Mine), to show by its own source lines, with
+            syncs and uploads a line. Then one block in two at most is recorded; the lines are timed in the others.
         output: Format of the ledgers on stderr.
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
@@ -67,28 +71,50 @@ def watch(
     path = existing_script(script)
     check_out("watch", out, force=force, resume=False)
     begun_in, process, forks = Path.cwd(), os.getpid(), _Forks()
+    every = every if inside is None else max(every, 2)
     watcher = Watch(detail=detail, every=every, syncs=syncs, loops=True)
+    lines = None if inside is None else LinesOf(inside, watcher.is_recording, watcher.clock)
     watcher.watch_steps()
     with after_import(LOOPS_NEED, watcher.watch_loops), after_import(GENERATE_LIVES_IN, watcher.watch_generate):
-        code = run_script(path, arguments)
+        code = _run(path, arguments, lines)
     watcher.__exit__(None, None, None)
     if os.getpid() != process:
         return code  # a child that the script forked and that came to its end here: the ledgers are its parent's
     flush_streams()
     say = (lambda _text: None) if quiet else remark
-    if forks.count:
-        times = "once" if forks.count == 1 else f"{forks.count} times"
-        say(f"perstep: the script forked {times}; generate calls in child processes were not watched")
+    for sentence in _said_of(script, watcher, forks, lines):
+        say(f"perstep: {sentence}")
     if not watcher.samples:
-        for sentence in watcher.left_out:
-            say(f"perstep: {sentence}")
-        if not watcher.left_out:
-            say(f"perstep: {script} made no generate call and called no model in a loop; there is nothing to show")
         return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     with chdir(begun_in):
         _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
     return code
+
+
+def _said_of(script: str, watcher: Watch, forks: "_Forks", lines: LinesOf | None) -> Iterator[str]:
+    """What could not be watched, in sentences; what was seen inside a part is kept with the last call."""
+    if forks.count:
+        times = "once" if forks.count == 1 else f"{forks.count} times"
+        yield f"the script forked {times}; generate calls in child processes were not watched"
+    if not watcher.samples:
+        nothing = f"{script} made no generate call and called no model in a loop; there is nothing to show"
+        yield from watcher.left_out or [nothing]
+    elif lines is not None:
+        watcher.samples[-1].inside = lines.found()
+        if watcher.samples[-1].inside is None:
+            yield f"{lines.part} was not called in a step that is not recorded; ask for more tokens, or see its name"
+
+
+def _run(path: Path, arguments: Sequence[str], lines: LinesOf | None) -> int:
+    """Run the script; a part is looked into from where transformers is imported."""
+    if lines is None:
+        return run_script(path, arguments)
+    try:
+        with after_import(GENERATE_LIVES_IN, lines.__enter__):
+            return run_script(path, arguments)
+    finally:
+        lines.__exit__(None, None, None)
 
 
 def _report(

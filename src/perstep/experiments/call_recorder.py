@@ -79,18 +79,25 @@ class CallRecorder:
         self.mark = self._recorder.mark
         self.turn = self._recorder.turn
         self._device_type = device_type
-        self._counting = False
+        self._counting = self._open = False
         self._syncs = self._new_syncs()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is being timed, or its syncs counted."""
+        return self._open
 
     def begin(self, kind: str = DECODE) -> None:
         """Begin a step; in one of a counted kind, begin to count."""
         if kind.endswith(COUNTED):
             self._start_counting(kind.removesuffix(COUNTED))
         self._recorder.begin(kind)
+        self._open = True
 
     def end(self) -> None:
         """End the step."""
         self._recorder.end()  # reads the clock first
+        self._open = False
         if self._counting:
             self._syncs.end()
             self._stop_counting()
@@ -98,6 +105,7 @@ class CallRecorder:
     def drop(self) -> None:
         """Forget the open step."""
         self._recorder.drop()
+        self._open = False
         self._syncs.drop()
         self._stop_counting()
 

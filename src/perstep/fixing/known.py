@@ -85,7 +85,7 @@ def _moved(
         reason = (
             WITHOUT_VOCABULARY
             if vocabulary is None and kind == CRITERIA
-            else "the drop-in does not support its settings"
+            else _without_name(parts) or "the drop-in does not support its settings"
         )
     reason = reason or next(filter(None, (_of_this_prompt(part) for _, part in parts)), "")
     if reason:
@@ -94,6 +94,12 @@ def _moved(
     evidence = BY_CLASS if len(parts) == 1 else BY_CLASS.replace("its class", "their classes")
     places = tuple(place for place, _ in parts)
     return [Offer(kind, None, names, tuple(one for one in made if one), evidence, changes, places, first)]
+
+
+def _without_name(parts: Sequence[tuple[int, Part]]) -> str:
+    """That a list is too long to be written and has no name, or empty."""
+    long = [type(part).__name__ for _, part in parts if len(getattr(part, "sequence_bias", None) or ()) > _FEW]
+    return f"the sequences of {long[0]} have no name that the line can see, and are too many to write" if long else ""
 
 
 def _of_this_prompt(part: Part) -> str:

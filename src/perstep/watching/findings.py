@@ -29,7 +29,7 @@ from perstep.watching.assisted import Assisted, find_assisted
 from perstep.watching.compiled import Break, Compiled, find_breaks, find_compiled
 from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
 from perstep.watching.growth import Growth, find_growth
-from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Sample, by_site
+from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Inside, Sample, by_site
 
 
 class SiteFindings(msgspec.Struct, kw_only=True):
@@ -86,12 +86,13 @@ class SiteFindings(msgspec.Struct, kw_only=True):
 
 
 class WatchFindings(msgspec.Struct, kw_only=True):
-    """`results.json`."""
+    """`results.json`; `inside` is one part by its own source lines, where that was asked for."""
 
     sites: list[SiteFindings]
     noise: NoiseSummary
     unresolved: str
     invalid: str
+    inside: Inside | msgspec.UnsetType = msgspec.UNSET
 
 
 def call_ledger(kind: str, samples: Sequence[Sample], mark_ns: float) -> Ledger | None:
@@ -280,6 +281,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> WatchFindings:
     return WatchFindings(
         sites=sites,
         noise=summarise_noise(sample.noise for sample in samples),
+        inside=next((sample.inside for sample in samples if sample.inside is not None), msgspec.UNSET),
         unresolved=f"too few steps for intervals of all parts: {', '.join(wide)}" if wide else "",
         invalid="; ".join(f"{ledger.kind} at {name}: {ledger.invalid}" for name, ledger in ledgers if ledger.invalid),
     )

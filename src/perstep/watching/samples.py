@@ -41,6 +41,44 @@ class Workload(ModelWorkload, kw_only=True):
     calls: int
 
 
+class InsideLine(msgspec.Struct, frozen=True):
+    """A source line of a part, over all calls that were looked into.
+
+    Attributes:
+        place: as `folder/file.py:12`.
+        source: the line.
+        ns: time in it and in what it calls of libraries.
+        syncs: reads that wait for the device, or would.
+        uploads: copies to the device.
+    """
+
+    place: str
+    source: str
+    ns: int
+    syncs: int
+    uploads: int
+
+
+class Inside(msgspec.Struct, frozen=True):
+    """One part by its own source lines, seen in steps that were not recorded.
+
+    Attributes:
+        part: its name in the ledger.
+        traced: calls whose lines were timed.
+        counted: calls whose syncs and uploads were counted.
+        whole_ns: what the timed calls took, with the tracer.
+        lines: of its own, and of the user's functions that it calls.
+        notes: what the reader must know.
+    """
+
+    part: str
+    traced: int
+    counted: int
+    whole_ns: int
+    lines: list[InsideLine]
+    notes: list[str]
+
+
 class Sample(msgspec.Struct, kw_only=True):
     """One generate call, or one run of a loop.
 
@@ -49,6 +87,7 @@ class Sample(msgspec.Struct, kw_only=True):
     `loop` for a run of a loop written by hand, `steps` for those that a program names. Where `whole` is true no cache
     was used: the decode steps took in the whole text again. `prefills` counts the steps of that kind.
     `proposed` and `accepted` are the tokens of each draft of assisted decoding.
+    `inside` is what was seen inside one part, of the whole program; the last call has it.
     `other_way` is how `fast.decode` does such a call unobserved, where that is not how it did this one.
     """
 
@@ -76,6 +115,7 @@ class Sample(msgspec.Struct, kw_only=True):
     accepted: list[int] = []
     compilations: list[Compilation] = []
     breaks: list[GraphBreak] = []
+    inside: Inside | None = None
 
 
 def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

@@ -48,7 +48,7 @@ from perstep.watching.by_hand import WatchedLoops, never_repeated
 from perstep.watching.findings import call_ledger, device_ledger, find_sites, setup_ledger
 from perstep.watching.named import NamedSteps
 from perstep.watching.samples import NOT_COUNTED, Conditions, Sample, Workload, by_site
-from perstep.watching.show import site_tables
+from perstep.watching.show import inside_table, site_tables
 
 _HOW_COUNTED = (
     "counted in one decode step in 130, beginning with the fifth of a call, or in the third call where calls are"
@@ -71,6 +71,11 @@ class _Site(Instrument):
         self._site, self._samples, self._name = site, watch.samples, watch.name_model(found)
         self._turn = threading.Lock()
         self._noted = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is being timed, or its syncs counted."""
+        return self._calls_recorder.is_open
 
     @property
     def model(self) -> Watched:
@@ -248,6 +253,10 @@ class Watch:
             found = len(known)
         return f"{kind}{'' if found == 1 else f'#{found}'} {path}".rstrip()
 
+    def is_recording(self) -> bool:
+        """Whether a step of a generate call is being timed now, or its syncs counted."""
+        return any(site.is_open for site in self._sites.values())
+
     @property
     def mark_ns(self) -> float:
         """What one mark costs on this clock; measured when first asked for."""
@@ -287,9 +296,13 @@ class Watch:
         return {name: ledger for name, ledger in made.items() if ledger is not None}
 
     def tables(self) -> list[Table]:
-        """A table for each line that called generate, and one of the time on the device's stream where there is one."""
+        """A table for each line that called generate, and one of the time on the device's stream where there is one.
+
+        One part by its own source lines comes last, where that was looked at.
+        """
         schedule = Schedule(alternate=True, every=self.every, count=self.syncs)
-        return [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
+        made = [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
+        return [*made, *(inside_table(one.inside) for one in self.samples if one.inside is not None)]
 
     def plot(self, kind: str = DECODE) -> Picture:
         """The ledger of each line that called generate as a bar, one below the other.

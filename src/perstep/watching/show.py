@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from perstep._json import Json
 from perstep.experiments.device.stream import device_table
 from perstep.experiments.ledger.device.show import device_lane
 from perstep.measure import FORWARD, RESIDUAL_SAID, Ledger, belongs
 from perstep.report import Column, Table
-from perstep.report.format import duration, percent, plural
+from perstep.report.format import duration, percent, plural, time_unit
 from perstep.report.ledger import ledger_csv, ledger_png, ledger_table
 from perstep.report.page import Content, LedgerView
+from perstep.report.table import time_column
 from perstep.report.words import render
 from perstep.runs import Manifest
 from perstep.targets.transformers.words import (
@@ -25,7 +28,7 @@ from perstep.watching.compiled import compiled_sentences
 from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
 from perstep.watching.growth import USE_CACHE, WHOLE, growth_sentences
-from perstep.watching.samples import Sample, by_site
+from perstep.watching.samples import Inside, InsideLine, Sample, by_site
 
 NAMED_TOGETHER = 3
 """Most parts that are named where it is not resolved which of them costs most."""
@@ -137,8 +140,39 @@ def setup_sentences(site: SiteFindings) -> list[str]:
 
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
-    """One ledger a line that called generate, or a model in a loop."""
-    return [table for site in findings.sites for table in site_tables(site)]
+    """One ledger a line that called generate, or a model in a loop; and one part by its own lines where asked for."""
+    made = [table for site in findings.sites for table in site_tables(site)]
+    return made if isinstance(findings.inside, msgspec.UnsetType) else [*made, inside_table(findings.inside)]
+
+
+def inside_table(inside: Inside) -> Table:
+    """What the source lines of one part take, the costliest first."""
+    whole_ns = sum(line.ns for line in inside.lines) or 1
+    unit = time_unit([line.ns / inside.traced for line in inside.lines])
+    columns: list[Column[InsideLine]] = [
+        Column("line", lambda line: line.place, words=True),
+        Column("source", lambda line: line.source, words=True),
+        time_column("", lambda line: line.ns / inside.traced, unit, per="/call", name="ns_per_call"),
+        Column("of its lines", lambda line: line.ns / whole_ns, percent),
+        Column("syncs a call", lambda line: _a_call(line.syncs, inside), "{:.3g}".format),
+        Column("uploads a call", lambda line: _a_call(line.uploads, inside), "{:.3g}".format),
+    ]
+    return Table(
+        f"inside {inside.part}, by its own source lines, in {plural(inside.traced, 'call')}",
+        columns,
+        sorted(inside.lines, key=lambda line: -line.ns),
+        notes=[
+            (
+                "The tracer is in these times, most in lines that call much Python. The calls lie in steps that no "
+                f"ledger has. Syncs were counted apart, in {plural(inside.counted, 'call')}."
+            ),
+            *(f"{note[0].upper()}{note[1:]}." for note in inside.notes),
+        ],
+    )
+
+
+def _a_call(count: int, inside: Inside) -> float | None:
+    return count / inside.counted if inside.counted else None
 
 
 def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:

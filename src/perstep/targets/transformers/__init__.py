@@ -23,7 +23,14 @@ from perstep.targets.transformers.experts import (
 )
 from perstep.targets.transformers.facts import to_device
 from perstep.targets.transformers.images import ImagePrompt, image_prompt, takes_images
-from perstep.targets.transformers.instrument import DETAILS, Detail, Instrument, find_model, wrap_forward_of
+from perstep.targets.transformers.instrument import (
+    DETAILS,
+    Detail,
+    Instrument,
+    find_model,
+    wrap_forward_of,
+)
+from perstep.targets.transformers.instrument import _anything_compiled as anything_compiled
 from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
 from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
 from perstep.targets.transformers.stages import StageInstrument
@@ -63,6 +70,7 @@ __all__ = [
     "Syncs",
     "Value",
     "Wraps",
+    "anything_compiled",
     "as_arguments",
     "build",
     "device_of",

@@ -36,6 +36,11 @@ class Places:
         # Of each tensor whether it lies on the device.
         self._known: MutableMapping[torch.Tensor, bool] = WeakIdKeyDictionary()
 
+    def lie_on_device(self, tensors: "Sequence[torch.Tensor]") -> None:
+        """Note tensors that lie there from the beginning."""
+        for tensor in tensors:
+            self._known[tensor] = True
+
     def on_device(self, tensor: "torch.Tensor") -> bool:
         """Whether a read of a tensor waits for the device, or would."""
         if not self._inferred:

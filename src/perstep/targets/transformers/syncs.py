@@ -23,7 +23,7 @@ from perstep.targets.transformers._wrap import Value
 from perstep.targets.transformers.version import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
     from torch.overrides import TorchFunctionMode
@@ -109,14 +109,21 @@ class SyncRecorder:
         device_type: of the tensors whose reads count: the model's.
         cuda: stands in for `torch.cuda` in tests.
         part: returns the part that a sync lies in, where another object takes the marks.
+        given: tensors that lie on the device when counting begins.
     """
 
     mark: Callable[[str], None]
 
     def __init__(
-        self, device_type: str = "cpu", cuda: Driver | None = None, *, part: Callable[[], str] | None = None
+        self,
+        device_type: str = "cpu",
+        cuda: Driver | None = None,
+        *,
+        part: Callable[[], str] | None = None,
+        given: "Sequence[torch.Tensor]" = (),
     ) -> None:
         require()
+        self.given = given
         self._device_type = device_type
         self._cuda = cuda
         self._kind: str | None = None
@@ -219,6 +226,7 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
     places = Places(device_type)
+    places.lie_on_device(recorder.given)
 
     class Methods(TorchFunctionMode):
         def __torch_function__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
