@@ -368,11 +368,11 @@ def test_every_command_that_measures_checks_seed_and_threads(
 
 
 @pytest.mark.parametrize("form", ["csv", "chrome-trace"])
-def test_an_experiment_without_passes_is_exported_otherwise(form: str, cli: Cli) -> None:
-    """`ops` has ledgers, and no passes over a trace."""
-    run = Path(__file__).parents[1] / "golden" / "ops"
-    refused(cli("export", run, "-f", form), "the rounds of `ops` are no passes over a trace; give a `ledger` run")
-    assert cli("export", run, "-f", "pyperf").code == 0
+def test_a_run_of_whole_calls_is_not_exported(form: str, cli: Cli) -> None:
+    """`mask` has neither parts nor steps to lay end to end; `ops` has both."""
+    golden = Path(__file__).parents[1] / "golden"
+    refused(cli("export", golden / "mask", "-f", form), "is a `mask` run, which has no ledger of parts; give a `ledger` run")
+    assert cli("export", golden / "ops", "-f", form).code == 0
 
 
 @pytest.mark.parametrize("to", ["", "."])

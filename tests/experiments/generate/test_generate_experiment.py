@@ -12,7 +12,7 @@ from perstep.experiments.generate.plan import WORDS_BUDGET_S, Plan
 pytestmark = [pytest.mark.hf, pytest.mark.real_clock]
 torch = pytest.importorskip("torch")
 
-PROMISED = ["README.md", "cells.csv", "generate.csv", "generate.png", "results.json"]
+PROMISED = ["README.md", "cells.csv", "generate.csv", "generate.png", "report.html", "results.json"]
 CELLS = ["all", "without utf8", "without word", "none"]
 
 

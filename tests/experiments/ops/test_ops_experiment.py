@@ -196,7 +196,7 @@ def test_the_report_is_made_again_from_the_samples(planted: Planted) -> None:
     """Byte for byte, without measuring."""
     report = planted("run", seq=(8, 16), arm=("mask=cached", "mask=rebuild"), what_if=("mlp=0",))
     names = sorted(read_manifest(report.folder).files)
-    assert names == ["README.md", "ops.csv", "ops.png", "results.json", "scaling.csv", "scaling.png"]
+    assert names == ["README.md", "ops.csv", "ops.png", "report.html", "results.json", "scaling.csv", "scaling.png"]
     before = {name: (report.folder / name).read_bytes() for name in names}
     for name in names:
         (report.folder / name).unlink()
