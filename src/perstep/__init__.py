@@ -64,8 +64,8 @@ def __getattr__(name: str) -> Exported:
         return import_module(f"perstep.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'perstep' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOMES[name]), name)  # kept: looking it up again takes 1 µs
-    return found
+    exported = globals()[name] = getattr(import_module(_HOMES[name]), name)  # kept: looking it up again takes 1 µs
+    return exported
 
 
 def __dir__() -> list[str]:

@@ -15,8 +15,8 @@ def show_with(module: str) -> None:
 
 def html(value: object) -> str | None:
     """A value as a piece of HTML, for `_repr_html_`; None where nobody shows it."""
-    made = import_module(_SHOWS[0]).html(value)
-    return None if made is None else str(made)
+    markup = import_module(_SHOWS[0]).html(value)
+    return None if markup is None else str(markup)
 
 
 class Shown:

@@ -221,10 +221,10 @@ def _compare(change: float, seconds: float, seed: int) -> Comparison:
 
 
 def _detect(change: float, tries: int, seconds: float, seed: int) -> Detection:
-    found = [_compare(change, seconds / tries, seed * 1000 + number)["candidate"].wall for number in range(tries)]
-    verdicts = [arm.verdict.split(" (")[0] for arm in found]
-    detectable = [arm.mde for arm in found if arm.mde is not None]
-    errors = [abs(arm.change - change) for arm in found if arm.change is not None]
+    arms = [_compare(change, seconds / tries, seed * 1000 + number)["candidate"].wall for number in range(tries)]
+    verdicts = [arm.verdict.split(" (")[0] for arm in arms]
+    detectable = [arm.mde for arm in arms if arm.mde is not None]
+    errors = [abs(arm.change - change) for arm in arms if arm.change is not None]
     return Detection(
         true_change=change,
         tries=tries,
@@ -232,7 +232,7 @@ def _detect(change: float, tries: int, seconds: float, seed: int) -> Detection:
         slower=verdicts.count("slower"),
         faster=verdicts.count("faster"),
         same=verdicts.count("same"),
-        covered=sum(a.ci_low is not None and a.ci_high is not None and a.ci_low <= change <= a.ci_high for a in found),
+        covered=sum(a.ci_low is not None and a.ci_high is not None and a.ci_low <= change <= a.ci_high for a in arms),
         median_error=float(np.median(errors)) if errors else float("nan"),
         median_detectable=float(np.median(detectable)) if detectable else None,
     )
@@ -316,32 +316,32 @@ def _grown(name: str, passes: dict[bool, list[Steps]]) -> float:
     return step_estimate(with_delay) - step_estimate(without)
 
 
-def tables(found: SelfTest) -> list[Table]:
+def tables(test: SelfTest) -> list[Table]:
     """The answers, and the sentence."""
-    comparisons = Table("comparisons with a known answer", _DETECTION, [found.identical, *found.different])
-    num_parts = len({a.part for a in found.attribution})
+    comparisons = Table("comparisons with a known answer", _DETECTION, [test.identical, *test.different])
+    num_parts = len({a.part for a in test.attribution})
     delays = Table(
-        title=f"known delays in each of {plural(num_parts, 'part')} of a step of {duration(found.step_ns)}",
+        title=f"known delays in each of {plural(num_parts, 'part')} of a step of {duration(test.step_ns)}",
         columns=_DELAY,
-        records=[attributions for delay in DELAYS_NS if (attributions := _with_delay(found, delay))],
+        records=[attributions for delay in DELAYS_NS if (attributions := _with_delay(test, delay))],
         notes=[
             (
-                f"clock: {found.clock_read_ns:.0f} ns a reading, {found.clock_resolution_ns} ns resolution"
-                f" · ledger {overhead(found.overhead, found.overhead_ci_low, found.overhead_ci_high)}"
+                f"clock: {test.clock_read_ns:.0f} ns a reading, {test.clock_resolution_ns} ns resolution"
+                f" · ledger {overhead(test.overhead, test.overhead_ci_low, test.overhead_ci_high)}"
             ),
-            _between(found),
+            _between(test),
             "",
-            found.sentence,
+            test.sentence,
         ],
     )
     return [comparisons, delays]
 
 
-def _between(found: SelfTest) -> str:
-    if found.between_runs is None:
+def _between(test: SelfTest) -> str:
+    if test.between_runs is None:
         return "runs in fresh processes: not kept, because this machine cannot be identified"
     return (
-        f"{plural(found.fresh_runs, 'run')} in fresh processes differ by {percent(found.between_runs, 2)} (standard "
+        f"{plural(test.fresh_runs, 'run')} in fresh processes differ by {percent(test.between_runs, 2)} (standard "
         "deviation); kept for `perstep compare`"
     )
 
@@ -361,20 +361,20 @@ _DETECTION: list[Column[Detection]] = [
 ]
 
 
-def _with_delay(found: SelfTest, delay_ns: int) -> list[Attribution]:
-    return [a for a in found.attribution if a.delay_ns == delay_ns]
+def _with_delay(test: SelfTest, delay_ns: int) -> list[Attribution]:
+    return [a for a in test.attribution if a.delay_ns == delay_ns]
 
 
-def _worst(found: list[Attribution]) -> Attribution:
-    return max(found, key=lambda a: abs(_error_ns(a)))
+def _worst(attributions: list[Attribution]) -> Attribution:
+    return max(attributions, key=lambda a: abs(_error_ns(a)))
 
 
-def _error_ns(found: Attribution) -> float:
-    return found.found_ns - found.true_ns
+def _error_ns(attribution: Attribution) -> float:
+    return attribution.found_ns - attribution.true_ns
 
 
-def _moved(found: list[Attribution]) -> Attribution:
-    return max(found, key=lambda a: abs(a.largest_elsewhere_ns))
+def _moved(attributions: list[Attribution]) -> Attribution:
+    return max(attributions, key=lambda a: abs(a.largest_elsewhere_ns))
 
 
 _DELAY: list[Column[list[Attribution]]] = [

@@ -171,13 +171,13 @@ def spelled(text: Dfa, alphabet: Alphabet, encoding: Encoding, limit: int, what:
 def _first_alike(targets: NDArray[np.int32]) -> NDArray[np.int64]:
     """For each state and symbol the first symbol with the same target; -1 where it is dead. int64 [states, symbols]."""
     states, symbols = targets.shape
-    found = np.empty((states, symbols), dtype=np.int64)
+    first = np.empty((states, symbols), dtype=np.int64)
     step = max(1, _COMPARED_AT_ONCE // max(1, symbols * symbols))
     for low in range(0, states, step):
         part = targets[low : low + step]
-        found[low : low + step] = (part[:, :, None] == part[:, None, :]).argmax(axis=2)
-    found[targets == 0] = -1
-    return found
+        first[low : low + step] = (part[:, :, None] == part[:, None, :]).argmax(axis=2)
+    first[targets == 0] = -1
+    return first
 
 
 def _choices(first_like: NDArray[np.int64], alphabet: Alphabet) -> list[tuple[int, Ranges]]:
@@ -207,11 +207,11 @@ class _Tree:
         number[between] = np.arange(1, len(between) + 1)
         self.num_inner = len(between)
         rows = np.concatenate([[dfa.start], between]).astype(np.int64)
-        states, lows, highs, found = _runs(by_byte[rows])
+        states, lows, highs, targets = _runs(by_byte[rows])
         symbols = np.array([first for first, _ in choices], dtype=np.int64)
-        leaves = complete[found]
-        self._inner = np.stack([states, lows, highs, number[found]], axis=1)[~leaves]
-        self._leaves = np.stack([states, lows, highs, symbols[mark_of[found]]], axis=1)[leaves]
+        leaves = complete[targets]
+        self._inner = np.stack([states, lows, highs, number[targets]], axis=1)[~leaves]
+        self._leaves = np.stack([states, lows, highs, symbols[mark_of[targets]]], axis=1)[leaves]
 
     def edges(
         self,
@@ -224,14 +224,14 @@ class _Tree:
         states = states[states != 0]
         inner, leaves = self._inner, self._leaves
         count = len(states)
-        found = np.empty((count, len(inner) + len(leaves), 4), dtype=np.int64)
+        edges = np.empty((count, len(inner) + len(leaves), 4), dtype=np.int64)
         both = np.concatenate([inner, leaves])
-        found[:, :, 1], found[:, :, 2] = both[:, 1], both[:, 2]
+        edges[:, :, 1], edges[:, :, 2] = both[:, 1], both[:, 2]
         at = inside[states][:, None]
-        found[:, :, 0] = np.where(both[:, 0] == 0, place[states][:, None], at + both[:, 0] - 1)
-        found[:, : len(inner), 3] = at + inner[:, 3] - 1
-        found[:, len(inner) :, 3] = place[targets[states][:, leaves[:, 3]]]
-        return found.reshape(-1, 4)
+        edges[:, :, 0] = np.where(both[:, 0] == 0, place[states][:, None], at + both[:, 0] - 1)
+        edges[:, : len(inner), 3] = at + inner[:, 3] - 1
+        edges[:, len(inner) :, 3] = place[targets[states][:, leaves[:, 3]]]
+        return edges.reshape(-1, 4)
 
 
 def _runs(
@@ -243,9 +243,9 @@ def _runs(
     states, lows = np.nonzero(begins)
     highs = np.append(lows[1:], 0) - 1
     highs[highs < 0] = 255
-    found = by_byte[states, lows]
-    live = found != 0
-    return states[live], lows[live], highs[live], found[live]
+    targets = by_byte[states, lows]
+    live = targets != 0
+    return states[live], lows[live], highs[live], targets[live]
 
 
 @metered_cache(512)

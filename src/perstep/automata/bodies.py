@@ -85,11 +85,11 @@ class StringTokens:
         self._begun = np.where((node > 0) & (state[node] > 0), begun[node], -1)
         self.most = int(self._begun.max(initial=0))
         self._within: dict[int, NDArray[np.int32]] = {}
-        found: dict[bytes, list[int]] = {b"": []}
+        by_suffix: dict[bytes, list[int]] = {b"": []}
         for token in np.flatnonzero(left_at[node]).tolist():
-            found.setdefault(vocabulary.tokens[token][left_at[node[token]] :], []).append(token)
-        self.suffixes = list(found)
-        self._tokens = [np.array(tokens, dtype=np.int64) for tokens in found.values()]
+            by_suffix.setdefault(vocabulary.tokens[token][left_at[node[token]] :], []).append(token)
+        self.suffixes = list(by_suffix)
+        self._tokens = [np.array(tokens, dtype=np.int64) for tokens in by_suffix.values()]
         self._before = [begun[node[tokens]] for tokens in self._tokens]
         self._bits: dict[int, NDArray[np.int32]] = {}
         self.search = Search(build_trie(self.suffixes))
@@ -113,8 +113,8 @@ class StringTokens:
                 self._bits[suffix] = self._packed(self._tokens[suffix])
             return self._bits[suffix]
         before = self._before[suffix]
-        known = before < len(open_after)
-        return self._packed(self._tokens[suffix][known][open_after[before[known]]])
+        in_range = before < len(open_after)
+        return self._packed(self._tokens[suffix][in_range][open_after[before[in_range]]])
 
     def _packed(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
         mask = np.zeros(self._size, dtype=np.bool_)
@@ -166,13 +166,13 @@ class Bodies:
         places = [state]
         for parent, symbol in self._reach:
             places.append(table[places[parent] * width + symbol])
-        found = None
+        body = None
         if behind:
             wanted = np.array([*places, behind, 0])[self._expected]
             if (wanted == self._transitions[places])[self._compared].all():
-                found = behind, table[state * width + self._quote]
-        self._known[state] = found
-        return found
+                body = behind, table[state * width + self._quote]
+        self._known[state] = body
+        return body
 
     def is_one(self, state: int) -> bool:
         """Whether a state is inside a string, with another character before its end."""

@@ -138,15 +138,15 @@ class DiskCache:
             data = b""
         if data:
             try:
-                found = read(data)
+                stored = read(data)
             except InputError as error:
                 warnings.warn(f"the cached table {path} is damaged and is rebuilt: {error}", stacklevel=4)
             else:
                 _touch(path)
-                return found
-        made = build()
-        self._store(path, write(made))
-        return made
+                return stored
+        built = build()
+        self._store(path, write(built))
+        return built
 
     def _store(self, path: Path, data: bytes) -> None:
         """Write a file whole or not at all, then remove the oldest beyond the limit; a full disk is only said."""

@@ -57,10 +57,10 @@ def _categories() -> dict[str, Ranges]:
     ranges: dict[str, list[tuple[int, int]]] = {}
     begin, current = 0, unicodedata.category("\0")
     for point in range(1, 0x110001):
-        found = unicodedata.category(chr(point)) if point < 0x110000 else ""
-        if found != current:
+        kind = unicodedata.category(chr(point)) if point < 0x110000 else ""
+        if kind != current:
             ranges.setdefault(current, []).append((begin, point - 1))
-            begin, current = point, found
+            begin, current = point, kind
     return {name: charset(*parts) for name, parts in ranges.items() if name != "Cs"}
 
 
@@ -76,14 +76,14 @@ def category(name: str) -> Ranges | None:
 @lru_cache(maxsize=1)
 def _cases() -> dict[int, set[int]]:
     """The other cases of each letter that has some, one character each."""
-    found: dict[int, set[int]] = {}
+    cases: dict[int, set[int]] = {}
     for low, high in category("L") or ():
         for point in range(low, high + 1):
             for other in (chr(point).lower(), chr(point).upper()):
                 if len(other) == 1 and ord(other) != point:
-                    found.setdefault(point, set()).add(ord(other))
-                    found.setdefault(ord(other), set()).add(point)
-    return found
+                    cases.setdefault(point, set()).add(ord(other))
+                    cases.setdefault(ord(other), set()).add(point)
+    return cases
 
 
 @lru_cache(maxsize=256)

@@ -69,8 +69,8 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
     del cells, targets, origins, members
     sets = _Sets(rows[1:], several, accepting, universal, limit, source)
     set_rows, set_accepting = sets.follow()
-    for cell, found in several.items():
-        table[cell + num_classes] = sets.name(found)
+    for cell, group in several.items():
+        table[cell + num_classes] = sets.name(group)
     complete = np.concatenate([rows, *(row[None] for row in set_rows)]) if set_rows else rows
     del table, rows, sets
     result = dfas.minimal(
@@ -161,8 +161,8 @@ def _universal(
     origins, classes = np.divmod(cells, num_classes)
     loops = np.unique(cells[origins == targets])
     looped = np.bincount(loops // num_classes, minlength=len(accepting) - 1)
-    found = np.flatnonzero((looped == len(np.unique(classes))) & accepting[1:])
-    return frozenset(found.tolist())
+    universal = np.flatnonzero((looped == len(np.unique(classes))) & accepting[1:])
+    return frozenset(universal.tolist())
 
 
 def _cells_with_several(
@@ -175,10 +175,10 @@ def _cells_with_several(
     is_lost = np.zeros(len(table), dtype=np.bool_)
     is_lost[lost] = True
     chosen = is_lost[cells]
-    found: dict[int, set[int]] = {int(cell): set() for cell in lost}
+    by_cell: dict[int, set[int]] = {int(cell): set() for cell in lost}
     for cell, target in zip(cells[chosen].tolist(), targets[chosen].tolist(), strict=True):
-        found[cell].add(target)
-    return {cell: tuple(sorted(group)) for cell, group in found.items()}
+        by_cell[cell].add(target)
+    return {cell: tuple(sorted(group)) for cell, group in by_cell.items()}
 
 
 class _Sets:

@@ -156,9 +156,9 @@ class _Choice:
 def _parsed(vocabulary: Vocabulary, text: str, source: str, reason: str) -> TokenAutomaton:
     from perstep.automata.engines.parsed import ParsedAutomaton
 
-    found = ParsedAutomaton(text, vocabulary, source)
-    found.engine, found.reason = "llguidance", reason
-    return found
+    automaton = ParsedAutomaton(text, vocabulary, source)
+    automaton.engine, automaton.reason = "llguidance", reason
+    return automaton
 
 
 def _of_regex(pattern: str) -> tuple[Callable[[float, float], Dfa], Callable[[], Lark]]:

@@ -86,8 +86,8 @@ class LazyTable(TokenAutomaton):
     def next(self, state: int, token: int) -> int:
         """The state after `token`; the dead state 0 if it is not allowed."""
         key = state * self.vocabulary.size + token
-        found = self._moves.get(key)
-        return self._walk_token(state, token, key) if found is None else found
+        cached = self._moves.get(key)
+        return self._walk_token(state, token, key) if cached is None else cached
 
     def row(self, state: int) -> Row:
         """The mask row of `state`."""

@@ -361,18 +361,18 @@ class _Parser(Generic[Part]):
         for sign, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
             if self._take(sign):
                 return bounds
-        found = _COUNT.match(self._pattern, self._at)
-        if found is None:
+        match = _COUNT.match(self._pattern, self._at)
+        if match is None:
             if re.compile(r"\{,\d*\}").match(self._pattern, self._at):
                 raise self._error(
                     "a count without its beginning, which regex dialects read differently (write {0,...})"
                 )
             return None
-        self._at = found.end()
-        low = int(found[1])
-        if found[2] is None:
+        self._at = match.end()
+        low = int(match[1])
+        if match[2] is None:
             return low, low
-        return low, int(found[3]) if found[3] else None
+        return low, int(match[3]) if match[3] else None
 
     def _atom(self) -> Part:
         at = self._at
@@ -384,10 +384,10 @@ class _Parser(Generic[Part]):
         if sign in "*+?":
             raise self._error("a quantifier without anything to repeat")
         if sign == "\\":
-            found = self._escape()
-            if isinstance(found, str):
-                raise self._error(found, at)
-            return self._set(found)
+            escaped = self._escape()
+            if isinstance(escaped, str):
+                raise self._error(escaped, at)
+            return self._set(escaped)
         self._at += 1
         if sign == ".":
             return self._set(invert(self._dialect.line_ends))
@@ -450,12 +450,12 @@ class _Parser(Generic[Part]):
 
     def _property(self, negated: bool) -> Ranges | str:
         """The characters of a general category, by its short or long name."""
-        found = _PROPERTY.match(self._pattern, self._at)
-        chosen = casing.category(found[2]) if found else None
-        if found is None or chosen is None:
+        match = _PROPERTY.match(self._pattern, self._at)
+        chosen = casing.category(match[2]) if match else None
+        if match is None or chosen is None:
             return "a Unicode property that is no general category"
-        self._at = found.end()
-        return invert(chosen) if negated != bool(found[1]) else chosen
+        self._at = match.end()
+        return invert(chosen) if negated != bool(match[1]) else chosen
 
     def _hex(self, length: int) -> Ranges | str:
         braced = re.compile(r"\{([0-9A-Fa-f]{1,8})\}").match(self._pattern, self._at)
@@ -509,10 +509,10 @@ class _Parser(Generic[Part]):
         if self._pattern[at + 1 : at + 2] == "b":  # inside a class, backspace
             self._at += 2
             return ((0x08, 0x08),)
-        found = self._escape()
-        if isinstance(found, str):
-            raise self._error(found, at)
-        return found
+        escaped = self._escape()
+        if isinstance(escaped, str):
+            raise self._error(escaped, at)
+        return escaped
 
 
 def _is_character(ranges: Ranges) -> bool:

@@ -58,10 +58,10 @@ def _edges(dfa: Dfa, symbols: Callable[[list[int]], str]) -> dict[int, dict[int,
     ways: dict[int, dict[int, str]] = {}
     by_byte = dfa.transitions[:, dfa.byte_class]
     for state in range(1, len(by_byte)):
-        found: dict[int, list[int]] = {}
+        by_target: dict[int, list[int]] = {}
         for byte in np.flatnonzero(by_byte[state]).tolist():
-            found.setdefault(int(by_byte[state, byte]), []).append(byte)
-        ways[state] = {target: symbols(read) for target, read in found.items()}
+            by_target.setdefault(int(by_byte[state, byte]), []).append(byte)
+        ways[state] = {target: symbols(read) for target, read in by_target.items()}
     return ways
 
 

@@ -90,11 +90,11 @@ class Row:
 
     def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
         """`make(row)`, cached under `key` within the store's budget."""
-        found = self._kept.get(key)
-        if found is None:
-            found = make(self)
-            self._store.keep(self._kept, key, found, nbytes(found))
-        return cast("T", found)
+        value = self._kept.get(key)
+        if value is None:
+            value = make(self)
+            self._store.keep(self._kept, key, value, nbytes(value))
+        return cast("T", value)
 
     def mask(self) -> NDArray[np.bool_]:
         """Which tokens are allowed, bool [tokens]; computed at each call."""
@@ -103,32 +103,32 @@ class Row:
     @property
     def bits(self) -> NDArray[np.int32]:
         """Packed bits, int32 [ceil(tokens / 32)]: token t is bit t & 31 of word t >> 5, as peers lay it out."""
-        found = self._kept.get("bits")
-        return self._make("bits", lambda: pack_bits(self.mask())) if found is None else cast("NDArray[np.int32]", found)
+        bits = self._kept.get("bits")
+        return self._make("bits", lambda: pack_bits(self.mask())) if bits is None else cast("NDArray[np.int32]", bits)
 
     @property
     def allowed(self) -> NDArray[np.int32]:
         """The allowed ids, ascending, int32 [count]."""
-        found = self._kept.get("allowed")
-        if found is None:
-            found = self._make("allowed", lambda: np.flatnonzero(self.mask()).astype(np.int32))
-        return cast("NDArray[np.int32]", found)
+        ids = self._kept.get("allowed")
+        if ids is None:
+            ids = self._make("allowed", lambda: np.flatnonzero(self.mask()).astype(np.int32))
+        return cast("NDArray[np.int32]", ids)
 
     @property
     def forbidden(self) -> NDArray[np.int32]:
         """The ids that are not allowed, ascending, int32 [size - count]."""
-        found = self._kept.get("forbidden")
-        if found is None:
-            found = self._make("forbidden", lambda: np.flatnonzero(~self.mask()).astype(np.int32))
-        return cast("NDArray[np.int32]", found)
+        ids = self._kept.get("forbidden")
+        if ids is None:
+            ids = self._make("forbidden", lambda: np.flatnonzero(~self.mask()).astype(np.int32))
+        return cast("NDArray[np.int32]", ids)
 
     @property
     def bias(self) -> NDArray[np.float32]:
         """What to add to logits: 0 where allowed, -inf elsewhere; float32 [tokens]."""
-        found = self._kept.get("bias")
-        if found is None:
-            found = self._make("bias", lambda: np.where(self.mask(), np.float32(0), np.float32(-np.inf)))
-        return cast("NDArray[np.float32]", found)
+        bias = self._kept.get("bias")
+        if bias is None:
+            bias = self._make("bias", lambda: np.where(self.mask(), np.float32(0), np.float32(-np.inf)))
+        return cast("NDArray[np.float32]", bias)
 
     def _make(self, key: str, make: Callable[[], Made]) -> Made:
         array = make()

@@ -42,7 +42,7 @@ class Search:
     def few_tokens(self, live: Live, state: int) -> list[int] | None:
         """The tokens that are alive from a state; None if that takes too many looks."""
         symbols, first, bounds = self._symbols, self._first, self._bounds
-        found: list[int] = []
+        tokens: list[int] = []
         waiting = [(0, state)]
         probes = 0
         while waiting:
@@ -63,15 +63,15 @@ class Search:
             for child, _ in alive:
                 low, high = bounds[child], bounds[child + 1]
                 if low < high:
-                    found += self._tokens[low:high].tolist() if high - low > 1 else [self._tokens_list[low]]
+                    tokens += self._tokens[low:high].tolist() if high - low > 1 else [self._tokens_list[low]]
             waiting += alive
-        return found
+        return tokens
 
     def alive_tokens(self, live: Live, state: int) -> list[int]:
         """The tokens with bytes that are alive from a state, in no order."""
-        found = self.few_tokens(live, state)
-        if found is not None:
-            return found
+        few = self.few_tokens(live, state)
+        if few is not None:
+            return few
         trie = live.relabelled(self._trie)
         alive = np.zeros(trie.num_nodes, dtype=np.bool_)
         for moves in sparse_walk(live.transitions, trie, np.array([state])):
@@ -92,21 +92,21 @@ class Live:
 
     def ways(self, state: int) -> list[tuple[int, int]]:
         """The bytes that a state reads, and the states they lead to."""
-        found = self._ways.get(state)
-        if found is None:
+        ways = self._ways.get(state)
+        if ways is None:
             row = self.transitions[state]
             live = row.nonzero()[0].tolist()
-            found = self._ways[state] = [
+            ways = self._ways[state] = [
                 (byte, target) for c in live for target in (int(row[c]),) for byte in self._bytes[c]
             ]
-        return found
+        return ways
 
     def targets(self, state: int) -> list[int]:
         """The state behind each byte, 0 where it is dead; of 256."""
-        found = self._targets.get(state)
-        if found is None:
-            found = self._targets[state] = self.transitions[state][self._byte_class].tolist()
-        return found
+        targets = self._targets.get(state)
+        if targets is None:
+            targets = self._targets[state] = self.transitions[state][self._byte_class].tolist()
+        return targets
 
     def relabelled(self, trie: Trie) -> Trie:
         """A trie whose bytes are this automaton's classes; kept."""

@@ -136,8 +136,8 @@ def _of_bytes(tokenizer: Tokenizer) -> tuple[Mapping[int, str], set[int], Callab
 
 def _encoded(tokenizer: Tokenizer, text: str, byte_of: Mapping[int, int]) -> bytes | None:
     """The bytes of the tokens that a text becomes; None where one of them is no byte."""
-    made = tokenizer.encode(text, add_special_tokens=False)
-    return bytes(byte_of[number] for number in made) if all(number in byte_of for number in made) else None
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return bytes(byte_of[number] for number in ids) if all(number in byte_of for number in ids) else None
 
 
 def _parts(decoder: dict[str, Json] | None) -> list[dict[str, Json]]:
@@ -169,21 +169,21 @@ def _reader(spec: dict[str, Json]) -> Callable[[str], bytes]:
 
 
 def _replacements(parts: list[dict[str, Json]]) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for part in parts:
         if part["type"] == "Metaspace":
-            found.append((part["replacement"], " "))
+            pairs.append((part["replacement"], " "))
         elif part["type"] == "BPEDecoder":
-            found.append((part["suffix"], " "))
+            pairs.append((part["suffix"], " "))
         elif part["type"] == "Replace" and "String" in part["pattern"]:
-            found.append((part["pattern"]["String"], part["content"]))
-    return found
+            pairs.append((part["pattern"]["String"], part["content"]))
+    return pairs
 
 
 def _sentencepiece(text: str, replaced: list[tuple[str, str]], byte_fallback: bool) -> bytes:
-    found = _BYTE.fullmatch(text) if byte_fallback else None
-    if found:
-        return bytes([int(found[1], 16)])
+    match = _BYTE.fullmatch(text) if byte_fallback else None
+    if match:
+        return bytes([int(match[1], 16)])
     for old, new in replaced:
         text = text.replace(old, new)
     return text.encode()

@@ -122,15 +122,15 @@ def _walk_pairs(
     transitions: NDArray[np.int32], trie: Trie, states: NDArray[np.int64], is_end: NDArray[np.bool_]
 ) -> Moves:
     origin, node, at = states, np.zeros(len(states), dtype=np.int64), states
-    found = []
+    moves = []
     while len(origin):
         pair, child = expand_runs(trie.first_child[node], trie.first_child[node + 1] - trie.first_child[node])
         target = transitions[at[pair], trie.symbol[child]]
         alive = np.flatnonzero(target)
         origin, node, at = origin[pair[alive]], child[alive], target[alive].astype(np.int64)
         ends = is_end[node]
-        found.append((origin[ends], node[ends], at[ends]))
-    return Moves(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        moves.append((origin[ends], node[ends], at[ends]))
+    return Moves(*(np.concatenate(column) for column in zip(*moves, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ class Copies:
 
     def find(self, state: int) -> Copy | None:
         """What `state` is a copy of, if it is one."""
-        found = self._walked.get(int(self._shape[state]))
-        if found is None:
+        walked = self._walked.get(int(self._shape[state]))
+        if walked is None:
             return None
-        original, pivot, visited = found
+        original, pivot, visited = walked
         copy = Copy(state, state - original, pivot)
         places = copy.move(visited)
         if places[-1] >= len(self._shape) or not np.array_equal(self._shape[places], self._shape[visited]):

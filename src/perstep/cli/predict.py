@@ -130,19 +130,19 @@ def predict(
         return _validate(_read(choice.validate, quiet=quiet), choice, output)
     if choice.check is not None:
         locked = read_lock(choice.check)
-        found = check(locked, _read(from_, quiet=quiet).cells)
-        _print_one(check_table(locked, found), found, output)
+        checked = check(locked, _read(from_, quiet=quiet).cells)
+        _print_one(check_table(locked, checked), checked, output)
         return 0
     target = None if machine is None else _machine(machine)
     if choice.lock is not None:
         return _lock(choice, from_, target, quiet=quiet)
     subject = shape.subject()
     cells = _read(from_, quiet=quiet)
-    made = predictor(cells, subject, None if target is None else identity(target))
-    prediction = made.predict(subject)
+    fitted = predictor(cells, subject, None if target is None else identity(target))
+    prediction = fitted.predict(subject)
     fleet = _fleet(choice, subject, target, prediction)
-    table = prediction_table(prediction, made.fit, fleet)
-    _print_one(table, {"prediction": prediction, "fit": made.fit.parts, "fleet": fleet}, output)
+    table = prediction_table(prediction, fitted.fit, fleet)
+    _print_one(table, {"prediction": prediction, "fit": fitted.fit.parts, "fleet": fleet}, output)
     return 0
 
 
@@ -177,11 +177,11 @@ def _validate(cells: Cells, choice: Choice, output: Output) -> int:
     if any(value is not None and value <= 0 for value in both):
         raise InputError("--sheet-gb-s and --sheet-gflop-s must be above 0")
     sheet = None if both[0] is None or both[1] is None else Sheet(both[0], both[1])
-    found = validate(cells, sheet)
+    validations = validate(cells, sheet)
     if output == "json":
-        write(encode_json(msgspec.to_builtins(found)).decode())
+        write(encode_json(msgspec.to_builtins(validations)).decode())
     else:
-        print_tables(validation_tables(found), output)
+        print_tables(validation_tables(validations), output)
     return 0
 
 

@@ -155,14 +155,14 @@ def _history(run: str, html: Path | None, output: Output, *, opened: bool) -> in
     from perstep.stored.history import history_of, history_table
     from perstep.stored.page import history_page
 
-    found = history_of(run)
+    history = history_of(run)
     if output == "json":
-        write(encode_json(to_records(history_table(found).columns, found.rows)).decode())
+        write(encode_json(to_records(history_table(history).columns, history.rows)).decode())
     else:
-        print_tables([history_table(found)], output)
+        print_tables([history_table(history)], output)
     if html is None and not opened:
         return 0
-    return _write_page(html or Path(f"{found.name}.history.html"), render_page(history_page(found)), opened=opened)
+    return _write_page(html or Path(f"{history.name}.history.html"), render_page(history_page(history)), opened=opened)
 
 
 def _write_page(path: Path, content: bytes, *, opened: bool) -> int:

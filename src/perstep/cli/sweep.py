@@ -104,10 +104,10 @@ def worker(folder: Path, /, *, quiet: Annotated[bool, Parameter(name=["-q", "--q
         folder: Of the sweep.
         quiet: Print no progress and no remarks.
     """
-    found = read_sweep(folder)
-    check_versions(found, versions_here(), "this environment")
+    begun = read_sweep(folder)
+    check_versions(begun, versions_here(), "this environment")
     with progress_shown(quiet=quiet) as progress:
-        Worker(folder, found, progress, stays=False).run()
+        Worker(folder, begun, progress, stays=False).run()
     if not quiet:
         remark(f"no cell of {folder} is free; `perstep sweep GRID.toml --out {folder} --resume` makes the table")
     return 0

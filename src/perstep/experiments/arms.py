@@ -147,12 +147,12 @@ def _result(name: str, call: Callable[[], object]) -> Result:
         raise ArmFailed(name, 1, f"{type(error).__name__}: {error}") from error
 
 
-def _equal(expected: Result, found: Result) -> bool:
+def _equal(expected: Result, actual: Result) -> bool:
     """Equality of values, arrays and tensors; not a number equals itself."""
-    if hasattr(expected, "shape") or hasattr(found, "shape"):
-        a, b = np.asarray(expected), np.asarray(found)
+    if hasattr(expected, "shape") or hasattr(actual, "shape"):
+        a, b = np.asarray(expected), np.asarray(actual)
         return a.shape == b.shape and a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
-    return bool(expected == found)
+    return bool(expected == actual)
 
 
 @contextmanager

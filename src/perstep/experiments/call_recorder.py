@@ -127,15 +127,15 @@ class CallRecorder:
             if not recorded.endswith(COUNTED):
                 kind = recorded.removesuffix(PLAIN)
                 orders.setdefault(kind, []).append(kind == recorded)
-        found = {}
+        by_kind = {}
         for kind, order in orders.items():
             steps, marked = steps_of(kind), np.array(order, bool)
             step_ns = np.zeros(len(order), np.int64)
             step_ns[marked], step_ns[~marked] = steps.step_ns, steps_of(kind + PLAIN).step_ns
-            found[kind] = CallSteps(
+            by_kind[kind] = CallSteps(
                 step_ns, steps.parts, steps.residual_ns, steps.marks, marked=marked.astype(np.int64)
             )
-        return found
+        return by_kind
 
     def _new_syncs(self) -> SyncRecorder:
         return SyncRecorder(self._device_type, part=lambda: self._host.part or RESIDUAL)

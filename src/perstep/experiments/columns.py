@@ -54,8 +54,8 @@ def stack_passes(
     )
 
     def turned(columns: Passes[Column]) -> NDArray[np.int64]:
-        found = np.array(columns, np.int64)
-        return found.swapaxes(1, 2) if one_position else found
+        array = np.array(columns, np.int64)
+        return array.swapaxes(1, 2) if one_position else array
 
     first = marked[0][0]
     step_ns = turned([[steps.step_ns for steps in passes] for passes in marked])

@@ -228,8 +228,8 @@ def describe_machine(
 def warn_of_noise(manifest: Manifest, rounds: Iterable[Noise], threads: int, *, of_calls: bool = False) -> None:
     """Write into the manifest what the rounds, or calls, say was wrong with this machine."""
     machine = msgspec.convert(manifest.machine, Machine)
-    found = warnings_for(machine, summarise_noise(rounds), threads=threads, of_calls=of_calls)
-    manifest.warnings += [warning for warning in found if warning not in manifest.warnings]
+    warnings = warnings_for(machine, summarise_noise(rounds), threads=threads, of_calls=of_calls)
+    manifest.warnings += [warning for warning in warnings if warning not in manifest.warnings]
 
 
 def noise_probe(clock: Clock) -> NoiseProbe | QuietProbe:

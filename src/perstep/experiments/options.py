@@ -60,12 +60,12 @@ def parse_counts(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: anything else, with what would be right.
     """
-    found: set[int] = set()
+    counts: set[int] = set()
     for item in text.split(","):
-        found.update(_parse_range(item, text))
-        if len(found) > MAX_COUNTS:
+        counts.update(_parse_range(item, text))
+        if len(counts) > MAX_COUNTS:
             raise ValueError(f"{text!r} has more than {MAX_COUNTS:,} numbers; take larger steps, such as 8-1024*2")
-    return tuple(sorted(found))
+    return tuple(sorted(counts))
 
 
 def _parse_range(item: str, text: str) -> range | list[int]:

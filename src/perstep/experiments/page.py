@@ -91,8 +91,8 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
         "Versions": manifest.versions,
         "What lies inside each part": manifest.boundaries,
     }
-    made = {heading: _said(facts) for heading, facts in sections.items()}
-    return {"Command": {"": command}, **{heading: facts for heading, facts in made.items() if facts}}
+    by_heading = {heading: _said(facts) for heading, facts in sections.items()}
+    return {"Command": {"": command}, **{heading: facts for heading, facts in by_heading.items() if facts}}
 
 
 def _said(facts: Mapping[str, Json]) -> dict[str, str]:

@@ -138,10 +138,10 @@ def look(name: str | Path) -> Report:
         InputError: there is no such run, or its manifest or samples are damaged.
     """
     loaded = load(open_run(name))
-    stored, found = loaded.stored, loaded.findings
+    stored, findings = loaded.stored, loaded.findings
     with _stored(stored.folder):
-        tables = _tables(loaded.experiment, stored.manifest, found)
-        return Report(stored.folder, stored.manifest, found, tables, loaded.experiment.csv(found), loaded.notes)
+        tables = _tables(loaded.experiment, stored.manifest, findings)
+        return Report(stored.folder, stored.manifest, findings, tables, loaded.experiment.csv(findings), loaded.notes)
 
 
 def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[str, bytes]:
@@ -163,8 +163,8 @@ def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[s
         manifest = without_private(manifest)
     with _stored(loaded.stored.folder):
         tables = _tables(experiment, manifest, findings)
-        made = page_of(experiment, manifest, findings, loaded.samples, tables)
-        content = render_page(shared(made) if share else made, raw=raw, hide=hide)
+        document = page_of(experiment, manifest, findings, loaded.samples, tables)
+        content = render_page(shared(document) if share else document, raw=raw, hide=hide)
     return f"{loaded.stored.folder.resolve().name}{'.share' * share}{'.raw' * raw}.html", content
 
 

@@ -76,12 +76,12 @@ def merge_counts(counted: list[SyncCounts]) -> SyncCounts | None:
     for counts in counted:
         for part, count in counts.parts.items():
             parts[part] = parts.get(part, 0) + count
-    known = [counts.uploads for counts in counted if counts.uploads is not None]
+    by_call = [counts.uploads for counts in counted if counts.uploads is not None]
     return SyncCounts(
         steps,
         parts,
         _sites(site for counts in counted for site in counts.sites),
-        _sites(site for uploads in known for site in uploads) if len(known) == len(counted) else None,
+        _sites(site for uploads in by_call for site in uploads) if len(by_call) == len(counted) else None,
     )
 
 

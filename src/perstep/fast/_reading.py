@@ -108,9 +108,9 @@ class Reading:
         """The state after a row's last tokens, begun behind the last of them that settles it by itself."""
         size, settled = self.size, self._settled
         for index in range(len(tokens) - 1, -1, -1):
-            found = settled[min(tokens[index], size)]
-            if found >= 0:
-                return self.state_after(tokens[index + 1 :], found)
+            state = settled[min(tokens[index], size)]
+            if state >= 0:
+                return self.state_after(tokens[index + 1 :], state)
         return self.state_after(tokens, 0)
 
     def state_after(self, tokens: list[int], state: int) -> int:
@@ -122,11 +122,11 @@ class Reading:
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The classes int64 [tokens + 1] and the maps int64 [classes + 1, states], the last of them the identity."""
-        found = self._tensors.get(device)
-        if found is None:
+        tensors = self._tensors.get(device)
+        if tensors is None:
             class_of, maps = self._tensors[torch.device("cpu")]
-            found = self._tensors[device] = class_of.to(device), maps.to(device)
-        return found
+            tensors = self._tensors[device] = class_of.to(device), maps.to(device)
+        return tensors
 
     def classes(self, ids: torch.Tensor) -> torch.Tensor:
         """The class of every id, int64, of the shape of `ids`."""

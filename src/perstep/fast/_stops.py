@@ -161,7 +161,7 @@ def _check_spelled(word: bytes, vocabulary: Vocabulary) -> None:
         state = fresh.pop()
         if completes[present, state].any():
             return
-        found = set(maps[present, state].tolist()) - reached
-        reached |= found
-        fresh += found
+        added = set(maps[present, state].tolist()) - reached
+        reached |= added
+        fresh += added
     raise InputError(f"the vocabulary cannot spell the stop string {word!r}: no tokens, one after the other, hold it")

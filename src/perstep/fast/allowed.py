@@ -67,21 +67,21 @@ class AllowTokens(Processor):
         """
         few, allowed, others = self._inside(scores)
         if few:
-            made = torch.full_like(scores, -torch.inf).index_copy_(1, allowed, scores.index_select(1, allowed))
+            masked = torch.full_like(scores, -torch.inf).index_copy_(1, allowed, scores.index_select(1, allowed))
         else:
-            made = scores.index_fill(1, others, -torch.inf)
+            masked = scores.index_fill(1, others, -torch.inf)
         if self.beams is None:
-            return made
-        gone = _gone(made, self.beams)
+            return masked
+        gone = _gone(masked, self.beams)
         if on_host(scores):
-            return made.masked_fill_(_only(made, allowed) & gone, 0.0) if bool(gone.any()) else made
-        return made.masked_fill(_only(made, allowed) & gone, 0.0)
+            return masked.masked_fill_(_only(masked, allowed) & gone, 0.0) if bool(gone.any()) else masked
+        return masked.masked_fill(_only(masked, allowed) & gone, 0.0)
 
     def _inside(self, scores: torch.Tensor) -> tuple[bool, torch.Tensor, torch.Tensor]:
         """Whether few are allowed; those that are and those that are not, int64 on the device of the scores."""
         key = (scores.device, scores.shape[1])
-        found = self._indices.get(key)
-        if found is None:
+        indices = self._indices.get(key)
+        if indices is None:
             allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
             allowed[[token for token in self.allowed_tokens if token < scores.shape[1]]] = True
             count = int(allowed.sum())
@@ -91,8 +91,8 @@ class AllowTokens(Processor):
                     f"id is {self.allowed_tokens[0]}"
                 )
             ids = [torch.nonzero(one).ravel().to(scores.device) for one in (allowed, ~allowed)]
-            found = self._indices[key] = count * _FEW <= scores.shape[1], ids[0], ids[1]
-        return found
+            indices = self._indices[key] = count * _FEW <= scores.shape[1], ids[0], ids[1]
+        return indices
 
 
 class AllowSequences(Processor):
@@ -160,16 +160,16 @@ class AllowSequences(Processor):
             )
         if not on_host(input_ids):
             return self._by_tensors(input_ids, scores)
-        made = torch.full_like(scores, -torch.inf)
-        found = [self._children(text) for text in input_ids[:, self.after :].tolist()]
-        for row, ids in enumerate(found):
-            made[row, ids] = scores[row, ids]
-        gone = _gone(made, self.beams)
+        masked = torch.full_like(scores, -torch.inf)
+        allowed = [self._children(text) for text in input_ids[:, self.after :].tolist()]
+        for row, ids in enumerate(allowed):
+            masked[row, ids] = scores[row, ids]
+        gone = _gone(masked, self.beams)
         if bool(gone.any()):
-            for row, ids in enumerate(found):
+            for row, ids in enumerate(allowed):
                 if gone[row]:
-                    made[row, ids] = 0.0
-        return made
+                    masked[row, ids] = 0.0
+        return masked
 
     def _node(self, text: list[int]) -> Node | None:
         node: Node | None = self.root
@@ -184,19 +184,19 @@ class AllowSequences(Processor):
         if not node and not self.otherwise:
             raise InputError("a text is in none of the sequences, so no token is allowed: give `otherwise`")
         key = id(node) if node else 0
-        found = self._ids.get(key)
-        if found is None:
-            found = self._ids[key] = torch.tensor(sorted(node) if node else self.otherwise, dtype=torch.int64)
-        return found
+        ids = self._ids.get(key)
+        if ids is None:
+            ids = self._ids[key] = torch.tensor(sorted(node) if node else self.otherwise, dtype=torch.int64)
+        return ids
 
     def _by_tensors(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         edges = self._edges.get(ids.device)
         if edges is None:
             edges = self._edges[ids.device] = _Edges(self.root, self.otherwise, ids.device)
-        allowed, known = edges.allowed(ids[:, self.after :], scores.shape[1])
-        made = scores.masked_fill(~allowed, -torch.inf)
-        made = made.masked_fill(allowed & _gone(made, self.beams), 0.0)
-        return made if self.otherwise else torch.where(known, made, scores)
+        allowed, is_known = edges.allowed(ids[:, self.after :], scores.shape[1])
+        masked = scores.masked_fill(~allowed, -torch.inf)
+        masked = masked.masked_fill(allowed & _gone(masked, self.beams), 0.0)
+        return masked if self.otherwise else torch.where(is_known, masked, scores)
 
 
 class _Edges:
@@ -256,11 +256,11 @@ def _tree(sequences: Iterable[Sequence[int]] | Mapping[int, Below]) -> Node:
     if isinstance(sequences, Mapping):
         todo: list[tuple[Mapping[Below, Below], Node]] = [(sequences, root)]
         while todo:  # no recursion: a sequence may be longer than the stack is deep
-            given, made = todo.pop()
+            given, branch = todo.pop()
             for token, child in given.items():
                 if isinstance(token, int) and isinstance(child, Mapping):
                     below: Node = {}
-                    made[_id(token)] = below
+                    branch[_id(token)] = below
                     todo.append((child, below))
         return root
     for sequence in sequences:
@@ -290,15 +290,15 @@ def _beams(beams: int | None) -> int | None:
     return beams
 
 
-def _gone(made: torch.Tensor, beams: int) -> torch.Tensor:
+def _gone(masked: torch.Tensor, beams: int) -> torch.Tensor:
     """The rows [rows, 1] of prompts that have nothing but -inf in any of their beams."""
-    if made.shape[0] % beams:
-        raise InputError(f"the batch has {plural(made.shape[0], 'row')}, no multiple of {plural(beams, 'beam')}")
-    gone = made.amax(dim=-1).isneginf().view(-1, beams).all(dim=-1, keepdim=True)
+    if masked.shape[0] % beams:
+        raise InputError(f"the batch has {plural(masked.shape[0], 'row')}, no multiple of {plural(beams, 'beam')}")
+    gone = masked.amax(dim=-1).isneginf().view(-1, beams).all(dim=-1, keepdim=True)
     return gone.repeat_interleave(beams, dim=0)
 
 
-def _only(made: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def _only(masked: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Which columns are these ids, bool [1, columns]."""
-    columns = torch.zeros(1, made.shape[1], dtype=torch.bool, device=made.device)
+    columns = torch.zeros(1, masked.shape[1], dtype=torch.bool, device=masked.device)
     return columns.index_fill_(1, ids, True)

@@ -113,8 +113,8 @@ class CausalMaskCache:
         dtype, device, single = wanted
         key = (*self._backend.canonical(dtype, device), single)
         band = self._named[wanted] = self._bands.setdefault(key, _Band())
-        rows, held = _power_of_two(q_len), _power_of_two(past)
-        for size in ((max(rows, band.rows), max(held, band.past)), (rows, held), (q_len, past)):
+        rows, capacity = _power_of_two(q_len), _power_of_two(past)
+        for size in ((max(rows, band.rows), max(capacity, band.past)), (rows, capacity), (q_len, past)):
             nbytes = self._backend.nbytes(*size, key[0])
             if nbytes <= self.max_bytes:
                 self._forget_others(key, nbytes)
@@ -160,14 +160,14 @@ class _NumPy:
         return kind, None
 
     @staticmethod
-    def nbytes(rows: int, held: int, dtype: Mask) -> int:
-        return int(rows * (held + rows) * dtype.itemsize)
+    def nbytes(rows: int, past: int, dtype: Mask) -> int:
+        return int(rows * (past + rows) * dtype.itemsize)
 
     @staticmethod
-    def build(rows: int, held: int, dtype: Mask, device: Mask) -> Mask:  # noqa: ARG004 - as the other backend
+    def build(rows: int, past: int, dtype: Mask, device: Mask) -> Mask:  # noqa: ARG004 - as the other backend
         import numpy as np
 
-        allowed = np.tri(rows, held + rows, held, dtype=np.bool_)
+        allowed = np.tri(rows, past + rows, past, dtype=np.bool_)
         band = allowed if dtype == np.bool_ else np.where(allowed, dtype.type(0), dtype.type(-np.inf))
         band.flags.writeable = False
         return band
@@ -203,19 +203,19 @@ class _Torch:
         return kind, torch.device("cpu" if device is None else device)
 
     @staticmethod
-    def nbytes(rows: int, held: int, dtype: Mask) -> int:
-        return int(rows * (held + rows) * dtype.itemsize)
+    def nbytes(rows: int, past: int, dtype: Mask) -> int:
+        return int(rows * (past + rows) * dtype.itemsize)
 
     @staticmethod
-    def build(rows: int, held: int, dtype: Mask, device: Mask) -> Mask:
+    def build(rows: int, past: int, dtype: Mask, device: Mask) -> Mask:
         import torch
 
-        shape = (rows, held + rows)
+        shape = (rows, past + rows)
         # A buffer made in inference mode could not be used where gradients are wanted later.
         with torch.inference_mode(False):
             if dtype == torch.bool:
-                return torch.ones(shape, dtype=dtype, device=device).tril_(held)
-            return torch.full(shape, -torch.inf, dtype=dtype, device=device).triu_(held + 1)
+                return torch.ones(shape, dtype=dtype, device=device).tril_(past)
+            return torch.full(shape, -torch.inf, dtype=dtype, device=device).triu_(past + 1)
 
     @staticmethod
     def view_of(band: Mask, *, held: int) -> Callable[[int, int], Mask]:

@@ -164,29 +164,29 @@ class After:
 
 def _candidates(config: Config) -> list[After]:
     """What models of transformers are known to do to their logits, by the names in their configurations."""
-    found = [After(lambda x: x)]
+    ways = [After(lambda x: x)]
     cap = getattr(config, "final_logit_softcapping", None)
     if cap:
-        found.append(After(lambda x: torch.tanh(x / cap) * cap))
+        ways.append(After(lambda x: torch.tanh(x / cap) * cap))
     divisor = getattr(config, "logits_scaling", None)
     if divisor:
-        found.append(After(lambda x: x / divisor, abs(1 / divisor)))
+        ways.append(After(lambda x: x / divisor, abs(1 / divisor)))
     factor = getattr(config, "logit_scale", None)
     if factor:
-        found.append(After(lambda x: x * factor, abs(factor)))
-    return found + [After(lambda x, after=after: after(x.float()), after.slope) for after in found]  # type: ignore[misc]
+        ways.append(After(lambda x: x * factor, abs(factor)))
+    return ways + [After(lambda x, after=after: after(x.float()), after.slope) for after in ways]  # type: ignore[misc]
 
 
 def _number_of(linear: nn.Linear) -> int:
     """A number that stands for these very weights: another one once they are replaced or changed in place."""
     weight = linear.weight
-    known = _known.get(linear)
+    entry = _known.get(linear)
     if weight.is_inference():  # torch does not count the changes of these
         return next(_numbers)
-    if known is None or known[0]() is not weight or known[1] != weight._version:
-        known = (weakref.ref(weight), weight._version, next(_numbers))
-        _known[linear] = known
-    return known[2]
+    if entry is None or entry[0]() is not weight or entry[1] != weight._version:
+        entry = (weakref.ref(weight), weight._version, next(_numbers))
+        _known[linear] = entry
+    return entry[2]
 
 
 def _gathered_bytes(gathered: tuple[torch.Tensor, torch.Tensor | None, float]) -> int:

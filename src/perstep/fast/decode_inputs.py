@@ -235,8 +235,8 @@ def _joined(columns: Iterator[torch.Tensor], num: int) -> torch.Tensor:
 def prepares_as_usual(model: Model) -> bool:
     """Whether model and instance leave the preparation of inputs to transformers; a ledger's marks do not count."""
     for name in ("prepare_inputs_for_generation", "_update_model_kwargs_for_generation"):
-        found = getattr(model, name)
-        function = getattr(found, "__func__", found)
+        method = getattr(model, name)
+        function = getattr(method, "__func__", method)
         while getattr(function, "__globals__", {}).get("__name__", "").startswith("perstep."):
             function = getattr(function, "__wrapped__", None)
         if function is not getattr(GenerationMixin, name):

@@ -93,11 +93,11 @@ class Stops:
         self.others: list[StoppingCriterion] = []
         self.has_end = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
         for criterion in criteria:
-            known: Argument = criterion
+            untyped: Argument = criterion
             if type(criterion) is MaxLengthCriteria and self.max_length is None:
-                self.max_length = known.max_length
+                self.max_length = untyped.max_length
             elif type(criterion) is EosTokenCriteria and self.end_ids_E is None:
-                self.end_ids_E = known.eos_token_id
+                self.end_ids_E = untyped.eos_token_id
             else:
                 self.others.append(criterion)
 

@@ -98,17 +98,17 @@ def find(model: DecodingModel, key: Hashable) -> Kept | str | None:
         if shelf.state != state:
             _drop(shelf.steps)
             shelf.state = state
-        found = shelf.steps.pop(key, None)
-        if found is not None:
-            shelf.steps[key] = found  # the last one used stands last
-        return found
+        step = shelf.steps.pop(key, None)
+        if step is not None:
+            shelf.steps[key] = step  # the last one used stands last
+        return step
 
 
-def keep(model: DecodingModel, key: Hashable, made: Kept | str) -> int:
+def keep(model: DecodingModel, key: Hashable, step: Kept | str) -> int:
     """Keep a step, or why there can be none, within the limits; the bytes that are kept for the model now."""
     with _lock:
         steps = _shelves.setdefault(model, _Shelf()).steps
-        steps[key] = made
+        steps[key] = step
         limit = most_bytes(model.device)
         while len(steps) > MOST_STEPS or _bytes_of(steps) > limit:
             _drop(steps, 1)
@@ -136,14 +136,14 @@ def _bytes_of(steps: dict[Hashable, Kept | str]) -> int:
 
 def modules_of(model: DecodingModel) -> list[nn.Module]:
     """The model and every module inside it, once; in a quarter of the time that `modules()` takes."""
-    found: dict[int, nn.Module] = {}
+    by_id: dict[int, nn.Module] = {}
     waiting: list[nn.Module | None] = [cast("nn.Module", model)]
     while waiting:
         module = waiting.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
+        if module is not None and id(module) not in by_id:
+            by_id[id(module)] = module
             waiting.extend(module._modules.values())
-    return list(found.values())
+    return list(by_id.values())
 
 
 def state_of(model: DecodingModel) -> Hashable:
@@ -151,17 +151,17 @@ def state_of(model: DecodingModel) -> Hashable:
 
     Values that change in place do not count: a graph reads them from where they are. 1.5 ms for 400 modules.
     """
-    found: list[Hashable] = []
+    parts: list[Hashable] = []
     for holder in (model.config, model.config.get_text_config(), *modules_of(model)):
         for name, value in vars(holder).items():
             kind = type(value)
             if kind in _SCALARS:
-                found.append((name, value))
+                parts.append((name, value))
             elif kind in _LISTS:
-                found.append((name, tuple(one if type(one) in _SCALARS else id(one) for one in value)))
+                parts.append((name, tuple(one if type(one) in _SCALARS else id(one) for one in value)))
             elif kind is dict and name in _TENSORS:
-                found.extend((_address(one), one.dtype, one.device) for one in value.values() if one is not None)
-    return tuple(found)
+                parts.extend((_address(one), one.dtype, one.device) for one in value.values() if one is not None)
+    return tuple(parts)
 
 
 def _address(tensor: torch.Tensor) -> int:

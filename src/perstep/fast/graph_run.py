@@ -84,8 +84,8 @@ def _refusal(call: Call) -> str:
         "the model is in training mode": bool(getattr(model, "training", False)),
         "autocast is on, whose casts a graph does not keep": torch.is_autocast_enabled(model.device.type),
     }
-    found = next((reason for reason, holds in reasons.items() if holds), "")
-    return found or _odd_arguments(call) or _python_inside(model)
+    why = next((reason for reason, holds in reasons.items() if holds), "")
+    return why or _odd_arguments(call) or _python_inside(model)
 
 
 def _odd_arguments(call: Call) -> str:
@@ -140,7 +140,7 @@ class _Run:
         self._outside = call.stops.others
         insides = [processor_inside(one) for one in call.processors]
         inside = [one for one in insides if one is not None]
-        odd = [type(one).__name__ for one, found in zip(call.processors, insides, strict=True) if found is None]
+        odd = [type(one).__name__ for one, inner in zip(call.processors, insides, strict=True) if inner is None]
         self._processors: list[InsideProcessor] | None = inside
         if odd or call.records:
             self._processors = None
@@ -148,7 +148,7 @@ class _Run:
             call.report.why = f"{what}: processors are called between two graphs"
         criteria = [criterion_inside(one) for one in self._outside]
         self._criteria: list[InsideCriterion] = [one for one in criteria if one is not None]
-        self._outside = [one for one, found in zip(self._outside, criteria, strict=True) if found is None]
+        self._outside = [one for one, inner in zip(self._outside, criteria, strict=True) if inner is None]
 
     # Where the call begins
 
@@ -344,7 +344,7 @@ def _compare_replays(step: Step, halves: Sequence[Work], replays: Sequence[Work]
     Raises:
         NotCaptured: it does not, so something of the step runs on the host.
     """
-    found = []
+    chosen = []
     for parts in (halves, replays):
         rewind()
         tokens = []
@@ -352,6 +352,6 @@ def _compare_replays(step: Step, halves: Sequence[Work], replays: Sequence[Work]
             for part in parts:
                 part()
             tokens.append(step.tokens_B1.clone())
-        found.append(torch.cat(tokens))
-    if not torch.equal(*found):
+        chosen.append(torch.cat(tokens))
+    if not torch.equal(*chosen):
         raise NotCaptured("the graph chose other tokens than the step that it was captured from")

@@ -62,8 +62,8 @@ class NoRepeatNGram(Processor):
         rows: list[int] = []
         tokens: list[int] = []
         for row, text in enumerate(input_ids.numpy()):
-            found = _followers(text, self.ngram_size)
-            inside = found[found < columns].tolist()
+            followers = _followers(text, self.ngram_size)
+            inside = followers[followers < columns].tolist()
             rows += [row] * len(inside)
             tokens += inside
         if tokens:

@@ -97,11 +97,11 @@ class RepetitionPenalty(Processor):
         if self._any_ignored:
             ids = self._without_ignored(ids, scores.shape[-1])
         last = scores.shape[-1] - 1
-        found = scores.gather(1, ids.clamp(max=last))
-        penalised = torch.where(found < 0, found * self.penalty, found / self.penalty)
+        gathered = scores.gather(1, ids.clamp(max=last))
+        penalised = torch.where(gathered < 0, gathered * self.penalty, gathered / self.penalty)
         # Ids beyond the logits write to the last column what it is anyway: penalised if that token occurs itself.
         unchanged = (ids > last) & ~(ids == last).any(dim=1, keepdim=True)
-        return scores.scatter(1, ids.clamp(max=last), torch.where(unchanged, found, penalised))
+        return scores.scatter(1, ids.clamp(max=last), torch.where(unchanged, gathered, penalised))
 
     def graph_key(self) -> Hashable:
         """Its kind and its factor."""

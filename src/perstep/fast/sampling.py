@@ -240,11 +240,11 @@ class TypicalP(Processor):
             removed = distance > ordered.gather(-1, last)
             return scores.masked_fill(removed.scatter(1, places[:, :count], False), self.filter_value)
         distances, weights = distance.detach().numpy(), shares.detach().numpy()
-        found = [_nearest(*row, self.mass, count) for row in zip(distances, weights, strict=True)]
-        least = torch.tensor([[far] for far, _ in found], dtype=torch.float32)
+        kept = [_nearest(*row, self.mass, count) for row in zip(distances, weights, strict=True)]
+        least = torch.tensor([[far] for far, _ in kept], dtype=torch.float32)
         removed = distance > least
         if count > 1:
-            for row, (_, nearest) in enumerate(found):
+            for row, (_, nearest) in enumerate(kept):
                 removed[row, torch.from_numpy(nearest)] = False
         return scores.masked_fill(removed, self.filter_value)
 

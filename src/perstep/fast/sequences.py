@@ -86,15 +86,15 @@ class SequenceBias(Processor):
         if not (on_host(input_ids) and scores.is_cpu and scores.dtype == torch.float32):
             return self._by_tensors(input_ids, scores)
         given: NDArray[np.float32] = scores.detach().numpy()
-        made = scores.detach().clone()
-        values: NDArray[np.float32] = made.numpy()
+        biased = scores.detach().clone()
+        values: NDArray[np.float32] = biased.numpy()
         if len(self._single_ids):
             values[:, self._single_ids] += self._single_biases
         if self._longest:
             for row, text in enumerate(input_ids[:, -self._longest :].tolist()):
                 for token, bias in self._completed(text).items():
                     values[row, token] = given[row, token] + bias
-        return made
+        return biased
 
     def _completed(self, text: list[int]) -> dict[int, np.float32]:
         """The bias of each token that completes a sequence of more than one, behind the last tokens of a row.
@@ -119,12 +119,12 @@ class SequenceBias(Processor):
 
     def _tables(self, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """By length: what sequences begin with [sequences, length], their last tokens and biases [sequences]."""
-        found = self._tensors.get(device)
-        if found is None:
+        tables = self._tensors.get(device)
+        if tables is None:
             by_length: dict[int, list[tuple[tuple[int, ...], float]]] = {0: []}  # single tokens first
             for ids, bias in self.sequence_bias.items():
                 by_length.setdefault(len(ids) - 1, []).append((ids, bias))
-            found = self._tensors[device] = [
+            tables = self._tensors[device] = [
                 (
                     torch.tensor([ids[:-1] for ids, _ in group], dtype=torch.int64, device=device),
                     torch.tensor([ids[-1] for ids, _ in group], dtype=torch.int64, device=device),
@@ -133,7 +133,7 @@ class SequenceBias(Processor):
                 for group in by_length.values()
                 if group
             ]
-        return found
+        return tables
 
 
 class BadWords(SequenceBias):

@@ -109,14 +109,14 @@ class StopStrings(Stateless, StoppingCriteria):  # type: ignore[misc] # transfor
 
     def graph_begin(self, input_ids: torch.Tensor, width: int) -> State:  # noqa: ARG002
         """The state of each row, and whether it holds a stop string that counts, int64 and bool [rows]."""
-        held = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        return self.state(input_ids), self._hold_one(input_ids) if self.anywhere else held
+        stopped = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return self.state(input_ids), self._hold_one(input_ids) if self.anywhere else stopped
 
     def graph_advance(self, state: State, tokens: torch.Tensor, length: torch.Tensor) -> State:  # noqa: ARG002
         """The same after one more token each."""
-        before, held = state
+        before, stopped = state
         done = self.completes(before, tokens)
-        return self.advance(before, tokens), done | held if self.anywhere else done
+        return self.advance(before, tokens), done | stopped if self.anywhere else done
 
     def graph_stops(self, state: State) -> torch.Tensor:
         """Whether the last token has stopped each row, bool [rows]."""
@@ -198,14 +198,14 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
             self._begin = length - gap
             keys = states = torch.zeros(input_ids.shape[0], dtype=torch.int64, device=input_ids.device)
         else:
-            keys, states, known = self._followed(input_ids, last)
+            keys, states, is_known = self._followed(input_ids, last)
             fresh = self._reading.advance(torch.zeros_like(states), input_ids[:, -1])
         self._length = length
         for index in range(length - gap, length):
             keys = keys + input_ids[:, index] * self._weights_for(input_ids)[index - self._begin]
             states = self._reading.advance(states, input_ids[:, index])
         if gap > 1:  # a row that is not known is in its first token, however many there are
-            states = torch.where(known, states, fresh)
+            states = torch.where(is_known, states, fresh)
         self._last = keys, states
         return states == self._accept
 
@@ -231,10 +231,10 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
             self._follow(torch.nn.functional.pad(input_ids, (0, 1)).numpy(), self._text)
             states = torch.tensor(self._states)
         elif 0 <= length - self._length < _LONGEST_GAP and self._last and self._last[0].device == input_ids.device:
-            _, found, known = self._followed(input_ids, self._last)
+            _, followed, is_known = self._followed(input_ids, self._last)
             for index in range(self._length, length):
-                found = self._reading.advance(found, input_ids[:, index])
-            states = torch.where(known, found, states)
+                followed = self._reading.advance(followed, input_ids[:, index])
+            states = torch.where(is_known, followed, states)
         else:
             self._begin = length
         return states, states
@@ -258,16 +258,16 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
     def _on_host(self, ids: NDArray[np.int64]) -> torch.Tensor:
         length, rows = ids.shape[1], len(ids)
         gap = length - self._length
-        known = self._text if 0 < gap <= _LONGEST_GAP else None
-        if known is None:
+        previous = self._text if 0 < gap <= _LONGEST_GAP else None
+        if previous is None:
             gap = min(length, 1)
             self._begin = length - gap
-            self._states, known = [0] * rows, b""
+            self._states, previous = [0] * rows, b""
         text = ids[:, self._begin :].T.tobytes()
-        if rows == len(self._states) and text.startswith(known):
+        if rows == len(self._states) and text.startswith(previous):
             tokens = (ids[:, -1] if gap == 1 else ids[:, length - gap :].T.ravel()).tolist()
         else:
-            tokens = self._follow(ids, known)
+            tokens = self._follow(ids, previous)
         for begin in range(0, len(tokens), rows or 1):
             self._states = self._reading.advance_on_host(self._states, tokens[begin : begin + rows])
         self._length, self._text, self._last = length, text, None
@@ -275,9 +275,9 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
             return _none_of(rows)
         return torch.tensor([state == self._accept for state in self._states])
 
-    def _follow(self, ids: NDArray[np.int64], known: bytes) -> list[int]:
+    def _follow(self, ids: NDArray[np.int64], previous: bytes) -> list[int]:
         """Set the states before the last token of rows that changed places, and give these tokens."""
-        before = np.frombuffer(known, dtype=ids.dtype).reshape(self._length - self._begin, len(self._states))
+        before = np.frombuffer(previous, dtype=ids.dtype).reshape(self._length - self._begin, len(self._states))
         texts = {row.tobytes(): state for row, state in zip(before.T, self._states, strict=True)}
         states = []
         for row in ids[:, self._begin : -1]:
@@ -298,18 +298,18 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
         before = ids[:, self._begin : self._length]
         keys = (before * self._weights_for(ids)[: before.shape[1]]).sum(dim=1)
         same = keys[:, None] == last[0][None, :]
-        known = same.any(dim=1)
-        states = torch.where(known, last[1][same.to(torch.uint8).argmax(dim=1)], 0)
-        return keys, states, known
+        is_known = same.any(dim=1)
+        states = torch.where(is_known, last[1][same.to(torch.uint8).argmax(dim=1)], 0)
+        return keys, states, is_known
 
     def _weights_for(self, ids: torch.Tensor) -> torch.Tensor:
         """Random odd numbers, one a position, int64: sums of tokens times these tell texts apart."""
-        found = self._weights.get(ids.device)
-        if found is None:
-            found = self._weights[ids.device] = self._weights[torch.device("cpu")].to(ids.device)
-        while len(found) < ids.shape[1] - self._begin:
-            found = self._weights[ids.device] = torch.cat([found, found * _ODD])
-        return found
+        weights = self._weights.get(ids.device)
+        if weights is None:
+            weights = self._weights[ids.device] = self._weights[torch.device("cpu")].to(ids.device)
+        while len(weights) < ids.shape[1] - self._begin:
+            weights = self._weights[ids.device] = torch.cat([weights, weights * _ODD])
+        return weights
 
 
 def _none_of(rows: int) -> torch.Tensor:

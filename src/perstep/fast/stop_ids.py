@@ -64,10 +64,10 @@ class StopIds(StoppingCriteria):  # type: ignore[misc] # transformers is not typ
 
     def _tables_on(self, device: torch.device) -> list[torch.Tensor]:
         """The sequences of each length, int64 [sequences, length]."""
-        found = self._tables.get(device)
-        if found is None:
+        tables = self._tables.get(device)
+        if tables is None:
             by_length: dict[int, list[tuple[int, ...]]] = {}
             for ids in self.sequences:
                 by_length.setdefault(len(ids), []).append(ids)
-            found = self._tables[device] = [torch.tensor(group, device=device) for group in by_length.values()]
-        return found
+            tables = self._tables[device] = [torch.tensor(group, device=device) for group in by_length.values()]
+        return tables

@@ -189,11 +189,11 @@ class TokenMask(Processor):
         )
 
     def _tables_for(self, width: int, device: torch.device) -> DeviceTables:
-        found = self._on_device
-        if found is None or found.width != width or found.next_SC.device != device:
-            found = self.prepare(width, device)._on_device
-        assert found is not None  # noqa: S101 - only whole tables come here
-        return found
+        tables = self._on_device
+        if tables is None or tables.width != width or tables.next_SC.device != device:
+            tables = self.prepare(width, device)._on_device
+        assert tables is not None  # noqa: S101 - only whole tables come here
+        return tables
 
     def _parents(self, ids_BT: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Which row of the last step each row goes on from, int64 [B], and whether there is one, bool [B].
@@ -235,8 +235,8 @@ class TokenMask(Processor):
         states = [table.start for table in tables]
         if parent_B is not None and known_B is not None:
             rows = zip(parent_B.tolist(), known_B.tolist(), ids_BT[:, -1].tolist(), strict=True)
-            for row, (parent, known, token) in enumerate(rows):
-                if known:
+            for row, (parent, is_known, token) in enumerate(rows):
+                if is_known:
                     states[row] = follow(tables[row], self._host_states[parent], token)
         self._host_states = states
         masked = scores_BL.clone()

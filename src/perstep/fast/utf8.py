@@ -198,8 +198,8 @@ class _Rows:
         """What logits may be at most: +inf where allowed, -inf elsewhere; [states, columns] as `scores`."""
         columns = scores.shape[1]
         key = (columns, scores.dtype, scores.device, left)
-        found = self._caps.get(key)
-        if found is None:
+        cached = self._caps.get(key)
+        if cached is None:
             if columns < self.size:
                 raise InputError(
                     f"the vocabulary has {plural(self.size, 'token')}, the logits {plural(columns, 'column')}: they "
@@ -207,22 +207,22 @@ class _Rows:
                 )
             caps = torch.where(self.allowed[left], torch.inf, -torch.inf)
             caps = torch.nn.functional.pad(caps, (0, columns - self.size), value=-torch.inf)
-            found = self._caps[key] = caps.to(device=scores.device, dtype=scores.dtype)
-        return found
+            cached = self._caps[key] = caps.to(device=scores.device, dtype=scores.dtype)
+        return cached
 
     def caps_by_left(self, scores: torch.Tensor) -> torch.Tensor:
         """The caps where 0, 1, 2 ... tokens are left, [lefts, states, columns]."""
         key = (scores.shape[1], scores.dtype, scores.device, -1)
-        found = self._caps.get(key)
-        if found is None:
-            found = self._caps[key] = torch.stack([self.caps(scores, left) for left in range(self.reach + 1)])
-        return found
+        cached = self._caps.get(key)
+        if cached is None:
+            cached = self._caps[key] = torch.stack([self.caps(scores, left) for left in range(self.reach + 1)])
+        return cached
 
     def caps_on_host(self, scores: torch.Tensor, left: int) -> _CapsOnHost:
         """The same for float32 logits in the host's memory."""
         whole = self.caps(scores, left).numpy()
-        made = self.on_host[scores.shape[1], left] = _CapsOnHost(whole, list(whole))
-        return made
+        caps = self.on_host[scores.shape[1], left] = _CapsOnHost(whole, list(whole))
+        return caps
 
     def sparsely(self, scores: torch.Tensor, state: int, left: int) -> torch.Tensor:
         """The scores [rows, columns] in the host's memory with -inf at what `state` does not allow.
@@ -230,12 +230,12 @@ class _Rows:
         Between characters nearly all tokens are allowed, inside one nearly none: the shorter list is worked through.
         """
         key = (scores.shape[1], state, left)
-        found = self._lists.get(key)
-        if found is None:
+        cached = self._lists.get(key)
+        if cached is None:
             allowed = torch.isposinf(self.caps(scores[:1].float(), left)[state])
             few = int(allowed.sum()) * 2 < len(allowed)
-            found = self._lists[key] = few, torch.nonzero(allowed if few else ~allowed).ravel()
-        few_allowed, ids = found
+            cached = self._lists[key] = few, torch.nonzero(allowed if few else ~allowed).ravel()
+        few_allowed, ids = cached
         if not few_allowed:
             return scores.index_fill(1, ids, -torch.inf)
         return torch.full_like(scores, -torch.inf).index_copy_(1, ids, scores.index_select(1, ids))
@@ -263,8 +263,8 @@ def _reading(vocabulary: Vocabulary, dfa: Dfa) -> Reading:
     for back in range(_BYTES, 0, -1):
         has = lengths >= back
         code = code * base + np.where(has, symbols[np.where(has, ends - back, 0)] if len(symbols) else none, none)
-    found, class_of_token = np.unique(code, return_inverse=True)
-    maps = np.stack([_function(int(one), base, dfa) for one in found])
+    codes, class_of_token = np.unique(code, return_inverse=True)
+    maps = np.stack([_function(int(one), base, dfa) for one in codes])
     maps, group = np.unique(maps, axis=0, return_inverse=True)
     reset = np.flatnonzero((maps == 0).all(axis=1))
     if not len(reset):  # no token ends a character: ids that are no tokens do

@@ -30,8 +30,8 @@ def find_vocabulary(call: Captured) -> Vocabulary | None:
 
     columns = call.model.config.get_text_config().vocab_size
     named = [(value, name) for name, value in call.names.items() if not name.startswith("_")]
-    held = ((getattr(value, "__dict__", {}).get("tokenizer"), f"{name}.tokenizer") for value, name in named)
-    named += [(value, name) for value, name in held if value is not None]
+    inner = ((getattr(value, "__dict__", {}).get("tokenizer"), f"{name}.tokenizer") for value, name in named)
+    named += [(value, name) for value, name in inner if value is not None]
     given = call.arguments[1].get("tokenizer")
     if given is not None:  # no other is right beside it
         named = [(value, name) for value, name in [*named, *_of_dicts(call.names)] if value is given]
@@ -50,9 +50,9 @@ def _of_dicts(names: Mapping[str, object]) -> list[tuple[Part, str]]:
     """What dictionaries among the names of a call's line hold under names, such as its keyword arguments."""
     return [
         (value, f"{name}[{key!r}]")
-        for name, held in names.items()
-        if type(held) is dict and not name.startswith("_")
-        for key, value in held.items()
+        for name, entries in names.items()
+        if type(entries) is dict and not name.startswith("_")
+        for key, value in entries.items()
         if isinstance(key, str)
     ]
 
@@ -72,15 +72,15 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
 
     Why there is none for a part is kept in `seen.reasons`.
     """
-    found = [*for_settings(call, seen, vocabulary), *_by_class(call, seen, vocabulary)]
-    in_chain = in_order(call, [one for one in found if one.kind == PROCESSORS], _columns(call, seen))
+    candidates = [*for_settings(call, seen, vocabulary), *_by_class(call, seen, vocabulary)]
+    in_chain = in_order(call, [one for one in candidates if one.kind == PROCESSORS], _columns(call, seen))
     proved = []
-    for offer in found:
+    for offer in candidates:
         try:
             proved.append(_proved(call, seen, offer, vocabulary, in_chain))
         except (Unlike, OutOfOrder) as reason:
             seen.reasons |= dict.fromkeys(offer.parts, str(reason))
-    answered = {part for offer in found for part in offer.parts}
+    answered = {part for offer in candidates for part in offer.parts}
     return [*proved, *_by_prefix(call, seen), *_by_behaviour(call, seen, vocabulary, answered)]
 
 
@@ -105,9 +105,9 @@ def _by_class(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Iter
     """For the parts whose class is one of transformers'."""
     for kind, parts in call.lists.items():
         for index, part in enumerate(parts):
-            known = exactly(part, vocabulary, call.names)
-            if known is not None:
-                yield Offer(kind, index, (seen.name_of(part),), (known,), BY_CLASS)
+            drop_in = exactly(part, vocabulary, call.names)
+            if drop_in is not None:
+                yield Offer(kind, index, (seen.name_of(part),), (drop_in,), BY_CLASS)
 
 
 def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, answered: set[str]) -> Iterator[Offer]:
@@ -118,12 +118,12 @@ def _by_behaviour(call: Captured, seen: Seen, vocabulary: Vocabulary | None, ans
             if name in answered or name in seen.reasons:
                 continue
             try:
-                found = _for_own(call, kind, part, steps, vocabulary)
+                same = _for_own(call, kind, part, steps, vocabulary)
             except Unlike as reason:
                 seen.reasons[name] = str(reason)
             else:
-                made = ((found.drop_in, found.source),)
-                yield Offer(kind, index, (name,), made, found.evidence, before=found.before, names=found.names)
+                drop_ins = ((same.drop_in, same.source),)
+                yield Offer(kind, index, (name,), drop_ins, same.evidence, before=same.before, names=same.names)
 
 
 def _for_own(call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vocabulary | None) -> Same:
@@ -134,8 +134,8 @@ def _for_own(call: Captured, kind: str, part: Part, steps: Steps, vocabulary: Vo
     """
     if kind == PROCESSORS:
         return for_processor(call, part, steps, vocabulary)
-    known, name = vocabulary or (None, "")
-    return Same(*for_criterion(part, steps, known, name, columns=_columns_of(call)))
+    spelled, name = vocabulary or (None, "")
+    return Same(*for_criterion(part, steps, spelled, name, columns=_columns_of(call)))
 
 
 def _proved(
@@ -172,8 +172,8 @@ def _originals(call: Captured, seen: Seen, offer: Offer) -> list[Part]:
 
 def _columns(call: Captured, seen: Seen) -> int:
     """Logits of a row: as a processor of the call's own saw them, else as the model's config says."""
-    found = [steps.columns for steps in seen.steps[PROCESSORS] if steps.columns]
-    return found[0] if found else _columns_of(call)
+    widths = [steps.columns for steps in seen.steps[PROCESSORS] if steps.columns]
+    return widths[0] if widths else _columns_of(call)
 
 
 def _columns_of(call: Captured) -> int:

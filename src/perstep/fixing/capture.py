@@ -159,9 +159,9 @@ class Line:
     def make(self) -> Part:
         """The drop-in, made as the script would make it."""
         begun_ns = self._now()
-        made = eval(self._code, self._names)  # noqa: S307 - our own line, among the script's own names
+        part = eval(self._code, self._names)  # noqa: S307 - our own line, among the script's own names
         self.taken_ns += self._now() - begun_ns
-        return made
+        return part
 
 
 def copied(parts: list[Part]) -> list[Part]:
@@ -171,8 +171,8 @@ def copied(parts: list[Part]) -> list[Part]:
 
 def _copied_lists(lists: Mapping[str, list[Part]]) -> tuple[dict[str, list[Part]], list[str]]:
     """Copies of lists of parts, which may share an object, and what of them could not be copied."""
-    made, shared = _copies([part for parts in lists.values() for part in parts])
-    rest = iter(made)
+    copies, shared = _copies([part for parts in lists.values() for part in parts])
+    rest = iter(copies)
     return {name: [next(rest) for _ in parts] for name, parts in lists.items()}, shared
 
 
@@ -209,31 +209,31 @@ class _Pieces:
             return self._memo[id(value)]
         memo = dict(self._memo)  # of one that fails half-made copies are left in it
         try:
-            made = copy.deepcopy(value, memo)
+            clone = copy.deepcopy(value, memo)
         except Exception:
             return self._in_pieces(value, name)
         self._memo = memo
-        return made
+        return clone
 
     def _in_pieces(self, value: Part, name: str) -> Part:
         if type(value) is tuple:
             return tuple(self.copy(one, f"{name}[{index}]") for index, one in enumerate(value))
         try:
-            made = copy.copy(value)
+            clone = copy.copy(value)
         except Exception:
-            made = value
-        if made is value or not (type(value) in (list, dict) or hasattr(made, "__dict__")):
+            clone = value
+        if clone is value or not (type(value) in (list, dict) or hasattr(clone, "__dict__")):
             self.shared.append(f"{name} (a {type(value).__name__})")
             self._memo[id(value)] = value
             return value
-        self._memo[id(value)] = made
+        self._memo[id(value)] = clone
         if type(value) is list:
-            made[:] = [self.copy(one, f"{name}[{index}]") for index, one in enumerate(value)]
+            clone[:] = [self.copy(one, f"{name}[{index}]") for index, one in enumerate(value)]
         elif type(value) is dict:
-            made.update({key: self.copy(one, f"{name}[{key!r}]") for key, one in value.items()})
+            clone.update({key: self.copy(one, f"{name}[{key!r}]") for key, one in value.items()})
         else:
-            vars(made).update({key: self.copy(one, f"{name}.{key}") for key, one in vars(value).items()})
-        return made
+            vars(clone).update({key: self.copy(one, f"{name}.{key}") for key, one in vars(value).items()})
+        return clone
 
 
 def _shared(parts: list[Part]) -> dict[int, object]:
@@ -302,11 +302,11 @@ def _script_frame(frame: FrameType | None) -> tuple[FrameType | None, bool]:
 
     And whether a text-generation pipeline lies between.
     """
-    found, pipeline = user_frame(frame), False
-    while frame is not None and frame is not found:
+    script, pipeline = user_frame(frame), False
+    while frame is not None and frame is not script:
         pipeline = pipeline or type(frame.f_locals.get("self")).__name__ == "TextGenerationPipeline"
         frame = frame.f_back
-    return found, pipeline
+    return script, pipeline
 
 
 def _by_name(
@@ -350,9 +350,9 @@ def _learned(assistant: Value) -> dict[str, Value]:
 
 def _refused(given: Mapping[str, object]) -> str:
     """Why a call with these arguments cannot be made again, or empty."""
-    held = [name for name in _UNREPEATABLE if given.get(name) is not None]
-    if held:
-        return f"its {' and '.join(held)} cannot be used a second time"
+    unrepeatable = [name for name in _UNREPEATABLE if given.get(name) is not None]
+    if unrepeatable:
+        return f"its {' and '.join(unrepeatable)} cannot be used a second time"
     loop = given.get("custom_generate")
     if loop is None:
         return ""

@@ -74,16 +74,16 @@ class _Built(Exception):  # noqa: N818 - a way out of generate
 
 def built_chain(call: Captured, lists: dict[str, list[Part]] | None = None, **changes: Value) -> list[Part]:
     """The processors that the call would apply, in their order; no forward is made."""
-    found: list[Part] = []
+    chain: list[Part] = []
 
     def keep(original: Function, *args: Value, **kwargs: Value) -> None:
-        found.extend(original(*args, **kwargs))
+        chain.extend(original(*args, **kwargs))
         raise _Built
 
     with Wraps() as wraps, suppress(_Built):
         wraps.method(call.model, "_get_logits_processor", lambda original: partial(keep, original))
         call.again(lists, **changes)
-    return found
+    return chain
 
 
 def first_warper(call: Captured) -> int:
@@ -148,22 +148,22 @@ def in_order(call: Captured, offers: Sequence[Offer], columns: int) -> dict[tupl
     own = copied(call.lists[PROCESSORS])
     before = _links(built_chain(call, {PROCESSORS: own}), own, {})
     shapes = Shapes([link.part for link in before if link.tried], columns, call.model.device)
-    found: dict[tuple[str, ...], str | OutOfOrder] = {}
+    verdicts: dict[tuple[str, ...], str | OutOfOrder] = {}
     trials: dict[tuple[str, ...], _Trial] = {}
     for offer in offers:
         try:
-            trials[offer.parts] = _Trial(_changed(call, offer, own, before), {id(made) for made, _ in offer.made})
+            trials[offer.parts] = _Trial(_changed(call, offer, own, before), {id(part) for part, _ in offer.made})
         except OutOfOrder as reason:
-            found[offer.parts] = reason
+            verdicts[offer.parts] = reason
     chains = [chain for trial in trials.values() for chain in trial.chains]
     try:
         differences = iter(shapes.differences(chains) if chains else [])
     except Exception as error:  # a processor that is for other rows, or other logits
         said = OutOfOrder(f"tried on other logits they ended with {type(error).__name__}: {error}")
-        return found | dict.fromkeys(trials, said)
+        return verdicts | dict.fromkeys(trials, said)
     for parts, trial in trials.items():
-        found[parts] = trial.verdict([next(differences) for _ in trial.chains], shapes.count)
-    return found
+        verdicts[parts] = trial.verdict([next(differences) for _ in trial.chains], shapes.count)
+    return verdicts
 
 
 def keeps_order(call: Captured, offer: Offer) -> None:
@@ -183,7 +183,7 @@ def _changed(call: Captured, offer: Offer, own: Sequence[Part], before: "Sequenc
         OutOfOrder: they are others, or two that do not commute have changed places.
     """
     keys = [("own", offer.index)] if offer.index is not None else [before[place].key for place in offer.places]
-    stands_for = {id(made): key for (made, _), key in zip(offer.made, keys, strict=True)}
+    stands_for = {id(drop_in): key for (drop_in, _), key in zip(offer.made, keys, strict=True)}
     lists, settings = changes_of(call, [offer])
     mine = [own[part.index] if isinstance(part, Original) else part for part in lists[PROCESSORS]]
     after = _links(built_chain(call, {PROCESSORS: mine}, **settings), own, stands_for)
@@ -211,14 +211,14 @@ class _Trial:
         chains: the chain, it without each drop-in, and with a drop-in and a neighbour exchanged where that may matter.
     """
 
-    def __init__(self, links: Sequence[Link], made: set[int]) -> None:
+    def __init__(self, links: Sequence[Link], offered: set[int]) -> None:
         chain = [link.part for link in links if link.tried]
-        self._made = [at for at, part in enumerate(chain) if id(part) in made]
+        self._made = [at for at, part in enumerate(chain) if id(part) in offered]
         self._names = [type(part).__name__ for part in chain]
         self._pairs = [
             at
             for at, (one, other) in enumerate(pairwise(chain))
-            if ({id(one), id(other)} & made) and not commute(one, other)
+            if ({id(one), id(other)} & offered) and not commute(one, other)
         ]
         without = [[*chain[:at], *chain[at + 1 :]] for at in self._made]
         exchanged = [[*chain[:at], chain[at + 1], chain[at], *chain[at + 2 :]] for at in self._pairs]
@@ -233,8 +233,8 @@ class _Trial:
         if idle:
             return OutOfOrder(f"{idle[0]} never changed anything")
         exchanged = dict(zip(self._pairs, differences[1 + len(self._made) :], strict=True))
-        told = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
-        more = f", and not with {' or '.join(told)}" if told else ""
+        orders = [f"{self._names[at + 1]} before {self._names[at]}" for at, seen in exchanged.items() if seen]
+        more = f", and not with {' or '.join(orders)}" if orders else ""
         return f"the same scores for {plural(rows, 'row')} of shaped logits{more}"
 
 
@@ -270,22 +270,22 @@ class Shapes:
 
     def differences(self, chains: Sequence[Chain]) -> list[str]:
         """How each chain differs from that as it is, in words; empty where it does not."""
-        found = [""] * len(chains)
+        differences = [""] * len(chains)
         self.count = 0
         for what, logits in self._probes():
             scores, expected = self._tensor(logits), self._run(self._chain, logits)
             self.count += len(scores)
             for place, chain in enumerate(chains):
-                found[place] = found[place] or self._difference(
+                differences[place] = differences[place] or self._difference(
                     expected, run(chain, self._ids_BT, scores), what, scores
                 )
-        return found
+        return differences
 
-    def _difference(self, expected: "torch.Tensor", found: "torch.Tensor", what: str, scores: "torch.Tensor") -> str:
+    def _difference(self, expected: "torch.Tensor", actual: "torch.Tensor", what: str, scores: "torch.Tensor") -> str:
         """How scores differ from those expected, and from those of a mass that is as near as float32 sums are."""
-        said = _difference(expected, found, what)
+        said = _difference(expected, actual, what)
         near = (run(chain, self._ids_BT, scores) for chain in self._nearly) if said else ()
-        return said if all(_difference(one, found, what) for one in near) else ""
+        return said if all(_difference(one, actual, what) for one in near) else ""
 
     def _probes(self) -> Iterator[tuple[str, Logits]]:
         """Logits [rows, columns]: random ones, and each shape along a grid and on both sides of every edge in it."""
@@ -366,22 +366,22 @@ def _nearly(chain: Chain) -> list[Chain]:
 
 def _set(base: Logits, tokens: "NDArray[np.int64]", value: float) -> Logits:
     """Logits [rows, columns] with a value at one token [rows] of each row."""
-    made = base.copy()
-    made[np.arange(len(base)), tokens] = value
-    return made
+    logits = base.copy()
+    logits[np.arange(len(base)), tokens] = value
+    return logits
 
 
 def _peaks(base: Logits, tokens: "NDArray[np.int64]", shift: float = 0.0) -> Callable[[float], Logits]:
     return lambda value: _set(base, tokens, value + shift)
 
 
-def _difference(expected: "torch.Tensor", found: "torch.Tensor", what: str) -> str:
+def _difference(expected: "torch.Tensor", actual: "torch.Tensor", what: str) -> str:
     """How scores [rows, columns] differ from those expected, in words; empty where they do not.
 
     Of equal logits at an edge transformers' sort leaves open which are kept, so their number counts. A token there
     whose probability is within rounding of the sums may fall on either side.
     """
-    for theirs, ours in zip(expected, found, strict=True):
+    for theirs, ours in zip(expected, actual, strict=True):
         both = (theirs > -np.inf) & (ours > -np.inf)
         if not _are_close(theirs[both], ours[both]):
             return f"the scores differ for {what}"
@@ -409,16 +409,16 @@ def run(chain: Chain, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Ten
 
 def _rows(chain: Chain) -> int:
     """Rows of ids: as many as a penalty has numbers of, for the padding of each."""
-    found = [
+    lengths = [
         len(part.prompt_ignore_length) for part in chain if hasattr(getattr(part, "prompt_ignore_length", 0), "__len__")
     ]
-    return found[0] if found else _ROWS
+    return lengths[0] if lengths else _ROWS
 
 
 def _begun(chain: Chain, columns: int) -> list[tuple[int, ...]]:
     """Sequences of several tokens that processors are about, one of each length."""
-    found = [words for part in chain for words in getattr(part, "sequence_bias", None) or () if len(words) > 1]
-    return list({len(words): words for words in found if max(words) < columns}.values())
+    sequences = [words for part in chain for words in getattr(part, "sequence_bias", None) or () if len(words) > 1]
+    return list({len(words): words for words in sequences if max(words) < columns}.values())
 
 
 def _ids(chain: Chain, columns: int, random: np.random.Generator) -> tuple["NDArray[np.int64]", int]:
@@ -439,8 +439,8 @@ def _ids(chain: Chain, columns: int, random: np.random.Generator) -> tuple["NDAr
 
 def _ids_of(part: Part) -> list[int]:
     """Token ids that a processor is about."""
-    found = getattr(part, "suppress_tokens", None)
-    if found is None:
-        found = getattr(part, "eos_token_id", None)
-    listed: list[int] = np.asarray([] if found is None else found).flatten().tolist()
+    ids = getattr(part, "suppress_tokens", None)
+    if ids is None:
+        ids = getattr(part, "eos_token_id", None)
+    listed: list[int] = np.asarray([] if ids is None else ids).flatten().tolist()
     return [*listed, *(token for words in getattr(part, "sequence_bias", None) or () for token in words)]

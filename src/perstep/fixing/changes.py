@@ -55,10 +55,10 @@ def changes(conditions: Conditions, rounds: Sequence[Round], tokens: int, all_to
         all_tokens: of the script's call.
     """
     calls = conditions.calls_per_block
-    totals = [made.round.block_ns for made in rounds]
-    steps = [made.decode_ns for made in rounds]
+    totals = [one.round.block_ns for one in rounds]
+    steps = [one.decode_ns for one in rounds]
     told_apart = tokens > 1 and all(block and all(block) for block in steps)
-    making = sorted(_making_ns(made, calls[FIXED]) for made in rounds)[len(rounds) // 2]
+    making = sorted(_making_ns(one, calls[FIXED]) for one in rounds)[len(rounds) // 2]
     step = None
     if told_apart:
         step = _change(conditions, rounds, steps, {name: count * (tokens - 1) for name, count in calls.items()})
@@ -85,13 +85,11 @@ def _compared(
     """The second arm by some quantity of the same turns; its processor time is that of the timed calls."""
     timed = msgspec.structs.replace(conditions, calls_per_block=calls)
     manifest = Manifest(experiment="compare", plan={}, conditions=msgspec.to_builtins(timed))
-    samples = [
-        msgspec.structs.replace(made.round, block_ns=block) for made, block in zip(rounds, block_ns, strict=True)
-    ]
+    samples = [msgspec.structs.replace(one.round, block_ns=block) for one, block in zip(rounds, block_ns, strict=True)]
     return analyse(manifest, samples).arms[FIXED]
 
 
-def _making_ns(made: Round, calls: int) -> float:
+def _making_ns(measured: Round, calls: int) -> float:
     """Of a call of the second arm."""
-    took = [ns for arm, ns in zip(made.round.turns, made.making_ns, strict=False) if arm == FIXED]
+    took = [ns for arm, ns in zip(measured.round.turns, measured.making_ns, strict=False) if arm == FIXED]
     return sum(took) / len(took) / calls if took else 0.0

@@ -103,19 +103,19 @@ def for_criterion(
     """
     if not steps.ids or not all(steps.after):
         raise Unlike("it gave no verdict of each row in the call")
-    held = held_by(part) if strings is None else None
-    if held is not None and held.changing:
-        raise Unlike(f"it reads a clock or draws at random ({held.changing}), so trials cannot predict it")
+    stored = held_by(part) if strings is None else None
+    if stored is not None and stored.changing:
+        raise Unlike(f"it reads a clock or draws at random ({stored.changing}), so trials cannot predict it")
     recorded, ask = _recorded(steps), _Asking(part, steps)
     reasons = []
     if vocabulary is not None:
         try:
-            return _for_texts(ask, recorded, held, vocabulary, name, list(strings or ()))
+            return _for_texts(ask, recorded, stored, vocabulary, name, list(strings or ()))
         except Unlike as reason:
             reasons.append(reason)
-    if held is not None and held.sequences:
+    if stored is not None and stored.sequences:
         try:
-            return _for_ids(ask, recorded, held, vocabulary, columns)
+            return _for_ids(ask, recorded, stored, vocabulary, columns)
         except Unlike as reason:
             reasons = reasons or [reason]
     raise reasons[0] if reasons else Unlike(WITHOUT_VOCABULARY)
@@ -124,34 +124,34 @@ def for_criterion(
 def _for_texts(
     ask: "_Asking",
     recorded: "Asked",
-    held: Held | None,
+    stored: Held | None,
     vocabulary: "Vocabulary",
     name: str,
     strings: list[str | bytes],
 ) -> tuple[Part, str, str]:
     """Stop strings, or the end of a word."""
     probes = StopProbes(vocabulary, prompt=recorded.steps[0].shape[1] - 1, device=recorded.steps[0].device)
-    acting = strings if held is None else _acting(ask, probes.of_each(held.texts), as_bytes)
+    acting = strings if stored is None else _acting(ask, probes.of_each(stored.texts), as_bytes)
     asked = [recorded]
-    texts, numbers = ([], []) if held is None else (held.texts, held.numbers)
-    asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=held is not None)]
-    candidates = _candidates(acting, vocabulary, name, found=held is not None)
+    texts, numbers = ([], []) if stored is None else (stored.texts, stored.numbers)
+    asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=stored is not None)]
+    candidates = _candidates(acting, vocabulary, name, found=stored is not None)
     nothing = "which no text that it stores explains" if not acting else f"the vocabulary cannot spell {acting!r}"
     return _one_of(candidates, asked, ask, acting, nothing)
 
 
 def _for_ids(
-    ask: "_Asking", recorded: "Asked", held: Held, vocabulary: "Vocabulary | None", columns: int
+    ask: "_Asking", recorded: "Asked", stored: Held, vocabulary: "Vocabulary | None", columns: int
 ) -> tuple[Part, str, str]:
     """Sequences of ids."""
     size = columns if vocabulary is None else vocabulary.size
     device, prompt = recorded.steps[0].device, recorded.steps[0].shape[1] - 1
     probes = IdProbes(size, prompt=prompt, device=device, vocabulary=vocabulary)
-    sequences = [one for one in held.sequences if max(one) < size]
+    sequences = [one for one in stored.sequences if max(one) < size]
     acting = _acting(ask, probes.of_each(sequences), tuple)
     if not acting:
         raise Unlike("none of the ids that it holds makes it stop by itself")
-    asked = [recorded, *(ask(probe) for probe in probes.of(acting, held.numbers))]
+    asked = [recorded, *(ask(probe) for probe in probes.of(acting, stored.numbers))]
     if vocabulary is not None:
         texts = StopProbes(vocabulary, prompt=prompt, device=device)
         asked += [ask(probe) for probe in texts.of([], [], [], words=True)]
@@ -289,13 +289,13 @@ class _Asking:
         for ids in steps:
             try:
                 verdict = part(ids, _like(self._scores, len(ids)))
-                made = verdicts_of(verdict, len(ids))
+                verdicts = verdicts_of(verdict, len(ids))
             except Exception as error:  # somebody's own class: it may want rows or scores of the call alone
                 raise Unlike(f"asked about another text it {ended_with(error)}") from error
-            if not made:
+            if not verdicts:
                 raise Unlike(f"asked about {plural(len(ids), 'row')} it did not give a verdict of each")
-            self.one_for_all |= len(made) > 1 and not (hasattr(verdict, "__len__") and len(verdict) > 1)
-            said.append(made)
+            self.one_for_all |= len(verdicts) > 1 and not (hasattr(verdict, "__len__") and len(verdict) > 1)
+            said.append(verdicts)
         return np.array(said, dtype=bool)
 
 
@@ -335,7 +335,7 @@ def _acting(
         probes: with what is in each row, and the step that completes it.
         plain: makes one of them comparable.
     """
-    found: dict[Plain, Found] = {}
+    texts: dict[Plain, Found] = {}
     for probe, ends in probes:
         asked = ask(probe)
         said = asked.said
@@ -343,8 +343,8 @@ def _acting(
             said = np.array([ask.alone(asked, row) for row in range(said.shape[1])]).T
         for row, (text, end) in enumerate(ends):
             if said[end, row] and not said[:end, row].any():
-                found.setdefault(plain(text), text)
-    return [text for data, text in found.items() if not any(other != data and _holds(data, other) for other in found)]
+                texts.setdefault(plain(text), text)
+    return [text for data, text in texts.items() if not any(other != data and _holds(data, other) for other in texts)]
 
 
 def _holds(data: "bytes | tuple[int, ...]", other: "bytes | tuple[int, ...]") -> bool:

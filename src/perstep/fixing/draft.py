@@ -57,13 +57,13 @@ def verdict(tokens: int, forwards: int, verdict: str, change: float | None, *, p
     >>> verdict(40, 14, "faster", -0.4444, projected=False)
     '40 tokens in 14 forwards; with the draft a token costs 1.8 times as much: drop it'
     """
-    made = (
+    counts = (
         f"{plural(tokens, 'token')} in {plural(forwards, 'forward')}; " if forwards else f"{plural(tokens, 'token')}; "
     )
     if change is None:
-        return f"{made}whether the draft pays is not known: {verdict}"
+        return f"{counts}whether the draft pays is not known: {verdict}"
     times = f"with the draft a token costs {short(1 / (1 + change), 2)} times as much"
-    told = {"faster": "drop it", "slower": "keep it"}.get(verdict, f"{verdict}, so nothing is to be gained")
+    advice = {"faster": "drop it", "slower": "keep it"}.get(verdict, f"{verdict}, so nothing is to be gained")
     if verdict.startswith("not resolved"):
-        told = "not resolved, try a larger --budget"
-    return f"{made}{times}: {told}{' (projected from its first tokens)' if projected else ''}"
+        advice = "not resolved, try a larger --budget"
+    return f"{counts}{times}: {advice}{' (projected from its first tokens)' if projected else ''}"

@@ -27,8 +27,8 @@ def experts_offer(call: Captured, clock: Clock) -> Offer | None:
 
 def implementation(model: Value) -> str:
     """What the experts of a model run with; empty where it has none that can be changed."""
-    found = [part for part in model.modules() if _has_experts(part)]
-    return str(getattr(found[0].config, "_experts_implementation", "") or "") if found else ""
+    blocks = [part for part in model.modules() if _has_experts(part)]
+    return str(getattr(blocks[0].config, "_experts_implementation", "") or "") if blocks else ""
 
 
 def _has_experts(part: Value) -> bool:

@@ -69,9 +69,9 @@ class Result(msgspec.Struct, kw_only=True):
     @property
     def whole(self) -> TimeChange:
         """Of the whole call, measured or projected."""
-        found = self.call or self.projected
-        assert found is not None  # noqa: S101 - there is always one of them
-        return found
+        change = self.call or self.projected
+        assert change is not None  # noqa: S101 - there is always one of them
+        return change
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -215,21 +215,21 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> FixFindings:
     for calls in by_site(watched).values():  # of several models, those of the line's first
         by_line.setdefault(calls[0].site, calls)
     mark_ns = typed(manifest, Conditions).mark_ns
-    held = _by_line(samples)
+    records = _by_line(samples)
     sites = []
-    for line, found in held.items():
+    for line, record in records.items():
         calls = by_line.get(line, [])
         decode, prefill = (call_ledger(kind, calls, mark_ns) if calls else None for kind in _KINDS)
         device = device_ledger(DECODE_STEP, calls) if calls else None
-        sites.append(_site(found, decode, prefill, model=calls[0].model if calls else "", device=device))
-    rounds = [made.round for found in held.values() for _, kept in found.trials for made in kept]
+        sites.append(_site(record, decode, prefill, model=calls[0].model if calls else "", device=device))
+    rounds = [one.round for record in records.values() for _, kept in record.trials for one in kept]
     patch = next((sample for sample in reversed(samples) if isinstance(sample, Patch)), Patch(diff=""))
     open_ = [site.site for site in sites if any(_is_open(row) for row in site.rows)]
     return FixFindings(
         sites=sites,
         diff=patch.diff,
         diff_folder=patch.folder,
-        noise=summarise_noise([*(call.noise for call in watched), *(made.noise for made in rounds)]),
+        noise=summarise_noise([*(call.noise for call in watched), *(one.noise for one in rounds)]),
         unresolved=f"the time saved is not resolved at {', '.join(open_)}; try a larger --budget on a quiet machine"
         if open_
         else "",
@@ -251,25 +251,25 @@ def _is_open(row: Row) -> bool:
 
 
 def _by_line(samples: Sequence[Sample]) -> dict[str, _Held]:
-    held: dict[str, _Held] = {}
+    by_line: dict[str, _Held] = {}
     for sample in samples:
         if isinstance(sample, Offered):
-            held.setdefault(sample.site, _Held()).offered = sample
+            by_line.setdefault(sample.site, _Held()).offered = sample
         elif isinstance(sample, Clash):
-            held[sample.site].clashes.append(sample)
+            by_line[sample.site].clashes.append(sample)
         elif isinstance(sample, Trial):
-            held[sample.site].trials.append((sample, []))
+            by_line[sample.site].trials.append((sample, []))
         elif isinstance(sample, Round):
-            held[sample.site].trials[-1][1].append(sample)
+            by_line[sample.site].trials[-1][1].append(sample)
         elif isinstance(sample, Written):
-            held[sample.site].written = sample
-    return held
+            by_line[sample.site].written = sample
+    return by_line
 
 
 def _site(
-    held: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: str, device: DeviceLedger | None = None
+    record: _Held, decode: Ledger | None, prefill: Ledger | None, *, model: str, device: DeviceLedger | None = None
 ) -> Site:
-    offered, written = held.offered, held.written
+    offered, written = record.offered, record.written
     loop = () if decode is None else loop_parts(decode)
     site = Site(
         site=offered.site,
@@ -292,10 +292,10 @@ def _site(
     )
     for place in written.chosen:
         site.rows[place].written = True
-    for clash in held.clashes:
+    for clash in record.clashes:
         site.rows[clash.offer].clash = [site.rows[place].drop_in for place in clash.beside]
     beside: dict[int, list[int]] = {}
-    for trial, rounds in held.trials:
+    for trial, rounds in record.trials:
         if rounds:
             _add_trial(site, trial, rounds, written.chosen)
             beside |= {place: trial.beside for place in trial.offers if len(trial.offers) == 1}
@@ -313,8 +313,8 @@ def _site(
 
 
 def _add_trial(site: Site, trial: Trial, rounds: list[Round], chosen: list[int]) -> None:
-    found = changes(trial.conditions, rounds, trial.tokens, site.all_tokens)
-    result = _result(found, trial, len(rounds), [row.drop_in for row in site.rows])
+    measured = changes(trial.conditions, rounds, trial.tokens, site.all_tokens)
+    result = _result(measured, trial, len(rounds), [row.drop_in for row in site.rows])
     if len(trial.offers) == 1:
         site.rows[trial.offers[0]].result = result
     if trial.offers == chosen and not trial.beside:
@@ -323,15 +323,15 @@ def _add_trial(site: Site, trial: Trial, rounds: list[Round], chosen: list[int])
         site.set_aside = result
 
 
-def _result(found: Changes, trial: Trial, rounds: int, drop_ins: list[str]) -> Result:
+def _result(measured: Changes, trial: Trial, rounds: int, drop_ins: list[str]) -> Result:
     return Result(
         drop_ins=[drop_ins[place] for place in trial.offers],
         beside=[drop_ins[place] for place in trial.beside],
-        step=found.step,
-        call=found.call,
-        projected=found.projected,
-        processor=found.processor,
-        making_ns=found.making_ns,
+        step=measured.step,
+        call=measured.call,
+        projected=measured.projected,
+        processor=measured.processor,
+        making_ns=measured.making_ns,
         new_tokens=trial.tokens,
         rounds=rounds,
     )
@@ -402,17 +402,17 @@ def _bound(
 def _others(ledger: Ledger, rows: list[Row], loop: tuple[str, ...], offered: Offered) -> list[Row]:
     """Rows for the parts that nothing was offered for."""
     answered = {part for row in rows for part in row.parts}
-    made = []
+    others = []
     if loop and BETWEEN not in answered:
         why = "perstep.fast.decode is used already" if offered.loop_is_fast else DECODE + ", not tried"
-        made.append(Row(parts=[BETWEEN], why=why))
+        others.append(Row(parts=[BETWEEN], why=why))
     for name in ledger.parts:
         if name not in answered and name not in loop:
-            reason, instead = offered.reasons.get(name, ""), offered.instead.get(name, "")
-            made.append(Row(parts=[name], why=why_nothing(name), reason=reason, instead=instead))
-    for row in made:
+            reason, advice = offered.reasons.get(name, ""), offered.instead.get(name, "")
+            others.append(Row(parts=[name], why=why_nothing(name), reason=reason, instead=advice))
+    for row in others:
         _cost(row, ledger, loop)
-    return made
+    return others
 
 
 def headline(site: Site) -> str:

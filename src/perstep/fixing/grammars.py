@@ -72,19 +72,19 @@ def grammars(
         reasons.append("TokenMask: the vocabulary has no end-of-sequence id")
         return
     over = name if type(names.get(name)).__name__ == "Vocabulary" else f"perstep.automata.Vocabulary.of({name})"
-    found = False
+    has_grammar = False
     for written, schema in _schemas(part, names):
-        found = True
+        has_grammar = True
         for space in SPACES:
             more = "" if space == "fixed" else f", whitespace={space!r}"
             source = f"perstep.automata.json_schema({written}{more})"
-            made = partial(json_schema, schema, whitespace=space)
-            yield from _compiled(made, source, written, (spelled, over), reasons)
+            build = partial(json_schema, schema, whitespace=space)
+            yield from _compiled(build, source, written, (spelled, over), reasons)
     for written, pattern in _expressions(part, names):
-        found = True
+        has_grammar = True
         source = f"perstep.automata.from_regex({written})"
         yield from _compiled(partial(from_regex, pattern), source, written, (spelled, over), reasons)
-    if not found:
+    if not has_grammar:
         reasons.append("no schema and no regex that the line can name or the processor holds")
 
 
@@ -123,9 +123,9 @@ def _classes(names: Mapping[str, object]) -> list[tuple[str, object]]:
 def _as_schema(value: object) -> dict[str, Json] | None:
     """The schema that a value is or spells; None if it does not."""
     if isinstance(value, type):
-        made = getattr(value, "model_json_schema", None)
+        method = getattr(value, "model_json_schema", None)
         try:
-            value = made() if callable(made) else None
+            value = method() if callable(method) else None
         except Exception:  # pydantic's own base classes have no schema
             return None
     if isinstance(value, str) and value.lstrip().startswith("{"):
@@ -141,9 +141,9 @@ def _as_schema(value: object) -> dict[str, Json] | None:
 def _expressions(part: Part, names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Texts that may be regular expressions, with how they are written."""
     named = [(name, value) for name, value in names.items() if isinstance(value, str) and not name.startswith("__")]
-    held = [(repr(value), value) for value in _held(part) if isinstance(value, str) and len(value) <= _LONGEST]
+    stored = [(repr(value), value) for value in _held(part) if isinstance(value, str) and len(value) <= _LONGEST]
     seen: set[str] = set()
-    for written, value in [*named, *held]:
+    for written, value in [*named, *stored]:
         if value and value not in seen and len(seen) < _MOST_TEXTS and not value.lstrip().startswith("{"):
             seen.add(value)
             yield written, value

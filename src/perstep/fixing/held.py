@@ -52,11 +52,11 @@ def held_by(part: Part) -> Held:
     search.visit(part, 0)
     while search.queue:
         search.inside(*search.queue.popleft())
-    found = search.held
-    found.texts = list(dict.fromkeys(found.texts))[:_MOST_TEXTS]
-    found.numbers = sorted(set(found.numbers))
-    found.sequences = list(dict.fromkeys(found.sequences))[:_MOST_TEXTS]
-    return found
+    stored = search.held
+    stored.texts = list(dict.fromkeys(stored.texts))[:_MOST_TEXTS]
+    stored.numbers = sorted(set(stored.numbers))
+    stored.sequences = list(dict.fromkeys(stored.sequences))[:_MOST_TEXTS]
+    return stored
 
 
 class _Search:
@@ -150,8 +150,8 @@ def _listed(value: object) -> list[object] | None:
     shape, kind = getattr(value, "shape", None), str(getattr(value, "dtype", ""))
     if not isinstance(shape, tuple) or len(shape) > 2 or not hasattr(value, "tolist") or "int" not in kind:
         return None
-    found = value.tolist() if math.prod(shape) <= _LARGEST_LIST else []
-    return found if isinstance(found, list) else [found]
+    values = value.tolist() if math.prod(shape) <= _LARGEST_LIST else []
+    return values if isinstance(values, list) else [values]
 
 
 def _wrapped(value: object) -> list[object] | None:

@@ -48,13 +48,13 @@ def for_settings(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> l
     own = {id(part) for part in call.lists[PROCESSORS]}
     built = [(place, part) for place, part in enumerate(seen.merged.get(PROCESSORS, [])) if id(part) not in own]
     warpers_from = first_warper(call) if built else 0
-    found = []
+    offers = []
     for place, part in built:
         if place < warpers_from and type(part).__name__ in _NEUTRAL:
-            found += _moved(call, seen, [(place, part)], PROCESSORS, vocabulary, first=True)
+            offers += _moved(call, seen, [(place, part)], PROCESSORS, vocabulary, first=True)
     for part in seen.built.get(CRITERIA, []):
         if type(part).__name__ in _NEUTRAL:
-            found += _moved(call, seen, [(0, part)], CRITERIA, vocabulary)
+            offers += _moved(call, seen, [(0, part)], CRITERIA, vocabulary)
     warpers = [(place, part) for place, part in built if place >= warpers_from]
     movable = list(takewhile(lambda one: _drop_in(one[1], None, {}) is not None, warpers))
     for _, part in warpers[len(movable) :]:
@@ -62,8 +62,8 @@ def for_settings(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> l
             before = type(warpers[len(movable)][1]).__name__
             seen.reasons[seen.name_of(part)] = f"generate applies it after {before}, for which there is no drop-in"
     if any(type(part).__name__ != "TemperatureLogitsWarper" for _, part in movable):
-        found += _moved(call, seen, movable, PROCESSORS, None)
-    return found
+        offers += _moved(call, seen, movable, PROCESSORS, None)
+    return offers
 
 
 def _moved(
@@ -79,9 +79,9 @@ def _moved(
     names = tuple(seen.name_of(part) for _, part in parts)
     changes = dict(_NEUTRAL[type(part).__name__] for _, part in parts)
     fixed = [name for name, value in changes.items() if value is REMOVED and name not in call.arguments[1]]
-    made = [_drop_in(part, vocabulary, call.names) for _, part in parts]
+    drop_ins = [_drop_in(part, vocabulary, call.names) for _, part in parts]
     reason = f"{fixed[0]} is in the model's generation config, which the call cannot leave out" if fixed else ""
-    if not reason and not all(made):
+    if not reason and not all(drop_ins):
         reason = (
             WITHOUT_VOCABULARY
             if vocabulary is None and kind == CRITERIA
@@ -93,7 +93,7 @@ def _moved(
         return []
     evidence = BY_CLASS if len(parts) == 1 else BY_CLASS.replace("its class", "their classes")
     places = tuple(place for place, _ in parts)
-    return [Offer(kind, None, names, tuple(one for one in made if one), evidence, changes, places, first)]
+    return [Offer(kind, None, names, tuple(one for one in drop_ins if one), evidence, changes, places, first)]
 
 
 def _without_name(parts: Sequence[tuple[int, Part]]) -> str:
@@ -130,7 +130,7 @@ def exactly(part: Part, vocabulary: Vocabulary | None, names: Mapping[str, objec
 
     from perstep import fast
 
-    made: dict[object, Callable[[], tuple[Part, str] | None]] = {
+    by_class: dict[object, Callable[[], tuple[Part, str] | None]] = {
         of.TopPLogitsWarper: lambda: _warper(part, fast.TopP, "top_p"),
         of.TopKLogitsWarper: lambda: _warper(part, fast.TopK, "top_k"),
         of.MinPLogitsWarper: lambda: _warper(part, fast.MinP, "min_p"),
@@ -142,7 +142,7 @@ def exactly(part: Part, vocabulary: Vocabulary | None, names: Mapping[str, objec
         of.RepetitionPenaltyLogitsProcessor: lambda: _penalty(part),
         generation.StopStringCriteria: lambda: _stop_strings(part, vocabulary),
     }
-    return made.get(type(part), lambda: None)()
+    return by_class.get(type(part), lambda: None)()
 
 
 def _ngrams(part: Part) -> tuple[Part, str]:
@@ -156,8 +156,8 @@ def _warper(part: Part, drop_in: Callable[[Part], Part], setting: str) -> tuple[
     if rest["filter_value"] not in (None, -np.inf) or rest["min_tokens_to_keep"] not in (None, 1):
         return None
     value = getattr(part, setting)
-    made = drop_in(value)
-    return made, f"perstep.fast.{type(made).__name__}({value!r})"
+    warper = drop_in(value)
+    return warper, f"perstep.fast.{type(warper).__name__}({value!r})"
 
 
 def _suppressed(ids: list[int], names: Mapping[str, object]) -> tuple[Part, str]:
@@ -185,8 +185,8 @@ def _sequence_bias(part: Part, names: Mapping[str, object]) -> tuple[Part, str] 
     from perstep.fast import SequenceBias
 
     source = written_biases(part.sequence_bias, names)
-    made = SequenceBias(part.sequence_bias)
-    return None if source is None else (made, f"perstep.fast.SequenceBias({source})")
+    drop_in = SequenceBias(part.sequence_bias)
+    return None if source is None else (drop_in, f"perstep.fast.SequenceBias({source})")
 
 
 def _penalty(part: Part) -> tuple[Part, str]:
@@ -195,8 +195,8 @@ def _penalty(part: Part) -> tuple[Part, str]:
     ignored = part.prompt_ignore_length
     ignored = ignored.tolist() if hasattr(ignored, "tolist") else ignored or 0
     tail = f", {ignored!r}" if np.any(ignored) else ""
-    made = RepetitionPenalty(part.penalty, ignored)
-    return made, f"perstep.fast.RepetitionPenalty({part.penalty!r}{tail})"
+    drop_in = RepetitionPenalty(part.penalty, ignored)
+    return drop_in, f"perstep.fast.RepetitionPenalty({part.penalty!r}{tail})"
 
 
 def _stop_strings(part: Part, vocabulary: Vocabulary | None) -> tuple[Part, str] | None:
@@ -250,9 +250,9 @@ def reachable(names: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     own = [(name, value) for name, value in own if not isinstance(value, (type, ModuleType))]
     yield from own
     for name, value in own:
-        held = getattr(value, "__dict__", None)
-        if type(held) is dict:
-            yield from ((f"{name}.{inner}", one) for inner, one in held.items() if inner.isidentifier())
+        fields = getattr(value, "__dict__", None)
+        if type(fields) is dict:
+            yield from ((f"{name}.{inner}", one) for inner, one in fields.items() if inner.isidentifier())
 
 
 def _as_ids(value: object, count: int) -> list[int] | None:

@@ -72,9 +72,9 @@ def keyed_tokens(call: Captured) -> "torch.Tensor":
 
 def _with_draw(draw: object, original: Function) -> Function:
     def method(*args: Value, **kwargs: Value) -> Value:
-        made = original(*args, **kwargs)
-        made.append(draw)
-        return made
+        processors = original(*args, **kwargs)
+        processors.append(draw)
+        return processors
 
     return method
 

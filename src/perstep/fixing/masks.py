@@ -99,8 +99,8 @@ def for_processor(call: Captured, part: Part, steps: Steps, vocabulary: "tuple[V
             evidence = (
                 f"forbade the same tokens in all {plural(steps.rows, 'recorded row')} and {plural(trial.rows, 'probe')}"
             )
-            told = [what for what, near in candidate.near if trial.differs(near)]
-            evidence += f", and not with {' or '.join(told)}" if told else ""
+            ruled_out = [what for what, near in candidate.near if trial.differs(near)]
+            evidence += f", and not with {' or '.join(ruled_out)}" if ruled_out else ""
             return Same(candidate.drop_in, candidate.source, evidence, candidate.before, candidate.names)
         reasons.append(reason)
     raise Unlike("; ".join(reasons))
@@ -124,8 +124,8 @@ def _grammars(
     from perstep.fast import TokenMask
 
     ends = frozenset(vocabulary[0].eos_ids)
-    found = list(grammars(part, call.names, vocabulary, reasons))
-    made = [
+    built = list(grammars(part, call.names, vocabulary, reasons))
+    masks = [
         _Candidate(
             TokenMask(one.table),
             f"perstep.fast.TokenMask({TABLE})",
@@ -133,13 +133,13 @@ def _grammars(
             {TABLE: one.table},
             ends,
         )
-        for one in found
+        for one in built
     ]
-    for at, (candidate, one) in enumerate(zip(made, found, strict=True)):
+    for at, (candidate, one) in enumerate(zip(masks, built, strict=True)):
         row = _first_other_row(steps, _allowed_after(one.table, steps), ends)
         if row is None:
             near = [
-                (other.source, made[place]) for place, other in enumerate(found) if other.of == one.of and place != at
+                (other.source, masks[place]) for place, other in enumerate(built) if other.of == one.of and place != at
             ]
             yield replace(candidate, near=tuple(near))
         else:
@@ -217,8 +217,8 @@ def _allowed_always(part: Part, steps: Steps) -> list[int]:
     (asked,) = copied([part])
     ids = steps.ids[0]
     try:
-        made = asked(ids, torch.zeros(len(ids), steps.columns, device=ids.device))
-        return torch.nonzero(made[0] > -np.inf).ravel().tolist()
+        scores = asked(ids, torch.zeros(len(ids), steps.columns, device=ids.device))
+        return torch.nonzero(scores[0] > -np.inf).ravel().tolist()
     except Exception:  # somebody's own class
         return []
 
@@ -244,9 +244,9 @@ def _first_other_row(
 
 def _allowed_by(mask: Part, size: int) -> Callable[["torch.Tensor", int], "NDArray[np.uint8]"]:
     def allowed(ids: "torch.Tensor", row: int) -> "NDArray[np.uint8]":
-        (found,) = mask.allowed(ids[row : row + 1])
+        (tokens,) = mask.allowed(ids[row : row + 1])
         bits = np.zeros(_bits(size), dtype=bool)
-        bits[found[found < size]] = True
+        bits[tokens[tokens < size]] = True
         return np.packbits(bits)
 
     return allowed
@@ -354,11 +354,11 @@ class _Trial:
         over = np.zeros(len(ids), dtype=bool)
         for _ in range(count):
             scores = torch.tensor(self._logits(len(ids)), dtype=torch.float32, device=ids.device)
-            expected, found = theirs(ids, scores.clone()), ours(ids, scores.clone())
+            expected, actual = theirs(ids, scores.clone()), ours(ids, scores.clone())
             self.rows += len(ids)
             for row in np.flatnonzero(~over).tolist():
-                if not torch.equal(expected[row], found[row]):
-                    return _how(expected[row], found[row])
+                if not torch.equal(expected[row], actual[row]):
+                    return _how(expected[row], actual[row])
             allowed = (expected > -np.inf).cpu().numpy()
             if not allowed.any(axis=1).all():
                 break
@@ -384,17 +384,17 @@ class _Trial:
     def _logits(self, rows: int) -> "NDArray[np.float64]":
         """Logits [rows, columns] of some shape: random, peaked, tied, negative, some of them forbidden already."""
         shape, draws = int(self._random.integers(5)), self._random
-        made = draws.normal(0, (1.0, 8.0, 0.0, 1.0, 3.0)[shape], (rows, self._columns))
+        logits = draws.normal(0, (1.0, 8.0, 0.0, 1.0, 3.0)[shape], (rows, self._columns))
         if shape == 3:
-            made -= 50.0
+            logits -= 50.0
         elif shape == 4:
-            made[draws.random(made.shape) < 0.1] = -np.inf
-        made[np.arange(rows), draws.integers(0, self._columns, rows)] += 20.0
-        return made
+            logits[draws.random(logits.shape) < 0.1] = -np.inf
+        logits[np.arange(rows), draws.integers(0, self._columns, rows)] += 20.0
+        return logits
 
 
-def _how(expected: "torch.Tensor", found: "torch.Tensor") -> str:
-    theirs, ours = expected > -np.inf, found > -np.inf
+def _how(expected: "torch.Tensor", actual: "torch.Tensor") -> str:
+    theirs, ours = expected > -np.inf, actual > -np.inf
     if bool((theirs & ~ours).any()):
         return f"it forbids the token {int((theirs & ~ours).nonzero()[0])}, and yours does not"
     if bool((ours & ~theirs).any()):

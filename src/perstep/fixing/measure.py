@@ -58,41 +58,41 @@ def try_call(
         keep(offered)
         return Edit(call)
     seen = observe(call)
-    made = [(one, _tried(one, call, seen, clock)) for one in offers(call, seen, find_vocabulary(call))]
-    made += _of_the_call(call, seen, clock)
+    pairs = [(one, _tried(one, call, seen, clock)) for one in offers(call, seen, find_vocabulary(call))]
+    pairs += _of_the_call(call, seen, clock)
     if call.custom_generate is None:
-        _try_loop(call, seen, made)
+        _try_loop(call, seen, pairs)
     offered.loop_is_fast, offered.sampled = call.custom_generate is not None, seen.sampled
     offered.beams = seen.beams
-    made.sort(key=lambda pair: -_share(pair[0], ledger))
-    offered.tried = [tried for _, tried in made]
-    offered.instead, offered.reasons = _instead(seen, call, made), seen.reasons
+    pairs.sort(key=lambda pair: -_share(pair[0], ledger))
+    offered.tried = [tried for _, tried in pairs]
+    offered.instead, offered.reasons = _instead(seen, call, pairs), seen.reasons
     offered.dispatch_ns = dispatch_ns([*call.lists[PROCESSORS], *seen.built[PROCESSORS]], clock)
     trials = Trials(call, clock, keep)
     offered.all_tokens = trials.all_tokens
     keep(offered)
-    right = _right_together(call, made, keep, sampled=seen.sampled)
-    worth = [place for place in right if _is_worth(*made[place], ledger, prefill, trials.all_tokens)]
-    chosen = _timed(call, made, worth, trials, keep, budget_s=budget_s, sampled=seen.sampled, say=say)
-    edit = Edit(call, [made[place][0] for place in chosen])
+    right = _right_together(call, pairs, keep, sampled=seen.sampled)
+    worth = [place for place in right if _is_worth(*pairs[place], ledger, prefill, trials.all_tokens)]
+    chosen = _timed(call, pairs, worth, trials, keep, budget_s=budget_s, sampled=seen.sampled, say=say)
+    edit = Edit(call, [pairs[place][0] for place in chosen])
     keep(write(edit, chosen, sampled=seen.sampled))
     return edit
 
 
 def _of_the_call(call: Captured, seen: Seen, clock: Clock) -> list[tuple[Offer, Tried]]:
     """What is offered for the call as a whole: plain decoding in place of a draft, another way to run the experts."""
-    made = []
+    pairs = []
     draft = draft_offer(call)
     if draft is not None and seen.sampled:
-        made.append((draft, Tried(parts=list(draft.parts), drop_in=draft.source, tokens="not made", refused=SAMPLED)))
+        pairs.append((draft, Tried(parts=list(draft.parts), drop_in=draft.source, tokens="not made", refused=SAMPLED)))
     elif draft is not None:
         tried = _tried(draft, call, seen, clock)
         tried.forwards = forwards_of(call)
-        made.append((draft, tried))
+        pairs.append((draft, tried))
     experts = experts_offer(call, clock)
     if experts is not None:
-        made.append((experts, _tried(experts, call, seen, clock)))
-    return made
+        pairs.append((experts, _tried(experts, call, seen, clock)))
+    return pairs
 
 
 def _tried(offer: Offer, call: Captured, seen: Seen, clock: Clock) -> Tried:
@@ -107,29 +107,29 @@ def _tried(offer: Offer, call: Captured, seen: Seen, clock: Clock) -> Tried:
     return tried
 
 
-def _try_loop(call: Captured, seen: Seen, made: list[tuple[Offer, Tried]]) -> None:
+def _try_loop(call: Captured, seen: Seen, pairs: list[tuple[Offer, Tried]]) -> None:
     """Add `perstep.fast.decode` to what was tried: by itself, or where that is refused beside what gave the tokens."""
     offer = loop_offer()
     tried = Tried(parts=list(offer.parts), drop_in=offer.source, tokens="not made", refused=refusal(call, [offer]))
-    held = [offer]
+    together = [offer]
     if tried.refused:
-        held = [*(other for other, beside in made if beside.tokens in RIGHT), offer]
-        if len(held) > 1 and not refusal(call, held):
+        together = [*(other for other, beside in pairs if beside.tokens in RIGHT), offer]
+        if len(together) > 1 and not refusal(call, together):
             tried.leans, tried.evidence, tried.refused = True, tried.refused, ""
     if not tried.refused:
-        tried.tokens = _loop_tokens(call, held, sampled=seen.sampled)
+        tried.tokens = _loop_tokens(call, together, sampled=seen.sampled)
         tried.captured, said = how_it_ran(offer)
         if said and not tried.leans:
             tried.evidence = f"{EVIDENCE}; {said}"
-    made.append((offer, tried))
+    pairs.append((offer, tried))
 
 
-def _loop_tokens(call: Captured, held: list[Offer], *, sampled: bool) -> Tokens:
+def _loop_tokens(call: Captured, chosen: list[Offer], *, sampled: bool) -> Tokens:
     """What becomes of the tokens with `perstep.fast.decode` among the offers."""
     if sampled:
-        same = equal(tokens_with(call, held, seed=SEED), keyed_tokens(call))
+        same = equal(tokens_with(call, chosen, seed=SEED), keyed_tokens(call))
         return "equal in distribution" if same else "differ"
-    return "the same" if equal(tokens_with(call, held), sequences_of(call.result)) else "differ"
+    return "the same" if equal(tokens_with(call, chosen), sequences_of(call.result)) else "differ"
 
 
 def _share(offer: Offer, ledger: Ledger | None) -> float:
@@ -139,27 +139,27 @@ def _share(offer: Offer, ledger: Ledger | None) -> float:
     return bound(ledger, loop_parts(ledger) if offer.kind == LOOP else offer.parts)[1]
 
 
-def _instead(seen: Seen, call: Captured, made: list[tuple[Offer, Tried]]) -> dict[str, str]:
+def _instead(seen: Seen, call: Captured, pairs: list[tuple[Offer, Tried]]) -> dict[str, str]:
     """For each processor of the call's own that has no offer, what would be lost without it."""
-    answered = {part for offer, _ in made for part in offer.parts}
-    found = {}
+    answered = {part for offer, _ in pairs for part in offer.parts}
+    advice = {}
     for part, steps in zip(call.lists[PROCESSORS], seen.steps[PROCESSORS], strict=True):
         name = seen.name_of(part)
         if name not in answered and (said := instead_of_unknown(steps)):
-            found[name] = said
-    return found
+            advice[name] = said
+    return advice
 
 
-def _right_together(call: Captured, made: list[tuple[Offer, Tried]], keep: Keep, *, sampled: bool) -> list[int]:
+def _right_together(call: Captured, pairs: list[tuple[Offer, Tried]], keep: Keep, *, sampled: bool) -> list[int]:
     """The places of what gives the right tokens together; each of them did alone.
 
     Where all together do not, the one is dropped without which they do: of several such, the one that costs least.
     Where no single one is to blame, they are put together one by one, and each that changes the tokens is dropped.
     """
-    places = [place for place, (_, tried) in enumerate(made) if tried.tokens in RIGHT]
+    places = [place for place, (_, tried) in enumerate(pairs) if tried.tokens in RIGHT]
 
-    def right(held: list[int]) -> bool:
-        return _right(call, [made[place][0] for place in held], sampled=sampled)
+    def right(subset: list[int]) -> bool:
+        return _right(call, [pairs[place][0] for place in subset], sampled=sampled)
 
     if len(places) < 2 or right(places):
         return places
@@ -176,12 +176,12 @@ def _right_together(call: Captured, made: list[tuple[Offer, Tried]], keep: Keep,
     return kept
 
 
-def _right(call: Captured, held: list[Offer], *, sampled: bool) -> bool:
+def _right(call: Captured, chosen: list[Offer], *, sampled: bool) -> bool:
     """Whether offers together give the right tokens."""
     try:
-        if any(offer.kind == LOOP for offer in held):
-            return _loop_tokens(call, held, sampled=sampled) in RIGHT
-        return equal(tokens_with(call, held), sequences_of(call.result))
+        if any(offer.kind == LOOP for offer in chosen):
+            return _loop_tokens(call, chosen, sampled=sampled) in RIGHT
+        return equal(tokens_with(call, chosen), sequences_of(call.result))
     except Exception:  # one that leans on another which is not among them
         return False
 
@@ -197,7 +197,7 @@ def _is_worth(offer: Offer, tried: Tried, ledger: Ledger | None, prefill: Ledger
 
 def _timed(
     call: Captured,
-    made: list[tuple[Offer, Tried]],
+    pairs: list[tuple[Offer, Tried]],
     worth: list[int],
     trials: Trials,
     keep: Keep,
@@ -212,14 +212,14 @@ def _timed(
     ends_ns = trials.now() + budget_s * 1e9
     chosen: dict[int, Offer] = {}
 
-    def run(held: dict[int, Offer], beside: dict[int, Offer], what: str) -> str:
+    def run(tried: dict[int, Offer], beside: dict[int, Offer], what: str) -> str:
         say(1 - left / trials.shown, f"{call.site}: {what}")
         rest_s = max(ends_ns - trials.now(), 0) / 1e9
         # Better one verdict than several trials that all end a round before theirs.
-        return trials.run(held, beside, max(rest_s / left, min(trials.verdict_s, rest_s)), sampled=sampled)
+        return trials.run(tried, beside, max(rest_s / left, min(trials.verdict_s, rest_s)), sampled=sampled)
 
-    for place in sorted(worth, key=lambda place: made[place][1].leans):
-        offer, leans = made[place][0], made[place][1].leans
+    for place in sorted(worth, key=lambda place: pairs[place][1].leans):
+        offer, leans = pairs[place][0], pairs[place][1].leans
         if (chosen or leans) and not _right(call, [*chosen.values(), offer], sampled=sampled):
             if not leans:  # one that leans works beside other lines, and they are not among these
                 keep(Clash(site=call.site, offer=place, beside=list(chosen)))
@@ -228,6 +228,6 @@ def _timed(
         left -= 1
     if len(chosen) == 1 or not several:
         return list(chosen)
-    verdict = run(chosen or {place: made[place][0] for place in worth}, {}, "all together")
+    verdict = run(chosen or {place: pairs[place][0] for place in worth}, {}, "all together")
     # Each was faster beside those before it, so all of them are, unless these rounds say otherwise.
     return list(chosen)[:1] if verdict.startswith((Verdict.SLOWER, Verdict.SAME)) else list(chosen)

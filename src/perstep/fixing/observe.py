@@ -110,19 +110,19 @@ def _keeping(
     """
 
     def method(*args: Value, **kwargs: Value) -> Value:
-        made = original(*args, **kwargs)
-        lists[kind] = list(made)
-        made[:] = [spies.get(id(part), part) for part in made]
+        returned = original(*args, **kwargs)
+        lists[kind] = list(returned)
+        returned[:] = [spies.get(id(part), part) for part in returned]
         configs.extend([kwargs["generation_config"]] if "generation_config" in kwargs else args[:1])
-        return made
+        return returned
 
     return method
 
 
-def keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", made: "torch.Tensor") -> None:
+def keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", masked: "torch.Tensor") -> None:
     """What a processor made of scores."""
-    best, after = given.argmax(dim=-1), made > -np.inf
-    steps.kept_values &= bool((made[after] == given[after]).all())
+    best, after = given.argmax(dim=-1), masked > -np.inf
+    steps.kept_values &= bool((masked[after] == given[after]).all())
     if len(steps.ids) < MOST_STEPS:
         steps.rows += len(best)
         steps.columns = given.shape[1]
@@ -132,12 +132,12 @@ def keep_mask(steps: Steps, input_ids: "torch.Tensor", given: "torch.Tensor", ma
         steps.after.append(np.packbits(after.cpu().numpy(), axis=1))
 
 
-def _keep_verdicts(steps: Steps, input_ids: "torch.Tensor", scores: Value, made: Value) -> None:
+def _keep_verdicts(steps: Steps, input_ids: "torch.Tensor", scores: Value, verdict: Value) -> None:
     """What a criterion said."""
     if len(steps.ids) < MOST_STEPS:
         steps.scores = scores
         steps.ids.append(input_ids.clone())
-        steps.after.append(verdicts_of(made, len(input_ids)))
+        steps.after.append(verdicts_of(verdict, len(input_ids)))
 
 
 def listener(kind: str, part: Part, keep: Callable[[Value, Value, Value], None]) -> Part:
@@ -153,21 +153,21 @@ def listener(kind: str, part: Part, keep: Callable[[Value, Value, Value], None])
     class Processor(LogitsProcessor):  # type: ignore[misc] # transformers is not typed
         def __call__(self, input_ids: Value, scores: Value) -> Value:
             given = scores.clone()
-            made = part(input_ids, scores)
-            keep(input_ids, given, made)
-            return made
+            changed = part(input_ids, scores)
+            keep(input_ids, given, changed)
+            return changed
 
     class Criterion(StoppingCriteria):  # type: ignore[misc] # transformers is not typed
         def __call__(self, input_ids: Value, scores: Value, **kwargs: Value) -> Value:
-            made = part(input_ids, scores, **kwargs)
-            keep(input_ids, scores, made)
-            return made
+            verdict = part(input_ids, scores, **kwargs)
+            keep(input_ids, scores, verdict)
+            return verdict
 
     return Processor() if kind == PROCESSORS else Criterion()
 
 
-def verdicts_of(made: Value, rows: int) -> list[bool]:
+def verdicts_of(verdict: Value, rows: int) -> list[bool]:
     """The verdict of each row; a criterion may give one for all."""
-    found = np.atleast_1d(np.asarray(made.cpu() if hasattr(made, "cpu") else made)).astype(bool).ravel()
-    verdicts: list[bool] = np.broadcast_to(found, (rows,)).tolist() if len(found) in (1, rows) else []
+    flags = np.atleast_1d(np.asarray(verdict.cpu() if hasattr(verdict, "cpu") else verdict)).astype(bool).ravel()
+    verdicts: list[bool] = np.broadcast_to(flags, (rows,)).tolist() if len(flags) in (1, rows) else []
     return verdicts

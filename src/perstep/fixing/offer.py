@@ -94,12 +94,12 @@ def around(offers: Iterable[Offer], kind: str) -> tuple[list[tuple[Part, str]], 
 
     def of(first: bool) -> list[tuple[Part, str]]:
         some = [
-            (one.places[at] if one.places else 0, made)
+            (one.places[at] if one.places else 0, drop_in)
             for one in built
             if one.first == first
-            for at, made in enumerate(one.made)
+            for at, drop_in in enumerate(one.made)
         ]
-        return [made for _, made in sorted(some, key=lambda pair: pair[0])]
+        return [drop_in for _, drop_in in sorted(some, key=lambda pair: pair[0])]
 
     return of(True), of(False)
 
@@ -118,5 +118,5 @@ def changes_of(call: Captured, offers: list[Offer]) -> tuple[dict[str, list[Part
             lists[offer.kind][offer.index] = offer.made[0][0]
     for kind, own in lists.items():
         first, last = around(offers, kind)
-        lists[kind] = [*(made for made, _ in first), *own, *(made for made, _ in last)]
+        lists[kind] = [*(part for part, _ in first), *own, *(part for part, _ in last)]
     return lists, settings

@@ -42,21 +42,21 @@ class Edit:
     def lists(self) -> dict[str, "_Items"]:
         """Argument -> what changes in its list."""
         kinds = dict.fromkeys(offer.kind for offer in self.offers if offer.kind in (PROCESSORS, CRITERIA))
-        made = {}
+        by_kind = {}
         for kind in kinds:
             first, last = ([source for _, source in some] for some in around(self.offers, kind))
-            made[kind] = _Items(first, last)
+            by_kind[kind] = _Items(first, last)
         for offer in self.offers:
-            if offer.kind in made and offer.index is not None:
-                made[offer.kind].replaced[offer.index] = offer.source
-        return made
+            if offer.kind in by_kind and offer.index is not None:
+                by_kind[offer.kind].replaced[offer.index] = offer.source
+        return by_kind
 
     def settings(self) -> dict[str, object]:
         """Arguments that change, or are REMOVED."""
-        made: dict[str, object] = {}
+        settings: dict[str, object] = {}
         for offer in sorted(self.offers, key=lambda one: one.kind == LOOP):  # the loop last
-            made |= {LOOP: Code(offer.made[0][1])} if offer.kind == LOOP else offer.settings
-        return made
+            settings |= {LOOP: Code(offer.made[0][1])} if offer.kind == LOOP else offer.settings
+        return settings
 
     def before(self, model: str) -> list[str]:
         """Lines that stand before the call, which is made on `model`."""
@@ -74,12 +74,12 @@ def write(edit: Edit, chosen: list[int], *, sampled: bool = False) -> Written:
     written = Written(site=edit.call.site, chosen=chosen)
     if not edit.offers:
         return written
-    found = _found(edit)
-    if isinstance(found, str):
-        written.by_hand, written.lines = found, _in_words(edit)
+    change = _found(edit)
+    if isinstance(change, str):
+        written.by_hand, written.lines = change, _in_words(edit)
     else:
-        written.lines = [f"{line}  # before the call" for line in found.before]
-        written.lines += [f"{source}," for source in found.lines.values()]
+        written.lines = [f"{line}  # before the call" for line in change.before]
+        written.lines += [f"{source}," for source in change.lines.values()]
     if sampled:
         loops = [f"{offer.source}," for offer in edit.offers if offer.kind == LOOP]
         written.lines = [f"{one}  # other draws, same distribution" if one in loops else one for one in written.lines]
@@ -103,15 +103,15 @@ def diff(edits: Sequence[Edit]) -> tuple[str, str]:
     folder = Path.cwd().resolve()
     if not all(path.is_relative_to(folder) for path in files):
         folder = Path(os.path.commonpath([path.parent for path in files]))
-    made = []
-    for path, held in files.items():
+    diffs = []
+    for path, own in files.items():
         before = after = _read(path)
-        for edit in sorted(held, key=lambda one: -one.call.line):  # from the end: places before stay true
+        for edit in sorted(own, key=lambda one: -one.call.line):  # from the end: places before stay true
             change = _found(edit, after)
             if not isinstance(change, str):
                 after = change.text.result()
-        made.append(_unified(before, with_imports(after), path.relative_to(folder).as_posix()))
-    return "".join(made), "" if folder == Path.cwd().resolve() else str(folder)
+        diffs.append(_unified(before, with_imports(after), path.relative_to(folder).as_posix()))
+    return "".join(diffs), "" if folder == Path.cwd().resolve() else str(folder)
 
 
 def _read(path: Path) -> str:
@@ -123,8 +123,8 @@ def _unified(before: str, after: str, name: str) -> str:
         source.splitlines(keepends=True) if "\r" not in source else _lines(source) for source in (before, after)
     )
     end = "\t" if " " in name else ""  # as GNU diff ends such a name: patch would end it at the blank
-    made = difflib.unified_diff(old, new, f"a/{name}{end}", f"b/{name}{end}")
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in made)
+    lines = difflib.unified_diff(old, new, f"a/{name}{end}", f"b/{name}{end}")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def _lines(source: str) -> list[str]:

@@ -90,8 +90,8 @@ class _Asked:
         import torch
 
         try:
-            found = self._function(row, torch.tensor(tokens, dtype=torch.int64, device=self._device))
-            return frozenset(map(int, found))
+            allowed = self._function(row, torch.tensor(tokens, dtype=torch.int64, device=self._device))
+            return frozenset(map(int, allowed))
         except Exception as error:  # the script's own function
             raise Unlike(f"asked about {plural(len(tokens), 'token')} it {ended_with(error)}") from error
 
@@ -157,10 +157,10 @@ def _sequences(names: Mapping[str, object]) -> Iterator[tuple[str, Part]]:
     """Lists of sequences of ids, and trees of them, that a line can name."""
     for name, value in reachable(names):
         if type(value) is dict:
-            found = bool(value) and all(map(_is_branch, value.items()))
+            fits = bool(value) and all(map(_is_branch, value.items()))
         else:
-            found = isinstance(value, (list, tuple)) and bool(value) and all(map(_is_sequence, value))
-        if found:
+            fits = isinstance(value, (list, tuple)) and bool(value) and all(map(_is_sequence, value))
+        if fits:
             yield name, value
 
 
@@ -194,14 +194,14 @@ def _tree(call: Captured, asked: _Asked, name: str, sequences: Part, after: int)
             if asked.at(number % asked.rows, text) != set(plain.allowed(text)):
                 raise Unlike(f"behind {plural(len(path), 'token')} of a sequence of {name} it allows something else")
     otherwise, ends = _otherwise(asked, plain, chosen, begun[0])
-    made = AllowSequences(sequences, after=after, otherwise=otherwise, beams=asked.beams)
+    drop_in = AllowSequences(sequences, after=after, otherwise=otherwise, beams=asked.beams)
     settings = [name, f"after={_length(call, after)}", f"otherwise={otherwise!r}", f"beams={asked.beams}"]
     kept = [one for one, used in zip(settings, (True, after, otherwise, asked.beams > 1), strict=True) if used]
     evidence = (
         f"allowed the same behind {len(chosen):,} of {plural(len(beginnings), 'beginning')} of the sequences and "
         f"{plural(ends, 'whole one')}"
     )
-    return made, f"perstep.fast.AllowSequences({', '.join(kept)})", evidence
+    return drop_in, f"perstep.fast.AllowSequences({', '.join(kept)})", evidence
 
 
 def _see_recorded(asked: _Asked, plain: Part, name: str) -> None:
@@ -239,15 +239,15 @@ def _otherwise(
     Raises:
         Unlike: that changes.
     """
-    found, ends = set[frozenset[int]](), 0
+    answers, ends = set[frozenset[int]](), 0
     for number, path in enumerate(chosen):
         follow = plain.allowed([*prompt, *path])
         for token in [one for one in follow if not plain.allowed([*prompt, *path, one])][: _ENDS - ends]:
             ends += 1
-            found.add(asked.or_nothing(number % asked.rows, [*prompt, *path, token]))
-    if len(found) > 1:
+            answers.add(asked.or_nothing(number % asked.rows, [*prompt, *path, token]))
+    if len(answers) > 1:
         raise Unlike("behind some sequences it allows other tokens than behind others")
-    return sorted(next(iter(found), frozenset())), ends
+    return sorted(next(iter(answers), frozenset())), ends
 
 
 def _length(call: Captured, after: int) -> str:

@@ -56,8 +56,8 @@ class Speller:
         if fits is None:
             return []
         draws = self._random.integers
-        found = [self._spelled(text, fits, pick) for pick in (max, min, *(lambda ends: ends[draws(len(ends))],) * 2)]
-        return [list(one) for one in dict.fromkeys(map(tuple, found))]
+        spelled = [self._spelled(text, fits, pick) for pick in (max, min, *(lambda ends: ends[draws(len(ends))],) * 2)]
+        return [list(one) for one in dict.fromkeys(map(tuple, spelled))]
 
     def spell(self, text: bytes) -> list[int]:
         """With the longest tokens; what cannot be spelled is left out."""
@@ -152,9 +152,9 @@ class Texts:
         for row in rows:
             if row.new and (self.prompts == bool(len(row.prompt))):
                 by_length.setdefault(len(row.prompt), []).append(row)
-        for prompt, held in by_length.items():
-            for begin in range(0, len(held), MOST_ROWS):
-                part = held[begin : begin + MOST_ROWS]
+        for prompt, group in by_length.items():
+            for begin in range(0, len(group), MOST_ROWS):
+                part = group[begin : begin + MOST_ROWS]
                 new = max(len(row.new) for row in part)
                 ids = [[*row.prompt, *row.new, *self.any(new - len(row.new))] for row in part]
                 yield Probe(torch.tensor(ids, device=device), prompt, tuple(row.what for row in part))

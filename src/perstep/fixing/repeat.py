@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _MOST = 64  # answers compared at most
 
 
-def equal(found: "torch.Tensor", expected: "torch.Tensor") -> bool:
+def equal(actual: "torch.Tensor", expected: "torch.Tensor") -> bool:
     """Whether two calls gave the same tokens."""
-    return bool(found.shape == expected.shape and (found == expected).all())
+    return bool(actual.shape == expected.shape and (actual == expected).all())
 
 
 def ended_with(error: Exception) -> str:
@@ -52,12 +52,12 @@ def why_not_repeatable(call: Captured) -> str:
 def _raised(call: Captured, error: Exception) -> str:
     """The processor or criterion in which a repeated call raised, or empty."""
     kinds = {type(part) for parts in call.lists.values() for part in parts}
-    at, found = error.__traceback__, ""
+    at, raiser = error.__traceback__, ""
     while at is not None:
         own = type(at.tb_frame.f_locals.get("self"))
-        found = found or (own.__name__ if own in kinds else "")
+        raiser = raiser or (own.__name__ if own in kinds else "")
         at = at.tb_next
-    return found
+    return raiser
 
 
 def _unsteady(call: Captured) -> str:
@@ -98,7 +98,7 @@ class _Observed(Original):
         part = super().fresh(parts)
         return listener(self.kind, part, partial(self._keep, type(part).__name__))
 
-    def _keep(self, name: str, input_ids: Value, scores: Value, made: Value) -> None:
+    def _keep(self, name: str, input_ids: Value, scores: Value, returned: Value) -> None:
         if len(self.seen) < _MOST:
             given = scores if self.kind == PROCESSORS else input_ids.clone()
-            self.seen.append((name, given, made.clone() if hasattr(made, "clone") else made))
+            self.seen.append((name, given, returned.clone() if hasattr(returned, "clone") else returned))

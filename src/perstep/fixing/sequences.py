@@ -45,25 +45,25 @@ class _Tried:
         import torch
 
         self._columns, self._device, self._random = columns, device, np.random.default_rng(0)
-        made = self._random.normal(0, 3, (_ROWS, columns))
-        self._logits = torch.tensor(made, dtype=torch.float32, device=device)
+        logits = self._random.normal(0, 3, (_ROWS, columns))
+        self._logits = torch.tensor(logits, dtype=torch.float32, device=device)
         self._ids = self._scores = self._logits[:0]
 
     def ngrams(self, part: Part, drop_in: Part) -> str:
         """Texts of few letters, in which short sequences repeat, and long ones are made to."""
         n, rows = drop_in.ngram_size, 0
         others = {size: type(drop_in)(size) for size in (n - 1, n + 1) if size > 0}
-        told = set()
+        distinct = set()
         for length in sorted({*_LENGTHS, max(n - 1, 1), n, n + 1, 2 * n + 1}):
             ids = self._random.integers(0, min(_LETTERS, self._columns), (_ROWS, length))
             if length > 2 * n:
                 ids[:, -n:] = ids[:, :n]  # the whole n-gram again, and behind it what followed
             expected = self._differs(part, drop_in, ids, f"behind {plural(length, 'token')}")
             rows += len(ids)
-            told |= {size for size, other in others.items() if not self._same(expected, other)}
-        if len(told) < len(others):
-            raise OutOfOrder(f"no text told n-grams of {n} from those of {min(set(others) - told)}")
-        sizes = " or ".join(f"{size:,}" for size in sorted(told))
+            distinct |= {size for size, other in others.items() if not self._same(expected, other)}
+        if len(distinct) < len(others):
+            raise OutOfOrder(f"no text told n-grams of {n} from those of {min(set(others) - distinct)}")
+        sizes = " or ".join(f"{size:,}" for size in sorted(distinct))
         return f"the same behind {plural(rows, 'text')}, and not with n = {sizes}"
 
     def sequences(self, part: Part, drop_in: Part) -> str:

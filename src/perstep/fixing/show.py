@@ -277,13 +277,13 @@ def lines(site: Site) -> str:
     """What to write into the call, ready to be copied, and apart from it what is unproven; empty without either."""
     top = f", with {' and '.join(f'`{one}`' for one in site.imports)} at the top of the file" if site.imports else ""
     why = f" (no diff: {site.by_hand})" if site.by_hand else ""
-    made = []
+    paragraphs = []
     if site.lines:
-        made += [f"Write into the call at {site.site}{top}{why}:", "", *(f"    {one}" for one in site.lines)]
+        paragraphs += [f"Write into the call at {site.site}{top}{why}:", "", *(f"    {one}" for one in site.lines)]
     apart = unproven(site)
     if apart:
-        made += [*[""][: len(made)], f"{UNPROVEN}:", "", *(f"    {one}" for one in apart)]
-    return "".join(f"{one}\n" for one in made)
+        paragraphs += [*[""][: len(paragraphs)], f"{UNPROVEN}:", "", *(f"    {one}" for one in apart)]
+    return "".join(f"{one}\n" for one in paragraphs)
 
 
 UNPROVEN = "Not proven faster, so not recommended (the tokens are the same)"
@@ -336,10 +336,10 @@ def files(manifest: Manifest, findings: FixFindings) -> Mapping[str, bytes]:
         unproven=unproven,
         heading=UNPROVEN,
     )
-    made = {"README.md": readme, "fix.csv": csv(findings).encode()}
+    contents = {"README.md": readme, "fix.csv": csv(findings).encode()}
     if findings.diff:
-        made["fix.diff"] = findings.diff.encode()
-    return made
+        contents["fix.diff"] = findings.diff.encode()
+    return contents
 
 
 def content(_manifest: Manifest, findings: FixFindings, _samples: Sequence[Sample]) -> Content:

@@ -66,8 +66,8 @@ def fix_calls(
         edits = []
         for number, (site, call) in enumerate(calls.items()):
             say = _Part(progress, number, len(calls))
-            held = ledgers.get(site), prefills.get(site)
-            edits.append(try_call(call, *held, budget_s=budget_s, keep=keep, clock=clock, progress=say))
+            of_site = ledgers.get(site), prefills.get(site)
+            edits.append(try_call(call, *of_site, budget_s=budget_s, keep=keep, clock=clock, progress=say))
         changed, applied_in = diff(edits)
         writer.append(Patch(diff=changed, folder=applied_in))
         warn_of_noise(manifest, noises, manifest.workload["threads"])

@@ -116,22 +116,22 @@ def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> Suggestions:
     """
     if ledger.invalid:
         raise InputError(f"the ledger is invalid, so nothing follows from it: {ledger.invalid}")
-    found = []
+    suggestions = []
     for name in ledger.parts:
         offer = _offer(name)
         if offer is not None:
-            found.append(_suggestion(ledger, name, (name,), *offer))
+            suggestions.append(_suggestion(ledger, name, (name,), *offer))
     graph = None if device is None else _graph(ledger, device)
     loop = loop_parts(ledger)
     if graph is not None:
-        found.append(graph)
+        suggestions.append(graph)
     elif loop:
         note = (
             "the same greedy tokens, sampling equal in distribution; it also saves transformers' inspection of"
             " each processor's signature, about 10 µs in the processor's part"
         )
-        found.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
-    return Suggestions(sorted((one for one in found if one.share >= _LEAST), key=lambda one: -one.most_ns))
+        suggestions.append(_suggestion(ledger, BETWEEN, loop, DECODE, True, note))
+    return Suggestions(sorted((one for one in suggestions if one.share >= _LEAST), key=lambda one: -one.most_ns))
 
 
 def graph_at_most(ledger: Ledger, device: DeviceLedger) -> float:
@@ -167,10 +167,10 @@ def bound(ledger: Ledger, parts: tuple[str, ...]) -> tuple[float, float, float]:
 
     A part stands for those inside it too: `draft` for `draft.forward`, `setup` for `setup.criteria`.
     """
-    held = [part for name, part in ledger.parts.items() if name in parts or name.split(".")[0] in parts]
+    chosen = [part for name, part in ledger.parts.items() if name in parts or name.split(".")[0] in parts]
     residual = RESIDUAL in parts
-    ns = sum(part.ns for part in held) + (ledger.residual_ns if residual else 0)
-    share = sum(part.share for part in held) + (ledger.residual_share if residual else 0)
+    ns = sum(part.ns for part in chosen) + (ledger.residual_ns if residual else 0)
+    share = sum(part.share for part in chosen) + (ledger.residual_share if residual else 0)
     # Shares add up to 1 with the residual; parts that were all of it would leave nothing to divide by.
     return ns, share, 1 / max(1 - share, 1e-9)
 
@@ -214,12 +214,12 @@ def at_most(
 
 def why_nothing(part: str) -> str:
     """Why nothing could take the place of a part for which there is no drop-in."""
-    room, _, known = part.split("#")[0].partition("/")
+    room, _, class_name = part.split("#")[0].partition("/")
     if belongs(part, FORWARD):
         return "the model itself"
     if room == "stream":
         return "the streamer's own work"
-    if known in _KEPT:
+    if class_name in _KEPT:
         return "transformers' own; no drop-in"
     return "no known replacement"
 
@@ -236,12 +236,12 @@ def _offer(name: str) -> tuple[str, bool, str] | None:
     plain = name.split("#")[0]
     if plain in EXACT:
         return EXACT[plain], True, "the same tokens"
-    room, _, known = plain.partition("/")
-    if known in _KEPT or plain in LOOP:
+    room, _, class_name = plain.partition("/")
+    if class_name in _KEPT or plain in LOOP:
         return None
-    if room == "logits" and known:
+    if room == "logits" and class_name:
         note = "your own: `perstep fix` tries Utf8 and SuppressTokens on what it did; a grammar is for TokenMask"
         return "perstep.fast.Utf8, SuppressTokens or TokenMask", False, note
-    if room == "stop" and known:
+    if room == "stop" and class_name:
         return "perstep.fast.StopStrings or WordStop", False, "your own: `perstep fix` tries them on what it did"
     return None

@@ -77,11 +77,11 @@ class Text:
 
     def result(self) -> str:
         """The source with all changes; those at one place stand in the order in which they were made."""
-        made, at = [], 0
+        pieces, at = [], 0
         for start, end, new in sorted(self._changes, key=lambda change: change[:2]):
-            made += [self._data[at:start].decode(), new]
+            pieces += [self._data[at:start].decode(), new]
             at = end
-        return "".join([*made, self._data[at:].decode()])
+        return "".join([*pieces, self._data[at:].decode()])
 
     def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         return self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
@@ -93,14 +93,14 @@ class Text:
 def _last_token(call: str) -> tuple[int, bool]:
     """Where the last token of a call without its bracket ends, in bytes, and whether it is a comma."""
     skipped = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.ENDMARKER)
-    found, lines = ((1, 0), ""), call.splitlines(keepends=True)
+    last, lines = ((1, 0), ""), call.splitlines(keepends=True)
     try:
         for token in tokenize.generate_tokens(io.StringIO(call).readline):
             if token.type not in skipped:
-                found = token.end, token.string
+                last = token.end, token.string
     except tokenize.TokenError:
         pass  # the bracket that is left out
-    (row, column), text = found
+    (row, column), text = last
     return len("".join([*lines[: row - 1], lines[row - 1][:column]]).encode()), text == ","
 
 

@@ -89,9 +89,9 @@ class CallArm:
         """
         if self._last_ns < _LONG_NS:
             self._one()
-        made = [self._one() for _ in range(calls)]
-        self._log.append((sum(one.decode_ns for one in made), sum(one.making_ns for one in made)))
-        return BlockTime(sum(one.wall_ns for one in made), sum(one.processor_ns for one in made))
+        times = [self._one() for _ in range(calls)]
+        self._log.append((sum(one.decode_ns for one in times), sum(one.making_ns for one in times)))
+        return BlockTime(sum(one.wall_ns for one in times), sum(one.processor_ns for one in times))
 
     def _one(self) -> "_Call":
         self._calls += 1
@@ -143,11 +143,11 @@ class Trials:
         ready = call.ready()
         with self._instrument:
             begun_ns = clock.now()
-            made = sequences_of(ready())
+            sequences = sequences_of(ready())
             self._seconds = (clock.now() - begun_ns) / 1e9
         self._decode_s = decode_ns(self._recorder) / 1e9
         self._prompt = int(call.again(**_limited(1)).shape[1]) - 1
-        self.all_tokens = max(int(made.shape[1]) - self._prompt, 1)
+        self.all_tokens = max(int(sequences.shape[1]) - self._prompt, 1)
         self.verdict_s = _VERDICT_CALLS * self._call_s(min(_LEAST_TOKENS, self.all_tokens))
         self.shown = 1
 
@@ -166,14 +166,14 @@ class Trials:
             _restore([*tried.values(), *beside.values()])
 
     def _run(self, tried: dict[int, Offer], beside: dict[int, Offer], budget_s: float, *, sampled: bool) -> str:
-        held = [self._as_written(offer) for offer in beside.values()]
+        base = [self._as_written(offer) for offer in beside.values()]
         new = [self._as_written(offer) for offer in tried.values()]
         lines = [part for offer in new for part, _ in offer.made if isinstance(part, Line)]
-        tokens = self._tokens([held, held + new] if sampled else [], budget_s / _CALLS)
+        tokens = self._tokens([base, base + new] if sampled else [], budget_s / _CALLS)
         log: list[tuple[int, int]] = []
         arms = {
-            REFERENCE: CallArm(REFERENCE, self._ready(held, tokens, held + new), self._clock, self._recorder, log),
-            FIXED: CallArm(FIXED, self._ready(held + new, tokens), self._clock, self._recorder, log, lines),
+            REFERENCE: CallArm(REFERENCE, self._ready(base, tokens, base + new), self._clock, self._recorder, log),
+            FIXED: CallArm(FIXED, self._ready(base + new, tokens), self._clock, self._recorder, log, lines),
         }
         effort = Effort(precision=_PRECISION, budget_s=max(budget_s, _LEAST_CALLS * self._call_s(tokens), 1e-9))
         ready_by = replace(effort, budget_s=effort.budget_s / 8)  # one round is warm-up enough where calls are long
@@ -198,13 +198,13 @@ class Trials:
 
                 def measure(number: int) -> Round:
                     log.clear()
-                    made = session.measure_round(number)
+                    measured = session.measure_round(number)
                     decoded, making = zip(*log, strict=True)
-                    return Round(site=site, round=made, decode_ns=list(decoded), making_ns=list(making))
+                    return Round(site=site, round=measured, decode_ns=list(decoded), making_ns=list(making))
 
-                def keep(made: Round) -> None:
-                    kept.append(made)
-                    self._keep(made)
+                def keep(measured: Round) -> None:
+                    kept.append(measured)
+                    self._keep(measured)
 
                 def resolved() -> Resolved:
                     return _resolved(changes(conditions, kept, tokens, self.all_tokens), len(kept))
@@ -219,14 +219,14 @@ class Trials:
         """The offer with drop-ins that are made anew in each call; as it is, where a line of it cannot be made here."""
         if offer.kind == LOOP:
             return offer
-        made: list[tuple[Part, str]] = []
+        pairs: list[tuple[Part, str]] = []
         for drop_in, source in offer.made:
             line: Part = drop_in
             with suppress(Exception):  # a name that the script has no more
                 tried = Line(source, {**self._call.names, **offer.names}, self._clock)
                 line = tried if type(tried.make()) is type(drop_in) else drop_in
-            made.append((line, source))
-        return replace(offer, made=tuple(made))
+            pairs.append((line, source))
+        return replace(offer, made=tuple(pairs))
 
     def _ready(self, offers: list[Offer], tokens: int, every: Sequence[Offer] = ()) -> Ready:
         """Makes the call with some offers ready; what those of both arms (`every`) change is put back first."""
@@ -262,9 +262,9 @@ def _restore(offers: Sequence[Offer]) -> None:
             offer.state.restore()
 
 
-def _resolved(found: Changes, rounds: int) -> Resolved:
+def _resolved(measured: Changes, rounds: int) -> Resolved:
     """The wider of the two intervals that are shown."""
-    shown = [arm for arm in (found.step, found.whole) if arm is not None]
+    shown = [arm for arm in (measured.step, measured.whole) if arm is not None]
     widths = [inf if arm.ci_low is None or arm.ci_high is None else (arm.ci_high - arm.ci_low) / 2 for arm in shown]
     return Resolved(max(widths), min(rounds // arm.merged_by for arm in shown))
 

@@ -62,7 +62,7 @@ def activate(taker: Taker, *, any_thread: bool = False) -> None:
 
 def deactivate(taker: Taker) -> None:
     """Take no more; whoever took them before goes on."""
-    _takers[:] = [held for held in _takers if held[0] is not taker]
+    _takers[:] = [entry for entry in _takers if entry[0] is not taker]
 
 
 def step(kind: str = "decode") -> AbstractContextManager[object]:

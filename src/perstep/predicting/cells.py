@@ -124,15 +124,15 @@ def read_cells(root: Path, progress: Progress = lambda _share, _what: None) -> C
         InputError: there is no ledger run at all, or the sweep is damaged.
     """
     folders = list(_folders(root))
-    found, left_out = [], Counter[str]()
+    cells, left_out = [], Counter[str]()
     for number, folder in enumerate(folders, 1):
         cell = _read(folder)
         if isinstance(cell, str):
             left_out[cell] += 1
         else:
-            found.append(cell)
+            cells.append(cell)
         progress(number / len(folders), "reading runs")
-    return Cells(sorted(found, key=lambda cell: cell.name), left_out)
+    return Cells(sorted(cells, key=lambda cell: cell.name), left_out)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -234,29 +234,29 @@ def machine_speed(cells: Sequence[Cell]) -> Speed:
     return speed_of(_pooled_device(devices) if devices else _pooled_host(hosts), dtype)
 
 
-def _pooled_device(found: Sequence[DeviceSpeed]) -> DeviceSpeed:
+def _pooled_device(speeds: Sequence[DeviceSpeed]) -> DeviceSpeed:
     return DeviceSpeed(
-        median(one.bytes_per_s for one in found),
-        median(one.peak_flops for one in found),
-        median(one.kernel_ns for one in found),
-        median(one.launch_ns for one in found),
+        median(one.bytes_per_s for one in speeds),
+        median(one.peak_flops for one in speeds),
+        median(one.kernel_ns for one in speeds),
+        median(one.launch_ns for one in speeds),
     )
 
 
-def _pooled_host(found: Sequence[SweepFigures]) -> SweepFigures:
-    def pooled(held: Sequence[dict[int, float]]) -> dict[int, float]:
-        sizes = sorted({size for one in held for size in one})
-        return {size: median(one[size] for one in held if size in one) for size in sizes}
+def _pooled_host(figures: Sequence[SweepFigures]) -> SweepFigures:
+    def pooled(curves: Sequence[dict[int, float]]) -> dict[int, float]:
+        sizes = sorted({size for one in curves for size in one})
+        return {size: median(one[size] for one in curves if size in one) for size in sizes}
 
-    read, call = (pooled([getattr(one, kind) for one in found]) for kind in ("read_gb_s", "call_ns"))
+    read, call = (pooled([getattr(one, kind) for one in figures]) for kind in ("read_gb_s", "call_ns"))
     after = {size: call[_nearest(call, size)] for size in read}
     return SweepFigures(
         read_gb_s=read,
         call_ns={0: call[0], **after},  # calls were timed after fewer sets: after others they take what the nearest has
-        gemm_gflop_s=median(one.gemm_gflop_s for one in found),
-        vector_g_s=median(one.vector_g_s for one in found),
-        special_g_s=median(one.special_g_s for one in found),
-        rounds=sum(one.rounds for one in found),
+        gemm_gflop_s=median(one.gemm_gflop_s for one in figures),
+        vector_g_s=median(one.vector_g_s for one in figures),
+        special_g_s=median(one.special_g_s for one in figures),
+        rounds=sum(one.rounds for one in figures),
     )
 
 

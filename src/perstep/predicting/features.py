@@ -43,12 +43,12 @@ def features(subject: Subject, speed: Speed, parts: list[str]) -> dict[str, Feat
         InputError: the rates lack the dtype, or the model has fewer positions.
     """
     sides = {"": speed.host} | ({} if speed.device is None else {DEVICE: speed.device})
-    made: dict[str, Features] = {}
+    result: dict[str, Features] = {}
     for before, rates in sides.items():
         names = [part for part in parts if part.startswith(DEVICE) == bool(before)]
-        found = _of_side(subject, rates, [part.removeprefix(before) for part in names])
-        made |= {f"{before}{part}": each for part, each in found.items()}
-    return made
+        by_part = _of_side(subject, rates, [part.removeprefix(before) for part in names])
+        result |= {f"{before}{part}": each for part, each in by_part.items()}
+    return result
 
 
 def _of_side(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Features]:
@@ -58,23 +58,23 @@ def _of_side(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Feat
     call_ns = rates.call_overhead_ns if called is None else called
     logits = subject.batch * subject.shape.vocab
     logits_ns = logits / rates.vector_flops * 1e9 if rates.vector_flops else 0.0
-    made: dict[str, Features] = {}
+    by_part: dict[str, Features] = {}
     for part in parts:
         names = FUSED.get(part, (part,))
-        found = [bound.parts[name] for name in names if name in bound.parts]
-        if not found and any(name in PARTS for name in names):
-            made[part] = {}
+        bounds = [bound.parts[name] for name in names if name in bound.parts]
+        if not bounds and any(name in PARTS for name in names):
+            by_part[part] = {}
             continue
-        made[part] = {
-            "roofline": sum(max(one.compute_ns, one.bandwidth_ns) for one in found),
-            "packing": sum(one.packing_ns for one in found),
-            "calls": sum(one.call_overhead_ns for one in found),
+        by_part[part] = {
+            "roofline": sum(max(one.compute_ns, one.bandwidth_ns) for one in bounds),
+            "packing": sum(one.packing_ns for one in bounds),
+            "calls": sum(one.call_overhead_ns for one in bounds),
             "per_step": call_ns,
             "per_layer": 0.0 if part.partition("/")[0] in ONCE else subject.shape.num_layers * call_ns,
             "per_expert": _experts(subject) * call_ns if "mlp" in names else 0.0,
             "per_logit": logits_ns if part.partition("/")[0] in OF_LOGITS else 0.0,
         }
-    return made
+    return by_part
 
 
 def _experts(subject: Subject) -> float:

@@ -46,9 +46,9 @@ class Fit:
         Raises:
             InputError: as `features`.
         """
-        found = features(subject, speed, list(self.parts))
+        by_part = features(subject, speed, list(self.parts))
         return {
-            part: sum(value * found[part].get(name, 0.0) for name, value in coefficients.items())
+            part: sum(value * by_part[part].get(name, 0.0) for name, value in coefficients.items())
             for part, coefficients in self.parts.items()
         }
 
@@ -84,14 +84,14 @@ def fit_cells(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> Fit:
         )
     parts = list(dict.fromkeys(part for cell in cells for part in cell.parts_ns))
     rows = [features(cell.subject, speeds[cell.name], parts) for cell in cells]
-    made = {}
+    coefficients = {}
     for part in parts:
         X = [[row[part].get(name, 0.0) for name in COEFFICIENTS] for row in rows]
-        found = _solved(cells, X, [cell.parts_ns.get(part, 0.0) for cell in cells])
-        made[part] = {name: value for name, value in zip(COEFFICIENTS, found, strict=True) if value > 0}
+        solved = _solved(cells, X, [cell.parts_ns.get(part, 0.0) for cell in cells])
+        coefficients[part] = {name: value for name, value in zip(COEFFICIENTS, solved, strict=True) if value > 0}
     sides = [sides_ns(cell.parts_ns) for cell in cells]
     left_ns = [cell.step_ns - max(both) for cell, both in zip(cells, sides, strict=True)]
-    return Fit(made, _solved(cells, [[min(both)] for both in sides], left_ns)[0])
+    return Fit(coefficients, _solved(cells, [[min(both)] for both in sides], left_ns)[0])
 
 
 def _solved(cells: Sequence[Cell], X: Sequence[Sequence[float]], y_ns: Sequence[float]) -> list[float]:
@@ -107,13 +107,13 @@ def _solved(cells: Sequence[Cell], X: Sequence[Sequence[float]], y_ns: Sequence[
 
 def left_out(cells: Sequence[Cell], speeds: Mapping[str, Speed], group: Group) -> dict[str, Fit]:
     """Cell's name -> a fit that has seen none of its group; cells of which the rest is too few are left out."""
-    made: dict[str, Fit] = {}
+    fits: dict[str, Fit] = {}
     for one in dict.fromkeys(group(cell) for cell in cells):
         rest = [cell for cell in cells if group(cell) != one]
         if len(rest) >= LEAST_CELLS:
             fit = fit_cells(rest, speeds)
-            made |= {cell.name: fit for cell in cells if group(cell) == one}
-    return made
+            fits |= {cell.name: fit for cell in cells if group(cell) == one}
+    return fits
 
 
 def architecture(cell: Cell) -> str:
@@ -145,8 +145,8 @@ def half_widths(cells: Sequence[Cell], speeds: Mapping[str, Speed]) -> HalfWidth
     if len({architecture(cell) for cell in cells}) < LEAST_ARCHITECTURES:
         return HalfWidths(None, None)
     fits = left_out(cells, speeds, architecture)
-    known = {**speeds, **pooled_speeds(cells, architecture)}
-    return HalfWidths(_exceeded(cells, fits, speeds), _exceeded(cells, fits, known))
+    with_pooled = {**speeds, **pooled_speeds(cells, architecture)}
+    return HalfWidths(_exceeded(cells, fits, speeds), _exceeded(cells, fits, with_pooled))
 
 
 def _exceeded(cells: Sequence[Cell], fits: Mapping[str, Fit], speeds: Mapping[str, Speed]) -> float | None:
@@ -170,14 +170,14 @@ def _exceeded(cells: Sequence[Cell], fits: Mapping[str, Fit], speeds: Mapping[st
 
 def pooled_speeds(cells: Sequence[Cell], group: Group) -> dict[str, Speed]:
     """Cell's name -> the ceilings of its machine by the cells of other groups; nothing where there are none."""
-    made: dict[tuple[object, str], Speed | None] = {}
+    by_group: dict[tuple[object, str], Speed | None] = {}
     for cell in cells:
         key = (group(cell), cell.machine)
-        if key not in made:
+        if key not in by_group:
             others = [other for other in cells if group(other) != key[0] and other.machine == cell.machine]
-            made[key] = machine_speed(others) if others else None
-    found = {cell.name: made[group(cell), cell.machine] for cell in cells}
-    return {name: speed for name, speed in found.items() if speed is not None}
+            by_group[key] = machine_speed(others) if others else None
+    by_cell = {cell.name: by_group[group(cell), cell.machine] for cell in cells}
+    return {name: speed for name, speed in by_cell.items() if speed is not None}
 
 
 def interval_ns(step_ns: float, half: float | None) -> tuple[float, float] | None:

@@ -100,15 +100,15 @@ def lock(path: Path, grid: Grid, cells: Cells, machine: str | None) -> Lock:
             refused[point.plan_hash] = str(error)
     if not predictions:
         raise InputError(f"no cell of the grid can be predicted: {next(iter(refused.values()), 'it has none')}")
-    made = Lock(
+    locked = Lock(
         locked_at=datetime.now(UTC).isoformat(timespec="seconds"),
         perstep_version=__version__,
         fitted_on=sorted({cell.name for one in predictors.values() for cell in one.cells}),
         predictions=predictions,
         refused=refused,
     )
-    replace_file(path, encode_json(made))
-    return made
+    replace_file(path, encode_json(locked))
+    return locked
 
 
 def subject_of(plan: AnyPlan) -> Subject:
@@ -136,14 +136,14 @@ def read_lock(path: Path) -> Lock:
         InputError: it cannot be read, or a newer perstep wrote it.
     """
     try:
-        found = msgspec.json.decode(read_regular(path), type=Lock)
+        locked = msgspec.json.decode(read_regular(path), type=Lock)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep predict --lock FILE` makes one") from error
     except msgspec.DecodeError as error:
         raise InputError(f"{path} is no lock: {error}") from error
-    if found.schema_version != _SCHEMA_VERSION:
-        raise InputError(f"{path} has schema_version {found.schema_version}, this perstep reads {_SCHEMA_VERSION}")
-    return found
+    if locked.schema_version != _SCHEMA_VERSION:
+        raise InputError(f"{path} has schema_version {locked.schema_version}, this perstep reads {_SCHEMA_VERSION}")
+    return locked
 
 
 def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
@@ -163,11 +163,11 @@ def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
             f"{plural(len(older), 'cell is', 'cells are')} older than the lock of {locked.locked_at}, such as"
             f" {older[0].name} of {older[0].began_at}; predictions are checked with what is measured after them"
         )
-    made = [
+    rows = [
         Checked(cell=cell.name, name=said.name, status=said.status, predicted_ns=said.step_ns, low_ns=said.low_ns,
                 high_ns=said.high_ns, measured_ns=cell.step_ns, noise=cell.noise)
         for cell, said in pairs if said is not None
     ]  # fmt: skip
-    if not made:
+    if not rows:
         raise InputError("no cell of the sweep is in the lock; give the sweep of the grid that was locked")
-    return made
+    return rows

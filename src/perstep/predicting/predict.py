@@ -84,13 +84,13 @@ def measures(subject: Subject) -> dict[str, float]:
 
 def beyond(subject: Subject, cells: Sequence[Cell]) -> dict[str, float]:
     """Measure -> by which factor a step lies outside of what was measured; those that lie inside are left out."""
-    held = [measures(cell.subject) for cell in cells]
-    found = {}
+    measured = [measures(cell.subject) for cell in cells]
+    factors = {}
     for name, value in measures(subject).items():
-        factor = max(min(one[name] for one in held) / value, value / max(one[name] for one in held))
+        factor = max(min(one[name] for one in measured) / value, value / max(one[name] for one in measured))
         if factor > SLACK:
-            found[name] = factor
-    return found
+            factors[name] = factor
+    return factors
 
 
 def nearest(subject: Subject, cells: Sequence[Cell]) -> Cell:
@@ -158,9 +158,9 @@ class Predictor:
 
     def _outside(self, subject: Subject, near: Cell) -> list[str]:
         """Which measures lie outside of what was measured, in words."""
-        found, held = [], [measures(cell.subject) for cell in self.cells]
+        outside, measured = [], [measures(cell.subject) for cell in self.cells]
         for name, factor in beyond(subject, self.cells).items():
-            value, seen = measures(subject)[name], [one[name] for one in held]
+            value, seen = measures(subject)[name], [one[name] for one in measured]
             there = f"{min(seen):,.0f} to {max(seen):,.0f}"
             if factor > FAR:
                 raise InputError(
@@ -168,10 +168,10 @@ class Predictor:
                     f" ({there}) by a factor of {short(factor, 3)}; the nearest cell is {near.name}"
                     f" ({near.subject.name}). Measure cells nearer to it"
                 )
-            found.append(f"its {name} ({value:,.0f}) lies outside {there}")
+            outside.append(f"its {name} ({value:,.0f}) lies outside {there}")
         if subject.shape.is_mixture and not any(cell.subject.shape.is_mixture for cell in self.cells):
             raise InputError(f"{subject.name} is a mixture of experts, and none was measured in this way; measure one")
-        return found
+        return outside
 
     def _few_here(self) -> list[str]:
         here = {cell.subject.arch for cell in self.cells if cell.machine == self.machine}
@@ -191,12 +191,12 @@ def predictor(cells: Cells, subject: Subject, machine: str | None) -> Predictor:
     Raises:
         InputError: nothing was measured in this way, or on this machine, or too little.
     """
-    held = cells.of_way(subject.way)
-    if not held:
+    alike = cells.of_way(subject.way)
+    if not alike:
         ways = sorted({cell.subject.way.words for cell in cells.cells})
         there = f"there are cells of {'; '.join(ways)}" if ways else f"there are none ({cells.words or 'no runs'})"
         raise InputError(f"no cell was measured as {subject.way.words}; {there}")
-    machines = list(dict.fromkeys(cell.machine for cell in held))
+    machines = list(dict.fromkeys(cell.machine for cell in alike))
     chosen = machine if machine is not None else machines[0]
     if machine is None and len(machines) > 1:
         raise InputError(f"the cells are of {plural(len(machines), 'machine')}; name one by --machine FILE")
@@ -205,9 +205,9 @@ def predictor(cells: Cells, subject: Subject, machine: str | None) -> Predictor:
             "no cell was measured on that machine, so its ceilings in this way are not known; measure one there:"
             " `perstep ledger` with any model, and copy its run to the others"
         )
-    speeds = own_speeds(held)
-    here = [cell for cell in held if cell.machine == chosen]
-    return Predictor(held, fit_cells(held, speeds), half_widths(held, speeds).pooled, machine_speed(here), chosen)
+    speeds = own_speeds(alike)
+    here = [cell for cell in alike if cell.machine == chosen]
+    return Predictor(alike, fit_cells(alike, speeds), half_widths(alike, speeds).pooled, machine_speed(here), chosen)
 
 
 def own_speeds(cells: Sequence[Cell]) -> Mapping[str, Speed]:

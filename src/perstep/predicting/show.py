@@ -19,15 +19,15 @@ Part = tuple[str, float]
 """A part's name and time."""
 
 
-def prediction_table(found: Prediction, fit: Fit, fleet: Fleet | None) -> Table:
+def prediction_table(step: Prediction, fit: Fit, fleet: Fleet | None) -> Table:
     """The step and its parts, with what qualifies them."""
-    rows: list[Part] = [*sorted(found.parts_ns.items(), key=lambda part: -part[1]), ("step", found.step_ns)]
-    unit = time_unit([found.step_ns])
-    ends = (found.low_ns, found.high_ns)
+    rows: list[Part] = [*sorted(step.parts_ns.items(), key=lambda part: -part[1]), ("step", step.step_ns)]
+    unit = time_unit([step.step_ns])
+    ends = (step.low_ns, step.high_ns)
     columns: list[Column[Part]] = [
         Column("part", lambda row: row[0], name="part", words=True),
         time_column("predicted", lambda row: row[1], unit, per="/step", name="predicted_ns"),
-        Column("share", lambda row: row[1] / found.step_ns, percent, "share"),
+        Column("share", lambda row: row[1] / step.step_ns, percent, "share"),
         *interval_columns(
             lambda row: ends if row[0] == "step" else "",
             unit,
@@ -36,7 +36,7 @@ def prediction_table(found: Prediction, fit: Fit, fleet: Fleet | None) -> Table:
         ),
         Column("made of", lambda row: _made_of(fit, row[0]), name="made_of", words=True),
     ]
-    return Table(f"{found.status}: {found.name}", columns, rows, _notes(found, fit, fleet), frozenset({len(rows) - 1}))
+    return Table(f"{step.status}: {step.name}", columns, rows, _notes(step, fit, fleet), frozenset({len(rows) - 1}))
 
 
 def _made_of(fit: Fit, part: str) -> str:
@@ -44,18 +44,18 @@ def _made_of(fit: Fit, part: str) -> str:
     return ", ".join(f"{significant(value)} {name}" for name, value in fit.parts.get(part, {}).items())
 
 
-def _notes(found: Prediction, fit: Fit, fleet: Fleet | None) -> list[str]:
-    kind = "Predicted" if found.status == PREDICTED else f"Derived, without an interval: {found.why_derived}"
-    fitted = f"{plural(found.cells, 'cell')} of {plural(found.architectures, 'architecture')}"
-    roofline = f"Roofline of the ceilings, nothing fitted: {duration(found.roofline_ns)}."
+def _notes(step: Prediction, fit: Fit, fleet: Fleet | None) -> list[str]:
+    kind = "Predicted" if step.status == PREDICTED else f"Derived, without an interval: {step.why_derived}"
+    fitted = f"{plural(step.cells, 'cell')} of {plural(step.architectures, 'architecture')}"
+    roofline = f"Roofline of the ceilings, nothing fitted: {duration(step.roofline_ns)}."
     notes = [
-        f"{kind}. Fitted on {fitted} ({found.way}; {found.hardware}).",
-        f"Nearest measured cell: {found.nearest}, {duration(found.nearest_ns)}. {roofline}",
-        f"Weights {found.weight_bytes / 2**30:,.2f} GiB, cache {found.cache_bytes / 2**30:,.2f} GiB (derived).",
+        f"{kind}. Fitted on {fitted} ({step.way}; {step.hardware}).",
+        f"Nearest measured cell: {step.nearest}, {duration(step.nearest_ns)}. {roofline}",
+        f"Weights {step.weight_bytes / 2**30:,.2f} GiB, cache {step.cache_bytes / 2**30:,.2f} GiB (derived).",
     ]
     notes.append("; ".join(f"{name}: {words}" for name, words in COEFFICIENTS.items()) + ".")
-    if found.device_ns:
-        both = f"host {duration(found.host_ns)}, device {duration(found.device_ns)}"
+    if step.device_ns:
+        both = f"host {duration(step.host_ns)}, device {duration(step.device_ns)}"
         notes.append(f"The step is the overlap of two: {both}; {percent(fit.exposed)} of the shorter is added.")
     return notes if fleet is None else [*notes, _of_fleet(fleet)]
 
@@ -68,10 +68,10 @@ def _of_fleet(fleet: Fleet) -> str:
     return f"Derived: {plural(fleet.machines, 'machine')} with {each} each decode {rate} together, if none waits."
 
 
-def validation_tables(found: Sequence[Validation]) -> list[Table]:
+def validation_tables(validations: Sequence[Validation]) -> list[Table]:
     """A table for each way of carrying out steps: a row a method, for each kind of fold."""
     tables = []
-    for one in found:
+    for one in validations:
         folds = [score.left_out for score in one.scores]
         rules = frozenset(index for index in range(1, len(folds)) if folds[index] != folds[index - 1])
         tables.append(Table("errors of left-out cells", _score_columns(), one.scores, list(one.notes), rules))
@@ -99,9 +99,9 @@ def _score_columns() -> list[Column[Score]]:
     ]
 
 
-def check_table(locked: Lock, found: Sequence[Checked]) -> Table:
+def check_table(locked: Lock, rows: Sequence[Checked]) -> Table:
     """A row a cell, measured after its prediction was locked."""
-    unit = time_unit([row.measured_ns for row in found])
+    unit = time_unit([row.measured_ns for row in rows])
     columns: list[Column[Checked]] = [
         Column("cell", lambda row: row.cell, name="cell", words=True),
         Column("step", lambda row: row.name, name="name", words=True),
@@ -117,14 +117,14 @@ def check_table(locked: Lock, found: Sequence[Checked]) -> Table:
         Column("error", lambda row: row.error, signed_percent, "error"),
         Column("noise", lambda row: row.noise, lambda value: f"±{percent(value)}", "noise"),
     ]
-    errors = sorted(abs(row.error) for row in found)
-    held = [row.is_held for row in found if row.is_held is not None]
+    errors = sorted(abs(row.error) for row in rows)
+    holds = [row.is_held for row in rows if row.is_held is not None]
     middle, p90 = percent(median(errors)), percent(errors[ceil(0.9 * len(errors)) - 1])
     notes = [
         f"Locked at {locked.locked_at}, before every cell here began; {plural(len(locked.fitted_on), 'run')} fitted.",
         f"Error: median {middle}, p90 {p90}, worst {percent(errors[-1])}.",
-        f"Intervals that hold: {sum(held)} of {len(held)}.",
+        f"Intervals that hold: {sum(holds)} of {len(holds)}.",
     ]
     if locked.refused:
         notes.append(f"Not predicted: {plural(len(locked.refused), 'cell')}.")
-    return Table("locked predictions, and what was measured after them", columns, found, notes)
+    return Table("locked predictions, and what was measured after them", columns, rows, notes)

@@ -122,8 +122,8 @@ def shape_named(arch: str, layers: int | None) -> tuple[str, ModelShape]:
 
 def _config(arch: str) -> Mapping[str, Json]:
     if arch in presets():
-        found: Mapping[str, Json] = presets()[arch]["config"]
-        return found
+        config: Mapping[str, Json] = presets()[arch]["config"]
+        return config
     path = mini_path() if arch == BUILT_IN else Path(arch)
     path = path / "config.json" if path.is_dir() else path
     try:

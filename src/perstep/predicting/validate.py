@@ -139,13 +139,13 @@ def validate(cells: Cells, sheet: Sheet | None = None) -> list[Validation]:
         InputError: no way has two groups of any kind that leave enough cells.
     """
     ways = list(dict.fromkeys(cell.subject.way for cell in cells.cells))
-    made = [found for way in ways if (found := _validate(cells.of_way(way), sheet)) is not None]
-    if not made:
+    validations = [validation for way in ways if (validation := _validate(cells.of_way(way), sheet)) is not None]
+    if not validations:
         raise InputError(
             f"nothing can be left out: {plural(len(cells.cells), 'cell')} in {plural(len(ways), 'way')}"
             f" ({cells.words or 'none left out'}); measure two architectures or octaves of context, of 8 cells each"
         )
-    return made
+    return validations
 
 
 def _validate(all_cells: Sequence[Cell], sheet: Sheet | None) -> Validation | None:
@@ -156,10 +156,10 @@ def _validate(all_cells: Sequence[Cell], sheet: Sheet | None) -> Validation | No
     for kind, group in GROUPS.items():
         said = _said(cells, group, sheet)
         folds = len({group(cell) for cell in cells})
-        scores += [_score(kind, method, folds, held) for method, held in said.items() if held]
+        scores += [_score(kind, method, folds, held_out) for method, held_out in said.items() if held_out]
         if kind == "architecture":
-            for method, held in said.items():
-                for one in held:
+            for method, held_out in said.items():
+                for one in held_out:
                     by_cell.setdefault(one.cell.name, {})[method] = one.error
     if not scores:
         return None
@@ -181,7 +181,7 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
     own, pooled = own_speeds(cells), pooled_speeds(cells, group)
     fits = left_out(cells, own, group)
     halves: dict[int, HalfWidths] = {}
-    made: dict[str, list[_Held]] = defaultdict(list)
+    by_method: dict[str, list[_Held]] = defaultdict(list)
     for cell in cells:
         fit = fits.get(cell.name)
         if fit is None:
@@ -191,14 +191,14 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
             halves[id(fit)] = half_widths(rest, own)
         # as the command: no interval outside of the others
         half = HalfWidths(None, None) if beyond(cell.subject, rest) else halves[id(fit)]
-        made[OWN].append(_fitted(fit, cell, own[cell.name], half.own))
+        by_method[OWN].append(_fitted(fit, cell, own[cell.name], half.own))
         if cell.name in pooled:
-            made[POOLED].append(_fitted(fit, cell, pooled[cell.name], half.pooled))
-        made[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
+            by_method[POOLED].append(_fitted(fit, cell, pooled[cell.name], half.pooled))
+        by_method[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
         if sheet is not None:
-            made[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))
-        made[NEIGHBOUR].append(_Held(cell, nearest(cell.subject, rest).step_ns))
-    return made
+            by_method[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))
+        by_method[NEIGHBOUR].append(_Held(cell, nearest(cell.subject, rest).step_ns))
+    return by_method
 
 
 def _fitted(fit: Fit, cell: Cell, speed: Speed, half: float | None) -> _Held:
@@ -206,27 +206,27 @@ def _fitted(fit: Fit, cell: Cell, speed: Speed, half: float | None) -> _Held:
     return _Held(cell, fit.together_ns(parts), parts, half)
 
 
-def _score(kind: str, method: str, folds: int, held: Sequence[_Held]) -> Score:
-    errors = sorted(abs(one.error) for one in held)
-    noises = [one.cell.noise for one in held if one.cell.noise is not None]
-    with_parts = [(one, *one.parts()) for one in held if one.parts_ns is not None]
-    inside = [one for one in held if one.half is not None]
+def _score(kind: str, method: str, folds: int, held_out: Sequence[_Held]) -> Score:
+    errors = sorted(abs(one.error) for one in held_out)
+    noises = [one.cell.noise for one in held_out if one.cell.noise is not None]
+    with_parts = [(one, *one.parts()) for one in held_out if one.parts_ns is not None]
+    inside = [one for one in held_out if one.half is not None]
     return Score(
         left_out=kind,
         method=method,
         folds=folds,
-        cells=len(held),
+        cells=len(held_out),
         median=median(errors),
         p90=errors[ceil(0.9 * len(errors)) - 1],
         worst=errors[-1],
-        within=_share(held, lambda one: abs(one.error) <= NEAR),
+        within=_share(held_out, lambda one: abs(one.error) <= NEAR),
         coverage=_share(inside, lambda one: one.is_covered) if inside else None,
-        derived=len(held) - len(inside) if with_parts else None,
+        derived=len(held_out) - len(inside) if with_parts else None,
         parts=median(total / one.cell.step_ns for one, _, total in with_parts) if with_parts else None,
         cancelling=median(abs(signed) / total for _, signed, total in with_parts if total) if with_parts else None,
         noise=median(noises) if noises else None,
     )
 
 
-def _share(held: Sequence[_Held], passes: Callable[[_Held], bool]) -> float:
-    return sum(map(passes, held)) / len(held)
+def _share(held_out: Sequence[_Held], passes: Callable[[_Held], bool]) -> float:
+    return sum(map(passes, held_out)) / len(held_out)

@@ -107,9 +107,9 @@ def history_of(name: str, root: Path = RUNS) -> History:
             other = compare_runs(run, run, learn_spread(stored, stored))
             rows.append(_row(stored, _headline(other.parts), change=False))
             continue
-        found = compare_runs(before[1], run, learn_spread(before[0], stored))
-        spread = found.spread.sentence
-        rows.append(_row(stored, _headline(found.parts), change=True))
+        comparison = compare_runs(before[1], run, learn_spread(before[0], stored))
+        spread = comparison.spread.sentence
+        rows.append(_row(stored, _headline(comparison.parts), change=True))
     if not rows:
         raise InputError(f"{name} has no ledger to compare; give a `ledger` run")
     workload = str(asked.manifest.model.get("name", asked.manifest.experiment))
@@ -141,9 +141,9 @@ def _change(row: HistoryRow) -> RelativeChange:
     return row
 
 
-def history_table(found: History) -> Table:
+def history_table(history: History) -> Table:
     """A row a run, oldest first."""
-    unit = time_unit(row.step_ns for row in found.rows)
+    unit = time_unit(row.step_ns for row in history.rows)
     columns: list[Column[HistoryRow]] = [
         Column("run", lambda row: row.run, name="run", words=True),
         Column("began", lambda row: row.began[:16].replace("T", " "), words=True),
@@ -156,5 +156,5 @@ def history_table(found: History) -> Table:
         ),
         *change_columns(_change, 2),
     ]
-    notes = [note for note in (found.spread, *found.notes) if note]
-    return Table(f"{found.workload}: runs by date, each against the one before", columns, found.rows, notes)
+    notes = [note for note in (history.spread, *history.notes) if note]
+    return Table(f"{history.workload}: runs by date, each against the one before", columns, history.rows, notes)

@@ -9,24 +9,22 @@ from perstep.stored.history import History, HistoryRow, history_table
 from perstep.stored.show import comparison_notes, comparison_tables
 
 
-def comparison_page(found: StoredComparison) -> Page:
+def comparison_page(pair: StoredComparison) -> Page:
     """The page of a comparison: the change of each part with its verdict, and both runs over one another."""
-    headline = found.parts[0]
+    headline = pair.parts[0]
     ref, new = (duration(ns) if ns is not None else "–" for ns in (headline.ref_ns, headline.new_ns))
     finding = f"{headline.part}: {ref} → {new}, {_change(headline)}"
     return Page(
         kind="comparison",
-        title=f"perstep compare: {found.ref.name} → {found.new.name}",
-        subject=f"{found.ref.name} → {found.new.name} · {found.workload}",
+        title=f"perstep compare: {pair.ref.name} → {pair.new.name}",
+        subject=f"{pair.ref.name} → {pair.new.name} · {pair.workload}",
         content=Content(
-            finding, [one for kind in dict.fromkeys(row.kind for row in found.parts) for one in _drawn(found, kind)]
+            finding, [one for kind in dict.fromkeys(row.kind for row in pair.parts) for one in _drawn(pair, kind)]
         ),
-        tables=comparison_tables(found),
-        stops=[f"The runs did not do the same work: {'; '.join(found.different_work)}."]
-        if found.different_work
-        else [],
-        warnings=comparison_notes(found),
-        facts={"Reference": _facts(found.ref), "New": _facts(found.new)},
+        tables=comparison_tables(pair),
+        stops=[f"The runs did not do the same work: {'; '.join(pair.different_work)}."] if pair.different_work else [],
+        warnings=comparison_notes(pair),
+        facts={"Reference": _facts(pair.ref), "New": _facts(pair.new)},
         holds=[
             "the comparison of two stored runs, part by part",
             "the commits and the machine they were measured with; no command line and no path",
@@ -44,9 +42,9 @@ def _facts(run: RunFacts) -> dict[str, str]:
     return {name: str(getattr(run, name)) for name in run.__struct_fields__}
 
 
-def _drawn(found: StoredComparison, kind: str) -> list[Drawn]:
-    rows = [row for row in found.parts if row.kind == kind]
-    within = 100 * found.threshold
+def _drawn(pair: StoredComparison, kind: str) -> list[Drawn]:
+    rows = [row for row in pair.parts if row.kind == kind]
+    within = 100 * pair.threshold
     changes = [Bar.of_change(row.part, row, _change(row)) for row in rows]
     # The step itself would make the bars of its parts invisible.
     parts = [row for row in rows if not row.part.endswith("step")] or rows
@@ -58,21 +56,21 @@ def _drawn(found: StoredComparison, kind: str) -> list[Drawn]:
         overlaid.append(
             Bar.scaled(row.part, (row.new_ns, row.new_ci_low_ns, row.new_ci_high_ns), 1 / size, words, line)
         )
-    band = f"Within the band of ±{percent(found.threshold, 0)} a change counts as the same."
+    band = f"Within the band of ±{percent(pair.threshold, 0)} a change counts as the same."
     return [
         Bars(f"{kind}: change of each part", "%", changes, within=within, note=band),
         Bars(
             f"{kind}: both runs over one another",
             unit,
             overlaid,
-            note=f"Bars are {found.new.name}, lines are {found.ref.name}.",
+            note=f"Bars are {pair.new.name}, lines are {pair.ref.name}.",
         ),
     ]
 
 
-def history_page(found: History) -> Page:
+def history_page(history: History) -> Page:
     """The page of a history: the step of each run with its interval, and what changed from one to the next."""
-    rows = found.rows
+    rows = history.rows
     unit, size = time_unit(row.step_ns for row in rows)
     series = Series(
         "step, with the interval of its own rounds",
@@ -85,17 +83,17 @@ def history_page(found: History) -> Page:
     panel = Panel("The step of each run, by date", "run, oldest first", f"step ({unit})", [series])
     drawn: list[Drawn] = [panel]
     if changes:
-        drawn.append(Bars("Change against the run before", "%", changes, within=1.0, note=found.spread))
+        drawn.append(Bars("Change against the run before", "%", changes, within=1.0, note=history.spread))
     return Page(
         kind="history",
-        title=f"perstep history: {found.name}",
-        subject=found.workload,
-        content=Content(found.finding, drawn),
-        tables=[history_table(found)],
+        title=f"perstep history: {history.name}",
+        subject=history.workload,
+        content=Content(history.finding, drawn),
+        tables=[history_table(history)],
         facts={},
         holds=["stored runs of one workload on one machine, by date; no command line and no path"],
         version=__version__,
-        warnings=found.notes,
+        warnings=history.notes,
     )
 
 

@@ -54,31 +54,31 @@ def begin_sweep(
     combinations = num_combinations(grid)
     if combinations > MOST_UNASKED and not agree(f"{path} has {plural(combinations, 'cell')}"):
         raise InputError(f"{path} has {plural(combinations, 'cell')}: that takes long; take fewer values, or say --yes")
-    found = _checked(grid, path, progress)
-    cells = cells_of(grid, found)
-    words = _in_words(grid, found, len(cells))
+    distinct = _checked(grid, path, progress)
+    cells = cells_of(grid, distinct)
+    words = _in_words(grid, distinct, len(cells))
     return Begun(begin(folder, grid, raw, cells), folder, words)
 
 
 def _checked(grid: Grid, path: Path, progress: Progress) -> list[Point]:
     """The points that pass the filters, each plan once."""
     total = num_combinations(grid) // grid.repeats
-    found: dict[str, Point] = {}
+    by_plan: dict[str, Point] = {}
     for number, point in enumerate(points(grid), 1):
         if point is not None:
-            found.setdefault(point.plan_hash, point)
+            by_plan.setdefault(point.plan_hash, point)
         progress(number / total, f"checking {plural(total, 'plan')}")
-    if not found:
+    if not by_plan:
         raise InputError(f"{path}: no cell passes the filters {grid.where}; widen them")
-    return list(found.values())
+    return list(by_plan.values())
 
 
-def _in_words(grid: Grid, found: list[Point], cells: int) -> str:
+def _in_words(grid: Grid, distinct: list[Point], cells: int) -> str:
     """How many cells there are and how long they take, as far as their plans tell."""
-    efforts = {point.plan_hash: point.plan.effort() for point in found}
+    efforts = {point.plan_hash: point.plan.effort() for point in distinct}
     budgets = [effort.budget_s for effort in efforts.values()]
-    extra = cells - len(found) * grid.repeats
-    counted = f"{plural(cells, 'cell')}: {plural(len(found), 'plan')} in {plural(grid.repeats, 'block')}"
+    extra = cells - len(distinct) * grid.repeats
+    counted = f"{plural(cells, 'cell')}: {plural(len(distinct), 'plan')} in {plural(grid.repeats, 'block')}"
     if extra:
         counted += f", and the reference cell {extra:,} times"
     mean_s = sum(budgets) / len(budgets)

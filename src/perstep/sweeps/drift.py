@@ -38,12 +38,12 @@ def figure_of(rows: Sequence[Row]) -> str:
 def drifts(rows: Sequence[Row]) -> list[Drift]:
     """The drift on each machine that measured the reference cell at least twice."""
     figure = figure_of(rows)
-    made = []
+    result = []
     for machine in dict.fromkeys(row.machine for row in rows if row.machine):
-        held = [row for row in rows if row.machine == machine and row.cell.is_reference]
-        values = [value for row in held if isinstance(value := row.figures.get(figure), int | float) and value > 0]
+        repeats = [row for row in rows if row.machine == machine and row.cell.is_reference]
+        values = [value for row in repeats if isinstance(value := row.figures.get(figure), int | float) and value > 0]
         if len(values) > 1:
             middle = median(values)
             most = max(abs(value / middle - 1) for value in values)
-            made.append(Drift(held[0].hardware, figure, len(values), most, values[-1] / values[0] - 1))
-    return made
+            result.append(Drift(repeats[0].hardware, figure, len(values), most, values[-1] / values[0] - 1))
+    return result

@@ -94,9 +94,9 @@ def read_sweep(folder: Path) -> Sweep:
             f"{folder} is no sweep: cannot read {SWEEP} ({why}); `perstep sweep GRID.toml` makes one"
         ) from error
     try:
-        found = msgspec.json.decode(raw, type=_Version).schema_version
-        if found != _SCHEMA_VERSION:
-            raise InputError(f"{path} has schema_version {found}, this perstep reads {_SCHEMA_VERSION}")
+        schema_version = msgspec.json.decode(raw, type=_Version).schema_version
+        if schema_version != _SCHEMA_VERSION:
+            raise InputError(f"{path} has schema_version {schema_version}, this perstep reads {_SCHEMA_VERSION}")
         return msgspec.json.decode(raw, type=Sweep)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}; restore it, or begin again in another folder") from error
@@ -114,13 +114,13 @@ def check_resumed(sweep: Sweep, raw: bytes, folder: Path) -> None:
 
 def versions_here() -> dict[str, str]:
     """The versions that decide what a cell measures, in this environment; what is not installed is left out."""
-    found = {"python": platform.python_version(), "perstep": __version__}
+    versions = {"python": platform.python_version(), "perstep": __version__}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def check_versions(sweep: Sweep, here: dict[str, str], where: str) -> None:

@@ -213,7 +213,7 @@ def _plain(option: str) -> str:
     return option.strip("-").replace("-", "_")
 
 
-def cells_of(grid: Grid, found: list[Point]) -> list[Cell]:
+def cells_of(grid: Grid, distinct: list[Point]) -> list[Cell]:
     """The cells in the order in which they are measured: in each block every point once, at random.
 
     The reference cell opens each block, comes again after every `reference_every` cells, and ends the last block.
@@ -226,32 +226,32 @@ def cells_of(grid: Grid, found: list[Point]) -> list[Cell]:
         InputError: no point is the reference cell.
     """
     rng = random.Random(grid.seed)  # noqa: S311 - an order, no secret
-    reference = _reference(grid, found) if grid.reference_every else None
-    made: list[Cell] = []
+    reference = _reference(grid, distinct) if grid.reference_every else None
+    cells: list[Cell] = []
     seen: dict[str, int] = {}
 
     def add(point: Point, block: int, *, is_reference: bool) -> None:
         name = point.plan_hash + (".ref" if is_reference else ".")
         seen[name] = seen.get(name, 0) + 1
         key = f"{name}{seen[name]}"
-        made.append(Cell(key=key, position=len(made), block=block, is_reference=is_reference,
+        cells.append(Cell(key=key, position=len(cells), block=block, is_reference=is_reference,
                          values=point.values, words=point.words))  # fmt: skip
 
     for block in range(1, grid.repeats + 1):
-        for index, point in enumerate(rng.sample(found, len(found))):
+        for index, point in enumerate(rng.sample(distinct, len(distinct))):
             if reference is not None and index % grid.reference_every == 0:
                 add(reference, block, is_reference=True)
             add(point, block, is_reference=False)
     if reference is not None:
         add(reference, grid.repeats, is_reference=True)
-    return made
+    return cells
 
 
-def _reference(grid: Grid, found: list[Point]) -> Point:
+def _reference(grid: Grid, distinct: list[Point]) -> Point:
     wanted = {_plain(name): value for name, value in grid.reference.items()}
     fitting = [
         point
-        for point in found
+        for point in distinct
         if all(value == wanted.get(_plain(name), value) for name, value in point.values.items())
     ]
     if not fitting:

@@ -82,8 +82,8 @@ def _knock(address: str) -> None:
         OSError: nobody does.
         ValueError: it is no HOST:PORT.
     """
-    host, found, port = address.removeprefix("ray://").rpartition(":")
-    if not found or not port.isdecimal():
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
         raise ValueError("an address is HOST:PORT")
     socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
 

@@ -25,24 +25,24 @@ At = Mapping[str, Found]
 def pictures(rows: Sequence[Row]) -> dict[str, bytes]:
     """File name -> picture. Curves need an axis of numbers that varies, a heat map two axes that vary."""
     machines = _machines(rows)
-    made = {}
+    files = {}
     for number, one in enumerate(machines, 1):
         ending = f"-{number}.png" if len(machines) > 1 else ".png"
         if one.numeric:
-            made[f"curves{ending}"] = one.curves()
+            files[f"curves{ending}"] = one.curves()
         if len(one.axes) > 1:
-            made[f"heat-map{ending}"] = one.heat_map()
-    return made
+            files[f"heat-map{ending}"] = one.heat_map()
+    return files
 
 
 def panels_of(rows: Sequence[Row]) -> list[Panel]:
     """The curves of all machines, each with a title of its own."""
-    made = []
+    panels = []
     for one in _machines(rows):
         for panel in one.panels() if one.numeric else []:
             title = one.title(0) if not panel.title else f"{one.title(0)}: {panel.title}"
-            made.append(replace(panel, title=title))
-    return made
+            panels.append(replace(panel, title=title))
+    return panels
 
 
 def _machines(rows: Sequence[Row]) -> "list[_Measured]":
@@ -61,8 +61,8 @@ class _Measured:
 
     def __init__(self, figure: str, rows: Sequence[Row]) -> None:
         self._figure, self._rows = figure, rows
-        found = {axis: list(dict.fromkeys(_at(row, axis) for row in rows)) for axis in rows[0].cell.values}
-        self.axes = {axis: sorted(levels, key=_order) for axis, levels in found.items() if len(levels) > 1}
+        by_axis = {axis: list(dict.fromkeys(_at(row, axis) for row in rows)) for axis in rows[0].cell.values}
+        self.axes = {axis: sorted(levels, key=_order) for axis, levels in by_axis.items() if len(levels) > 1}
         self._header, self._unit, self._size = shown(figure, [float(row.figures[figure]) for row in rows])
 
     @property
@@ -86,8 +86,8 @@ class _Measured:
         for at in self._panels(others):
             series = []
             for shade, line in enumerate(lines):
-                found = [(float(x), self._value({**at, second: line, axis: x})) for x in self.axes[axis]]
-                xs, ys = [x for x, y in found if y is not None], [y for _, y in found if y is not None]
+                points = [(float(x), self._value({**at, second: line, axis: x})) for x in self.axes[axis]]
+                xs, ys = [x for x, y in points if y is not None], [y for _, y in points if y is not None]
                 name = f"{second} {line}" if second else "measured"
                 series += [Series(name, xs, ys, shade=shade), Series(name, xs, ys, "line", shade=shade)]
             panels.append(Panel(_words(at), axis, self._label, series, log_x=min(self.axes[axis]) > 0))
@@ -138,14 +138,14 @@ class _Measured:
     def title(self, left_out: int) -> str:
         """What is to be seen, and how many cells are not."""
         more = f"; {plural(left_out, 'cell is', 'cells are')} not shown" if left_out > 0 else ""
-        found = [float(row.figures[self._figure]) / self._size for row in self._rows]
-        ends = " to ".join(map(significant, (min(found), max(found))))
+        values = [float(row.figures[self._figure]) / self._size for row in self._rows]
+        ends = " to ".join(map(significant, (min(values), max(values))))
         return f"{self._header} from {ends}{f' {self._unit}' if self._unit else ''} on {self._rows[0].hardware}{more}"
 
     def _is_in(self, cell: tuple[str, ...], at: At) -> bool:
         """Whether a cell, by the texts of its values, is one of these."""
-        held = dict(zip(self._rows[0].cell.values, cell, strict=True))
-        return all(held[axis] == str(value) for axis, value in at.items())
+        by_axis = dict(zip(self._rows[0].cell.values, cell, strict=True))
+        return all(by_axis[axis] == str(value) for axis, value in at.items())
 
     def _panels(self, others: Sequence[str]) -> Sequence[At]:
         combinations = product(*(self.axes[axis] for axis in others))
@@ -153,12 +153,12 @@ class _Measured:
 
     def _value(self, at: At) -> float | None:
         """The median of a cell's repetitions in the unit of the picture; None where none was measured."""
-        held = [
+        values = [
             float(row.figures[self._figure])
             for row in self._rows
             if all(_at(row, axis) == value for axis, value in at.items() if axis)
         ]
-        return median(held) / self._size if held else None
+        return median(values) / self._size if values else None
 
 
 def _at(row: Row, axis: str) -> Found:

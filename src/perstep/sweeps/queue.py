@@ -114,13 +114,13 @@ def link_once(path: Path, content: bytes) -> bool:
 def attempts(cell: Path) -> list[Attempt]:
     """The attempts at a cell that somebody has claimed, in their order."""
     numbers = sorted(int(path.name) for path in children(cell) if path.name.isdecimal())
-    found = []
+    result = []
     for number in numbers:
         folder = cell / str(number)
         claim = _read(folder / CLAIM, Claim)
         if claim is not None:
-            found.append(Attempt(folder, number, claim, _read(folder / END, End)))
-    return found
+            result.append(Attempt(folder, number, claim, _read(folder / END, End)))
+    return result
 
 
 def _read(path: Path, kind: type[Note]) -> Note | None:
@@ -132,9 +132,9 @@ def _read(path: Path, kind: type[Note]) -> Note | None:
         raise InputError(f"{path} is damaged: {error}; remove the folder {path.parent} to measure it again") from error
 
 
-def verdict(found: list[Attempt]) -> Outcome | None:
+def verdict(tries: list[Attempt]) -> Outcome | None:
     """What became of a cell: done, failed for good, or None while it is to be measured."""
-    outcomes = [attempt.end.outcome for attempt in found if attempt.end is not None]
+    outcomes = [attempt.end.outcome for attempt in tries if attempt.end is not None]
     if Outcome.DONE in outcomes:
         return Outcome.DONE
     if outcomes.count(Outcome.FAILED) >= MOST_FAILURES or outcomes.count(Outcome.LOST) >= MOST_LOSSES:
@@ -231,22 +231,22 @@ def claimed(cell: Path, watcher: Watcher) -> Iterator[Held | None]:
     Raises:
         InputError: the folder cannot be written.
     """
-    found = attempts(cell)
-    if found and found[-1].end is None:
-        if not watcher.is_lost(found[-1]):
+    tries = attempts(cell)
+    if tries and tries[-1].end is None:
+        if not watcher.is_lost(tries[-1]):
             yield None
             return
-        end_attempt(found[-1].folder, Outcome.LOST, "its worker is gone")
-        found = attempts(cell)
-    if verdict(found) is not None or (found and found[-1].end is None):
+        end_attempt(tries[-1].folder, Outcome.LOST, "its worker is gone")
+        tries = attempts(cell)
+    if verdict(tries) is not None or (tries and tries[-1].end is None):
         yield None
         return
-    number = found[-1].number + 1 if found else 1
+    number = tries[-1].number + 1 if tries else 1
     folder, name = cell / str(number), secrets.token_hex(8)
     with take_lock(folder / name):  # before the claim, so that who sees the claim sees the lock
-        held = Held(folder, number, folder / name)
-        held.beat()
+        attempt = Held(folder, number, folder / name)
+        attempt.beat()
         mine = link_once(folder / CLAIM, encode_json(Claim(name, watcher.boot)))
-        yield held if mine else None
+        yield attempt if mine else None
     if not mine:
         shutil.rmtree(folder / name, ignore_errors=True)

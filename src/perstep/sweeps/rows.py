@@ -62,12 +62,12 @@ def read_rows(folder: Path, sweep: Sweep) -> list[Row]:
 
 
 def _row(folder: Path, sweep: Sweep, cell: Cell) -> Row:
-    found = attempts(folder / CELLS / cell.key)
-    outcome = verdict(found)
-    done = next((one for one in found if one.end is not None and one.end.outcome is Outcome.DONE), None)
+    tries = attempts(folder / CELLS / cell.key)
+    outcome = verdict(tries)
+    done = next((one for one in tries if one.end is not None and one.end.outcome is Outcome.DONE), None)
     if outcome is not Outcome.DONE or done is None:
-        ended = [one.end.why for one in found if one.end is not None and one.end.why]
-        return Row(cell, WAITING if outcome is None else outcome.value, len(found), why=ended[-1] if ended else "")
+        ended = [one.end.why for one in tries if one.end is not None and one.end.why]
+        return Row(cell, WAITING if outcome is None else outcome.value, len(tries), why=ended[-1] if ended else "")
     run = done.folder / RUN
     manifest = read_manifest(run)
     _check_place(run, manifest, sweep, cell, done)
@@ -75,7 +75,7 @@ def _row(folder: Path, sweep: Sweep, cell: Cell) -> Row:
     return Row(
         cell,
         outcome.value,
-        len(found),
+        len(tries),
         run=run.relative_to(folder).as_posix(),
         machine=identity(machine),
         hardware=_in_words(machine),
@@ -111,13 +111,13 @@ def _figures(run: Path, manifest: Manifest, wanted: list[str]) -> dict[str, Foun
 
 def _numbers(summary: Mapping[str, Json], before: str = "") -> dict[str, float]:
     """Name -> number, of nested ones with a point between the names."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in summary.items():
         if isinstance(value, dict):
-            found |= _numbers(value, f"{before}{name}.")
+            numbers |= _numbers(value, f"{before}{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{before}{name}"] = value
-    return found
+            numbers[f"{before}{name}"] = value
+    return numbers
 
 
 def _at(results: Json, path: list[str]) -> Found:

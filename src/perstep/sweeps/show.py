@@ -96,10 +96,10 @@ def notes_of(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _drift(found: Drift) -> str:
+def _drift(drift: Drift) -> str:
     return (
-        f"The reference cell was measured {found.times:,} times on {found.hardware}: {found.figure} of one differs from"
-        f" their median by up to {percent(found.most)}, the last from the first by {signed_percent(found.over_time)}."
+        f"The reference cell was measured {drift.times:,} times on {drift.hardware}: {drift.figure} of one differs from"
+        f" their median by up to {percent(drift.most)}, the last from the first by {signed_percent(drift.over_time)}."
     )
 
 
@@ -119,13 +119,13 @@ def write_all(folder: Path, sweep: Sweep, rows: Sequence[Row]) -> Table:
     parquet = _parquet(table, in_order)
     if parquet is not None:
         replace_file(folder / PARQUET, parquet)
-    made = pictures(rows)
+    pngs = pictures(rows)
     for path in children(folder):
-        if _PICTURE.fullmatch(path.name) and path.name not in made:
+        if _PICTURE.fullmatch(path.name) and path.name not in pngs:
             path.unlink()
-    for name, png in made.items():
+    for name, png in pngs.items():
         replace_file(folder / name, png)
-    page = render(__package__, table=table, sweep=sweep, pictures=sorted(made), parquet=parquet is not None)
+    page = render(__package__, table=table, sweep=sweep, pictures=sorted(pngs), parquet=parquet is not None)
     replace_file(folder / README, page)
     replace_file(folder / REPORT, render_page(page_of(sweep, rows, table)))
     return table
@@ -164,11 +164,11 @@ def _parquet(table: Table, rows: Sequence[Row]) -> bytes | None:
     except ImportError:
         return None
     records = to_records(table.columns, rows)
-    held: dict[str, list[Found]] = {}
+    columns: dict[str, list[Found]] = {}
     for name in records[0]:
         values = [None if record[name] == "" else record[name] for record in records]
         mixed = len({isinstance(value, str) for value in values if value is not None}) > 1
-        held[name] = [None if value is None else str(value) for value in values] if mixed else values
+        columns[name] = [None if value is None else str(value) for value in values] if mixed else values
     buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table(held), buffer)
+    parquet.write_table(pyarrow.table(columns), buffer)
     return buffer.getvalue()

@@ -46,14 +46,14 @@ def holds(filter_: str, options: Mapping[str, Value]) -> bool:
     try:
         if len(filter_) > _LONGEST:
             raise SyntaxError("it is too long")
-        found = _value(ast.parse(filter_.strip(), mode="eval").body, options)
+        value = _value(ast.parse(filter_.strip(), mode="eval").body, options)
     except (SyntaxError, RecursionError, ValueError) as error:
         raise InputError(f"the filter {filter_[:80]!r} cannot be read ({_first(error)}); {_RIGHT}") from error
     except (TypeError, ArithmeticError, MemoryError) as error:
         raise InputError(f"the filter {filter_!r} cannot be computed ({_first(error)}); {_RIGHT}") from error
-    if not isinstance(found, bool):
-        raise InputError(f"the filter {filter_!r} is {found!r}, neither true nor false; {_RIGHT}")
-    return found
+    if not isinstance(value, bool):
+        raise InputError(f"the filter {filter_!r} is {value!r}, neither true nor false; {_RIGHT}")
+    return value
 
 
 def _first(error: BaseException) -> str:

@@ -27,7 +27,7 @@ _MOST_SAID = 500
 class Perform(Protocol):
     """Measures a cell: everything that a worker does with it, but for the claim and the end."""
 
-    def __call__(self, folder: Path, cell: Cell, held: Held) -> str:
+    def __call__(self, folder: Path, cell: Cell, attempt: Held) -> str:
         """Empty if it is measured, else why it failed, in a line.
 
         Args:
@@ -38,10 +38,10 @@ class Perform(Protocol):
         ...
 
 
-def in_fresh_process(folder: Path, cell: Cell, held: Held) -> str:
+def in_fresh_process(folder: Path, cell: Cell, attempt: Held) -> str:
     """Measure a cell in a process of its own; this one beats meanwhile, and does nothing else."""
-    words = [str(folder), cell.key, str(held.number)]
-    log = held.folder / "stderr.txt"
+    words = [str(folder), cell.key, str(attempt.number)]
+    log = attempt.folder / "stderr.txt"
     with log.open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "perstep.sweeps.cell", *words],
@@ -51,7 +51,7 @@ def in_fresh_process(folder: Path, cell: Cell, held: Held) -> str:
         )
         try:
             while True:
-                held.beat()
+                attempt.beat()
                 with suppress(subprocess.TimeoutExpired):
                     code = process.wait(BEAT_S)
                     break
@@ -115,26 +115,26 @@ class Worker:
         """Measure the next cell that nobody has; whether there was one. Cells that failed come after the others."""
         tried: list[tuple[int, Cell]] = []
         for cell in list(self._left.values()):
-            found = attempts(self.folder / CELLS / cell.key)
-            if verdict(found) is not None:
+            tries = attempts(self.folder / CELLS / cell.key)
+            if verdict(tries) is not None:
                 self._ended(cell)
-            elif not found:
+            elif not tries:
                 if self._measure(cell):
                     return True
             else:
-                tried.append((len(found), cell))
+                tried.append((len(tries), cell))
         return any(self._measure(cell) for _, cell in sorted(tried, key=lambda pair: (pair[0], pair[1].position)))
 
     def _measure(self, cell: Cell) -> bool:
-        with claimed(self.folder / CELLS / cell.key, self.watcher) as held:
-            if held is None:
+        with claimed(self.folder / CELLS / cell.key, self.watcher) as attempt:
+            if attempt is None:
                 return False
             try:
-                why = self.perform(self.folder, cell, held)
+                why = self.perform(self.folder, cell, attempt)
             except KeyboardInterrupt:
-                held.end(Outcome.STOPPED, "interrupted")
+                attempt.end(Outcome.STOPPED, "interrupted")
                 raise
-            held.end(Outcome.FAILED if why else Outcome.DONE, why)
+            attempt.end(Outcome.FAILED if why else Outcome.DONE, why)
         self._say()
         return True
 
@@ -149,4 +149,4 @@ class Worker:
     def _others_live(self) -> bool:
         """Whether a live worker has each cell that is left."""
         last = [attempts(self.folder / CELLS / key)[-1:] for key in self._left]
-        return all(found and found[0].end is None and self.watcher.is_alive(found[0]) for found in last)
+        return all(tries and tries[0].end is None and self.watcher.is_alive(tries[0]) for tries in last)

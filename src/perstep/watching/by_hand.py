@@ -43,8 +43,8 @@ class WatchedLoops(HandLoops):
     def _recorder_of(self, model: Callee, device: str) -> Marks:
         kind = device.split(":")[0]
         events = self._events or (CudaDevice() if kind == "cuda" else None)
-        made = self._recorders[model] = CallRecorder(self._clock, events, kind)
-        return made
+        recorder = self._recorders[model] = CallRecorder(self._clock, events, kind)
+        return recorder
 
     def _start(self) -> None:
         if self._probe is not None:

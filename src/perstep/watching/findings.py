@@ -140,11 +140,11 @@ def _before_first_token(steps: CallSteps) -> CallSteps:
 
 def marked_steps(kind: str, samples: Sequence[Sample]) -> LedgerSamples:
     """The marked steps behind a ledger one after another, each as a round; the plain ones likewise."""
-    held = [steps for _, steps in _taken(choose(kind, samples), kind)]
-    names = dict.fromkeys(name for steps in held for name in steps.parts)
+    taken = [steps for _, steps in _taken(choose(kind, samples), kind)]
+    names = dict.fromkeys(name for steps in taken for name in steps.parts)
 
     def column(of: Callable[[CallSteps], NDArray[np.int64]]) -> NDArray[np.int64]:
-        return np.concatenate([of(steps) for steps in held]).reshape(-1, 1, 1)
+        return np.concatenate([of(steps) for steps in taken]).reshape(-1, 1, 1)
 
     def part(name: str) -> NDArray[np.int64]:
         return column(lambda steps: steps.parts.get(name, np.zeros(len(steps.residual_ns), np.int64)))
@@ -179,9 +179,9 @@ def _taken(chosen: Sequence[Chosen], kind: str, side: str = "kinds") -> list[tup
 
 
 def _build(
-    kind: str, samples: Sequence[Sample], held: Sequence[tuple[Sample, CallSteps]], mark_ns: float
+    kind: str, samples: Sequence[Sample], taken: Sequence[tuple[Sample, CallSteps]], mark_ns: float
 ) -> Ledger | None:
-    steps = [each for _, each in held]
+    steps = [each for _, each in taken]
     if not any(len(s.residual_ns) for s in steps):
         return None
     names = dict.fromkeys(name for s in steps for name in s.parts)
@@ -196,16 +196,16 @@ def _build(
         residual_ns=np.concatenate([s.residual_ns for s in steps]),
         marks={name: sum(s.marks.get(name, 0) for s in steps) for name in names},
         calls=[len(s.step_ns) for s in steps],
-        alike=_alike(held),
+        alike=_alike(taken),
         forwards=sum(_forwards(sample, kind) for sample in samples),
     )
     return build_watched_ledger(kind, watched, mark_ns=mark_ns)
 
 
-def _alike(held: Sequence[tuple[Sample, CallSteps]]) -> bool:
+def _alike(taken: Sequence[tuple[Sample, CallSteps]]) -> bool:
     """Whether the calls repeat each other: one shape, and the same parts; a median would lose a part of a few calls."""
-    shapes = {(sample.finished, sample.rows, sample.prompt_tokens, sample.steps) for sample, _ in held}
-    parts = {frozenset(steps.parts) for _, steps in held if len(steps.residual_ns)}
+    shapes = {(sample.finished, sample.rows, sample.prompt_tokens, sample.steps) for sample, _ in taken}
+    parts = {frozenset(steps.parts) for _, steps in taken if len(steps.residual_ns)}
     return len(shapes) == len(parts) == 1
 
 
@@ -217,7 +217,7 @@ def _forwards(sample: Sample, kind: str) -> int:
 
 def find_sites(samples: Sequence[Sample], mark_ns: float, schedule: Schedule) -> list[SiteFindings]:
     """What the calls of each line cost: a pure function."""
-    return [_site(name, held, mark_ns, schedule) for name, held in by_site(samples).items()]
+    return [_site(name, calls, mark_ns, schedule) for name, calls in by_site(samples).items()]
 
 
 def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) -> SiteFindings:
@@ -227,7 +227,7 @@ def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) 
     notes = list(dict.fromkeys(note for sample in samples for note in sample.notes))
     if broken_off:
         notes.append(f"{plural(broken_off, 'call')} broke off with an exception; the steps finished before it count.")
-    beside = {kind: found for kind in KINDS if (found := device_ledger(kind, samples)) is not None}
+    beside = {kind: ledger for kind in KINDS if (ledger := device_ledger(kind, samples)) is not None}
     if beside:
         notes.append(
             f"The model is on {samples[0].device}. In the ledger of host time, where the host waits for the device it"

@@ -69,23 +69,23 @@ class FirstCall(msgspec.Struct, frozen=True, kw_only=True):
 
 def choose(kind: str, samples: Sequence["Sample"]) -> list[Chosen]:
     """The calls whose steps of a kind make up the ledger."""
-    held = [i for i, sample in enumerate(samples) if kind in sample.kinds and len(sample.kinds[kind].step_ns)]
-    marked = {i: set(samples[i].kinds[kind].parts) for i in held if len(samples[i].kinds[kind].residual_ns)}
+    indices = [i for i, sample in enumerate(samples) if kind in sample.kinds and len(sample.kinds[kind].step_ns)]
+    marked = {i: set(samples[i].kinds[kind].parts) for i in indices if len(samples[i].kinds[kind].residual_ns)}
     first = _new_parts(samples)
     settled = [parts for i, parts in marked.items() if i not in first]
     if settled:
-        known = set[str]().union(*settled)
-        held = [i for i in held if i not in first or not marked.get(i, set()) <= known]
+        usual = set[str]().union(*settled)
+        indices = [i for i in indices if i not in first or not marked.get(i, set()) <= usual]
     elif marked:  # marked steps of first calls alone: the others' plain ones beside them would be another thing
-        held = [i for i in held if i in first]
-    return [Chosen(samples[i], _skip(kind, samples[i], is_first=i in first), i in first) for i in held]
+        indices = [i for i in indices if i in first]
+    return [Chosen(samples[i], _skip(kind, samples[i], is_first=i in first), i in first) for i in indices]
 
 
 def find_first_calls(samples: Sequence["Sample"]) -> list[FirstCall]:
     """The times of the first calls of one line."""
     decode = {id(chosen.sample): chosen.skip for chosen in choose(DECODE, samples)}
     prefills = {id(chosen.sample) for chosen in choose(PREFILL, samples)}
-    found = []
+    first_calls = []
     for number, new in _new_parts(samples).items():
         sample = samples[number]
         prefill = None if id(sample) in prefills else sample.kinds.get(PREFILL)
@@ -94,7 +94,7 @@ def find_first_calls(samples: Sequence["Sample"]) -> list[FirstCall]:
         part, part_ns = _most(prefill)
         if prefill is None and not left_out:
             continue
-        found.append(
+        first_calls.append(
             FirstCall(
                 number=number + 1,
                 parts=new,
@@ -105,7 +105,7 @@ def find_first_calls(samples: Sequence["Sample"]) -> list[FirstCall]:
                 decode_ns=sum(left_out) / len(left_out) if left_out else None,
             )
         )
-    return found
+    return first_calls
 
 
 def first_call_sentences(calls: Sequence[FirstCall]) -> list[str]:
@@ -132,15 +132,15 @@ def _sentence(call: FirstCall) -> str:
 def _new_parts(samples: Sequence["Sample"]) -> dict[int, list[str]]:
     """First calls -> the parts that are new in them; none for the first of a line and model."""
     seen: dict[tuple[str, str], set[str]] = {}
-    found: dict[int, list[str]] = {}
+    by_call: dict[int, list[str]] = {}
     for i, sample in enumerate(samples):
-        known = seen.setdefault((sample.site, sample.model), set())
+        earlier = seen.setdefault((sample.site, sample.model), set())
         names = dict.fromkeys(name for steps in sample.kinds.values() for name in steps.parts)
-        new = [name for name in names if name not in known]
+        new = [name for name in names if name not in earlier]
         if new:
-            found[i] = new if known else []
-        known.update(names)
-    return found
+            by_call[i] = new if earlier else []
+        earlier.update(names)
+    return by_call
 
 
 def _skip(kind: str, sample: "Sample", *, is_first: bool) -> int:

@@ -62,15 +62,15 @@ def find_growth(samples: Sequence["Sample"], schedule: Schedule) -> list[Growth]
         samples: of one line.
         schedule: which steps of a call were recorded.
     """
-    held = [(sample, steps) for sample in samples if (steps := sample.kinds.get(DECODE)) is not None]
-    held = [(sample, steps) for sample, steps in held if len(steps.residual_ns) > 1]
-    calls = [steps for _, steps in held]
+    pairs = [(sample, steps) for sample in samples if (steps := sample.kinds.get(DECODE)) is not None]
+    pairs = [(sample, steps) for sample, steps in pairs if len(steps.residual_ns) > 1]
+    calls = [steps for _, steps in pairs]
     at = [
-        _positions(steps, schedule if sample.made_by == "generate" else _uncounted(schedule)) for sample, steps in held
+        _positions(steps, schedule if sample.made_by == "generate" else _uncounted(schedule)) for sample, steps in pairs
     ]
     names = dict.fromkeys(name for steps in calls for name in steps.parts)
     curves = {name: [(x, _column(steps, name)) for x, steps in zip(at, calls, strict=True)] for name in names}
-    slopes = {name: found for name in names if (found := half_slopes(curves[name], comparisons=len(names)))}
+    slopes = {name: fit for name in names if (fit := half_slopes(curves[name], comparisons=len(names)))}
     rising = [name for name, slope in slopes.items() if slope.low is not None and slope.low > 0]
     still = [name for name in names if name not in rising and any(y.any() for _, y in curves[name])]
     span = max((int(x[-1] - x[0]) for curve in curves.values() for x, _ in curve), default=0)
@@ -121,7 +121,7 @@ def _outgrows(curve: Curves, others: Sequence[Curves], comparisons: int) -> bool
     return slope is not None and slope.low is not None and slope.low > 0
 
 
-def growth_sentences(found: Sequence[Growth], *, whole: bool, made_by: str) -> list[str]:
+def growth_sentences(growths: Sequence[Growth], *, whole: bool, made_by: str) -> list[str]:
     """A sentence for each part that grows, with the cause where that is known.
 
     Args:
@@ -129,9 +129,9 @@ def growth_sentences(found: Sequence[Growth], *, whole: bool, made_by: str) -> l
         whole: no cache was used.
         made_by: what made its calls.
     """
-    step = "step" if any(growth.part == DRAFT for growth in found) else "token"
+    step = "step" if any(growth.part == DRAFT for growth in growths) else "token"
     said = []
-    for growth in found:
+    for growth in growths:
         if not growth.grows or growth.ci_low is None or growth.ci_high is None:
             continue
         interval = f"[{duration(growth.ci_low)}, {duration(growth.ci_high)}]"

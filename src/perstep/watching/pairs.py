@@ -25,7 +25,7 @@ Pairs = dict[str, list[tuple[int, int]]]
 
 def timeline(_manifest: Manifest, samples: Sequence[Sample]) -> Iterator[list[Measured]]:
     """The steps of each call, a track a line of the program: prefill first, then decode steps in their order."""
-    named = {id(sample): name for name, held in by_site(samples).items() for sample in held}
+    named = {id(sample): name for name, calls in by_site(samples).items() for sample in calls}
     for number, sample in enumerate(samples):
         yield [
             Measured(named[id(sample)], f"{kind} step", kind, ns, parts, {"call": number, "position": position})
@@ -56,7 +56,7 @@ def paired(
         InputError: no call of the one has its like in the other.
     """
     sites, notes = _matched(by_site(ref), by_site(new))
-    found: Pairs = {}
+    by_name: Pairs = {}
     alike = of = 0
     for name, old, now in sites:
         calls = [(one, other) for one, other in zip(old, now, strict=False) if _shape(one) == _shape(other)]
@@ -64,15 +64,15 @@ def paired(
         for kind in KINDS:
             for part, pairs in _pairs(kind, calls).items():
                 cost = part_name(kind, part)
-                found.setdefault(cost if len(sites) == 1 else f"{name}: {cost}", []).extend(pairs)
-    if not found:
+                by_name.setdefault(cost if len(sites) == 1 else f"{name}: {cost}", []).extend(pairs)
+    if not by_name:
         raise InputError(
             "no call of the one run has its like in the other: the same line, rows, prompt and number of new tokens;"
             " watch one script twice"
         )
     if alike < of:
         notes.append(f"of {plural(of, 'call')} {alike:,} have their like in the other run and are compared")
-    both = {name: np.array(pairs, np.float64).T for name, pairs in found.items()}
+    both = {name: np.array(pairs, np.float64).T for name, pairs in by_name.items()}
     first, second = ({name: _cost(ns[side], ns) for name, ns in both.items()} for side in (0, 1))
     return first, second, notes
 
@@ -87,16 +87,16 @@ def _matched(
     ref: Mapping[str, list[Sample]], new: Mapping[str, list[Sample]]
 ) -> tuple[list[tuple[str, list[Sample], list[Sample]]], list[str]]:
     """The calls of each line in both runs; lines that moved in their file go by their order in it."""
-    found = [(name, held, new[name]) for name, held in ref.items() if name in new]
+    matched = [(name, calls, new[name]) for name, calls in ref.items() if name in new]
     moved = [name for name in new if name not in ref]
     notes = []
     for name in [one for one in ref if one not in new]:
         other = next((one for one in moved if one.split(":")[0] == name.split(":")[0]), None)
         if other is not None:
             moved.remove(other)
-            found.append((other, ref[name], new[other]))
+            matched.append((other, ref[name], new[other]))
             notes.append(f"the calls of {name} are compared with those of {other}: lines of one file, in their order")
-    return found, notes
+    return matched, notes
 
 
 def _shape(sample: Sample) -> tuple[object, ...]:
@@ -105,13 +105,13 @@ def _shape(sample: Sample) -> tuple[object, ...]:
 
 def _pairs(kind: str, calls: Sequence[tuple[Sample, Sample]]) -> Pairs:
     """What both have of a kind of step, position by position: whole steps without marks, parts of those with."""
-    found: Pairs = {}
+    by_part: Pairs = {}
     for one, other in calls:
         if kind in one.kinds and kind in other.kinds:
             for old, now in zip(_steps(one.kinds[kind]), _steps(other.kinds[kind]), strict=False):
                 for part, pair in _of_step(old, now):
-                    found.setdefault(part, []).append(pair)
-    return {STEP: found[STEP], **found} if STEP in found else found
+                    by_part.setdefault(part, []).append(pair)
+    return {STEP: by_part[STEP], **by_part} if STEP in by_part else by_part
 
 
 def _of_step(old: tuple[int, dict[str, int]], now: tuple[int, dict[str, int]]) -> Iterator[tuple[str, tuple[int, int]]]:

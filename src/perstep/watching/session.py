@@ -60,15 +60,15 @@ class _Site(Instrument):
     """The Instrument of one line. It hands on a call when it is over, and keeps no model alive between calls."""
 
     def __init__(self, model: object, site: str, watch: "Watch") -> None:
-        found = find_model(model)
-        device = watch.device or device_of(found)
-        self._calls_recorder = CallRecorder(watch.clock, device, found.device.type)
+        module = find_model(model)
+        device = watch.device or device_of(module)
+        self._calls_recorder = CallRecorder(watch.clock, device, module.device.type)
         super().__init__(
             model, self._calls_recorder, watch.detail, alternate=True, every=watch.every, count=watch.syncs
         )
-        if devices := spread_over(found):  # in somebody's own call nothing is refused
+        if devices := spread_over(module):  # in somebody's own call nothing is refused
             self._note(f"the model is spread over {', '.join(devices)}: time on the stream is that of one of them")
-        self._site, self._samples, self._name = site, watch.samples, watch.name_model(found)
+        self._site, self._samples, self._name = site, watch.samples, watch.name_model(module)
         self._turn = threading.Lock()
         self._noted = 0
 
@@ -238,20 +238,20 @@ class Watch:
     def _choose(self, model: object, site: str) -> Instrument | None:
         if self._model is not None and model is not self._model:
             return None
-        known = self._sites.get((site, id(model)))
-        if known is None or known.model is not model:  # an id is used again when a model is gone
-            known = self._sites[site, id(model)] = _Site(model, site, self)
-        return known
+        cached = self._sites.get((site, id(model)))
+        if cached is None or cached.model is not model:  # an id is used again when a model is gone
+            cached = self._sites[site, id(model)] = _Site(model, site, self)
+        return cached
 
     def name_model(self, model: Watched) -> str:
         """Its class and where it was loaded from; `X#2` where another model of that name came before it."""
         kind, path = type(model).__name__, getattr(model, "name_or_path", "")
-        known = self._models.setdefault(f"{kind} {path}", [])
-        found = next((number for number, ref in enumerate(known, start=1) if ref() is model), 0)
-        if not found:
-            known.append(weakref.ref(model))
-            found = len(known)
-        return f"{kind}{'' if found == 1 else f'#{found}'} {path}".rstrip()
+        models = self._models.setdefault(f"{kind} {path}", [])
+        position = next((number for number, ref in enumerate(models, start=1) if ref() is model), 0)
+        if not position:
+            models.append(weakref.ref(model))
+            position = len(models)
+        return f"{kind}{'' if position == 1 else f'#{position}'} {path}".rstrip()
 
     def is_recording(self) -> bool:
         """Whether a step of a generate call is being timed now, or its syncs counted."""
@@ -275,12 +275,12 @@ class Watch:
             InvalidMeasurement: a step took no time on this clock.
         """
         if kind == SETUP:
-            made = setup_ledger([sample for sample in self.samples if sample.made_by == "generate"], self.mark_ns)
+            ledger = setup_ledger([sample for sample in self.samples if sample.made_by == "generate"], self.mark_ns)
         else:
-            made = call_ledger(kind, self.samples, self.mark_ns)
-        if made is None:
+            ledger = call_ledger(kind, self.samples, self.mark_ns)
+        if ledger is None:
             raise InputError(_nothing(self.samples, kind, self._loops))
-        return made
+        return ledger
 
     def device_ledger(self, kind: str = DECODE) -> DeviceLedger | None:
         """The device's own ledger of all calls together; None where the host does all the work, or saw no such step.
@@ -292,8 +292,8 @@ class Watch:
 
     def ledgers(self, kind: str = DECODE) -> dict[str, Ledger]:
         """A ledger for each line that called generate and made steps of this kind, in the order of the first calls."""
-        made = {name: call_ledger(kind, samples, self.mark_ns) for name, samples in by_site(self.samples).items()}
-        return {name: ledger for name, ledger in made.items() if ledger is not None}
+        ledgers = {name: call_ledger(kind, samples, self.mark_ns) for name, samples in by_site(self.samples).items()}
+        return {name: ledger for name, ledger in ledgers.items() if ledger is not None}
 
     def tables(self) -> list[Table]:
         """A table for each line that called generate, and one of the time on the device's stream where there is one.
@@ -313,10 +313,10 @@ class Watch:
         Raises:
             InputError: generate was never called, or no call made a step of this kind.
         """
-        found = self.ledgers(kind)
-        if not found:
+        ledgers = self.ledgers(kind)
+        if not ledgers:
             raise InputError(_nothing(self.samples, kind, self._loops))
-        return Picture(ledger_png(list(found.values()), subject=list(found)))
+        return Picture(ledger_png(list(ledgers.values()), subject=list(ledgers)))
 
     def __repr__(self) -> str:
         lines = plural(len({sample.site for sample in self.samples}), "line")

@@ -200,11 +200,11 @@ def files(manifest: Manifest, findings: WatchFindings) -> Mapping[str, bytes]:
         setups=setups,
         drawn=drawn,
     )
-    made = {"README.md": readme, "ledger.csv": csv(findings).encode()}
+    contents = {"README.md": readme, "ledger.csv": csv(findings).encode()}
     if drawn:
         subjects = [f"{site.site}, {site.model}" for site, _ in drawn]
-        made["ledger.png"] = ledger_png([ledger for _, ledger in drawn], subject=subjects)
-    return made
+        contents["ledger.png"] = ledger_png([ledger for _, ledger in drawn], subject=subjects)
+    return contents
 
 
 def _prefill_title(site: SiteFindings) -> str:

@@ -81,16 +81,16 @@ class _Tokens:
     def __call__(self, text: bytes | str) -> list[int]:
         """The longest token at each place; llguidance asks for it where it forces text."""
         data = text.encode() if isinstance(text, str) else text
-        found, at = [], 0
+        ids, at = [], 0
         while at < len(data):
             for end in range(min(len(data), at + self._longest), at, -1):
                 if data[at:end] in self._id_of:
-                    found.append(self._id_of[data[at:end]])
+                    ids.append(self._id_of[data[at:end]])
                     at = end
                     break
             else:
                 raise InputError(f"the vocabulary cannot spell the byte 0x{data[at]:02X}")
-        return found
+        return ids
 
 
 def prepare(vocabulary: Vocabulary) -> Native:

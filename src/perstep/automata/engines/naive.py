@@ -91,10 +91,10 @@ class MemoEngine(NaiveEngine):
     def fill(self) -> NDArray[np.int32]:
         """The mask of the next token as packed bits, int32 [ceil(tokens / 32)]."""
         key = (self._state, self._ended)
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = super().fill()
-        return found
+        bits = self._found.get(key)
+        if bits is None:
+            bits = self._found[key] = super().fill()
+        return bits
 
     def fork(self) -> MemoEngine:
         """Another text of the same grammar."""

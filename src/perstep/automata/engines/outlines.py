@@ -111,8 +111,8 @@ def schema_regex(grammar: Grammar) -> str:
     from outlines_core.json_schema import build_regex_from_schema
 
     depth = 3 if grammar.max_depth is None else grammar.max_depth
-    made = str(build_regex_from_schema(json.dumps(grammar.schema), _SPACE, depth))
+    regex = str(build_regex_from_schema(json.dumps(grammar.schema), _SPACE, depth))
     if grammar.whitespace == "fixed":
-        made = made.replace(f"{_SPACE},{_SPACE}", ", ").replace(f"{_SPACE}:{_SPACE}", ": ")
-        return made.replace(_SPACE, "")
-    return made.replace(_SPACE, r"[ \t\n\r]*" if grammar.whitespace == "flexible" else grammar.whitespace)
+        regex = regex.replace(f"{_SPACE},{_SPACE}", ", ").replace(f"{_SPACE}:{_SPACE}", ": ")
+        return regex.replace(_SPACE, "")
+    return regex.replace(_SPACE, r"[ \t\n\r]*" if grammar.whitespace == "flexible" else grammar.whitespace)

@@ -74,8 +74,8 @@ def of_values(document: Document, place: Place, shape: Shape, values: Sequence[J
         return [_equal_array(document, place, shape, value) for value in values if isinstance(value, list)]
     if isinstance(shape, Object):
         return [_equal_object(document, place, shape, value) for value in values if isinstance(value, dict)]
-    found = _among(shape, values)
-    return [] if found is None else [found]
+    narrowed = _among(shape, values)
+    return [] if narrowed is None else [narrowed]
 
 
 def _among(shape: Shape, values: Sequence[Json]) -> Shape | None:
@@ -109,10 +109,10 @@ def _equal_array(document: Document, place: Place, shape: Array, value: list[Jso
 
 
 def _equal_object(document: Document, place: Place, shape: Object, value: dict[str, Json]) -> Object:
-    found = replace(shape, declared=tuple(dict.fromkeys([*shape.declared, *value])))
+    narrowed = replace(shape, declared=tuple(dict.fromkeys([*shape.declared, *value])))
     for key, inner in value.items():
-        found = found.with_prop(key, literal(document.constant(inner, place))).with_key(key)
-    return replace(found, others=(*found.others, Others(frozenset(value), (), FALSE)))
+        narrowed = narrowed.with_prop(key, literal(document.constant(inner, place))).with_key(key)
+    return replace(narrowed, others=(*narrowed.others, Others(frozenset(value), (), FALSE)))
 
 
 def _unlike(document: Document, place: Place, shape: Shape, values: Sequence[Json]) -> list[Shape]:
@@ -127,10 +127,10 @@ def _unlike(document: Document, place: Place, shape: Shape, values: Sequence[Jso
         return [replace(shape, rules=(*shape.rules, ("values", texts, False)))] if texts else [shape]
     if isinstance(shape, Number):
         return _other_numbers(shape, [value for value in values if is_number(value)])
-    found = [shape]
+    shapes = [shape]
     for value in values:
-        found = [other for one in found for other in _other_containers(document, place, one, value)]
-    return found
+        shapes = [other for one in shapes for other in _other_containers(document, place, one, value)]
+    return shapes
 
 
 def _other_containers(document: Document, place: Place, shape: Shape, value: Json) -> list[Shape]:
@@ -155,20 +155,20 @@ def _other_numbers(shape: Number, values: Sequence[float]) -> list[Shape]:
 
 
 def _other_arrays(document: Document, place: Place, shape: Array, value: list[Json]) -> list[Shape]:
-    found: list[Shape] = [replace(shape, low=max(shape.low, len(value) + 1))]
+    shapes: list[Shape] = [replace(shape, low=max(shape.low, len(value) + 1))]
     if value:
-        found.append(replace(shape, high=least(shape.high, len(value) - 1)))
+        shapes.append(replace(shape, high=least(shape.high, len(value) - 1)))
     for number, inner in enumerate(value):
-        found.append(item_unlike(shape, number, literal(document.constant(inner, place), False)))
-    return found
+        shapes.append(item_unlike(shape, number, literal(document.constant(inner, place), False)))
+    return shapes
 
 
 def _other_objects(document: Document, place: Place, shape: Object, value: dict[str, Json]) -> list[Shape]:
-    found: list[Shape] = [replace(shape, some=(*shape.some, Witness(Others(frozenset(value), (), TRUE))))]
+    shapes: list[Shape] = [replace(shape, some=(*shape.some, Witness(Others(frozenset(value), (), TRUE))))]
     for key, inner in value.items():
-        found.append(shape.with_prop(key, FALSE))
-        found.append(shape.with_prop(key, literal(document.constant(inner, place), False)).with_key(key))
-    return found
+        shapes.append(shape.with_prop(key, FALSE))
+        shapes.append(shape.with_prop(key, literal(document.constant(inner, place), False)).with_key(key))
+    return shapes
 
 
 # Numbers and strings
@@ -209,12 +209,12 @@ def of_size(shape: Shape, kind: str, low: int, high: int | None, *, holds: bool)
         ranges = [(low, high)]
     else:
         ranges = [(0, low - 1)] * (low > 0) + ([(high + 1, None)] if high is not None else [])
-    found: list[Shape] = []
+    shapes: list[Shape] = []
     for least_size, most_size in ranges:
         most = least(shape.high, most_size)
         if most is None or most >= max(shape.low, least_size):
-            found.append(replace(shape, low=max(shape.low, least_size), high=most, about=shape.about or holds))
-    return found
+            shapes.append(replace(shape, low=max(shape.low, least_size), high=most, about=shape.about or holds))
+    return shapes
 
 
 def least(one: int | None, other: int | None) -> int | None:
@@ -244,10 +244,10 @@ def of_items(shape: Shape, first: Sequence[Formula], rest: Formula, *, said: boo
         return [shape] if holds else []
     if holds:
         return [replace(with_items(shape, first, rest), said=shape.said or said, about=True)]
-    found: list[Shape] = [item_unlike(shape, number, not_(formula)) for number, formula in enumerate(first)]
+    shapes: list[Shape] = [item_unlike(shape, number, not_(formula)) for number, formula in enumerate(first)]
     if rest != TRUE:
-        found.append(replace(shape, some=(*shape.some, (len(first), not_(rest)))))
-    return found
+        shapes.append(replace(shape, some=(*shape.some, (len(first), not_(rest)))))
+    return shapes
 
 
 def of_contains(shape: Shape, formula: Formula, low: int, high: int | None, *, holds: bool) -> list[Shape]:
@@ -344,5 +344,5 @@ def of_dependency(shape: Shape, key: str, keys: Sequence[str], *, holds: bool) -
         return [shape] if holds else []
     if not holds:
         return [shape.with_key(key).with_prop(other, FALSE) for other in dict.fromkeys(keys)]
-    found: list[Shape] = [] if key in shape.required else [shape.with_prop(key, FALSE)]
-    return [*found, *of_required(shape.with_key(key), keys, holds=True)]
+    without: list[Shape] = [] if key in shape.required else [shape.with_prop(key, FALSE)]
+    return [*without, *of_required(shape.with_key(key), keys, holds=True)]

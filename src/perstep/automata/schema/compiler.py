@@ -267,10 +267,10 @@ class Compiler:
         Raises:
             InputError: if they make too many states; said at the first subschema that does.
         """
-        for made in self._blocks.get(formula, ()):
-            if made.opened == _among(opened, made.reached):
-                self._reached[-1] |= made.reached
-                return made.block
+        for entry in self._blocks.get(formula, ()):
+            if entry.opened == _among(opened, entry.reached):
+                self._reached[-1] |= entry.reached
+                return entry.block
         self._reached[-1].add(formula)
         if formula in opened and not self._enters(formula, path, opened):
             return NEVER
@@ -435,10 +435,10 @@ class Compiler:
 
     def _witnessed(self, shape: Object) -> list[Object]:
         """The ways in which a key that must be there is one of those known by name, or one that is not."""
-        found = [shape.changed(some=())]
+        shapes = [shape.changed(some=())]
         for witness in shape.some:
-            found = [one for done in found for one in self._with_witness(done, witness)]  # type: ignore[arg-type]
-        return [one for one in found if isinstance(one, Object)]
+            shapes = [one for done in shapes for one in self._with_witness(done, witness)]  # type: ignore[arg-type]
+        return [one for one in shapes if isinstance(one, Object)]
 
     def _with_witness(self, shape: Object, witness: Witness) -> Iterator[Object]:
         for key, formula in shape.props:

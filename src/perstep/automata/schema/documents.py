@@ -77,16 +77,16 @@ class Document:
         check_is_schema(schema, path)
         if schema is True:
             return TRUE_PLACE
-        found = self._number.get(id(schema)) if isinstance(schema, dict) else None
-        if found is None:
+        number = self._number.get(id(schema)) if isinstance(schema, dict) else None
+        if number is None:
             resource = self._own_resource.get(id(schema), resource)
             if isinstance(schema, dict):
                 check_keywords(schema, path, resource.draft)
-            found = len(self.places)
+            number = len(self.places)
             self.places.append(Place(schema, path, resource))
             if isinstance(schema, dict):
-                self._number[id(schema)] = found
-        return found
+                self._number[id(schema)] = number
+        return number
 
     def child(self, parent: Place, schema: Json, *names: str) -> int:
         """The place of a subschema of a place."""
@@ -143,17 +143,17 @@ class Document:
 
     def _follow(self, place: Place, name: str, resource: Resource, fragment: str) -> int:
         """The place that a JSON pointer leads to."""
-        found = resource.root
+        node = resource.root
         for part in unquote(fragment).split("/")[1:]:
             step = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list):
-                found = {str(number): entry for number, entry in enumerate(found)}
-            if not isinstance(found, dict) or step not in found:
+            if isinstance(node, list):
+                node = {str(number): entry for number, entry in enumerate(node)}
+            if not isinstance(node, dict) or step not in node:
                 raise InputError(f"{place.path}: {name} {place.schema[name]!r} points to nothing: there is no {step!r}")
-            found = found[step]
-            resource = self._own_resource.get(id(found), resource)
+            node = node[step]
+            resource = self._own_resource.get(id(node), resource)
         return self.place(
-            found,
+            node,
             below(f"{'' if resource.url == self._first_url() else resource.url}#", *fragment.split("/")[1:]),
             resource,
         )
@@ -199,8 +199,8 @@ class Document:
 
 def _draft(schema: Json, otherwise: int | None) -> int | None:
     said = schema.get("$schema") if isinstance(schema, dict) else None
-    found = [draft for name, draft in _DRAFTS.items() if isinstance(said, str) and name in said]
-    return found[0] if found else otherwise
+    drafts = [draft for name, draft in _DRAFTS.items() if isinstance(said, str) and name in said]
+    return drafts[0] if drafts else otherwise
 
 
 def _below(schema: Schema) -> Iterator[Json]:

@@ -96,10 +96,10 @@ class Expander:
             InputError: if there are more than 4,000, or a keyword cannot be worked in.
         """
         if formula not in self._shapes:
-            found: Iterable[Shape] = EVERY
+            shapes: Iterable[Shape] = EVERY
             for place, holds in formula:
-                found = self._apply(found, place, holds)
-            self._shapes[formula] = tuple(dict.fromkeys(found))
+                shapes = self._apply(shapes, place, holds)
+            self._shapes[formula] = tuple(dict.fromkeys(shapes))
         return self._shapes[formula]
 
     def is_possible(self, formula: Formula, depth: int = 0) -> bool:
@@ -127,35 +127,35 @@ class Expander:
     def _apply(self, shapes: Iterable[Shape], number: int, holds: bool) -> list[Shape]:
         """What is left of shapes where a place holds, or fails."""
         place = self.document.places[number]
-        found = list(shapes)
+        narrowed = list(shapes)
         if isinstance(place.schema, bool):
-            return found if place.schema is holds else []
+            return narrowed if place.schema is holds else []
         if len(self._entered) > _MOST_REFERENCES or (number, holds) in self._entered:
             raise InputError(f"{place.path}: a $ref contains itself without an object or a list in between")
         self._entered.append((number, holds))
         keywords = self.document.keywords(place)
         if holds:
             for name in sorted(keywords, key=lambda word: _ORDER.get(word, 3)):
-                found = self._checked(place, self._keyword(found, place, keywords, name, holds=True))
+                narrowed = self._checked(place, self._keyword(narrowed, place, keywords, name, holds=True))
         else:
             names = list(keywords)
             if "$ref" in keywords and place.resource.draft is None:
                 names = ["$ref"]  # what stands beside it may mean nothing to whoever reads
-            found = self._checked(
-                place, [one for name in names for one in self._keyword(found, place, keywords, name, holds=False)]
+            narrowed = self._checked(
+                place, [one for name in names for one in self._keyword(narrowed, place, keywords, name, holds=False)]
             )
         self._entered.pop()
-        return found
+        return narrowed
 
     def _checked(self, place: Place, shapes: Iterable[Shape]) -> list[Shape]:
         """The shapes that can be, each once."""
-        found = [shape for shape in dict.fromkeys(shapes) if _is_possible(shape)]
-        if len(found) > MOST_SHAPES:
+        possible = [shape for shape in dict.fromkeys(shapes) if _is_possible(shape)]
+        if len(possible) > MOST_SHAPES:
             raise InputError(
                 f"{place.path}: not, oneOf, anyOf, if and their like make more than {MOST_SHAPES:,} cases here: "
                 "simplify it, or use an engine that works without a finite automaton (llguidance)"
             )
-        return found
+        return possible
 
     def _keyword(
         self, shapes: list[Shape], place: Place, keywords: Schema, name: str, *, holds: bool
@@ -167,7 +167,7 @@ class Expander:
         about_one = _ABOUT_ONE.get(name)
         if about_one is None:
             return shapes if holds else []
-        return (found for shape in shapes for found in about_one(self, shape, place, keywords, holds))
+        return (one for shape in shapes for one in about_one(self, shape, place, keywords, holds))
 
     def child(self, place: Place, schema: Json, *names: str) -> Formula:
         """The formula of a subschema."""
@@ -221,11 +221,11 @@ class Expander:
         """The keyword oneOf."""
         parts = self._parts(place, keywords, "oneOf")
         if holds:
-            found = []
+            cases = []
             for number, part in enumerate(parts):
                 taken = self._either(shapes, [(part, True)])
-                found += self._but_none_of(taken, place, parts[:number] + parts[number + 1 :])
-            return found
+                cases += self._but_none_of(taken, place, parts[:number] + parts[number + 1 :])
+            return cases
         none = self._every(shapes, parts, False)
         two = [
             shape
@@ -238,13 +238,13 @@ class Expander:
     def _but_none_of(self, shapes: list[Shape], place: Place, others: list[int]) -> list[Shape]:
         """Shapes for which no other branch of oneOf holds."""
         for other in others:
-            found: list[Shape] = []
+            rest: list[Shape] = []
             for shape in shapes:
                 if any(self._can_be(met, 0) for met in self._apply([shape], other, True)):
-                    found += self._apply([shape], other, False)
+                    rest += self._apply([shape], other, False)
                 else:
-                    found.append(shape)
-            shapes = self._checked(place, (shape for shape in found if self._can_be(shape, 0)))
+                    rest.append(shape)
+            shapes = self._checked(place, (shape for shape in rest if self._can_be(shape, 0)))
         return shapes
 
     def not_(self, shapes: list[Shape], place: Place, keywords: Schema, holds: bool) -> list[Shape]:
@@ -254,27 +254,27 @@ class Expander:
     def if_(self, shapes: list[Shape], place: Place, keywords: Schema, holds: bool) -> list[Shape]:
         """The keywords if, then and else."""
         condition = self.document.child(place, keywords["if"], "if")
-        found = []
+        cases = []
         for name, met in (("then", True), ("else", False)):
             taken = self._either(shapes, [(condition, met)])
             if name in keywords:
-                found += self._apply(taken, self.document.child(place, keywords[name], name), holds)
+                cases += self._apply(taken, self.document.child(place, keywords[name], name), holds)
             elif holds:
-                found += taken
-        return found
+                cases += taken
+        return cases
 
     def dependencies(self, shapes: list[Shape], place: Place, keywords: Schema, name: str, holds: bool) -> list[Shape]:
         """The keywords dependentSchemas, dependentRequired, and the older keyword that is both."""
         failing: list[Shape] = []
         for key, what in keywords[name].items():
             if isinstance(what, list) and all(isinstance(other, str) for other in what):
-                found = [one for shape in shapes for one in asserting.of_dependency(shape, key, what, holds=holds)]
+                narrowed = [one for shape in shapes for one in asserting.of_dependency(shape, key, what, holds=holds)]
             else:
-                found = self._dependent_schema(shapes, self.document.child(place, what, name, key), key, holds)
+                narrowed = self._dependent_schema(shapes, self.document.child(place, what, name, key), key, holds)
             if holds:
-                shapes = self._checked(place, found)
+                shapes = self._checked(place, narrowed)
             else:
-                failing += found
+                failing += narrowed
         return shapes if holds else failing
 
     def _dependent_schema(self, shapes: list[Shape], number: int, key: str, holds: bool) -> list[Shape]:

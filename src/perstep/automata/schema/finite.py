@@ -17,13 +17,13 @@ _MOST = 1_000
 
 def finite_values(expander: Expander, formula: Formula) -> list[Json] | None:
     """All values of a formula, some perhaps twice; None if they are not known to be few."""
-    found: list[Json] = []
+    all_values: list[Json] = []
     for shape in expander.shapes(formula):
         values = _of_shape(shape)
-        if values is None or len(found) + len(values) > _MOST:
+        if values is None or len(all_values) + len(values) > _MOST:
             return None
-        found += values
-    return found
+        all_values += values
+    return all_values
 
 
 def _of_shape(shape: Shape) -> list[Json] | None:

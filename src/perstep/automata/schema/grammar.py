@@ -154,11 +154,11 @@ def _leave_out_empty(ways: dict[int, _Ways], names: dict[int, object]) -> None:
     productive = {symbol for symbol, name in names.items() if isinstance(name, str)}
     pending = dict(ways)
     while True:
-        found = [rule for rule, before in pending.items() if EXIT in _reached(before, productive)]
-        if not found:
+        nonempty = [rule for rule, before in pending.items() if EXIT in _reached(before, productive)]
+        if not nonempty:
             break
-        productive.update(found)
-        for rule in found:
+        productive.update(nonempty)
+        for rule in nonempty:
             del pending[rule]
     for rule in pending:
         del ways[rule]

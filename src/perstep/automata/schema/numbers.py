@@ -126,10 +126,10 @@ def listed_numbers(shape: Number) -> list[bytes]:
 
 def spellings(value: float) -> list[bytes]:
     """How a listed number may be written: as json.dumps does, and a whole one without its fraction too."""
-    found = [repr(value).encode()]
+    forms = [repr(value).encode()]
     if isinstance(value, float) and value == int(value) and abs(value) < _LARGEST_WHOLE_FLOAT:
-        found.append(str(int(value)).encode())
-    return found
+        forms.append(str(int(value)).encode())
+    return forms
 
 
 def _fits(shape: Number, value: float) -> bool:

@@ -30,10 +30,10 @@ def literal(place: int, holds: bool = True) -> Formula:
 
 def both(*formulas: Formula) -> Formula:
     """The conjunction; FALSE where two parts contradict each other."""
-    found = dict.fromkeys(part for formula in formulas for part in formula)
-    if FALSE[0] in found or any((place, not holds) in found for place, holds in found):
+    parts = dict.fromkeys(part for formula in formulas for part in formula)
+    if FALSE[0] in parts or any((place, not holds) in parts for place, holds in parts):
         return FALSE
-    return tuple(found)
+    return tuple(parts)
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ class Object(Shape):
 
     def with_key(self, key: str) -> Object:
         """The same, and the key must be there; that alone does not name it."""
-        found = self if key in dict(self.props) else self.with_prop(key, TRUE)
-        return found if key in found.required else replace(found, required=(*found.required, key))
+        shape = self if key in dict(self.props) else self.with_prop(key, TRUE)
+        return shape if key in shape.required else replace(shape, required=(*shape.required, key))
 
 
 EVERY: tuple[Shape, ...] = (Null(), Boolean(), Number(), String(), Array(), Object())

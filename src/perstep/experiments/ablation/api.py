@@ -62,8 +62,8 @@ class Ablation:
         return self.findings.effects.total
 
     def __repr__(self) -> str:
-        found = self.findings.effects
-        return f"<Ablation of {', '.join(found.parts)}: {plural(found.rounds, 'round')}>"
+        effects = self.findings.effects
+        return f"<Ablation of {', '.join(effects.parts)}: {plural(effects.rounds, 'round')}>"
 
     def _repr_html_(self) -> str | None:
         return html(tables(self._manifest, self.findings))
@@ -117,19 +117,19 @@ def ablate(
             between calls.
     """
     require()
-    found = find_model(model)
+    target = find_model(model)
     parts = _parts(logits_processor, stopping_criteria, generate_kwargs)
     effort = Effort(precision=precision, budget_s=budget_s) if rounds is None else Effort(None, inf, rounds)
     clock, progress = clock or HostClock(), meter(progress)
-    made = {
+    instances = {
         "logits_processor": [part.make() for part in parts if part.kind == "processor"],
         "stopping_criteria": [part.make() for part in parts if part.kind == "criterion"],
     }
-    trace = record(found, inputs, max_new_tokens, seed=seed, **made, **generate_kwargs)
+    trace = record(target, inputs, max_new_tokens, seed=seed, **instances, **generate_kwargs)
     work = Work([Call(as_arguments(inputs), trace)], generate_kwargs, recorded=True)
     with collector_off():
-        session = AblationSession(found, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
-    session.manifest.model = msgspec.to_builtins(Model(name=type(found).__name__))
+        session = AblationSession(target, work, parts, effort=effort, seed=seed, clock=clock, progress=progress)
+    session.manifest.model = msgspec.to_builtins(Model(name=type(target).__name__))
     return _measured(session, clock, progress)
 
 

@@ -146,19 +146,19 @@ def effects(plan: Design, costs_ns: dict[str, NDArray[np.float64]], busy: str = 
     if plan.factorial:
         by_parts = {present: label for label, present in plan.cells.items()}
         bits = [frozenset(n for i, n in enumerate(plan.names) if b >> i & 1) for b in range(2 ** len(plan.names))]
-        found = _from_factorial(factorial_effects(np.stack([costs_ns[by_parts[b]] for b in bits], 1), plan.names, rng))
+        result = _from_factorial(factorial_effects(np.stack([costs_ns[by_parts[b]] for b in bits], 1), plan.names, rng))
     else:
         without = np.stack([costs_ns[plan.without(name)] for name in plan.names], 1)
         only = np.stack([costs_ns[plan.only(name)] for name in plan.names], 1)
-        found = _from_single(one_at_a_time(every, costs_ns[NONE], without, only, plan.names, rng))
+        result = _from_single(one_at_a_time(every, costs_ns[NONE], without, only, plan.names, rng))
     comparisons = len(costs_ns) - 1
     for label, cost in costs_ns.items():
         # Paired with `all`, as the effects are, so that the columns of a table agree.
         ns = float(np.median(cost / every) * np.median(every))
         change = None if label == ALL else withhold(paired_change(every, cost, comparisons=comparisons), busy)
         present = [name for name in plan.names if name in plan.cells[label]]
-        found.cells[label] = Cell.of(change, parts=present, ns_per_step=ns)
-    return found
+        result.cells[label] = Cell.of(change, parts=present, ns_per_step=ns)
+    return result
 
 
 def _from_factorial(f: Factorial) -> Effects:

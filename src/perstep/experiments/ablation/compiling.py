@@ -30,9 +30,9 @@ class Compiling:
     def __post_init__(self) -> None:
         import torch
 
-        known = ("eager", *torch.compiler.list_backends())
-        if self.backend not in known:
-            raise InputError(f"no compile backend {self.backend!r}: choose from {', '.join(known)}")
+        backends = ("eager", *torch.compiler.list_backends())
+        if self.backend not in backends:
+            raise InputError(f"no compile backend {self.backend!r}: choose from {', '.join(backends)}")
 
     def arguments(self) -> dict[str, Json]:
         """What generate takes."""

@@ -53,22 +53,22 @@ def components(processors: Mapping[str, Factory], criteria: Mapping[str, Factory
         InputError: there is none, a name stands twice or is no name, or a factory does not make a new processor
             (or criterion) each time.
     """
-    made = tuple(
+    parts = tuple(
         Component(name, kind, factory)
         for kind, factories in _kinds(processors, criteria)
         for name, factory in factories.items()
     )
-    if not made:
+    if not parts:
         raise InputError("there is nothing to take away: give a processor or a criterion")
-    for component in made:
+    for component in parts:
         if not _NAME.fullmatch(component.name):
             raise InputError(
                 f"{component.name!r} is not a valid name for a part: use letters, digits, '.', '_' and '-'"
             )
-        if sum(component.name == other.name for other in made) > 1:
+        if sum(component.name == other.name for other in parts) > 1:
             raise InputError(f"two parts are called {component.name!r}: give each a name of its own")
         _check(component)
-    return made
+    return parts
 
 
 def _kinds(

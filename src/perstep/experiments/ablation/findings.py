@@ -120,27 +120,27 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
     c = typed(manifest, Conditions)
     plan, costs = _costs(c, samples)
     noise = summarise_noise(s.noise for s in samples)
-    found = effects(plan, costs, noise.busy)
+    estimates = effects(plan, costs, noise.busy)
     spent = _spent(samples)
     others = elsewhere(spent[ALL], spent[NONE], set(c.in_ledger.values()))
-    parts = {name: _part(name, c, found, spent[ALL], others) for name in plan.names}
+    parts = {name: _part(name, c, estimates, spent[ALL], others) for name in plan.names}
     passes = c.turns_per_round / c.calls
     overhead = paired_change(
         np.array([s.ns[ALL] / passes for s in samples]),
         np.array([s.in_place[ALL].call_ns for s in samples], np.float64),
     )
     return AblationFindings(
-        effects=found,
+        effects=estimates,
         parts=parts,
         elsewhere=others,
         overhead=Effect(overhead.estimate or 0.0, overhead.ci_low, overhead.ci_high),
         forwards_per_pass=c.forwards[ALL],
-        pass_ns={label: cell.ns_per_step * c.steps_per_pass for label, cell in found.cells.items()},
+        pass_ns={label: cell.ns_per_step * c.steps_per_pass for label, cell in estimates.cells.items()},
         cold=c.cold,
         choices=c.choices,
         noise=noise,
-        notes=_notes(c, found, others),
-        unresolved=_unresolved(c.precision, found),
+        notes=_notes(c, estimates, others),
+        unresolved=_unresolved(c.precision, estimates),
         invalid=_invalid(samples),
     )
 
@@ -148,13 +148,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> AblationFindings:
 def resolved(c: Conditions, samples: Sequence[Sample]) -> Resolved:
     """The widest interval of the time that a part saves, as a share of the step with all parts."""
     plan, costs = _costs(c, samples)
-    found = effects(plan, costs)
-    return Resolved(_half_width(found), found.rounds // found.merged_by)
+    estimates = effects(plan, costs)
+    return Resolved(_half_width(estimates), estimates.rounds // estimates.merged_by)
 
 
-def _half_width(found: Effects) -> float:
-    step_ns = found.cells[ALL].ns_per_step
-    widths = [_width(part.leave_one_out) for part in found.parts.values()]
+def _half_width(estimates: Effects) -> float:
+    step_ns = estimates.cells[ALL].ns_per_step
+    widths = [_width(part.leave_one_out) for part in estimates.parts.values()]
     return max(widths) / 2 / step_ns
 
 
@@ -176,8 +176,8 @@ def _costs(c: Conditions, samples: Sequence[Sample]) -> tuple[Design, dict[str, 
 def _spent(samples: Sequence[Sample]) -> dict[str, Spent]:
     """By marked cell, the time spent in each part: [rounds, steps]."""
     for cell in (ALL, NONE):
-        found = (s.in_place.get(cell) for s in samples)
-        refuse_unlike(({} if one is None else {"steps": one.step_ns, **one.parts} for one in found), "parts and steps")
+        marked = (s.in_place.get(cell) for s in samples)
+        refuse_unlike(({} if one is None else {"steps": one.step_ns, **one.parts} for one in marked), "parts and steps")
     return {cell: _stack([s.in_place[cell] for s in samples]) for cell in (ALL, NONE)}
 
 
@@ -190,7 +190,7 @@ def _stack(passes: Sequence[InPlace]) -> Spent:
 def _part(
     name: str,
     c: Conditions,
-    found: Effects,
+    estimates: Effects,
     spent: Spent,
     others: list[Elsewhere],
 ) -> PartFindings:
@@ -210,9 +210,9 @@ def _part(
     without = design(list(c.parts)).without(name)
     agrees, sentence = agreement(
         name,
-        found.parts[name].leave_one_out,
+        estimates.parts[name].leave_one_out,
         in_place,
-        step_ns=found.cells[ALL].ns_per_step,
+        step_ns=estimates.cells[ALL].ns_per_step,
         syncs=syncs if c.device != "cpu" else 0.0,
         cold=c.cold,
         without=without,
@@ -281,7 +281,7 @@ def _slopes(sizes: NDArray[np.int64], costs: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(np.median(rise / (sizes[apart:] - sizes[:-apart]), axis=1), dtype=np.float64)
 
 
-def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
+def _notes(c: Conditions, estimates: Effects, others: list[Elsewhere]) -> list[str]:
     notes = []
     changed = {cell: count for cell, count in c.changed_choices.items() if count}
     if changed:
@@ -293,7 +293,7 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
             "without the trace."
         )
     notes += [f"{other.sentence()}." for other in others]
-    if not found.interaction and len(c.parts) > 1:
+    if not estimates.interaction and len(c.parts) > 1:
         notes.append(
             "With more than four parts, each was left out and added alone; a share is given only where both agree."
         )
@@ -306,9 +306,9 @@ def _notes(c: Conditions, found: Effects, others: list[Elsewhere]) -> list[str]:
     return [*notes, *c.notes]
 
 
-def _unresolved(asked: float | None, found: Effects) -> str:
-    half = _half_width(found)
-    missing = f"no intervals: {found.reason}" if half == inf else ""
+def _unresolved(asked: float | None, estimates: Effects) -> str:
+    half = _half_width(estimates)
+    missing = f"no intervals: {estimates.reason}" if half == inf else ""
     return why_unresolved(missing, half, asked)
 
 

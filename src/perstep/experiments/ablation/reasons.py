@@ -72,9 +72,9 @@ def _change(name: str, with_all: Spent, without: Spent, comparisons: int) -> Eff
     """Nanoseconds a step, the median of the rounds' differences normalised by round speed."""
     totals = np.stack([_per_step(name, with_all), _per_step(name, without)], axis=1)
     merged = merge_until_independent(totals, lambda t: t[:, 0] - t[:, 1], comparisons=comparisons)
-    found = merged_interval(merged, comparisons=comparisons)
+    ends = merged_interval(merged, comparisons=comparisons)
     estimate = float(np.median(totals[:, 0] - totals[:, 1]))
-    return Effect(estimate, None if found is None else found.low, None if found is None else found.high)
+    return Effect(estimate, None if ends is None else ends.low, None if ends is None else ends.high)
 
 
 def _per_step(name: str, spent: Spent) -> NDArray[np.float64]:
@@ -123,8 +123,8 @@ def agreement(
 
 
 def _shown(effect: Effect, size: float) -> str:
-    known = effect.ci_low is not None and effect.ci_high is not None
-    ends = f" {interval(effect.ci_low, effect.ci_high, size)}" if known else ""
+    has_interval = effect.ci_low is not None and effect.ci_high is not None
+    ends = f" {interval(effect.ci_low, effect.ci_high, size)}" if has_interval else ""
     return f"{significant(effect.estimate / size)}{ends}"
 
 

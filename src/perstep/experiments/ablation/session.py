@@ -220,15 +220,15 @@ class AblationSession(RoundSession):
     def _arguments(self, cell: str, call: Call, new_tokens: int) -> dict[str, Json]:
         """What generate is given, with new processors and criteria."""
         present = [part for part in self._parts if part.name in self.design.cells[cell]]
-        made: dict[str, list[object]] = {"processor": [], "criterion": []}
+        by_kind: dict[str, list[object]] = {"processor": [], "criterion": []}
         for part in present:
-            made[part.kind].append(part.make())
+            by_kind[part.kind].append(part.make())
         return {
             **call.arguments,
             **self._work.common,
             "max_new_tokens": max(new_tokens, call.room if new_tokens > 1 else 0),
-            "logits_processor": made["processor"],
-            "stopping_criteria": made["criterion"],
+            "logits_processor": by_kind["processor"],
+            "stopping_criteria": by_kind["criterion"],
         }
 
     def _generate(self, cell: str, call: Call, new_tokens: int) -> None:
@@ -279,7 +279,7 @@ class AblationSession(RoundSession):
                 self._pass(cell)
             chosen[cell] = [call.chosen_BN for call in replay.calls]
             forwards[cell] = max(count[0], replay.forwards)
-        differ = [cell for cell, made in forwards.items() if made != forwards[ALL]]
+        differ = [cell for cell, executed in forwards.items() if executed != forwards[ALL]]
         if differ:
             raise InvalidMeasurement(
                 f"the cells execute different numbers of forwards, so they cannot be compared: `{ALL}` "

@@ -30,9 +30,9 @@ def tables(manifest: Manifest, findings: AblationFindings) -> list[Table]:
 
 
 def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
-    found, cold = findings.effects, findings.cold
-    every = found.cells[ALL].ns_per_step
-    unit = time_unit(cell.ns_per_step for cell in found.cells.values())
+    estimates, cold = findings.effects, findings.cold
+    every = estimates.cells[ALL].ns_per_step
+    unit = time_unit(cell.ns_per_step for cell in estimates.cells.values())
     pass_unit = time_unit(findings.pass_ns.values())
 
     def of_cold(header: str, field: str) -> Column[tuple[str, Cell]]:
@@ -51,23 +51,23 @@ def _cells_table(manifest: Manifest, findings: AblationFindings) -> Table:
         of_cold("recompiled", "recompilations"),
     ]
     forwards = plural(findings.forwards_per_pass, "forward")
-    notes = [f"every cell makes {forwards} a pass, each counted as a step · {plural(found.rounds, 'round')}"]
+    notes = [f"every cell makes {forwards} a pass, each counted as a step · {plural(estimates.rounds, 'round')}"]
     if cold is not None:
         compiled = typed(manifest, Conditions).compiled
         notes.append(
             f"All other times are of compiled calls ({compiled}). Cold is each cell's first pass with nothing compiled"
             " or stored. It was measured once, so it has no interval."
         )
-    if found.rounds < MIN_ROUNDS_FOR_VERDICT:
+    if estimates.rounds < MIN_ROUNDS_FOR_VERDICT:
         notes.append(f"A verdict needs {MIN_ROUNDS_FOR_VERDICT} rounds; an interval alone needs fewer.")
     notes += qualifying_notes(findings)
     name = typed(manifest, Model).name
-    return Table(f"{name}: a step with and without each part", columns, list(found.cells.items()), notes)
+    return Table(f"{name}: a step with and without each part", columns, list(estimates.cells.items()), notes)
 
 
 def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # noqa: ARG001 - as the other table
-    found = findings.effects
-    unit, size = time_unit([found.total.estimate])
+    estimates = findings.effects
+    unit, size = time_unit([estimates.total.estimate])
     rows: dict[str, dict[str, Json]] = {
         name: {
             "taken away": part.leave_one_out,
@@ -77,15 +77,15 @@ def _parts_table(manifest: Manifest, findings: AblationFindings) -> Table:  # no
             "in place": findings.parts[name].in_place,
             "in place, share": findings.parts[name].in_place_share,
         }
-        for name, part in found.parts.items()
+        for name, part in estimates.parts.items()
     }
     marked = len(rows)
-    for names, effect in found.interaction.items():
+    for names, effect in estimates.interaction.items():
         rows[f"interaction {names.replace('*', ' × ')}"] = {"taken away": effect}
-    share = found.total.estimate / found.cells[ALL].ns_per_step
-    rows["all together"] = {"taken away": found.total, "Shapley": found.total, "share of all": share}
+    share = estimates.total.estimate / estimates.cells[ALL].ns_per_step
+    rows["all together"] = {"taken away": estimates.total, "Shapley": estimates.total, "share of all": share}
     notes = [part.agreement for part in findings.parts.values()]
-    notes += [f"{name}: {part.reason}." for name, part in found.parts.items() if part.reason]
+    notes += [f"{name}: {part.reason}." for name, part in estimates.parts.items() if part.reason]
     notes += [_growth_sentence(name, findings) for name in findings.parts]
     cost = findings.overhead
     notes.append(f"Marked calls: instrumentation {overhead(cost.estimate, cost.ci_low, cost.ci_high)}.")
@@ -147,9 +147,9 @@ COST: list[Column[Cost]] = places("what", "of", "context_tokens", "ns_per_step",
 
 def csv(findings: AblationFindings) -> str:
     """A row a cell, effect and in-place time, in nanoseconds a step."""
-    found = findings.effects
-    effects: list[tuple[str, str, Effect | None]] = [("total", "all", found.total)]
-    for name, part in found.parts.items():
+    estimates = findings.effects
+    effects: list[tuple[str, str, Effect | None]] = [("total", "all", estimates.total)]
+    for name, part in estimates.parts.items():
         effects += [
             ("taken away", name, part.leave_one_out),
             ("added alone", name, part.add_one_in),
@@ -157,8 +157,8 @@ def csv(findings: AblationFindings) -> str:
             ("shapley", name, part.shapley),
             ("in place", name, findings.parts[name].in_place),
         ]
-    effects += [("interaction", names, effect) for names, effect in found.interaction.items()]
-    rows: list[Cost] = [("cell", label, None, cell.ns_per_step, None, None) for label, cell in found.cells.items()]
+    effects += [("interaction", names, effect) for names, effect in estimates.interaction.items()]
+    rows: list[Cost] = [("cell", label, None, cell.ns_per_step, None, None) for label, cell in estimates.cells.items()]
     rows += [(what, of, None, one.estimate, one.ci_low, one.ci_high) for what, of, one in effects if one]
     return to_csv([column for column in COST if column.name != "context_tokens"], rows)
 
@@ -170,24 +170,24 @@ def ablation_content(name: str, findings: AblationFindings) -> Content:
         name: of the model.
         findings: of the ablation.
     """
-    found = findings.effects
-    every = found.cells[ALL].ns_per_step
+    saved = findings.effects
+    every = saved.cells[ALL].ns_per_step
     unit, size = time_unit([every])
     cells = []
-    for label, cell in found.cells.items():
+    for label, cell in saved.cells.items():
         low, high = (None if end is None else every * (1 + end) for end in (cell.ci_low, cell.ci_high))
         of_all = f", {percent(cell.ns_per_step / every)} of all: {cell.verdict}" if cell.verdict else ""
         words = f"{significant(cell.ns_per_step / size)} {unit}{of_all}"
         cells.append(Bar.scaled(label, (cell.ns_per_step, low, high), 1 / size, words, every / size))
-    effects = [(label, part.leave_one_out) for label, part in found.parts.items()]
-    effects += [(f"interaction {names.replace('*', ' × ')}", effect) for names, effect in found.interaction.items()]
-    effects.append(("all together", found.total))
+    effects = [(label, part.leave_one_out) for label, part in saved.parts.items()]
+    effects += [(f"interaction {names.replace('*', ' × ')}", effect) for names, effect in saved.interaction.items()]
+    effects.append(("all together", saved.total))
     costs = [
         Bar.scaled(label, (one.estimate, one.ci_low, one.ci_high), 1 / size, f"{_cell(one, size)} {unit}")
         for label, one in effects
     ]
     parts, verb = " and ".join(findings.parts), "is" if len(findings.parts) == 1 else "are"
-    low, high = found.total.ci_low, found.total.ci_high
+    low, high = saved.total.ci_low, saved.total.ci_high
     ends = "" if low is None or high is None else f" [{percent(low / every)}, {percent(high / every)}]"
     figures: list[Drawn] = [
         Bars("A step with and without each part", unit, cells, note="The line is the step with all parts."),
@@ -198,4 +198,4 @@ def ablation_content(name: str, findings: AblationFindings) -> Content:
         measured = Series("in place", xs, [ns / scale for ns in part.growth.ns], shade=0)
         title = f"{label} {growth_words(label, findings)}"
         figures.append(Panel(title, "tokens in the context", f"{word} a step, in place", [measured]))
-    return Content(f"{name}: {parts} {verb} {percent(found.total.estimate / every)} of generate's time{ends}", figures)
+    return Content(f"{name}: {parts} {verb} {percent(saved.total.estimate / every)} of generate's time{ends}", figures)

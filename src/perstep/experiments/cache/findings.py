@@ -91,20 +91,20 @@ def estimates(
 ) -> dict[tuple[str, int], tuple[float, float | None, float | None]]:
     """(arm, context) -> median over rounds normalised by their speed and its interval (95 % together), in ns."""
     slowdown = round_slowdown(np.stack(list(points.values()), axis=1))
-    found = {}
+    by_point = {}
     for key, step_ns in points.items():
         normalised_ns = step_ns / slowdown
         merged = merge_until_independent(normalised_ns[:, None], lambda x: np.log(x[:, 0]), comparisons=len(points))
         interval = merged_interval(merged, comparisons=len(points))
         low, high = (None, None) if interval is None else (float(np.exp(interval.low)), float(np.exp(interval.high)))
-        found[key] = (float(np.median(normalised_ns)), low, high)
-    return found
+        by_point[key] = (float(np.median(normalised_ns)), low, high)
+    return by_point
 
 
-def widest(found: Mapping[tuple[str, int], tuple[float, float | None, float | None]]) -> float:
+def widest(by_point: Mapping[tuple[str, int], tuple[float, float | None, float | None]]) -> float:
     """The largest half-width of an interval, as a share of its step; inf while one is missing."""
     widths = [
-        np.inf if low is None or high is None else (high - low) / 2 / middle for middle, low, high in found.values()
+        np.inf if low is None or high is None else (high - low) / 2 / middle for middle, low, high in by_point.values()
     ]
     return float(max(widths))
 
@@ -117,27 +117,27 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
     """
     conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
     points = stacked(samples)
-    found = estimates(points)
-    width = widest(found)
+    by_point = estimates(points)
+    width = widest(by_point)
     missing = too_few(len(samples)) if width == np.inf else ""
     ceilings = sweep_ceilings([each for s in samples for each in s.ceilings], [s.noise for s in samples])
-    bounds, withdrawn = _bounds(conditions, workload, ceilings, {key: ns for key, (ns, _, _) in found.items()})
+    bounds, withdrawn = _bounds(conditions, workload, ceilings, {key: ns for key, (ns, _, _) in by_point.items()})
     theory = {key: bound.bound_ns / 1e6 for key, bound in bounds.items()}
     uncached = {S: bound for (arm, S), bound in bounds.items() if arm == WITHOUT}
     repetitions = {key: sum(len(s.step_ns[key[0]][str(key[1])]) for s in samples) for key in points}
-    made = [_point(each, found, repetitions, theory) for each in conditions.memory]
-    crossover, low, high, words = _crossover(points, found)
+    rows = [_point(each, by_point, repetitions, theory) for each in conditions.memory]
+    crossover, low, high, words = _crossover(points, by_point)
     used = [
         (p.cache_bytes, p.theory_bytes, p.cache_bytes_allocated, p.theory_bytes_allocated)
-        for p in made
+        for p in rows
         if p.theory_bytes is not None and p.theory_bytes_allocated is not None
     ]
     return CacheFindings(
-        points=made,
-        with_cache=fit_polynomial(made, WITH),
-        without_cache=fit_polynomial(made, WITHOUT),
-        without_cache_by_theory=fit_by_theory(made),
-        square=fit_square(made),
+        points=rows,
+        with_cache=fit_polynomial(rows, WITH),
+        without_cache=fit_polynomial(rows, WITHOUT),
+        without_cache_by_theory=fit_by_theory(rows),
+        square=fit_square(rows),
         crossover_S=crossover,
         crossover_low_S=low,
         crossover_high_S=high,
@@ -145,8 +145,8 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
         memory_max_relative_error_to_theory=max(
             (max(abs(a - b) / b, abs(c - d) / d) for a, b, c, d in used), default=None
         ),
-        theory_median_error_with_cache=_theory_error(made, WITH),
-        theory_median_error_without_cache=_theory_error(made, WITHOUT),
+        theory_median_error_with_cache=_theory_error(rows, WITH),
+        theory_median_error_without_cache=_theory_error(rows, WITHOUT),
         arithmetic_from_S=_half({S: _arithmetic(bound) for S, bound in uncached.items()}),
         attention_from_S=_half({S: _attention(bound) for S, bound in uncached.items()}),
         theory_withdrawn=withdrawn,
@@ -159,13 +159,13 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> CacheFindings:
 
 def _point(
     memory: Memory,
-    found: Mapping[tuple[str, int], tuple[float, float | None, float | None]],
+    by_point: Mapping[tuple[str, int], tuple[float, float | None, float | None]],
     repetitions: Mapping[tuple[str, int], int],
     theory: Mapping[tuple[str, int], float],
 ) -> Point:
     S = memory.S
     ms = {
-        arm: [None if ns is None else ns / 1e6 for ns in found.get((arm, S), (None, None, None))]
+        arm: [None if ns is None else ns / 1e6 for ns in by_point.get((arm, S), (None, None, None))]
         for arm in (WITH, WITHOUT)
     }
     return Point(
@@ -267,7 +267,7 @@ def _theory_error(points: Sequence[Point], arm: str) -> float | None:
 
 def _crossover(
     points: Mapping[tuple[str, int], NDArray[np.float64]],
-    found: Mapping[tuple[str, int], tuple[float, float | None, float | None]],
+    by_point: Mapping[tuple[str, int], tuple[float, float | None, float | None]],
 ) -> tuple[float | None, float | None, float | None, str]:
     """Where the cache begins to pay off, its interval, and what was found in words."""
     S = [context for arm, context in points if arm == WITH and (WITHOUT, context) in points]
@@ -278,7 +278,7 @@ def _crossover(
     if crossing.at is not None:
         return crossing.at, crossing.ci_low, crossing.ci_high, f"{crossing.reason}: with a cache faster beyond it"
     if crossing.reason.startswith("none"):
-        faster = found[WITH, S[0]][0] < found[WITHOUT, S[0]][0]
+        faster = by_point[WITH, S[0]][0] < by_point[WITHOUT, S[0]][0]
         side = f"cached is faster from S = {S[0]}" if faster else f"cached is slower up to S = {S[-1]}"
         return None, None, None, f"none in range: {side}"
     return None, None, None, crossing.reason

@@ -120,8 +120,8 @@ def _work(plan: Plan) -> None:
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
-            found = _fill_and_count(target, plan, context, max(contexts) + 1)
-            print(msgspec.json.encode(found).decode(), flush=True)  # noqa: T201
+            counted = _fill_and_count(target, plan, context, max(contexts) + 1)
+            print(msgspec.json.encode(counted).decode(), flush=True)  # noqa: T201
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:
             sys.exit(f"context {context} could not be filled")

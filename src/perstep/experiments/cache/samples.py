@@ -97,7 +97,7 @@ def stacked(samples: Sequence[Sample]) -> dict[tuple[str, int], NDArray[np.float
         InputError: there are no samples, or a point without repetitions.
     """
     require_rounds(samples)
-    found = {}
+    by_point = {}
     for arm in (WITH, WITHOUT):
         contexts = set.intersection(*(set(sample.step_ns.get(arm, {})) for sample in samples))
         for context in sorted(contexts, key=int):
@@ -106,5 +106,5 @@ def stacked(samples: Sequence[Sample]) -> dict[tuple[str, int], NDArray[np.float
                 raise InputError(
                     f"a step {arm} a cache at context {context} has no duration; restore the file, or measure again"
                 )
-            found[arm, int(context)] = np.array([np.median(each) for each in rounds])
-    return found
+            by_point[arm, int(context)] = np.array([np.median(each) for each in rounds])
+    return by_point

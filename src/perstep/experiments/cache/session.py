@@ -108,8 +108,8 @@ class CacheSession(RoundSession):
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The widest interval of a point."""
-        found = estimates(stacked(samples))
-        return Resolved(widest(found), len(samples))
+        by_point = estimates(stacked(samples))
+        return Resolved(widest(by_point), len(samples))
 
     def finish(self) -> None:
         """Check that the cache still gives what it gave at first, and count the repetitions.
@@ -162,7 +162,7 @@ class CacheSession(RoundSession):
             progress(0.0, f"without a cache at {S}")
             at_most_ns = 0.0 if last is None else last[1] * (S / last[0]) ** 2
             if left_out or at_most_ns > self.effort.budget_s * 1e9:
-                left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, known=False))
+                left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, is_measured=False))
                 continue
             try:
                 scores_bytes = self._target.scores_bytes(S + 1, self._plan.batch)
@@ -178,7 +178,7 @@ class CacheSession(RoundSession):
                 took_ns = min(took_ns, self._step(WITHOUT, S)[0])
                 cell = _cell(WITHOUT, S, took_ns)
             if _cost_ns(cell, took_ns) > left_ns:
-                left_out.append(_left_out(S, took_ns, self.effort.budget_s, known=True))
+                left_out.append(_left_out(S, took_ns, self.effort.budget_s, is_measured=True))
                 continue
             left_ns -= _cost_ns(cell, took_ns)
             cells.append(cell)
@@ -211,12 +211,12 @@ class CacheSession(RoundSession):
         if why_not:
             self._warnings.append(f"resident memory was not measured: {why_not}")
         by_context = {each.context: each for each in resident}
-        found = []
+        memory = []
         for S in self._contexts:
             self._steps.rewind(S)
             used, allocated = theory_bytes(self._conditions, self._workload, S)
             each = by_context.get(S)
-            found.append(
+            memory.append(
                 Memory(
                     S=S,
                     cache_bytes=self._steps.used_bytes(),
@@ -227,7 +227,7 @@ class CacheSession(RoundSession):
                     rss_page_bound_bytes=None if each is None else each.most_bytes,
                 )
             )
-        return found
+        return memory
 
     def _resident(self) -> tuple[list[Resident], str]:
         """Resident pages, if the weights fit into memory a second time."""
@@ -323,8 +323,8 @@ def _cost_ns(cell: Cell, step_ns: float) -> float:
     return VISITS * (cell.discarded + cell.repetitions) * step_ns
 
 
-def _left_out(context: int, step_ns: float, budget_s: float, *, known: bool) -> str:
-    took = f"takes {duration(step_ns)}" if known else f"may take up to {duration(step_ns)}"
+def _left_out(context: int, step_ns: float, budget_s: float, *, is_measured: bool) -> str:
+    took = f"takes {duration(step_ns)}" if is_measured else f"may take up to {duration(step_ns)}"
     if step_ns == 0 or budget_s == inf:
         took = "would take still longer"
     return (

@@ -67,14 +67,14 @@ LATENCY: tuple[Column[Point], ...] = (*_step_columns(WITH), *_step_columns(WITHO
 
 def _known(points: Sequence[Point], name: str) -> tuple[list[int], list[Json]]:
     """The contexts at which something is known, and what."""
-    known = [(p.S, value) for p in points if (value := getattr(p, name)) is not None]
-    return [S for S, _ in known], [value for _, value in known]
+    pairs = [(p.S, value) for p in points if (value := getattr(p, name)) is not None]
+    return [S for S, _ in pairs], [value for _, value in pairs]
 
 
 def memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
     """Allocated, used and resident bytes against the context; the title says the finding."""
     points, error = findings.points, findings.memory_max_relative_error_to_theory
-    found = (
+    growth = (
         "grows linearly"
         if error is None
         else "is what shapes say, to the byte"
@@ -82,7 +82,7 @@ def memory_png(manifest: Manifest, findings: CacheFindings) -> bytes:
         else f"is within {percent(error, 2)} of theory"
     )
     w = typed(manifest, Workload)
-    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {found}"
+    title = f"{name_of(manifest)}, {w.cache} cache: what it uses {growth}"
     preallocated = w.capacity is not None
 
     def draw(figure: "Figure") -> None:
@@ -160,11 +160,11 @@ def _draw_curve(ax: "Axes", points: Sequence[Point], arm: str, fit: Fit) -> None
         ends = getattr(point, f"{arm}_cache_low_ms"), getattr(point, f"{arm}_cache_high_ms")
         if None not in ends:
             ax.plot([point.S, point.S], ends, color=colour, linewidth=1.4)
-    for held, words in ((False, "measured"), (True, "measured, held out of the fit")):
-        shown = [pair for pair in pairs if bool(fit.fitted_S and pair[0] not in fit.fitted_S) == held]
+    for is_held_out, words in ((False, "measured"), (True, "measured, held out of the fit")):
+        shown = [pair for pair in pairs if bool(fit.fitted_S and pair[0] not in fit.fitted_S) == is_held_out]
         if shown:
             (dots,) = ax.plot(*zip(*shown, strict=True), marker, color=colour, markersize=7, label=f"{label}, {words}")
-            if held:
+            if is_held_out:
                 dots.set(markerfacecolor="white", markeredgewidth=1.6)
     S = [context for context, _ in pairs]
     if fit.predicted_ms:
@@ -316,13 +316,13 @@ def changes_of_regime(findings: CacheFindings) -> list[tuple[float, str]]:
     if not S:
         return []
     if findings.without_cache_by_theory is not None:
-        found = [
+        changes = [
             (findings.arithmetic_from_S, "by theory arithmetic takes\nmost of a step from S = {}"),
             (findings.attention_from_S, "by theory attention takes\nmost of a step from S = {}"),
         ]
     elif len(findings.without_cache.coefficients_ms) == 3:
         a, b, c = findings.without_cache.coefficients_ms
-        found = [
+        changes = [
             (a / b if min(a, b) > 0 else None, "by the fit b·S overtakes\nthe constant at S = {}"),
             (b / c if min(b, c) > 0 else None, "by the fit c·S² overtakes\nb·S at S = {}"),
         ]
@@ -330,7 +330,7 @@ def changes_of_regime(findings: CacheFindings) -> list[tuple[float, str]]:
         return []
     return [
         (at, f"without a cache: {words.format(significant(at, 2))}")
-        for at, words in found
+        for at, words in changes
         if at is not None and S[0] < at < S[-1]
     ]
 
@@ -417,8 +417,8 @@ def content(manifest: Manifest, findings: CacheFindings, _samples: Sequence[Samp
     ]
     label = "S, positions held in the cache before the step"
     latency = Panel("One decode step", label, "ms", series, log_x=True, log_y=True)
-    held = _memory_series(findings.points)
-    memory = Panel("Bytes of the cache", label, "MB", held, log_x=True, log_y=True)
+    curves = _memory_series(findings.points)
+    memory = Panel("Bytes of the cache", label, "MB", curves, log_x=True, log_y=True)
     return Content(finding, [latency, memory])
 
 
@@ -430,14 +430,14 @@ def _curve_series(points: Sequence[Point], arm: str, fit: Fit, shade: int) -> li
     label, at = "with a cache" if arm == WITH else "without", {p.S: p for p in points}
     low, high = ([getattr(at[x], f"{arm}_cache_{end}_ms") for x in S] for end in ("low", "high"))
     xs = [float(x) for x in S]
-    made = [Series(f"{label}, measured", xs, ms, low=low, high=high, shade=shade)]
+    plot = [Series(f"{label}, measured", xs, ms, low=low, high=high, shade=shade)]
     if fit.predicted_ms:
         fitted = [fit.predicted_ms[str(x)] for x in S]
-        made.append(Series(f"{label}, fit {fit.form}", xs, fitted, kind="dashed", shade=shade))
-    known, theory = _known([at[x] for x in S], f"theory_ms_{arm}_cache")
-    if known == S:
-        made.append(Series(f"{label}, theory from measured ceilings, no fit", xs, theory, kind="line", shade=shade + 2))
-    return made
+        plot.append(Series(f"{label}, fit {fit.form}", xs, fitted, kind="dashed", shade=shade))
+    theory_S, theory = _known([at[x] for x in S], f"theory_ms_{arm}_cache")
+    if theory_S == S:
+        plot.append(Series(f"{label}, theory from measured ceilings, no fit", xs, theory, kind="line", shade=shade + 2))
+    return plot
 
 
 def _memory_series(points: Sequence[Point]) -> list[Series]:
@@ -448,8 +448,8 @@ def _memory_series(points: Sequence[Point]) -> list[Series]:
         ("rss_growth_bytes", "resident (RSS), fresh process", "points"),
     )
     return [
-        Series(words, [float(S) for S in known], [held / 1e6 for held in found], kind=kind, shade=shade)
+        Series(words, [float(S) for S in contexts], [size / 1e6 for size in sizes], kind=kind, shade=shade)
         for shade, (name, words, kind) in enumerate(shown)
-        for known, found in [_known(points, name)]
-        if known
+        for contexts, sizes in [_known(points, name)]
+        if contexts
     ]

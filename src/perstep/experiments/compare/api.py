@@ -37,8 +37,8 @@ class Comparison(CompareFindings, frozen=True, kw_only=True):
 
 
 def _comparison(manifest: Manifest, samples: Sequence[Sample]) -> Comparison:
-    found = analyse(manifest, samples)
-    return Comparison(**{name: getattr(found, name) for name in found.__struct_fields__})
+    findings = analyse(manifest, samples)
+    return Comparison(**{name: getattr(findings, name) for name in findings.__struct_fields__})
 
 
 def compare(

@@ -103,12 +103,12 @@ def changes_of(
             arm: invalid_change(reason, rounds=len(samples), threshold=threshold)
             for arm in range(1, len(conditions.arms))
         }
-    found = paired_changes(_costs(conditions, samples, of), comparisons=conditions.comparisons, threshold=threshold)
+    changes = paired_changes(_costs(conditions, samples, of), comparisons=conditions.comparisons, threshold=threshold)
     if of is processor_block_ns:
-        found = {arm: _beyond_preemption(change) for arm, change in found.items()}
+        changes = {arm: _beyond_preemption(change) for arm, change in changes.items()}
     why = why_busy(samples) if of is wall_block_ns else _waits_for_device(conditions.device)
     # The estimate goes with the interval: under load a ratio of 13.8 between identical programs was measured.
-    return {arm: replace(withhold(change, why), estimate=None) if why else change for arm, change in found.items()}
+    return {arm: replace(withhold(change, why), estimate=None) if why else change for arm, change in changes.items()}
 
 
 def _beyond_preemption(change: Change) -> Change:

@@ -24,28 +24,28 @@ Clocked = Callable[[ArmResult], TimeChange]
 _ARM: Column[ArmResult] = Column("arm", lambda arm: arm.name, name="arm", words=True)
 
 
-def comparison_tables(found: CompareFindings) -> list[Table]:
+def comparison_tables(findings: CompareFindings) -> list[Table]:
     """One row an arm; where the machine was busy, a second table with the processor times."""
-    noise = found.noise
+    noise = findings.noise
     hit = f", {noise.rounds_hit} of them disturbed ({', '.join(noise.by_kind)}) and kept" if noise.rounds_hit else ""
     turns = {"processes": ", each with new processes that took turns"}.get(
-        found.replicates, " in one process, in which the arms took turns"
+        findings.replicates, " in one process, in which the arms took turns"
     )
-    title = plural(found.rounds, "round") + turns + hit
-    tables = [_table(title, "", attrgetter("wall"), found, notes=found.notes)]
-    if found.busy:
+    title = plural(findings.rounds, "round") + turns + hit
+    tables = [_table(title, "", attrgetter("wall"), findings, notes=findings.notes)]
+    if findings.busy:
         notes = ["Processor time leaves out all waiting: it is not the time that a caller waits."]
         of = attrgetter("processor")
-        tables.append(_table("Processor time of the same rounds", "processor", of, found, notes=notes))
+        tables.append(_table("Processor time of the same rounds", "processor", of, findings, notes=notes))
     return tables
 
 
-def _table(title: str, clock: str, of: Clocked, found: CompareFindings, *, notes: list[str]) -> Table:
-    shown = {arm.name: of(arm) for arm in found.arms.values()}
+def _table(title: str, clock: str, of: Clocked, findings: CompareFindings, *, notes: list[str]) -> Table:
+    shown = {arm.name: of(arm) for arm in findings.arms.values()}
     unit = time_unit(arm.ns for arm in shown.values())
     reasons = [f"{name}: {arm.reason}" for name, arm in shown.items() if arm.reason and arm.reason not in arm.verdict]
-    columns = [_ARM, *_time_columns(clock, of, unit), *(_device_columns(found, unit) if not clock else [])]
-    return Table(title, columns, list(found.arms.values()), notes=[*reasons, *notes])
+    columns = [_ARM, *_time_columns(clock, of, unit), *(_device_columns(findings, unit) if not clock else [])]
+    return Table(title, columns, list(findings.arms.values()), notes=[*reasons, *notes])
 
 
 def _time_columns(clock: str, of: Clocked, unit: Unit) -> list[Column[ArmResult]]:
@@ -60,9 +60,9 @@ def _time_columns(clock: str, of: Clocked, unit: Unit) -> list[Column[ArmResult]
     ]
 
 
-def _device_columns(found: CompareFindings, unit: Unit) -> list[Column[ArmResult]]:
+def _device_columns(findings: CompareFindings, unit: Unit) -> list[Column[ArmResult]]:
     """How long a device's kernels run in a call, where one was in use."""
-    if all(arm.device_busy_ns is msgspec.UNSET for arm in found.arms.values()):
+    if all(arm.device_busy_ns is msgspec.UNSET for arm in findings.arms.values()):
         return []
 
     def busy_ns(arm: ArmResult) -> float:
@@ -102,15 +102,15 @@ def content(manifest: Manifest, findings: CompareFindings, _samples: Sequence[Sa
     return Content(_sentence(findings), comparison_figures(findings, typed(manifest, Conditions).threshold))
 
 
-def _sentence(found: CompareFindings) -> str:
-    others = [arm for arm in found.arms.values() if arm.name != found.reference]
+def _sentence(findings: CompareFindings) -> str:
+    others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
     return "; ".join(
         f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)} {arm.wall.interval(2, missing='(no interval)')}"
         for arm in others
     )
 
 
-def comparison_figures(found: CompareFindings, threshold: float) -> list[Drawn]:
+def comparison_figures(findings: CompareFindings, threshold: float) -> list[Drawn]:
     """The changes with their intervals, and the times of the arms.
 
     Args:
@@ -119,14 +119,14 @@ def comparison_figures(found: CompareFindings, threshold: float) -> list[Drawn]:
     """
     changes = [
         Bar.of_change(arm.name, arm.wall, f"{arm.wall.percent(2)} {arm.wall.interval(2)}: {arm.wall.verdict}")
-        for arm in found.arms.values()
-        if arm.name != found.reference
+        for arm in findings.arms.values()
+        if arm.name != findings.reference
     ]
-    unit, size = time_unit(arm.wall.ns for arm in found.arms.values())
-    times = [Bar(arm.name, arm.wall.ns / size) for arm in found.arms.values()]
+    unit, size = time_unit(arm.wall.ns for arm in findings.arms.values())
+    times = [Bar(arm.name, arm.wall.ns / size) for arm in findings.arms.values()]
     within = 100 * threshold
     note = f"Within the band of ±{short(within)} % a change counts as the same."
     return [
-        Bars(f"Change against {found.reference}", "%", changes, within=within, note=note),
+        Bars(f"Change against {findings.reference}", "%", changes, within=within, note=note),
         Bars("Time of a call", unit, times),
     ]

@@ -22,18 +22,18 @@ class DeviceLedger(msgspec.Struct, kw_only=True):
     idle_parts_ns: dict[str, float]
 
 
-def device_table(found: DeviceLedger, *, title: str, forwards_in: str = "a pass") -> Table:
+def device_table(on_device: DeviceLedger, *, title: str, forwards_in: str = "a pass") -> Table:
     """The device's ledger, and below it how long the device may have waited for the host."""
-    table = ledger_table(found.ledger, title=title, forwards_in=forwards_in)
-    table.notes.insert(0, idle_sentence(found))
+    table = ledger_table(on_device.ledger, title=title, forwards_in=forwards_in)
+    table.notes.insert(0, idle_sentence(on_device))
     return table
 
 
-def idle_sentence(found: DeviceLedger) -> str:
+def idle_sentence(on_device: DeviceLedger) -> str:
     """How long the device waited at most, in all and in the part with the largest bound."""
-    share = found.idle_ns_per_step / found.ledger.step_ns
-    said = f"The device waited for the host at most {duration(found.idle_ns_per_step)} of a step, {percent(share)}"
-    most = max(found.idle_parts_ns, key=found.idle_parts_ns.__getitem__, default="")
-    if most and found.idle_parts_ns[most] > 0:
-        said += f"; {duration(found.idle_parts_ns[most])} of it in {most}"
+    share = on_device.idle_ns_per_step / on_device.ledger.step_ns
+    said = f"The device waited for the host at most {duration(on_device.idle_ns_per_step)} of a step, {percent(share)}"
+    most = max(on_device.idle_parts_ns, key=on_device.idle_parts_ns.__getitem__, default="")
+    if most and on_device.idle_parts_ns[most] > 0:
+        said += f"; {duration(on_device.idle_parts_ns[most])} of it in {most}"
     return f"{said}."

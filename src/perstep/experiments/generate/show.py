@@ -48,16 +48,16 @@ def files(manifest: Manifest, findings: AblationFindings) -> Mapping[str, bytes]
 
 def summary(findings: AblationFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
-    found = findings.effects
-    step_ns = found.cells["all"].ns_per_step
-    share = found.total.estimate / step_ns
-    largest = max(found.parts, key=lambda name: found.parts[name].leave_one_out.estimate)
-    whose = f"{percent(share)} of generate's time is {' and '.join(found.parts)}"
+    effects = findings.effects
+    step_ns = effects.cells["all"].ns_per_step
+    share = effects.total.estimate / step_ns
+    largest = max(effects.parts, key=lambda name: effects.parts[name].leave_one_out.estimate)
+    whose = f"{percent(share)} of generate's time is {' and '.join(effects.parts)}"
     return {
-        "headline": whose if len(found.parts) == 1 else f"{whose}, most of it {largest}",
+        "headline": whose if len(effects.parts) == 1 else f"{whose}, most of it {largest}",
         "share_of_all_parts": share,
         "largest": largest,
-        "ns_per_step": {label: cell.ns_per_step for label, cell in found.cells.items()},
+        "ns_per_step": {label: cell.ns_per_step for label, cell in effects.cells.items()},
     }
 
 

@@ -240,8 +240,8 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
     configurations = conditions.configurations
     summary = [_summarise(c, samples, arm, len(configurations)) for arm, c in enumerate(configurations)]
     models = list(dict.fromkeys(c.model for c in configurations))
-    found = {model: _of_model(model, manifest, conditions, samples, summary, len(models)) for model in models}
-    one = found[models[0]] if len(models) == 1 else _of_all(found)
+    by_model = {model: _of_model(model, manifest, conditions, samples, summary, len(models)) for model in models}
+    one = by_model[models[0]] if len(models) == 1 else _of_all(by_model)
     return KnobFindings(
         schema_version=1,
         experiment=manifest.experiment,
@@ -258,7 +258,7 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
         noise=summarise_noise(s.noise for s in samples),
         unresolved=one.unresolved,
         invalid="; ".join(reason for reason in (invalid, one.invalid) if reason),
-        models=found if len(models) > 1 else {},
+        models=by_model if len(models) > 1 else {},
     )
 
 
@@ -313,15 +313,15 @@ def quarters(positions: int) -> tuple[slice, slice]:
     return slice(0, positions // 4), slice(positions - positions // 4, positions)
 
 
-def _of_all(found: dict[str, ModelFindings]) -> ModelFindings:
+def _of_all(by_model: dict[str, ModelFindings]) -> ModelFindings:
     """What stands above several models: no figure, and what is wrong with whom."""
     return ModelFindings(
         fits={},
         latency_model=LatencyModel(stages={}, knobs=[]),
         under=None,
         positions_ms=[],
-        unresolved="; ".join(f"{model}: {made.unresolved}" for model, made in found.items() if made.unresolved),
-        invalid="; ".join(f"{model}: {made.invalid}" for model, made in found.items() if made.invalid),
+        unresolved="; ".join(f"{model}: {own.unresolved}" for model, own in by_model.items() if own.unresolved),
+        invalid="; ".join(f"{model}: {own.invalid}" for model, own in by_model.items() if own.invalid),
     )
 
 
@@ -388,17 +388,17 @@ def _by_prompt(columns_ns: NDArray[np.float64], c: Configuration) -> NDArray[np.
 
 
 def _spread(values_ns: ArrayLike) -> Spread:
-    found = summarise(np.asarray(values_ns, np.float64) / _MS, PERCENTS)
-    p50, p95, p99 = (found.percentile(percent).value for percent in PERCENTS)
+    summary = summarise(np.asarray(values_ns, np.float64) / _MS, PERCENTS)
+    p50, p95, p99 = (summary.percentile(percent).value for percent in PERCENTS)
     return Spread(
         P50=p50,
         P95=p95,
         P99=p99,
-        mean=found.mean,
-        std=found.std,
-        min=found.min,
-        max=found.max,
-        unsupported={f"P{short(p.percent)}": p.reason for p in found.percentiles if p.value is None},
+        mean=summary.mean,
+        std=summary.std,
+        min=summary.min,
+        max=summary.max,
+        unsupported={f"P{short(p.percent)}": p.reason for p in summary.percentiles if p.value is None},
     )
 
 
@@ -467,7 +467,7 @@ def _fits(
     if experiment == "output":
         stages["decode"] = decode_total_ms
     groups = dict.fromkeys(everything[arm].experts_implementation for arm in of)
-    made = {}
+    fits = {}
     for group in groups:
         for stage, cost in stages.items():
             in_group = [arm for arm in of if everything[arm].experts_implementation == group]
@@ -477,8 +477,8 @@ def _fits(
                 knob = [float(s.num_vision_tokens) if stage == "vision" else s.knob for s in rows]
                 name = stage if len(groups) == 1 else f"{stage}/{group}"
                 costs_ms, rounds_ms = [cost(s) or 0.0 for s in rows], _rounds(samples, arms, stage)
-                made[name] = fit_stage(knob, costs_ms, rounds_ms, may_bend=experiment == "depth")
-    return made
+                fits[name] = fit_stage(knob, costs_ms, rounds_ms, may_bend=experiment == "depth")
+    return fits
 
 
 def _rounds(samples: Sequence[Sample], arms: Sequence[int], stage: str) -> NDArray[np.float64] | None:
@@ -511,10 +511,10 @@ def _mark_pareto(summary: Sequence[Summary]) -> None:
         (s, s.decode_step_ms if s.decode_step_ms is not None else s.prefill_ms, value)
         for s, value in zip(summary, lost, strict=True)
     ]
-    known = [(s, cost, value) for s, cost, value in points if cost is not None and value is not None]
-    for s, cost, value in known:
+    complete = [(s, cost, value) for s, cost, value in points if cost is not None and value is not None]
+    for s, cost, value in complete:
         s.pareto = not any(
-            other <= cost and worse <= value and (other < cost or worse < value) for _, other, worse in known
+            other <= cost and worse <= value and (other < cost or worse < value) for _, other, worse in complete
         )
 
 

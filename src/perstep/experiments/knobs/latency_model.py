@@ -186,7 +186,7 @@ def fit_stage(
     fitted = design @ solved
     heldout = _leave_one_out(line, y)
     low, high = (None, None) if rounds_ms is None else _fixed_share_interval(design, y, rounds_ms)
-    made = StageFit(
+    fit = StageFit(
         intercept_ms=float(solved[0]),
         slope_ms=float(solved[1]),
         r_squared=_r_squared(fitted, y),
@@ -200,10 +200,10 @@ def fit_stage(
     )
     if knee is not None:
         beyond = beyond_knee(x, y, knee)
-        made.heldout_error = knee.heldout_error
-        made.beyond_error = None if beyond is None else beyond[1]
-        made.reason = "" if beyond is not None else "no error beyond the range: too few points above the knee"
-        made.knee = StageKnee(
+        fit.heldout_error = knee.heldout_error
+        fit.beyond_error = None if beyond is None else beyond[1]
+        fit.reason = "" if beyond is not None else "no error beyond the range: too few points above the knee"
+        fit.knee = StageKnee(
             at=knee.at,
             ci_low=knee.ci_low,
             ci_high=knee.ci_high,
@@ -213,24 +213,24 @@ def fit_stage(
             bic_gain=knee.bic_gain,
             beyond_from=None if beyond is None else beyond[0],
         )
-        return made
+        return fit
     try:
         judged = fit_cost(x, y)
-        made.beyond_error, made.curved = float(judged.linear.beyond_error), judged.chosen is judged.quadratic
+        fit.beyond_error, fit.curved = float(judged.linear.beyond_error), judged.chosen is judged.quadratic
     except InputError as error:
-        made.reason = made.reason or f"no error beyond the range: {error}"
-    _judge_curve(made, np.append(line, x[:, None] ** 2, axis=1), y)
-    return made
+        fit.reason = fit.reason or f"no error beyond the range: {error}"
+    _judge_curve(fit, np.append(line, x[:, None] ** 2, axis=1), y)
+    return fit
 
 
-def _judge_curve(made: StageFit, design: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+def _judge_curve(fit: StageFit, design: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     """Note a quadratic term that does better; where no octave could be held out, by leaving out point after point."""
     errors = _leave_one_out(design, y)
     worst = None if errors is None else float(errors.max())
-    if made.curved is None and worst is not None and made.heldout_error is not None:
-        made.curved = worst < _CLEARLY_BETTER * made.heldout_error and made.heldout_error > _GOOD_ENOUGH
-    if made.curved:
-        made.curve = StageCurve(coefficients_ms=_least_squares(design, y).tolist(), heldout_error=worst)
+    if fit.curved is None and worst is not None and fit.heldout_error is not None:
+        fit.curved = worst < _CLEARLY_BETTER * fit.heldout_error and fit.heldout_error > _GOOD_ENOUGH
+    if fit.curved:
+        fit.curve = StageCurve(coefficients_ms=_least_squares(design, y).tolist(), heldout_error=worst)
 
 
 def _r_squared(fitted: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -285,8 +285,8 @@ def _knee(stage: str, rows: Sequence[Measured], costs: NDArray[np.float64]) -> f
         others = (row.num_input_text_tokens, row.num_vision_tokens, row.num_output_tokens, row.top_k)
         groups.setdefault((*others, row.experts_implementation), []).append(index)
     largest = max(groups.values(), key=len)
-    found = find_knee([rows[index].num_active_blocks for index in largest], costs[largest])
-    return None if found is None else found.at
+    knee = find_knee([rows[index].num_active_blocks for index in largest], costs[largest])
+    return None if knee is None else knee.at
 
 
 def _fit(stage: str, rows: Sequence[Measured], costs: NDArray[np.float64]) -> StageModel:
@@ -338,8 +338,8 @@ def _fixed_share_interval(
     solved = np.linalg.lstsq(scaled, (rounds_ms / y).T, rcond=None)[0]
     shares = solved[0] / (design[design[:, 1].argmax()] @ solved)
     merged = merge_until_independent(shares[:, None], lambda t: t[:, 0])
-    found = merged_interval(merged)
-    return (None, None) if found is None else (float(found.low), float(found.high))
+    interval = merged_interval(merged)
+    return (None, None) if interval is None else (float(interval.low), float(interval.high))
 
 
 def _leave_one_out(design: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -58,9 +58,9 @@ def prepare_models(
             with _naming(target.name, several):
                 checked.append(check(one, target))
         subjects = []
-        for one, target, found in zip(plans, models, checked, strict=True):
+        for one, target, outcome in zip(plans, models, checked, strict=True):
             with _naming(target.name, several):
-                subjects.append(make(one, target, found, progress))
+                subjects.append(make(one, target, outcome, progress))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

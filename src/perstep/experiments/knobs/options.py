@@ -95,14 +95,14 @@ class PromptOptions(KnobOptions):
         Raises:
             InputError: one overflows the model's context, or cannot be encoded.
         """
-        made = []
+        encoded = []
         for prompt in prompts:
-            made.append(prompt.encode(target, self.batch))
+            encoded.append(prompt.encode(target, self.batch))
             try:
-                target.check_fits(made[-1].shape[1], new_tokens)
+                target.check_fits(encoded[-1].shape[1], new_tokens)
             except InputError as error:
                 raise InputError(f"{prompt.where}: {error}") from error
-        return made or [self._one_prompt(target, new_tokens)]
+        return encoded or [self._one_prompt(target, new_tokens)]
 
     def input_tokens(self, works: Sequence[Work]) -> dict[str, Json]:
         """What a configuration says of its prompts: their mean length and, where there may be several, each length."""

@@ -79,19 +79,19 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _prompt(where: str, line: str) -> Prompt:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON; {_RIGHT}") from error
-    if not isinstance(found, dict) or ("prompt" in found) == ("ids" in found):
-        what = "has both `prompt` and `ids`" if isinstance(found, dict) and "ids" in found else "has no `prompt`"
+    if not isinstance(record, dict) or ("prompt" in record) == ("ids" in record):
+        what = "has both `prompt` and `ids`" if isinstance(record, dict) and "ids" in record else "has no `prompt`"
         raise InputError(f"{where} {what}; {_RIGHT}")
-    if "ids" in found:
-        if not _are_ids(found["ids"]):
+    if "ids" in record:
+        if not _are_ids(record["ids"]):
             raise InputError(f"{where}: `ids` must be a list of at least one token id; {_RIGHT}")
-        return Prompt(where, ids=tuple(found["ids"]))
-    if not _is_text(found["prompt"]):
+        return Prompt(where, ids=tuple(record["ids"]))
+    if not _is_text(record["prompt"]):
         raise InputError(f"{where}: `prompt` must be a text of at least one character; {_RIGHT}")
-    return Prompt(where, text=found["prompt"])
+    return Prompt(where, text=record["prompt"])
 
 
 def _are_ids(value: Json) -> bool:

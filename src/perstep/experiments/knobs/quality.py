@@ -128,11 +128,11 @@ def importance(target: Target, scored: Scored, num_blocks: int, progress: Progre
     settings: dict[str, Setting] = {"": nullcontext}
     for index in range(num_blocks):
         settings[str(index)] = _without(target, index, num_blocks)
-    found = measure_quality(target, scored, settings, progress)
-    whole = found[""].perplexity
+    qualities = measure_quality(target, scored, settings, progress)
+    whole = qualities[""].perplexity
     if whole is None:
-        return [found[str(index)].kl for index in range(num_blocks)]
-    return [float(np.log((found[str(index)].perplexity or whole) / whole)) for index in range(num_blocks)]
+        return [qualities[str(index)].kl for index in range(num_blocks)]
+    return [float(np.log((qualities[str(index)].perplexity or whole) / whole)) for index in range(num_blocks)]
 
 
 def _rounded(kl: float) -> float:

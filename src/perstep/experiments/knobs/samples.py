@@ -159,22 +159,22 @@ def timeline(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[list[Mea
     for sample in samples:
         yield [
             one
-            for number, made in enumerate(sample.passes)
-            if not made.failed
-            for one in _of_pass(f"{arms[made.arm].model} {arms[made.arm].label}".strip(), made, sample.round, number)
+            for number, pass_ in enumerate(sample.passes)
+            if not pass_.failed
+            for one in _of_pass(f"{arms[pass_.arm].model} {arms[pass_.arm].label}".strip(), pass_, sample.round, number)
         ]
 
 
-def _of_pass(track: str, made: Pass, round_: int, number: int) -> Iterator[Measured]:
+def _of_pass(track: str, pass_: Pass, round_: int, number: int) -> Iterator[Measured]:
     where = {"round": round_, "pass": number}
-    steps, forwards = (np.zeros(0, np.int64) if one is None else one for one in (made.step_ns, made.decode_ns))
-    for name, ns in ((VISION, made.vision_ns), ("prefill", made.prefill_ns)):
+    steps, forwards = (np.zeros(0, np.int64) if one is None else one for one in (pass_.step_ns, pass_.decode_ns))
+    for name, ns in ((VISION, pass_.vision_ns), ("prefill", pass_.prefill_ns)):
         if ns:
             yield Measured(track, name, name, ns, where=where)
     for position, (step_ns, forward_ns) in enumerate(zip(steps.tolist(), forwards.tolist(), strict=True)):
         parts = {FORWARD: forward_ns, RESIDUAL: step_ns - forward_ns}
         yield Measured(track, "decode step", "decode", step_ns, parts, {**where, "position": position})
-    rest = made.total_ns - made.vision_ns - made.prefill_ns - int(steps.sum())
+    rest = pass_.total_ns - pass_.vision_ns - pass_.prefill_ns - int(steps.sum())
     if rest > 0:
         yield Measured(track, "outside the stages", "rest", rest, where=where)
 

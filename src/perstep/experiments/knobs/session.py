@@ -130,8 +130,8 @@ class Subject:
         own = {"random_weights": self.target.random_weights, "cache": self.target.cache}
         if self.target.device.startswith("cuda"):
             own["device_waits"] = "at every boundary of a stage"
-        made: dict[str, Json] = msgspec.to_builtins(self.conditions(**shared, **own))
-        return made
+        conditions: dict[str, Json] = msgspec.to_builtins(self.conditions(**shared, **own))
+        return conditions
 
 
 class KnobSession(RoundSession):
@@ -180,11 +180,11 @@ class KnobSession(RoundSession):
         places = [[first + i for i in s.droppable] for first, s in zip(firsts, subjects, strict=False)]
         droppable = [index for row in zip_longest(*places) for index in row if index is not None]
         tried = self._tried(arms, droppable)
-        found = partial(fit, tried, may_shorten=all(s.may_shorten for s in subjects), droppable=droppable)
-        chosen = found(self.effort)
+        fit_to = partial(fit, tried, may_shorten=all(s.may_shorten for s in subjects), droppable=droppable)
+        chosen = fit_to(self.effort)
         if self._plan.fast and self._plan.budget is None and (chosen.too_short or len(chosen.arms) < len(arms)):
             self.effort = replace(self.effort, budget_s=FAST_AT_MOST_S)
-            chosen = found(self.effort)
+            chosen = fit_to(self.effort)
         reduced = [
             s.reduced([arm - first for arm in chosen.arms if 0 <= arm - first < len(s.arms)], chosen.most_tokens)
             for first, s in zip(firsts, subjects, strict=False)
@@ -195,13 +195,13 @@ class KnobSession(RoundSession):
         """Each arm in a short call; what may be left out first comes last, and not at all where trying takes long."""
         begun_ns, limit_ns = self._clock.now(), _TRYING * self.effort.budget_s * 1e9
         places = {index: place for place, index in enumerate(droppable)}
-        found = {}
+        by_arm = {}
         for index in sorted(range(len(arms)), key=lambda index: -places.get(index, len(arms))):
             subject, arm = arms[index]
             late = self._clock.now() - begun_ns > limit_ns
             untried = Tried(inf, inf, arm.configuration.num_output_tokens)
-            found[index] = untried if late and index in places else self._try(subject, arm)
-        return [found[index] for index in range(len(arms))]
+            by_arm[index] = untried if late and index in places else self._try(subject, arm)
+        return [by_arm[index] for index in range(len(arms))]
 
     def _try(self, subject: Subject, arm: Arm) -> Tried:
         count = arm.configuration.num_output_tokens
@@ -209,13 +209,13 @@ class KnobSession(RoundSession):
         for work in arm.works:
             try:
                 with arm.setting():
-                    made = measure_pass(subject.target, work.shortened(TRIED_TOKENS), self._clock)
+                    measured = measure_pass(subject.target, work.shortened(TRIED_TOKENS), self._clock)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 continue  # its rounds will say so
-            prefill_ns += made.prefill_ns + made.vision_ns
-            step_ns += int(made.step_ns.min()) if made.step_ns is not None and made.step_ns.size else 0
+            prefill_ns += measured.prefill_ns + measured.vision_ns
+            step_ns += int(measured.step_ns.min()) if measured.step_ns is not None and measured.step_ns.size else 0
         return Tried(prefill_ns, step_ns, count)
 
     def _measure_these(self, subjects: Sequence[Subject], too_short: str) -> None:
@@ -236,7 +236,7 @@ class KnobSession(RoundSession):
             model={"name": "; ".join(s.name for s in subjects)} if several else subjects[0].target.facts,
             conditions=self._conditions(subjects, warm, measure_mark_ns(self._clock), too_short),
             boundaries=BOUNDARIES,
-            warnings=[f"{s.name}: {told}" if several else told for s in subjects for told in s.warnings],
+            warnings=[f"{s.name}: {warning}" if several else warning for s in subjects for warning in s.warnings],
         )
 
     def _conditions(self, subjects: Sequence[Subject], warm: WarmUp, mark_ns: float, too_short: str) -> dict[str, Json]:
@@ -283,8 +283,8 @@ class KnobSession(RoundSession):
             self._pass(arm, prompt) for prompt in range(self._prompts) for arm in order if arm not in self._failed
         ]
         if not number:  # those that failed before there were rounds to tell it in
-            told = {measured.arm for measured in passes}
-            passes += [Pass(arm, failed=reason) for arm, reason in sorted(self._failed.items()) if arm not in told]
+            reported = {measured.arm for measured in passes}
+            passes += [Pass(arm, failed=reason) for arm, reason in sorted(self._failed.items()) if arm not in reported]
         return Sample(number, passes, self._probe.stop())
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
@@ -323,7 +323,7 @@ class KnobSession(RoundSession):
         arm = self._arms[index]
         try:
             with arm.setting() as set_:
-                made = measure_pass(self._of[index].target, arm.works[prompt], self._clock)
+                measured = measure_pass(self._of[index].target, arm.works[prompt], self._clock)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -331,8 +331,8 @@ class KnobSession(RoundSession):
             return Pass(index, failed=self._failed[index], prompt=prompt)
         if hasattr(set_, "check"):
             set_.check()
-        made.arm, made.prompt = index, prompt
-        return made
+        measured.arm, measured.prompt = index, prompt
+        return measured
 
     def _warm_round(self) -> None:
         for prompt in range(self._prompts):
@@ -369,8 +369,8 @@ def with_quality(target: Target, scored: Scored | None, arms: Sequence[Arm], pro
     """
     if scored is None:
         return list(arms)
-    found = measure_quality(target, scored, {arm.configuration.label: arm.setting for arm in arms}, progress)
-    qualities = [found.get(arm.configuration.label) for arm in arms]
+    by_label = measure_quality(target, scored, {arm.configuration.label: arm.setting for arm in arms}, progress)
+    qualities = [by_label.get(arm.configuration.label) for arm in arms]
     return [
         replace(arm, configuration=msgspec.structs.replace(arm.configuration, quality=quality))
         for arm, quality in zip(arms, qualities, strict=True)

@@ -56,7 +56,7 @@ def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
     """
     if not findings.models:
         return [(manifest, findings)]
-    return [(of_each_model(manifest)[name], found) for name, found in _alone(findings).items()]
+    return [(of_each_model(manifest)[name], alone) for name, alone in _alone(findings).items()]
 
 
 def _alone(findings: KnobFindings) -> dict[str, KnobFindings]:
@@ -85,10 +85,10 @@ def tables_of(
     manifest: Manifest, findings: KnobFindings, table: Callable[[Manifest, KnobFindings], Table]
 ) -> list[Table]:
     """A table a model; a model without a sample is named below the last."""
-    made = [table(*part) for part in parts(manifest, findings)]
-    if made and unmeasured(findings):
-        made[-1] = replace(made[-1], notes=[*made[-1].notes, *unmeasured(findings)])
-    return made
+    tables = [table(*part) for part in parts(manifest, findings)]
+    if tables and unmeasured(findings):
+        tables[-1] = replace(tables[-1], notes=[*tables[-1].notes, *unmeasured(findings)])
+    return tables
 
 
 def picture(drawings: Sequence[Drawing], findings: KnobFindings) -> bytes:
@@ -140,7 +140,7 @@ def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[st
     """The headline of the model, or of each of several."""
     if not findings.models:
         return headline(findings)
-    each = {name: headline(found) for name, found in _alone(findings).items()}
+    each = {name: headline(alone) for name, alone in _alone(findings).items()}
     return {"headline": "; ".join(f"{name}: {own['headline']}" for name, own in each.items()), "models": each}
 
 
@@ -229,11 +229,11 @@ def one_table(
         columns: those of `SUMMARY` by their header, or others.
         notes: sentences under the table.
     """
-    known = {column.header or column.unit: column for column in SUMMARY}
+    by_name = {column.header or column.unit: column for column in SUMMARY}
     failed = [f"{s.label}: {s.failed} ({plural(s.samples, 'sample')} kept)" for s in findings.summary if s.failed]
     return Table(
         title,
-        [replace(SUMMARY[0], header=label), *(known[one] if isinstance(one, str) else one for one in columns)],
+        [replace(SUMMARY[0], header=label), *(by_name[one] if isinstance(one, str) else one for one in columns)],
         findings.summary,
         [*notes, *random_quality(findings), *failed, *qualifying_notes(findings)],
     )
@@ -307,18 +307,18 @@ def stage_panels(findings: KnobFindings, x_label: str) -> list[Panel]:
 def _stage_panel(findings: KnobFindings, stage: str, attribute: str, x_label: str, y_label: str) -> Panel:
     """A stage against the knob, in each experts implementation, with the fitted line of each."""
     groups = list(dict.fromkeys(s.experts_implementation for s in findings.summary))
-    series, known = [], []
+    series, costs = [], []
     for shade, group in enumerate(groups):
         rows = [s for s in findings.summary if s.experts_implementation == group]
         points = [(s.knob, getattr(s, attribute)) for s in rows if getattr(s, attribute) is not None]
         xs, ys = [x for x, _ in points], [y for _, y in points]
-        known += ys
+        costs += ys
         series.append(Series("measured" if group is None else group, xs, ys, shade=shade))
         fit = findings.fits.get(stage if len(groups) == 1 else f"{stage}/{group}")
         if fit is not None and points:
             name = "fit" if group is None else f"{group}, fit"
-            series += [replace(made, name=name, shade=shade) for made in line(fit, xs, curved=True)]
-    apart = len(groups) > 1 and max(known, default=0.0) > FAR_APART * min(known, default=0.0) > 0
+            series += [replace(curve, name=name, shade=shade) for curve in line(fit, xs, curved=True)]
+    apart = len(groups) > 1 and max(costs, default=0.0) > FAR_APART * min(costs, default=0.0) > 0
     return Panel(stage.replace("_", " "), x_label, y_label, series, log_x=apart, log_y=apart)
 
 
@@ -338,15 +338,15 @@ def knob_files(
         drawings: name of a picture -> draws it for one model.
         words: what the template takes of a model.
     """
-    models = [found for _, found in parts(manifest, findings)]
-    made: dict[str, bytes] = {}
+    models = [alone for _, alone in parts(manifest, findings)]
+    files: dict[str, bytes] = {}
     for file, drawing in drawings.items():
-        made[f"{file}.png"] = picture([drawing(found) for found in models], findings)
-        made[f"{file}.csv"] = summary_csv(findings).encode()
-    made["samples.csv"] = samples_csv(findings)
-    made["latency_model.json"] = latency_model_json(findings)
-    made["README.md"] = readme(package, manifest, findings, words, [f"{file}.png" for file in drawings])
-    return made
+        files[f"{file}.png"] = picture([drawing(alone) for alone in models], findings)
+        files[f"{file}.csv"] = summary_csv(findings).encode()
+    files["samples.csv"] = samples_csv(findings)
+    files["latency_model.json"] = latency_model_json(findings)
+    files["README.md"] = readme(package, manifest, findings, words, [f"{file}.png" for file in drawings])
+    return files
 
 
 def knob_content(
@@ -359,7 +359,7 @@ def knob_content(
         findings: of all models.
         drawings: as in `knob_files`.
     """
-    drawn = [drawing(found) for _, found in parts(manifest, findings) for drawing in drawings.values()]
+    drawn = [drawing(alone) for _, alone in parts(manifest, findings) for drawing in drawings.values()]
     finding = "; ".join({drawing.model: drawing.title.split("\n")[0] for drawing in reversed(drawn)}.values())
     named = [
         replace(panel, title=": ".join(filter(None, (drawing.model, panel.title or drawing.title.split(": ", 1)[-1]))))

@@ -96,8 +96,8 @@ class LedgerBounds(msgspec.Struct, frozen=True):
     @property
     def interval(self) -> float:
         """By how much a bound would be longer at the medians of the ceilings, at most; 0 without a bound."""
-        held = [(p.bound_ns, p.typical_ns) for p in self.parts.values() if p.bound_ns and p.typical_ns]
-        return max((typical / bound - 1 for bound, typical in held), default=0.0)
+        pairs = [(p.bound_ns, p.typical_ns) for p in self.parts.values() if p.bound_ns and p.typical_ns]
+        return max((typical / bound - 1 for bound, typical in pairs), default=0.0)
 
 
 def columns_of(bounds: Mapping[str, LedgerBounds]) -> dict[str, BoundColumns]:
@@ -158,11 +158,11 @@ def step_costs(bounded: Bounded, *, prompt_tokens: int, new_tokens: int, batch: 
     if shape is None:
         return {}
     backend, precision = backend_for(BACKENDS[bounded.backend], shape), Precision.all(bounded.dtype)
-    made = {"prefill": [step_cost(shape, prefill(prompt_tokens, batch=batch), precision, backend)]}
+    costs = {"prefill": [step_cost(shape, prefill(prompt_tokens, batch=batch), precision, backend)]}
     if new_tokens > 1:
         contexts = np.unique(np.linspace(prompt_tokens, prompt_tokens + new_tokens - 2, MOST_CONTEXTS).astype(int))
-        made["decode"] = [step_cost(shape, decode(int(S), batch=batch), precision, backend) for S in contexts]
-    return made
+        costs["decode"] = [step_cost(shape, decode(int(S), batch=batch), precision, backend) for S in contexts]
+    return costs
 
 
 def bounds_of(
@@ -180,16 +180,16 @@ def bounds_of(
         return {}
     rates, w = rates_between(ceilings, bounded.dtype), workload
     costs = step_costs(bounded, prompt_tokens=w.prompt_tokens, new_tokens=w.new_tokens, batch=w.batch)
-    made = {}
+    by_kind = {}
     for kind, steps in costs.items():
         if kind in ledgers:
             least, typical = ([step_bound(cost, each) for cost in steps] for each in rates)
             bounds = {name: _part(name, least, typical) for name in ledgers[kind].parts}
             roofs = {name: _roof(name, steps, rates[0], bounded.dtype) for name in bounds}
             step_ns = _mean([bound.bound_ns for bound in least])
-            known = {name: bound for name, bound in bounds.items() if bound is not None}
-            made[kind] = _judged(ledgers[kind], known, roofs, step_ns, least[-1].level)
-    return made
+            present = {name: bound for name, bound in bounds.items() if bound is not None}
+            by_kind[kind] = _judged(ledgers[kind], present, roofs, step_ns, least[-1].level)
+    return by_kind
 
 
 def spots_of(bounded: Bounded, workload: Workload, ceilings: SweepCeilings | None, ledger: Ledger) -> Roofline | None:

@@ -94,20 +94,20 @@ def _why_no_bounds(conditions: Conditions, ceilings: SweepCeilings | None) -> st
 
 
 def _host_ledgers(conditions: Conditions, samples: Sequence[Sample], device: str) -> dict[str, Ledger]:
-    made = {}
-    for kind, held in ledger_samples(samples).items():
-        ledger = build_ledger(kind, held, mark_ns=conditions.mark_ns)
-        made[kind] = with_syncs(ledger, conditions.syncs.get(kind), device=device)
-    return made
+    ledgers = {}
+    for kind, arrays in ledger_samples(samples).items():
+        ledger = build_ledger(kind, arrays, mark_ns=conditions.mark_ns)
+        ledgers[kind] = with_syncs(ledger, conditions.syncs.get(kind), device=device)
+    return ledgers
 
 
 def _device_ledgers(samples: Sequence[Sample]) -> dict[str, DeviceLedger]:
-    made = {}
-    for kind, held in ledger_samples(samples, "device").items():
+    ledgers = {}
+    for kind, arrays in ledger_samples(samples, "device").items():
         idle = idle_ns(samples, kind)
-        ledger = build_ledger(kind, held, mark_ns=0.0)  # what a mark costs the device is not known, only the host's
-        made[kind] = DeviceLedger(ledger=ledger, idle_ns_per_step=sum(idle.values()), idle_parts_ns=idle)
-    return made
+        ledger = build_ledger(kind, arrays, mark_ns=0.0)  # what a mark costs the device is not known, only the host's
+        ledgers[kind] = DeviceLedger(ledger=ledger, idle_ns_per_step=sum(idle.values()), idle_parts_ns=idle)
+    return ledgers
 
 
 def headline_ns(ledger: Ledger) -> float:

@@ -149,22 +149,22 @@ def ledger_samples(samples: Sequence[Sample], side: Side = "kinds") -> dict[str,
     if any(p.arm in TURNS for s in samples for p in s.passes):
         return _alternating(samples, side)
     counts = {tuple(sum(p.arm == arm for p in s.passes) for arm in ARMS) for s in samples}
-    held = {kind for s in samples for p in s.passes for kind in getattr(p, side)}
-    if len(counts) > 1 or 0 in min(counts) or (side == "kinds" and "prefill" not in held):
+    kinds = {kind for s in samples for p in s.passes for kind in getattr(p, side)}
+    if len(counts) > 1 or 0 in min(counts) or (side == "kinds" and "prefill" not in kinds):
         raise InputError(f"the rounds do not all hold the same {_ALIKE}; restore the file, or measure again")
-    return {kind: _stack(samples, kind, side) for kind in KINDS if kind in held}
+    return {kind: _stack(samples, kind, side) for kind in KINDS if kind in kinds}
 
 
 def idle_ns(samples: Sequence[Sample], kind: str) -> dict[str, float]:
     """At most how long the device waited for the host in a step, by part and unattributed, as means over all steps."""
-    held = [p.idle[kind] for s in samples for p in s.passes if kind in p.idle]
-    names = dict.fromkeys(name for c in held for name in c.parts)
-    mean = {name: _mean(c.parts.get(name, np.zeros(0, np.int64)) for c in held) for name in names}
-    return {**mean, "residual": _mean(c.residual_ns for c in held)}
+    columns = [p.idle[kind] for s in samples for p in s.passes if kind in p.idle]
+    names = dict.fromkeys(name for c in columns for name in c.parts)
+    mean = {name: _mean(c.parts.get(name, np.zeros(0, np.int64)) for c in columns) for name in names}
+    return {**mean, "residual": _mean(c.residual_ns for c in columns)}
 
 
-def _mean(found: Iterable[Column]) -> float:
-    return float(np.concatenate(list(found)).mean())
+def _mean(columns: Iterable[Column]) -> float:
+    return float(np.concatenate(list(columns)).mean())
 
 
 def plain_steps(sample: Sample, kind: str) -> list[Column]:
@@ -176,25 +176,25 @@ def plain_steps(sample: Sample, kind: str) -> list[Column]:
 
 def _alternating(samples: Sequence[Sample], side: Side) -> dict[str, LedgerSamples]:
     """Pairs of calls as arrays: in each both kinds of step at every position."""
-    made = {}
+    by_kind = {}
     for kind in KINDS:
         pairs = [_pairs(sample, kind, side) for sample in samples]
         if any(pairs):
-            held = stack_passes(
-                [[plain for plain, _ in found] for found in pairs], [[steps for _, steps in found] for found in pairs],
+            stacked = stack_passes(
+                [[plain for plain, _ in calls] for calls in pairs], [[steps for _, steps in calls] for calls in pairs],
                 _ALIKE,
             )  # fmt: skip
-            rounds, passes, positions = held.step_ns.shape
+            rounds, passes, positions = stacked.step_ns.shape
             whole = rounds >= ROUNDS_AIMED_AT // 2 and passes == 1
             pieces = min(ceil(ROUNDS_AIMED_AT / rounds / passes), max(positions // 2, 1))
-            made[kind] = held if whole else replace(held, pieces=pieces)
-    return made
+            by_kind[kind] = stacked if whole else replace(stacked, pieces=pieces)
+    return by_kind
 
 
 def _pairs(sample: Sample, kind: str, side: Side) -> list[tuple[Column, Steps]]:
     """The plain and the marked steps of each pair of calls that has this kind, at all of its positions."""
-    held = [(TURNS.index(p.arm) if p.arm in TURNS else -1, getattr(p, side)) for p in sample.passes]
-    pairs = list(zip(held[::2], held[1::2], strict=True)) if len(held) % 2 == 0 else []
+    calls = [(TURNS.index(p.arm) if p.arm in TURNS else -1, getattr(p, side)) for p in sample.passes]
+    pairs = list(zip(calls[::2], calls[1::2], strict=True)) if len(calls) % 2 == 0 else []
     if not pairs or any({one, other} != {0, 1} for (one, _), (other, _) in pairs):
         raise InputError(f"the rounds do not all hold the same {_ALIKE}; restore the file, or measure again")
     sides = [dict(pair) for pair in pairs]

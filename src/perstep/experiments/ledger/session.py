@@ -227,8 +227,8 @@ class LedgerSession(RoundSession):
         if self._plan.device_detail == "stream":
             return None
         tokens = PROFILED_TOKENS if self._calls is None else self._calls.profiled_tokens
-        found = self._target.profile(self._work.shortened(tokens), self._detail)
-        return None if found is None else profiled_round(*found)
+        profile = self._target.profile(self._work.shortened(tokens), self._detail)
+        return None if profile is None else profiled_round(*profile)
 
     def _warm_round(self) -> None:
         if self._calls is None:

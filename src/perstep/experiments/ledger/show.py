@@ -30,17 +30,17 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
     """Decode first: it is what most of a generation is made of."""
     w, name = typed(manifest, Workload), typed(manifest, Model).name
     subject = f"{name}, batch {w.batch}, prompt {w.prompt_tokens}, {plural(w.new_tokens, 'new token')}"
-    made, bounds = [], columns_of(findings.bounds)
+    result, bounds = [], columns_of(findings.bounds)
     for ledger in findings.ledgers:
         speed = findings.tokens_per_s if ledger is findings.decode else None
         beside, work = findings.device.get(ledger.kind), findings.device_work.get(ledger.kind)
         host = ", host time" if beside or work else ""
         title = f"{ledger.kind}{host}: {subject}"
-        made.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
+        result.append(ledger_table(ledger, title=title, tokens_per_s=speed, bounds=bounds.get(ledger.kind)))
         if beside:
-            made.append(device_table(beside, title=f"{ledger.kind}, time on the device's stream: {subject}"))
+            result.append(device_table(beside, title=f"{ledger.kind}, time on the device's stream: {subject}"))
         if work:
-            made.append(
+            result.append(
                 work_table(
                     work,
                     title=f"{ledger.kind}, what the device does: {subject}",
@@ -49,12 +49,12 @@ def tables(manifest: Manifest, findings: LedgerFindings) -> list[Table]:
                     detail=manifest.plan.get("device_detail") or "parts",
                 )
             )
-    made[0].notes.extend(qualifying_notes(findings))
+    result[0].notes.extend(qualifying_notes(findings))
     if findings.bounds_withdrawn:
-        made[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
-    made[0].notes.extend(_turns(findings, w, typed(manifest, Conditions)))
-    made[0].notes.extend(typed(manifest, Conditions).notes)
-    return made
+        result[0].notes.append(f"Bounds: {findings.bounds_withdrawn}.")
+    result[0].notes.extend(_turns(findings, w, typed(manifest, Conditions)))
+    result[0].notes.extend(typed(manifest, Conditions).notes)
+    return result
 
 
 def _turns(findings: LedgerFindings, workload: Workload, conditions: Conditions) -> list[str]:
@@ -137,14 +137,14 @@ def content(manifest: Manifest, findings: LedgerFindings, samples: Sequence[Samp
     largest = ledger.largest
     if len(largest) == 1:
         finding += f", {share_words(ledger.parts[largest[0]], ledger)}"
-    held, bounds = ledger_samples(samples), columns_of(findings.bounds)
+    arrays, bounds = ledger_samples(samples), columns_of(findings.bounds)
     order = [" ".join(each.arm for each in sample.passes) for sample in samples]
     figures: list[Drawn] = [
         LedgerView(
             title=f"What a {one.kind} step is made of",
             ledger=one,
             bounds=bounds.get(one.kind),
-            samples=held[one.kind],
+            samples=arrays[one.kind],
             order=order,
             device=device_lane(findings.device_work.get(one.kind), findings.device.get(one.kind)),
             about=manifest.boundaries,

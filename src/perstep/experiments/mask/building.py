@@ -186,17 +186,17 @@ class EngineBuilder:
             complexity: of the schema.
             no_automaton: why no finite automaton holds the schema, which our engines need; empty where one does.
         """
-        made = {}
+        by_name = {}
         for name in names:
             hint = "; table-lazy makes each row when a text first needs it" if name == "table" else ""
             try:
                 if no_automaton and name in OURS:
                     raise InputError(no_automaton)
                 with self.time.one_build(hint):
-                    made[name] = self._engine(name, vocab, grammar, complexity)
+                    by_name[name] = self._engine(name, vocab, grammar, complexity)
             except InputError as error:
                 self.refusals.append((name, vocab.name, complexity, str(error)))
-        return made
+        return by_name
 
     def _engine(self, name: str, vocab: Named, grammar: Grammar, complexity: int) -> Engine:
         now = self._clock.now
@@ -259,8 +259,8 @@ class EngineBuilder:
 
 
 def _chosen(engine: Engine) -> str:
-    found = engine.table if isinstance(engine, TableEngine) else None
-    return f"{found.engine} ({found.reason})" if found is not None and found.reason else ""
+    table = engine.table if isinstance(engine, TableEngine) else None
+    return f"{table.engine} ({table.reason})" if table is not None and table.reason else ""
 
 
 @contextmanager

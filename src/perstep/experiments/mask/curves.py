@@ -145,8 +145,8 @@ def make_points(
                 continue
             lookups = _lookups(spoken.dfa, vocab.vocabulary, tokens, places) if name == "naive" else None
             points.append(Point(engine, name, spoken.complexity, size, tokens, places, lookups))
-    made = [point for point in points if point.name not in refused]
-    return sorted(made, key=lambda point: (point.size, names.index(point.name))), refused
+    usable = [point for point in points if point.name not in refused]
+    return sorted(usable, key=lambda point: (point.size, names.index(point.name))), refused
 
 
 def _lookups(dfa: Dfa, vocabulary: Vocabulary, tokens: list[int], places: frozenset[int]) -> float:
@@ -163,7 +163,7 @@ def predict(points: list[Point], clock: Clock) -> list[Prediction]:
 
     By the linear fit, as theory has it: every token is walked once.
     """
-    found = []
+    result = []
     for name, complexity in dict.fromkeys((point.name, point.complexity) for point in points):
         below = [p for p in points if (p.name, p.complexity) == (name, complexity) and p.size < PREDICTED_AT]
         costs = [
@@ -172,8 +172,8 @@ def predict(points: list[Point], clock: Clock) -> list[Prediction]:
         ]
         sizes = [point.size for point in below]
         at = float(fit_cost(sizes, costs).linear.predict(PREDICTED_AT))
-        found.append(Prediction(engine=name, complexity=complexity, size=PREDICTED_AT, from_sizes=sizes, fill_ns=at))
-    return found
+        result.append(Prediction(engine=name, complexity=complexity, size=PREDICTED_AT, from_sizes=sizes, fill_ns=at))
+    return result
 
 
 def curves_of(points: list[Point]) -> set[tuple[str, int]]:

@@ -249,11 +249,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         InputError: there are no samples, or rounds that do not hold the same steps.
         InvalidMeasurement: a step's parts do not add up to it.
     """
-    held = _held(samples)
+    grid = _held(samples)
     conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
     about = conditions.cells
     noise = summarise_noise(sample.noise for sample in samples)
-    cells = [_cell(key, about[key], arms, conditions.mark_ns, noise.busy) for key, arms in held.items() if key in about]
+    cells = [_cell(key, about[key], arms, conditions.mark_ns, noise.busy) for key, arms in grid.items() if key in about]
     if not cells:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
@@ -264,7 +264,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         for sample in samples
         for key, arms in sample.cells.items()
         for name in arms
-        if key in about and name not in held.get(key, {})
+        if key in about and name not in grid.get(key, {})
     ]
     return MaskFindings(
         vocab_size=flat.vocab_size,
@@ -278,7 +278,7 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
         builds=conditions.builds,
         curves=find_curves(conditions.curves, conditions.predictions, samples),
         roofline=without_exceeded(
-            [found for cell in cells for found in _places(cell, about[cell.key], ceilings, workload.dtype)]
+            [point for cell in cells for point in _places(cell, about[cell.key], ceilings, workload.dtype)]
         ),
         ceilings=ceilings,
         left_out=[*conditions.left_out, *dict.fromkeys(lost)],
@@ -299,7 +299,7 @@ def _seed_fields(cells: Sequence[CellFinding], about: Mapping[str, AboutCell]) -
 def _held(samples: Sequence[Sample]) -> dict[str, dict[str, list[ArmRound]]]:
     """Cell -> arm -> its rounds, for what every round holds."""
     require_rounds(samples)
-    found = {
+    grid = {
         key: {
             arm: [sample.cells[key][arm] for sample in samples]
             for arm in arms
@@ -307,7 +307,7 @@ def _held(samples: Sequence[Sample]) -> dict[str, dict[str, list[ArmRound]]]:
         }
         for key, arms in samples[0].cells.items()
     }
-    return {key: arms for key, arms in found.items() if NO_MASK in arms and len(arms) > 1}
+    return {key: arms for key, arms in grid.items() if NO_MASK in arms and len(arms) > 1}
 
 
 def changes_of(arms: Mapping[str, Sequence[ArmRound]], busy: str = "") -> dict[str, Change]:
@@ -341,8 +341,8 @@ def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_n
         raise InputError(f"a masked arm of {key} has no part mask.fill; restore the file, or measure again")
     changes = changes_of(arms, busy)
     free = ledgers[NO_MASK]
-    found = [_arm(NO_MASK, arms[NO_MASK], free, None, about.batch, len(changes))]
-    found += [
+    rows = [_arm(NO_MASK, arms[NO_MASK], free, None, about.batch, len(changes))]
+    rows += [
         _arm(name, arms[name], _paired(ledgers[name], free, change), change, about.batch, len(changes))
         for name, change in changes.items()
     ]
@@ -355,7 +355,7 @@ def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_n
         states=about.states,
         allowed_mean=about.allowed_mean,
         allowed_median=about.allowed_median,
-        arms=found,
+        arms=rows,
     )
 
 
@@ -395,8 +395,8 @@ def _mask_share_ends(rounds: Sequence[ArmRound], ledger: Ledger, comparisons: in
         return None, None
     masked = [sum(ns.sum() for part, ns in each.parts.items() if part.startswith("mask.")) for each in rounds]
     steps = [each.step_ns.sum() for each in rounds]
-    found = share_interval(masked, steps, estimate=ledger.tree["mask"].share, comparisons=comparisons)
-    return (found.low, found.high) if found else (None, None)
+    interval = share_interval(masked, steps, estimate=ledger.tree["mask"].share, comparisons=comparisons)
+    return (interval.low, interval.high) if interval else (None, None)
 
 
 def ledger_samples(rounds: Sequence[ArmRound]) -> LedgerSamples:
@@ -431,13 +431,13 @@ def _places(cell: CellFinding, about: AboutCell, ceilings: SweepCeilings | None,
     if cell.batch != 1:
         return []
     counted = works(about)
-    found = []
+    points = []
     for engine, part in PLACED:
         arm = cell.arm(engine)
         ns = arm.part_ns(part) if arm else 0.0
         if ns and part in counted:
-            found.append(place(cell.key, engine, part, ns=ns, work=counted[part], ceilings=ceilings, dtype=dtype))
-    return found
+            points.append(place(cell.key, engine, part, ns=ns, work=counted[part], ceilings=ceilings, dtype=dtype))
+    return points
 
 
 def _notes(conditions: Conditions, cells: Sequence[CellFinding]) -> list[str]:

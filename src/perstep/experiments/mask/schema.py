@@ -94,8 +94,8 @@ def _longer_enum(schema: Json, factor: int) -> Json:
         return schema
     words = [value for value in schema["enum"] if isinstance(value, str)]
     more = [_numbered(word, number) for number in range(2, factor + 1) for word in words]
-    held = set(words)
-    return {**schema, "enum": [*schema["enum"], *(word for word in more if word not in held)]}
+    existing = set(words)
+    return {**schema, "enum": [*schema["enum"], *(word for word in more if word not in existing)]}
 
 
 class Writer:
@@ -146,9 +146,9 @@ class EngineWriter:
 
     def __init__(self, engine: Engine, vocabulary: Vocabulary, rng: random.Random) -> None:
         self._engine, self._vocabulary, self._rng = engine, vocabulary, rng
-        known = _PLAIN | _CLOSING | frozenset(b"[{")
+        allowed = _PLAIN | _CLOSING | frozenset(b"[{")
         tokens = vocabulary.tokens
-        self._common = np.array([bool(data) and known.issuperset(data) for data in tokens])
+        self._common = np.array([bool(data) and allowed.issuperset(data) for data in tokens])
         self._closing = np.array([bool(data) and data[0] in _CLOSING for data in tokens]) & self._common
 
     def text(self, wander: int = WANDER_BYTES) -> bytes:

@@ -141,14 +141,14 @@ class MaskSession(RoundSession):
         wide = widened(model, vocab, self._plan.seed)
         built = {}
         for spoken in languages:
-            made = self._builder.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
-            for batch in self._plan.batch if made else ():
+            pool = self._builder.engines(engines, vocab, spoken.grammar, spoken.complexity, spoken.no_automaton)
+            for batch in self._plan.batch if pool else ():
                 try:
-                    cell = self._cell(vocab, batch, spoken, wide, list(made.values()))
+                    cell = self._cell(vocab, batch, spoken, wide, list(pool.values()))
                 except NoTextError as error:
-                    self._left_out += [LeftOut(vocab.name, batch, spoken.complexity, name, str(error)) for name in made]
+                    self._left_out += [LeftOut(vocab.name, batch, spoken.complexity, name, str(error)) for name in pool]
                     continue
-                usable = self._usable(made, cell)
+                usable = self._usable(pool, cell)
                 if usable:
                     self.cells.append(cell)
                     built[cell.key] = usable
@@ -164,10 +164,10 @@ class MaskSession(RoundSession):
             prompt_BT = drawn_rows(vocab.vocabulary.size, PROMPT_TOKENS, batch, plan.seed)
         return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guides)
 
-    def _usable(self, made: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
+    def _usable(self, pool: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
         """The engines that can replay the cell's texts; the others are left out."""
         usable = {}
-        for name, engine in made.items():
+        for name, engine in pool.items():
             why = first_refused(engine, cell)
             if why:
                 self._leave_out(cell, name, why)
@@ -268,36 +268,36 @@ class MaskSession(RoundSession):
         arms = list(cell.loops)
         square = williams_square(len(arms))
         order = [arms[index] for index in square[number % len(square)]]
-        held: dict[str, dict[str, Measured]] = {arm: {"differing": 0} for arm in arms}
+        by_arm: dict[str, dict[str, Measured]] = {arm: {"differing": 0} for arm in arms}
         for half, names in enumerate((order, order[::-1])):
             for place, arm in enumerate(names):
                 index = place if half == 0 else len(order) - 1 - place
                 marked = (index + number + half) % 2 == 0
-                self._pass(cell, arm, held[arm], marked=marked)
+                self._pass(cell, arm, by_arm[arm], marked=marked)
         for arm in order:
-            held[arm]["hot_fill_ns"] = self._hot(cell, arm, held[arm])
-        return {arm: ArmRound(**held[arm]) for arm in arms}
+            by_arm[arm]["hot_fill_ns"] = self._hot(cell, arm, by_arm[arm])
+        return {arm: ArmRound(**by_arm[arm]) for arm in arms}
 
     def _arm_round(self, cell: Cell, arm: str) -> None:
         """Both kinds of pass and the hot one, unrecorded (law "every path is warm")."""
-        held: dict[str, Measured] = {"differing": 0}
+        columns: dict[str, Measured] = {"differing": 0}
         for marked in (True, False):
-            self._pass(cell, arm, held, marked=marked)
-        self._hot(cell, arm, held)
+            self._pass(cell, arm, columns, marked=marked)
+        self._hot(cell, arm, columns)
 
-    def _pass(self, cell: Cell, arm: str, held: dict[str, Measured], *, marked: bool) -> None:
+    def _pass(self, cell: Cell, arm: str, columns: dict[str, Measured], *, marked: bool) -> None:
         recorder = Recorder(self._clock)
-        held["differing"] += cell.pass_over(arm, recorder, marked=marked)
+        columns["differing"] += cell.pass_over(arm, recorder, marked=marked)
         steps = recorder.steps()
         if marked:
-            held.update(msgspec.structs.asdict(steps))
+            columns.update(msgspec.structs.asdict(steps))
         else:
-            held["plain_ns"] = steps.step_ns
+            columns["plain_ns"] = steps.step_ns
 
-    def _hot(self, cell: Cell, arm: str, held: dict[str, Measured]) -> Column:
+    def _hot(self, cell: Cell, arm: str, columns: dict[str, Measured]) -> Column:
         if arm == NO_MASK:
             return _NO_HOT
-        if held["parts"]["mask.fill"].sum() < SLOW_HOT_NS:
+        if columns["parts"]["mask.fill"].sum() < SLOW_HOT_NS:
             cell.hot_pass(arm, Recorder(self._clock))
         recorder = Recorder(self._clock)
         cell.hot_pass(arm, recorder)
@@ -317,9 +317,9 @@ class MaskSession(RoundSession):
             loop = cell.loops[NO_MASK]
             loop.reset()
             cell.pass_over(NO_MASK, Recorder(self._clock), marked=False)
-            held, expected = loop.cache.current_length(), PROMPT_TOKENS + self._plan.new_tokens - 1
-            if held != expected:
-                raise InvalidMeasurement(f"the KV cache of {cell.key} holds {plural(held, 'position')}, not {expected}")
+            size, expected = loop.cache.current_length(), PROMPT_TOKENS + self._plan.new_tokens - 1
+            if size != expected:
+                raise InvalidMeasurement(f"the KV cache of {cell.key} holds {plural(size, 'position')}, not {expected}")
 
     def _work(self, schema: dict[str, Json]) -> Workload:
         plan = self._plan

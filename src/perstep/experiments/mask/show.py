@@ -31,17 +31,17 @@ MASK_PARTS = ("mask.fill", "mask.accept", "mask.apply")
 
 def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
     """Steps by cell; then what is built before them, fills against size, the roofline, what was left out."""
-    made = [_cell_table(cell, manifest) for cell in findings.cells]
-    made[-1].notes.extend(findings.notes)
-    made[-1].notes.extend(qualifying_notes(findings))
-    made.append(_build_table(findings.builds))
+    result = [_cell_table(cell, manifest) for cell in findings.cells]
+    result[-1].notes.extend(findings.notes)
+    result[-1].notes.extend(qualifying_notes(findings))
+    result.append(_build_table(findings.builds))
     if findings.curves:
-        made.append(_curve_table(findings.curves))
+        result.append(_curve_table(findings.curves))
     if findings.roofline:
-        made.append(_roofline_table(findings))
+        result.append(_roofline_table(findings))
     if findings.left_out:
-        made.append(_left_out_table(findings.left_out))
-    return made
+        result.append(_left_out_table(findings.left_out))
+    return result
 
 
 def subject(cell: CellFinding) -> str:
@@ -141,8 +141,8 @@ def _cell_note(cell: CellFinding, manifest: Manifest) -> str:
 def _overhead(cell: CellFinding) -> str:
     """How much marks slowed the arms down at most, by their intervals; nothing where one is missing."""
     highs = [arm.ledger.overhead_ci_high for arm in cell.arms]
-    known = [high for high in highs if high is not None]
-    return f" · instrumentation overhead at most {percent(max(known))}" if len(known) == len(highs) else ""
+    present = [high for high in highs if high is not None]
+    return f" · instrumentation overhead at most {percent(max(present))}" if len(present) == len(highs) else ""
 
 
 _BUILD: list[Column[Build]] = [
@@ -274,15 +274,15 @@ def scaling_csv(curves: Sequence[Curve]) -> str:
 
 def files(manifest: Manifest, findings: MaskFindings) -> Mapping[str, bytes]:
     """`overhead.png` and, where sizes were measured, `scaling.png`, with their CSVs; `README.md`."""
-    made = {
+    result = {
         "overhead.png": overhead_png(findings.cells, typed(manifest, Model).name),
         "overhead.csv": csv(findings).encode(),
     }
     if findings.curves:
-        made["scaling.png"] = scaling_png(findings.curves, findings.cells)
-        made["scaling.csv"] = scaling_csv(findings.curves).encode()
-    made["README.md"] = readme(manifest, findings)
-    return made
+        result["scaling.png"] = scaling_png(findings.curves, findings.cells)
+        result["scaling.csv"] = scaling_csv(findings.curves).encode()
+    result["README.md"] = readme(manifest, findings)
+    return result
 
 
 def readme(manifest: Manifest, findings: MaskFindings) -> bytes:

@@ -147,14 +147,14 @@ class Cutter:
         Raises:
             InputError: a byte has no token.
         """
-        found, at = [], 0
+        ids, at = [], 0
         while at < len(data):
             end = next((e for e in range(min(len(data), at + self._longest), at, -1) if data[at:e] in self._id_of), at)
             if end == at:
                 raise InputError(f"the vocabulary cannot spell the byte 0x{data[at]:02X}, which a text needs")
-            found.append(self._id_of[data[at:end]])
+            ids.append(self._id_of[data[at:end]])
             at = end
-        return found
+        return ids
 
 
 class AboutVocabulary(msgspec.Struct, kw_only=True):
@@ -180,14 +180,14 @@ class AboutVocabulary(msgspec.Struct, kw_only=True):
 def describe_vocabulary(named: Named) -> AboutVocabulary:
     """What a manifest says of a vocabulary."""
     vocabulary = named.vocabulary
-    made = "the model's own tokenizer, its own head" if named.own else _how_made(vocabulary.size)
+    origin = "the model's own tokenizer, its own head" if named.own else _how_made(vocabulary.size)
     return AboutVocabulary(
         name=named.name,
         size=vocabulary.size,
         sha256=vocabulary.hash,
         special_ids=len(vocabulary.special_ids),
         duplicates=len(vocabulary.duplicates),
-        made=made,
+        made=origin,
     )
 
 

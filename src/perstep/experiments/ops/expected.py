@@ -57,8 +57,8 @@ def expected(model: Model, past: int, part: str, seq: int) -> Estimate | None:
         seq: new tokens.
     """
     same = (model.hidden, model.heads, model.kv_heads, model.head_dim, past) == (4096, 32, 32, 128, 0)
-    found = _US.get(part, {}).get(seq) if same else None
-    if found is None:
+    published_us = _US.get(part, {}).get(seq) if same else None
+    if published_us is None:
         return None
-    low, middle, high = (1000 * us for us in found)
+    low, middle, high = (1000 * us for us in published_us)
     return Estimate(ns=middle, ci_low_ns=low, ci_high_ns=high)

@@ -192,17 +192,17 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> OpsFindings:
     """
     conditions, past = typed(manifest, Conditions), typed(manifest, Workload).past
     noise = summarise_noise(s.noise for s in samples)
-    found = [
+    lengths = [
         _length(seq, rounds, past, conditions.mark_ns, conditions.own, noise.busy)
         for seq, rounds in at_lengths(samples).items()
     ]
-    reasons = [f"{length.ledger.kind}: {length.ledger.invalid}" for length in found if length.ledger.invalid]
+    reasons = [f"{length.ledger.kind}: {length.ledger.invalid}" for length in lengths if length.ledger.invalid]
     return OpsFindings(
         reference=conditions.arm,
-        lengths=found,
+        lengths=lengths,
         scaling=_scaling(samples, conditions.arm, past),
         noise=noise,
-        unresolved=_unresolved(found, conditions.precision),
+        unresolved=_unresolved(lengths, conditions.precision),
         invalid="; ".join(reasons),
     )
 
@@ -270,21 +270,21 @@ def _attention(rounds: Sequence[LengthSample], arm: str, busy: str) -> dict[str,
     names.sort(key=lambda name: name != reference)
     whole = attention_ns(rounds, reference)
     mask = attention_ns(rounds, reference, MASK_PARTS)
-    found = {}
+    by_name = {}
     for name in names:
         parts = rounds[0].attention[name].marked.parts
         other, other_mask = attention_ns(rounds, name), attention_ns(rounds, name, MASK_PARTS)
         has_mask = all(part in parts for part in MASK_PARTS)
         change = None if name == reference else _change(whole, other, len(names) - 1, busy)
         of_mask = _change(mask, other_mask, len(names) - 1, busy) if change and has_mask and mask.all() else None
-        found[name] = AttentionFound(
+        by_name[name] = AttentionFound(
             whole=_paired(median(whole), change) if change else _estimate(whole),
             parts_ns={part: median(attention_ns(rounds, name, [part])) for part in parts},
             mask=(_paired(median(mask), of_mask) if of_mask else _estimate(other_mask)) if has_mask else None,
             against_reference=RelativeChange.of(change) if change else None,
             mask_against_reference=RelativeChange.of(of_mask) if of_mask else None,
         )
-    return found
+    return by_name
 
 
 def _arm(
@@ -293,10 +293,10 @@ def _arm(
     arm = stack(rounds, name)
     change = _change(_rounds(reference.step_ns), _rounds(arm.step_ns), others, busy)
     step = _paired(reference_ns, change)
-    found = ledger_estimate(_rows(arm.step_ns), {part: _rows(ns) for part, ns in arm.parts.items()})
+    ledger = ledger_estimate(_rows(arm.step_ns), {part: _rows(ns) for part, ns in arm.parts.items()})
     return ArmFound(
         step=step,
-        parts_ns={part: found.share(part) * step.ns for part in found.parts_ns},
+        parts_ns={part: ledger.share(part) * step.ns for part in ledger.parts_ns},
         against_reference=RelativeChange.of(change),
     )
 
@@ -367,8 +367,8 @@ def _scaling(samples: Sequence[Sample], arm: str, past: int) -> dict[str, Scalin
         for name, ns in stack(rounds, arm).parts.items():
             costs.setdefault(name, {})[seq] = _rounds(ns)
         costs.setdefault("layers", {})[seq] = _rounds(layer_ns(rounds))
-    found = {name: scaling(by_seq, _degree(name, past)) for name, by_seq in costs.items() if _positive(by_seq)}
-    return {name: scaled for name, scaled in found.items() if scaled is not None}
+    by_part = {name: scaling(by_seq, _degree(name, past)) for name, by_seq in costs.items() if _positive(by_seq)}
+    return {name: scaled for name, scaled in by_part.items() if scaled is not None}
 
 
 def _degree(name: str, past: int) -> int:
@@ -379,8 +379,8 @@ def _positive(by_seq: Mapping[int, Rounds]) -> bool:
     return all((rounds > 0).all() for rounds in by_seq.values())
 
 
-def _unresolved(found: Sequence[LengthFound], precision: float | None) -> str:
-    widest = max(found, key=lambda length: length.ledger.resolved().half_width)
+def _unresolved(lengths: Sequence[LengthFound], precision: float | None) -> str:
+    widest = max(lengths, key=lambda length: length.ledger.resolved().half_width)
     half_width, at = widest.ledger.resolved().half_width, f"at S = {widest.seq}"
     missing = f"not every part has an interval {at}: {too_few(widest.ledger.rounds)}" if half_width == inf else ""
     return why_unresolved(missing, half_width, precision, widest=at)
@@ -394,8 +394,8 @@ def _change(reference: Rounds, other: Rounds, comparisons: int, busy: str) -> Ch
 def _estimate(rounds: Rounds, comparisons: int = 1, *, ns: float | None = None) -> Estimate:
     """The median over rounds, or another estimate, and its interval."""
     ns = median(rounds) if ns is None else ns
-    found = share_interval(rounds, np.ones(len(rounds)), estimate=ns, comparisons=comparisons)
-    return Estimate(ns=ns, ci_low_ns=found.low if found else None, ci_high_ns=found.high if found else None)
+    interval = share_interval(rounds, np.ones(len(rounds)), estimate=ns, comparisons=comparisons)
+    return Estimate(ns=ns, ci_low_ns=interval.low if interval else None, ci_high_ns=interval.high if interval else None)
 
 
 def _rounds(ns: NDArray[np.int64]) -> Rounds:

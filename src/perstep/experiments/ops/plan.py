@@ -176,13 +176,13 @@ def _check_dtype(plan: Plan) -> None:
 def _read_arch(arch: str) -> tuple[str, Mapping[str, Json]]:
     from perstep.targets.transformers import presets
 
-    known = presets()
-    if arch in known:
-        return arch, known[arch]["config"]
+    by_name = presets()
+    if arch in by_name:
+        return arch, by_name[arch]["config"]
     path = Path(arch)
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
-        raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(known)}, or give a config.json")
+        raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(by_name)}, or give a config.json")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -134,16 +134,16 @@ def at_lengths(samples: Sequence[Sample]) -> dict[int, list[LengthSample]]:
         InputError: there are no samples, or rounds without one of the lengths.
     """
     require_rounds(samples)
-    found: dict[int, list[LengthSample]] = {}
+    by_length: dict[int, list[LengthSample]] = {}
     for sample in samples:
         for length in sample.lengths:
-            found.setdefault(length.seq, []).append(length)
-    if any(len(rounds) != len(samples) for rounds in found.values()):
+            by_length.setdefault(length.seq, []).append(length)
+    if any(len(rounds) != len(samples) for rounds in by_length.values()):
         raise InputError("the rounds do not all hold the same lengths; restore the file, or measure again")
-    for rounds in found.values():
+    for rounds in by_length.values():
         if any(not length.attention.keys() >= rounds[0].attention.keys() for length in rounds):
             raise InputError("the rounds do not all hold the same ways to mask; restore the file, or measure again")
-    return dict(sorted(found.items()))
+    return dict(sorted(by_length.items()))
 
 
 def ledger_samples(samples: Sequence[Sample]) -> dict[str, LedgerSamples]:
@@ -169,9 +169,9 @@ def _of_length(kind: str, length: LengthSample, round_: int) -> Iterator[Measure
         yield Measured(f"{kind} plain", f"{kind} step", kind, ns, where={**where, "position": position})
     for arm, steps in length.arms.items():
         yield from measured_steps(f"{kind} {arm}", kind, steps, round=round_)
-    for name, made in length.attention.items():
+    for name, attention in length.attention.items():
         track = f"{kind} attention, {name}"
-        for position, ns in enumerate(made.plain_ns.tolist()):
+        for position, ns in enumerate(attention.plain_ns.tolist()):
             yield Measured(track, "full_attention", kind, ns, where={**where, "position": position})
     for name, timed in length.alone.items():
         yield Measured(f"{kind} operators alone", name, kind, round(timed.block_ns / timed.calls), where=where)
@@ -204,8 +204,8 @@ def attention_ns(rounds: Sequence[LengthSample], name: str, parts: Iterable[str]
     """One way of doing `full_attention`, or some of its parts, mean of each round, [rounds]."""
     if parts is None:
         return np.array([length.attention[name].plain_ns.mean() for length in rounds])
-    found = [length.attention[name].marked.parts for length in rounds]
-    return np.array([sum(float(laps[part].mean()) for part in parts if part in laps) for laps in found])
+    by_round = [length.attention[name].marked.parts for length in rounds]
+    return np.array([sum(float(laps[part].mean()) for part in parts if part in laps) for laps in by_round])
 
 
 def alone_ns(rounds: Sequence[LengthSample], name: str) -> tuple[NDArray[np.float64], NDArray[np.intp]]:

@@ -119,13 +119,13 @@ def find_changes(local: list[Exponent], degree: int) -> list[Regime]:
     return changes
 
 
-def _exceeds(found: Exponent, degree: int) -> bool:
-    return found.ci_low is not None and found.ci_low > degree + MARGIN
+def _exceeds(fitted: Exponent, degree: int) -> bool:
+    return fitted.ci_low is not None and fitted.ci_low > degree + MARGIN
 
 
-def _too_steep(found: Exponent) -> Regime:
-    why = f"exponent {found.exponent:.2f} exceeds the formula's"
-    return Regime(from_seq=found.from_seq, to_seq=found.to_seq, why=why)
+def _too_steep(fitted: Exponent) -> Regime:
+    why = f"exponent {fitted.exponent:.2f} exceeds the formula's"
+    return Regime(from_seq=fitted.from_seq, to_seq=fitted.to_seq, why=why)
 
 
 def _stretches(seqs: list[int], changes: list[Regime]) -> list[tuple[int, int]]:

@@ -154,8 +154,8 @@ class OpsSession(RoundSession):
 
     def resolved(self, samples: Sequence[Sample]) -> Resolved:
         """The widest interval of the ledgers of all lengths."""
-        found = [build_ledger(kind, held, mark_ns=0.0).resolved() for kind, held in ledger_samples(samples).items()]
-        return max(found, key=lambda resolved: resolved.half_width)
+        widths = [build_ledger(kind, stack, mark_ns=0.0).resolved() for kind, stack in ledger_samples(samples).items()]
+        return max(widths, key=lambda resolved: resolved.half_width)
 
     def finish(self) -> None:
         """Check that the layers still give what they gave at first.
@@ -251,8 +251,8 @@ class OpsSession(RoundSession):
             if not self._agree(context_SQ, expected_SQ):
                 raise InvalidMeasurement(f"full_attention with {name} does not compute what it computes otherwise")
 
-    def _agree(self, found: Array, expected: Array) -> bool:
-        a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().cpu().numpy()) for x in (found, expected))
+    def _agree(self, got: Array, expected: Array) -> bool:
+        a, b = (np.asarray(x if self._plan.backend == "numpy" else x.double().cpu().numpy()) for x in (got, expected))
         return bool(np.abs(a - b).max() <= TOLERANCE[self._plan.dtype] * np.abs(b).max())
 
     @contextmanager

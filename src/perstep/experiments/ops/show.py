@@ -47,18 +47,18 @@ PLAIN, LAYERS = "step (uninstrumented)", "layers"
 
 def tables(manifest: Manifest, findings: OpsFindings) -> list[Table]:
     """A table for each length, then the masks, the time saved by parts made free, and the exponents."""
-    made = [_length_table(manifest, length, findings) for length in findings.lengths]
-    made.append(_attention_table(manifest, findings))
+    result = [_length_table(manifest, length, findings) for length in findings.lengths]
+    result.append(_attention_table(manifest, findings))
     if any(length.arms for length in findings.lengths):
-        made.append(_arms_table(findings))
+        result.append(_arms_table(findings))
     if any(length.what_if for length in findings.lengths):
-        made.append(_what_if_table(findings))
+        result.append(_what_if_table(findings))
     if findings.scaling:
-        made.append(_scaling_table(findings))
-    made[0].notes.extend(qualifying_notes(findings))
+        result.append(_scaling_table(findings))
+    result[0].notes.extend(qualifying_notes(findings))
     waits = typed(manifest, Conditions).device_waits
-    made[0].notes.extend([f"On {typed(manifest, Workload).device} the host waits {waits}."] if waits else [])
-    return made
+    result[0].notes.extend([f"On {typed(manifest, Workload).device} the host waits {waits}."] if waits else [])
+    return result
 
 
 def subject(manifest: Manifest) -> str:
@@ -83,17 +83,17 @@ class _Row:
     shown: str = ""
 
 
-def _estimate_row(seq: int, name: str, found: Estimate, **others: Json) -> _Row:
-    return _Row(seq, name, found.ns, found.ci_low_ns, found.ci_high_ns, **others)
+def _estimate_row(seq: int, name: str, estimate: Estimate, **others: Json) -> _Row:
+    return _Row(seq, name, estimate.ns, estimate.ci_low_ns, estimate.ci_high_ns, **others)
 
 
 def _part_rows(length: LengthFound) -> list[_Row]:
     """The operators and the residual: what the table and the file both have."""
     rows = [
         _estimate_row(
-            length.seq, name, found.in_place, share=found.share_of_step, of_layers=found.share_of_layer, operator=found
+            length.seq, name, part.in_place, share=part.share_of_step, of_layers=part.share_of_layer, operator=part
         )
-        for name, found in length.operators.items()
+        for name, part in length.operators.items()
     ]
     ledger = length.ledger
     residual = _Row(length.seq, RESIDUAL, ledger.residual_ns, share=ledger.residual_share)
@@ -114,7 +114,7 @@ def _columns(unit: Unit, published: Callable[[_Row], float | str]) -> list[Colum
         time_column("high", lambda row: row.high, unit, name="high_ns"),
         Column("of step", lambda row: row.share, percent, "share_of_step"),
         Column("of layers", lambda row: ABSENT if row.of_layers is None else row.of_layers, percent, "share_of_layers"),
-        time_column("alone", lambda row: found.ns if (found := alone(row)) else ABSENT, unit, name="alone_ns"),
+        time_column("alone", lambda row: estimate.ns if (estimate := alone(row)) else ABSENT, unit, name="alone_ns"),
         Column("place/alone", lambda row: _ratio(row.operator) if row.operator else ABSENT),
         Column(None, of_operator("in_place_over_alone"), name="in_place_over_alone"),
         time_column("published", published, unit, optional=True),
@@ -127,8 +127,8 @@ def _length_table(manifest: Manifest, length: LengthFound, findings: OpsFindings
     model, past = typed(manifest, Model), typed(manifest, Workload).past
 
     def published(row: _Row) -> float | str:
-        found = expected(model, past, row.shown or row.name, length.seq)
-        return ABSENT if found is None else found.ns
+        estimate = expected(model, past, row.shown or row.name, length.seq)
+        return ABSENT if estimate is None else estimate.ns
 
     parts, composites = _part_rows(length), _composites(length)
     step = _Row(length.seq, "step, instrumented", length.ledger.step_ns, share="100.0 %")
@@ -171,11 +171,11 @@ def _length_notes(length: LengthFound, findings: OpsFindings, *, published: bool
     return notes
 
 
-def _ratio(found: OperatorFound) -> str:
-    if found.in_place_over_alone is None:
+def _ratio(operator: OperatorFound) -> str:
+    if operator.in_place_over_alone is None:
         return ""
-    ends = interval(found.ratio_ci_low, found.ratio_ci_high, digits=2)
-    return f"{significant(found.in_place_over_alone, 3)} {ends}".removesuffix(" –")
+    ends = interval(operator.ratio_ci_low, operator.ratio_ci_high, digits=2)
+    return f"{significant(operator.in_place_over_alone, 3)} {ends}".removesuffix(" –")
 
 
 def _kind(length: LengthFound) -> str:
@@ -184,8 +184,8 @@ def _kind(length: LengthFound) -> str:
 
 
 def _attention_table(manifest: Manifest, findings: OpsFindings) -> Table:
-    rows = [(length, name, found) for length in findings.lengths for name, found in length.attention.items()]
-    unit = time_unit(found.whole.ns for _, _, found in rows)
+    rows = [(length, name, attention) for length in findings.lengths for name, attention in length.attention.items()]
+    unit = time_unit(attention.whole.ns for _, _, attention in rows)
 
     def part(name: str) -> Column[_Way]:
         return time_column(name.rpartition(".")[2], lambda row: row[2].parts_ns.get(name, ABSENT), unit)
@@ -232,14 +232,14 @@ def _arms_table(findings: OpsFindings) -> Table:
 def _what_if_table(findings: OpsFindings) -> Table:
     rows: list[_Free] = []
     for length in findings.lengths:
-        for found in length.what_if.values():
+        for saving in length.what_if.values():
             whole_ns = next(iter(length.attention.values())).whole.ns
             for where, gain, own, of_ns in (
-                ("step", found.in_step, found.own, length.ledger.step_ns),
-                (FULL, found.in_attention, found.own_in_attention, whole_ns),
+                ("step", saving.in_step, saving.own, length.ledger.step_ns),
+                (FULL, saving.in_attention, saving.own_in_attention, whole_ns),
             ):
                 if gain is not None and own is not None:
-                    rows.append((length.seq, found.part, where, own, gain, of_ns))
+                    rows.append((length.seq, saving.part, where, own, gain, of_ns))
 
     def ends(place: int) -> Column[_Free]:
         return Column("95 % interval", lambda row: duration_interval(row[place].ci_low_ns, row[place].ci_high_ns))
@@ -277,9 +277,9 @@ def _scaling_table(findings: OpsFindings) -> Table:
     )
 
 
-def _stretch(found: Exponent) -> str:
-    ends = interval(found.ci_low, found.ci_high, digits=3)
-    return f"S {found.from_seq}–{found.to_seq}: {found.exponent:.2f} {ends}".removesuffix(" –")
+def _stretch(fitted: Exponent) -> str:
+    ends = interval(fitted.ci_low, fitted.ci_high, digits=3)
+    return f"S {fitted.from_seq}–{fitted.to_seq}: {fitted.exponent:.2f} {ends}".removesuffix(" –")
 
 
 def _where(low: int, high: int) -> str:
@@ -291,22 +291,22 @@ def csv(findings: OpsFindings) -> str:
     rows: list[_Row] = []
     for length in findings.lengths:
         rows += _part_rows(length)
-        rows += [_estimate_row(length.seq, name, found) for name, found in _composites(length).items()]
+        rows += [_estimate_row(length.seq, name, estimate) for name, estimate in _composites(length).items()]
     return to_csv(_columns(("ns", 1.0), lambda _row: ABSENT), rows)
 
 
 def _composites(length: LengthFound) -> dict[str, Estimate]:
     ledger = length.ledger
     plain = ledger.plain_step_ns or 0.0
-    found = {
+    estimates = {
         PLAIN: Estimate(ns=plain, ci_low_ns=ledger.plain_step_ci_low, ci_high_ns=ledger.plain_step_ci_high),
         LAYERS: length.layers,
     }
     for name, attention in length.attention.items():
-        found[f"{FULL} {name}"] = attention.whole
+        estimates[f"{FULL} {name}"] = attention.whole
         if attention.mask is not None:
-            found[f"{MASK} {name}"] = attention.mask
-    return found | length.own
+            estimates[f"{MASK} {name}"] = attention.mask
+    return estimates | length.own
 
 
 def sentences(length: LengthFound) -> list[str]:
@@ -364,8 +364,8 @@ def _caching_sentences(length: LengthFound) -> list[str]:
     return [said]
 
 
-def _change_words(found: RelativeChange) -> str:
-    return f"{found.percent()} {found.interval()} ({found.verdict})"
+def _change_words(change: RelativeChange) -> str:
+    return f"{change.percent()} {change.interval()} ({change.verdict})"
 
 
 def summary(findings: OpsFindings) -> dict[str, Json]:
@@ -442,14 +442,14 @@ def scaling_png(findings: OpsFindings, subject: str) -> bytes:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for index, part in enumerate(part for part in PARTS.values() if part in findings.scaling):
-            held = [(length.seq, length.ledger.parts[part]) for length in findings.lengths if part in length.operators]
-            points = [(seq, found.ns) for seq, found in held]
+            pairs = [(length.seq, length.ledger.parts[part]) for length in findings.lengths if part in length.operators]
+            points = [(seq, cost.ns) for seq, cost in pairs]
             seqs, costs = zip(*points, strict=True)
             colour = part_colour(part)
             dark = is_dark(colour)
-            for seq, found in held:
-                if found.ci_low is not None and found.ci_high is not None:
-                    axes.plot([seq, seq], [found.ci_low, found.ci_high], color=colour, linewidth=1.2)
+            for seq, cost in pairs:
+                if cost.ci_low is not None and cost.ci_high is not None:
+                    axes.plot([seq, seq], [cost.ci_low, cost.ci_high], color=colour, linewidth=1.2)
             axes.plot(
                 seqs, costs, color=colour, marker=_MARKERS[index % len(_MARKERS)],
                 linestyle="-" if dark else "--", markeredgecolor="#222222", markeredgewidth=0.5, markersize=5,
@@ -505,11 +505,11 @@ def _growth(findings: OpsFindings) -> str:
     )
     if fastest is None:
         return "no exponent could be fitted"
-    name, found = fastest
+    name, fitted = fastest
     changed = sum(bool(scaled.changes) for scaled in findings.scaling.values())
     rings = "; rings mark changes of regime" if changed else ""
-    span = f"from S = {found.from_seq} to {found.to_seq}"
-    return f"{name} grows fastest at the end: exponent {found.exponent:.2f} {span}{rings}"
+    span = f"from S = {fitted.from_seq} to {fitted.to_seq}"
+    return f"{name} grows fastest at the end: exponent {fitted.exponent:.2f} {span}{rings}"
 
 
 def scaling_csv(findings: OpsFindings) -> str:
@@ -525,7 +525,7 @@ def scaling_csv(findings: OpsFindings) -> str:
 def files(manifest: Manifest, findings: OpsFindings) -> Mapping[str, bytes]:
     """`ops.png`, `scaling.png`, their CSVs, and `README.md`."""
     title = subject(manifest)
-    made = {
+    result = {
         "ops.png": ops_png(findings, title),
         "ops.csv": csv(findings).encode(),
         "README.md": render(
@@ -537,18 +537,18 @@ def files(manifest: Manifest, findings: OpsFindings) -> Mapping[str, bytes]:
         ),
     }
     if findings.scaling:
-        made |= {"scaling.png": scaling_png(findings, title), "scaling.csv": scaling_csv(findings).encode()}
-    return made
+        result |= {"scaling.png": scaling_png(findings, title), "scaling.csv": scaling_csv(findings).encode()}
+    return result
 
 
 def content(manifest: Manifest, findings: OpsFindings, samples: Sequence[Sample]) -> Content:
     """The page's: the parts of a step at each length, the longest first, and how each grows."""
-    held = {length.seq: kept for length, kept in zip(findings.lengths, ledger_samples(samples).values(), strict=True)}
+    arrays = {length.seq: kept for length, kept in zip(findings.lengths, ledger_samples(samples).values(), strict=True)}
     figures: list[Drawn] = [
         LedgerView(
             f"What a step is made of at S = {length.seq}",
             length.ledger,
-            samples=held[length.seq],
+            samples=arrays[length.seq],
             about=manifest.boundaries,
         )
         for length in reversed(findings.lengths)
@@ -557,9 +557,9 @@ def content(manifest: Manifest, findings: OpsFindings, samples: Sequence[Sample]
         series = []
         for part in (part for part in PARTS.values() if part in findings.scaling):
             points = [(float(one.seq), one.ledger.parts[part]) for one in findings.lengths if part in one.operators]
-            xs, ys = [x for x, _ in points], [found.ns / 1e3 for _, found in points]
+            xs, ys = [x for x, _ in points], [cost.ns / 1e3 for _, cost in points]
             low, high = ([None if end is None else end / 1e3 for end in ends] for ends in (
-                [found.ci_low for _, found in points], [found.ci_high for _, found in points]))  # fmt: skip
+                [cost.ci_low for _, cost in points], [cost.ci_high for _, cost in points]))  # fmt: skip
             series.append(Series(part, xs, ys, kind="joined", low=low, high=high, part=part))
         title = f"How each part grows: {_growth(findings)}"
         figures.insert(1, Panel(title, "new tokens S", "µs per step", series, log_x=True, log_y=True))

@@ -51,9 +51,9 @@ def to_chrome_trace(source: Source) -> Iterator[bytes]:
 
 def tracks(rounds: Sequence[Sequence[Measured]]) -> dict[str, int]:
     """The number of each track, those of a ledger's arms first and the others as they come."""
-    found = [name for name in _ARMS if any(one.track == name for measured in rounds for one in measured)]
-    found += [one.track for measured in rounds for one in measured]
-    return {name: number for number, name in enumerate(dict.fromkeys(found), start=1)}
+    names = [name for name in _ARMS if any(one.track == name for measured in rounds for one in measured)]
+    names += [one.track for measured in rounds for one in measured]
+    return {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
 
 
 def in_words(track: str) -> str:

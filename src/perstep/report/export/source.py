@@ -172,7 +172,7 @@ class Source:
         """
         if self.samples:
             return {name: (ns.mean(axis=(1, 2)), ns.shape[1] * ns.shape[2]) for name, ns in self.costs_ns()}
-        found: dict[str, list[list[int]]] = {}
+        by_name: dict[str, list[list[int]]] = {}
         for measured in self.timeline():
             of_round: dict[str, list[int]] = {}
             for one in measured:
@@ -182,5 +182,5 @@ class Source:
                 for part, ns in one.parts.items():
                     of_round.setdefault(f"{whole}, {part}", []).append(ns)
             for name, values in of_round.items():
-                found.setdefault(name, []).append(values)
-        return {name: (np.array([np.mean(v) for v in rounds]), len(rounds[0])) for name, rounds in found.items()}
+                by_name.setdefault(name, []).append(values)
+        return {name: (np.array([np.mean(v) for v in rounds]), len(rounds[0])) for name, rounds in by_name.items()}

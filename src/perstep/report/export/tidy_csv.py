@@ -36,10 +36,10 @@ def to_tidy_csv(source: Source) -> Iterator[bytes]:
 
 def _groups(measured: list[Measured]) -> Iterator[list[Measured]]:
     """The steps of one kind in one pass, marked and plain ones apart."""
-    found: dict[tuple[int, str, str], list[Measured]] = {}
+    groups: dict[tuple[int, str, str], list[Measured]] = {}
     for one in measured:
-        found.setdefault((one.where["pass"], one.kind, one.track), []).append(one)
-    yield from found.values()
+        groups.setdefault((one.where["pass"], one.kind, one.track), []).append(one)
+    yield from groups.values()
 
 
 def _of_ledger(steps: list[Measured]) -> Iterator[list[str | int]]:

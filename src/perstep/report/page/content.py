@@ -68,7 +68,7 @@ class Bar:
     reference: float | None = None
 
     @classmethod
-    def scaled(cls, name: str, found: Found, by: float, words: str = "", reference: float | None = None) -> "Bar":
+    def scaled(cls, name: str, estimate: Found, by: float, words: str = "", reference: float | None = None) -> "Bar":
         """A row in another unit.
 
         Args:
@@ -78,14 +78,14 @@ class Bar:
             words: what is said of it.
             reference: a line beside it, in the unit of the figure.
         """
-        value, low, high = (None if one is None else by * one for one in found)
+        value, low, high = (None if one is None else by * one for one in estimate)
         return cls(name, value, low, high, words, reference)
 
     @classmethod
     def of_change(cls, name: str, change: RelativeChange, words: str) -> "Bar":
         """A change in per cent with its interval; without one nothing is drawn, and the words say so."""
-        known = change.ci_low is not None
-        return cls.scaled(name, (change.change if known else None, change.ci_low, change.ci_high), 100.0, words)
+        has_interval = change.ci_low is not None
+        return cls.scaled(name, (change.change if has_interval else None, change.ci_low, change.ci_high), 100.0, words)
 
 
 @dataclass(frozen=True)

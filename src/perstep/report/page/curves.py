@@ -16,8 +16,8 @@ _FEW_DECADES = 2.5
 def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten between two powers of ten; where they are few, their doubles and halves too."""
     factors = (1.0, 2.0, 5.0) if high - low < _FEW_DECADES else (1.0,)
-    found = [factor * 10.0**power for power in range(floor(low), ceil(high) + 1) for factor in factors]
-    return [tick for tick in found if low <= log10(tick) <= high]
+    ticks = [factor * 10.0**power for power in range(floor(low), ceil(high) + 1) for factor in factors]
+    return [tick for tick in ticks if low <= log10(tick) <= high]
 
 
 class _Axis:
@@ -111,11 +111,11 @@ _MOST_TICKS = 9
 
 def _x_ticks(panel: Panel, axis: _Axis) -> list[float]:
     """The measured values themselves where they are few and far enough apart, else round ones."""
-    known = sorted({x for series in panel.series for x in series.x if series.kind in MEASURED})
-    places = [axis.at(x) for x in known]
+    values = sorted({x for series in panel.series for x in series.x if series.kind in MEASURED})
+    places = [axis.at(x) for x in values]
     apart = all(later - sooner >= 36 for sooner, later in pairwise(places))
-    if known and apart and len(known) <= _MOST_TICKS:
-        return known
+    if values and apart and len(values) <= _MOST_TICKS:
+        return values
     if panel.log_x:
         return [2.0**power for power in range(ceil(axis.low / log10(2)), floor(axis.high / log10(2)) + 1)][
             :: max(1, round(log2(10) * (axis.high - axis.low) / _MOST_TICKS))

@@ -242,8 +242,8 @@ def _axis(whole: float, y: float) -> list[Markup]:
 
 
 def _bars(bars: Bars) -> Markup:
-    known = [bar for bar in bars.bars if bar.value is not None]
-    ends = [end for bar in known for end in (bar.value, bar.low, bar.high, bar.reference) if end is not None]
+    drawn = [bar for bar in bars.bars if bar.value is not None]
+    ends = [end for bar in drawn for end in (bar.value, bar.low, bar.high, bar.reference) if end is not None]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     if bars.within is not None:
         high = 1.1 * max(high, -low, 2 * bars.within)

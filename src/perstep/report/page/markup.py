@@ -36,7 +36,7 @@ def hidden(value: Json) -> Json:
     if isinstance(value, str):
         return hide(value)
     if isinstance(value, Mapping):
-        return {hide(key): hidden(held) for key, held in value.items()}
+        return {hide(key): hidden(inner) for key, inner in value.items()}
     return [hidden(one) for one in value] if isinstance(value, list | tuple) else value
 
 

@@ -160,9 +160,9 @@ def _third_view(page: Page) -> Markup:
 
 
 def _footer(page: Page) -> Markup:
-    held = element("ul", *(element("li", one) for one in page.holds))
+    contents = element("ul", *(element("li", one) for one in page.holds))
     return element(
-        "footer", element("p", "This page contains:"), held, element("p", f"Made by perstep {page.version}.")
+        "footer", element("p", "This page contains:"), contents, element("p", f"Made by perstep {page.version}.")
     )
 
 
@@ -190,10 +190,10 @@ def _data(shown: Drawn, *, raw: bool) -> Packed:
 def _panel_data(panel: Panel) -> Packed:
     def series(place: int) -> Packed:
         one = panel.series[place]
-        held = {name: list(getattr(one, name)) for name in ("low", "high", "left", "right", "labels")}
+        columns = {name: list(getattr(one, name)) for name in ("low", "high", "left", "right", "labels")}
         return {
             "name": one.name, "kind": one.kind, "x": list(one.x), "y": list(one.y),
-            "colour": colour_of(one, place), **{name: ends for name, ends in held.items() if ends},
+            "colour": colour_of(one, place), **{name: ends for name, ends in columns.items() if ends},
         }  # fmt: skip
 
     names = ("x_label", "y_label", "log_x", "log_y", "from_zero")
@@ -202,10 +202,10 @@ def _panel_data(panel: Panel) -> Packed:
 
 def _as_json(data: Mapping[str, object]) -> str:
     """Compact JSON that ends no element and begins none, whatever a name contains."""
-    made = msgspec.json.encode(data).decode()
+    text = msgspec.json.encode(data).decode()
     for character in "<>&\u2028\u2029":
-        made = made.replace(character, f"\\u{ord(character):04x}")
-    return made
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _policy() -> str:
@@ -226,12 +226,12 @@ def _style() -> str:
 @cache
 def _script() -> str:
     vendor = files("perstep.data").joinpath("vendor")
-    made = []
+    programs = []
     for name, file in _VENDORED.items():
         licence, library = (
             vendor.joinpath(one).read_text(encoding="utf-8").strip() for one in (f"{name}.LICENSE", file)
         )
         program = "\n".join(line for line in library.split("\n") if not line.startswith("//# sourceMappingURL="))
-        made.append(f"/*! {name}\n{licence}\n*/\n{program.strip()}")
+        programs.append(f"/*! {name}\n{licence}\n*/\n{program.strip()}")
     own = files("perstep.report.page").joinpath("page.js").read_text(encoding="utf-8").strip()
-    return "\n;\n".join([*made, own])
+    return "\n;\n".join([*programs, own])

@@ -31,12 +31,12 @@ def rounds_of(samples: LedgerSamples, *, raw: bool = False) -> dict[str, Packed]
 
 def _packed(ns: NDArray[np.int64], *, raw: bool) -> Packed:
     by_round = ns.mean(axis=(1, 2))
-    found: Packed = {"rounds": len(by_round), "steps": int(ns.size), **_distribution(ns.ravel())}
+    packed: Packed = {"rounds": len(by_round), "steps": int(ns.size), **_distribution(ns.ravel())}
     if raw or len(by_round) <= MOST_POINTS:
-        return {**found, "ns": _whole(by_round)}
+        return {**packed, "ns": _whole(by_round)}
     groups = np.array_split(by_round, MOST_POINTS)
     return {
-        **found,
+        **packed,
         "ns": _whole([np.median(group) for group in groups]),
         "low": _whole([group.min() for group in groups]),
         "high": _whole([group.max() for group in groups]),

@@ -59,8 +59,8 @@ class Models:
             model: what is called.
             args: with what; a compiled function may get the module that holds the weights.
         """
-        known = self._known.get(id(model))
-        if known is None or known.model() is not model:  # an id is used again when a model is gone
+        watched = self._known.get(id(model))
+        if watched is None or watched.model() is not model:  # an id is used again when a model is gone
             name = str(getattr(model, "__name__", type(model).__name__))
             self._labels[name] += 1
             label = name if self._labels[name] == 1 else f"{name}#{self._labels[name]}"
@@ -68,7 +68,7 @@ class Models:
             weights = _weights(model, args)
             first = next(iter(weights), None)
             device, dtype = ("cpu", "") if first is None else (str(first.device), str(first.dtype))
-            known = self._known[id(model)] = Watched(
+            watched = self._known[id(model)] = Watched(
                 weakref.ref(model),
                 number,
                 label,
@@ -76,12 +76,12 @@ class Models:
                 device,
                 dtype.removeprefix("torch."),
             )
-        return known
+        return watched
 
     def restore(self) -> None:
         """Take away what was wrapped inside them."""
-        for known in self._known.values():
-            known.inside.restore()
+        for watched in self._known.values():
+            watched.inside.restore()
 
 
 def _weights(model: Callee, args: Iterable[Callee]) -> list[Callee]:

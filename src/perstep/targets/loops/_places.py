@@ -29,10 +29,10 @@ class Places:
         """The innermost frame of somebody's own code from this one outwards; this one where there is none."""
         own, outer = self._own, frame
         while True:
-            known = own.get(id(outer.f_code))
-            if known is None:
-                known = own[id(outer.f_code)] = outer.f_code, _is_own(outer)
-            if known[1]:
+            entry = own.get(id(outer.f_code))
+            if entry is None:
+                entry = own[id(outer.f_code)] = outer.f_code, _is_own(outer)
+            if entry[1]:
                 return outer
             if outer.f_back is None:
                 return frame
@@ -40,15 +40,15 @@ class Places:
 
     def calling(self, frame: FrameType | None) -> list[FrameType]:
         """The frames of somebody's own code, from a frame outwards, the innermost first."""
-        found: list[FrameType] = []
-        while frame is not None and len(found) < _MOST_FRAMES:
-            known = self._own.get(id(frame.f_code))
-            if known is None:
-                known = self._own[id(frame.f_code)] = frame.f_code, _is_own(frame)
-            if known[1]:
-                found.append(frame)
+        frames: list[FrameType] = []
+        while frame is not None and len(frames) < _MOST_FRAMES:
+            entry = self._own.get(id(frame.f_code))
+            if entry is None:
+                entry = self._own[id(frame.f_code)] = frame.f_code, _is_own(frame)
+            if entry[1]:
+                frames.append(frame)
             frame = frame.f_back
-        return found
+        return frames
 
     def part(self, code: CodeType | None, line: int) -> str:
         """The part of a line: `loop/run.py:34 sample(logits)`; of none, `loop`."""

@@ -49,11 +49,11 @@ class Roles:
         self._beside += 1
         if self._main is None or not here or self._beside > MOST_BESIDE:
             return self._become(model, size, alone=True)
-        known, largest = model in self._sizes, max(self._sizes.values())
+        is_known, largest = model in self._sizes, max(self._sizes.values())
         self._sizes[model] = size
-        if known and self._calls <= _SETTLED:
+        if is_known and self._calls <= _SETTLED:
             self._firm = True  # they take turns
-        if self._firm and known:
+        if self._firm and is_known:
             return self._become(model, size) if size > self._sizes[self._main] else Role.PART
         if self._calls == 1 and not self._firm:
             return self._become(model, size)

@@ -217,14 +217,14 @@ class HandLoops:
 
         def compile_seen(model: Callee = None, *args: Value, **kwargs: Value) -> Value:
             self._leave_modules()
-            made = original(model, *args, **kwargs)
-            if model is None or hasattr(made, "parameters"):  # a decorator; a module, whose class has a gate
-                return made
-            gate = self._gate(lambda _call, *args, **kwargs: made(*args, **kwargs))
+            compiled = original(model, *args, **kwargs)
+            if model is None or hasattr(compiled, "parameters"):  # a decorator; a module, whose class has a gate
+                return compiled
+            gate = self._gate(lambda _call, *args, **kwargs: compiled(*args, **kwargs))
 
-            @functools.wraps(made)
+            @functools.wraps(compiled)
             def call(*args: Value, **kwargs: Value) -> Value:
-                return gate(call, *args, **kwargs) if self._active else made(*args, **kwargs)
+                return gate(call, *args, **kwargs) if self._active else compiled(*args, **kwargs)
 
             return call
 
@@ -312,8 +312,8 @@ class HandLoops:
         code = frame.f_code
         if code.co_name != "forward" or not code.co_argcount:
             return False
-        held = frame.f_locals
-        owner = held.get(code.co_varnames[0])
+        values = frame.f_locals
+        owner = values.get(code.co_varnames[0])
         if not (hasattr(owner, "parameters") and hasattr(owner, "__dict__")):
             return False
         if id(owner) not in self._owners:
@@ -321,7 +321,7 @@ class HandLoops:
             self._wraps.method(owner, "forward", self._gate)
             watched, names = self._models.of(owner), code.co_varnames[1 : code.co_argcount]
             watched.begun = Positions()
-            watched.begun.take(look((), {name: held[name] for name in names if name in held}), None)
+            watched.begun.take(look((), {name: values[name] for name in names if name in values}), None)
         return True
 
     def _begin(self, watched: Watched, module: Callee) -> _Run:
@@ -368,17 +368,17 @@ class HandLoops:
             self._finish()
             run = self._begin(run.of, module)
             kind = run.positions.take(seen, place)
-        loop, known = run.loop, place in run.lines
+        loop, is_known = run.loop, place in run.lines
         if not loop.forwards:
             loop.begin_call(RESIDUAL)
             if kind is Kind.DECODE:  # of the first forward only the inside was seen
                 loop.abandon_call()
                 loop.next_step()
-        elif kind is Kind.PREFILL or place == run.opened_by or not known:
+        elif kind is Kind.PREFILL or place == run.opened_by or not is_known:
             loop.next_step(prefill=kind is Kind.PREFILL)
         else:  # one step calls the model from several places
             return run
-        run.line = run.lines.setdefault(place, _Line("" if known else line_of(caller)))
+        run.line = run.lines.setdefault(place, _Line("" if is_known else line_of(caller)))
         run.line.calls += 1
         run.opened_by = place
         run.prefills += kind is Kind.PREFILL

@@ -52,8 +52,8 @@ class Routers:
         """
         largest = 0
         for module in find_blocks(self.model).blocks:
-            held = [p for p in module.parameters() if p.ndim == 3 and p.shape[0] == self.num_experts]
-            largest = max([largest, *(p.numel() // p.shape[0] * p.element_size() for p in held)])
+            weights = [p for p in module.parameters() if p.ndim == 3 and p.shape[0] == self.num_experts]
+            largest = max([largest, *(p.numel() // p.shape[0] * p.element_size() for p in weights)])
         return largest * top_k * tokens
 
 

@@ -112,8 +112,8 @@ def _record(plan: Plan, target: Target, given: _Input, text_BT: NDArray[np.int64
     ids_BT, extra, vision_tokens = text_BT[:, : given.text_tokens], None, 0
     try:
         if given.images:
-            made = target.with_images(ids_BT, given.images, given.image_size, seed=plan.seed)
-            ids_BT, extra, vision_tokens = made.ids_BT, made.extra, made.vision_tokens
+            prepared = target.with_images(ids_BT, given.images, given.image_size, seed=plan.seed)
+            ids_BT, extra, vision_tokens = prepared.ids_BT, prepared.extra, prepared.vision_tokens
             target.check_fits(ids_BT.shape[1], tokens_of(plan.new_tokens))
         work = target.record(ids_BT, tokens_of(plan.new_tokens), extra=extra, vision_tokens=vision_tokens)
     except (MemoryError, RuntimeError) as error:

@@ -60,7 +60,7 @@ def _drawing(findings: KnobFindings) -> Drawing:
         rows = [s for s in findings.summary if s.num_vision_tokens and s.vision_ms]
         xs, ys = [float(s.num_vision_tokens) for s in rows], [s.vision_ms or 0.0 for s in rows]
         fit = findings.fits.get("vision")
-        fitted = [] if fit is None else [replace(made, name="fit") for made in line(fit, xs, curved=True)]
+        fitted = [] if fit is None else [replace(curve, name="fit") for curve in line(fit, xs, curved=True)]
         series = [Series("measured", xs, ys, shade=0), *fitted]
         panels.insert(0, Panel("vision", "vision tokens", "vision encoder (ms)", series))
     return Drawing(findings.model, f"{findings.model}: {_finding(findings)}", panels)

@@ -31,16 +31,16 @@ def _index_sets(_type: object, tokens: Sequence[Token]) -> tuple[tuple[int, ...]
 
 def _indices(values: Sequence[str]) -> list[int]:
     """Indices as they were written, repeated ones too: those are an error that must be named."""
-    found = []
+    indices = []
     for text in ",".join(values).split(","):
         item = text.strip()
         if item.removeprefix("-").isdigit():
-            found.append(int(item))
+            indices.append(int(item))
         elif "-" in item:
-            found += parse_counts(item)
+            indices += parse_counts(item)
         else:
             raise InputError(f"{item!r} is not a block; write indices such as 0 5 10, or a range such as 0-3")
-    return found
+    return indices
 
 
 @dataclass(frozen=True, kw_only=True)

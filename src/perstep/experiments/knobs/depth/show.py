@@ -121,12 +121,12 @@ def fixed_words(findings: KnobFindings) -> str:
             " a cache"
         )
     least = "" if fit.knee is None else "at least "
-    found = f"{least}{fit.fixed_share:.1%} of {stage} does not shrink with the blocks"
+    sentence = f"{least}{fit.fixed_share:.1%} of {stage} does not shrink with the blocks"
     if low is None or high is None:
-        return f"{found} (too few rounds for an interval)"
+        return f"{sentence} (too few rounds for an interval)"
     if low <= 0 <= high:
         return f"what of {stage} does not shrink with the blocks is not resolved: {low:.1%} to {high:.1%}"
-    return f"{found} (95 % interval {low:.1%} to {high:.1%})"
+    return f"{sentence} (95 % interval {low:.1%} to {high:.1%})"
 
 
 def knee_words(findings: KnobFindings, stage: str) -> str:
@@ -140,11 +140,11 @@ def knee_words(findings: KnobFindings, stage: str) -> str:
         f"beyond {knee.at:.1f} blocks (95 % interval {knee.ci_low:.1f} to {knee.ci_high:.1f}) a block adds"
         f" {beyond} instead of {before} ms to a {stage.split('_')[0]} forward"
     )
-    known = [(s.knob, s.weight_bytes) for s in findings.summary if s.weight_bytes is not None]
-    if knee.slope_beyond_ms <= fit.slope_ms or not known:
+    weights = [(s.knob, s.weight_bytes) for s in findings.summary if s.weight_bytes is not None]
+    if knee.slope_beyond_ms <= fit.slope_ms or not weights:
         return change
-    known.sort()
-    weights_mb = float(np.interp(knee.at, [knob for knob, _ in known], [size for _, size in known])) / 1e6
+    weights.sort()
+    weights_mb = float(np.interp(knee.at, [knob for knob, _ in weights], [size for _, size in weights])) / 1e6
     return (
         f"{change}, as where the weights that a forward goes over (there {short(weights_mb, 3)} MB in"
         f" {short(fit.at(knee.at), 3)} ms) no longer stay in a cache until the next one"
@@ -163,9 +163,9 @@ def depth_drawing(findings: KnobFindings) -> Drawing:
 
 
 def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> Panel:
-    known = [s for s in findings.summary if getattr(s, attribute) is not None]
-    xs = [s.knob for s in known]
-    series = [Series("measured", xs, [getattr(s, attribute) for s in known], shade=0)]
+    rows = [s for s in findings.summary if getattr(s, attribute) is not None]
+    xs = [s.knob for s in rows]
+    series = [Series("measured", xs, [getattr(s, attribute) for s in rows], shade=0)]
     fit, full = findings.fits.get(stage), full_of(findings)
     if fit is not None:
         series += line(fit, xs)
@@ -174,37 +174,37 @@ def _panel(findings: KnobFindings, stage: str, attribute: str, y_label: str) -> 
         series.append(
             Series("in proportion", [0, full.knob], [0, cost], kind="dashed", shade=1),
         )
-    found = ""
+    suffix = ""
     if fit is not None and fit.slope_ms is not None and fit.r_squared is not None:
-        found = f": {short(fit.slope_ms, 3)} ms a block, R² {fit.r_squared:.3f}"
+        suffix = f": {short(fit.slope_ms, 3)} ms a block, R² {fit.r_squared:.3f}"
     if fit is not None and fit.knee is not None and fit.slope_ms is not None:
         beyond = significant(fit.knee.slope_beyond_ms)
-        found = f": {significant(fit.slope_ms)} ms a block, {beyond} beyond {fit.knee.at:.1f}, R² {fit.r_squared:.3f}"
-    return Panel(stage.replace("_", " ") + found, "active blocks", y_label, series)
+        suffix = f": {significant(fit.slope_ms)} ms a block, {beyond} beyond {fit.knee.at:.1f}, R² {fit.r_squared:.3f}"
+    return Panel(stage.replace("_", " ") + suffix, "active blocks", y_label, series)
 
 
 def quality_drawing(findings: KnobFindings) -> Drawing:
     """What is lost in quality against the decode step, with those that are not beaten marked."""
     name, lost = damage(findings.summary)
-    known = [
+    points = [
         (s.decode_step_ms, value, s)
         for s, value in zip(findings.summary, lost, strict=True)
         if value is not None and s.decode_step_ms is not None
     ]
-    kept = sorted((point for point in known if point[2].pareto), key=lambda point: point[:2])
+    kept = sorted((point for point in points if point[2].pareto), key=lambda point: point[:2])
     y_label = "perplexity (less is better)" if name == "perplexity" else "KL from the full model (nats, less is better)"
     series = [
         _scatter("on the Pareto front", kept, 0),
         Series("Pareto front", [x for x, _, _ in kept], [y for _, y, _ in kept], kind="steps", shade=0),
     ]
-    beaten = [point for point in known if not point[2].pareto]
+    beaten = [point for point in points if not point[2].pareto]
     if beaten:
         series.append(_scatter("another is faster and better", beaten, 1))
-    title = f"{findings.model}: {len(kept)} of {plural(len(known), 'configuration')} worth their time"
+    title = f"{findings.model}: {len(kept)} of {plural(len(points), 'configuration')} worth their time"
     if findings.under is not None and findings.under.label is not None:
         title += f"; best under {short(findings.under.budget_ms)} ms: {findings.under.label}"
     title = "\n".join([title, *random_quality(findings)])
-    values = [value for _, value, _ in known]
+    values = [value for _, value, _ in points]
     apart = name == "perplexity" and max(values) > FAR_APART * min(values)
     panels = [Panel("", "decode step (ms)", y_label, series, log_y=apart, from_zero=name == "kl")]
     return Drawing(findings.model, title, panels)

@@ -139,7 +139,7 @@ def _too_large(plan: Plan, routers: Routers, top_ks: Sequence[int], tokens: int)
     Raises:
         InputError: it was asked for by name.
     """
-    free, found = free_memory(plan.device), {}
+    free, reasons = free_memory(plan.device), {}
     for k in top_ks:
         needed = routers.gathered_bytes(k, tokens)
         if needed <= free * _SHARE_OF_FREE:
@@ -150,18 +150,18 @@ def _too_large(plan: Plan, routers: Routers, top_ks: Sequence[int], tokens: int)
         )
         if plan.implementations is not None:
             raise InputError(f"--implementations batched_mm with k = {k}: {why}; give a smaller --top-k or prompt")
-        found[k] = f"k = {k}, batched_mm was left out: {why}"
-    return found
+        reasons[k] = f"k = {k}, batched_mm was left out: {why}"
+    return reasons
 
 
 def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: Progress) -> list[Arm]:
     """The quality of each configuration, and its syncs."""
-    found = []
+    updated = []
     for arm in with_quality(target, scored, arms, progress):
         progress(0.0, f"syncs of {arm.configuration.label}")
         syncs = _syncs(target, arm.works[0], arm.setting)
-        found.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
-    return found
+        updated.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
+    return updated
 
 
 def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:

@@ -83,15 +83,15 @@ def device_bounds(
     """
     if ceilings is None or ceilings.why_no_bounds():
         return {}
-    made = {}
+    by_kind = {}
     for kind, work in works.items():
         steps = _costs(of, kind, work, prompt_tokens=workload.prompt_tokens, batch=workload.batch)
         bounds = _bounds(work, steps, rates_of(ceilings, steps[-1].least.resident_bytes if steps else None))
         fused = of.backend == TRANSFORMERS.name
         predicted = expected(work, [step.least for step in steps], times_of(ceilings)) if fused else {}
         said = [*bounds.notes, *_launch_note(work, ceilings)]
-        made[kind] = msgspec.structs.replace(bounds, expected_ns=predicted, notes=said)
-    return made
+        by_kind[kind] = msgspec.structs.replace(bounds, expected_ns=predicted, notes=said)
+    return by_kind
 
 
 def _launch_note(work: DeviceWork, ceilings: DeviceCeilings) -> list[str]:
@@ -112,14 +112,14 @@ def expected(work: DeviceWork, steps: Sequence[StepCost], times: KernelTimes) ->
         times: of kernels, on this device.
     """
     counted = [step_kernels(step.shape, step.step, step.precision) for step in steps]
-    found = {}
+    by_part = {}
     for name in counted[0] if counted else ():
         launches = work.parts[name].launches if name in work.parts else 0.0
         kernels = count_of(counted[0][name])
         each = [expected_ns(one[name], times) for one in counted]
         if abs(launches - kernels) <= EXPECTED_LAUNCHES * kernels and None not in each:
-            found[name] = float(np.mean([ns for ns in each if ns is not None]))
-    return found
+            by_part[name] = float(np.mean([ns for ns in each if ns is not None]))
+    return by_part
 
 
 def times_of(ceilings: DeviceCeilings) -> KernelTimes:
@@ -169,26 +169,26 @@ def _on_a_device(backend: Backend) -> Backend:
 def _bounds(work: DeviceWork, steps: Sequence[Costs], rates: DeviceRates) -> DeviceBounds:
     done, least = ([getattr(step, side) for step in steps] for side in ("done", "least"))
     bounds = {name: _part_bound(name, part.launches, done, rates) for name, part in work.parts.items()}
-    known = {name: bound for name, bound in bounds.items() if bound.bound_ns > 0}
-    roofs = {name: _part_bound(name, 0.0, least, rates).bound_ns for name in known}
-    took = {name: work.parts[name].busy_ns for name in known}
+    positive = {name: bound for name, bound in bounds.items() if bound.bound_ns > 0}
+    roofs = {name: _part_bound(name, 0.0, least, rates).bound_ns for name in positive}
+    took = {name: work.parts[name].busy_ns for name in positive}
     used = _utilisation(work, least, rates)
     memory_gb_s, peak_tflop_s = rates.bytes_per_s / 1e9, rates.peak_flops / 1e12
     faster = [
         f"{name} took {duration(took[name])}, less than the minimum of {duration(roofs[name])}"
-        for name in known
+        for name in positive
         if took[name] < roofs[name]
     ]
     if faster:
-        gone = {name: DevicePartBound(None, "", EXCEEDED) for name in known}
+        gone = {name: DevicePartBound(None, "", EXCEEDED) for name in positive}
         said = [f"Bounds: {EXCEEDED}: {'; '.join(faster)}."]
         return DeviceBounds(
             parts=gone, step_ns=None, mbu=None, mfu=None, memory_gb_s=memory_gb_s, peak_tflop_s=peak_tflop_s, notes=said
         )
-    beaten = [name for name, bound in known.items() if took[name] < bound.bound_ns]
+    beaten = [name for name, bound in positive.items() if took[name] < bound.bound_ns]
     parts = {
         name: DevicePartBound(None, "", BEATEN) if name in beaten else DevicePartBound(bound.bound_ns, bound.binds)
-        for name, bound in known.items()
+        for name, bound in positive.items()
     }
     return DeviceBounds(
         parts=parts,
@@ -207,9 +207,9 @@ def _part_bound(name: str, launches: float, steps: Sequence[StepCost], rates: De
     A part at one layer (`attn/3`), like a processor, has no formula of its own: its launches bound it.
     """
     inside = FUSED.get(name, (name,))
-    made = [device_bound([s.parts[p] for p in inside if p in s.parts], rates, launches=launches) for s in steps]
-    made = made or [device_bound([], rates, launches=launches)]
-    means = (float(np.mean([getattr(bound, term) for bound in made])) for term in TERMS)
+    bounds = [device_bound([s.parts[p] for p in inside if p in s.parts], rates, launches=launches) for s in steps]
+    bounds = bounds or [device_bound([], rates, launches=launches)]
+    means = (float(np.mean([getattr(bound, term) for bound in bounds])) for term in TERMS)
     return DeviceBound(*means)
 
 

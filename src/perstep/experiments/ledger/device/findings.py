@@ -150,13 +150,13 @@ def device_work(samples: Sequence[Sample]) -> dict[str, DeviceWork]:
     Raises:
         InputError: rounds that do not hold the same steps.
     """
-    held = [(sample, sample.profiled) for sample in samples if sample.profiled is not None]
-    made = {}
+    pairs = [(sample, sample.profiled) for sample in samples if sample.profiled is not None]
+    by_kind = {}
     for kind in KINDS:
-        if held and all(kind in profiled.kinds for _, profiled in held):
-            plain_ns = _plain_ns([sample for sample, _ in held], kind, held[0][1].kinds[kind].steps)
-            made[kind] = work_of(kind, [profiled for _, profiled in held], plain_ns, steps_are_rounds=_few(samples))
-    return made
+        if pairs and all(kind in profiled.kinds for _, profiled in pairs):
+            plain_ns = _plain_ns([sample for sample, _ in pairs], kind, pairs[0][1].kinds[kind].steps)
+            by_kind[kind] = work_of(kind, [profiled for _, profiled in pairs], plain_ns, steps_are_rounds=_few(samples))
+    return by_kind
 
 
 def _few(samples: Sequence[Sample]) -> bool:
@@ -236,9 +236,9 @@ def _ordered(names: Mapping[str, None]) -> list[str]:
 
 def _stack(columns: Sequence[WorkColumns], field: str, name: str) -> NDArray[np.float64]:
     """A part's column in every round, [rounds, positions]; 0 where it did not occur."""
-    found = [getattr(one, field) for one in columns]
+    by_round = [getattr(one, field) for one in columns]
     try:
-        return np.array([held.get(name, np.zeros(one.steps)) for held, one in zip(found, columns, strict=True)])
+        return np.array([parts.get(name, np.zeros(one.steps)) for parts, one in zip(by_round, columns, strict=True)])
     except ValueError as error:
         raise InputError(f"the rounds do not all hold as many profiled steps ({error}); measure again") from error
 
@@ -254,7 +254,7 @@ def _part(
     whole_ns, steps = float(step_estimate(total)), total.size
     share = busy_ns / whole_ns if whole_ns else 0.0
     totals = total.reshape(axes).sum(axis=1)
-    found = (
+    interval = (
         share_interval(busy[name].reshape(axes).sum(axis=1), totals, estimate=share, comparisons=len(busy))
         if (totals > 0).all()
         else None
@@ -262,8 +262,8 @@ def _part(
     return PartWork(
         busy_ns=busy_ns,
         share=share,
-        ci_low=None if found is None else found.low * whole_ns,
-        ci_high=None if found is None else found.high * whole_ns,
+        ci_low=None if interval is None else interval.low * whole_ns,
+        ci_high=None if interval is None else interval.high * whole_ns,
         sum_ns=float(_stack(columns, "sum_ns", name).mean()),
         launches=float(_stack(columns, "launches", name).mean()),
         replayed_ns=sum(one.replayed_ns.get(name, 0) for one in columns) / steps,
@@ -271,15 +271,15 @@ def _part(
     )
 
 
-def _kernels(held: Sequence[Mapping[str, tuple[int, int]]], steps: int) -> list[KernelTime]:
+def _kernels(counted: Sequence[Mapping[str, tuple[int, int]]], steps: int) -> list[KernelTime]:
     counts: dict[str, list[int]] = {}
-    for one in held:
+    for one in counted:
         for name, (count, total_ns) in one.items():
             both = counts.setdefault(name, [0, 0])
             both[0] += count
             both[1] += total_ns
     whole = sum(total for _, total in counts.values())
-    made = [
+    times = [
         KernelTime(
             name=name,
             short=short_name(name),
@@ -290,14 +290,14 @@ def _kernels(held: Sequence[Mapping[str, tuple[int, int]]], steps: int) -> list[
         )
         for name, (count, total) in counts.items()
     ]
-    return sorted(made, key=lambda kernel: -kernel.ns_per_step)
+    return sorted(times, key=lambda kernel: -kernel.ns_per_step)
 
 
 def _share(
     busy: NDArray[np.float64], plain: NDArray[np.float64], estimate: float
 ) -> tuple[float, float] | tuple[None, None]:
-    found = share_interval(busy.sum(axis=1), plain.sum(axis=1), estimate=estimate)
-    return (None, None) if found is None else (found.low, found.high)
+    interval = share_interval(busy.sum(axis=1), plain.sum(axis=1), estimate=estimate)
+    return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def _idle(
@@ -305,5 +305,5 @@ def _idle(
 ) -> tuple[float, float] | tuple[None, None]:
     """The interval of plain - busy, paired within the round."""
     both = np.stack([plain.mean(axis=1), busy.mean(axis=1)], axis=1)
-    found = merged_interval(merge_until_independent(both, lambda x: x[:, 0] - x[:, 1]))
-    return (None, None) if found is None else (min(found.low, estimate), max(found.high, estimate))
+    interval = merged_interval(merge_until_independent(both, lambda x: x[:, 0] - x[:, 1]))
+    return (None, None) if interval is None else (min(interval.low, estimate), max(interval.high, estimate))

@@ -66,10 +66,10 @@ def _columns(steps: Sequence[StepWork]) -> WorkColumns:
     kernels: dict[str, dict[str, tuple[int, int]]] = {}
     for step in steps:
         for name, part in step.parts.items():
-            held = kernels.setdefault(name, {})
+            sums = kernels.setdefault(name, {})
             for kernel, each in part.kernels.items():
-                count, total = held.get(kernel, (0, 0))
-                held[kernel] = (count + each.count, total + each.total_ns)
+                count, total = sums.get(kernel, (0, 0))
+                sums[kernel] = (count + each.count, total + each.total_ns)
     replayed = {name: sum(s.parts[name].replayed_ns for s in steps if name in s.parts) for name in names}
 
     def column(field: str) -> dict[str, Column]:

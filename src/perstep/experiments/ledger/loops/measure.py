@@ -100,17 +100,17 @@ def measure_loops(names: list[str], plan: Plan, progress: Progress, clock: Clock
     if len(firsts) < 2:
         raise InputError(f"fewer than two loops can run: {'; '.join(f'{n}: {why}' for n, why in left_out.items())}")
     effort = plan.effort()
-    found = compare(
+    result = compare(
         {name: calls.arms[name] for name in firsts}, rounds=effort.max_rounds, clock=clock, progress=progress,
         seed=plan.seed, budget_s=min(effort.budget_s, _LONGEST_S), precision=effort.precision or _PRECISION,
     )  # fmt: skip
-    reference = found.reference
+    reference = result.reference
     shown = [
-        _arm(name, calls, firsts, {key: arm.wall for key, arm in found.arms.items()}, reference) for name in firsts
+        _arm(name, calls, firsts, {key: arm.wall for key, arm in result.arms.items()}, reference) for name in firsts
     ]
     return LoopFindings(
         model=target.name, prompt_tokens=calls.prompt_tokens, new_tokens=plan.new_tokens, batch=plan.batch,
-        device=plan.device, rounds=found.rounds, arms=shown, left_out=left_out, busy=found.busy, notes=found.notes,
+        device=plan.device, rounds=result.rounds, arms=shown, left_out=left_out, busy=result.busy, notes=result.notes,
     )  # fmt: skip
 
 

@@ -10,20 +10,20 @@ from perstep.report.format import plural, time_unit
 from perstep.report.table import ABSENT, Unit, time_column
 
 
-def table(found: LoopFindings) -> Table:
+def table(loops: LoopFindings) -> Table:
     """One row a loop."""
     title = (
-        f"decode loops: {found.model}, batch {found.batch}, prompt {found.prompt_tokens}, "
-        f"{plural(found.new_tokens, 'new token')}, {found.device}; {plural(found.rounds, 'round')} of warm calls"
+        f"decode loops: {loops.model}, batch {loops.batch}, prompt {loops.prompt_tokens}, "
+        f"{plural(loops.new_tokens, 'new token')}, {loops.device}; {plural(loops.rounds, 'round')} of warm calls"
     )
-    token = time_unit(arm.ns_per_token for arm in found.arms)
-    call = time_unit(arm.first_ns for arm in found.arms)
-    return Table(title, _columns(token, call), found.arms, notes=_notes(found))
+    token = time_unit(arm.ns_per_token for arm in loops.arms)
+    call = time_unit(arm.first_ns for arm in loops.arms)
+    return Table(title, _columns(token, call), loops.arms, notes=_notes(loops))
 
 
-def csv(found: LoopFindings) -> str:
+def csv(loops: LoopFindings) -> str:
     """The same, in nanoseconds."""
-    return to_csv(_columns(("ns", 1.0), ("ns", 1.0)), found.arms)
+    return to_csv(_columns(("ns", 1.0), ("ns", 1.0)), loops.arms)
 
 
 def _columns(token: Unit, call: Unit) -> list[Column[LoopArm]]:
@@ -49,17 +49,17 @@ def _pays(arm: LoopArm) -> str:
     return f"{plural(arm.pays_after, 'token')} [{arm.pays_low or 0:,}, {high}]"
 
 
-def _notes(found: LoopFindings) -> list[str]:
-    reference = found.arms[0].name
-    notes = [f"{arm.name}: {LOOPS[arm.name]}." for arm in found.arms]
+def _notes(loops: LoopFindings) -> list[str]:
+    reference = loops.arms[0].name
+    notes = [f"{arm.name}: {LOOPS[arm.name]}." for arm in loops.arms]
     notes.append(
         f"once: a loop's first call less a warm one, less the same of {reference}. A token's time is a whole warm call "
         "over its new tokens, prefill included; so pays after counts tokens in calls of this shape."
     )
-    for arm in found.arms[1:]:
-        if arm.same_tokens < found.new_tokens:
+    for arm in loops.arms[1:]:
+        if arm.same_tokens < loops.new_tokens:
             same = plural(arm.same_tokens, "token")
-            notes.append(f"{arm.name} chose other tokens than {reference} after {same} of {found.new_tokens:,}.")
-    notes += [f"fast.decode was not captured: {arm.why}." for arm in found.arms if arm.why]
-    notes += [f"{name} was left out: {why}." for name, why in found.left_out.items()]
-    return [*notes, *found.notes]
+            notes.append(f"{arm.name} chose other tokens than {reference} after {same} of {loops.new_tokens:,}.")
+    notes += [f"fast.decode was not captured: {arm.why}." for arm in loops.arms if arm.why]
+    notes += [f"{name} was left out: {why}." for name, why in loops.left_out.items()]
+    return [*notes, *loops.notes]

@@ -135,27 +135,27 @@ def trace_findings(
             "ProfilerActivity.CPU as well"
         )
     try:
-        found = find_steps(trace, name=step)
+        located = find_steps(trace, name=step)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    notes = _one_process(trace, found, path)
-    parts_by, rows = _parts(trace, found, parts, path)
-    ledgers, left_out = _ledgers(trace, found, rows)
+    notes = _one_process(trace, located, path)
+    parts_by, rows = _parts(trace, located, parts, path)
+    ledgers, left_out = _ledgers(trace, located, rows)
     if not ledgers:
         raise InputError(f"{path}: {'; '.join(left_out)}; profile at least {FEWEST} steps that are alike")
     return TraceFindings(
         trace=path.name,
         device_names={str(number): name for number, name in trace.devices.items()},
-        steps_by=found.how,
+        steps_by=located.how,
         parts_by=parts_by if rows else "none",
         ledgers=ledgers,
-        notes=[*_found_notes(found), *(f"{one}." for one in left_out), *notes, *_odd(trace)],
+        notes=[*_found_notes(located), *(f"{one}." for one in left_out), *notes, *_odd(trace)],
     )
 
 
-def _one_process(trace: ChromeTrace, found: FoundSteps, path: Path) -> list[str]:
+def _one_process(trace: ChromeTrace, located: FoundSteps, path: Path) -> list[str]:
     """Leave out what processes did in which the steps do not lie; says how many there are."""
-    own = trace.processes[found.thread]
+    own = trace.processes[located.thread]
     others = {row.correlation for row in trace.launches if row.device != own}
     if any(row.correlation in others for row in trace.launches if row.device == own):
         raise InputError(
@@ -169,10 +169,10 @@ def _one_process(trace: ChromeTrace, found: FoundSteps, path: Path) -> list[str]
     return [f"Left out: the work of {plural(count, 'other process', 'other processes')}."] if others and count else []
 
 
-def _parts(trace: ChromeTrace, found: FoundSteps, asked: Parts | None, path: Path) -> tuple[Parts, list[Row]]:
+def _parts(trace: ChromeTrace, located: FoundSteps, asked: Parts | None, path: Path) -> tuple[Parts, list[Row]]:
     """The rows that are parts, under the names of these."""
-    steps = found.steps
-    ranges = _inside([row for row in trace.ranges if row.name not in found.markers], steps)
+    steps = located.steps
+    ranges = _inside([row for row in trace.ranges if row.name not in located.markers], steps)
     modules = _inside(trace.modules, steps) if asked == "modules" or not ranges else []
     if asked == "modules" or (asked is None and not ranges):
         if asked and not modules:
@@ -204,24 +204,24 @@ def _module_type(name: str) -> str:
     return name.removeprefix(MODULE).rpartition("_")[0] or name.removeprefix(MODULE)
 
 
-def _ledgers(trace: ChromeTrace, found: FoundSteps, parts: Sequence[Row]) -> tuple[list[TraceLedger], list[str]]:
+def _ledgers(trace: ChromeTrace, located: FoundSteps, parts: Sequence[Row]) -> tuple[list[TraceLedger], list[str]]:
     """A ledger for each kind of step, and words for the kinds of which too few are left."""
-    windows = [(step.kind, step.start_ns, step.end_ns) for step in found.steps]
-    own = [row for row in parts if row.stream == found.thread]
-    host = host_work(windows, own, [row for row in trace.ops if row.stream == found.thread])
+    windows = [(step.kind, step.start_ns, step.end_ns) for step in located.steps]
+    own = [row for row in parts if row.stream == located.thread]
+    host = host_work(windows, own, [row for row in trace.ops if row.stream == located.thread])
     devices = _device_work(trace, parts, windows)
-    made, left_out = [], []
-    for kind in sorted({step.kind for step in found.steps}, key=lambda kind: (kind != "decode", kind)):
-        places = [index for index, step in enumerate(found.steps) if step.kind == kind]
+    ledgers, left_out = [], []
+    for kind in sorted({step.kind for step in located.steps}, key=lambda kind: (kind != "decode", kind)):
+        places = [index for index, step in enumerate(located.steps) if step.kind == kind]
         contents = [_content(index, host, devices) for index in places]
-        durations = [found.steps[index].duration_ns for index in places]
+        durations = [located.steps[index].duration_ns for index in places]
         first = ramp_up(durations, likeness(contents))
         if len(places) - first < FEWEST:
             left = plural(len(places), "step") + (f", {first} of them ramp-up" if first else "")
             left_out.append(f"{kind}: too few steps to show ({left})")
             continue
-        made.append(_ledger(kind, [found.steps[index] for index in places], places, first, host, devices))
-    return made, left_out
+        ledgers.append(_ledger(kind, [located.steps[index] for index in places], places, first, host, devices))
+    return ledgers, left_out
 
 
 def _device_work(
@@ -291,27 +291,27 @@ def _times(step: StepWork) -> StepWork:
 
 def _on_host(name: str, part: PartWork, steps: Sequence[StepWork]) -> HostPart:
     """The host's time in a part, and of it that in each operator: medians over the steps, which add up to the part."""
-    held = [step.parts.get(name, StepPart()) for step in steps]
+    by_step = [step.parts.get(name, StepPart()) for step in steps]
 
     def column(ns: Sequence[int]) -> NDArray[np.float64]:
         return np.array(ns, np.float64)[:, None]
 
-    names = dict.fromkeys(operator for one in held for operator in one.kernels)
+    names = dict.fromkeys(operator for one in by_step for operator in one.kernels)
     took = {
-        operator: column([one.kernels[operator].total_ns if operator in one.kernels else 0 for one in held])
+        operator: column([one.kernels[operator].total_ns if operator in one.kernels else 0 for one in by_step])
         for operator in names
     }
-    split = ledger_estimate(column([one.busy_ns for one in held]), took).at(part.busy_ns)
+    split = ledger_estimate(column([one.busy_ns for one in by_step]), took).at(part.busy_ns)
     counts = {
-        operator: sum(one.kernels[operator].count for one in held if operator in one.kernels) for operator in names
+        operator: sum(one.kernels[operator].count for one in by_step if operator in one.kernels) for operator in names
     }
     operators_ns = sum(split.parts_ns.values())
     calls = [
         KernelTime(
             name=operator,
             short=operator,
-            per_step=counts[operator] / len(held),
-            mean_ns=ns * len(held) / counts[operator] if counts[operator] else 0.0,
+            per_step=counts[operator] / len(by_step),
+            mean_ns=ns * len(by_step) / counts[operator] if counts[operator] else 0.0,
             ns_per_step=ns,
             share=ns / part.busy_ns if part.busy_ns else 0.0,
         )
@@ -335,13 +335,13 @@ def _on_device(kind: str, work: TraceWork, kept: Sequence[int], durations: NDArr
     return work_of(kind, [profiled_round(one) for one in rounds], durations)
 
 
-def _found_notes(found: FoundSteps) -> list[str]:
+def _found_notes(located: FoundSteps) -> list[str]:
     """How the steps were found, and how sure that is."""
-    said = f"Steps are found by {found.how}."
-    if not found.named:
+    said = f"Steps are found by {located.how}."
+    if not located.named:
         said += " If that is not one step, name the range that begins one with --step."
     notes = [f"{said} A step lasts from the start of one to the start of the next."]
-    if found.without_end:
+    if located.without_end:
         notes.append("The last step is left out, because the trace does not show where it ends.")
     return notes
 

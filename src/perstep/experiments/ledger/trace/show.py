@@ -50,14 +50,14 @@ def tables(findings: TraceFindings, *, kernels: bool = False) -> list[Table]:
         findings: of a trace.
         kernels: show the kernels of each part.
     """
-    made = []
+    result = []
     for ledger in findings.ledgers:
         for device, work in ledger.devices.items():
-            made.append(_device_table(findings, ledger, device, work, kernels=kernels))
+            result.append(_device_table(findings, ledger, device, work, kernels=kernels))
         if not ledger.devices:
-            made.append(_host_table(findings, ledger, kernels=kernels))
-    made[0].notes.extend(findings.notes)
-    return made
+            result.append(_host_table(findings, ledger, kernels=kernels))
+    result[0].notes.extend(findings.notes)
+    return result
 
 
 def _title(findings: TraceFindings, ledger: TraceLedger, what: str, where: str = "") -> str:
