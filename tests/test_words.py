@@ -94,3 +94,38 @@ def test_a_word_of_the_table_is_found_in_prose_only(tmp_path: Path, monkeypatch:
         "page.md:7: 'So many'",
         "page.md:8: 'ladders'",
     ]
+
+
+SILENT = {"found", "held", "instead", "known", "made", "told", "trying"}
+"""As names of variables these say nothing about what is in them."""
+
+PUBLIC = {("automata/cache.py", "made")}
+"""Parameters that users may give by name."""
+
+
+def silent_names(tree: ast.AST) -> set[str]:
+    """Parameters and local variables of functions with such a name; fields of classes are named in place."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda))]
+    names = {
+        node.id if isinstance(node, ast.Name) else node.arg
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    }
+    return names & SILENT
+
+
+def test_names_say_what_they_hold() -> None:
+    """In all of the source."""
+    wrong = {
+        (str(path.relative_to(SOURCE)), name)
+        for path in SOURCE.rglob("*.py")
+        for name in silent_names(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert wrong == PUBLIC
+
+
+def test_a_name_that_says_nothing_is_seen() -> None:
+    """As a parameter, as a variable, and of a lambda."""
+    code = "def f(held):\n    found = [made for made in held]\n    return lambda told: told"
+    assert silent_names(ast.parse(code)) == {"held", "found", "made", "told"}

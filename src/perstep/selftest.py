@@ -378,10 +378,10 @@ def _moved(attributions: list[Attribution]) -> Attribution:
 
 
 _DELAY: list[Column[list[Attribution]]] = [
-    Column("delay", lambda found: found[0].delay_ns, duration, "delay_ns", words=True),
-    Column("within 3 % or 1 µs", lambda found: f"{sum(a.within for a in found)} of {len(found)}", name="within"),
-    Column("worst part", lambda found: _worst(found).part, name="worst_part", words=True),
-    Column("its error", lambda found: _error_ns(_worst(found)), "{:+.0f}".format, "error_ns", "ns"),
-    Column("moved elsewhere", lambda found: _moved(found).largest_elsewhere_ns, "{:+.0f}".format, "moved_ns", "ns"),
-    Column("to", lambda found: _moved(found).elsewhere, name="moved_to", words=True),
+    Column("delay", lambda tests: tests[0].delay_ns, duration, "delay_ns", words=True),
+    Column("within 3 % or 1 µs", lambda tests: f"{sum(a.within for a in tests)} of {len(tests)}", name="within"),
+    Column("worst part", lambda tests: _worst(tests).part, name="worst_part", words=True),
+    Column("its error", lambda tests: _error_ns(_worst(tests)), "{:+.0f}".format, "error_ns", "ns"),
+    Column("moved elsewhere", lambda tests: _moved(tests).largest_elsewhere_ns, "{:+.0f}".format, "moved_ns", "ns"),
+    Column("to", lambda tests: _moved(tests).elsewhere, name="moved_to", words=True),
 ]

@@ -119,13 +119,13 @@ class CausalMaskCache:
             if nbytes <= self.max_bytes:
                 self._forget_others(key, nbytes)
                 band.rows, band.past, band.nbytes = *size, nbytes
-                band.view = self._backend.view_of(self._backend.build(*size, *key[:2]), held=size[1])
+                band.view = self._backend.view_of(self._backend.build(*size, *key[:2]), columns=size[1])
                 return band
         del self._named[wanted]
         if not band.rows:
             del self._bands[key]
         once = _Band()
-        once.view = self._backend.view_of(self._backend.build(q_len, past, *key[:2]), held=past)
+        once.view = self._backend.view_of(self._backend.build(q_len, past, *key[:2]), columns=past)
         return once
 
     def _forget_others(self, key: Wanted, nbytes: int) -> None:
@@ -173,8 +173,8 @@ class _NumPy:
         return band
 
     @staticmethod
-    def view_of(band: Mask, *, held: int) -> Callable[[int, int], Mask]:
-        return lambda q_len, past: band[:q_len, held - past : held + q_len]
+    def view_of(band: Mask, *, columns: int) -> Callable[[int, int], Mask]:
+        return lambda q_len, past: band[:q_len, columns - past : columns + q_len]
 
     @staticmethod
     def with_padding(mask: Mask, padding: Mask, dtype: Mask) -> Mask:
@@ -218,10 +218,10 @@ class _Torch:
             return torch.full(shape, -torch.inf, dtype=dtype, device=device).triu_(past + 1)
 
     @staticmethod
-    def view_of(band: Mask, *, held: int) -> Callable[[int, int], Mask]:
+    def view_of(band: Mask, *, columns: int) -> Callable[[int, int], Mask]:
         view, width = band.as_strided, band.shape[1]
         # One call of torch: 1.0 us, where slicing both dimensions takes 1.9.
-        return lambda q_len, past: view((q_len, q_len + past), (width, 1), held - past)
+        return lambda q_len, past: view((q_len, q_len + past), (width, 1), columns - past)
 
     @staticmethod
     def with_padding(mask: Mask, padding: Mask, dtype: Mask) -> Mask:

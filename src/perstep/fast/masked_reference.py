@@ -167,7 +167,7 @@ class _Chooser:
             return columns_DA, float(np.sqrt(np.square(columns_DA).sum(0).max())), head_DV
 
         # The head is kept beside what was made of it, so that its address is nobody else's meanwhile.
-        columns_DA, longest, _ = mask.derived(("head", id(head_DV)), gather, lambda made: made[0].nbytes)
+        columns_DA, longest, _ = mask.derived(("head", id(head_DV)), gather, lambda gathered: gathered[0].nbytes)
         return columns_DA, longest
 
 

@@ -205,7 +205,7 @@ class _Trial:
 
     Args:
         links: the whole chain.
-        made: the `id` of each drop-in.
+        offered: the `id` of each drop-in.
 
     Attributes:
         chains: the chain, it without each drop-in, and with a drop-in and a neighbour exchanged where that may matter.

@@ -135,7 +135,7 @@ def _for_texts(
     asked = [recorded]
     texts, numbers = ([], []) if stored is None else (stored.texts, stored.numbers)
     asked += [ask(probe) for probe in probes.of(acting, texts, numbers, words=stored is not None)]
-    candidates = _candidates(acting, vocabulary, name, found=stored is not None)
+    candidates = _candidates(acting, vocabulary, name, own_class=stored is not None)
     nothing = "which no text that it stores explains" if not acting else f"the vocabulary cannot spell {acting!r}"
     return _one_of(candidates, asked, ask, acting, nothing)
 
@@ -196,24 +196,26 @@ def _of_ids(acting: list[tuple[int, ...]]) -> Iterator[Candidate]:
     )
 
 
-def _candidates(acting: list[str | bytes], vocabulary: "Vocabulary", name: str, *, found: bool) -> Iterator[Candidate]:
+def _candidates(
+    acting: list[str | bytes], vocabulary: "Vocabulary", name: str, *, own_class: bool
+) -> Iterator[Candidate]:
     """What may be the same: stop strings where some are known to stop it, else the end of a word.
 
     Args:
         acting: the stop strings.
         vocabulary: the bytes of the tokens.
         name: how the script names it.
-        found: whether the stop strings were found in a class of the user's own, and not told by one of transformers.
+        own_class: whether the stop strings were read from a class of the user's own, not from one of transformers.
     """
     from perstep.fast import StopStrings, WordStop
 
-    for anywhere in ((False, True) if found else (False,)) if acting else ():
+    for anywhere in ((False, True) if own_class else (False,)) if acting else ():
 
         def stop(strings: Sequence[str | bytes], anywhere: bool = anywhere) -> Part:
             return StopStrings(strings, vocabulary, anywhere=anywhere)
 
         more = ", anywhere=True" if anywhere else ""
-        several = len(acting) > 1 and found
+        several = len(acting) > 1 and own_class
         smaller = [(acting[:at] + acting[at + 1 :], shown(one)) for at, one in enumerate(acting) if several]
         try:
             stop(acting)
@@ -224,7 +226,7 @@ def _candidates(acting: list[str | bytes], vocabulary: "Vocabulary", name: str, 
             f"perstep.fast.StopStrings({acting!r}, {name}{more})",
             tuple((lambda rest=rest, stop=stop: stop(rest), one) for rest, one in smaller),  # type: ignore[misc]
         )
-    if found and not acting:
+    if own_class and not acting:
         try:
             word = WordStop(vocabulary)
         except InputError:
@@ -369,7 +371,7 @@ def _differs(candidate: Candidate, asked: Sequence[Asked], ask: _Asking) -> tupl
             yours = "stops" if one.said[step, row] else "goes on"
             wrong.setdefault((yours, one.what[row]), []).append((one, step, row))
     if wrong:
-        (yours, where), places = max(wrong.items(), key=lambda found: len(found[1]))
+        (yours, where), places = max(wrong.items(), key=lambda item: len(item[1]))
         more = _differs_by_rows(candidate, *places[0], ask)
         return sum(map(len, wrong.values())), f"{candidate.source} is not the same: yours {yours} {where}{more}"
     if not stops:

@@ -102,7 +102,7 @@ def change_columns(
     columns = [
         Column("change", field("change"), lambda change: _signed(change, digits), f"{prefix}change"),
         *interval_columns(
-            ends, names=(f"{prefix}ci_low", f"{prefix}ci_high"), form=lambda found: _interval(*found, digits, MISSING)
+            ends, names=(f"{prefix}ci_low", f"{prefix}ci_high"), form=lambda both: _interval(*both, digits, MISSING)
         ),
         *([Column[Row](None, field("mde"), name=f"{prefix}mde")] if mde else []),
         Column("verdict", field("verdict"), name=f"{prefix}verdict", words=True),

@@ -124,7 +124,7 @@ def time_column(
     """
     word, size = unit
     return Column(
-        header, ns, lambda found: significant(found / size, digits), name, word + per, optional=optional, drop=drop
+        header, ns, lambda value: significant(value / size, digits), name, word + per, optional=optional, drop=drop
     )
 
 

@@ -220,7 +220,7 @@ def cells_of(grid: Grid, distinct: list[Point]) -> list[Cell]:
 
     Args:
         grid: what the file says.
-        found: its points, each plan once.
+        distinct: its points, each plan once.
 
     Raises:
         InputError: no point is the reference cell.

@@ -33,7 +33,7 @@ class Perform(Protocol):
         Args:
             folder: of the sweep.
             cell: to be measured.
-            held: the attempt; `beat` is called at least every `BEAT_S`.
+            attempt: the attempt; `beat` is called at least every `BEAT_S`.
         """
         ...
 

@@ -46,17 +46,17 @@ def accepted(call: Call) -> list[int]:
 
 def find_assisted(samples: Sequence["Sample"], decode: Ledger | None) -> Assisted | None:
     """What the drafts of finished calls brought; None where there were none."""
-    held = [sample for sample in samples if sample.accepted and sample.new_tokens]
-    if not held:
+    drafted = [sample for sample in samples if sample.accepted and sample.new_tokens]
+    if not drafted:
         return None
-    pairs = [pair for sample in held for pair in zip(sample.proposed, sample.accepted, strict=True)]
+    pairs = [pair for sample in drafted for pair in zip(sample.proposed, sample.accepted, strict=True)]
     places = range(1, max(proposed for proposed, _ in pairs) + 1)
     shares = [[right >= place for proposed, right in pairs if proposed >= place] for place in places]
-    in_steps = sum(right + 1 for sample in held for right in sample.accepted[1:])
-    steps = sum(len(sample.accepted) - 1 for sample in held)
+    in_steps = sum(right + 1 for sample in drafted for right in sample.accepted[1:])
+    steps = sum(len(sample.accepted) - 1 for sample in drafted)
     return Assisted(
-        tokens=sum(sample.new_tokens or 0 for sample in held),
-        forwards=sum(sample.forwards for sample in held),
+        tokens=sum(sample.new_tokens or 0 for sample in drafted),
+        forwards=sum(sample.forwards for sample in drafted),
         proposed=sum(proposed for proposed, _ in pairs),
         accepted=sum(right for _, right in pairs),
         acceptance=[sum(share) / len(share) for share in shares],
@@ -64,15 +64,15 @@ def find_assisted(samples: Sequence["Sample"], decode: Ledger | None) -> Assiste
     )
 
 
-def assisted_sentences(found: Assisted | None) -> list[str]:
+def assisted_sentences(assisted: Assisted | None) -> list[str]:
     """What a user of a draft wants to know."""
-    if found is None:
+    if assisted is None:
         return []
-    ratio = short(found.tokens / found.forwards, 3) if found.forwards else "no"
-    said = f"{plural(found.tokens, 'token')} in {plural(found.forwards, 'forward')}: {ratio} a forward."
-    if found.proposed:
-        by_place = ", ".join(percent(share) for share in found.acceptance)
-        said += f" Accepted: {found.accepted:,} of {found.proposed:,} proposed; by place in the draft {by_place}."
-    if found.token_ns is not None:
-        said += f" An emitted token costs {duration(found.token_ns)}."
+    ratio = short(assisted.tokens / assisted.forwards, 3) if assisted.forwards else "no"
+    said = f"{plural(assisted.tokens, 'token')} in {plural(assisted.forwards, 'forward')}: {ratio} a forward."
+    if assisted.proposed:
+        by_place = ", ".join(percent(share) for share in assisted.acceptance)
+        said += f" Accepted: {assisted.accepted:,} of {assisted.proposed:,} proposed; by place in the draft {by_place}."
+    if assisted.token_ns is not None:
+        said += f" An emitted token costs {duration(assisted.token_ns)}."
     return [said]

@@ -46,30 +46,30 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
 def find_compiled(samples: Sequence["Sample"]) -> list[Compiled]:
     """What was compiled, by function, in the order of the first compilations."""
     functions = dict.fromkeys(one.function for sample in samples for one in sample.compilations)
-    found = []
+    compiled = []
     for function in functions:
-        held = [one for sample in samples for one in sample.compilations if one.function == function]
-        done = [one for one in held if not one.gave_up]
-        found.append(
+        of_function = [one for sample in samples for one in sample.compilations if one.function == function]
+        done = [one for one in of_function if not one.gave_up]
+        compiled.append(
             Compiled(
                 function=function,
                 times=len(done),
                 steps=sorted({one.step for one in done}),
-                ns=sum(one.ns for one in held),
-                reasons=[one.reason for one in held if one.reason],
-                gave_up=any(one.gave_up for one in held),
+                ns=sum(one.ns for one in of_function),
+                reasons=[one.reason for one in of_function if one.reason],
+                gave_up=any(one.gave_up for one in of_function),
             )
         )
-    return found
+    return compiled
 
 
 def find_breaks(samples: Sequence["Sample"]) -> dict[str, Break]:
     """The lines with graph breaks."""
-    found: dict[str, Break] = {}
+    breaks: dict[str, Break] = {}
     for one in (one for sample in samples for one in sample.breaks):
-        before = found.get(one.place)
-        found[one.place] = Break(count=1 + (before.count if before else 0), reason=one.reason)
-    return found
+        before = breaks.get(one.place)
+        breaks[one.place] = Break(count=1 + (before.count if before else 0), reason=one.reason)
+    return breaks
 
 
 def compiled_sentences(compiled: Sequence[Compiled], breaks: Mapping[str, Break]) -> list[str]:

@@ -125,7 +125,7 @@ def growth_sentences(growths: Sequence[Growth], *, whole: bool, made_by: str) ->
     """A sentence for each part that grows, with the cause where that is known.
 
     Args:
-        found: of one line.
+        growths: of one line.
         whole: no cache was used.
         made_by: what made its calls.
     """

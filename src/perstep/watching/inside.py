@@ -117,12 +117,12 @@ class LinesOf:
 
     def _listed(self, original: Function) -> Function:
         def build(model: Value, *args: Value, **kwargs: Value) -> Value:
-            made = original(model, *args, **kwargs)
-            for one, name in zip(made, part_names(self.part.split("/")[0], list(made)), strict=True):
+            components = original(model, *args, **kwargs)
+            for one, name in zip(components, part_names(self.part.split("/")[0], list(components)), strict=True):
                 if name == self.part:
                     self._wanted.append(one)
                     self._wrap_class(type(one))
-            return made
+            return components
 
         return build
 

@@ -301,8 +301,8 @@ class Watch:
         One part by its own source lines comes last, where that was looked at.
         """
         schedule = Schedule(alternate=True, every=self.every, count=self.syncs)
-        made = [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
-        return [*made, *(inside_table(one.inside) for one in self.samples if one.inside is not None)]
+        shown = [table for site in find_sites(self.samples, self.mark_ns, schedule) for table in site_tables(site)]
+        return [*shown, *(inside_table(one.inside) for one in self.samples if one.inside is not None)]
 
     def plot(self, kind: str = DECODE) -> Picture:
         """The ledger of each line that called generate as a bar, one below the other.

@@ -141,8 +141,8 @@ def setup_sentences(site: SiteFindings) -> list[str]:
 
 def tables(_manifest: Manifest, findings: WatchFindings) -> list[Table]:
     """One ledger a line that called generate, or a model in a loop; and one part by its own lines where asked for."""
-    made = [table for site in findings.sites for table in site_tables(site)]
-    return made if isinstance(findings.inside, msgspec.UnsetType) else [*made, inside_table(findings.inside)]
+    shown = [table for site in findings.sites for table in site_tables(site)]
+    return shown if isinstance(findings.inside, msgspec.UnsetType) else [*shown, inside_table(findings.inside)]
 
 
 def inside_table(inside: Inside) -> Table:

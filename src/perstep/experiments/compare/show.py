@@ -114,7 +114,7 @@ def comparison_figures(findings: CompareFindings, threshold: float) -> list[Draw
     """The changes with their intervals, and the times of the arms.
 
     Args:
-        found: what was compared.
+        findings: what was compared.
         threshold: T of `same (within ±T)`.
     """
     changes = [

@@ -73,7 +73,7 @@ class Bar:
 
         Args:
             name: of the row.
-            found: the value with the ends of its interval.
+            estimate: the value with the ends of its interval.
             by: all are multiplied with it.
             words: what is said of it.
             reference: a line beside it, in the unit of the figure.

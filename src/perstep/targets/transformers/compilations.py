@@ -88,12 +88,12 @@ class Compilations:
             self._callbacks.remove_start_callback(self._begun)
         self._callbacks = None
         records = list(utils.get_compilation_metrics())
-        known = next((i for i, record in enumerate(records) if record is self._last), -1)
+        last = next((i for i, record in enumerate(records) if record is self._last), -1)
         breaks = [_break(record) for record in utils.graph_break_reasons[self._breaks :] if record.graph_break]
-        return self._compiled(records[known + 1 :]), breaks
+        return self._compiled(records[last + 1 :]), breaks
 
     def _compiled(self, records: list[Record]) -> list[Compilation]:
-        made: list[Compilation] = []
+        compilations: list[Compilation] = []
         names: dict[str, str] = {}
         step = 0
         for record in records:
@@ -108,8 +108,10 @@ class Compilations:
             gave_up = bool(_LIMIT.search(getattr(record, "fail_reason", None) or ""))
             seconds = getattr(record, "entire_frame_compile_time_s", None) or 0.0
             shown = names.get(function, "a function")
-            made.append(Compilation(step=step, ns=round(seconds * 1e9), function=shown, reason=reason, gave_up=gave_up))
-        return made
+            compilations.append(
+                Compilation(step=step, ns=round(seconds * 1e9), function=shown, reason=reason, gave_up=gave_up)
+            )
+        return compilations
 
 
 def _break(record: Record) -> GraphBreak:

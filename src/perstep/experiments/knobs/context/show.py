@@ -85,7 +85,7 @@ def _ratio(last: float | None, first: float | None) -> str:
 
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
-    return headlines(findings, lambda found: {"headline": _finding(found)})
+    return headlines(findings, lambda one: {"headline": _finding(one)})
 
 
 _DRAWINGS = {"context": _drawing}

@@ -70,7 +70,7 @@ def _finding(findings: KnobFindings) -> str:
 
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
-    return headlines(findings, lambda found: {"headline": _finding(found)})
+    return headlines(findings, lambda one: {"headline": _finding(one)})
 
 
 _DRAWINGS = {"experts": _drawing}

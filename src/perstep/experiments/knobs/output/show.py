@@ -100,7 +100,7 @@ def _drawing(findings: KnobFindings) -> Drawing:
 
 def summary(findings: KnobFindings) -> dict[str, Json]:
     """The headline for `perstep list`."""
-    return headlines(findings, lambda found: {"headline": _growth(found)})
+    return headlines(findings, lambda one: {"headline": _growth(one)})
 
 
 _DRAWINGS = {"output": _drawing}
