@@ -307,8 +307,10 @@ def taken(calm: Noise) -> Noise:
 def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that compile may have run before in this process."""
     from perstep.targets.transformers import instrument
+    from perstep.watching import inside
 
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
+    for module in (instrument, inside):
+        monkeypatch.setattr(module, "anything_compiled", lambda: False)
 
 
 @pytest.fixture(scope="session")

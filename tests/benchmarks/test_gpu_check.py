@@ -51,7 +51,7 @@ def small(script: ModuleType, arch: str, monkeypatch: pytest.MonkeyPatch) -> Any
     """A subject of two tiny layers on the CPU, calls that are short, and threads as they were afterwards."""
     from perstep.targets.transformers import instrument
 
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: False)
+    monkeypatch.setattr(instrument, "anything_compiled", lambda: False)
     for module in ("api", "session"):
         monkeypatch.setattr(f"perstep.experiments.compare.{module}.call_alarm", lambda _seconds: nullcontext())
     monkeypatch.setattr(script.Subject, "__init__", _short_subject(script.Subject.__init__))

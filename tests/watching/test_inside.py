@@ -85,6 +85,7 @@ def by_source(lines: LinesOf) -> dict[str, Any]:
     return {line.source: line for line in found.lines}
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_each_line_has_what_it_took_and_what_it_made_the_host_wait_for(llama: Any) -> None:
     """Functions of the user's have lines of their own; syncs and uploads belong to the line that causes them."""
     watch, lines, tokens = looked(llama, "logits/Mine")
@@ -105,6 +106,7 @@ def test_each_line_has_what_it_took_and_what_it_made_the_host_wait_for(llama: An
     assert watch.ledger().parts["logits/Mine"].ns == pytest.approx(8e6, rel=1e-3)
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_no_recorded_step_is_looked_into(llama: Any) -> None:
     """The ledger is the same as without it, and half of the calls are left to it."""
     watch, lines, _ = looked(llama, "logits/Mine")

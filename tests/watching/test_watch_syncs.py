@@ -78,7 +78,7 @@ def test_syncs_may_be_left_uncounted(tiny_model: Any, ids: Any, monkeypatch: pyt
     assert w.ledger().syncs_per_step is None
     assert w.ledger().steps == 3
     assert "syncs/step" not in str(w)
-    monkeypatch.setattr(instrument, "_anything_compiled", lambda: True)
+    monkeypatch.setattr(instrument, "anything_compiled", lambda: True)
     with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
         for _ in range(4):
             tiny_model.generate(ids, max_new_tokens=9, do_sample=False)

@@ -96,7 +96,7 @@ def test_a_forward_compiled_by_hand(build_tiny, ids):
 
 def test_a_forward_that_is_not_compiled_yet_is_not_counted_in(build_tiny, ids, monkeypatch):
     """Its first call compiles it, in the modes that count syncs too: so they are left out, and that is told."""
-    monkeypatch.setattr("perstep.targets.transformers.instrument._anything_compiled", lambda: False)
+    monkeypatch.setattr("perstep.targets.transformers.instrument.anything_compiled", lambda: False)
     model = build_tiny("llama")
     model.forward = torch.compile(model.forward, backend="eager")
     with Instrument(model, Recorder(FakeClock()), alternate=True, count=True) as instrument:

@@ -55,7 +55,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("family", TRAPS)
 def test_after_a_watch_that_counted_syncs_nothing_is_left(tiny, ids, family, monkeypatch):
     """Every architecture named as a trap: the tokens are the same, drawn ones too, and syncs are known by part."""
-    monkeypatch.setattr("perstep.targets.transformers.instrument._anything_compiled", lambda: False)
+    monkeypatch.setattr("perstep.targets.transformers.instrument.anything_compiled", lambda: False)
     model = tiny(family)
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 7, "do_sample": True, "top_k": 20}
     torch.manual_seed(5)

@@ -27,10 +27,10 @@ from perstep.targets.transformers.instrument import (
     DETAILS,
     Detail,
     Instrument,
+    anything_compiled,
     find_model,
     wrap_forward_of,
 )
-from perstep.targets.transformers.instrument import _anything_compiled as anything_compiled
 from perstep.targets.transformers.presets import RANDOM_WEIGHTS, build, load, presets
 from perstep.targets.transformers.replay import GenerateTrace, Replay, Replayed, as_arguments, record
 from perstep.targets.transformers.stages import StageInstrument

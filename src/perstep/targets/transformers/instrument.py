@@ -234,7 +234,7 @@ class Instrument:
         """Whether syncs can be counted: the modes that see them would make a compiler compile again."""
         if not self._count:
             return False
-        if self._is_compiled or _compiled(self.model) or _anything_compiled():
+        if self._is_compiled or _compiled(self.model) or anything_compiled():
             self._note("something in this process is compiled, so syncs were not counted: that would compile it again")
             return False
         return True
@@ -310,7 +310,7 @@ def wrap_forward_of(wraps: Wraps, model: Value, loop: Loop, detail: Detail) -> s
     return words.FORWARD_OTHER
 
 
-def _anything_compiled() -> bool:
+def anything_compiled() -> bool:
     """Whether `torch.compile` has compiled anything in this process so far."""
     utils = sys.modules.get("torch._dynamo.utils")
     return utils is not None and bool(utils.counters["stats"]["unique_graphs"])
