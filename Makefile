@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Two threads stall each other on shared cores; measurements and tests use one.
 export OMP_NUM_THREADS ?= 1
+# mkdocs-material announces at every build that it ends in 2027; docs/decisions.md says what follows.
+export NO_MKDOCS_2_WARNING ?= 1
 # Test processes side by side: one a core. No test asserts a time, so they may share the machine.
 WORKERS ?= auto
 
