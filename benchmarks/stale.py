@@ -21,6 +21,8 @@ MEASURES = {
     "depth": "experiments/knobs targets/block_mask.py targets/reference",
     "dropins": "fast",
     "flops_vs_torch": "theory",
+    "gate_self": "measure targets/transformers fast cli __init__.py",
+    "jsonschema": "automata",
     "ledger_mini": "experiments/ledger measure targets/reference",
     "masks": "automata",
     "observer": "measure watching targets/transformers",

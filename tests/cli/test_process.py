@@ -174,7 +174,7 @@ def test_streams_that_are_closed_or_full(
     """A closed one swallows what is said; a full one is an error in one line."""
     if "/dev/full" in redirection and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    command = f'exec "{sys.executable}" -m perstep list --root . {redirection}'
+    command = f'exec "{sys.executable}" -m perstep list --all --root . {redirection}'
     done = subprocess.run(
         ["sh", "-c", command], env=environment, cwd=run_folder.parent, capture_output=True, text=True, check=False
     )

@@ -7,6 +7,7 @@ import copy
 import pickle
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, MethodType
 from typing import Any, Self
@@ -56,6 +57,14 @@ class At:
             if len(self.lines) - 1 == self._number:
                 signal.raise_signal(signal.SIGINT)
         return self._line
+
+
+@pytest.fixture(autouse=True)
+def taken_by_python() -> Iterator[None]:
+    """A shell starts what runs in the background with SIGINT ignored, and Python leaves that so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
