@@ -63,6 +63,7 @@ unit: $(VENV)/.dev
 
 nightly: $(VENV)/.dev  ## run the long matrices as well, and let Hypothesis search at random
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25 --hypothesis-profile=random
+	$(BIN)/python -P benchmarks/gate_self.py
 
 gate-self: $(VENV)/.dev  ## fail if perstep itself costs more than in the committed baseline of ratios
 	$(BIN)/python -P benchmarks/gate_self.py
