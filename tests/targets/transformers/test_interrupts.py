@@ -18,7 +18,7 @@ import perstep
 from perstep.fixing import Captures
 from perstep.measure import FakeClock, Recorder
 from perstep.targets import BlockMask, interrupts
-from perstep.targets.transformers import Instrument, Replay, record
+from perstep.targets.transformers import Instrument, Replay, is_recorded, record
 from perstep.targets.transformers._wrap import _LAYERS, Wraps
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
@@ -86,7 +86,8 @@ def state(model: Any) -> dict[str, Any]:
     found["config"] = dict(vars(model.config))
     dispatch = torch.utils._python_dispatch._get_current_dispatch_mode
     found["modes"] = torch.overrides._get_current_function_mode(), dispatch()
-    return found | {"layers": dict(_LAYERS), "handler": signal.getsignal(signal.SIGINT), "kept": interrupts._STATE.kept}
+    interrupted = {"kept": interrupts._STATE.kept, "recorded": is_recorded()}
+    return found | interrupted | {"layers": dict(_LAYERS), "handler": signal.getsignal(signal.SIGINT)}
 
 
 def watching(model: Any, ids: Any) -> Any:

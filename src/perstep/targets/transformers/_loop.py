@@ -219,10 +219,14 @@ class Loop:
         self._clear()
         self._leave()
 
-    def _leave(self) -> None:
-        self.thread = None
+    def unlist(self) -> None:
+        """Nothing is recorded any more, nor is a call that an interrupt has cut off right after it was claimed."""
         if self in _recorded:
             _recorded.remove(self)
+
+    def _leave(self) -> None:
+        self.thread = None
+        self.unlist()
 
     def elsewhere(self) -> bool:
         """Whether the present thread is not the one whose call is recorded."""

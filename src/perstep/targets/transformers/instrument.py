@@ -130,6 +130,7 @@ class Instrument:
         self._active = False
         for wraps in (self._of_cache, self._of_call, self._inner, self._outer):
             wraps.restore()
+        self._loop.unlist()
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
