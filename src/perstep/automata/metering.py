@@ -82,7 +82,7 @@ def spend(nanoseconds: int) -> None:
     """Count some work.
 
     Raises:
-        InputError: if it is too much.
+        InputError: the work counted so far exceeds the limit of CPU seconds.
     """
     meter = _meter.get()
     if meter is not None:
@@ -94,7 +94,7 @@ def keep(num_bytes: int) -> None:
     """Count memory that is needed until the compile ends.
 
     Raises:
-        InputError: if it is too much.
+        InputError: the memory counted so far exceeds the limit.
     """
     meter = _meter.get()
     if meter is not None:

@@ -259,7 +259,7 @@ class HandLoops:
         thread, run = get_ident(), self._run
         self._inside.add(thread)
         if run is not None and run.ident == thread:
-            if run.loop.live:  # our own work is in no part of somebody's
+            if run.loop.live:  # what perstep does now belongs to no part
                 self._lines.stop()
                 run.loop.mark(RESIDUAL)
             if run.of.model() is module:

@@ -275,19 +275,8 @@ class Loop:
             return False
         if not again:
             self._end_step()
-            return True
-        mode = self._next_mode()
-        if mode.timed and self._mode.timed:  # nearly always
-            self._steps += 1
-            self._since_counted += 1
-            self.forwarded = False
-            self.part = RESIDUAL
-            self.live = self.watched if mode.looked_into else 0
-            self._mode = mode
-            self._turn(mode.decode)
         else:
-            self._end_step()
-            self._begin_step(mode)
+            self.next_step()
         return True
 
     def _begin_step(self, mode: Mode, *, first: bool = False) -> None:
