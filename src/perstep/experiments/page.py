@@ -45,7 +45,7 @@ def page_of(
         stops=_stops(manifest, findings),
         warnings=_warnings(manifest, findings),
         facts=_facts(manifest),
-        holds=_holds(manifest),
+        holds=_holds(manifest, findings),
         version=manifest.perstep_version or __version__,
     )
 
@@ -100,15 +100,19 @@ def _said(facts: Mapping[str, Json]) -> dict[str, str]:
     return {name: text if len(text := str(fact)) <= _LONGEST else f"{text[:_LONGEST]}…" for name, fact in flat}
 
 
-def _holds(manifest: Manifest) -> list[str]:
+def _holds(manifest: Manifest, findings: Findings) -> list[str]:
     """What a reader of the page learns of the person who measured."""
+    by_lines = hasattr(getattr(findings, "inside", None), "lines") or any(
+        getattr(site, "made_by", "") == "loop" for site in getattr(findings, "sites", [])
+    )
+    text = " or a model, and source lines without their strings and comments" if by_lines else "; no text of them"
     said = [
         "all tables of the run, and of each part of a ledger the mean time of every round",
         "the command line and the options; of a prompt and of a script's arguments hashes alone, without --keep-text",
         "the processor, the memory, the versions of the software, and the commit of the folder it was measured in",
     ]
     own = {
-        "watch": "the names and line numbers of the files that called generate; no text of them",
+        "watch": f"the names and line numbers of the files that called generate{text}",
         "fix": "the names and line numbers of the files that called generate, and the arguments tried in them",
         "compare": "the commands or functions that were compared, as they were written",
     }

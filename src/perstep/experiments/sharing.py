@@ -98,6 +98,18 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[AnySa
     return {name: shown for name, shown in names.items() if name and name != shown}
 
 
+def without_source(findings: Findings) -> Findings:
+    """Findings without the source lines of a part that was looked into; their times stay."""
+    inside: Site = getattr(findings, "inside", None)
+    if not hasattr(inside, "lines"):
+        return findings
+    lines = [
+        msgspec.structs.replace(line, place=f"line {place}", source=_HIDDEN)
+        for place, line in enumerate(inside.lines, start=1)
+    ]
+    return msgspec.structs.replace(findings, inside=msgspec.structs.replace(inside, lines=lines))
+
+
 def _rows(site: Site) -> list[Row]:
     """The rows of a line under `fix`, which name parts and lines to write; a watched line has none."""
     rows = getattr(site, "rows", [])

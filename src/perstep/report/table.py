@@ -35,7 +35,7 @@ MISSING = "–"
 """The cell of a value that is None: there might have been one."""
 _NO_LIMIT = 100_000
 _MOST_CHARACTERS = 10_000
-_BELONGS = ("95 % interval", "verdict")
+_BELONGS = ("95 % interval", "90 % interval", "own rounds", "verdict")
 _LEAST_WORDS, _GAP = 24, 3
 """Characters of a broken column of words at least, and those between two columns."""
 

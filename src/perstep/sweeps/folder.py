@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from perstep._json import DamagedError, decode, schema_version
 from perstep._version import __version__
 from perstep.errors import InputError, how_to_install
 from perstep.runs import children, encode_json, read_regular, replace_file
@@ -44,10 +45,6 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     cells: list[Cell]
     versions: dict[str, str]
     schema_version: int = _SCHEMA_VERSION
-
-
-class _Version(msgspec.Struct):
-    schema_version: int
 
 
 def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
@@ -94,12 +91,22 @@ def read_sweep(folder: Path) -> Sweep:
             f"{folder} is no sweep: cannot read {SWEEP} ({why}); `perstep sweep GRID.toml` makes one"
         ) from error
     try:
-        schema_version = msgspec.json.decode(raw, type=_Version).schema_version
-        if schema_version != _SCHEMA_VERSION:
-            raise InputError(f"{path} has schema_version {schema_version}, this perstep reads {_SCHEMA_VERSION}")
-        return msgspec.json.decode(raw, type=Sweep)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        version = schema_version(raw)
+        if version != _SCHEMA_VERSION:
+            raise InputError(f"{path} has schema_version {version}, this perstep reads {_SCHEMA_VERSION}")
+        sweep = decode(raw, Sweep)
+        _check(sweep)
+    except DamagedError as error:
         raise InputError(f"{path} is damaged: {error}; restore it, or begin again in another folder") from error
+    return sweep
+
+
+def _check(sweep: Sweep) -> None:
+    """See that the cells are those of a grid: the table has a column an axis, and a folder a cell."""
+    if not sweep.cells or len({cell.key for cell in sweep.cells}) < len(sweep.cells):
+        raise DamagedError("it has no cell, or one of them twice")
+    if any(list(cell.values) != list(sweep.grid.grid) for cell in sweep.cells):
+        raise DamagedError("a cell has other axes than the grid")
 
 
 def check_resumed(sweep: Sweep, raw: bytes, folder: Path) -> None:

@@ -5,7 +5,6 @@ decode steps in two is recorded, and in the others the part's calls are traced a
 are followed where they are the user's; what they call in libraries belongs to the line that calls it.
 """
 
-import linecache
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Self
 from perstep.errors import InputError
 from perstep.measure import Clock
 from perstep.targets.interrupts import uninterrupted
+from perstep.targets.loops import source_line
 from perstep.targets.transformers import (
     Function,
     SyncRecorder,
@@ -106,7 +106,7 @@ class LinesOf:
         lines = [
             InsideLine(
                 place=f"{'/'.join(Path(file).parts[-2:])}:{number}",
-                source=linecache.getline(file, number).strip(),
+                source=source_line(file, number),
                 ns=seen.ns,
                 syncs=seen.syncs,
                 uploads=seen.uploads,
