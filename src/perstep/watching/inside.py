@@ -98,6 +98,7 @@ class LinesOf:
         self._classes.restore()
         self._wraps.restore()
         self._wanted.clear()
+        self._known.clear()
 
     def found(self) -> Inside | None:
         """What was seen; None where the part was never called in a step that is not recorded."""
@@ -148,8 +149,8 @@ class LinesOf:
             return call()
         lines = _LineTimes(self.clock.now, self._lines)
         begun = self.clock.now()
-        sys.settrace(lines.entered)
         try:
+            sys.settrace(lines.entered)
             return call()
         finally:
             sys.settrace(None)
