@@ -227,6 +227,7 @@ def test_what_a_worker_says_has_an_end(small_sweep: Callable[..., Sweep], tmp_pa
     [
         ("seed = [" + "9" * 5000 + "]", "is not TOML"),
         ("seed = " + DEEP, "is not TOML"),
+        ("[batch]\na = 1", "is not a grid: Object contains unknown field `batch`"),
         ("help = [true]", "help"),
         ("version = [true]", "version"),
         ("temperature = [inf]", "is no value of an option"),

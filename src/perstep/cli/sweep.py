@@ -50,6 +50,10 @@ def sweep(
     """
     if address is not None and executor != "ray":
         raise InputError("--address goes with --executor ray")
+    if executor == "ray":
+        from perstep.sweeps.on_ray import require_ray
+
+        require_ray()
     with progress_shown(quiet=quiet) as progress:
         begun = begin_sweep(grid, out, resume=resume, progress=progress, agree=lambda what: yes or _asked(what))
     if not quiet:

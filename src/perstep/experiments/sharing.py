@@ -100,14 +100,16 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[AnySa
 
 def without_source(findings: Findings) -> Findings:
     """Findings without the source lines of a part that was looked into; their times stay."""
-    inside: Site = getattr(findings, "inside", None)
-    if not hasattr(inside, "lines"):
+    watched: Site = findings
+    inside = getattr(watched, "inside", None)
+    if inside is None or not hasattr(inside, "lines"):
         return findings
     lines = [
         msgspec.structs.replace(line, place=f"line {place}", source=_HIDDEN)
         for place, line in enumerate(inside.lines, start=1)
     ]
-    return msgspec.structs.replace(findings, inside=msgspec.structs.replace(inside, lines=lines))
+    without: Findings = msgspec.structs.replace(watched, inside=msgspec.structs.replace(inside, lines=lines))
+    return without
 
 
 def _rows(site: Site) -> list[Row]:

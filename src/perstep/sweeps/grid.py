@@ -115,10 +115,10 @@ def parse_grid(raw: bytes, name: str) -> Grid:
     """
     try:
         grid = msgspec.convert(tomllib.loads(raw.decode()), Grid)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-        raise InputError(f"{name} is not TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise InputError(f"{name} is not a grid: {error}; docs/sweep.md shows one") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise InputError(f"{name} is not TOML: {error}") from error
     _check(grid, name)
     return grid
 

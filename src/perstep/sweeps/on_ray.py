@@ -9,6 +9,7 @@ Nodes that join later get a worker too. Ray is imported here and nowhere else.
 import socket
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,20 @@ def run_on_ray(
         ray.shutdown()
 
 
+def require_ray() -> None:
+    """See that Ray is installed, before a sweep is begun.
+
+    Raises:
+        InputError: it is not.
+    """
+    if find_spec("ray") is None:
+        raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}")
+
+
 def _connected(address: str | None) -> RayModule:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}") from error
+    require_ray()
+    import ray
+
     try:
         if address is not None:
             _knock(address)
