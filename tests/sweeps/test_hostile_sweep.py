@@ -219,6 +219,14 @@ def test_what_a_worker_says_has_an_end(small_sweep: Callable[..., Sweep], tmp_pa
     assert len(read_rows(tmp_path, sweep)[0].why) == 1000
 
 
+def test_a_sweep_killed_before_it_began_can_be_begun(tmp_path: Path, small_sweep: Callable[..., Sweep]) -> None:
+    """What is left of its first file is in nobody's way; another file is."""
+    (tmp_path / ".sweep.json.0123456789abcdef.tmp").touch()
+    assert len(small_sweep(tmp_path, cells=2).cells) == 2
+    with pytest.raises(InputError, match="is not empty"):
+        small_sweep(tmp_path)
+
+
 # Grids
 
 

@@ -229,7 +229,7 @@ def to_text(table: Table, width: int | None = None) -> str:
         )
     pieces = ["\n".join(_grid(piece, width)) for piece in _pieces(table, width, needed)]
     texts = [
-        "\n".join(fill(line, width, break_on_hyphens=False) for line in text.split("\n"))
+        "\n".join(fill(printable(line), width, break_on_hyphens=False) for line in text.split("\n"))
         for text in (table.title, *notes)
     ]
     return printable("\n".join([texts[0], "\n\n".join(pieces), *texts[1:]])) + "\n"

@@ -15,7 +15,7 @@ import msgspec
 from perstep._json import DamagedError, decode, schema_version
 from perstep._version import __version__
 from perstep.errors import InputError, how_to_install
-from perstep.runs import children, encode_json, read_regular, replace_file
+from perstep.runs import cannot_write, children, encode_json, is_leftover, read_regular, replace_file
 from perstep.sweeps.grid import Cell, Grid
 
 SWEEPS = Path(".perstep") / "sweeps"
@@ -59,8 +59,7 @@ def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
     Raises:
         InputError: the folder has something in it, or cannot be written.
     """
-    if children(folder):
-        raise InputError(f"--out {folder} is not empty; choose another folder, or go on with --resume")
+    refuse_used(folder)
     sweep = Sweep(
         sweep_id=secrets.token_hex(8),
         grid_sha256=hashlib.sha256(raw).hexdigest(),
@@ -69,11 +68,22 @@ def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
         versions=versions_here(),
     )
     try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / SWEEP, encode_json(sweep))  # first: a folder that is killed before it is free again
+        (folder / CELLS).mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another --out") from error
-    replace_file(folder / SWEEP, encode_json(sweep))
+        raise cannot_write(folder, error) from error
     return sweep
+
+
+def refuse_used(folder: Path) -> None:
+    """See that nothing lies in the folder of a new sweep, but what a kill left of its first file.
+
+    Raises:
+        InputError: something does.
+    """
+    if not all(is_leftover(path.name) for path in children(folder)):
+        raise InputError(f"--out {folder} is not empty; choose another folder, or go on with --resume")
 
 
 def read_sweep(folder: Path) -> Sweep:
