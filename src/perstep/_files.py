@@ -20,7 +20,7 @@ def read_given(path: Path, most: int = MAX_BYTES) -> bytes:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+        raise OSError(errno.EFBIG, f"it is larger than {most >> 10:,} KiB", str(path))
     return content
 
 

@@ -254,7 +254,7 @@ def test_a_grid_of_strange_values_is_refused(text: str, said: str) -> None:
 
 def test_a_grid_without_an_end_is_refused() -> None:
     """It would fill the memory."""
-    with pytest.raises(InputError, match="it has more than 1,048,576 bytes"):
+    with pytest.raises(InputError, match="it is larger than 1,024 KiB"):
         read_grid(Path("/dev/zero"))
 
 

@@ -145,8 +145,8 @@ def _folders(root: Path) -> tuple[list[Path], int]:
     if (root / SWEEP).exists():
         rows = read_rows(root, read_sweep(root))
         return [root / row.run for row in rows if row.run], sum(row.outcome == DAMAGED for row in rows)
-    found, wrong = read_runs(root)
-    runs = [run.folder for run in found if run.manifest.experiment == "ledger"]
+    readable, wrong = read_runs(root)
+    runs = [run.folder for run in readable if run.manifest.experiment == "ledger"]
     if not runs:
         raise InputError(f"no ledger run in {root}; give --from a folder of runs, or of a sweep")
     return runs, len(wrong)

@@ -22,15 +22,15 @@ def source_line(file: str, number: int) -> str:
     hidden = _hidden(tuple(linecache.getlines(file)))
     if hidden is None:
         return _HIDDEN
-    for begin, end, instead in reversed(hidden.get(number, [])):
-        line = line[:begin] + instead + line[end:]
+    for begin, end, shown in reversed(hidden.get(number, [])):
+        line = line[:begin] + shown + line[end:]
     return line.strip()
 
 
 @lru_cache(maxsize=16)
 def _hidden(lines: tuple[str, ...]) -> dict[int, list[Span]] | None:
     """Line -> its strings and comments; None where this is no Python."""
-    found: dict[int, list[Span]] = {}
+    spans: dict[int, list[Span]] = {}
     depth, begun = 0, (1, 0)
     try:
         for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
@@ -45,16 +45,16 @@ def _hidden(lines: tuple[str, ...]) -> dict[int, list[Span]] | None:
                 depth -= 1
                 kind, begin = "STRING", begun
             if not depth and kind in ("STRING", "COMMENT"):
-                _add(found, lines, begin, token.end, "" if kind == "COMMENT" else _HIDDEN)
+                _add(spans, lines, begin, token.end, "" if kind == "COMMENT" else _HIDDEN)
     except (tokenize.TokenError, SyntaxError):
         return None
-    return found
+    return spans
 
 
 def _add(
-    found: dict[int, list[Span]], lines: tuple[str, ...], begin: tuple[int, int], end: tuple[int, int], instead: str
+    spans: dict[int, list[Span]], lines: tuple[str, ...], begin: tuple[int, int], end: tuple[int, int], shown: str
 ) -> None:
     for number in range(begin[0], end[0] + 1):
         first = begin[1] if number == begin[0] else 0
         last = end[1] if number == end[0] else len(lines[number - 1].rstrip("\n"))
-        found.setdefault(number, []).append((first, last, instead))
+        spans.setdefault(number, []).append((first, last, shown))
