@@ -201,7 +201,7 @@ def test_what_the_loop_refuses_is_listed_in_its_own_words(arguments: dict[str, A
 def test_a_loop_that_is_refused_alone_may_lean_on_the_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop of one's own is handed no tokenizer by transformers; with StopStrings in its place none is wanted.
 
-    It is timed in a call that has StopStrings already, which are faster where transformers takes 200 ms to make its own.
+    It is timed in a call that has StopStrings already: faster where transformers takes 200 ms to make its own.
     """
     from transformers.generation import StopStringCriteria
 
