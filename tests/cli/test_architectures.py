@@ -26,8 +26,15 @@ OPTIONS = {
 }
 
 
+NAMES = sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
+OFTEN = {"deepseek", "gemma3", "gqa", "mixtral", "qwen3next", "t5"}
+"""Latent, sliding and grouped attention, experts, a recurrent state, an encoder; the others are measured by night."""
+
+
 @pytest.mark.parametrize("command", OPTIONS)
-@pytest.mark.parametrize("name", sorted(path.stem for path in ARCHITECTURES.glob("*.json")))
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.nightly) for name in NAMES]
+)
 def test_each_is_measured_or_refused_in_one_line(
     cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
 ) -> None:
