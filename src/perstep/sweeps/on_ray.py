@@ -109,11 +109,11 @@ class _Cluster:
             )
         self._check_nodes(self._offering())
         while not self._ended():
-            self._start()
-            self._collect()
             total = len(self._sweep.cells)
             ended = total - len(self._left)
             progress(ended / total, f"{ended:,} of {plural(total, 'cell')} on {plural(len(self._tasks), 'node')}")
+            self._start()
+            self._collect()
         for task in self._tasks:
             self._ray.cancel(task, force=True)
 
@@ -126,7 +126,12 @@ class _Cluster:
         """Refuse to begin where any node would measure something else."""
         asked = {node: self._on(node, {"num_cpus": 0}, _look, str(self._folder)) for node in nodes}
         for node, task in asked.items():
-            self._check_answer(node, self._ray.get(task))
+            try:
+                answer = self._ray.get(task)
+            except self._ray.exceptions.RayError as error:
+                self._lost(node, error)
+                continue
+            self._check_answer(node, answer)
 
     def _check_answer(self, node: str, answer: tuple[str, dict[str, str]]) -> None:
         sweep_id, versions = answer
@@ -162,13 +167,18 @@ class _Cluster:
             try:
                 refused = self._ray.get(task)
             except self._ray.exceptions.RayError as error:
-                self._remark(f"warning: node {node[:8]} was lost ({type(error).__name__}); others go on with its cells")
+                self._lost(node, error)
                 continue
             if refused:
                 self._refused.add(node)
                 self._remark(f"warning: {refused}")
         if not self._tasks and self._refused and not self._offering().keys() - self._refused:
             raise InputError("no node is left that can measure this sweep; the warnings above say why")
+
+    def _lost(self, node: str, error: Exception) -> None:
+        self._remark(
+            f"warning: the worker on node {node[:8]} was lost ({type(error).__name__}); others go on with its cell"
+        )
 
     def _ended(self) -> bool:
         cells = self._folder / CELLS
