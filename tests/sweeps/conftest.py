@@ -56,7 +56,7 @@ def perform(folder, cell, held):
     return ""
 
 if address:
-    run_on_ray(folder, sweep, address[0], lambda _share, _what: None, print, perform)
+    run_on_ray(folder, sweep, address[0], lambda _share, _what: None, lambda said: None, perform)
 else:
     Worker(folder, sweep, lambda _share, _what: None, stays=True, perform=perform).run()
 '''
@@ -88,13 +88,14 @@ def machine_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_worker(environment: dict[str, str], machine_json: Path) -> Iterator[Callable[..., "subprocess.Popen[Any]"]]:
     """`start_worker(folder, seconds)`: a process that works on a sweep whose cells sleep; ended with the test.
 
-    With the address of a Ray cluster it is the driver of a sweep there.
+    With the address of a Ray cluster it is the driver of a sweep there. Output is in `stdout` beside the folder.
     """
     started: list[subprocess.Popen[Any]] = []
 
     def start(folder: Path, seconds: float, *address: str) -> "subprocess.Popen[Any]":
         command = [sys.executable, "-c", WORKER, str(folder), str(machine_json), str(seconds), *address]
-        started.append(subprocess.Popen(command, env=environment))
+        with folder.with_name("stdout").open("ab") as printed:
+            started.append(subprocess.Popen(command, env=environment, stdout=printed))
         return started[-1]
 
     yield start

@@ -131,6 +131,7 @@ def test_sigkill_of_driver_worker_or_node_at_random_leaves_every_cell_once(
             cluster.offering.append(cluster.add_node(num_cpus=1, resources={"perstep": 1}))
     (folder / "hurry").touch()
     assert driver.wait() == 0
+    assert (tmp_path / "stdout").read_text() == "", "stdout is for the table; Ray prints what becomes of nodes"
 
     rows = read_rows(folder, sweep)
     assert [(row.cell.key, row.outcome) for row in rows] == [(cell.key, "done") for cell in sweep.cells]

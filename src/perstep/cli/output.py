@@ -129,7 +129,7 @@ class _Lines:
 
 
 class _Pace:
-    """How fast the share grows from the first one that is told: what an earlier process did took none of this time."""
+    """How fast the share grows from its first value: what an earlier process did took none of this time."""
 
     def __init__(self) -> None:
         self._since_s = 0.0

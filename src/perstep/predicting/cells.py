@@ -231,8 +231,8 @@ def _hardware(machine: Machine, findings: LedgerFindings) -> str:
 def _memory_bytes(machine: Machine, findings: LedgerFindings) -> float | None:
     device = findings.device_ceilings
     gpus = () if isinstance(machine.gpus, str) else machine.gpus
-    known = [gpu.memory_bytes for gpu in gpus] if device is not None else [machine.memory.ram_bytes]
-    return min((size for size in known if isinstance(size, int)), default=None)
+    sizes = [gpu.memory_bytes for gpu in gpus] if device is not None else [machine.memory.ram_bytes]
+    return min((size for size in sizes if isinstance(size, int)), default=None)
 
 
 def _name(folder: Path, manifest: Manifest) -> str:

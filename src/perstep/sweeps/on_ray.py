@@ -6,9 +6,11 @@ offers itself with `--resources='{"perstep": 1}'`, and its one worker takes that
 Nodes that join later get a worker too. Ray is imported here and nowhere else.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,13 @@ def run_on_ray(
         InputError: Ray is not installed, the cluster cannot be reached, no node offers itself, or a node lacks the
             folder or has other versions.
     """
-    ray = _connected(address)
-    try:
-        _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
-    finally:
-        ray.shutdown()
+    # Ray prints pages of a lost node's state on stdout, which is for the table; `remark` says what became of it.
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        ray = _connected(address)
+        try:
+            _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
+        finally:
+            ray.shutdown()
 
 
 def _connected(address: str | None) -> RayModule:
