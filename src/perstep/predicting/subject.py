@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from perstep._json import Json
-from perstep._words import plural
+from perstep._words import plural, short
 from perstep.data import mini_path
 from perstep.errors import InputError
 from perstep.experiments.bounds import BACKENDS, backend_for
@@ -80,7 +80,7 @@ def choosing(temperature: float, top_k: int, top_p: float) -> str:
         return GREEDY
     scaled = ["by a temperature"] if temperature != 1 else []
     limits = [f"top-k {top_k}"] if top_k else []
-    return " ".join(["sampled", *scaled, *limits, *([f"top-p {top_p:g}"] if top_p < 1 else [])])
+    return " ".join(["sampled", *scaled, *limits, *([f"top-p {short(top_p)}"] if top_p < 1 else [])])
 
 
 @dataclass(frozen=True)
