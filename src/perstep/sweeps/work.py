@@ -102,6 +102,10 @@ class Worker:
             KeyboardInterrupt: with what is done, and how to go on.
         """
         self._left = {cell.key: cell for cell in self.sweep.cells}
+        for cell in self.sweep.cells:
+            with self._without_damaged(cell):
+                self._drop_ended(cell)
+        self._say()  # first what others did: it took none of this worker's time
         try:
             while self._left:
                 if self._one() or not self._left:
@@ -120,7 +124,8 @@ class Worker:
             with self._without_damaged(cell):
                 tries = attempts(self.folder / CELLS / cell.key)
                 if verdict(tries) is not None:
-                    self._ended(cell)
+                    del self._left[cell.key]
+                    self._say()
                 elif tries:
                     tried.append((len(tries), cell))
                 elif self._measure(cell):
@@ -138,7 +143,7 @@ class Worker:
             yield
         except DamagedAttemptError as error:
             self.damaged.append(str(error))
-            self._ended(cell)
+            self._left.pop(cell.key, None)
 
     def _measure(self, cell: Cell) -> bool:
         with claimed(self.folder / CELLS / cell.key, self.watcher) as attempt:
@@ -150,12 +155,13 @@ class Worker:
                 attempt.end(Outcome.STOPPED, "interrupted")
                 raise
             attempt.end(Outcome.FAILED if why else Outcome.DONE, why)
+        self._drop_ended(cell)
         self._say()
         return True
 
-    def _ended(self, cell: Cell) -> None:
-        del self._left[cell.key]
-        self._say()
+    def _drop_ended(self, cell: Cell) -> None:
+        if verdict(attempts(self.folder / CELLS / cell.key)) is not None:
+            del self._left[cell.key]
 
     def _say(self) -> None:
         ended = len(self.sweep.cells) - len(self._left)
