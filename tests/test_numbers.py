@@ -194,6 +194,22 @@ def depth(found: Found) -> Claims:
     yield "docs/depth.md", said
 
 
+def predict(found: Found) -> Claims:
+    """Steps of architectures that no fit has seen."""
+    scores = {row["method"]: row for row in found["validations"][0]["scores"] if row["left_out"] == "architecture"}
+    same, other = (scores[f"perstep, ceilings of {of}"] for of in ("the same rounds", "other cells"))
+    errors = [[f"{per_cent(row[name])} %" for name in ("median", "p90", "coverage")] for row in (same, other)]
+    yield README, f"{same['cells']} cells of ten architectures"
+    yield (
+        README,
+        (
+            f"error at the median {errors[0][0]}, p90 {errors[0][1]} with the ceilings of the same rounds,"
+            f" {errors[0][2]} within their interval; {errors[1][0]}, {errors[1][1]} and {errors[1][2]} with those"
+        ),
+    )
+    assert same["folds"] == 10
+
+
 def reference_vs_transformers(found: Found) -> Claims:
     """The NumPy decoder beside transformers."""
     first, second, third = (f"{row['ratio']:.1f}" for row in found["rows"][:3])
@@ -256,7 +272,7 @@ def validity(found: Found) -> Claims:
 CLAIMS: dict[str, Callable[[Found], Claims]] = {
     function.__name__: function
     for function in (
-        aa, ablation, cache_fits, constrained, decode_loop, depth, dropins, ledger_mini, observer, real_clock,
+        aa, ablation, cache_fits, constrained, decode_loop, depth, dropins, ledger_mini, observer, predict, real_clock,
         reference_vs_transformers, selftest, statistics, theory_vs_measured, validity,
     )
 }  # fmt: skip

@@ -86,8 +86,6 @@ def watch(
     say = (lambda _text: None) if quiet else remark
     for sentence in _said_of(script, watcher, forks, lines):
         say(f"perstep: {sentence}")
-    if not watcher.samples:
-        return code
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     with chdir(begun_in):
         _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text, tag=tag)
@@ -129,7 +127,9 @@ def _report(
     keep_text: bool,
     tag: str | None,
 ) -> None:
-    """Keep the run; the ledgers on stderr in this form, or nothing there if None."""
+    """Keep the run, if a call was watched; the ledgers on stderr in this form, or nothing there if None."""
+    if not watcher.samples:
+        return
     try:
         manifest = describe_calls(watcher, plan)
         if tag is not None:

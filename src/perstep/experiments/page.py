@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from perstep._json import Json
 from perstep._version import __version__
+from perstep._words import short
 from perstep.experiments.base import AnySample, Experiment, Findings, HasContent
 from perstep.experiments.conditions import left_out_layers
 from perstep.report import Table
@@ -98,7 +99,7 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
 
 def _said(facts: Mapping[str, Json]) -> dict[str, str]:
     flat = [(name, fact) for name, fact in flat_facts(with_short_paths(facts)) if fact not in (None, "")]
-    texts = [(name, f"{fact:.6g}" if isinstance(fact, float) else str(fact)) for name, fact in flat]
+    texts = [(name, short(fact) if isinstance(fact, float) else str(fact)) for name, fact in flat]
     return {name: text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for name, text in texts}
 
 

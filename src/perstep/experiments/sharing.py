@@ -35,7 +35,7 @@ Site = Json
 """What a room above found for a line of a script: read by the names of its fields."""
 Row = Json
 """One of its rows, likewise."""
-_NUMBER = re.compile(r"-?[0-9.]+(?:e[-+][0-9]+)?|True|False")
+_NUMBER = re.compile(r"-?[0-9.]+|True|False")
 _HASH = re.compile("[0-9a-f]{64}")
 _HIDDEN = "…"
 _LOOP = "loop/"
