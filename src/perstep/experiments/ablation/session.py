@@ -34,7 +34,7 @@ from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, 
 from perstep.targets.transformers.replay import generators_kept
 from perstep.targets.transformers.words import DECODE, PREFILL
 
-TRIED_TOKENS = 4
+TRIED_TOKENS = 3
 """What a step takes is tried in calls of this number of tokens."""
 MARKED = (ALL, NONE)
 """The cells in which parts are timed in place: what the others cost with all of them, and without any."""
@@ -259,8 +259,9 @@ class AblationSession(RoundSession):
         if self._asked.may_shorten:
             call = call.shortened(TRIED_TOKENS)
         one = call.shortened(1)
-        self._turn(ALL, call)  # the first is slower
-        first_ns, whole_ns = (min(self._turn(ALL, each)[0] for _ in range(2)) for each in (one, call))
+        tried_ns, _ = self._turn(ALL, call)  # the first is slower, which matters where steps are short
+        repeated = 1 if tried_ns > call.new_tokens * LONG_NS else 2
+        first_ns, whole_ns = (min(self._turn(ALL, each)[0] for _ in range(repeated)) for each in (one, call))
         step_ns = (whole_ns - first_ns) / (call.new_tokens - 1) if call.new_tokens > 1 else 0.0
         return Tried(first_ns, max(step_ns, 0.0))
 

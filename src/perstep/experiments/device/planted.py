@@ -15,7 +15,7 @@ import numpy as np
 
 from perstep._words import plural, short
 from perstep.errors import InputError
-from perstep.measure import Clock, HostClock, Progress, Recorder, Steps, collector_off
+from perstep.measure import UNMARKED, Clock, HostClock, Progress, Recorder, Steps, collector_off
 from perstep.report import Column, Table
 from perstep.report.format import duration
 from perstep.stats import balanced_block, step_estimate
@@ -25,6 +25,8 @@ Side = Literal["host", "device"]
 HOST: Side = "host"
 DEVICE: Side = "device"
 DELAYS_NS = (500_000, 3_000_000)
+PARTS = ("embed", "norm", "attn", "mlp", "lm_head")
+"""Each is a module of the first layer, or one that there is once."""
 LEAST_PASSES = 6
 MIN_BUDGET_S = 20.0
 _PROMPT, _STEPS = 16, 8
@@ -171,7 +173,7 @@ def run_device_test(
     progress(0.0, "load")
     bench = _Bench(device, seed, clock or HostClock())
     sleeper = sleeper or CudaSleeper(device)
-    trials = [(side, part, ns) for part in bench.modules for side in (HOST, DEVICE) for ns in DELAYS_NS]
+    trials = [(side, part, ns) for part in PARTS for side in (HOST, DEVICE) for ns in DELAYS_NS]
     planted = []
     with collector_off():
         step_ns, busy_ns = bench.plain_step_ns(), sum(bench.busy_ns(None, None, 0).values())
@@ -212,15 +214,16 @@ class _Bench:
         self._work = target.record(prompt_BT, _STEPS + 1)
         model = target.model
         layer = model.base_model.layers[0]
-        self.modules: dict[str, AnyModule] = {
-            "embed": model.get_input_embeddings(),
-            "norm": layer.input_layernorm,
-            "attn": layer.self_attn,
-            "mlp": layer.mlp,
-            "lm_head": model.get_output_embeddings(),
-        }
+        modules: tuple[AnyModule, ...] = (
+            model.get_input_embeddings(),
+            layer.input_layernorm,
+            layer.self_attn,
+            layer.mlp,
+            model.get_output_embeddings(),
+        )
+        self._modules = dict(zip(("embed", "norm", "attn", "mlp", "lm_head"), modules, strict=True))
         for _ in range(2):
-            self._steps(None)
+            self._steps(_DETAIL)
 
     def plain_step_ns(self) -> float:
         """An uninstrumented decode step."""
@@ -292,16 +295,16 @@ class _Bench:
                 now_ns = now()
             waited_ns.append(now_ns - begun_ns)
 
-        handle = self.modules[part].register_forward_pre_hook(hook)
+        handle = self._modules[part].register_forward_pre_hook(hook)
         try:
             yield
         finally:
             handle.remove()
 
-    def _steps(self, detail: str | None) -> Steps:
+    def _steps(self, detail: str) -> Steps:
         recorder = Recorder(self._clock)
         self._target.replay(self._work, recorder, detail)
-        return recorder.steps("decode")
+        return recorder.steps(f"decode{UNMARKED}" if detail == PLAIN else "decode")
 
 
 def _grown(passes: dict[bool, list[Steps]]) -> dict[str, float]:
