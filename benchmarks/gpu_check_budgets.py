@@ -52,7 +52,7 @@ def ops(shared: Shared) -> Found:
 
 
 def mask(shared: Shared) -> Found:
-    """`mask` on the device: a whole table as tensors, and bits that are filled on the host; both choose what they may."""
+    """`mask` on the device: a whole table as tensors, and bits filled on the host; both choose what they may."""
     from perstep.experiments.mask import Plan
 
     on_cpu = shared.device == "cpu"

@@ -86,7 +86,7 @@ def test_each_delay_is_found_on_its_side_and_in_its_part(device: MadeUpDevice) -
         assert one.elsewhere_ns == pytest.approx(0, abs=1_000)
     assert found.busy_ns > 0
     assert found.sentence == (
-        "On made up 20 of 20 known delays were found in the right part, on the right side, within 5 % or 20 µs."
+        "On made up, found in the right part and on the right side within 5 % or 20 µs: 20 of 20 known delays."
     )
 
 
@@ -101,7 +101,7 @@ def test_a_delay_on_the_wrong_side_is_not_found(device: MadeUpDevice, monkeypatc
     monkeypatch.setattr(planted, "PARTS", ("embed", "mlp"))
     found = run_device_test("cuda", 1e-3, progress=lambda *_: None, clock=device._clock, sleeper=device)
     assert [one.side for one in found.planted if not one.within] == ["device"] * 2
-    assert "On made up 2 of 4 known delays were found" in found.sentence
+    assert "20 µs: 2 of 4 known delays; " in found.sentence
     assert "on the device in embed came out as" in found.sentence
 
 

@@ -38,14 +38,14 @@ def selftest(
         quiet: No progress.
     """
     check_seed(seed)
-    found: SelfTest | DeviceTest
+    test: SelfTest | DeviceTest
     with progress_shown(quiet=quiet) as progress, threads_limited(1):
         if waiting_for(device) is None:
-            found = run_selftest(budget, progress=progress, seed=seed)
+            test = run_selftest(budget, progress=progress, seed=seed)
         else:
-            found = run_device_test(device, budget, progress=progress, seed=seed)
+            test = run_device_test(device, budget, progress=progress, seed=seed)
     if json or output == "json":
-        write(encode_json(found).decode())
+        write(encode_json(test).decode())
     else:
-        print_tables(tables(found) if isinstance(found, SelfTest) else device_tables(found), output)
+        print_tables(tables(test) if isinstance(test, SelfTest) else device_tables(test), output)
     return 0

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from perstep._words import short
+from perstep._words import plural, short
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import sweep_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
@@ -390,8 +390,8 @@ def _left_out(context: int, step_ns: float, budget_s: float, rounds: int, *, is_
     if step_ns == 0 or budget_s == inf:
         took = "would take still longer"
     return (
-        f"without a cache at S = {context}: a step {took}, and {rounds} rounds of all points are more than the "
-        f"budget of {short(budget_s)} s holds"
+        f"without a cache at S = {context}: a step {took}, and the budget of {short(budget_s)} s does not hold "
+        f"{plural(rounds, 'round')} of all points"
     )
 
 

@@ -192,14 +192,14 @@ def run_device_test(
 def _sentence(device: str, planted: Sequence[Planted]) -> str:
     wrong = [one for one in planted if not one.within]
     said = (
-        f"On {device} {len(planted) - len(wrong)} of {plural(len(planted), 'known delay')} were found in the right "
-        "part, on the right side"
+        f"On {device}, found in the right part and on the right side within 5 % or 20 µs: {len(planted) - len(wrong)} "
+        f"of {plural(len(planted), 'known delay')}"
     )
     if not wrong:
-        return f"{said}, within 5 % or 20 µs."
+        return f"{said}."
     worst = max(wrong, key=lambda one: abs(one.found_ns - one.true_ns))
     return (
-        f"{said}, within 5 % or 20 µs; {duration(worst.true_ns)} on the {worst.side} in {worst.part} came out as "
+        f"{said}; {duration(worst.true_ns)} on the {worst.side} in {worst.part} came out as "
         f"{duration(worst.host_ns)} of the host and {duration(worst.device_ns)} of the device."
     )
 

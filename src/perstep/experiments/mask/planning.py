@@ -110,7 +110,7 @@ class Tried:
     fill_ns: float | None = None
 
     def cost(self, new_tokens: int) -> Cost:
-        """What the arm takes in a round: two passes over so many tokens, and for an engine its hot passes."""
+        """What the arm takes in a round: two passes over this number of tokens, and for an engine its hot passes."""
         steps = 2 * (new_tokens + 4)
         if self.fill_ns is None:
             return Cost(self.cell, self.arm, steps * self.step_ns, reference=True)
