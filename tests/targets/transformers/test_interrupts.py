@@ -13,6 +13,7 @@ from types import FrameType, MethodType
 from typing import Any, Self
 
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep.fixing import Captures
@@ -70,10 +71,7 @@ def taken_by_python() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A tiny model of two layers, wrapped and left by all of these tests."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=32, pad_token_id=0, eos_token_id=None, **sizes)
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(vocab_size=32, hidden_size=16, intermediate_size=16, num_attention_heads=2)
 
 
 def state(model: Any) -> dict[str, Any]:
