@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.models import small_llama
 
 from perstep.data import fix_results_schema_path
 from perstep.experiments import pipeline
@@ -82,12 +83,7 @@ def slow_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model(**changes: Any) -> Any:
     """A tiny Llama over bytes, of which a forward takes 10 ms."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(
-        vocab_size=256, eos_token_id=None, pad_token_id=0, initializer_range=0.4, **{**sizes, **changes}
-    )
-    llama = transformers.LlamaForCausalLM(config).eval()
+    llama = small_llama(**{"vocab_size": 256, "num_hidden_layers": 1, "initializer_range": 0.4, **changes})
     llama.model.register_forward_pre_hook(lambda *_: CLOCK.advance(CS))
     return llama
 
@@ -293,6 +289,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Report:
         watch,
         plan,
         budget_s=30,
+        tag="mine",
         progress=lambda _share, _what: None,
         out=tmp_path_factory.mktemp("fix") / "run",
         clock=CLOCK,
@@ -361,7 +358,7 @@ def test_a_run_is_kept_and_made_again_from_its_samples(ran: pipeline.Report) -> 
     assert {name: (folder / name).read_bytes() for name in again.manifest.files} == before
     assert fix_results_schema_path().read_bytes() == results_schema()
     jsonschema.validate(json.loads(encode_json(again.findings)), json.loads(fix_results_schema_path().read_bytes()))
-    assert ran.manifest.status == "complete"
+    assert (ran.manifest.status, ran.manifest.tag) == ("complete", "mine")
     assert ran.manifest.results_summary["sites"] == 2
     readme = before["README.md"].decode()
     assert "perstep.fast.SuppressTokens([5, 7, 9])" in readme
