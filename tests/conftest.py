@@ -1,11 +1,13 @@
 """What all tests share: a tiny Llama with and without torch, calm rounds, the command line as function and process."""
 
+import gc
 import gzip
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.internal.conjecture import providers
 from hypothesis.internal.constants_ast import Constants
 from safetensors.numpy import save_file
+from tests.models import small_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock, HostClock
+from perstep.report.plot import _as_png
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
 
 # `repeatable` draws the same examples on every machine, so that a fresh clone fails only where the code is wrong for
@@ -146,6 +150,50 @@ def host_clock_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Only a test with the marker `real_clock` may read the host's clock."""
     if request.node.get_closest_marker("real_clock") is None:
         monkeypatch.setattr(HostClock, "now", staticmethod(_unmarked))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays: looking for garbage in it takes a quarter of what collecting the tests takes."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_garbage() -> None:
+    """What stands when a module's tests begin is no garbage of theirs: a collection looks at what came since.
+
+    perstep collects before it measures, and Python does so every now and then: each time 0.1 s and more over all that
+    torch and the tests have imported, a fifth of the time of all tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+_BLANK = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==")
+"""A PNG of one pixel."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pictures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A figure is filled, but not turned into pixels: 0.15 s a picture, two thirds of what a report takes.
+
+    In tests with the marker `pictures` it is, and in all of them by `make nightly`.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if "not nightly" in request.config.option.markexpr:
+            monkeypatch.setattr("perstep.report.plot._as_png", lambda _figure: _BLANK)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def pictures_that_are_marked_are_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test with the marker `pictures` looks at pixels."""
+    if request.node.get_closest_marker("pictures") is not None:
+        monkeypatch.setattr("perstep.report.plot._as_png", _as_png)
 
 
 @pytest.fixture(scope="session")
@@ -316,15 +364,7 @@ def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_model() -> Any:
     """A Llama whose calls make as many steps as they are asked for; each test leaves it as it was."""
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        pad_token_id=0, eos_token_id=None,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama()
 
 
 @pytest.fixture
