@@ -20,7 +20,7 @@ LOOKS = 3
 """So often it is looked at before it is called busy: what has just ended still counts for a moment."""
 LOOK_EVERY_S = 0.4
 MOST_PROCESSES = 3
-"""So many processes are named."""
+"""Processes that are named; of more there is the number."""
 
 
 @dataclass(frozen=True)
