@@ -29,8 +29,8 @@ PROMPT, NEW = 64, 65
 TIMES = (1, 2, 4, 8)
 
 
-def measured(batch: int, budget_s: float) -> dict[str, Any]:
-    """The time of a call with more slots over one with just enough, by their number; the tokens must be the same."""
+def measured(batch: int, rounds: int) -> dict[str, Any]:
+    """The processor time of a call with more slots over one with just enough, by their number; the same tokens."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=2000, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
@@ -52,14 +52,14 @@ def measured(batch: int, budget_s: float) -> dict[str, Any]:
         if loop.last.way != "captured":
             raise RuntimeError(f"not captured: {loop.last.why}")
     arms = {str(slots): lambda loop=loop: call(loop) for slots, loop in loops.items()}  # type: ignore[misc]
-    found = perstep.compare(arms, reference=str(PROMPT + NEW), budget_s=budget_s)
-    reference = found[str(PROMPT + NEW)].wall.ns / NEW
+    found = perstep.compare(arms, reference=str(PROMPT + NEW), rounds=rounds)
+    reference = found[str(PROMPT + NEW)].processor.ns / NEW
     return {
         "batch": batch, "positions": PROMPT + NEW, "rounds": found.rounds, "busy": found.busy,
         "ns_per_token": reference,
         "over_just_enough": {
-            slots: [1 + change for change in (arm.wall.change, arm.wall.ci_low, arm.wall.ci_high) if change is not None]
-            for slots, arm in found.arms.items()
+            slots: [1 + one for one in (change.change, change.ci_low, change.ci_high) if one is not None]
+            for slots, change in ((name, arm.processor) for name, arm in found.arms.items())
             if slots != str(PROMPT + NEW)
         },
     }  # fmt: skip
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rounds, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measured(batch, 2.0 if given.quick else 50.0) for batch in (1, 8)]
+    rows = [measured(batch, 2 if given.quick else 20) for batch in (1, 8)]
     for row in rows:
         for slots, ratio in row["over_just_enough"].items():
             print(f"batch {row['batch']}: {slots} slots for {row['positions']} positions: {ratio[0]:.3f} {ratio[1:]}")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton", reason="Triton is not installed: pip install 'perstep[triton]', then make kernels")
+pytest.importorskip("triton", reason="Triton is not installed: make kernels")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("Triton's interpreter is off: make kernels", allow_module_level=True)
 pytest.importorskip("transformers")

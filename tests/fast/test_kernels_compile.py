@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is not installed: pip install 'perstep[triton]', then make kernels")
+pytest.importorskip("triton", reason="Triton is not installed: make kernels")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("Triton's interpreter is on: make kernels", allow_module_level=True)
 

@@ -69,9 +69,11 @@ def add_weights(scores, tops, bins, share, columns, LEVEL: tl.constexpr):
     bins += row * 3 * BINS
     if top - top == 0:  # neither NaN nor an infinity
         places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        x = tl.load(scores + row * columns + places, places < columns, -float("inf")).to(tl.float32)
+        inside = places < columns
+        x = tl.load(scores + row * columns + places, inside).to(tl.float32)
+        x = tl.where(inside, x, top)  # a weight that fits into 64 bits, whatever lies there
         key, weight = _key(x), _weight(x, top)
-        counts = weight > 0
+        counts = inside & (weight > 0)
         shift: tl.constexpr = 2 * BITS - LEVEL * BITS
         if LEVEL > 0:
             digits, _wanted = _boundary(bins, share, LEVEL)
@@ -95,19 +97,19 @@ def keep_nucleus(scores, tops, bins, kept, share, filter_value, columns):
     places = block * BLOCK + tl.arange(0, BLOCK)
     inside = places < columns
     scores += row * columns
-    x = tl.load(scores + places, inside, -float("inf"))
+    x = tl.load(scores + places, inside).to(tl.float32)
     keep = inside
     if top - top == 0:
         boundary, wanted = _boundary(bins + row * 3 * BINS, share, 3)
         each = tl.maximum(_weight(_value(boundary), top), 1)
         most = (wanted + each - 1) // each
-        key = _key(x.to(tl.float32))
+        key = _key(x)
         tied = ((key == boundary) & inside).to(tl.int32)
         later = tl.zeros((), tl.int32)
         if tl.sum(tied) > 0:
             for start in range((block + 1) * BLOCK, columns, BLOCK):
                 others = start + tl.arange(0, BLOCK)
-                other_keys = _key(tl.load(scores + others, others < columns, -float("inf")).to(tl.float32))
+                other_keys = _key(tl.load(scores + others, others < columns).to(tl.float32))
                 later += tl.sum(((other_keys == boundary) & (others < columns)).to(tl.int32))
         later += tl.sum(tied)
         rank = later - tl.cumsum(tied)  # how many of the tied ones have a higher id
@@ -122,7 +124,7 @@ def penalise(
     """Write the scores with the penalty for tokens that occur in the text, each once.
 
     ids int64 [rows, length], ignored int64 [rows or 1], inverse float32 [1] of the penalty, scores and changed
-    [rows, columns]. On a GPU torch multiplies by the inverse where it is told to divide by a number.
+    [rows, columns]. On a GPU torch divides by a number by multiplying with its inverse.
     """
     row, begin = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK
     scores += row * columns
@@ -136,7 +138,7 @@ def penalise(
         positions = start + tl.arange(0, BLOCK_T)
         token = tl.load(ids + row * ids_stride + positions, positions < length, -1)
         mine = (positions >= first) & (token >= begin) & (token < end)
-        x = tl.load(scores + token, mine, 0.0).to(tl.float32)
+        x = tl.load(scores + token, mine).to(tl.float32)
         less = x / penalty if DIVIDES else x * tl.load(inverse)
         tl.store(changed + token, tl.where(x < 0, x * penalty, less), mine)
 
@@ -170,8 +172,8 @@ def advance_and_mask(
         parent = tl.min(tl.where(same & valid, others, BATCH))
         if parent < BATCH:
             last = tl.load(ids + row * ids_stride + length - 1)
-            known = tl.where((last < 0) | (last > num_tokens), num_tokens, last)
-            token_class = tl.load(class_of + table * (num_tokens + 1) + known)
+            token = tl.where((last < 0) | (last > num_tokens), num_tokens, last)
+            token_class = tl.load(class_of + table * (num_tokens + 1) + token)
             state = tl.load(next_states + tl.load(states + parent) * num_classes + token_class).to(tl.int64)
     if block == 0:
         tl.store(after + row, whole)
@@ -183,5 +185,5 @@ def advance_and_mask(
         forbidden = ((tl.load(mask_row + places // 32, inside, 0) >> (places % 32)) & 1) == 0
     else:
         forbidden = tl.load(mask_row + places, inside, 1) != 0
-    x = tl.load(scores + row * columns + places, inside)
+    x = tl.load(scores + row * columns + places, inside).to(tl.float32)
     tl.store(masked + row * columns + places, tl.where(forbidden, float("-inf"), x), inside)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perstep.fast.token_tables import DeviceTables
 
 MOST_COLUMNS = 1 << 20
-"""Weights of top-p are counted in 2**-42 of the largest: with so many columns a sum of them stays below 2**62."""
+"""Weights of top-p are counted in 2**-42 of the largest: the sum over these columns stays below 2**62."""
 
 OPTIONS = {"enable_fp_fusion": False}
 """Of every launch: a product is rounded before something is added to it, as by two operations of torch."""
@@ -146,7 +146,7 @@ def advance_and_mask(
 
 
 def _powers(base: int, length: int, device: torch.device) -> torch.Tensor:
-    """The powers of a base from the first on, modulo 2**64, at least so many."""
+    """The powers of a base from the first on, modulo 2**64, `length` of them or more."""
     powers = _powers_of.get((base, device))
     if powers is None or len(powers) < length:
         powers = torch.full((max(4096, 2 * length),), base, device=device).cumprod(0)

@@ -95,8 +95,8 @@ def drop_if_changed(model: DecodingModel) -> bool:
         stale = bool(shelf.steps) and shelf.state != state
         if stale:
             _drop(shelf.steps)
-        known, shelf.state = shelf.state is not None, state  # not known where it was released during a call
-        return stale and known
+        was_noted, shelf.state = shelf.state is not None, state  # not where it was released during a call
+        return stale and was_noted
 
 
 def find(model: DecodingModel, key: Hashable) -> Kept | str | None:

@@ -49,7 +49,7 @@ class NotCaptured(Exception):  # noqa: N818 - no error: it says which loop does 
 
 
 def run_captured(call: Call, slots: int | None = None) -> Generated:
-    """The call with a captured step, over so many slots; None for the next power of two.
+    """The call with a captured step, over this number of slots; None for the next power of two.
 
     Raises:
         NotCaptured: it cannot be done so; the call may go on in another loop, its prefill is kept.

@@ -108,9 +108,9 @@ class TokenMask(Processor):
         before = None
         if goes_on and self._hash_B is not None and self._states_B is not None:
             before = self._hash_B, self._states_B
-        found = _launch.advance_and_mask(scores, input_ids, tables, before, starts_B, self._tables_B, _BASE)
-        if found is not None:
-            masked, self._hash_B, self._states_B = found
+        stepped = _launch.advance_and_mask(scores, input_ids, tables, before, starts_B, self._tables_B, _BASE)
+        if stepped is not None:
+            masked, self._hash_B, self._states_B = stepped
             return masked
         states_B = starts_B
         parent_B, known_B = self._parents(input_ids, goes_on)
