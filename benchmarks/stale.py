@@ -30,7 +30,6 @@ MEASURES = {
     "real_clock": "measure stats experiments/compare",
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats",
-    "slots": "fast",
     "statistics": "stats",
     "theory_vs_measured": "theory machine experiments/bounds.py experiments/ledger",
     "torture": "watching fixing fast targets/transformers",
