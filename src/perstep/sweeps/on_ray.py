@@ -19,7 +19,7 @@ from perstep.errors import InputError, how_to_install
 from perstep.measure import Progress
 from perstep.sweeps.folder import CELLS, Sweep, check_versions, read_sweep, versions_here
 from perstep.sweeps.queue import attempts, verdict
-from perstep.sweeps.work import Perform, Worker, in_fresh_process
+from perstep.sweeps.work import Perform, Worker, in_fresh_process, tell
 
 RayModule = Any
 """Ray, which is not installed where this is type-checked."""
@@ -113,9 +113,7 @@ class _Cluster:
             )
         self._check_nodes(self._offering())
         while not self._ended():
-            total = len(self._sweep.cells)
-            ended = total - len(self._left)
-            progress(ended / total, f"{ended:,} of {plural(total, 'cell')} on {plural(len(self._tasks), 'node')}")
+            tell(progress, len(self._sweep.cells), len(self._left), f" on {plural(len(self._tasks), 'node')}")
             self._start()
             self._collect()
         for task in self._tasks:
