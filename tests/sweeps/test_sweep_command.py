@@ -178,6 +178,7 @@ def test_without_ray_its_executor_says_what_to_install(
     said = cli("sweep", write_grid(Path()), "--out", "out", "--executor", "ray", "-q")
     assert said.code == 2
     assert "--executor ray needs Ray, which is not installed: in perstep's folder run pip install" in said.err
+    assert not Path("out").exists()
 
 
 def test_ray_is_imported_by_its_executor_alone() -> None:
