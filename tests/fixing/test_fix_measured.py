@@ -293,6 +293,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Report:
         watch,
         plan,
         budget_s=30,
+        tag="mine",
         progress=lambda _share, _what: None,
         out=tmp_path_factory.mktemp("fix") / "run",
         clock=CLOCK,
@@ -361,7 +362,7 @@ def test_a_run_is_kept_and_made_again_from_its_samples(ran: pipeline.Report) -> 
     assert {name: (folder / name).read_bytes() for name in again.manifest.files} == before
     assert fix_results_schema_path().read_bytes() == results_schema()
     jsonschema.validate(json.loads(encode_json(again.findings)), json.loads(fix_results_schema_path().read_bytes()))
-    assert ran.manifest.status == "complete"
+    assert (ran.manifest.status, ran.manifest.tag) == ("complete", "mine")
     assert ran.manifest.results_summary["sites"] == 2
     readme = before["README.md"].decode()
     assert "perstep.fast.SuppressTokens([5, 7, 9])" in readme

@@ -124,7 +124,7 @@ def test_paths_are_named_by_what_differs(levels: list[Any], names: list[str]) ->
     assert _short_names(levels) == names
     rows = [row(n, 1e6 * (n + 1), arch=level, context=c) for n, level in enumerate(levels) for c in (8, 64)]
     measured = _Measured("step_ns", rows)
-    drawn = [series.name for panel in measured.panels() for series in panel.series if series.kind == "points"]
+    drawn = [series.name for panel in measured.panels() for series in panel.series if series.kind == "joined"]
     assert drawn == [f"arch {name}" for name in names] or isinstance(levels[0], int)
     assert measured._words({"arch": levels[0]}) == f"arch {names[0]}"
 

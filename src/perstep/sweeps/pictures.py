@@ -79,7 +79,7 @@ class _Measured:
     def curves(self) -> bytes:
         """The panels as a picture."""
         panels = self.panels()
-        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "points")
+        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "joined")
         left_out = len({tuple(map(str, row.cell.values.values())) for row in self._rows}) - levels
         return grid_png(self.title(left_out), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
 
@@ -96,7 +96,7 @@ class _Measured:
                 points = [(float(x), self._value({**at, second: line, axis: x})) for x in self.axes[axis]]
                 xs, ys = [x for x, y in points if y is not None], [y for _, y in points if y is not None]
                 name = f"{second} {self._names[second, line]}" if second else "measured"
-                series += [Series(name, xs, ys, shade=shade), Series(name, xs, ys, "line", shade=shade)]
+                series.append(Series(name, xs, ys, "joined", shade=shade))
             log_x = min(self.axes[axis]) > 0
             panels.append(Panel(self._words(at), axis, self._label, series, log_x=log_x, from_zero=positive))
         return panels
