@@ -170,7 +170,7 @@ def check(locked: Lock, cells: Cells) -> list[Checked]:
     ]  # fmt: skip
     if not rows:
         raise InputError(
-            f"no cell of the sweep is in the lock ({cells.words or 'none left out'}); give the sweep of the grid that was"
-            " locked"
+            f"no cell of the sweep is in the lock ({cells.words or 'none left out'}); give the sweep of the grid that"
+            " was locked"
         )
     return rows

@@ -16,7 +16,6 @@ from perstep.sweeps.rows import Found, Row, plain, shown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 _MOST_PANELS, _MOST_LINES, _A_ROW = 6, 5, 3
 At = Mapping[str, Found]
@@ -116,12 +115,12 @@ class _Measured:
             values = [value for at in panels for row in self._cells(at, down, right) for value in row]
             largest = max((value for value in values if value is not None), default=0.0)
             for axes, at in zip(places.ravel(), panels, strict=False):
-                image = self._draw_map(axes, at, down, right, largest)
+                self._draw_map(axes, at, down, right, largest)
             for axes in places.ravel()[len(panels) :]:
                 axes.set_axis_off()
             for axes in places[:, 0]:
                 axes.set_ylabel(down, fontsize=9)
-            figure.colorbar(image, ax=places, label=self._label)
+            figure.colorbar(places[0, 0].images[0], ax=places, label=self._label)
             cells = {tuple(map(str, row.cell.values.values())) for row in self._rows}
             drawn = [c for at in panels for c in cells if self._is_in(c, at)]
             figure.suptitle(self.title(len(cells) - len(drawn)), fontsize=11)
@@ -132,10 +131,10 @@ class _Measured:
     def _cells(self, at: At, down: str, right: str) -> list[list[float | None]]:
         return [[self._value({**at, down: low, right: level}) for level in self.axes[right]] for low in self.axes[down]]
 
-    def _draw_map(self, axes: "Axes", at: At, down: str, right: str, largest: float) -> "AxesImage":
+    def _draw_map(self, axes: "Axes", at: At, down: str, right: str, largest: float) -> None:
         cells = self._cells(at, down, right)
         shades = [[nan if value is None else value for value in row] for row in cells]
-        image = axes.imshow(shades, cmap="Greys", aspect="auto", vmin=0.0, vmax=max(largest, 0.0))
+        axes.imshow(shades, cmap="Greys", aspect="auto", vmin=0.0, vmax=max(largest, 0.0))
         for y, row in enumerate(cells):
             for x, value in enumerate(row):
                 text, dark = ("–", False) if value is None else (significant(value), value > 0.6 * largest)
@@ -144,7 +143,6 @@ class _Measured:
         axes.set_yticks(range(len(self.axes[down])), [self._names[down, one] for one in self.axes[down]], fontsize=8)
         axes.set_xlabel(right, fontsize=9)
         axes.set_title(self._words(at), fontsize=9.5, loc="left")
-        return image
 
     @property
     def _label(self) -> str:
