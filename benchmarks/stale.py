@@ -31,6 +31,7 @@ MEASURES = {
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats",
     "statistics": "stats",
+    "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py experiments/ledger",
     "torture": "runs sweeps predicting cli experiments/pipeline.py",
     "validity": "automata fast",

@@ -12,7 +12,7 @@ from perstep.report import to_text
 from perstep.sweeps.drift import drifts
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.grid import Cell
-from perstep.sweeps.pictures import _Measured, pictures
+from perstep.sweeps.pictures import _Measured, _short_names, pictures
 from perstep.sweeps.rows import Row, _at, _numbers
 from perstep.sweeps.show import table_of, write_all
 
@@ -121,10 +121,36 @@ def test_a_pictures_value_is_the_median_of_repetitions() -> None:
     assert measured.axes == {"context": [8, 16]}
 
 
+@pytest.mark.parametrize(
+    ("levels", "names"),
+    [
+        (["b/arch/gpt2/config.json", "b/arch/opt/config.json"], ["gpt2", "opt"]),
+        (["gpt2", "opt"], ["gpt2", "opt"]),
+        (["a/x", "a/x/y"], ["a/x", "a/x/y"]),
+        ([1, 16], ["1", "16"]),
+    ],
+)
+def test_paths_are_named_by_what_differs(levels: list[Any], names: list[str]) -> None:
+    """The whole path of a configuration would cover the picture; nothing is left without a name."""
+    assert _short_names(levels) == names
+    rows = [row(n, 1e6 * (n + 1), arch=level, context=c) for n, level in enumerate(levels) for c in (8, 64)]
+    measured = _Measured("step_ns", rows)
+    drawn = [series.name for panel in measured.panels() for series in panel.series if series.kind == "joined"]
+    assert drawn == [f"arch {name}" for name in names] or isinstance(levels[0], int)
+    assert measured._words({"arch": levels[0]}) == f"arch {names[0]}"
+
+
 def test_a_sweep_without_figures_has_no_pictures() -> None:
     """All failed, or all figures words, or nothing varies."""
     assert pictures([row(0, None)]) == {}
     assert pictures([row(0, 1e6), row(1, 1e6)]) == {}
+
+
+def test_figures_below_0_have_a_picture() -> None:
+    """An overhead may be negative everywhere, or nothing."""
+    for value in (-1e6, 0.0):
+        rows = [row(n, value, context=8 * (n // 2 + 1), batch=n % 2 + 1) for n in range(4)]
+        assert sorted(pictures(rows)) == ["curves.png", "heat-map.png"]
 
 
 def test_figures_are_found_by_path_and_in_summaries() -> None:

@@ -142,7 +142,7 @@ def predict(
         return _validate(_read(choice.validate, quiet=quiet), choice, output)
     if choice.check is not None:
         locked = read_lock(choice.check)
-        checked = check(locked, _read(from_, quiet=quiet).cells)
+        checked = check(locked, _read(from_, quiet=quiet))
         _print_one(check_table(locked, checked), checked, output)
         return 0
     target = None if machine is None else _machine(machine)

@@ -1,6 +1,7 @@
 """`perstep sweep` and `perstep worker`: many runs of one experiment, by one process or many."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from perstep.report.table import to_records
 from perstep.runs import encode_json
 from perstep.sweeps.begin import Begun, begin_sweep
 from perstep.sweeps.folder import check_versions, read_sweep, versions_here
+from perstep.sweeps.on_ray import connected, run_on_ray
 from perstep.sweeps.rows import DAMAGED, read_rows
 from perstep.sweeps.show import TABLE, write_all
 from perstep.sweeps.work import Worker
@@ -50,21 +52,17 @@ def sweep(
     """
     if address is not None and executor != "ray":
         raise InputError("--address goes with --executor ray")
-    if executor == "ray":
-        from perstep.sweeps.on_ray import require_ray
-
-        require_ray()
-    with progress_shown(quiet=quiet) as progress:
-        begun = begin_sweep(grid, out, resume=resume, progress=progress, agree=lambda what: yes or _asked(what))
-    if not quiet:
-        remark(f"sweep: {begun.words}")
-    with progress_shown(quiet=quiet) as progress:
-        if executor == "ray":
-            from perstep.sweeps.on_ray import run_on_ray
-
-            run_on_ray(begun.folder, begun.sweep, address, progress, remark)
-        else:
-            Worker(begun.folder, begun.sweep, progress, stays=True).run()
+    # A cluster that cannot be reached is found out before anything is written.
+    with connected(address) if executor == "ray" else nullcontext() as ray:
+        with progress_shown(quiet=quiet) as progress:
+            begun = begin_sweep(grid, out, resume=resume, progress=progress, agree=lambda what: yes or _asked(what))
+        if not quiet:
+            remark(f"sweep: {begun.words}")
+        with progress_shown(quiet=quiet) as progress:
+            if ray is not None:
+                run_on_ray(ray, begun.folder, begun.sweep, progress, remark)
+            else:
+                Worker(begun.folder, begun.sweep, progress, stays=True).run()
     return _tell(begun, output, quiet=quiet)
 
 

@@ -4,7 +4,6 @@
 `--check` compares, and refuses if a cell began before the lock: then it might have been fitted on.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from perstep._version import __version__
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan
-from perstep.predicting.cells import Cell, Cells
+from perstep.predicting.cells import Cells
 from perstep.predicting.predict import Prediction, Predictor, predictor
 from perstep.predicting.subject import Subject, Way, choosing, is_mixture, shape_named
 from perstep.runs import encode_json, read_regular, replace_file
@@ -149,7 +148,7 @@ def read_lock(path: Path) -> Lock:
         raise InputError(f"{path} is no lock: {error}") from error
 
 
-def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
+def check(locked: Lock, cells: Cells) -> list[Checked]:
     """Each measured cell beside its locked prediction.
 
     Args:
@@ -159,7 +158,7 @@ def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
     Raises:
         InputError: a cell is older than the lock, or none is in it.
     """
-    pairs = [(cell, locked.predictions.get(cell.name.partition(".")[0])) for cell in cells]
+    pairs = [(cell, locked.predictions.get(cell.name.partition(".")[0])) for cell in cells.cells]
     older = [cell for cell, said in pairs if said is not None and cell.began_at < locked.locked_at]
     if older:
         raise InputError(
@@ -172,5 +171,8 @@ def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
         for cell, said in pairs if said is not None
     ]  # fmt: skip
     if not rows:
-        raise InputError("no cell of the sweep is in the lock; give the sweep of the grid that was locked")
+        raise InputError(
+            f"no cell of the sweep is in the lock ({cells.words or 'none left out'}); give the sweep of the grid that"
+            " was locked"
+        )
     return rows

@@ -22,6 +22,14 @@ from perstep.sweeps.queue import BEAT_S, DamagedAttemptError, Held, Outcome, Wat
 PAUSE_S = 0.5
 """Between two looks at cells that others measure."""
 _MOST_SAID = 500
+_BEGUN = 1e-9
+"""More than 0, which is the share while something is only prepared."""
+
+
+def tell(progress: Progress, total: int, left: int, where: str = "") -> None:
+    """Say how many of a sweep's cells have ended."""
+    ended = total - left
+    progress(max(ended / total, _BEGUN), f"{ended:,} of {plural(total, 'cell')}{where}")
 
 
 class Perform(Protocol):
@@ -164,8 +172,7 @@ class Worker:
             del self._left[cell.key]
 
     def _say(self) -> None:
-        ended = len(self.sweep.cells) - len(self._left)
-        self.progress(ended / len(self.sweep.cells), f"{ended:,} of {plural(len(self.sweep.cells), 'cell')}")
+        tell(self.progress, len(self.sweep.cells), len(self._left))
 
     def _others_live(self) -> bool:
         """Whether a live worker has each cell that is left."""
