@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sources import tree_of
 
 from perstep.experiments import registry
 
@@ -42,7 +43,7 @@ def texts(*folders: Path) -> Iterator[tuple[Path, str]]:
 def boundary_tables() -> Iterator[str]:
     """The modules that define a table `BOUNDARIES`, wherever they are."""
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if any(isinstance(target, ast.Name) and target.id == "BOUNDARIES" for target in targets):
                 yield ".".join(path.relative_to(SOURCE).with_suffix("").parts)
@@ -96,7 +97,7 @@ def test_every_test_that_a_law_names_exists() -> None:
     """Found in the source by name; the message says where a test of that name is now."""
     defined: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.FunctionDef):
                 defined.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
     wrong = [
@@ -145,11 +146,7 @@ def test_the_core_can_be_read_in_an_afternoon(core: list[Path]) -> None:
 def test_what_the_core_page_names_is_there(core: list[Path]) -> None:
     """Every function and class that is to be looked at exists in its file."""
     for path, section in zip(core, re.split(r"^### \d+\. ", page("reading.md"), flags=re.MULTILINE)[1:], strict=True):
-        defined = {
-            node.name
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        }
+        defined = {node.name for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         for name in re.findall(r"`(?:\w+\.)?(\w+)\(\)`", section):
             assert name in defined, f"{name} is not in {path.name}"
 

@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from tests.sources import tree_of
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
@@ -30,7 +31,7 @@ def imports_of(source: Path) -> dict[str, set[str]]:
     known = modules(source)
     graph = {}
     for name, path in known.items():
-        found = imported(ast.parse(path.read_text(encoding="utf-8")))
+        found = imported(tree_of(path))
         named = {f"{module}.{what}" if f"{module}.{what}" in known else module for module, what in found}
         graph[name] = (named & known.keys()) - {name}
     return graph
@@ -100,11 +101,11 @@ def is_documented(tree: ast.Module, name: str) -> bool:
 def test_every_name_that_a_room_hands_on_is_documented(room: Path) -> None:
     """Those of `__init__`, the lazy ones of `perstep` and `perstep.fast` included."""
     undocumented = []
-    for module, name in imported(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))):
+    for module, name in imported(tree_of(room / "__init__.py")):
         home = SOURCE.joinpath(*module.split("."))
         path = home.with_suffix(".py") if home.with_suffix(".py").exists() else home / "__init__.py"
         if module.startswith("perstep") and name != "__version__" and path.exists():
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree = tree_of(path)
             handed_on = any(alias == name for _, alias in imported(tree))
             if not handed_on and not is_documented(tree, name):
                 undocumented.append(f"{module}.{name}")
@@ -144,7 +145,7 @@ def test_any_has_a_name_and_a_reason() -> None:
     found = {
         str(path.relative_to(SOURCE)): lines
         for path in (SOURCE / "perstep").rglob("*.py")
-        if (lines := bare_any(ast.parse(path.read_text(encoding="utf-8"))))
+        if (lines := bare_any(tree_of(path)))
     }
     assert found == {}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sources import tree_of
 
 from perstep._words import plural, short
 from perstep.cli.app import COMMANDS
@@ -90,7 +91,7 @@ def values_of(tree: ast.AST) -> Iterator[tuple[ast.FormattedValue, str, str]]:
 
 def wrong_messages(path: Path, allowed: Collection[str] = ()) -> Iterator[str]:
     """Where a module builds a wrong sentence, or says one."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for value, after, before in values_of(tree):
         reason = wrong(value, after, before)
         if reason and ast.unparse(value.value) not in allowed:

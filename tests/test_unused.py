@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.sources import tree_of
 from vulture import Vulture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
     """Its docstring included."""
     long = []
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 if lines > MOST_LINES:
@@ -76,7 +77,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 def data_classes(source: Path) -> Iterator[tuple[str, list[str]]]:
     """Every struct, named tuple and dataclass with the fields that it adds."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in source.rglob("*.py")]
+    trees = [tree_of(path) for path in source.rglob("*.py")]
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     known = {"Struct", "NamedTuple"}
     while True:
@@ -105,7 +106,7 @@ def unread_fields(source: Path, texts: list[Path]) -> set[str]:
     """Fields that no attribute, no text constant and no code in a page or a template names."""
     named = set()
     for path in source.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 named.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sources import tree_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "perstep"
@@ -118,9 +119,7 @@ def silent_names(tree: ast.AST) -> set[str]:
 def test_names_say_what_they_hold() -> None:
     """In all of the source."""
     wrong = {
-        (str(path.relative_to(SOURCE)), name)
-        for path in SOURCE.rglob("*.py")
-        for name in silent_names(ast.parse(path.read_text(encoding="utf-8")))
+        (str(path.relative_to(SOURCE)), name) for path in SOURCE.rglob("*.py") for name in silent_names(tree_of(path))
     }
     assert wrong == PUBLIC
 

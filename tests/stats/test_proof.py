@@ -21,18 +21,32 @@ def stored() -> dict:  # type: ignore[type-arg]
     return json.loads(RESULTS.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def test_the_simulation_runs_from_its_path(tmp_path: Path) -> None:
-    """With forty comparisons a row, every study fills its columns, and the same seed repeats every number."""
+def simulated(out: Path) -> str:
+    """What a quick simulation writes, in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks" / "statistics.py"), "--date", "2025-01-31", "--quick", "--out"]
-    for name in ("first.json", "second.json"):
-        subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
-    first = (tmp_path / "first.json").read_text(encoding="utf-8")
-    assert first == (tmp_path / "second.json").read_text(encoding="utf-8")
-    quick, full = json.loads(first), json.loads(RESULTS.read_text(encoding="utf-8"))
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    return out.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One of them."""
+    return simulated(tmp_path_factory.mktemp("simulation") / "first.json")
+
+
+def test_the_simulation_runs_from_its_path(first: str, stored: dict) -> None:  # type: ignore[type-arg]
+    """With forty comparisons a row, every study fills its columns."""
+    quick = json.loads(first)
     assert quick["quick"] is True
     assert quick["date"] == "2025-01-31"
-    for study, rows in full["studies"].items():
+    for study, rows in stored["studies"].items():
         assert [list(row) for row in rows] == [list(row) for row in quick["studies"][study]]
+
+
+@pytest.mark.nightly
+def test_the_same_seed_repeats_every_number(first: str, tmp_path: Path) -> None:
+    """In another process."""
+    assert simulated(tmp_path / "second.json") == first
 
 
 def test_the_stored_results_are_of_the_full_simulation(stored: dict) -> None:  # type: ignore[type-arg]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sources import tree_of
 
 from perstep import theory
 from perstep.errors import InputError
@@ -192,7 +193,7 @@ def test_the_room_imports_the_standard_library_alone() -> None:
     """Neither NumPy nor anything above the floor."""
     folder = Path(str(theory.__file__)).parent
     for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             for name in names:
