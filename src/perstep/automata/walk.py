@@ -92,6 +92,18 @@ class DenseWalk:
 
     def __call__(self, state: int) -> NDArray[np.int32]:
         """The state in which each node of `trie.ends` is, 0 where it is dead; int32 [ends], a new array."""
+        self._walk(state)
+        ends = self._at.take(self._trie.ends)
+        ends >>= self._shift
+        return ends
+
+    def nodes(self, state: int) -> NDArray[np.int32]:
+        """The state in which every node of the trie is, 0 where it is dead; int32 [nodes], a new array."""
+        self._walk(state)
+        nodes: NDArray[np.int32] = self._at >> self._shift
+        return nodes
+
+    def _walk(self, state: int) -> None:
         at = self._at
         at[0] = state << self._shift
         for depth in range(1, self._trie.depth + 1):
@@ -99,9 +111,6 @@ class DenseWalk:
             index = at.take(self._parent[here])
             index += self._symbols[here]
             self._next.take(index, out=at[here], mode="clip")  # clip: no copy of `out`; indices are in range
-        ends = at.take(self._trie.ends)
-        ends >>= self._shift
-        return ends
 
 
 def sparse_walk(
