@@ -248,13 +248,13 @@ def _insert(branch: _Branch, way: Way, symbol: int) -> None:
 
 def _numbered(branch: _Branch, numbers: dict[tuple[_Run, ...], int]) -> tuple[_Run, ...]:
     """The runs of a branch, those of branches in it numbered first; equal branches have one number, from 1 on."""
-    found = sorted(
+    runs_in_order = sorted(
         (low, high, ~inner if isinstance(inner, int) else numbers[_numbered(inner, numbers)])
         for ranges, inner in branch.items()
         for low, high in ranges
     )
     joined: list[_Run] = []
-    for low, high, target in found:
+    for low, high, target in runs_in_order:
         if joined and joined[-1][1] + 1 == low and joined[-1][2] == target:
             joined[-1] = (joined[-1][0], high, target)
         else:

@@ -127,14 +127,14 @@ class _Forms:
     """A grammar in the forms that engines read.
 
     Attributes:
-        automaton: makes its byte automaton within CPU seconds and megabytes.
-        grammar: makes its grammar for llguidance.
-        program: makes its program of pieces within CPU seconds and megabytes; None where it has none.
+        as_automaton: makes its byte automaton within CPU seconds and megabytes.
+        as_grammar: makes its grammar for llguidance.
+        as_program: makes its program of pieces within CPU seconds and megabytes; None where it has none.
     """
 
-    automaton: Callable[[float, float], Dfa]
-    grammar: Callable[[], Lark]
-    program: Callable[[float, float], SchemaProgram] | None = None
+    as_automaton: Callable[[float, float], Dfa]
+    as_grammar: Callable[[], Lark]
+    as_program: Callable[[float, float], SchemaProgram] | None = None
 
 
 class _Choice:
@@ -154,7 +154,7 @@ class _Choice:
             return self._by_table(engine, limits, "asked for")
         small = min(SMALL_SECONDS, limits[0]), min(SMALL_MEGABYTES, limits[1])
         try:
-            if self._forms.program is None:
+            if self._forms.as_program is None:
                 return self._by_table("table-lazy", small, "")
             return self._by_stack(small, limits, "")
         except InputError as error:
@@ -172,23 +172,23 @@ class _Choice:
     ) -> TokenAutomaton:
         from perstep.automata.stack.automaton import StackAutomaton
 
-        if self._forms.program is None:
+        if self._forms.as_program is None:
             raise InputError("the engine 'stack' is for schemas: use 'table', 'table-lazy' or 'auto'")
-        made = self._forms.program(*limits)
-        found = StackAutomaton(
-            made.program, self._vocabulary, made.source, lambda: self._forms.automaton(*limits_of_table)
+        read = self._forms.as_program(*limits)
+        automaton = StackAutomaton(
+            read.program, self._vocabulary, read.source, lambda: self._forms.as_automaton(*limits_of_table)
         )
-        found.reason = reason or f"small pieces, {plural(made.program.num_nodes, 'node')} between them"
-        return found
+        automaton.reason = reason or f"small pieces, {plural(read.program.num_nodes, 'node')} between them"
+        return automaton
 
     def _by_table(self, engine: str, limits: tuple[float, float], reason: str) -> TokenAutomaton:
-        dfa = self._forms.automaton(*limits)
+        dfa = self._forms.as_automaton(*limits)
         table = compile_table(dfa, self._vocabulary, lazy=engine == "table-lazy")
         table.engine, table.reason = engine, reason or f"a small language of {plural(dfa.num_states, 'state')}"
         return table
 
     def _by_parser(self, reason: str) -> TokenAutomaton:
-        grammar = self._forms.grammar()
+        grammar = self._forms.as_grammar()
         return _parsed(self._vocabulary, grammar.text, grammar.source, reason)
 
 

@@ -7,6 +7,7 @@ nearly, fewer nodes are alive than that: they are found one by one, and given up
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from perstep.automata.walk import sparse_walk
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from numpy.typing import NDArray
 
     from perstep.automata.trie import Trie
@@ -27,6 +30,9 @@ class Search:
 
     Args:
         trie: over bytes, siblings in ascending order.
+
+    Attributes:
+        walked: what others found in it and keep for the next search.
     """
 
     def __init__(self, trie: Trie) -> None:
@@ -39,6 +45,7 @@ class Search:
         self._tokens_list: memoryview[int] = memoryview(order)  # type: ignore[arg-type]
         self._bounds: memoryview[int] = memoryview(bounds)  # type: ignore[arg-type]
         self._children: dict[int, dict[int, int]] = {}
+        self.walked: OrderedDict[Hashable, tuple[list[int], list[int]]] = OrderedDict()
 
     def children(self, node: int) -> dict[int, int]:
         """A node's children by the byte that leads to them."""

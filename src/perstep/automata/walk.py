@@ -78,8 +78,7 @@ class DenseWalk:
         padded = np.zeros((states, 1 << self._shift), dtype=np.int32)
         padded[:, :classes] = transitions
         self._next = (padded << self._shift).ravel()
-        self._parent = trie.parent.astype(np.intp)  # what `take` would make of it on every call
-        self._symbols = trie.symbol.astype(np.int32)
+        self._parent, self._symbols = trie.ready_to_take
         self._at = np.zeros(trie.num_nodes, dtype=np.int32)
 
     def visited(self) -> NDArray[np.int64]:

@@ -109,9 +109,9 @@ def prepare(vocabulary: Vocabulary) -> None:
 
 def build(_shared: None, vocabulary: Vocabulary, grammar: Grammar) -> NaiveEngine:
     """The naive engine of a grammar."""
-    return NaiveEngine(grammar.automaton(), vocabulary)
+    return NaiveEngine(grammar.as_automaton(), vocabulary)
 
 
 def build_memo(_shared: None, vocabulary: Vocabulary, grammar: Grammar) -> MemoEngine:
     """The remembering engine of a grammar."""
-    return MemoEngine(grammar.automaton(), vocabulary)
+    return MemoEngine(grammar.as_automaton(), vocabulary)

@@ -43,7 +43,7 @@ class Grammar:
     undeclared: bool = False
     key_order: str = "schema"
 
-    def automaton(self) -> Dfa:
+    def as_automaton(self) -> Dfa:
         """The byte automaton of its texts.
 
         Raises:

@@ -76,5 +76,5 @@ def build_lazy(
 
 def _build(vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None, *, lazy: bool) -> TableEngine:
     return TableEngine(
-        compile_table(grammar.automaton(), vocabulary, lazy=lazy, check=check), "table-lazy" if lazy else "table"
+        compile_table(grammar.as_automaton(), vocabulary, lazy=lazy, check=check), "table-lazy" if lazy else "table"
     )

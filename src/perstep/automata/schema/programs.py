@@ -265,12 +265,12 @@ def _useful(rules: dict[int, _Rule], names: dict[int, Hashable]) -> set[int]:
 def _is_useful(symbol: int, rules: dict[int, _Rule], names: dict[int, Hashable], useful: set[int]) -> bool:
     name = names[symbol]
     if isinstance(name, Repeated):
-        found = not name.low or name.part in useful
+        satisfied = not name.low or name.part in useful
     else:
-        found = EXIT in rules[symbol].reached(useful)
-    if found:
+        satisfied = EXIT in rules[symbol].reached(useful)
+    if satisfied:
         useful.add(symbol)
-    return found
+    return satisfied
 
 
 def _check_ways(rules: dict[int, _Rule], names: dict[int, Hashable], ways: dict[int, int]) -> None:

@@ -161,8 +161,18 @@ class Text(Piece):
 
     def step(self, place: int, byte: int) -> tuple[int, bool]:
         """See `Piece`."""
-        after, ends = self.read(place, bytes((byte,)), 0)
-        return after, bool(ends)
+        if not place:
+            return (1 + self._start if byte == _QUOTE else DEAD), False
+        begun, state = divmod(place - 1, self._states)
+        if state == self._start:
+            if byte == _QUOTE:
+                return DEAD, begun >= self.low
+            if begun < self._most:
+                begun += 1
+            elif self.high is not None:
+                return DEAD, False
+        state = self._next[state * self._width + self._class[byte]]
+        return (1 + begun * self._states + state if state else DEAD), False
 
 
 class Key(Piece):

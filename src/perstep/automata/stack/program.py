@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Item = tuple[Piece, int, int]
 """A piece, the place inside it, and the frame behind it."""
 
+_MOST_WALKED = 20_000
+"""Places of pieces whose tokens below a node of a trie are kept; most are a few."""
+
 END = 0
 """The frame behind the whole text."""
 
@@ -127,10 +130,10 @@ class Program:
 
     def then(self, frame: int) -> Then:
         """What follows at a frame."""
-        found = self._then[frame]
-        if found is None:
-            found = self._then[frame] = self._follow(frame)
-        return found
+        then = self._then[frame]
+        if then is None:
+            then = self._then[frame] = self._follow(frame)
+        return then
 
     def _follow(self, frame: int) -> Then:
         items: dict[Item, None] = {}
@@ -172,7 +175,7 @@ class Program:
 
     def advance(self, items: Sequence[Item], data: bytes) -> Then:
         """Where items stand after some bytes."""
-        found: dict[Item, None] = {}
+        reached: dict[Item, None] = {}
         accepting = False
         waiting = [(items, 0)]
         while waiting:
@@ -180,7 +183,7 @@ class Program:
             for piece, place, frame in some:
                 after, ends = piece.read(place, data, at)
                 if after >= 0:
-                    found[piece, after, frame] = None
+                    reached[piece, after, frame] = None
                 for end in ends:
                     then = self.then(frame)
                     if end < len(data):
@@ -188,8 +191,8 @@ class Program:
                         continue
                     accepting |= then.accepting
                     for item in then.items:
-                        found[item] = None
-        return Then(tuple(found), accepting)
+                        reached[item] = None
+        return Then(tuple(reached), accepting)
 
     def tokens(self, items: Sequence[Item], search: Search, node: int = 0) -> set[int]:
         """The tokens below a node of a trie that may be read; a search along the bytes that are alive."""
@@ -222,6 +225,18 @@ def _along(data: bytes, place: int, node: int, search: Search, tokens: set[int])
 
 def _within(piece: Piece, place: int, node: int, search: Search, tokens: set[int]) -> list[int]:
     """Go through a piece; the nodes where it is complete and that have others below them."""
+    key = (piece, place, node)
+    walked = search.walked.get(key)
+    if walked is None:
+        walked = search.walked[key] = _walked(piece, place, node, search)
+        if len(search.walked) > _MOST_WALKED:
+            search.walked.popitem(last=False)
+    tokens.update(walked[0])
+    return walked[1]
+
+
+def _walked(piece: Piece, place: int, node: int, search: Search) -> tuple[list[int], list[int]]:
+    tokens: list[int] = []
     complete: list[int] = []
     waiting = [(node, place)]
     step = piece.step
@@ -230,10 +245,10 @@ def _within(piece: Piece, place: int, node: int, search: Search, tokens: set[int
         for byte, child in search.children(node).items():
             after, done = step(place, byte)
             if done or after >= 0:
-                tokens.update(search.tokens_at(child))
+                tokens += search.tokens_at(child)
                 if search.children(child):
                     if done:
                         complete.append(child)
                     if after >= 0:
                         waiting.append((child, after))
-    return complete
+    return tokens, complete

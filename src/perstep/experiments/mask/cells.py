@@ -52,7 +52,7 @@ def language(schema: Mapping[str, Json], complexity: int, grammar: Grammar) -> L
     """A schema with its automaton, where a finite one holds it."""
     grammar = replace(grammar, schema=schema)
     try:
-        dfa = grammar.automaton()
+        dfa = grammar.as_automaton()
     except InputError as error:
         helps = "; on the command line --max-depth 3, or --engine llguidance" if "max_depth" in str(error) else ""
         return Language(complexity, grammar, None, f"{error}{helps}")
