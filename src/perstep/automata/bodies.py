@@ -219,10 +219,12 @@ class Bodies:
         targets = {end for end in ends if end}
         if len(targets) > 1:
             return None
-        low = next((number for number, end in enumerate(ends) if end), len(ends))
+        high = None if unbounded else len(ends) - 1
+        if not targets:  # the string does not end here, though a text may
+            return self._tokens.within(self._tokens.most if high is None else high).copy()
+        low = next(number for number, end in enumerate(ends) if end)
         if not all(ends[low:]):
             return None
-        high = None if unbounded else len(ends) - 1
         bits = self._tokens.within_or_closing(low, high).copy()
         for behind in targets:
             suffixes = self._tokens.search.alive_tokens(self._live, behind)

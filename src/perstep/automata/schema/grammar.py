@@ -112,9 +112,10 @@ def _times(name: Repeated) -> _Ways:
 def _ways(block: Block) -> _Ways:
     """What leads to each state of a block."""
     before: _Ways = defaultdict(list)
-    for source, symbol, _, target in block.edges.tolist():
+    edges, hops = block.listed()
+    for source, symbol, _, target in edges:
         before[target].append((source, symbol))
-    for source, target in block.hops.tolist():
+    for source, target in hops:
         before[target].append((source, None))
     return before
 

@@ -183,9 +183,10 @@ class _Rule:
 
     def __init__(self, block: Block) -> None:
         self.out: list[list[tuple[int, int]]] = [[] for _ in range(block.size)]
-        for source, symbol, _, target in block.edges.tolist():
+        edges, hops = block.listed()
+        for source, symbol, _, target in edges:
             self.out[source].append((symbol, target))
-        for source, target in block.hops.tolist():
+        for source, target in hops:
             self.out[source].append((0, target))
         self.calls = {symbol for ways in self.out for symbol, _ in ways}
 

@@ -75,7 +75,8 @@ class Symbols:
 
     def repeated(self, block: Block, low: int, high: int) -> Block:
         """A block several times, as a symbol."""
-        name = tuple(map(tuple, (*block.edges.tolist(), *block.hops.tolist())))
+        edges, hops = block.listed()
+        name = (*edges, *hops)
         self.parts[name] = block
         part = int(self.block(name).edges[0, 1])
         return self.block(Repeated(part, low, high))
