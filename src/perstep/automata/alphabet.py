@@ -55,6 +55,7 @@ class Alphabet:
                 f"the patterns on a string tell {len(self.atoms):,} kinds of characters apart, over the limit of "
                 f"{MOST_ATOMS}: use fewer classes, or an engine without a table of them (llguidance)"
             )
+        self._symbol_of: dict[str, int] = {}
         self._firsts = [atom[0][0] for atom in self.atoms]
 
     def __len__(self) -> int:
@@ -70,7 +71,9 @@ class Alphabet:
 
     def word(self, text: str) -> bytes:
         """A text as symbols; half of a surrogate pair becomes a symbol that no automaton reads."""
-        return bytes(self._symbol(ord(sign)) for sign in text)
+        for sign in set(text) - self._symbol_of.keys():
+            self._symbol_of[sign] = self._symbol(ord(sign))
+        return bytes(self._symbol_of[sign] for sign in text)
 
     def _symbol(self, point: int) -> int:
         return next((number for number, atom in enumerate(self.atoms) if _holds(atom, point)), 255)

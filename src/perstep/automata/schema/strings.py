@@ -44,12 +44,12 @@ def string_block(shape: String, path: str, limit: int) -> Block:
 
 @metered_cache(256)
 def string_automaton(shape: String, limit: int) -> Dfa:
-    """The automaton of a string, quotes included.
+    """The automaton of a string, quotes included; not minimal, since that takes longer than to read with it.
 
     Raises:
         InputError: as for `string_block`.
     """
-    return determinise(_string_block(shape, limit), limit, _what(shape))
+    return determinise(_string_block(shape, limit), limit, _what(shape), merge=False)
 
 
 @metered_cache(256)
@@ -137,7 +137,8 @@ def _text(rules: tuple, low: int, high: int | None, limit: int) -> tuple[Alphabe
                 "lower it, raise state_limit, or use an engine that counts (llguidance)"
             )
         size = of_length(low, high)
-        text = size if text is None else together(text, size, limit)
+        # Hardly two places in a pattern are alike at one length, and to look for them takes longer than all else.
+        text = size if text is None else together(text, size, limit, merge=False)
     return alphabet, alphabet.everything() if text is None else text
 
 
