@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 from perstep.errors import InputError
 from perstep.measure import FakeClock
@@ -53,12 +54,8 @@ LINES = {number: line.strip() for number, line in enumerate(Path(__file__).read_
 @pytest.fixture(scope="module")
 def llama() -> Any:
     """A tiny one."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    return small_llama(**sizes, num_hidden_layers=1)
 
 
 def generate(model: Any, *, processors: Any = None, criteria: Any = None) -> Any:

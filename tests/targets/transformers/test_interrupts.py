@@ -13,6 +13,7 @@ from types import FrameType, MethodType
 from typing import Any, Self
 
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep.fixing import Captures
@@ -28,7 +29,7 @@ transformers = pytest.importorskip("transformers")
 PACKAGE = str(Path(perstep.__file__).parent)
 OURS = ("/targets/transformers/", "/targets/block_mask.py", "/watching/", "/experiments/call_recorder.py",
         "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
-EVERY = 7
+EVERY = 13
 """Of the lines, in a run that is not nightly: 1,600 of them take 3 minutes."""
 OPTIONS = {"max_new_tokens": 7, "do_sample": False}
 
@@ -70,10 +71,7 @@ def taken_by_python() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A tiny model of two layers, wrapped and left by all of these tests."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=32, pad_token_id=0, eos_token_id=None, **sizes)
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(vocab_size=32, hidden_size=16, intermediate_size=16, num_attention_heads=2)
 
 
 def state(model: Any) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def skipping(model: Any, ids: Any) -> Any:
 @pytest.mark.parametrize("way", [watching, instrumenting, replaying, capturing, skipping])
 @pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.nightly)])
 def test_an_interrupt_at_any_line_leaves_everything_as_before(model: Any, ids: Any, way: Any, every: int) -> None:
-    """Where each line is run for the first time; the interrupt arrives. Not nightly, at one line in seven."""
+    """Where each line is run for the first time; the interrupt arrives. Not nightly, at one line in thirteen."""
     way(model, ids)[0]()
     before = state(model)
     use, works = way(model, ids)

@@ -40,7 +40,7 @@ class Plan(RunOptions):
     """The options of `perstep ops`."""
 
     budget: Seconds | None = None
-    """Begin no new round after this time, e.g. 30s. [default: 3m; --fast 20s; --rigorous 10m]"""
+    """Begin no new round after this time, e.g. 30s. [default: 3m; --fast 10s; --rigorous 10m]"""
 
     arch: str = "llama-2-7b"
     """The layer's shapes: a name such as llama-2-7b, or a config.json of the Llama family. The weights are random."""
@@ -84,7 +84,7 @@ class Plan(RunOptions):
         effort = super().effort()
         if self.budget is not None or self.rounds is not None:
             return effort
-        return replace(effort, budget_s=20.0 if self.fast else 600.0 if self.rigorous else BUDGET_S)
+        return replace(effort, budget_s=10.0 if self.fast else 600.0 if self.rigorous else BUDGET_S)
 
 
 @dataclass(frozen=True)
