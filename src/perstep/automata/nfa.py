@@ -99,7 +99,7 @@ class Block:
         """Edges and hops as lists."""
         if self.lists is not None:
             return self.lists
-        return list(map(tuple, self.edges.tolist())), list(map(tuple, self.hops.tolist()))  # type: ignore[arg-type]
+        return list(map(tuple, self.edges.tolist())), list(map(tuple, self.hops.tolist()))
 
     @property
     def nbytes(self) -> int:
