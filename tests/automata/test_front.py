@@ -245,6 +245,26 @@ def test_a_key_that_is_named_is_none_of_the_others_however_it_is_written(pieces:
         _same_along_walks(table, stack, random.Random(seed), walks=2, steps=20)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 2, "maxLength": 3},
+        {"type": "array", "items": {"type": "number", "minimum": 1}, "minItems": 2, "maxItems": 6},
+        {"properties": {"ab": {"type": "null"}}, "additionalProperties": {"pattern": "^[ab]+$"}},
+    ],
+    ids=["counted", "repeated", "keys"],
+)
+def test_a_row_of_the_stack_is_what_may_follow(schema: dict[str, Any], pieces: Vocabulary) -> None:
+    """Every token of the vocabulary: it leads on where the row allows it, and into the dead state elsewhere."""
+    stack, rng = mask(pieces, schema=schema, engine="stack"), random.Random(0)
+    for _ in range(4):
+        state = stack.start
+        for _ in range(12):
+            leads_on = [token for token in range(pieces.size) if stack.next(state, token)]
+            assert leads_on == stack.allowed(state).tolist()
+            state = stack.next(state, rng.choice(leads_on))
+
+
 def test_what_no_other_engine_can_hold_is_a_table(pieces: Vocabulary) -> None:
     """A large multiple beside a counted pattern: the table takes more than it does by choice, and says so."""
     schema = {
