@@ -285,8 +285,8 @@ def table_row(engine: str, results: list[Result], cases: list[Case]) -> dict[str
     return {
         "engine": engine,
         "compiled": percent(len(taken), len(results)),
-        "by table / llguidance": " / ".join(
-            str(sum(result.by.startswith(kind) for result in taken)) for kind in ("table", "llguidance")
+        "by stack / table / llguidance": " / ".join(
+            str(sum(result.by.startswith(kind) for result in taken)) for kind in ("stack", "table", "llguidance")
         ),
         "valid accepted": percent(sum(r.valid_accepted for r in taken), sum(r.valid for r in taken)),
         "invalid rejected": percent(sum(r.invalid_rejected for r in taken), sum(r.invalid for r in taken)),

@@ -1,4 +1,4 @@
-"""One front for any schema: both engines allow the same tokens, and the choice is made by counted work."""
+"""One front for any schema: all engines allow the same tokens, and the choice is made by counted work."""
 
 import copy
 import json
@@ -113,25 +113,26 @@ def _same_along_walks(one: TokenAutomaton, other: TokenAutomaton, rng: random.Ra
 
 
 @pytest.mark.parametrize(("schema", "options"), BOTH, ids=[json.dumps(both)[:60] for both in BOTH])
-def test_both_engines_allow_the_same_tokens(
-    schema: dict[str, Any], options: dict[str, Any], pieces: Vocabulary
-) -> None:
+def test_all_engines_allow_the_same_tokens(schema: dict[str, Any], options: dict[str, Any], pieces: Vocabulary) -> None:
     """At every step of random walks, over tokens that lie across the pieces of JSON."""
-    table = mask(pieces, schema=schema, engine="table", **options)
-    parsed = mask(pieces, schema=schema, engine="llguidance", **options)
-    assert (table.engine, parsed.engine) == ("table", "llguidance")
+    table, stack, parsed = (
+        mask(pieces, schema=schema, engine=name, **options) for name in ("table", "stack", "llguidance")
+    )
+    assert (table.engine, stack.engine, parsed.engine) == ("table", "stack", "llguidance")
+    _same_along_walks(table, stack, random.Random(0), walks=6, steps=25)
     _same_along_walks(table, parsed, random.Random(0), walks=4, steps=25)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("schema", "options"), BOTH, ids=[json.dumps(both)[:60] for both in BOTH])
-def test_both_engines_allow_the_same_tokens_at_length(
+def test_all_engines_allow_the_same_tokens_at_length(
     schema: dict[str, Any], options: dict[str, Any], tekken_4096: Vocabulary
 ) -> None:
-    """10,000 walks in all, over real tokens."""
+    """10,000 walks each, over real tokens."""
     table = mask(tekken_4096, schema=schema, engine="table", **options)
-    parsed = mask(tekken_4096, schema=schema, engine="llguidance", **options)
-    _same_along_walks(table, parsed, random.Random(1), walks=-(-10_000 // len(BOTH)), steps=25)
+    for name in ("stack", "llguidance"):
+        other = mask(tekken_4096, schema=schema, engine=name, **options)
+        _same_along_walks(table, other, random.Random(1), walks=-(-10_000 // len(BOTH)), steps=25)
 
 
 def _values(depth: int) -> st.SearchStrategy[dict[str, Any]]:
@@ -168,62 +169,116 @@ def test_any_schema_gives_the_same_tokens(schema: dict[str, Any], seed: int) -> 
     try:
         table = mask(vocabulary, schema=schema, engine="table-lazy")
     except InputError as refused:
-        with pytest.raises(InputError, match="no JSON value satisfies"):
-            mask(vocabulary, schema=schema, engine="llguidance")
+        for name in ("stack", "llguidance"):
+            with pytest.raises(InputError, match="no JSON value satisfies"):
+                mask(vocabulary, schema=schema, engine=name)
         assert "no JSON value satisfies" in str(refused)  # noqa: PT017
         return
-    parsed = mask(vocabulary, schema=schema, engine="llguidance")
-    _same_along_walks(table, parsed, random.Random(seed), walks=2, steps=20)
+    for name in ("stack", "llguidance"):
+        other = mask(vocabulary, schema=schema, engine=name)
+        _same_along_walks(table, other, random.Random(seed), walks=2, steps=20)
 
 
 def _accepts(found: TokenAutomaton, text: str) -> bool:
     return found.accepts(text.encode())
 
 
-def test_recursion_and_any_value_need_no_depth(pieces: Vocabulary) -> None:
-    """A parser takes them, says why it was chosen, and nests beyond any automaton."""
-    found = mask(pieces, schema=TREE)
-    assert found.engine == "llguidance"
-    assert "contains itself" in found.reason
+@pytest.mark.parametrize("engine", ["stack", "llguidance"])
+def test_recursion_and_any_value_need_no_depth(engine: str, pieces: Vocabulary) -> None:
+    """What has a stack takes them, and nests beyond any automaton."""
+    found = mask(pieces, schema=TREE, engine=engine)
     text = '{"name": ""}'
     for _ in range(60):
         text = f'{{"name": "é", "inside": [{text}, {{"name": "x"}}]}}'
     assert _accepts(found, text)
     assert not _accepts(found, text[:-1])
     assert not _accepts(found, text[:-1] + "]")
-    anything = mask(pieces, schema=True)
+    anything = mask(pieces, schema=True, engine=engine)
     assert _accepts(anything, '[[], {"a": [1, null, {"": 2.5e-3}]}, "\\u00e9"]')
     assert not _accepts(anything, "[[],]")
+    _same_along_walks(anything, mask(pieces, schema=True, engine="llguidance"), random.Random(0), walks=10, steps=25)
     with pytest.raises(InputError, match="max_depth is for finite automata"):
-        mask(pieces, schema=TREE, engine="llguidance", max_depth=2)
+        mask(pieces, schema=TREE, engine=engine, max_depth=2)
     assert mask(pieces, schema=TREE, max_depth=1).engine == "table-lazy"
 
 
-def test_a_small_language_is_a_table_and_a_large_one_is_parsed(pieces: Vocabulary) -> None:
+def test_small_pieces_are_read_with_a_stack_and_large_ones_by_the_parser(pieces: Vocabulary) -> None:
     """By counted work, so that the choice is the same after the first compile has been remembered."""
-    small = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "n": {"type": "integer"}}}
-    large = {"type": "string", "maxLength": 50_000}
+    large = {"type": "string", "pattern": "a.*b.*c", "maxLength": 3_000}
     for _ in range(2):
-        found = mask(pieces, schema=small)
-        assert (found.engine, found.reason[:16]) == ("table-lazy", "a small language")
-        counted = mask(pieces, schema=large)
-        assert counted.engine == "llguidance"
-        assert _accepts(counted, '"' + "a" * 50_000 + '"')
+        found = mask(pieces, schema=TREE)
+        assert (found.engine, found.reason[:12]) == ("stack", "small pieces")
+        parsed = mask(pieces, schema=large)
+        assert parsed.engine == "llguidance"
+        assert parsed.reason.startswith("not small: ")
+        assert _accepts(parsed, '"abc' + "a" * 2_997 + '"')
+    counted = mask(pieces, schema={"type": "string", "maxLength": 50_000})
+    assert counted.engine == "stack"
+    assert _accepts(counted, '"' + "a" * 50_000 + '"')
+    assert not _accepts(counted, '"' + "a" * 50_001 + '"')
     lines = {"type": "array", "items": {"type": "integer"}, "maxItems": 3_000}
-    assert _accepts(mask(pieces, schema=lines, engine="llguidance"), "[" + "1, " * 2_999 + "1]")
+    for engine in ("stack", "llguidance"):
+        found = mask(pieces, schema=lines, engine=engine)
+        assert _accepts(found, "[" + "1, " * 2_999 + "1]")
+        assert not _accepts(found, "[" + "1, " * 3_000 + "1]")
 
 
-def test_what_a_parser_cannot_read_stays_a_table(pieces: Vocabulary) -> None:
-    """A large multiple beside a long string: the table takes more than it does by choice, and says so."""
-    schema = {"properties": {"a": {"type": "string", "maxLength": 2_000}, "b": {"type": "integer", "multipleOf": 97}}}
+def test_a_text_that_could_be_read_in_many_ways_is_not_followed_by_the_stack(pieces: Vocabulary) -> None:
+    """Each way would be followed at every step: where alternatives of one type nest without end, the parser reads."""
+    branch = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    twice: dict[str, Any] = {"anyOf": [{"type": "null"}, branch, {**branch, "additionalProperties": False}]}
+    with pytest.raises(InputError, match="could be read in more than 64 ways"):
+        mask(pieces, schema=twice, engine="stack")
+    found = mask(pieces, schema=twice)
+    assert (found.engine, "more than 64 ways" in found.reason) == ("llguidance", True)
+
+
+def test_a_key_that_is_named_is_none_of_the_others_however_it_is_written(pieces: Vocabulary) -> None:
+    """Raw, by a short escape, or by its number: another key may begin like it, and go on."""
+    schema = {"properties": {"ab": {"const": 1}, "a/": {"const": 2}}, "additionalProperties": {"type": "null"}}
+    table, stack = (mask(pieces, schema=schema, engine=engine) for engine in ("table", "stack"))
+    for text in ('{"ab": null}', r'{"a\u0062": null}', r'{"\u0061b": null}', r'{"a\/": null}', r'{"a\u002F": null}'):
+        assert not _accepts(stack, text)
+    for text in ('{"ab": 1}', '{"abc": null}', r'{"a": null}', r'{"\u0061": null}', '{"é": null, "a": null}'):
+        assert _accepts(stack, text)
+    for seed in range(20):
+        _same_along_walks(table, stack, random.Random(seed), walks=2, steps=20)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 2, "maxLength": 3},
+        {"type": "array", "items": {"type": "number", "minimum": 1}, "minItems": 2, "maxItems": 6},
+        {"properties": {"ab": {"type": "null"}}, "additionalProperties": {"pattern": "^[ab]+$"}},
+    ],
+    ids=["counted", "repeated", "keys"],
+)
+def test_a_row_of_the_stack_is_what_may_follow(schema: dict[str, Any], pieces: Vocabulary) -> None:
+    """Every token of the vocabulary: it leads on where the row allows it, and into the dead state elsewhere."""
+    stack, rng = mask(pieces, schema=schema, engine="stack"), random.Random(0)
+    for _ in range(4):
+        state = stack.start
+        for _ in range(12):
+            leads_on = [token for token in range(pieces.size) if stack.next(state, token)]
+            assert leads_on == stack.allowed(state).tolist()
+            state = stack.next(state, rng.choice(leads_on))
+
+
+def test_what_no_other_engine_can_hold_is_a_table(pieces: Vocabulary) -> None:
+    """A large multiple beside a counted pattern: the table takes more than it does by choice, and says so."""
+    schema = {
+        "properties": {
+            "a": {"type": "string", "pattern": "a.*b.*c", "maxLength": 400},
+            "b": {"type": "integer", "multipleOf": 97},
+        }
+    }
     found = mask(pieces, schema=schema)
     assert found.engine == "table-lazy"
     assert "llguidance cannot" in found.reason
     with pytest.raises(InputError, match="multipleOf 97 makes too large an expression for llguidance"):
         mask(pieces, schema=schema, engine="llguidance")
-    with pytest.raises(
-        InputError, match=r"neither engine holds it\. llguidance: .*multipleOf 97.*; a table: .*megabytes"
-    ):
+    with pytest.raises(InputError, match=r"no engine holds it\. llguidance: .*multipleOf 97.*; a table: .*megabytes"):
         mask(pieces, schema=schema, megabytes=1)
 
 
@@ -311,7 +366,9 @@ def test_the_engine_auto_is_the_front(pieces: Vocabulary) -> None:
     """`perstep mask --engine auto` measures what `mask` chooses."""
     engine = prepare("auto", pieces).build(Grammar(TREE))
     assert isinstance(engine, TableEngine)
-    assert engine.table.engine == "llguidance"
+    assert engine.table.engine == "stack"
+    open_ended = prepare("auto", pieces).build(Grammar({"properties": {"a": {"type": "null"}}}, undeclared=True))
+    assert all(open_ended.accept(token) for token in b'{"b": [1]}')
     assert all(engine.accept(token) for token in b'{"name": "a"}')
     assert engine.accept(pieces.eos_ids[0])
     assert engine.is_terminated()

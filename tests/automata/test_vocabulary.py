@@ -1,5 +1,6 @@
 """Vocabularies: the bytes of every token, whatever the tokenizer calls them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_an_empty_token_is_special_and_refuses_no_tokenizer() -> None:
 
 
 class _Pieces:
-    """What mistral_common's SentencePieceTokenizer tells of its model; sentencepiece itself is not installed here."""
+    """What mistral_common's SentencePieceTokenizer tells of its model; in a few pieces."""
 
     n_words, num_special_tokens, eos_id, unk_id = 262, 2, 2, 0
     special_ids = frozenset({1, 2})
@@ -131,6 +132,29 @@ def test_mistral_tokenizers_are_read() -> None:
     assert (pieces.special_ids, pieces.eos_ids) == ({0, 1, 2}, (2,))
     with pytest.raises(InputError, match="was said to have 10 ids"):
         Vocabulary.from_tokenizer(_Pieces(), size=10)
+
+
+def test_a_sentencepiece_model_is_read(tmp_path: Path) -> None:
+    """A model that sentencepiece itself trained, through mistral_common: pieces spell the text, rare bytes too."""
+    sentencepiece = pytest.importorskip("sentencepiece")  # of the dev extra
+    from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a small model of a few words", "words of a model"] * 5),
+        model_prefix=str(tmp_path / "small"),
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(str(tmp_path / "small.model"))
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
+    assert vocabulary.eos_ids == (tokenizer.eos_id,)
+    text = "words of a model é€"
+    # sentencepiece puts a space before a text, which is no part of it
+    assert vocabulary.spell(tokenizer.encode(text, bos=False, eos=False)) == f" {text}".encode()
+    assert set(vocabulary.single_bytes) == set(range(256))
 
 
 @pytest.mark.hf

@@ -174,7 +174,7 @@ def test_recursion_is_masked_on_the_host_alone(tiny_model: Any, byte_vocabulary:
     assert text.startswith("[")
     assert set(text) <= set("[], ")
     assert not mask.capturable
-    with pytest.raises(InputError, match="this mask is by llguidance, which reads the ids on the host"):
+    with pytest.raises(InputError, match="this mask is by stack, which reads the ids on the host"):
         mask.prepare(WIDTH)
 
 

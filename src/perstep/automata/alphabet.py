@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from perstep._words import plural
-from perstep.automata.charset import ANY, Ranges, charset
-from perstep.automata.determinise import determinise
+from perstep.automata.charset import ANY, Ranges, Way, charset
 from perstep.automata.dfa import Dfa
 from perstep.automata.grouping import group_rows
-from perstep.automata.metering import metered_cache
-from perstep.automata.nfa import ENTRY, EXIT, Block, byte_ranges, literal, sequence, union
+from perstep.automata.metering import metered_cache, spend
+from perstep.automata.nfa import ENTRY, EXIT, Block, byte_ranges
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,11 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Encoding = Callable[[Ranges], Block]
-"""How one character of a set is written: `utf8_block` or `json_block`."""
+Encoding = Callable[[Ranges], tuple[Way, ...]]
+"""How one character of a set is written: `utf8_ways` or `json_ways`."""
 
 MOST_ATOMS = 250
 _COMPARED_AT_ONCE = 1 << 22
+_NS_PER_RUN = 2_000
 
 
 class Alphabet:
@@ -55,6 +55,7 @@ class Alphabet:
                 f"the patterns on a string tell {len(self.atoms):,} kinds of characters apart, over the limit of "
                 f"{MOST_ATOMS}: use fewer classes, or an engine without a table of them (llguidance)"
             )
+        self._symbol_of: dict[str, int] = {}
         self._firsts = [atom[0][0] for atom in self.atoms]
 
     def __len__(self) -> int:
@@ -70,7 +71,9 @@ class Alphabet:
 
     def word(self, text: str) -> bytes:
         """A text as symbols; half of a surrogate pair becomes a symbol that no automaton reads."""
-        return bytes(self._symbol(ord(sign)) for sign in text)
+        for sign in set(text) - self._symbol_of.keys():
+            self._symbol_of[sign] = self._symbol(ord(sign))
+        return bytes(self._symbol_of[sign] for sign in text)
 
     def _symbol(self, point: int) -> int:
         return next((number for number, atom in enumerate(self.atoms) if _holds(atom, point)), 255)
@@ -193,25 +196,22 @@ class _Tree:
     """How one character is read when each of some sets leads elsewhere: states inside it, and edges between them."""
 
     def __init__(self, choices: tuple[tuple[int, Ranges], ...], encoding: Encoding) -> None:
-        # A byte behind each character says which set it was of: encodings are prefix codes, so it is unmistakable.
-        ways = [sequence(encoding(ranges), literal(bytes([mark]))) for mark, (_, ranges) in enumerate(choices)]
-        dfa = determinise(union(*ways), 100_000, "one character")
-        end = int(np.flatnonzero(dfa.accepting)[0]) if dfa.accepting.any() else 0
-        by_byte = dfa.transitions[:, dfa.byte_class]
-        complete = (by_byte == end).any(axis=1) if end else np.zeros(len(by_byte), np.bool_)
-        complete[0] = False
-        mark_of = np.where(complete, (by_byte == end).argmax(axis=1), 0)
-        between = np.flatnonzero(~complete)
-        between = between[(between != 0) & (between != end) & (between != dfa.start)]
-        number = np.zeros(len(by_byte), dtype=np.int64)
-        number[between] = np.arange(1, len(between) + 1)
-        self.num_inner = len(between)
-        rows = np.concatenate([[dfa.start], between]).astype(np.int64)
-        states, lows, highs, targets = _runs(by_byte[rows])
-        symbols = np.array([first for first, _ in choices], dtype=np.int64)
-        leaves = complete[targets]
-        self._inner = np.stack([states, lows, highs, number[targets]], axis=1)[~leaves]
-        self._leaves = np.stack([states, lows, highs, symbols[mark_of[targets]]], axis=1)[leaves]
+        root: _Branch = {}
+        for symbol, ranges in choices:
+            for way in encoding(ranges):
+                _insert(root, way, symbol)
+        numbers: dict[tuple[_Run, ...], int] = {}
+        runs = _numbered(root, numbers)
+        spend(_NS_PER_RUN * sum(map(len, numbers)))
+        self.num_inner = len(numbers) - 1
+        # The root was numbered last; it is the state before the character, 0.
+        rows = [(0, *run) for run in runs]
+        rows += [(number, *run) for inner, number in numbers.items() if number <= self.num_inner for run in inner]
+        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        # A target is the number of a state inside, or, below 0, a symbol.
+        leaves = table[:, 3] < 0
+        self._inner, self._leaves = table[~leaves], table[leaves]
+        self._leaves[:, 3] = ~self._leaves[:, 3]
 
     def edges(
         self,
@@ -234,18 +234,37 @@ class _Tree:
         return edges.reshape(-1, 4)
 
 
-def _runs(
-    by_byte: NDArray[np.int32],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
-    """Runs of bytes that lead a row to one live state: row, lowest byte, highest byte, state."""
-    begins = np.ones_like(by_byte, dtype=np.bool_)
-    begins[:, 1:] = by_byte[:, 1:] != by_byte[:, :-1]
-    states, lows = np.nonzero(begins)
-    highs = np.append(lows[1:], 0) - 1
-    highs[highs < 0] = 255
-    targets = by_byte[states, lows]
-    live = targets != 0
-    return states[live], lows[live], highs[live], targets[live]
+_Branch = dict[tuple[tuple[int, int], ...], "_Branch | int"]
+"""By the ranges of a byte what follows: more bytes, or the symbol of the character that is complete."""
+_Run = tuple[int, int, int]
+"""A range of bytes, and the number of the state behind it; of a symbol s it is ~s."""
+
+
+def _insert(branch: _Branch, way: Way, symbol: int) -> None:
+    """Enter one way to write a character. Ways of different characters part in ranges that are equal or disjoint."""
+    for ranges in way[:-1]:
+        inner = branch.setdefault(ranges, {})
+        assert isinstance(inner, dict)  # noqa: S101 - an encoding is a prefix code
+        branch = inner
+    branch[way[-1]] = symbol
+
+
+def _numbered(branch: _Branch, numbers: dict[tuple[_Run, ...], int]) -> tuple[_Run, ...]:
+    """The runs of a branch, those of branches in it numbered first; equal branches have one number, from 1 on."""
+    runs_in_order = sorted(
+        (low, high, ~inner if isinstance(inner, int) else numbers[_numbered(inner, numbers)])
+        for ranges, inner in branch.items()
+        for low, high in ranges
+    )
+    joined: list[_Run] = []
+    for low, high, target in runs_in_order:
+        if joined and joined[-1][1] + 1 == low and joined[-1][2] == target:
+            joined[-1] = (joined[-1][0], high, target)
+        else:
+            joined.append((low, high, target))
+    runs = tuple(joined)
+    numbers.setdefault(runs, len(numbers) + 1)
+    return runs
 
 
 @metered_cache(512)

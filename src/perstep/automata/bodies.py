@@ -8,6 +8,7 @@ with a quote in them are walked from the state behind it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 from perstep.automata.charset import ANY, json_block
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import loop, optional
-from perstep.automata.rows import pack_bits
+from perstep.automata.rows import add_tokens, pack_bits
 from perstep.automata.search import Live, Search
 from perstep.automata.trie import build_trie
 
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
     from perstep.automata.vocabulary import Vocabulary
 
+_MOST_RANGES = 256
+"""Ranges of lengths whose tokens are kept; bits of 131,072 tokens take 16 KB."""
 _QUOTE, _LETTER = 0x22, 0x61
 
 
 @lru_cache(maxsize=1)
-def _inside() -> Dfa:
+def inside() -> Dfa:
     """Any characters inside a JSON string."""
     return determinise(optional(loop(json_block(ANY))), 1_000, "the inside of a JSON string")
 
@@ -43,7 +46,7 @@ def _between() -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
         For each but the first the state and the byte that lead there; and by state and byte the state that follows,
         int64 [states, 256]: the number of states stands for the one behind a complete character, one more for none.
     """
-    dfa = _inside()
+    dfa = inside()
     by_byte = dfa.transitions[:, dfa.byte_class]
     order, reached = [dfa.start], {dfa.start: (0, 0)}
     for state in order:
@@ -57,24 +60,36 @@ def _between() -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
     return [reached[state] for state in order[1:]], number[by_byte[order]]
 
 
+OPENING = 0
+"""In place of a state inside a string: before its opening quote."""
+
+
 class StringTokens:
     """What the tokens of a vocabulary do inside a JSON string.
+
+    Args:
+        vocabulary: the tokens.
+        begin: the state in which a token begins; between two characters by default, or `OPENING`.
 
     Attributes:
         most: characters that the token with the most of them begins.
         suffixes: what tokens hold behind their first unescaped quote, each once; the first is empty.
+        stays: for each token 1 if it begins and ends between two characters, else 0; as bytes.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        dfa, trie = _inside(), vocabulary.trie
+    def __init__(self, vocabulary: Vocabulary, begin: int | None = None) -> None:
+        dfa, trie = inside(), vocabulary.trie
         by_byte = dfa.transitions[:, dfa.byte_class]
         state = np.zeros(trie.num_nodes, dtype=np.int32)
         begun = np.zeros(trie.num_nodes, dtype=np.int32)
         left_at = np.zeros(trie.num_nodes, dtype=np.int32)  # the depth behind the quote; 0 where there was none
-        state[0] = dfa.start
+        state[0] = dfa.start if begin is None else begin
         for depth in range(1, trie.depth + 1):
             here = trie.level(depth)
             parent, symbol = trie.parent[here], trie.symbol[here]
+            if depth == 1 and begin == OPENING:
+                state[here] = np.where(symbol == _QUOTE, dfa.start, 0)
+                continue
             between = state[parent] == dfa.start
             quote = between & (symbol == _QUOTE)
             state[here] = by_byte[state[parent], symbol]
@@ -83,15 +98,21 @@ class StringTokens:
         node = trie.node_of_token
         self._size = vocabulary.size
         self._begun = np.where((node > 0) & (state[node] > 0), begun[node], -1)
+        self.stays: bytes = ((node > 0) & (state[node] == dfa.start)).tobytes()
         self.most = int(self._begun.max(initial=0))
         self._within: dict[int, NDArray[np.int32]] = {}
+        self._closing: OrderedDict[tuple[int, int], NDArray[np.int32]] = OrderedDict()
         by_suffix: dict[bytes, list[int]] = {b"": []}
         for token in np.flatnonzero(left_at[node]).tolist():
             by_suffix.setdefault(vocabulary.tokens[token][left_at[node[token]] :], []).append(token)
         self.suffixes = list(by_suffix)
-        self._tokens = [np.array(tokens, dtype=np.int64) for tokens in by_suffix.values()]
-        self._before = [begun[node[tokens]] for tokens in self._tokens]
-        self._bits: dict[int, NDArray[np.int32]] = {}
+        self._tokens: list[NDArray[np.int64]] = []
+        self._before: list[NDArray[np.int32]] = []
+        for group in by_suffix.values():
+            tokens = np.array(group, dtype=np.int64)
+            order = np.argsort(begun[node[tokens]], kind="stable")
+            self._tokens.append(tokens[order])
+            self._before.append(begun[node[tokens]][order])
         self.search = Search(build_trie(self.suffixes))
 
     def within(self, most: int) -> NDArray[np.int32]:
@@ -101,25 +122,24 @@ class StringTokens:
             self._within[most] = pack_bits((self._begun >= 0) & (self._begun <= most))
         return self._within[most]
 
-    def leaving(self, suffix: int, open_after: NDArray[np.bool_] | None) -> NDArray[np.int32]:
-        """The tokens that leave with a suffix, as packed bits.
+    def within_or_closing(self, low: int, high: int | None) -> NDArray[np.int32]:
+        """The tokens that stay inside, and those that end with the string after `low` to `high` characters."""
+        key = min(low, self.most + 1), self.most if high is None else min(high, self.most)
+        bits = self._closing.get(key)
+        if bits is None:
+            bits = self.within(key[1]).copy()
+            add_tokens(bits, [self.leaving(0, *key)])
+            self._closing[key] = bits
+            if len(self._closing) > _MOST_RANGES:
+                self._closing.popitem(last=False)
+        return bits
 
-        Args:
-            suffix: its number.
-            open_after: after how many characters the string may end; None for any number.
-        """
-        if open_after is None:
-            if suffix not in self._bits:
-                self._bits[suffix] = self._packed(self._tokens[suffix])
-            return self._bits[suffix]
+    def leaving(self, suffix: int, low: int = 0, high: int | None = None) -> NDArray[np.int64]:
+        """The tokens that leave with a suffix after `low` to `high` characters; a view."""
         before = self._before[suffix]
-        in_range = before < len(open_after)
-        return self._packed(self._tokens[suffix][in_range][open_after[before[in_range]]])
-
-    def _packed(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
-        mask = np.zeros(self._size, dtype=np.bool_)
-        mask[tokens] = True
-        return pack_bits(mask)
+        first = int(before.searchsorted(low)) if low else 0
+        last = len(before) if high is None else int(before.searchsorted(high, side="right"))
+        return self._tokens[suffix][first:last]
 
 
 class Bodies:
@@ -140,8 +160,8 @@ class Bodies:
         self._quote, self._letter = int(dfa.byte_class[_QUOTE]), int(dfa.byte_class[_LETTER])
         self._byte_class = dfa.byte_class
         self._known: dict[int, tuple[int, int] | None] = {}
-        inside = _inside()
-        by_byte = inside.transitions[:, inside.byte_class]
+        body = inside()
+        by_byte = body.transitions[:, body.byte_class]
         classes, first = np.unique(dfa.byte_class, return_index=True)
         # Bytes that are one to this automaton must be one inside a string, and the quote must be apart.
         self._fits = bool(
@@ -199,22 +219,19 @@ class Bodies:
         targets = {end for end in ends if end}
         if len(targets) > 1:
             return None
-        most = self._tokens.most if unbounded else len(ends) - 1
-        bits = self._tokens.within(most).copy()
-        if targets:
-            every = (unbounded or most >= self._tokens.most) and all(ends)
-            open_after = None if every else np.array(ends) != 0
-            if unbounded and open_after is not None:
-                open_after = np.append(open_after, np.full(self._tokens.most, ends[-1] != 0))
-            self._add_leaving(bits, targets.pop(), open_after)
+        high = None if unbounded else len(ends) - 1
+        if not targets:  # the string does not end here, though a text may
+            return self._tokens.within(self._tokens.most if high is None else high).copy()
+        low = next(number for number, end in enumerate(ends) if end)
+        if not all(ends[low:]):
+            return None
+        bits = self._tokens.within_or_closing(low, high).copy()
+        for behind in targets:
+            suffixes = self._tokens.search.alive_tokens(self._live, behind)
+            add_tokens(bits, [self._tokens.leaving(suffix, low, high) for suffix in suffixes])
         return bits
 
     def _is_full(self, state: int) -> bool:
         """Whether nothing but a quote may follow."""
         row = self._transitions[state]
         return bool(row[self._quote]) and int(np.count_nonzero(row)) == 1
-
-    def _add_leaving(self, bits: NDArray[np.int32], behind: int, open_after: NDArray[np.bool_] | None) -> None:
-        for suffix in self._tokens.search.alive_tokens(self._live, behind):
-            np.bitwise_or(bits, self._tokens.leaving(suffix, open_after), out=bits)
-        np.bitwise_or(bits, self._tokens.leaving(0, open_after), out=bits)

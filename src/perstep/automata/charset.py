@@ -10,13 +10,9 @@ character is one repetition and minLength and maxLength count what JSON Schema c
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from perstep.automata.determinise import determinise
-from perstep.automata.nfa import Block, byte_ranges, literal, of_dfa, sequence, union
-
-if TYPE_CHECKING:
-    from perstep.automata.dfa import Dfa
+from perstep.automata.nfa import Block, byte_ranges, of_dfa, sequence, union
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -72,29 +68,43 @@ ANY = charset((0, _LAST))
 RAW_IN_JSON = invert(charset((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C)))
 
 
-@lru_cache(maxsize=256)
+Way = tuple[tuple[tuple[int, int], ...], ...]
+"""One way to write a character of a set: for each byte in turn the ranges it is in."""
+
+
+@lru_cache(maxsize=512)
+def utf8_ways(ranges: Ranges) -> tuple[Way, ...]:
+    """How a character of the set is written in UTF-8."""
+    return tuple(tuple((part,) for part in way) for low, high in ranges for way in utf8_sequences(low, high))
+
+
+@lru_cache(maxsize=512)
+def json_ways(ranges: Ranges) -> tuple[Way, ...]:
+    """How a character of the set may be written inside a JSON string."""
+    ways = list(utf8_ways(intersect(ranges, RAW_IN_JSON)))
+    for point, escape in SHORT_ESCAPES.items():
+        if any(low <= point <= high for low, high in ranges):
+            ways.append(tuple(((byte, byte),) for byte in escape))
+    for low, high in intersect(ranges, ((0, 0xFFFF),)):
+        ways += [(((0x5C, 0x5C),), ((0x75, 0x75),), *map(tuple, digits)) for digits in hex_sequences(low, high)]
+    return tuple(ways)
+
+
+@lru_cache(maxsize=64)
 def utf8_block(ranges: Ranges) -> Block:
     """One character of the set in UTF-8."""
-    return of_dfa(_smallest(_utf8(ranges)))
+    return _block(utf8_ways(ranges))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def json_block(ranges: Ranges) -> Block:
     """One character of the set as it may be written inside a JSON string."""
-    ways = [_utf8(intersect(ranges, RAW_IN_JSON))]
-    ways += [literal(escape) for point, escape in SHORT_ESCAPES.items() if intersect(ranges, ((point, point),))]
-    for low, high in intersect(ranges, ((0, 0xFFFF),)):
-        ways += [sequence(literal(b"\\u"), *map(byte_ranges, digits)) for digits in hex_sequences(low, high)]
-    return of_dfa(_smallest(union(*ways)))
+    return _block(json_ways(ranges))
 
 
-def _smallest(block: Block) -> Dfa:
-    return determinise(block, 10_000, "a set of characters")
-
-
-def _utf8(ranges: Ranges) -> Block:
-    ways = [way for low, high in ranges for way in utf8_sequences(low, high)]
-    return union(*(sequence(*(byte_ranges([part]) for part in way)) for way in ways))
+def _block(ways: tuple[Way, ...]) -> Block:
+    one = union(*(sequence(*map(byte_ranges, way)) for way in ways))
+    return of_dfa(determinise(one, 10_000, "a set of characters"))
 
 
 def utf8_sequences(low: int, high: int) -> list[list[tuple[int, int]]]:

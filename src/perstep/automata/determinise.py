@@ -37,13 +37,14 @@ _MANY = 24  # members of a set from which on they are looked at together
 _BYTES_PER_MOVE = 45
 
 
-def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
+def determinise(block: Block, limit: int, source: str, *, merge: bool = True) -> dfas.Dfa:
     """The minimal byte automaton of a block's language.
 
     Args:
         block: the nondeterministic automaton.
         limit: most states that the automaton, or the construction on its way there, may have.
         source: what it was made from, for messages and for `Dfa.source`.
+        merge: whether states of equal behaviour become one; without it the automaton need not be minimal.
 
     Raises:
         InputError: if more than `limit` states are needed, or more than `MAX_WORK` steps on the way.
@@ -73,9 +74,8 @@ def determinise(block: Block, limit: int, source: str) -> dfas.Dfa:
         table[cell + num_classes] = sets.name(group)
     complete = np.concatenate([rows, *(row[None] for row in set_rows)]) if set_rows else rows
     del table, rows, sets
-    result = dfas.minimal(
-        complete, byte_class, np.concatenate([accepting, np.array(set_accepting, dtype=np.bool_)]), ENTRY + 1, source
-    )
+    ends = np.concatenate([accepting, np.array(set_accepting, dtype=np.bool_)])
+    result = dfas.minimal(complete, byte_class, ends, ENTRY + 1, source, merge=merge)
     if result.num_states > limit:
         raise too_many_states(source, limit)
     return result

@@ -152,11 +152,13 @@ def minimal(
     accepting: NDArray[np.bool_],
     start: int,
     source: str = "",
+    *,
+    merge: bool = True,
 ) -> Dfa:
     """The minimal automaton of a complete transition table (state 0 dead), numbered canonically.
 
     States that cannot be reached or cannot reach acceptance fall away, then states of equal
-    behaviour are merged, then byte classes that no state tells apart.
+    behaviour are merged (not without `merge`), then byte classes that no state tells apart.
     """
     live = graphs.reachable(transitions, start) & graphs.leads_to(transitions, accepting)
     if not live[start]:
@@ -167,7 +169,7 @@ def minimal(
         np.take(renumber, transitions, out=transitions, mode="clip")  # in place: the table may be large
         accepting = np.concatenate([[False], accepting[live]])
         start = int(renumber[start])
-    block = same_behaviour(transitions, accepting)
+    block = same_behaviour(transitions, accepting) if merge else np.arange(len(transitions), dtype=np.int32)
     first_of_block = np.zeros(int(block.max()) + 1, dtype=np.int64)
     first_of_block[block[::-1]] = np.arange(len(block))[::-1]
     transitions, accepting = block[transitions[first_of_block]], accepting[first_of_block]
@@ -188,16 +190,18 @@ def _merge_classes(
     return np.ascontiguousarray(transitions[:, byte_class[first_byte]]), by_byte.astype(np.uint8)
 
 
-def together(left: Dfa, right: Dfa, limit: int) -> Dfa:
-    """`left & right`, of at most `limit` states before it is made minimal.
+def together(left: Dfa, right: Dfa, limit: int, *, merge: bool = True) -> Dfa:
+    """`left & right`, of at most `limit` states before it is made minimal, which it is not without `merge`.
 
     Raises:
         InputError: if more are needed.
     """
-    return _combine(left, right, np.logical_and, "and", limit)
+    return _combine(left, right, np.logical_and, "and", limit, merge=merge)
 
 
-def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | None = None) -> Dfa:
+def _combine(
+    left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | None = None, *, merge: bool = True
+) -> Dfa:
     """The automaton of pairs of states: a pair accepts where `accept` says so of its two halves."""
     pair_of_byte = left.byte_class.astype(np.int64) * right.num_byte_classes + right.byte_class
     pairs, byte_class = np.unique(pair_of_byte, return_inverse=True)
@@ -227,4 +231,4 @@ def _combine(left: Dfa, right: Dfa, accept: np.ufunc, word: str, limit: int | No
     transitions = np.searchsorted(keys, follow(keys)).astype(np.int32)
     accepting = accept(left.accepting[keys // width], right.accepting[keys % width])
     start = int(np.searchsorted(keys, left.start * width + right.start))
-    return minimal(transitions, byte_class.reshape(-1).astype(np.uint8), accepting, start, source)
+    return minimal(transitions, byte_class.reshape(-1).astype(np.uint8), accepting, start, source, merge=merge)

@@ -8,6 +8,7 @@ an automaton or as a grammar of the same texts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perstep._json import Json
@@ -17,6 +18,7 @@ from perstep.automata.dfa import STATE_LIMIT
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered
 from perstep.automata.regex import PYTHON, from_regex
 from perstep.automata.schema.compiler import Policy, ReadSchema
+from perstep.automata.schema.programs import SchemaProgram, schema_program
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from perstep.automata.table import TokenAutomaton
     from perstep.automata.vocabulary import Vocabulary
 
-CHOICES = ("auto", "table", "table-lazy", "llguidance")
-SMALL_SECONDS = 0.012
-"""Counted work of a compile up to which `auto` takes the table."""
-SMALL_MEGABYTES = 30.0
-"""Memory of a compile up to which `auto` takes the table."""
+CHOICES = ("auto", "stack", "table", "table-lazy", "llguidance")
+SMALL_SECONDS = 0.1
+"""Counted work of a compile up to which `auto` takes our own engine."""
+SMALL_MEGABYTES = 50.0
+"""Memory of a compile up to which `auto` takes our own engine."""
 
 
 def mask(
@@ -85,7 +87,7 @@ def mask(
         policy = Policy(whitespace, max_depth, STATE_LIMIT, undeclared, key_order, strict)
         return mask_of_schema(vocabulary, ReadSchema(schema, policy), engine, limits)
     if regex is not None:
-        return _Choice(vocabulary, *_of_regex(regex)).take(engine, limits)
+        return _Choice(vocabulary, _of_regex(regex)).take(engine, limits)
     text, source = _grammar_text(lark, gbnf)
     if engine not in ("auto", "llguidance"):
         raise InputError(f"a {name} grammar has no table: use engine='llguidance' or 'auto'")
@@ -108,48 +110,85 @@ def mask_of_schema(
     Raises:
         InputError: as for `mask`.
     """
-    from perstep.automata.schema.grammar import schema_grammar
 
-    return _Choice(vocabulary, schema.as_automaton, lambda: schema_grammar(schema)).take(engine, limits)
+    def grammar() -> Lark:
+        from perstep.automata.schema.grammar import schema_grammar
+
+        return schema_grammar(schema)
+
+    def program(cpu_seconds: float, megabytes: float) -> SchemaProgram:
+        return schema_program(schema, cpu_seconds, megabytes)
+
+    return _Choice(vocabulary, _Forms(schema.as_automaton, grammar, program)).take(engine, limits)
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """A grammar in the forms that engines read.
+
+    Attributes:
+        as_automaton: makes its byte automaton within CPU seconds and megabytes.
+        as_grammar: makes its grammar for llguidance.
+        as_program: makes its program of pieces within CPU seconds and megabytes; None where it has none.
+    """
+
+    as_automaton: Callable[[float, float], Dfa]
+    as_grammar: Callable[[], Lark]
+    as_program: Callable[[float, float], SchemaProgram] | None = None
 
 
 class _Choice:
-    """A grammar in two forms."""
+    """The engines over a vocabulary, for a grammar."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, automaton: Callable[[float, float], Dfa], grammar: Callable[[], Lark]
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, forms: _Forms) -> None:
         self._vocabulary = vocabulary
-        self._automaton = automaton
-        self._grammar = grammar
+        self._forms = forms
 
     def take(self, engine: str, limits: tuple[float, float]) -> TokenAutomaton:
         """The mask by an engine, or by the one that suits."""
         if engine == "llguidance":
             return self._by_parser("asked for")
+        if engine == "stack":
+            return self._by_stack(limits, limits, "asked for")
         if engine != "auto":
             return self._by_table(engine, limits, "asked for")
         small = min(SMALL_SECONDS, limits[0]), min(SMALL_MEGABYTES, limits[1])
         try:
-            return self._by_table("table-lazy", small, "")
+            if self._forms.as_program is None:
+                return self._by_table("table-lazy", small, "")
+            return self._by_stack(small, limits, "")
         except InputError as error:
             too_large = error
         try:
-            return self._by_parser(f"not a small language: {too_large}")
+            return self._by_parser(f"not small: {too_large}")
         except InputError as refused:
             try:
                 return self._by_table("table-lazy", limits, f"llguidance cannot: {refused}")
             except InputError as error:
-                raise InputError(f"neither engine holds it. llguidance: {refused}; a table: {error}") from error
+                raise InputError(f"no engine holds it. llguidance: {refused}; a table: {error}") from error
+
+    def _by_stack(
+        self, limits: tuple[float, float], limits_of_table: tuple[float, float], reason: str
+    ) -> TokenAutomaton:
+        from perstep.automata.stack.automaton import StackAutomaton
+
+        if self._forms.as_program is None:
+            raise InputError("the engine 'stack' is for schemas: use 'table', 'table-lazy' or 'auto'")
+        read = self._forms.as_program(*limits)
+        automaton = StackAutomaton(
+            read.program, self._vocabulary, read.source, lambda: self._forms.as_automaton(*limits_of_table)
+        )
+        automaton.reason = reason or f"small pieces, {plural(read.program.num_nodes, 'node')} between them"
+        return automaton
 
     def _by_table(self, engine: str, limits: tuple[float, float], reason: str) -> TokenAutomaton:
-        dfa = self._automaton(*limits)
+        dfa = self._forms.as_automaton(*limits)
         table = compile_table(dfa, self._vocabulary, lazy=engine == "table-lazy")
         table.engine, table.reason = engine, reason or f"a small language of {plural(dfa.num_states, 'state')}"
         return table
 
     def _by_parser(self, reason: str) -> TokenAutomaton:
-        grammar = self._grammar()
+        grammar = self._forms.as_grammar()
         return _parsed(self._vocabulary, grammar.text, grammar.source, reason)
 
 
@@ -161,7 +200,7 @@ def _parsed(vocabulary: Vocabulary, text: str, source: str, reason: str) -> Toke
     return automaton
 
 
-def _of_regex(pattern: str) -> tuple[Callable[[float, float], Dfa], Callable[[], Lark]]:
+def _of_regex(pattern: str) -> _Forms:
     def automaton(cpu_seconds: float, megabytes: float) -> Dfa:
         with metered(cpu_seconds, megabytes):
             return from_regex(pattern)
@@ -173,7 +212,7 @@ def _of_regex(pattern: str) -> tuple[Callable[[float, float], Dfa], Callable[[],
         source = regex_source(pattern, PYTHON, plain_source)
         return Lark(f'%llguidance {{"no_forcing": true}}\nstart: TEXT\nTEXT: /{source}/\n', f"the regex {pattern!r}")
 
-    return automaton, grammar
+    return _Forms(automaton, grammar)
 
 
 def _grammar_text(lark: str | None, gbnf: str | None) -> tuple[str, str]:

@@ -8,7 +8,6 @@ module makes the byte automaton.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,25 +27,86 @@ ENTRY, EXIT = 0, 1
 _NS_PER_COPY = 8_000
 _NS_PER_STEP = 1_500
 _FEW_STEPS = 4
+_FEW_EDGES = 48  # from which on arrays are copied quicker than lists
 _NS_PER_EDGE = 25
 
 
-@dataclass(frozen=True, eq=False)
+Edge = tuple[int, int, int, int]
+"""From, lowest byte, highest byte, to."""
+Hop = tuple[int, int]
+"""From, to, reading nothing."""
+
+
 class Block:
     """A nondeterministic automaton with one entry (state 0) and one exit (state 1).
 
-    Attributes:
+    Small blocks are lists, which are joined quicker than arrays; each form is made of the other when it is asked for.
+
+    Args:
         size: number of states.
-        edges: int32 [edges, 4]: from, lowest byte, highest byte, to.
-        hops: int32 [hops, 2]: from, to, reading nothing.
+        edges: int32 [edges, 4], or a list: from, lowest byte, highest byte, to.
+        hops: int32 [hops, 2], or a list: from, to, reading nothing.
         steps: the lowest and highest byte of each edge, where all lead from the entry to the exit and there is nothing
             else; None elsewhere.
     """
 
-    size: int
-    edges: NDArray[np.int32]
-    hops: NDArray[np.int32]
-    steps: tuple[tuple[int, int], ...] | None = None
+    __slots__ = ("_arrays", "lists", "size", "steps")
+
+    def __init__(
+        self,
+        size: int,
+        edges: NDArray[np.int32] | list[Edge],
+        hops: NDArray[np.int32] | list[Hop],
+        steps: tuple[tuple[int, int], ...] | None = None,
+    ) -> None:
+        self.size = size
+        self.steps = steps
+        self._arrays: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
+        self.lists: tuple[list[Edge], list[Hop]] | None = None
+        if isinstance(edges, list) and isinstance(hops, list):
+            self.lists = edges, hops
+        else:
+            self._arrays = np.asarray(edges), np.asarray(hops)
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Edges and hops as arrays."""
+        if self._arrays is None:
+            assert self.lists is not None  # noqa: S101 - it is made of one form or the other
+            edges, hops = self.lists
+            self._arrays = (
+                np.array(edges, dtype=np.int32).reshape(-1, 4),
+                np.array(hops, dtype=np.int32).reshape(-1, 2),
+            )
+        return self._arrays
+
+    @property
+    def edges(self) -> NDArray[np.int32]:
+        """The edges, int32 [edges, 4]."""
+        return self.arrays[0]
+
+    @property
+    def hops(self) -> NDArray[np.int32]:
+        """The hops, int32 [hops, 2]."""
+        return self.arrays[1]
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is an edge at all."""
+        return bool(self.lists[0]) if self.lists is not None else len(self.edges) > 0
+
+    def listed(self) -> tuple[list[Edge], list[Hop]]:
+        """Edges and hops as lists."""
+        if self.lists is not None:
+            return self.lists
+        return list(map(tuple, self.edges.tolist())), list(map(tuple, self.hops.tolist()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes as arrays."""
+        if self.lists is not None:
+            return 16 * len(self.lists[0]) + 8 * len(self.lists[1])
+        return self.edges.nbytes + self.hops.nbytes
 
 
 class Graph:
@@ -56,8 +116,8 @@ class Graph:
         self._size = 2
         self._edges: list[NDArray[np.int32]] = []
         self._hops: list[NDArray[np.int32]] = []
-        self._own_edges: list[tuple[int, int, int, int]] = []
-        self._own_hops: list[tuple[int, int]] = []
+        self._own_edges: list[Edge] = []
+        self._own_hops: list[Hop] = []
 
     @property
     def size(self) -> int:
@@ -79,6 +139,9 @@ class Graph:
             spend(_NS_PER_STEP * len(block.steps))
             self._own_edges += [(source, low, high, target) for low, high in block.steps]
             return
+        if block.lists is not None and len(block.lists[0]) <= _FEW_EDGES:
+            self._put_listed(block.size, block.lists, source, target)
+            return
         spend(_NS_PER_COPY + _NS_PER_EDGE * len(block.edges))
         place = np.arange(self._size - 2, self._size - 2 + block.size, dtype=np.int32)
         place[:2] = source, target
@@ -91,8 +154,21 @@ class Graph:
         if len(block.hops):
             self._hops.append(place[block.hops])
 
+    def _put_listed(self, size: int, lists: tuple[list[Edge], list[Hop]], source: int, target: int) -> None:
+        edges, hops = lists
+        spend(_NS_PER_STEP * (len(edges) + len(hops)))
+        shift = self._size - 2
+        self._size += size - 2
+        place = (source, target)
+        self._own_edges += [
+            (place[a] if a < 2 else a + shift, low, high, place[b] if b < 2 else b + shift) for a, low, high, b in edges
+        ]
+        self._own_hops += [(place[a] if a < 2 else a + shift, place[b] if b < 2 else b + shift) for a, b in hops]
+
     def build(self) -> Block:
         """The block."""
+        if not self._edges and not self._hops:
+            return Block(self._size, self._own_edges, self._own_hops)
         # Parts, their copies and the whole are there at once.
         hold(0, "this", other_bytes=3 * sum(part.nbytes for part in (*self._edges, *self._hops)))
         hops = np.array(self._own_hops, dtype=np.int32).reshape(-1, 2)
@@ -104,10 +180,10 @@ class Graph:
         )
 
 
-NEVER = Graph().build()
+NEVER = Block(2, [], [])
 """Accepts nothing."""
 
-EMPTY = Block(2, NEVER.edges, np.array([[ENTRY, EXIT]], dtype=np.int32))
+EMPTY = Block(2, [], [(ENTRY, EXIT)])
 """Accepts the empty string only."""
 
 
@@ -115,18 +191,15 @@ def literal(data: bytes) -> Block:
     """Exactly `data`."""
     if not data:
         return EMPTY
-    path = np.arange(1, len(data) + 2, dtype=np.int32)
-    path[0], path[-1] = ENTRY, EXIT
-    path[1:-1] = np.arange(2, len(data) + 1)
-    values = np.frombuffer(data, dtype=np.uint8).astype(np.int32)
-    steps = ((data[0], data[0]),) if len(data) == 1 else None
-    return Block(len(data) + 1, np.stack([path[:-1], values, values, path[1:]], axis=1), NEVER.hops, steps)
+    states = [ENTRY, *range(2, len(data) + 1), EXIT]
+    edges = [(states[at], byte, byte, states[at + 1]) for at, byte in enumerate(data)]
+    return Block(len(data) + 1, edges, [], ((data[0], data[0]),) if len(data) == 1 else None)
 
 
 def byte_ranges(ranges: Sequence[tuple[int, int]]) -> Block:
     """One byte within one of the ranges, ends included."""
-    edges = np.array([(ENTRY, low, high, EXIT) for low, high in ranges], dtype=np.int32).reshape(-1, 4)
-    return Block(2, edges, NEVER.hops, tuple(ranges) if len(ranges) <= _FEW_STEPS else None)
+    edges = [(ENTRY, low, high, EXIT) for low, high in ranges]
+    return Block(2, edges, [], tuple(ranges) if len(ranges) <= _FEW_STEPS else None)
 
 
 def sequence(*blocks: Block) -> Block:

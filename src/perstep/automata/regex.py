@@ -17,7 +17,7 @@ import numpy as np
 from perstep._words import plural
 from perstep.automata import casing
 from perstep.automata.alphabet import Alphabet, Encoding, spelled
-from perstep.automata.charset import ANY, Ranges, charset, invert, utf8_block
+from perstep.automata.charset import ANY, Ranges, charset, invert, utf8_ways
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import STATE_LIMIT, Dfa
 from perstep.automata.metering import metered_cache
@@ -158,7 +158,7 @@ def from_regex(pattern: str, state_limit: int = STATE_LIMIT) -> Dfa:
         >>> from_regex(r"[a-z]+(-[a-z]+)*").accepts(b"well-known")
         True
     """
-    return determinise(regex_block(pattern, utf8_block, state_limit), state_limit, f"the regex {_short(pattern)}")
+    return determinise(regex_block(pattern, utf8_ways, state_limit), state_limit, f"the regex {_short(pattern)}")
 
 
 def regex_block(pattern: str, encoding: Encoding, state_limit: int) -> Block:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,18 +48,24 @@ class Row:
     """One set of allowed tokens. Arrays handed out are shared and read-only.
 
     Attributes:
-        count: number of allowed tokens.
         size: tokens of the vocabulary.
     """
 
-    __slots__ = ("_expand", "_kept", "_store", "count", "size")
+    __slots__ = ("_count", "_expand", "_kept", "_store", "size")
 
-    def __init__(self, size: int, count: int, expand: Callable[[], NDArray[np.bool_]], store: RowStore) -> None:
+    def __init__(self, size: int, count: int | None, expand: Callable[[], NDArray[np.bool_]], store: RowStore) -> None:
         self.size = size
-        self.count = count
+        self._count = count
         self._expand = expand
         self._store = store
         self._kept: dict[Hashable, object] = {}
+
+    @property
+    def count(self) -> int:
+        """Number of allowed tokens."""
+        if self._count is None:
+            self._count = count_bits(self.bits)
+        return self._count
 
     @classmethod
     def of_bits(
@@ -77,11 +83,11 @@ class Row:
             size: tokens of the vocabulary.
             store: counts what rows keep.
             again: makes the bits once more; without it the row keeps them, beside the budget.
-            count: how many are set, where it is known.
+            count: how many are set, where it is known already.
         """
         bits.flags.writeable = False
         make = again or (lambda: bits)
-        row = cls(size, _count(bits) if count is None else count, lambda: unpack_bits(make(), size), store)
+        row = cls(size, count, lambda: unpack_bits(make(), size), store)
         if again is None:
             row._kept["bits"] = bits
         else:
@@ -104,7 +110,9 @@ class Row:
     def bits(self) -> NDArray[np.int32]:
         """Packed bits, int32 [ceil(tokens / 32)]: token t is bit t & 31 of word t >> 5, as peers lay it out."""
         bits = self._kept.get("bits")
-        return self._make("bits", lambda: pack_bits(self.mask())) if bits is None else cast("NDArray[np.int32]", bits)
+        if bits is None:
+            bits = self._make("bits", lambda: pack_bits(self.mask()))
+        return bits  # type: ignore[return-value]  # a cast would cost as much as the look-up
 
     @property
     def allowed(self) -> NDArray[np.int32]:
@@ -140,7 +148,17 @@ class Row:
 _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)
 
 
-def _count(bits: NDArray[np.int32]) -> int:
+def clear_bits(bits: NDArray[np.int32], tokens: Iterable[int]) -> None:
+    """Clear the bits of some tokens; fit for a few."""
+    words: memoryview[int] = memoryview(bits.view(np.uint32))  # type: ignore[arg-type]
+    for token in tokens:
+        words[token >> 5] &= ~(1 << (token & 31))
+
+
+_BIT = np.left_shift(np.uint32(1), np.arange(32, dtype=np.uint32))
+
+
+def count_bits(bits: NDArray[np.int32]) -> int:
     """How many bits are set."""
     return int(_BITS_OF_BYTE[bits.view(np.uint8)].sum(dtype=np.int64))
 
@@ -152,11 +170,19 @@ def pack_bits(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     return words.view("<i4").astype(np.int32, copy=False)
 
 
-def set_bits(bits: NDArray[np.int32], tokens: Sequence[int]) -> None:
+def set_bits(bits: NDArray[np.int32], tokens: Iterable[int]) -> None:
     """Set the bits of some tokens; fit for a few."""
     words: memoryview[int] = memoryview(bits.view(np.uint32))  # type: ignore[arg-type]
     for token in tokens:
         words[token >> 5] |= 1 << (token & 31)
+
+
+def add_tokens(bits: NDArray[np.int32], groups: Sequence[NDArray[np.int64]]) -> None:
+    """Set the bits of groups of tokens, each some hundreds."""
+    if not groups:
+        return
+    tokens = np.concatenate(groups)
+    np.bitwise_or.at(bits.view(np.uint32), tokens >> 5, _BIT[tokens & 31])
 
 
 def unpack_bits(bits: NDArray[np.int32], size: int) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ nearly, fewer nodes are alive than that: they are found one by one, and given up
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from perstep.automata.walk import sparse_walk
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from numpy.typing import NDArray
 
     from perstep.automata.trie import Trie
@@ -27,6 +30,9 @@ class Search:
 
     Args:
         trie: over bytes, siblings in ascending order.
+
+    Attributes:
+        walked: what others found in it and keep for the next search.
     """
 
     def __init__(self, trie: Trie) -> None:
@@ -38,6 +44,41 @@ class Search:
         self._tokens = order
         self._tokens_list: memoryview[int] = memoryview(order)  # type: ignore[arg-type]
         self._bounds: memoryview[int] = memoryview(bounds)  # type: ignore[arg-type]
+        self._children: dict[int, dict[int, int]] = {}
+        self.walked: OrderedDict[Hashable, tuple[list[int], list[int]]] = OrderedDict()
+
+    def children(self, node: int) -> dict[int, int]:
+        """A node's children by the byte that leads to them."""
+        children = self._children.get(node)
+        if children is None:
+            first, last = self._first[node], self._first[node + 1]
+            children = dict(zip(self._symbols[first:last], range(first, last), strict=True))
+            self._children[node] = children
+        return children
+
+    def along(self, node: int, data: bytes) -> int | None:
+        """The node that some bytes lead to from another; None if there is none."""
+        for byte in data:
+            child = self.children(node).get(byte)
+            if child is None:
+                return None
+            node = child
+        return node
+
+    def tokens_below(self, node: int) -> list[int]:
+        """The tokens that end at a node or below it."""
+        tokens: list[int] = []
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            tokens += self.tokens_at(node)
+            waiting += self.children(node).values()
+        return tokens
+
+    def tokens_at(self, node: int) -> list[int]:
+        """The tokens that end at a node."""
+        low, high = self._bounds[node], self._bounds[node + 1]
+        return self._tokens[low:high].tolist() if high - low > 1 else [self._tokens_list[low]] if high > low else []
 
     def few_tokens(self, live: Live, state: int) -> list[int] | None:
         """The tokens that are alive from a state; None if that takes too many looks."""

@@ -64,6 +64,11 @@ class Trie:
         return np.where(self.node_of_token > 0, place, -1)
 
     @cached_property
+    def ready_to_take(self) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """Parents and symbols in the types that a walk would make of them at every call."""
+        return self.parent.astype(np.intp), self.symbol.astype(np.int32)
+
+    @cached_property
     def nodes_below(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """How many nodes begin with each first symbol alone, and with each pair of symbols.
 

@@ -78,8 +78,7 @@ class DenseWalk:
         padded = np.zeros((states, 1 << self._shift), dtype=np.int32)
         padded[:, :classes] = transitions
         self._next = (padded << self._shift).ravel()
-        self._parent = trie.parent.astype(np.intp)  # what `take` would make of it on every call
-        self._symbols = trie.symbol.astype(np.int32)
+        self._parent, self._symbols = trie.ready_to_take
         self._at = np.zeros(trie.num_nodes, dtype=np.int32)
 
     def visited(self) -> NDArray[np.int64]:
@@ -92,6 +91,18 @@ class DenseWalk:
 
     def __call__(self, state: int) -> NDArray[np.int32]:
         """The state in which each node of `trie.ends` is, 0 where it is dead; int32 [ends], a new array."""
+        self._walk(state)
+        ends = self._at.take(self._trie.ends)
+        ends >>= self._shift
+        return ends
+
+    def nodes(self, state: int) -> NDArray[np.int32]:
+        """The state in which every node of the trie is, 0 where it is dead; int32 [nodes], a new array."""
+        self._walk(state)
+        nodes: NDArray[np.int32] = self._at >> self._shift
+        return nodes
+
+    def _walk(self, state: int) -> None:
         at = self._at
         at[0] = state << self._shift
         for depth in range(1, self._trie.depth + 1):
@@ -99,9 +110,6 @@ class DenseWalk:
             index = at.take(self._parent[here])
             index += self._symbols[here]
             self._next.take(index, out=at[here], mode="clip")  # clip: no copy of `out`; indices are in range
-        ends = at.take(self._trie.ends)
-        ends >>= self._shift
-        return ends
 
 
 def sparse_walk(

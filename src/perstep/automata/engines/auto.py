@@ -9,6 +9,7 @@ from perstep.automata.engines.tables import TableEngine
 from perstep.automata.engines.tables import prepare as prepare_tables
 from perstep.automata.front import mask_of_schema
 from perstep.automata.schema.compiler import Policy, ReadSchema
+from perstep.automata.stack.automaton import prepare_walks
 
 if TYPE_CHECKING:
     from perstep.automata.engines.protocol import Grammar
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
 
 def prepare(vocabulary: Vocabulary) -> None:
-    """What either engine needs once a vocabulary; the parser only where an id ends a text."""
+    """What every engine needs once a vocabulary; the parser only where an id ends a text."""
     prepare_tables(vocabulary)
+    prepare_walks(vocabulary).prepare()
     if vocabulary.eos_ids:
         vocabulary.derived("llguidance", llguidance.prepare)
 
 
 def build(_shared: None, vocabulary: Vocabulary, grammar: Grammar) -> TableEngine:
     """The mask of a grammar by the engine that suits it."""
-    schema = ReadSchema(grammar.schema, Policy(grammar.whitespace, grammar.max_depth))
+    policy = Policy(grammar.whitespace, grammar.max_depth, undeclared=grammar.undeclared, key_order=grammar.key_order)
+    schema = ReadSchema(grammar.schema, policy)
     return TableEngine(mask_of_schema(vocabulary, schema, "auto"), "auto")

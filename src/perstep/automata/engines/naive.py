@@ -12,7 +12,6 @@ import numpy as np
 
 from perstep.automata.engines.protocol import Engine, Grammar
 from perstep.automata.rows import pack_bits
-from perstep.automata.schema import json_schema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,13 +109,9 @@ def prepare(vocabulary: Vocabulary) -> None:
 
 def build(_shared: None, vocabulary: Vocabulary, grammar: Grammar) -> NaiveEngine:
     """The naive engine of a grammar."""
-    return NaiveEngine(_dfa(grammar), vocabulary)
+    return NaiveEngine(grammar.as_automaton(), vocabulary)
 
 
 def build_memo(_shared: None, vocabulary: Vocabulary, grammar: Grammar) -> MemoEngine:
     """The remembering engine of a grammar."""
-    return MemoEngine(_dfa(grammar), vocabulary)
-
-
-def _dfa(grammar: Grammar) -> Dfa:
-    return json_schema(grammar.schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
+    return MemoEngine(grammar.as_automaton(), vocabulary)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from perstep.automata.dfa import Dfa
+
 
 Native = Any
 """An object of the engine's own library, which mypy does not read."""
@@ -32,11 +34,30 @@ class Grammar:
         schema: a JSON schema, parsed.
         whitespace: `fixed`, `flexible`, or a regex (as `json_schema`); not every engine supports every policy.
         max_depth: how deep recursion may nest, for engines that work by finite automata.
+        undeclared: as for `json_schema`; so is `key_order`. Other libraries read the schema by their own rules.
     """
 
     schema: Mapping[str, Json]
     whitespace: str = "fixed"
     max_depth: int | None = None
+    undeclared: bool = False
+    key_order: str = "schema"
+
+    def as_automaton(self) -> Dfa:
+        """The byte automaton of its texts.
+
+        Raises:
+            InputError: as for `json_schema`.
+        """
+        from perstep.automata.schema import json_schema
+
+        return json_schema(
+            self.schema,
+            whitespace=self.whitespace,
+            max_depth=self.max_depth,
+            undeclared=self.undeclared,
+            key_order=self.key_order,
+        )
 
 
 class Engine(ABC):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from perstep.automata.compiling import compile as compile_table
 from perstep.automata.engines.protocol import Engine, Grammar
 from perstep.automata.lazy import prepare_rows
-from perstep.automata.schema import json_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,5 +75,6 @@ def build_lazy(
 
 
 def _build(vocabulary: Vocabulary, grammar: Grammar, check: Callable[[], None] | None, *, lazy: bool) -> TableEngine:
-    dfa = json_schema(grammar.schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
-    return TableEngine(compile_table(dfa, vocabulary, lazy=lazy, check=check), "table-lazy" if lazy else "table")
+    return TableEngine(
+        compile_table(grammar.as_automaton(), vocabulary, lazy=lazy, check=check), "table-lazy" if lazy else "table"
+    )

@@ -276,7 +276,7 @@ class Compiler:
             return NEVER
         self._reached.append({formula})
         block = self._block(formula, path, (*opened, formula))
-        keep(block.edges.nbytes + block.hops.nbytes)
+        keep(block.nbytes)
         reached = frozenset(self._reached.pop())
         self._reached[-1] |= reached
         self._blocks.setdefault(formula, []).append(_Made(block, reached, _among(opened, reached)))
@@ -472,7 +472,7 @@ class Compiler:
                     return NEVER
                 continue
             value = self.value(formula, below(path, "properties", key), opened)
-            if len(value.edges):
+            if value.reads:
                 members.append(Member(member_text(key, value, self._writing), required))
             elif required:
                 return NEVER
@@ -538,10 +538,10 @@ class Compiler:
             named = {key for key, _ in shape.props}.union(*(witness.among.named for witness in witnesses))
             name = both(shape.name, *(witness.name for witness in witnesses))
             key = self._key(name, tuple(matching.items()), tuple(sorted(named)), path)
-            if not len(key.edges):
+            if not key.reads:
                 continue
             value = self.value(formula, below(path, "additionalProperties"), opened)
-            if len(value.edges):
+            if value.reads:
                 yield (key, self._writing.colon, value)
 
     def _key(self, name: Formula, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:

@@ -63,6 +63,7 @@ class Document:
         self._by_url.setdefault("", resource)
         self.places: list[Place] = [Place(True, "#", resource)]
         self._number: dict[int, int] = {}
+        self._alike: dict[tuple[int, str], int] = {}
         self._constants: dict[str, int] = {}
         self.root = self.place(root, "#", resource)
 
@@ -77,15 +78,21 @@ class Document:
         check_is_schema(schema, path)
         if schema is True:
             return TRUE_PLACE
-        number = self._number.get(id(schema)) if isinstance(schema, dict) else None
+        if schema is False:
+            self.places.append(Place(schema, path, resource))
+            return len(self.places) - 1
+        number = self._number.get(id(schema))
         if number is None:
             resource = self._own_resource.get(id(schema), resource)
-            if isinstance(schema, dict):
+            alike = _simple(schema, resource)
+            number = self._alike.get(alike) if alike else None
+            if number is None:
                 check_keywords(schema, path, resource.draft)
-            number = len(self.places)
-            self.places.append(Place(schema, path, resource))
-            if isinstance(schema, dict):
-                self._number[id(schema)] = number
+                number = len(self.places)
+                self.places.append(Place(schema, path, resource))
+                if alike:
+                    self._alike[alike] = number
+            self._number[id(schema)] = number
         return number
 
     def child(self, parent: Place, schema: Json, *names: str) -> int:
@@ -195,6 +202,21 @@ class Document:
                 self._anchors[resource.url, schema[word]] = (schema, resource)
                 self._num_dynamic += word == "$dynamicAnchor"
         return resource
+
+
+_SIMPLE = (
+    *("type", "enum", "const", "pattern", "format", "minLength", "maxLength", "minimum", "maximum"),
+    *("exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+)
+"""Keywords that hold no schema; one that has no others besides what says nothing of a value is one place wherever."""
+_SAY_NOTHING = frozenset({"title", "description", "default", "examples", "example", "$comment", "deprecated"})
+
+
+def _simple(schema: Schema, resource: Resource) -> tuple[int, str] | None:
+    """What a schema says, where that does not depend on where it stands."""
+    says = {name: schema[name] for name in _SIMPLE if name in schema}
+    others = schema.keys() - says.keys()
+    return None if others - _SAY_NOTHING else (id(resource), repr(says))
 
 
 def _draft(schema: Json, otherwise: int | None) -> int | None:

@@ -135,7 +135,8 @@ class Expander:
         self._entered.append((number, holds))
         keywords = self.document.keywords(place)
         if holds:
-            for name in sorted(keywords, key=lambda word: _ORDER.get(word, 3)):
+            asserted = [name for name in keywords if name in _COMBINING or name in _ABOUT_ONE]
+            for name in sorted(asserted, key=lambda word: _ORDER.get(word, 3)):
                 narrowed = self._checked(place, self._keyword(narrowed, place, keywords, name, holds=True))
         else:
             names = list(keywords)

@@ -11,17 +11,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES
 from perstep.automata.nfa import ENTRY, EXIT, Block
-from perstep.automata.schema.compiler import Compiler, Policy, ReadSchema
-from perstep.automata.schema.shapes import Formula, Shape
+from perstep.automata.schema.compiler import ReadSchema
+from perstep.automata.schema.rules import RuleCompiler
+from perstep.automata.schema.shapes import Formula
 from perstep.automata.schema.terminals import InTerminals, Repeated, Symbols, character_line
 from perstep.errors import InputError
-
-if TYPE_CHECKING:
-    from perstep.automata.schema.expanding import Expander
 
 _Ways = dict[int, list[tuple[int, int | None]]]
 """By state the states before it, each with the symbol between (None: nothing)."""
@@ -51,7 +48,9 @@ def schema_grammar(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabyt
     symbols = Symbols()
     with schema.compiling(cpu_seconds, megabytes):
         expander = schema.expander()
-        compiler = _GrammarCompiler(expander, schema.policy, symbols)
+        policy = schema.policy
+        writing = InTerminals(policy.whitespace, policy.state_limit, symbols)
+        compiler = RuleCompiler(expander, policy, writing, symbols)
         start = expander.follow(expander.document.root)
         blocks = compiler.rules(start)
     source = schema.checked_formats(compiler.loose_formats)
@@ -59,35 +58,6 @@ def schema_grammar(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabyt
     if text is None:
         raise InputError(f"no JSON value satisfies {source}{compiler.why_empty()}")
     return Lark(text, source)
-
-
-class _GrammarCompiler(Compiler):
-    """Writes each formula once, as a block over symbols, and stands for it by a symbol elsewhere."""
-
-    def __init__(self, expander: Expander, policy: Policy, symbols: Symbols) -> None:
-        super().__init__(expander, policy, InTerminals(policy.whitespace, policy.state_limit, symbols))
-        self._symbols = symbols
-        self._paths: dict[Formula, str] = {}
-
-    def rules(self, start: Formula) -> dict[Formula, Block]:
-        """The block of every formula that is reached from `start`."""
-        self.value(start, "#", ())
-        blocks: dict[Formula, Block] = {}
-        while len(blocks) < len(self._paths):
-            for formula, path in list(self._paths.items()):
-                if formula not in blocks:
-                    blocks[formula] = self._block(formula, path, ())
-        return blocks
-
-    def value(self, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
-        """The symbol of a formula."""
-        del opened
-        self._paths.setdefault(formula, path)
-        return self._symbols.block(formula)
-
-    def _is_too_deep(self, shapes: list[Shape]) -> bool:
-        del shapes
-        return False
 
 
 # Rules
@@ -142,9 +112,10 @@ def _times(name: Repeated) -> _Ways:
 def _ways(block: Block) -> _Ways:
     """What leads to each state of a block."""
     before: _Ways = defaultdict(list)
-    for source, symbol, _, target in block.edges.tolist():
+    edges, hops = block.listed()
+    for source, symbol, _, target in edges:
         before[target].append((source, symbol))
-    for source, target in block.hops.tolist():
+    for source, target in hops:
         before[target].append((source, None))
     return before
 

@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from perstep.automata.charset import utf8_block
+from perstep.automata.charset import utf8_ways
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import Dfa, minimal
 from perstep.automata.metering import metered_cache
@@ -44,12 +44,15 @@ def number_block(shape: Number, path: str) -> Block:
     """
     if shape.values is not None:
         return union(*map(literal, listed_numbers(shape)))
-    return _unlisted(shape, path)
+    return of_dfa(unlisted_number(shape, path))
 
 
 @metered_cache(512)
-def _unlisted(shape: Number, path: str) -> Block:
-    """A number that is not listed. Listed ones are not remembered: 1 and 1.0 are equal and written differently."""
+def unlisted_number(shape: Number, path: str) -> Dfa:
+    """The automaton of a number that is not listed.
+
+    Listed ones are not remembered: 1 and 1.0 are equal and written differently.
+    """
     rules = number_rules(shape)
     text = determinise(
         union(*(sequence(literal(sign), of_dfa(_all_of(patterns))) for sign, patterns in rules.ways)),
@@ -61,7 +64,7 @@ def _unlisted(shape: Number, path: str) -> Block:
     for divisor, holds in shape.multiples:
         multiples = multiples_of(Fraction(repr(divisor)), path)
         text = text & multiples if holds else text - multiples
-    return of_dfa(text)
+    return text
 
 
 def _all_of(patterns: tuple[str, ...]) -> Dfa:
@@ -169,7 +172,7 @@ def _inclusive(value: float, name: str, whole: bool) -> Decimal:
 
 @metered_cache(256)
 def _regex(pattern: str) -> Dfa:
-    return determinise(regex_block(pattern, utf8_block, 100_000), 100_000, "a number")
+    return determinise(regex_block(pattern, utf8_ways, 100_000), 100_000, "a number")
 
 
 def _bounded(low: Decimal | None, high: Decimal | None, whole: bool) -> tuple[tuple[bytes, tuple[str, ...]], ...]:

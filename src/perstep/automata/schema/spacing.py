@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from perstep._json import Json
-from perstep.automata.charset import utf8_block
+from perstep.automata.charset import utf8_ways
 from perstep.automata.determinise import determinise
 from perstep.automata.nfa import Block
 from perstep.automata.regex import from_regex, regex_block
@@ -29,7 +29,7 @@ def space_block(policy: str, limit: int) -> Block:
     Raises:
         InputError: if the regex is malformed or matches anything but JSON whitespace.
     """
-    space = regex_block(space_pattern(policy), utf8_block, limit)
+    space = regex_block(space_pattern(policy), utf8_ways, limit)
     if not (determinise(space, limit, "the whitespace pattern") - from_regex(ANY_SPACE)).is_empty:
         raise InputError(
             f"whitespace must be 'fixed', 'flexible' or a regex that matches only spaces, tabs and line ends; "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perstep._json import Json
 from perstep.automata.alphabet import Alphabet, complement, of_length, spelled
-from perstep.automata.charset import ANY, charset, json_block
+from perstep.automata.charset import ANY, charset, json_block, json_ways
 from perstep.automata.determinise import determinise
 from perstep.automata.dfa import STATE_LIMIT, Dfa, together
 from perstep.automata.metering import metered_cache
@@ -43,13 +43,23 @@ def string_block(shape: String, path: str, limit: int) -> Block:
 
 
 @metered_cache(256)
+def string_automaton(shape: String, limit: int) -> Dfa:
+    """The automaton of a string, quotes included; not minimal, since that takes longer than to read with it.
+
+    Raises:
+        InputError: as for `string_block`.
+    """
+    return determinise(_string_block(shape, limit), limit, _what(shape), merge=False)
+
+
+@metered_cache(256)
 def _string_block(shape: String, limit: int) -> Block:
     if shape.values is not None:
         return trie_block(sorted(canonical(value) for value in listed_values(shape)), limit)
     if not shape.rules and not shape.low and shape.high is None:
         return _any_string()
     alphabet, text = _text(shape.rules, shape.low, shape.high, limit)
-    inside = spelled(text, alphabet, json_block, limit, _what(shape))
+    inside = spelled(text, alphabet, json_ways, limit, _what(shape))
     return sequence(literal(b'"'), inside, literal(b'"'))
 
 
@@ -127,7 +137,8 @@ def _text(rules: tuple, low: int, high: int | None, limit: int) -> tuple[Alphabe
                 "lower it, raise state_limit, or use an engine that counts (llguidance)"
             )
         size = of_length(low, high)
-        text = size if text is None else together(text, size, limit)
+        # Hardly two places in a pattern are alike at one length, and to look for them takes longer than all else.
+        text = size if text is None else together(text, size, limit, merge=False)
     return alphabet, alphabet.everything() if text is None else text
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FIRST_SYMBOL = 256
 """Symbols are numbered from here on, behind the bytes."""
 
-_COUNTED_FROM = 4
+COUNTED_FROM = 4
 """Fewer copies are written one by one."""
 
 CHARACTER = "CHARACTER"
@@ -75,7 +75,8 @@ class Symbols:
 
     def repeated(self, block: Block, low: int, high: int) -> Block:
         """A block several times, as a symbol."""
-        name = tuple(map(tuple, (*block.edges.tolist(), *block.hops.tolist())))
+        edges, hops = block.listed()
+        name = (*edges, *hops)
         self.parts[name] = block
         part = int(self.block(name).edges[0, 1])
         return self.block(Repeated(part, low, high))
@@ -128,7 +129,7 @@ class InTerminals(Writing):
 
     def repeat(self, block: Block, low: int, high: int | None, limit: int, what: str) -> Block:
         """A block `low` to `high` times, as a rule of its own, which a parser counts without copies."""
-        if high is None or high < _COUNTED_FROM:
+        if high is None or high < COUNTED_FROM:
             return repeat(block, low, high, limit, what)
         return EMPTY if high == 0 else self._symbols.repeated(block, low, high)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perstep._json import Json
-from perstep.automata import Dfa, Engine, Grammar, TokenAutomaton, json_schema
+from perstep.automata import Dfa, Engine, Grammar, TokenAutomaton
 from perstep.automata import compile as compile_table
 from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError, InvalidMeasurement
@@ -52,7 +52,7 @@ def language(schema: Mapping[str, Json], complexity: int, grammar: Grammar) -> L
     """A schema with its automaton, where a finite one holds it."""
     grammar = replace(grammar, schema=schema)
     try:
-        dfa = json_schema(schema, whitespace=grammar.whitespace, max_depth=grammar.max_depth)
+        dfa = grammar.as_automaton()
     except InputError as error:
         helps = "; on the command line --max-depth 3, or --engine llguidance" if "max_depth" in str(error) else ""
         return Language(complexity, grammar, None, f"{error}{helps}")

@@ -24,7 +24,7 @@ class Plan(RunOptions):
 
     engine: str | None = None
     """What computes the masks, a list: naive, naive-memo, table, table-lazy, auto, llguidance, outlines,
-    xgrammar. [default: those installed, without naive-memo and auto]"""
+    xgrammar. [default: those installed, without naive-memo]"""
 
     vocab: str | None = None
     """Vocabularies, a list: mini (its own 512 tokens; `own` for another model's), and sizes up to 131072 of the real
