@@ -106,7 +106,7 @@ def test_the_document_s_shapes_fit_into_two_gibibytes() -> None:
 def test_more_time_is_given_than_to_other_commands() -> None:
     """Unless it is said: a round at the default shapes takes seconds."""
     assert Plan().effort().budget_s == 180
-    assert Plan(fast=True).effort().budget_s == 20
+    assert Plan(fast=True).effort().budget_s == 10
     assert Plan(rigorous=True).effort().budget_s == 600
     assert Plan(budget=7.0).effort().budget_s == 7
     assert Plan(rounds=3).effort().max_rounds == 3
