@@ -22,7 +22,7 @@ from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
 from perstep.watching.inside import LinesOf
-from perstep.watching.script import after_import, run_script
+from perstep.watching.script import after_import, leave_threads, run_script
 from perstep.watching.session import Watch, describe_calls, store
 
 GENERATE_LIVES_IN = "transformers.generation.utils"
@@ -84,11 +84,12 @@ def watch(
     say = (lambda _text: None) if quiet else remark
     for sentence in _said_of(script, watcher, forks, lines):
         say(f"perstep: {sentence}")
-    if not watcher.samples:
-        return code
-    plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
-    with chdir(begun_in):
-        _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
+    if watcher.samples:
+        plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
+        with chdir(begun_in):
+            _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
+    flush_streams()
+    leave_threads(code)
     return code
 
 

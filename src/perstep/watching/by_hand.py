@@ -22,6 +22,7 @@ class WatchedLoops(HandLoops):
         only: the one model to record; all if None.
         detail: `phases`, `modules` or `layers`.
         every: record one block of four steps in this many.
+        count: give a few steps to counting syncs.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class WatchedLoops(HandLoops):
         only: Callee,
         detail: Detail,
         every: int,
+        count: bool,
     ) -> None:
-        super().__init__(self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every)
+        super().__init__(
+            self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every, count=count
+        )
         self._samples, self._clock, self._events = samples, clock, events
         self._recorders: weakref.WeakKeyDictionary[Callee, CallRecorder] = weakref.WeakKeyDictionary()
         self._probe: NoiseProbe | None = None
@@ -43,7 +47,7 @@ class WatchedLoops(HandLoops):
     def _recorder_of(self, model: Callee, device: str) -> Marks:
         kind = device.split(":")[0]
         events = self._events or (CudaDevice() if kind == "cuda" else None)
-        recorder = self._recorders[model] = CallRecorder(self._clock, events, kind)
+        recorder = self._recorders[model] = CallRecorder(self._clock, events, kind, between=True)
         return recorder
 
     def _start(self) -> None:
@@ -79,6 +83,7 @@ class WatchedLoops(HandLoops):
                 kinds=taken.kinds,
                 notes=[*run.notes, *self.notes],
                 noise=self._noise,
+                syncs=taken.syncs,
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
                 made_by="loop",
