@@ -26,6 +26,7 @@ MEASURES = {
     "ledger_mini": "experiments/ledger measure targets/reference",
     "masks": "automata",
     "observer": "measure watching targets/transformers",
+    "predict": "predicting theory sweeps/cell.py",
     "real_clock": "measure stats experiments/compare",
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats",

@@ -34,7 +34,7 @@ NOT_READ = {
         Conditions.repetitions_a_round Conditions.rewound KnobConditions.end_tokens
         Conditions.end_tokens Conditions.languages Workload.schema_sha256 Conditions.steps_per_turn
         TraceCounts.by_operator TraceCounts.idle_launches AboutLanguage.automaton
-        Gpu.memory_bytes Host.load_average_5min Host.load_average_15min""",
+        Host.load_average_5min Host.load_average_15min""",
     "stored with this machine's ceilings and noise": """
         BetweenRunNoise.measured_at Ceilings.elapsed_ns Ceilings.measured_at_unix_s DeviceCeilings.elapsed_ns""",
     "the answer of a public function or object": """

@@ -329,8 +329,8 @@ def test_a_log_tells_what_loading_took(monkeypatch: pytest.MonkeyPatch) -> None:
         show(0.5, "round 2")
     assert stderr.getvalue().splitlines() == [
         "perstep: load took 35 s",
-        "perstep: round 1, 10% done, about 0 s left",
-        "perstep: round 2, 50% done, about 10 s left",
+        "perstep: round 1, 10% done, time left unknown",
+        "perstep: round 2, 50% done, about 12 s left",
     ]
 
 

@@ -1,19 +1,18 @@
 """Cells of a machine whose coefficients are known: steps that take what a law says, and some noise."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from perstep.machine import SweepFigures
 from perstep.predicting.cells import RESIDUAL, Cell, speed_of
-from perstep.predicting.features import features
-from perstep.predicting.subject import Subject, Way
+from perstep.predicting.features import Features, features
+from perstep.predicting.subject import GREEDY, Subject, Way
 from perstep.theory import read_config
 
-WAY = Way("transformers", "float32", "cpu", 1, sampled=False)
-PARTS = ["embed", "norm", "attn", "attn.core", "kv.append", "mlp", "lm_head", "sample", "bookkeeping", RESIDUAL]
+WAY = Way("transformers", "float32", "cpu", 1, GREEDY)
 TRUE = {
     "norm": {"calls": 2.0},
     "attn": {"roofline": 1.2, "per_layer": 8.0},
@@ -57,13 +56,21 @@ def subject(arch: int = 0, *, layers: int = 4, batch: int = 1, context: int = 25
     return Subject(f"arch-{arch}", shape(256 + 128 * arch, 4096 + 3000 * (arch % 4), layers), batch, context, way)
 
 
-def make_cell(what: Subject, *, speed: float = 1.0, noise: float = 0.0, figures: SweepFigures | None = None) -> Cell:
-    """What a machine would have measured of a step."""
-    held = figures or ceilings(speed)
-    found = features(what, speed_of(held, what.way.dtype), PARTS)
+def make_cell(
+    what: Subject,
+    *,
+    speed: float = 1.0,
+    noise: float = 0.0,
+    figures: SweepFigures | None = None,
+    more: Mapping[str, Features] | None = None,
+) -> Cell:
+    """What a machine would have measured of a step, of `more` parts too."""
+    held, true = figures or ceilings(speed), {**TRUE, **(more or {})}
+    found = features(what, speed_of(held, what.way.dtype), list(true))
     factor = 1 + noise * (2 * random.Random(what.name).random() - 1)
     parts = {
-        part: factor * sum(value * found[part].get(name, 0.0) for name, value in TRUE[part].items()) for part in PARTS
+        part: factor * sum(value * found[part].get(name, 0.0) for name, value in each.items())
+        for part, each in true.items()
     }
     name = f"{what.arch}-{what.shape.num_layers}-{what.batch}-{what.context}-{speed}.1"
     return Cell(
@@ -76,6 +83,7 @@ def make_cell(what: Subject, *, speed: float = 1.0, noise: float = 0.0, figures:
         parts_ns=parts,
         noise=0.01,
         began_at="2026-01-01T00:00:00+00:00",
+        memory_bytes=16 * 2**30,
     )
 
 
@@ -104,5 +112,5 @@ def step() -> Callable[..., Subject]:
 
 @pytest.fixture
 def measured() -> Callable[..., Cell]:
-    """`measured(step, speed=, noise=, figures=)`: a cell of the same law."""
+    """`measured(step, speed=, noise=, figures=, more=)`: a cell of the same law."""
     return make_cell

@@ -1,5 +1,6 @@
 """Predictions on cells whose law is known: coefficients, intervals, what is derived and what is refused."""
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -25,9 +26,9 @@ from perstep.predicting.cells import (
 )
 from perstep.predicting.features import COEFFICIENTS, features
 from perstep.predicting.fit import LEAST_CELLS, fit_cells, half_widths, left_out, sides_ns
-from perstep.predicting.fleet import fleet_of
-from perstep.predicting.predict import DERIVED, PREDICTED, own_speeds, predictor
-from perstep.predicting.subject import Subject, Way, shape_named
+from perstep.predicting.fleet import check_fleet, fleet_of
+from perstep.predicting.predict import DERIVED, PREDICTED, beyond, own_speeds, predictor
+from perstep.predicting.subject import GREEDY, Subject, Way, choosing, is_mixture, shape_named
 
 Law = Callable[..., list[Cell]]
 Step = Callable[..., Subject]
@@ -117,9 +118,96 @@ def test_another_way_of_carrying_out_steps_is_refused(law: Law, step: Step) -> N
     """Another dtype, device, number of threads or backend: what there is, is named."""
     cells = cells_of(law())
     wrong = r"no cell was measured as .*; there are cells of transformers, float32, cpu"
-    for change in ({"dtype": "bfloat16"}, {"device": "cuda"}, {"threads": 2}, {"sampled": True}):
+    for change in (
+        {"dtype": "bfloat16"},
+        {"device": "cuda"},
+        {"threads": 2},
+        {"choosing": "sampled"},
+        {"processors": ("TokenMask",)},
+    ):
         with pytest.raises(InputError, match=wrong):
             predictor(cells, step(way=replace(step().way, **change)), None)
+
+
+TOP_K = "logits/TopKLogitsWarper"
+SAMPLING: dict[str, Any] = {TOP_K: {"per_step": 40.0, "per_logit": 6.0}, "sample": {"per_step": 60.0, "per_logit": 9.0}}
+"""What a step takes besides, or instead, where tokens are drawn among the 50 most probable ones."""
+
+
+def test_sampling_and_its_processors_are_predicted_from_runs_that_sampled(law: Law, step: Step, measured: Any) -> None:
+    """A processor is a part that grows with batch times vocabulary; greedy runs in the same folder change nothing."""
+    way = replace(step().way, choosing=choosing(1.0, 50, 1.0))
+    drawn = [
+        measured(step(arch, layers=layers, batch=batch, way=way), more=SAMPLING)
+        for arch in range(8)
+        for layers in (2, 6)
+        for batch in (1, 8)
+    ]
+    new = step(2, layers=3, batch=4, way=way)
+    found = predictor(cells_of([*law(), *drawn]), new, None).predict(new)
+    truth = measured(new, more=SAMPLING)
+    assert (found.status, found.cells) == (PREDICTED, 32)
+    assert found.parts_ns[TOP_K] == pytest.approx(truth.parts_ns[TOP_K], rel=0.01)
+    assert found.step_ns == pytest.approx(truth.step_ns, rel=0.01)
+    greedy = predictor(cells_of([*law(), *drawn]), step(2), None).predict(step(2))
+    assert TOP_K not in greedy.parts_ns
+    assert greedy.step_ns == pytest.approx(measured(step(2)).step_ns, rel=0.01)
+    for change in (choosing(1.0, 40, 1.0), choosing(0.7, 50, 1.0), choosing(1.0, 50, 0.9)):
+        other = step(2, way=replace(way, choosing=change))
+        with pytest.raises(InputError, match=r"no cell was measured as .*there are cells of .*sampled top-k 50"):
+            predictor(cells_of(drawn), other, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ((0.0, 50, 0.9), "greedy"),
+        ((1.0, 0, 1.0), "sampled"),
+        ((0.7, 0, 1.0), "sampled by a temperature"),
+        ((0.7, 50, 0.9), "sampled by a temperature top-k 50 top-p 0.9"),
+    ],
+)
+def test_settings_of_a_sampler_decide_how_tokens_are_chosen(settings: tuple[float, int, float], words: str) -> None:
+    """A temperature of 1 divides nothing."""
+    assert choosing(*settings) == words
+
+
+def test_a_run_with_processors_is_a_way_of_its_own(tiny_model: Any, fake_time: Any, tmp_path: Path) -> None:
+    """Those that its model brings along are named, those of the sampler's settings are in how tokens are chosen."""
+    from perstep.experiments import pipeline
+    from perstep.experiments.ledger import Plan
+    from perstep.predicting.cells import Bounded, _subject
+    from perstep.runs import read_manifest
+
+    model = copy.deepcopy(tiny_model)
+    model.generation_config.repetition_penalty = 1.2
+    model.save_pretrained(tmp_path / "model")
+    plan = Plan(model=str(tmp_path / "model"), prompt_tokens=4, new_tokens=4, rounds=2, temperature=0.7, top_k=5)
+    run = pipeline.run("ledger", plan, progress=lambda _share, _what: None, out=tmp_path / "run").folder
+    decode = msgspec.convert(json.loads((run / "results.json").read_text())["decode"], Ledger)
+    assert {"logits/RepetitionPenaltyLogitsProcessor", TOP_K} <= decode.parts.keys()
+    manifest = read_manifest(run)
+    bounded = msgspec.convert(manifest.conditions["bounds"], Bounded)
+    found = _subject(manifest, bounded, decode)
+    assert found.way.words == (
+        "transformers, float32, cpu, 1 thread, sampled by a temperature top-k 5, RepetitionPenaltyLogitsProcessor"
+    )
+
+
+def test_mixtures_of_experts_are_never_fitted_with_dense_models(law: Law, step: Step) -> None:
+    """Theory does not count their calls; a model of both kinds of layers is refused."""
+    name, shape = shape_named("olmoe-1b-7b", 2)
+    assert is_mixture(shape)
+    assert not is_mixture(step().shape)
+    both = replace(shape, layers=(*shape.layers, *step().shape.layers))
+    with pytest.raises(InputError, match="dense layers and of mixtures"):
+        is_mixture(both)
+    mixture = Subject(name, shape, 1, 256, replace(step().way, mixture=True))
+    with pytest.raises(InputError, match=r"no cell was measured as .*, greedy, mixture of experts; there are cells of"):
+        predictor(cells_of(law()), mixture, None)
+    few = replace(mixture, shape=replace(shape, layers=tuple(
+        replace(layer, mlp=replace(layer.mlp, experts=8, active=1)) for layer in shape.layers)))  # fmt: skip
+    assert beyond(mixture, [replace(law()[0], subject=few)])["experts that a layer runs"] == 8.0
 
 
 def test_a_machine_is_carried_to_by_its_ceilings_and_a_few_cells(law: Law, step: Step, measured: Any) -> None:
@@ -145,34 +233,26 @@ def test_too_few_cells_are_refused(law: Law, step: Step) -> None:
         predictor(cells_of(law()[: LEAST_CELLS - 1]), step(), None)
 
 
-def test_a_mixture_of_experts_is_not_predicted_from_dense_models(law: Law, step: Step) -> None:
-    """Its experts were never measured."""
-    _, shape = shape_named("olmoe-1b-7b", 2)
-    mixture = replace(step(), arch="olmoe", shape=shape)
-    made = predictor(cells_of(law()), step(), None)
-    with pytest.raises(InputError, match=r"mixture of experts|lies beyond"):
-        made.predict(mixture)
-
-
 def test_a_fleet_is_derived_and_tensor_parallelism_refused(law: Law, step: Step) -> None:
     """Tokens a second add up where nobody waits; a model that does not fit into one machine is not split."""
     found = predictor(cells_of(law()), step(2), None).predict(step(2))
-    fleet = fleet_of(found, 4, 1, 1e12)
+    check_fleet(step(2), 4, 1e12)
+    fleet = fleet_of(found, 4, 1)
     assert fleet.tokens_per_s == pytest.approx(4e9 / found.step_ns)
     assert fleet.bytes_each == found.weight_bytes + found.cache_bytes
     assert fleet.low_tokens_per_s is not None
     assert fleet.high_tokens_per_s is not None
     assert fleet.low_tokens_per_s <= fleet.tokens_per_s <= fleet.high_tokens_per_s
     with pytest.raises(InputError, match=r"tensor parallelism\) is refused: no ceiling of an all-reduce"):
-        fleet_of(found, 4, 1, 1e6)
+        check_fleet(step(2), 4, 1e6)
     with pytest.raises(InputError, match="--fleet 0"):
-        fleet_of(found, 0, 1, None)
+        check_fleet(step(2), 0, None)
 
 
 def test_bytes_are_those_of_the_shape() -> None:
     """Llama-3.1-70B in bfloat16 with 64 sequences of 131,072 positions: 141 GB of weights, 2.7 TB of cache."""
     name, shape = shape_named("llama-3.1-70b", None)
-    found = Subject(name, shape, 64, 131_071, Way("transformers", "bfloat16", "cuda", 1, sampled=False))
+    found = Subject(name, shape, 64, 131_071, Way("transformers", "bfloat16", "cuda", 1, GREEDY))
     assert found.weight_bytes == 2 * 70_553_706_496
     assert found.cache_bytes == 64 * 131_072 * 80 * 2 * 8 * 128 * 2
 
@@ -213,7 +293,7 @@ LAUNCH_NS, KERNEL_NS, EXPOSED = 4_000.0, 1_500.0, 0.25
 
 def on_device(what: Subject) -> Cell:
     """What a machine with a device would measure: the host calls, the device reads and multiplies, and they overlap."""
-    way = Way("transformers", "bfloat16", "cuda", 1, sampled=False)
+    way = Way("transformers", "bfloat16", "cuda", 1, GREEDY)
     what = replace(what, way=way)
     figures = DeviceSpeed(3e12, 600e12, KERNEL_NS, LAUNCH_NS)
     layers = what.shape.num_layers

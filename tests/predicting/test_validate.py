@@ -13,7 +13,7 @@ from perstep.predicting.cells import Cell, Cells
 from perstep.predicting.fit import architecture
 from perstep.predicting.lock import check, lock, read_lock
 from perstep.predicting.show import check_table, validation_tables
-from perstep.predicting.validate import NEIGHBOUR, OWN, POOLED, ROOF, SHEET, Score, Sheet, _said, validate
+from perstep.predicting.validate import NEIGHBOUR, OWN, POOLED, ROOF, ROOF_POOLED, SHEET, Score, Sheet, _said, validate
 from perstep.report import to_csv, to_text
 from perstep.sweeps.grid import parse_grid
 
@@ -29,7 +29,8 @@ def scores(found: list[Cell], sheet: Sheet | None = None) -> dict[tuple[str, str
 def test_a_law_is_found_again_and_baselines_are_not(law: Law) -> None:
     """Fitted predictions are off by next to nothing, the roofline and the nearest cell by much; each on all cells."""
     found = scores(law(), Sheet(50.0, 500.0))
-    assert {method for left_out, method in found if left_out == "architecture"} == {OWN, POOLED, ROOF, SHEET, NEIGHBOUR}
+    methods = {OWN, POOLED, ROOF, ROOF_POOLED, SHEET, NEIGHBOUR}
+    assert {method for left_out, method in found if left_out == "architecture"} == methods
     ours = found["architecture", OWN]
     assert (ours.folds, ours.cells) == (8, 32)
     assert ours.worst < 0.01
@@ -99,8 +100,28 @@ def test_noisy_cells_are_left_out_and_counted(law: Law) -> None:
     (validation,) = validate(Cells(some, Counter()))
     assert validation.scores[0].cells == 12
     assert "4 cells are left out" in validation.notes[1]
+    assert validation.notes[2].startswith(f"With them, left-out architecture, {OWN}: median 0.0 %, p90 0.0 %")
     (noisy,) = validate(Cells([replace(cell, noise=None) for cell in cells], Counter()))
     assert "mostly noise" in noisy.notes[1]
+
+
+def test_a_baseline_that_is_better_is_named(law: Law) -> None:
+    """Where context changes nothing, the cell at the other context is exact, and a fit of other ceilings is not."""
+    (usual,) = validate(Cells(law(0.1), Counter()))
+    assert not [note for note in usual.notes if "better" in note]
+    by_shape = {(cell.subject.arch, cell.subject.shape.num_layers): cell for cell in law(0.1)}
+    flat = []
+    for index, cell in enumerate(law(0.1)):
+        same = by_shape[cell.subject.arch, cell.subject.shape.num_layers]
+        figures = replace(cell.figures, gemm_gflop_s=(50.0, 200.0)[index % 2], read_gb_s={
+            size: rate * (0.5, 2.0)[index // 2 % 2] for size, rate in cell.figures.read_gb_s.items()})  # fmt: skip
+        flat.append(replace(cell, step_ns=same.step_ns, parts_ns=same.parts_ns, figures=figures))
+    (found,) = validate(Cells(flat, Counter()))
+    said = [note for note in found.notes if "better" in note]
+    assert any(
+        note.startswith(f"Left-out octave of context: {NEIGHBOUR} is better than {POOLED}: median 0.0 % against")
+        for note in said
+    ), found.notes
 
 
 def test_what_cannot_be_left_out_is_refused(law: Law) -> None:

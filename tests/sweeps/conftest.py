@@ -28,21 +28,25 @@ seed = "1-{cells}"
 """
 
 WORKER = '''
-import sys, time
+import os, sys, time
 from pathlib import Path
 from perstep._json import Json
 from perstep.runs import read_regular, replace_file
 from perstep.sweeps.folder import read_sweep
+from perstep.sweeps.on_ray import run_on_ray
 from perstep.sweeps.work import Worker
 
-folder, machine, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+folder, machine, seconds, *address = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]
 sweep = read_sweep(folder)
 
 def perform(folder, cell, held):
-    """Sleeps, and leaves what a run would leave."""
+    """Sleeps, unless it is told to hurry, and leaves what a run would leave."""
     with (folder / "log").open("a") as log:
-        log.write(f"{cell.key} {held.number}\\n")
-    time.sleep(seconds)
+        log.write(f"{cell.key} {held.number} {os.getpid()}\\n")
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends and not (folder / "hurry").exists():
+        held.beat()
+        time.sleep(0.05)
     place = '{"sweep": {"sweep_id": "%s", "cell": "%s", "attempt": %d}}' % (sweep.sweep_id, cell.key, held.number)
     run = held.folder / "run"
     run.mkdir()
@@ -51,7 +55,10 @@ def perform(folder, cell, held):
     replace_file(run / "manifest.json", (text % (machine.read_text(), place, cell.position + 1)).encode())
     return ""
 
-Worker(folder, sweep, lambda _share, _what: None, stays=True, perform=perform).run()
+if address:
+    run_on_ray(folder, sweep, address[0], lambda _share, _what: None, lambda said: None, perform)
+else:
+    Worker(folder, sweep, lambda _share, _what: None, stays=True, perform=perform).run()
 '''
 
 
@@ -78,15 +85,17 @@ def machine_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start_worker(
-    environment: dict[str, str], machine_json: Path
-) -> Iterator[Callable[[Path, float], "subprocess.Popen[Any]"]]:
-    """`start_worker(folder, seconds)`: a process that works on a sweep whose cells sleep; ended with the test."""
+def start_worker(environment: dict[str, str], machine_json: Path) -> Iterator[Callable[..., "subprocess.Popen[Any]"]]:
+    """`start_worker(folder, seconds)`: a process that works on a sweep whose cells sleep; ended with the test.
+
+    With the address of a Ray cluster it is the driver of a sweep there. Output is in `stdout` beside the folder.
+    """
     started: list[subprocess.Popen[Any]] = []
 
-    def start(folder: Path, seconds: float) -> "subprocess.Popen[Any]":
-        command = [sys.executable, "-c", WORKER, str(folder), str(machine_json), str(seconds)]
-        started.append(subprocess.Popen(command, env=environment))
+    def start(folder: Path, seconds: float, *address: str) -> "subprocess.Popen[Any]":
+        command = [sys.executable, "-c", WORKER, str(folder), str(machine_json), str(seconds), *address]
+        with folder.with_name("stdout").open("ab") as printed:
+            started.append(subprocess.Popen(command, env=environment, stdout=printed))
         return started[-1]
 
     yield start

@@ -1,6 +1,12 @@
 """A sweep on a Ray cluster of several nodes, all on this machine; skipped without the ray extra."""
 
+import os
+import random
+import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ from perstep.errors import InputError
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.grid import Cell
 from perstep.sweeps.queue import Held, Outcome, attempts
+from perstep.sweeps.rows import read_rows
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
 pytestmark = [pytest.mark.nightly, pytest.mark.real_clock, pytest.mark.filterwarnings("default")]
@@ -90,6 +97,56 @@ def test_a_node_that_dies_costs_its_cell_an_attempt_and_one_that_joins_helps(
     assert sum(len(end) - 1 for end in ends) <= 1
     keys = [tuple(line.split()[:2]) for line in (folder / "log").read_text().splitlines()]
     assert len(keys) == len(set(keys)), "no attempt was made twice"
+
+
+KILLS = 50
+
+
+def test_sigkill_of_driver_worker_or_node_at_random_leaves_every_cell_once(
+    cluster: Any, small_sweep: Callable[..., Sweep], start_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Fifty times one of the three dies while a cell is measured, and another one takes its place."""
+    folder = tmp_path / "sweep"
+    sweep = small_sweep(folder, cells=300)
+    rng, log = random.Random(KILLS), folder / "log"
+    driver = start_worker(folder, 3.0, cluster.address)
+    killed = Counter[str]()
+    for _ in range(KILLS):
+        begun = lines(log)
+        while lines(log) == begun:  # somebody works
+            assert driver.poll() is None
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 1.0))
+        kind = rng.choice(["driver", "worker", "node"])
+        killed[kind] += 1
+        if kind == "driver":
+            driver.kill()
+            driver.wait()
+            driver = start_worker(folder, 3.0, cluster.address)
+        elif kind == "worker":
+            with suppress(ProcessLookupError):  # it may have died with a node
+                os.kill(int(lines(log)[-1].split()[2]), signal.SIGKILL)
+        else:
+            cluster.remove_node(cluster.offering.pop(0), allow_graceful=False)
+            cluster.offering.append(cluster.add_node(num_cpus=1, resources={"perstep": 1}))
+    (folder / "hurry").touch()
+    assert driver.wait() == 0
+    assert (tmp_path / "stdout").read_text() == "", "stdout is for the table; Ray prints what becomes of nodes"
+
+    rows = read_rows(folder, sweep)
+    assert [(row.cell.key, row.outcome) for row in rows] == [(cell.key, "done") for cell in sweep.cells]
+    assert [row.figures["step_ns"] for row in rows] == [cell.position + 1 for cell in sweep.cells]
+    ends = outcomes(folder, sweep)
+    assert all(end[-1] is Outcome.DONE and end.count(Outcome.DONE) == 1 for end in ends)
+    tries = [tuple(line.split()[:2]) for line in lines(log)]
+    assert len(tries) == len(set(tries)), "no attempt was made twice"
+    lost = sum(len(end) - 1 for end in ends)
+    assert lost <= KILLS + killed["driver"], "only what was killed was measured again; a driver takes two workers along"
+
+
+def lines(log: Path) -> list[str]:
+    """A line an attempt that began."""
+    return log.read_text().splitlines() if log.exists() else []
 
 
 def test_nodes_of_other_versions_are_named(

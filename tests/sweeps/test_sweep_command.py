@@ -27,6 +27,12 @@ arms = [["true", "true"], ["true", "false"]]
 """
 
 
+SEEDS = GRID.replace('arms = [["true", "true"], ["true", "false"]]', 'seed = "1-2"').replace(
+    "rounds = 1", 'rounds = 1\narms = ["true", "true"]'
+)
+"""Two cells of a command that succeeds."""
+
+
 def write_grid(folder: Path, text: str = GRID) -> Path:
     """A grid of a command that succeeds and one that does not."""
     path = folder / "grid.toml"
@@ -183,26 +189,33 @@ def test_ray_is_imported_by_its_executor_alone() -> None:
 
 
 @pytest.mark.real_clock
-def test_the_slurm_example_works_by_slurms_variables(
-    environment: dict[str, str], small_sweep: Callable[..., Sweep], start_worker: Callable[..., Any], tmp_path: Path
-) -> None:
-    """Task 1 of an array helps task 0's sweep; here no cell is left for it."""
-    small_sweep(tmp_path / "out", cells=1)
-    assert start_worker(tmp_path / "out", 0.0).wait() == 0
+@pytest.mark.parametrize("launcher", ["two terminals", "a Slurm array"])
+def test_a_second_process_helps(launcher: str, environment: dict[str, str], tmp_path: Path) -> None:
+    """Both take cells of one folder, each cell once; the first makes the table, and the second waits for its start."""
+    write_grid(tmp_path, SEEDS)
     scripts = tmp_path / "bin"
     scripts.mkdir()
     (scripts / "perstep").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m perstep "$@"\n')
     (scripts / "perstep").chmod(0o755)
-    path = os.pathsep.join([str(scripts), environment["PATH"]])
-    command = ["bash", str(ROOT / "examples" / "slurm_sweep.sh"), "grid.toml", str(tmp_path / "out")]
-    asked = {**environment, "PATH": path, "SLURM_ARRAY_TASK_ID": "1"}
-    done = subprocess.run(command, env=asked, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "no cell of" in done.stderr
-    asked["SLURM_ARRAY_TASK_ID"] = "0"
-    first = subprocess.run(command, env=asked, capture_output=True, text=True, cwd=tmp_path)
-    assert first.returncode == 2
-    assert "cannot read grid.toml" in first.stderr
+    found = {**environment, "PATH": os.pathsep.join([str(scripts), environment["PATH"]])}
+    if launcher == "two terminals":
+        commands = ["until [ -e out/sweep.json ]; do sleep 0.1; done; perstep worker out",
+                    "perstep sweep grid.toml --out out"]  # fmt: skip
+    else:
+        array = f"{ROOT / 'examples' / 'slurm_sweep.sh'} grid.toml out"
+        commands = [f"SLURM_ARRAY_TASK_ID={task} bash {array}" for task in (1, 0)]
+    options: dict[str, Any] = {"env": found, "cwd": tmp_path, "text": True, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen(["bash", "-c", one], stdout=subprocess.DEVNULL, **options) for one in commands]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "no cell of out is free" in said[0]
+    rows = list(csv.DictReader((tmp_path / "out" / "sweep.csv").read_text().splitlines()))
+    assert [(row["outcome"], row["attempts"]) for row in rows] == [("done", "1")] * 2
+    again = subprocess.run(["bash", "-c", commands[1]], stdout=subprocess.DEVNULL, check=False, **options)
+    if launcher == "two terminals":
+        assert (again.returncode, "--out out is not empty" in again.stderr) == (2, True)
+    else:
+        assert (again.returncode, "going on with 2 cells" in again.stderr) == (0, True)
 
 
 @pytest.mark.nightly

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from perstep.cli import output
 from perstep.sweeps.cell import ORPHANED
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.grid import Cell
@@ -53,6 +55,26 @@ def test_ctrl_c_ends_the_attempt_and_says_how_to_go_on(small_sweep: MakeSweep, t
         worker(folder, sweep, perform).run()
     outcomes = [[one.end and one.end.outcome for one in attempts(folder / "cells" / c.key)] for c in sweep.cells]
     assert outcomes == [[Outcome.DONE], [Outcome.STOPPED], []]
+
+
+def test_what_an_earlier_process_measured_is_no_part_of_the_time_left(
+    small_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 49 cells of 25 s each ten are there already: after the next one 38 are left, which take 16 minutes."""
+    folder, now_s = tmp_path / "sweep", [0.0]
+    sweep = small_sweep(folder, cells=49)
+    worker(folder, msgspec.structs.replace(sweep, cells=sweep.cells[:10]), lambda *_: "").run()
+    monkeypatch.setattr(output.time, "monotonic", lambda: now_s[0])
+
+    def perform(_folder: Path, _cell: Cell, _held: Held) -> str:
+        now_s[0] += 25.0
+        return ""
+
+    with output.progress_shown(quiet=False) as progress:
+        Worker(folder, sweep, progress, stays=True, perform=perform).run()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "perstep: 11 of 49 cells, 22% done, about 16 min left"
+    assert said[-2] == "perstep: 48 of 49 cells, 98% done, about 25 s left"
 
 
 def test_a_helper_leaves_cells_to_those_who_live(small_sweep: MakeSweep, tmp_path: Path) -> None:

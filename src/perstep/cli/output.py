@@ -86,7 +86,7 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    began = time.monotonic()
+    began, pace = time.monotonic(), _Pace()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
     # auto_refresh would draw from a thread of its own, in the middle of a measured step.
     with RichProgress(
@@ -97,13 +97,11 @@ def _bar() -> Iterator[Progress]:
 
         def show(share: float, what: str) -> None:
             nonlocal last
-            now = time.monotonic()
+            now, left = time.monotonic(), pace.left(share)
             if now - began < _QUIET_S or now - last < 0.2:
                 return
             last = now
-            bar.update(
-                task, completed=share, description=printable(what), left=_time_left(now - began, share), visible=True
-            )
+            bar.update(task, completed=share, description=printable(what), left=left, visible=True)
             bar.refresh()
 
         yield show
@@ -113,24 +111,37 @@ class _Lines:
     """Progress for a log: one line every ten seconds, and what loading or another preparation took."""
 
     def __init__(self) -> None:
-        self._began = self._what_began = time.monotonic()
-        self._last = self._began + _QUIET_S - _PLAIN_EVERY_S
-        self._what, self._preparing = "", True
+        self._what_began = time.monotonic()
+        self._last = self._what_began + _QUIET_S - _PLAIN_EVERY_S
+        self._what, self._preparing, self._pace = "", True, _Pace()
 
     def __call__(self, share: float, what: str) -> None:
         now = time.monotonic()
         if self._preparing and what != self._what:
             if self._what and now - self._what_began >= _QUIET_S:
                 remark(f"perstep: {self._what} took {now - self._what_began:.0f} s")
-                self._began = now  # what is left is of the budget, in which loading does not count
+                self._pace = _Pace()  # what is left is of the budget, in which loading does not count
             self._what, self._what_began, self._preparing = what, now, share == 0
+        left = self._pace.left(share)
         if now - self._last >= _PLAIN_EVERY_S:
             self._last = now
-            remark(f"perstep: {what}, {share:.0%} done, {_time_left(now - self._began, share)}")
+            remark(f"perstep: {what}, {share:.0%} done, {left}")
 
 
-def _time_left(elapsed_s: float, share: float) -> str:
-    if share <= 0.01:
-        return "time left unknown"
-    left_s = elapsed_s * (1 - share) / share
-    return f"about {left_s:.0f} s left" if left_s < 120 else f"about {left_s / 60:.0f} min left"
+class _Pace:
+    """How fast the share grows from its first value: what an earlier process did took none of this time."""
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._from: float | None = None
+
+    def left(self, share: float) -> str:
+        """The time left in words, at a share that is reached now."""
+        now = time.monotonic()
+        if self._from is None:
+            self._since_s, self._from = now, share
+        grown = share - self._from
+        if grown <= 0.01:
+            return "time left unknown"
+        left_s = (now - self._since_s) * (1 - share) / grown
+        return f"about {left_s:.0f} s left" if left_s < 120 else f"about {left_s / 60:.0f} min left"

@@ -12,18 +12,18 @@ from perstep._words import plural
 from perstep.cli.output import print_tables, progress_shown
 from perstep.cli.streams import remark, write
 from perstep.errors import InputError
-from perstep.machine import Machine, describe, identity
+from perstep.machine import Machine, identity
 from perstep.predicting.cells import Cells, read_cells
-from perstep.predicting.fleet import Fleet, fleet_of
+from perstep.predicting.fleet import check_fleet, fleet_of
 from perstep.predicting.lock import check, lock, read_lock
-from perstep.predicting.predict import Prediction, predictor
+from perstep.predicting.predict import predictor
 from perstep.predicting.show import check_table, prediction_table, validation_tables
-from perstep.predicting.subject import Subject, Way, shape_named
+from perstep.predicting.subject import Subject, Way, choosing, is_mixture, shape_named
 from perstep.predicting.validate import Sheet, validate
 from perstep.report import Output, Table
 from perstep.runs import RUNS, encode_json, read_regular
 from perstep.sweeps.grid import read_grid
-from perstep.targets import BUILT_IN
+from perstep.targets import BUILT_IN, Sampler
 from perstep.theory import REFERENCE, TRANSFORMERS
 
 
@@ -52,8 +52,17 @@ class Shape:
     threads: Annotated[int, Parameter(name=["-t", "--threads"])] = 1
     """Threads of the matrix library."""
 
-    sampled: Annotated[bool, Parameter(negative="")] = False
-    """Tokens are drawn; else the most probable one is taken."""
+    temperature: float = 0.0
+    """0 chooses the most probable token; above 0 tokens are sampled."""
+
+    top_k: int = 0
+    """Sample from the k most probable tokens; 0 for all."""
+
+    top_p: float = 1.0
+    """Sample from the most probable tokens whose probabilities reach this sum."""
+
+    processor: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = ()
+    """A further logits processor of each step, as the ledger calls it without `logits/`; may be repeated."""
 
     def subject(self) -> Subject:
         """The step.
@@ -65,9 +74,12 @@ class Shape:
             raise InputError("give --arch, the architecture to predict; or --validate, --lock or --check")
         if self.batch < 1 or self.context < 1:
             raise InputError(f"--batch {self.batch} and --context {self.context}: each must be at least 1")
+        Sampler(self.temperature, self.top_k, self.top_p)  # refuses what is out of range
         name, shape = shape_named(self.arch, self.layers)
         backend = REFERENCE if self.arch == BUILT_IN else TRANSFORMERS
-        way = Way(backend.name, self.dtype, self.device, self.threads, self.sampled)
+        chosen = choosing(self.temperature, self.top_k, self.top_p)
+        mixture = is_mixture(shape)
+        way = Way(backend.name, self.dtype, self.device, self.threads, chosen, self.processor, mixture)
         return Subject(name, shape, self.batch, self.context, way)
 
 
@@ -139,8 +151,10 @@ def predict(
     subject = shape.subject()
     cells = _read(from_, quiet=quiet)
     fitted = predictor(cells, subject, None if target is None else identity(target))
+    if choice.fleet is not None:
+        check_fleet(subject, choice.fleet, fitted.memory_bytes)
     prediction = fitted.predict(subject)
-    fleet = _fleet(choice, subject, target, prediction)
+    fleet = None if choice.fleet is None else fleet_of(prediction, choice.fleet, subject.batch)
     table = prediction_table(prediction, fitted.fit, fleet)
     _print_one(table, {"prediction": prediction, "fit": fitted.fit.parts, "fleet": fleet}, output)
     return 0
@@ -161,13 +175,6 @@ def _machine(path: Path) -> Machine:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep machine -o json` writes one") from error
     except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no machine: {error}; `perstep machine -o json` writes one") from error
-
-
-def _fleet(choice: Choice, subject: Subject, target: Machine | None, prediction: Prediction) -> Fleet | None:
-    if choice.fleet is None:
-        return None
-    memory = (target or describe()).memory.ram_bytes
-    return fleet_of(prediction, choice.fleet, subject.batch, memory if isinstance(memory, int) else None)
 
 
 def _validate(cells: Cells, choice: Choice, output: Output) -> int:

@@ -21,7 +21,7 @@ from perstep.experiments.ledger.findings import LedgerFindings
 from perstep.experiments.ledger.samples import Bounded, Conditions, Workload
 from perstep.machine import Machine, SweepFigures, identity
 from perstep.measure import Ledger, Progress
-from perstep.predicting.subject import Subject, Way
+from perstep.predicting.subject import Subject, Way, choosing, is_mixture
 from perstep.runs import Manifest, Status, list_runs, read_manifest, read_regular
 from perstep.sweeps.folder import SWEEP, read_sweep
 from perstep.sweeps.rows import read_rows
@@ -32,6 +32,12 @@ DEVICE = "device/"
 """Before the name of a part of what a device does; the others are the host's time."""
 WAIT = "sync"
 """The host's part that waits for the device, which is no work of its own."""
+PROCESSOR = "logits/"
+"""Before the name of a logits processor's part."""
+OF_CHOOSING = frozenset({"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"})
+"""Those that a sampler's settings bring, so no further ones."""
+DETAIL = "modules"
+"""Parts of transformers models are predicted as seen so; inside `phases` or `layers` they have other names."""
 _NO_LIMIT = 1e30
 
 
@@ -82,6 +88,7 @@ class Cell:
             those of a device have `DEVICE` before their names, and the host does not wait in them.
         noise: half of the step's interval, as a share of it; None where there are too few rounds.
         began_at: UTC, ISO 8601.
+        memory_bytes: of the machine, or of its device where steps run on one; None if it is not known.
     """
 
     name: str
@@ -93,6 +100,7 @@ class Cell:
     parts_ns: dict[str, float]
     noise: float | None
     began_at: str
+    memory_bytes: float | None = None
 
     @property
     def speed(self) -> Speed:
@@ -151,14 +159,23 @@ def _read(folder: Path) -> "Cell | str":
     manifest = read_manifest(folder)
     if manifest.experiment != "ledger" or manifest.status is not Status.COMPLETE:
         return "no complete ledger run"
-    conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
+    conditions = typed(manifest, Conditions)
     bounded = conditions.bounds if conditions.bounds.config else conditions.device_bounds
     if not bounded.config:
         return conditions.bounds.unknown or conditions.device_bounds.unknown or "theory has no formula for the model"
+    if conditions.detail not in (None, DETAIL):
+        return f"it was measured with --detail {conditions.detail}, and parts are predicted as with --detail {DETAIL}"
     try:
         findings = msgspec.json.decode(read_regular(folder / "results.json"), type=LedgerFindings)
+        return _cell(folder, manifest, bounded, findings)
     except (OSError, msgspec.DecodeError):
         return "its results.json cannot be read; `perstep report` makes it again"
+    except InputError as error:
+        return str(error)
+
+
+def _cell(folder: Path, manifest: Manifest, bounded: Bounded, findings: LedgerFindings) -> "Cell | str":
+    """The cell of a run that theory has a formula for, or why it is none."""
     decode = findings.decode
     if findings.invalid or decode is None or not decode.plain_step_ns:
         return "it is invalid, or has no decode step"
@@ -169,7 +186,7 @@ def _read(folder: Path) -> "Cell | str":
     low, high = decode.plain_step_ci_low, decode.plain_step_ci_high
     return Cell(
         name=_name(folder, manifest),
-        subject=_subject(manifest, bounded, workload),
+        subject=_subject(manifest, bounded, decode),
         machine=identity(machine),
         hardware=_hardware(machine, findings),
         figures=figures,
@@ -177,6 +194,7 @@ def _read(folder: Path) -> "Cell | str":
         parts_ns=_parts(decode, decode.plain_step_ns, findings.device_work.get("decode")),
         noise=None if low is None or high is None else (high - low) / 2 / decode.plain_step_ns,
         began_at=manifest.started_at,
+        memory_bytes=_memory_bytes(machine, findings),
     )
 
 
@@ -210,16 +228,28 @@ def _hardware(machine: Machine, findings: LedgerFindings) -> str:
     return str(machine.cpu.model) if device is None else f"{machine.cpu.model}, {device.device}"
 
 
+def _memory_bytes(machine: Machine, findings: LedgerFindings) -> float | None:
+    device = findings.device_ceilings
+    gpus = () if isinstance(machine.gpus, str) else machine.gpus
+    sizes = [gpu.memory_bytes for gpu in gpus] if device is not None else [machine.memory.ram_bytes]
+    return min((size for size in sizes if isinstance(size, int)), default=None)
+
+
 def _name(folder: Path, manifest: Manifest) -> str:
     place = manifest.config.get("sweep", {})
     return str(place.get("cell") or folder.name)
 
 
-def _subject(manifest: Manifest, bounded: Bounded, workload: Workload) -> Subject:
-    way = Way(bounded.backend, bounded.dtype, workload.device, workload.threads, workload.temperature > 0)
+def _subject(manifest: Manifest, bounded: Bounded, decode: Ledger) -> Subject:
+    workload = typed(manifest, Workload)
+    chosen = choosing(workload.temperature, workload.top_k, workload.top_p)
+    named = [part.removeprefix(PROCESSOR) for part in decode.parts if part.startswith(PROCESSOR)]
+    further = tuple(name for name in named if name not in OF_CHOOSING)
+    shape = read_config(bounded.config)
+    way = Way(bounded.backend, bounded.dtype, workload.device, workload.threads, chosen, further, is_mixture(shape))
     name = str(manifest.model.get("name", "")).partition(", ")[0]
     context = workload.prompt_tokens + (workload.new_tokens - 2) // 2  # the middle of the decode steps
-    return Subject(name, read_config(bounded.config), workload.batch, context, way)
+    return Subject(name, shape, workload.batch, context, way)
 
 
 def machine_speed(cells: Sequence[Cell]) -> Speed:

@@ -71,13 +71,13 @@ def _of_side(subject: Subject, rates: Rates, parts: list[str]) -> dict[str, Feat
             "calls": sum(one.call_overhead_ns for one in bounds),
             "per_step": call_ns,
             "per_layer": 0.0 if part.partition("/")[0] in ONCE else subject.shape.num_layers * call_ns,
-            "per_expert": _experts(subject) * call_ns if "mlp" in names else 0.0,
+            "per_expert": experts_run(subject) * call_ns if "mlp" in names else 0.0,
             "per_logit": logits_ns if part.partition("/")[0] in OF_LOGITS else 0.0,
         }
     return by_part
 
 
-def _experts(subject: Subject) -> float:
+def experts_run(subject: Subject) -> float:
     """How many experts run in a step, over all layers."""
     mlps = [layer.mlp for layer in subject.shape.layers if layer.mlp.experts]
     return sum(expected_experts(mlp.experts, mlp.active, subject.batch) for mlp in mlps)

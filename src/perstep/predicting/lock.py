@@ -16,7 +16,7 @@ from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan
 from perstep.predicting.cells import Cell, Cells
 from perstep.predicting.predict import Prediction, Predictor, predictor
-from perstep.predicting.subject import Subject, Way, shape_named
+from perstep.predicting.subject import Subject, Way, choosing, is_mixture, shape_named
 from perstep.runs import encode_json, read_regular, replace_file
 from perstep.sweeps.grid import Grid, points
 from perstep.targets import BUILT_IN
@@ -124,7 +124,8 @@ def subject_of(plan: AnyPlan) -> Subject:
     name, shape = shape_named(plan.arch or BUILT_IN, plan.layers)
     runs_numpy = plan.arch is None and plan.backend != "torch"
     backend = REFERENCE if runs_numpy else TRANSFORMERS
-    way = Way(backend.name, plan.dtype or "float32", plan.device, plan.threads, plan.temperature > 0)
+    chosen = choosing(plan.temperature, plan.top_k, plan.top_p)
+    way = Way(backend.name, plan.dtype or "float32", plan.device, plan.threads, chosen, (), is_mixture(shape))
     context = (plan.prompt_tokens or 64) + (plan.new_tokens - 2) // 2
     return Subject(name, shape, plan.batch, context, way)
 

@@ -14,7 +14,7 @@ import msgspec
 from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.predicting.cells import Cell, Cells, Speed, machine_speed
-from perstep.predicting.features import roofline_step_ns
+from perstep.predicting.features import experts_run, roofline_step_ns
 from perstep.predicting.fit import Fit, fit_cells, half_widths, interval_ns, sides_ns
 from perstep.predicting.subject import Subject
 
@@ -77,6 +77,7 @@ def measures(subject: Subject) -> dict[str, float]:
         "context": subject.context + 1,
         "batch": subject.batch,
         "layers": shape.num_layers,
+        "experts that a layer runs": max(experts_run(subject) / shape.num_layers, 1.0),
         "vocabulary": shape.vocab,
         "bytes of weights and cache": subject.weight_bytes + subject.cache_bytes,
     }
@@ -120,6 +121,11 @@ class Predictor:
     half: float | None
     speed: Speed
     machine: str
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Of the machine, or of its device where steps run on one; None if it is not known."""
+        return next(cell.memory_bytes for cell in self.cells if cell.machine == self.machine)
 
     def predict(self, subject: Subject) -> Prediction:
         """A step.
@@ -169,8 +175,6 @@ class Predictor:
                     f" ({near.subject.name}). Measure cells nearer to it"
                 )
             outside.append(f"its {name} ({value:,.0f}) lies outside {there}")
-        if subject.shape.is_mixture and not any(cell.subject.shape.is_mixture for cell in self.cells):
-            raise InputError(f"{subject.name} is a mixture of experts, and none was measured in this way; measure one")
         return outside
 
     def _few_here(self) -> list[str]:

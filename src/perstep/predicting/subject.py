@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from perstep._json import Json
-from perstep._words import plural
+from perstep._words import plural, short
 from perstep.data import mini_path
 from perstep.errors import InputError
 from perstep.experiments.bounds import BACKENDS, backend_for
@@ -37,20 +37,50 @@ class Way:
         dtype: of the weights.
         device: as torch spells it.
         threads: of the matrix library.
-        sampled: whether tokens are drawn; else the most probable one is taken.
+        choosing: how tokens are chosen, by `choosing`.
+        processors: further logits processors of each step, by their parts' names in a ledger, in order.
+        mixture: whether layers are mixtures of experts, whose calls theory does not count.
     """
 
     backend: str
     dtype: str
     device: str
     threads: int
-    sampled: bool
+    choosing: str
+    processors: tuple[str, ...] = ()
+    mixture: bool = False
 
     @property
     def words(self) -> str:
         """In a sentence."""
-        chosen = "sampled" if self.sampled else "greedy"
-        return f"{self.backend}, {self.dtype}, {self.device}, {plural(self.threads, 'thread')}, {chosen}"
+        how = [self.backend, self.dtype, self.device, plural(self.threads, "thread"), self.choosing, *self.processors]
+        return ", ".join([*how, "mixture of experts"] if self.mixture else how)
+
+
+GREEDY = "greedy"
+
+
+def is_mixture(shape: ModelShape) -> bool:
+    """Whether all layers are mixtures of experts, or none.
+
+    Raises:
+        InputError: some are: theory has one sum for both kinds of layers, and a ledger two parts.
+    """
+    kinds = {bool(layer.mlp.experts) for layer in shape.layers}
+    if len(kinds) > 1:
+        raise InputError(
+            "a model of dense layers and of mixtures of experts is not predicted: theory does not part them"
+        )
+    return kinds == {True}
+
+
+def choosing(temperature: float, top_k: int, top_p: float) -> str:
+    """How tokens are chosen: what of a sampler's settings decides which work a step does."""
+    if temperature == 0:
+        return GREEDY
+    scaled = ["by a temperature"] if temperature != 1 else []
+    limits = [f"top-k {top_k}"] if top_k else []
+    return " ".join(["sampled", *scaled, *limits, *([f"top-p {short(top_p)}"] if top_p < 1 else [])])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Never random rows: a cell's neighbours in a grid tell nearly all of it. Folds are the groups themselves, so nothing is
 drawn. Beside the fit stand baselines on the same cells: the roofline of our ceilings and that of a data sheet, with
-nothing fitted, and the nearest measured cell.
+nothing fitted, and the nearest measured cell. Where one of them is better, the notes say so.
 """
 
 from collections import defaultdict
@@ -28,13 +28,17 @@ from perstep.predicting.fit import (
     pooled_speeds,
 )
 from perstep.predicting.predict import beyond, nearest, own_speeds
+from perstep.report.format import percent
 from perstep.theory import Level, Rates
 
 QUIET = 0.05
 """Cells whose own interval is wider than ± this are shown apart: there the noise, not the fit, may be what is off."""
 NEAR = 0.10
 OWN, POOLED = "perstep, ceilings of the same rounds", "perstep, ceilings of other cells"
-ROOF, SHEET, NEIGHBOUR = "roofline of our ceilings", "roofline of the data sheet", "nearest measured cell"
+ROOF, ROOF_POOLED = "roofline, ceilings of the same rounds", "roofline, ceilings of other cells"
+SHEET, NEIGHBOUR = "roofline of the data sheet", "nearest measured cell"
+BASELINES = {OWN: (ROOF,), POOLED: (ROOF_POOLED, SHEET, NEIGHBOUR)}
+"""A method of ours -> the baselines that know as much of the machine in these rounds as it does."""
 
 GROUPS: dict[str, Group] = {
     "architecture": architecture,
@@ -163,7 +167,28 @@ def _validate(all_cells: Sequence[Cell], sheet: Sheet | None) -> Validation | No
                     by_cell.setdefault(one.cell.name, {})[method] = one.error
     if not scores:
         return None
-    return Validation(scores=scores, cells=by_cell, notes=_notes(all_cells, quiet))
+    return Validation(scores=scores, cells=by_cell, notes=[*_notes(all_cells, quiet), *_better(scores)])
+
+
+def _better(scores: Sequence[Score]) -> list[str]:
+    """A sentence for each baseline that has smaller errors than the method of ours that knows as much."""
+    by_row = {(score.left_out, score.method): score for score in scores}
+    sentences = []
+    for kind in dict.fromkeys(score.left_out for score in scores):
+        for ours, baselines in BASELINES.items():
+            for one in (name for name in baselines if {(kind, name), (kind, ours)} <= by_row.keys()):
+                ends = [
+                    f"{name} {percent(theirs)} against {percent(mine)}"
+                    for name, theirs, mine in _errors(by_row[kind, one], by_row[kind, ours])
+                    if theirs < mine
+                ]
+                if ends:
+                    sentences.append(f"Left-out {kind}: {one} is better than {ours}: {', '.join(ends)}.")
+    return sentences
+
+
+def _errors(one: Score, other: Score) -> list[tuple[str, float, float]]:
+    return [("median", one.median, other.median), ("p90", one.p90, other.p90), ("worst", one.worst, other.worst)]
 
 
 def _notes(cells: Sequence[Cell], quiet: Sequence[Cell]) -> list[str]:
@@ -172,8 +197,21 @@ def _notes(cells: Sequence[Cell], quiet: Sequence[Cell]) -> list[str]:
     if not quiet:
         return [first, "No cell's own interval is within ±5 %, so these errors are mostly noise."]
     left = len(cells) - len(quiet)
+    if not left:
+        return [first]
     noisy = f"{plural(left, 'cell is', 'cells are')} left out, whose own interval is wider than ±5 % or missing."
-    return [first, noisy] if left else [first]
+    return [first, noisy, *(f"With them, left-out architecture, {words}." for words in _with_noisy(cells))]
+
+
+def _with_noisy(cells: Sequence[Cell]) -> list[str]:
+    """What the errors would be of all cells: so nobody wonders what became of those that were left out."""
+    words = []
+    for method, held_out in _said(cells, architecture, None).items():
+        if method in BASELINES:
+            score = _score("architecture", method, 0, held_out)
+            covered = "" if score.coverage is None else f", coverage {percent(score.coverage)}"
+            words.append(f"{method}: median {percent(score.median)}, p90 {percent(score.p90)}{covered}")
+    return words
 
 
 def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str, list[_Held]]:
@@ -194,6 +232,7 @@ def _said(cells: Sequence[Cell], group: Group, sheet: Sheet | None) -> dict[str,
         by_method[OWN].append(_fitted(fit, cell, own[cell.name], half.own))
         if cell.name in pooled:
             by_method[POOLED].append(_fitted(fit, cell, pooled[cell.name], half.pooled))
+            by_method[ROOF_POOLED].append(_Held(cell, roofline_step_ns(cell.subject, pooled[cell.name])))
         by_method[ROOF].append(_Held(cell, roofline_step_ns(cell.subject, own[cell.name])))
         if sheet is not None:
             by_method[SHEET].append(_Held(cell, roofline_step_ns(cell.subject, sheet.speed(cell.subject.way.dtype))))

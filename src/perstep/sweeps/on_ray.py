@@ -6,9 +6,11 @@ offers itself with `--resources='{"perstep": 1}'`, and its one worker takes that
 Nodes that join later get a worker too. Ray is imported here and nowhere else.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,13 @@ def run_on_ray(
         InputError: Ray is not installed, the cluster cannot be reached, no node offers itself, or a node lacks the
             folder or has other versions.
     """
-    ray = _connected(address)
-    try:
-        _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
-    finally:
-        ray.shutdown()
+    # Ray prints pages of a lost node's state on stdout, which is for the table; `remark` says what became of it.
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        ray = _connected(address)
+        try:
+            _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
+        finally:
+            ray.shutdown()
 
 
 def _connected(address: str | None) -> RayModule:
@@ -109,11 +113,11 @@ class _Cluster:
             )
         self._check_nodes(self._offering())
         while not self._ended():
-            self._start()
-            self._collect()
             total = len(self._sweep.cells)
             ended = total - len(self._left)
             progress(ended / total, f"{ended:,} of {plural(total, 'cell')} on {plural(len(self._tasks), 'node')}")
+            self._start()
+            self._collect()
         for task in self._tasks:
             self._ray.cancel(task, force=True)
 
@@ -126,7 +130,12 @@ class _Cluster:
         """Refuse to begin where any node would measure something else."""
         asked = {node: self._on(node, {"num_cpus": 0}, _look, str(self._folder)) for node in nodes}
         for node, task in asked.items():
-            self._check_answer(node, self._ray.get(task))
+            try:
+                answer = self._ray.get(task)
+            except self._ray.exceptions.RayError as error:
+                self._lost(node, error)
+                continue
+            self._check_answer(node, answer)
 
     def _check_answer(self, node: str, answer: tuple[str, dict[str, str]]) -> None:
         sweep_id, versions = answer
@@ -162,13 +171,18 @@ class _Cluster:
             try:
                 refused = self._ray.get(task)
             except self._ray.exceptions.RayError as error:
-                self._remark(f"warning: node {node[:8]} was lost ({type(error).__name__}); others go on with its cells")
+                self._lost(node, error)
                 continue
             if refused:
                 self._refused.add(node)
                 self._remark(f"warning: {refused}")
         if not self._tasks and self._refused and not self._offering().keys() - self._refused:
             raise InputError("no node is left that can measure this sweep; the warnings above say why")
+
+    def _lost(self, node: str, error: Exception) -> None:
+        self._remark(
+            f"warning: the worker on node {node[:8]} was lost ({type(error).__name__}); others go on with its cell"
+        )
 
     def _ended(self) -> bool:
         cells = self._folder / CELLS

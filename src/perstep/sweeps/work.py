@@ -100,6 +100,9 @@ class Worker:
             KeyboardInterrupt: with what is done, and how to go on.
         """
         self._left = {cell.key: cell for cell in self.sweep.cells}
+        for cell in self.sweep.cells:
+            self._drop_ended(cell)
+        self._say()  # first what others did: it took none of this worker's time
         try:
             while self._left:
                 if self._one() or not self._left:
@@ -117,7 +120,8 @@ class Worker:
         for cell in list(self._left.values()):
             tries = attempts(self.folder / CELLS / cell.key)
             if verdict(tries) is not None:
-                self._ended(cell)
+                del self._left[cell.key]
+                self._say()
             elif not tries:
                 if self._measure(cell):
                     return True
@@ -135,12 +139,13 @@ class Worker:
                 attempt.end(Outcome.STOPPED, "interrupted")
                 raise
             attempt.end(Outcome.FAILED if why else Outcome.DONE, why)
+        self._drop_ended(cell)
         self._say()
         return True
 
-    def _ended(self, cell: Cell) -> None:
-        del self._left[cell.key]
-        self._say()
+    def _drop_ended(self, cell: Cell) -> None:
+        if verdict(attempts(self.folder / CELLS / cell.key)) is not None:
+            del self._left[cell.key]
 
     def _say(self) -> None:
         ended = len(self.sweep.cells) - len(self._left)
