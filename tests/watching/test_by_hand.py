@@ -1,5 +1,6 @@
 """Decode loops written by hand, watched: known answers in fake time, unchanged tokens, and nothing left behind."""
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -476,3 +477,19 @@ def test_a_counted_step_that_another_thread_left_open_is_let_go(model: Any, ids:
             assert modes() == before
     assert modes() == (None, None)
     assert [sample.steps for sample in w.samples] == [5, 7]
+
+
+def test_a_model_that_is_gone_when_its_run_ends_has_its_ledger() -> None:
+    """As one that a script makes only for the loop."""
+    clock = FakeClock()
+
+    def sampled(model: Any) -> None:
+        ids = torch.ones(1, 3, dtype=torch.int64)
+        for _ in range(20):
+            ids = torch.cat([ids, choose(model(ids), clock)], 1)
+
+    with torch.no_grad(), Watch(clock=clock, loops=True) as w:
+        sampled(Plain(clock).eval())
+        gc.collect()
+    [sample] = w.samples
+    assert (sample.model, sample.steps) == ("Plain", 19)

@@ -7,15 +7,19 @@ may follow whole ones; a function that counts tokens, reads the prompt or knows 
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.fixing.capture import REMOVED, Captured, Part
+from perstep.fixing.capture import REMOVED, Captured, Part, copied
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.known import reachable, written
+from perstep.fixing.observe import Steps, keep_mask, listener
+from perstep.fixing.offer import PROCESSORS
 from perstep.fixing.repeat import ended_with
 from perstep.targets.transformers.protocols import sequences_of
 
@@ -55,6 +59,24 @@ def for_prefix_function(call: Captured, part: Part) -> tuple[Part, str, str]:
     if len(reasons) == 1:
         reasons.append("no list of sequences that the line can name has what it allows")
     raise Unlike("; ".join(dict.fromkeys(reasons[:2])))
+
+
+def along_recorded(call: Captured, part: Part) -> Steps:
+    """What the function forbids along the rows that the call gave, up to the first that ends; asked in their order.
+
+    Args:
+        call: where it was used.
+        part: transformers' processor, of which a copy is asked.
+    """
+    import torch
+
+    steps, asked, rows = Steps(), _Asked(call, part), sequences_of(call.result)
+    spy = listener(PROCESSORS, copied([part])[0], partial(keep_mask, steps))
+    scores = torch.zeros(len(rows), asked.columns, device=call.model.device)
+    with suppress(ValueError):  # transformers' own, where nothing is allowed behind the end of a row
+        for end in range(asked.prompt, rows.shape[1]):
+            spy(rows[:, :end], scores)
+    return steps
 
 
 class _Asked:

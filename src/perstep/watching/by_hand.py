@@ -1,7 +1,7 @@
 """Runs of loops written by hand, as samples of a watch."""
 
-import weakref
 from collections.abc import Mapping
+from typing import cast
 
 from perstep.experiments.call_recorder import CallRecorder
 from perstep.machine import Noise, NoiseProbe
@@ -40,15 +40,13 @@ class WatchedLoops(HandLoops):
             self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every, count=count
         )
         self._samples, self._clock, self._events = samples, clock, events
-        self._recorders: weakref.WeakKeyDictionary[Callee, CallRecorder] = weakref.WeakKeyDictionary()
         self._probe: NoiseProbe | None = None
         self._noise: Noise | None = None
 
-    def _recorder_of(self, model: Callee, device: str) -> Marks:
+    def _recorder_of(self, device: str) -> Marks:
         kind = device.split(":")[0]
         events = self._events or (CudaDevice() if kind == "cuda" else None)
-        recorder = self._recorders[model] = CallRecorder(self._clock, events, kind, between=True)
-        return recorder
+        return CallRecorder(self._clock, events, kind, between=True)
 
     def _start(self) -> None:
         if self._probe is not None:
@@ -61,7 +59,7 @@ class WatchedLoops(HandLoops):
             self._noise = self._probe.so_far()
 
     def _take(self, run: Finished) -> None:
-        taken = self._recorders[run.model].take()
+        taken = cast("CallRecorder", run.marks).take()
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -70,7 +68,7 @@ class WatchedLoops(HandLoops):
         self._samples.append(
             Sample(
                 site=run.site,
-                model=f"{run.label} {getattr(run.model, 'name_or_path', '')}".rstrip(),
+                model=f"{run.label} {run.path}".rstrip(),
                 device=run.device,
                 dtype=run.dtype,
                 finished=run.finished,

@@ -61,8 +61,10 @@ class Finished:
     """A run of a loop that has ended.
 
     Attributes:
-        model: whose calls separate the steps.
-        label: its class, or a function's name; `X#2` where another of that name was seen before it.
+        marks: what took the marks.
+        label: of the model whose calls separate the steps, which may be gone: its class, or a function's name; `X#2`
+            where another of that name was seen before it.
+        path: where it was loaded from, as transformers keeps it; else empty.
         device: where its weights are, as torch spells it.
         dtype: of its weights, likewise.
         site: the line that called it most often, as `folder/file.py:12`.
@@ -78,8 +80,9 @@ class Finished:
         breaks: the places where what it compiled fell back to Python.
     """
 
-    model: Callee
+    marks: Marks | None
     label: str
+    path: str
     device: str
     dtype: str
     site: str
@@ -138,7 +141,7 @@ class HandLoops:
     """A context manager in which loops around any module are recorded, one run at a time.
 
     Args:
-        marks_of: given a model that a loop is about and its device, what takes the marks of its runs.
+        marks_of: given the device of a model that a loop is about, what takes the marks of its runs.
         begun: told of each run that begins.
         still: told as a run goes on: at forwards 1, 2, 4, 8 and so on, and every 64. Where the last one is over is
             not known before the next run begins.
@@ -157,7 +160,7 @@ class HandLoops:
 
     def __init__(
         self,
-        marks_of: Callable[[Callee, str], Marks],
+        marks_of: Callable[[str], Marks],
         begun: Callable[[], None],
         still: Callable[[], None],
         done: Callable[[Finished], None],
@@ -341,7 +344,8 @@ class HandLoops:
 
     def _begin(self, watched: Watched, module: Callee) -> _Run:
         if watched.loop is None:
-            watched.loop = Loop(self._marks_of(module, watched.device), self._schedule)
+            watched.marks = self._marks_of(watched.device)
+            watched.loop = Loop(watched.marks, self._schedule)
             watched.part = wrap_forward_of(watched.inside, module, watched.loop, self._detail)
         watched.loop.claim()
         watched.loop.countable = not (self.compiled or anything_compiled())
@@ -436,20 +440,21 @@ class HandLoops:
         if run is None:
             return
         self._lines.stop()
-        loop, model = run.loop, run.of.model()
+        loop = run.loop
         compilations, breaks = self._compilations.end()
         forwards = loop.forwards
         loop.abandon_call()
         loop.end_call()
         steps = loop.calls.pop().steps
         loop.release()
-        if not steps or model is None:
+        if not steps:
             self.once.setdefault(run.site(), run.of.label)
             return
         self._done(
             Finished(
-                model=model,
+                marks=run.of.marks,
                 label=run.of.label,
+                path=run.of.path,
                 device=run.of.device,
                 dtype=run.of.dtype,
                 site=run.site(),

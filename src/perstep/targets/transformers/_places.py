@@ -32,8 +32,8 @@ class Places:
     def __init__(self, device_type: str) -> None:
         self._device_type = device_type
         self._inferred = device_type == "cpu"
-        # Of each tensor, by its id, whether it lies on the device; an id is used again when a tensor is gone. A dictionary
-        # of torch's own for this takes most of a counted step.
+        # Of each tensor, by its id, whether it lies on the device; an id is used again when a tensor is gone. With a
+        # dictionary of torch's own, keyed by tensors, this took most of a counted step.
         self._known: dict[int, tuple[weakref.ref[torch.Tensor], bool]] = {}
 
     def lie_on_device(self, tensors: "Sequence[torch.Tensor]") -> None:
