@@ -34,7 +34,7 @@ env: $(VENV)/.dev  ## create the development environment in .venv
 
 demo: $(VENV)/.core  ## install the core and show what a decode step of the built-in model costs
 	$(BIN)/perstep ledger -m mini --fast
-	@echo "Open ledger.png and README.md in the run's folder, named above."
+	@echo "Open report.html in the run's folder, named above."
 	@echo "Next: . $(VENV)/bin/activate && perstep --help"
 
 test: $(VENV)/.dev lint types floors check-docs unit  ## run every check that CI runs

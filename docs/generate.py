@@ -4,6 +4,8 @@ A block may also be a table of a file of results: `<!-- table: maskbench/correct
 
 A block stands between `<!-- generated: perstep ledger --help -->` and `<!-- end -->`; the command is run and its
 output put there, so that help in the docs is the help that is printed.
+
+A picture of a page is that of a stored run of the tests (`tests/golden`), which `report` makes again byte for byte.
 """
 
 import argparse
@@ -17,8 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- generated: perstep (?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
+PICTURES = {
+    "cache": "cache/latency.png",
+    "context": "context/context.png",
+    "depth": "depth/depth.png",
+    "experts": "experts/experts.png",
+    "mask": "mask/overhead.png",
+    "ops": "ops/ops.png",
+    "output": "output/output.png",
+    "watch": "watch/ledger.png",
+}
+"""Name in docs/img -> picture of a stored run."""
 TABLE = re.compile(r"(<!-- table: (?P<place>\S+) of (?P<file>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -60,6 +71,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is stale")
     check = parser.parse_args().check
     stale = []
+    for name, stored in PICTURES.items():
+        picture, made = ROOT / "docs" / "img" / f"{name}.png", (ROOT / "tests" / "golden" / stored).read_bytes()
+        if not picture.exists() or picture.read_bytes() != made:
+            stale.append(picture.relative_to(ROOT))
+            if not check:
+                picture.write_bytes(made)
     for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = fill(old)
@@ -67,8 +84,8 @@ def main() -> int:
             stale.append(page.relative_to(ROOT))
             if not check:
                 page.write_text(new, encoding="utf-8")
-    for page in stale:
-        print(f"{page}: {'stale; run make docs' if check else 'written'}", file=sys.stderr)
+    for path in stale:
+        print(f"{path}: {'stale; run make docs' if check else 'written'}", file=sys.stderr)
     return int(check and bool(stale))
 
 

@@ -1,11 +1,13 @@
 """What all tests share: a tiny Llama with and without torch, calm rounds, the command line as function and process."""
 
+import gc
 import gzip
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from perstep.machine import Noise, NoiseProbe
 from perstep.measure import FakeClock, HostClock
+from perstep.report.plot import _as_png
 from perstep.targets.reference.config import end_shapes, layer_shapes, parse_config
 
 # `repeatable` draws the same examples on every machine, so that a fresh clone fails only where the code is wrong for
@@ -146,6 +149,40 @@ def host_clock_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Only a test with the marker `real_clock` may read the host's clock."""
     if request.node.get_closest_marker("real_clock") is None:
         monkeypatch.setattr(HostClock, "now", staticmethod(_unmarked))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_garbage() -> None:
+    """What stands when a module's tests begin is no garbage of theirs: a collection looks at what came since.
+
+    perstep collects before it measures, and Python does so every now and then: each time 0.1 s and more over all that
+    torch and the tests have imported, a fifth of the time of all tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+_BLANK = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg==")
+"""A PNG of one pixel."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def pictures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A figure is filled, but not turned into pixels: 0.15 s a picture, two thirds of what a report takes.
+
+    In tests with the marker `pictures` it is, and in all of them by `make nightly`.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if "not nightly" in request.config.option.markexpr:
+            monkeypatch.setattr("perstep.report.plot._as_png", lambda _figure: _BLANK)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def pictures_that_are_marked_are_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test with the marker `pictures` looks at pixels."""
+    if request.node.get_closest_marker("pictures") is not None:
+        monkeypatch.setattr("perstep.report.plot._as_png", _as_png)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from perstep.experiments import registry
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 DOCS = ROOT / "docs"
@@ -53,6 +55,21 @@ def test_every_part_of_a_boundary_table_is_in_the_glossary() -> None:
     assert len(tables) >= 4
     missing = {f"{part} ({name})" for name, table in tables.items() for part in table if part not in explained}
     assert not missing
+
+
+KNOBS = {"experts", "context", "output"}
+"""Experiments that share a page."""
+
+
+@pytest.mark.parametrize("name", ["knobs", *(name for name in registry.EXPERIMENTS if name not in KNOBS)])
+def test_the_page_of_an_experiment_has_its_picture_and_says_what_it_is_not(name: str) -> None:
+    """Two to five points under one heading, and a picture that is in the folder."""
+    text = page(f"{name}.md")
+    pictures = re.findall(r"!\[[^\]]+\]\((img/[^)]+)\)", text)
+    assert pictures
+    assert all((DOCS / picture).is_file() for picture in pictures)
+    [section] = re.findall(r"^## What (?:it is|they are) not\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert 2 <= len(re.findall(r"^- \*\*", section, re.MULTILINE)) <= 5
 
 
 def test_the_glossary_is_in_alphabetical_order() -> None:

@@ -18,6 +18,8 @@ from perstep.experiments import pipeline, registry
 GOLDEN = Path(__file__).parent / "golden"
 PIXELS_MAY_DIFFER_BY = 2 / 255
 
+pytestmark = pytest.mark.pictures
+
 
 def test_every_experiment_has_a_stored_run() -> None:
     """One folder each."""

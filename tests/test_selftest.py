@@ -97,6 +97,8 @@ def test_the_command_answers_all_questions(
         measured_at="2026-01-01T00:00:00+00:00", perstep_version="0.1.0",
     )  # fmt: skip
     monkeypatch.setattr(selftest, "MIN_BUDGET_S", 1.0)
+    monkeypatch.setattr(selftest, "_PROMPT", 4)
+    monkeypatch.setattr(selftest, "_STEPS", 2)
     monkeypatch.setattr(selftest, "HostClock", lambda: clock)
     monkeypatch.setattr("perstep.experiments.compare.api.HostClock", lambda: clock)
     monkeypatch.setattr(selftest, "_work", lambda iterations: lambda: clock.advance(60 * iterations))

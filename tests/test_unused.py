@@ -24,7 +24,7 @@ NOT_READ = {
         PartFindings.agrees Point.with_cache_repetitions Point.without_cache_repetitions Square.gamma_ms
         StageFit.max_deviation StageKnee.line_r_squared StageModel.heldout_error_median KernelTime.mean_ns
         Fill.in_place_p50_us Fill.in_place_p99_us OperatorFound.calls_per_step Prediction.from_sizes AboutCell.texts_end
-        SiteFindings.broken_off TraceFindings.steps_by
+        SiteFindings.broken_off
         Spread.P50 Spread.P95 Spread.P99 TimeChange.ties""",
     "read by columns, which put their names together": """
         PartChange.ref_ci_high_ns

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.drawn import examples
 
 from perstep.automata import Dfa, from_regex, utf8
 from perstep.automata.dfa import anything, minimal, nothing
@@ -29,7 +30,7 @@ WORDS = [bytes(word) for length in range(6) for word in itertools.product(b"abc"
 
 
 @given(automata, automata)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_algebra_is_that_of_sets(left: Dfa, right: Dfa) -> None:
     """And, or, minus and not accept what those words say, on every word up to five letters."""
     both, either, only, neither = left & right, left | right, left - right, ~(left | right)
@@ -40,7 +41,7 @@ def test_the_algebra_is_that_of_sets(left: Dfa, right: Dfa) -> None:
 
 
 @given(automata, automata)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_equal_languages_are_equal_arrays(left: Dfa, right: Dfa) -> None:
     """Minimal automata in canonical numbering: laws of sets hold as equality of hashes."""
     assert (left & right).hash == (right & left).hash

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from outlines_core import Index
 from outlines_core import Vocabulary as OutlinesVocabulary
+from tests.drawn import examples
 
 from perstep.automata import Dfa, from_regex
 from perstep.automata.alphabet import Alphabet
@@ -60,7 +61,7 @@ texts = st.text(ALPHABET, max_size=7)
 
 
 @given(patterns, st.lists(texts, min_size=1, max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_accepts_what_python_matches(pattern: str, samples: list[str]) -> None:
     """A pattern's automaton accepts a text exactly when `re.fullmatch` finds it."""
     dfa = from_regex(pattern)
@@ -234,7 +235,7 @@ def test_every_way_to_write_a_json_character(text: str, seed: int) -> None:
 
 
 @given(st.text(st.sampled_from(list("ab1(){}[]|*+?^$\\.,-:<P=!dwsxu0\n")), max_size=14))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 def test_any_string_is_a_pattern_or_an_error(pattern: str) -> None:
     """Whatever is given as a pattern: an automaton that agrees with Python's, or one line; never another exception."""
     try:

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.drawn import examples
 
 from perstep.automata import FORMATS, Dfa, Vocabulary, compile, json_schema  # noqa: A004
 from perstep.automata.schema.keywords import TYPES, same_value
@@ -178,7 +179,7 @@ def _written(schema: Any, value: Any) -> bool:
 
 
 @given(st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_a_value_is_accepted_exactly_if_it_validates(data: st.DataObject) -> None:
     """For values that fit the policy the automaton and the validator agree, both ways.
 
@@ -197,7 +198,7 @@ def test_a_value_is_accepted_exactly_if_it_validates(data: st.DataObject) -> Non
 
 
 @given(schemas, st.integers(0, 2**32), st.sampled_from(["fixed", "flexible", "[ ]?"]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_what_it_generates_parses_and_validates(
     walk: Callable[[Dfa, random.Random, int], bytes], schema: Schema, seed: int, whitespace: str
 ) -> None:
@@ -209,7 +210,7 @@ def test_what_it_generates_parses_and_validates(
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_whitespace_policy_is_what_it_says(data: st.DataObject) -> None:
     """`flexible` accepts any indentation, `fixed` only json.dumps' own, a regex what it matches."""
     schema = data.draw(schemas)
@@ -530,7 +531,7 @@ def test_the_conjugation_schema(conjugation: Schema) -> None:
 
 
 @given(schemas, schemas)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_all_of_is_both(left: Schema, right: Schema) -> None:
     """The conjunction accepts what both parts accept."""
     try:
@@ -701,7 +702,7 @@ def malformed(draw: st.DrawFn) -> Any:
 
 
 @given(st.one_of(junk, malformed()), st.sampled_from([None, 0, 2]))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_nonsense_is_an_error_of_one_line_or_a_schema(schema: Any, max_depth: int | None) -> None:
     """Whatever stands in a schema: an automaton, or one line that says what was wrong; never another exception."""
     message = ""

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.drawn import examples
 
 from perstep.automata import Dfa, json_schema, metering
 from perstep.errors import InputError
@@ -95,7 +96,7 @@ def _compiled(schema: Schema, **policy: Any) -> Dfa | None:
 
 
 @given(schemas)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_a_value_is_accepted_exactly_if_it_validates(schema: Schema) -> None:
     """With undeclared keys and keys in any order, every small value is judged as the validator judges it.
 
@@ -127,7 +128,7 @@ def _may_ask_for_an_unnamed_value(schema: Schema) -> bool:
 
 
 @given(schemas, st.integers(0, 2**32), st.sampled_from([OPEN, {"max_depth": 1}]))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_what_it_generates_validates(
     walk: Callable[[Dfa, random.Random, int], bytes], schema: Schema, seed: int, policy: dict[str, Any]
 ) -> None:

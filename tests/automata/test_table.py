@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.drawn import examples
 
 from perstep.automata import (
     Dfa,
@@ -81,7 +82,7 @@ def _check_row(table: TokenAutomaton, state: int, wanted: list[int], size: int) 
 
 
 @given(patterns, longer_tokens)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_a_table_is_the_walk_over_the_bytes(pattern: str, longer: list[bytes]) -> None:
     """Next states, allowed ids, bits, bias and acceptance equal brute force, eager and lazy."""
     dfa, vocabulary = from_regex(pattern), _vocabulary(longer)
@@ -139,7 +140,7 @@ def test_copies_are_found_in_a_counted_string(tekken_4096: Vocabulary) -> None:
 
 
 @given(patterns, patterns, longer_tokens)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_and_allows_what_both_allow(left: str, right: str, longer: list[bytes]) -> None:
     """The product of two tables is the table of the product, and leads into no dead end."""
     one, other, vocabulary = from_regex(left), from_regex(right), _vocabulary(longer)

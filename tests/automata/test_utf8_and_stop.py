@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.drawn import examples
 
 from perstep.automata import from_regex, stop_strings, utf8
 from perstep.automata.utf8 import ignoring_invalid
@@ -62,7 +63,7 @@ texts = st.binary(max_size=12).map(lambda b: bytes(97 + x % 3 for x in b))
 
 
 @given(words, texts)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_a_stop_string_has_occurred(strings: list[bytes], text: bytes) -> None:
     """Accepting exactly once one of the strings is in the text; the complement exactly before."""
     dfa = stop_strings(strings)
@@ -104,7 +105,7 @@ PATTERNS = (r"[^ \u3000]+[ \u3000]", r"né?", r"[^n]", r"", r"(é|😀)*", r"\u3
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=8), st.sampled_from(PATTERNS))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_invalid_bytes_are_passed_over_as_decoding_with_ignore_does(data: bytes, pattern: str) -> None:
     """Orphans, characters broken off by others and by the end, surrogates, overlong forms."""
     expected = re.fullmatch(pattern, data.decode(errors="ignore")) is not None

@@ -252,6 +252,7 @@ def test_force_replaces_a_run(measure: Cli, cli: Cli) -> None:
     assert read_manifest(Path("run")).seed == 5
 
 
+@pytest.mark.pictures
 def test_names_of_any_script_are_shown(
     cli: Cli, make_llama: Callable[..., Path], tmp_path: Path, fake_time: FakeClock
 ) -> None:

@@ -12,6 +12,7 @@ from tests.report.test_page import Reader
 
 from perstep.cli.app import run
 from perstep.experiments import pipeline
+from perstep.runs import open_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SECRET = "hunter2"  # noqa: S105
@@ -87,6 +88,25 @@ def test_compare_writes_a_page_of_both_runs() -> None:
     assert "0001-ledger → 0002-ledger" in read.words
     assert "step: 123 µs → 123 µs, +0.00 % (no interval): not resolved" in read.words
     assert [a for t, a in read.elements if t == "rect" and a.get("class") == "amount"]
+
+
+def test_a_page_of_two_runs_has_the_rounds_of_both(ledger_run: Callable[..., Path]) -> None:
+    """Of each part, in bins of one width; figures of the same parts share them."""
+    for number, level in ((1, 1.0), (2, 1.5)):
+        ledger_run(Path(f".perstep/runs/{number:04d}-ledger"), seed=number, level=level)
+    assert run(["compare", "1", "2", "--html", "both.html"]) == 0
+    [text] = [one for one in Reader(Path("both.html").read_text(encoding="utf-8")).inside["script"] if one[0] == "{"]
+    first, second, *_ = json.loads(text)["figures"]
+    assert second == {"same": 0}
+    loaded = pipeline.load(open_run("2")), pipeline.load(open_run("1"))
+    decode = [pipeline.ledgers_of(one)["decode"] for one in loaded]
+    for name, column in {"step": [one.plain_ns for one in decode], "mlp": [one.parts["mlp"] for one in decode]}.items():
+        new, ref = first["rounds"][name], first["rounds"][name]["beside"]
+        assert (new["name"], ref["name"]) == ("0002-ledger", "0001-ledger")
+        assert (new["from"], new["to"]) == (ref["from"], ref["to"])
+        for packed, ns in zip((new, ref), column, strict=True):
+            assert packed["ns"] == [round(mean) for mean in ns.mean(axis=(1, 2)).tolist()]
+            assert packed["below"] + sum(packed["counts"]) + packed["above"] == ns.size
 
 
 def test_history_shows_equal_work_by_date(capsys: pytest.CaptureFixture[str]) -> None:

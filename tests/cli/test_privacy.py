@@ -1,6 +1,7 @@
 """What a run keeps of a person's own text: hashes, and paths from the working folder on (docs/privacy.md)."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,39 +34,54 @@ def holding(run: Path, *words: str) -> list[str]:
     ]
 
 
+@pytest.fixture
+def command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`command("ledger", ...)`: as it is typed, so that the words are those of this process."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # a watched script takes its place
+
+    def call(*tokens: object) -> Any:
+        monkeypatch.setattr(sys, "argv", ["perstep", *map(str, tokens)])
+        return cli(*tokens)
+
+    return call
+
+
 @pytest.mark.real_clock
-def test_a_ledger_keeps_no_prompt_and_no_path(process: Cli, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_ledger_keeps_no_prompt_and_no_path(command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither from the option, nor from the environment, nor from where it was called; `--keep-text` keeps the text."""
-    environment["PERSTEP_KEY"] = SECRET
+    monkeypatch.setenv("PERSTEP_KEY", SECRET)
     place = tmp_path / FOLDER
     place.mkdir()
-    command = ("ledger", "-m", "mini", "--prompt", SECRET, "-n", "2", "--rounds", "1", "-q", "--out", place / "run")
-    said = process(*command, cwd=place)
+    monkeypatch.chdir(place)
+    words = ("ledger", "-m", "mini", "--prompt", SECRET, "-n", "2", "--rounds", "1", "-q", "--out", place / "run")
+    said = command(*words)
     assert said.code in KEPT, said
     assert holding(place / "run", SECRET, FOLDER) == []
     manifest = json.loads((place / "run" / "manifest.json").read_text())
     assert manifest["plan"]["prompt"] == hashed(SECRET)
     assert manifest["argv"][manifest["argv"].index("--prompt") + 1] == hashed(SECRET)
     assert manifest["argv"][-1] == "run"
-    again = process(*command, "--resume", cwd=place)
+    again = command(*words, "--resume")
     assert again.code in KEPT, again  # a prompt and its hash are the same plan
-    kept = process(*command, "--force", "--keep-text", cwd=place)
+    kept = command(*words, "--force", "--keep-text")
     assert kept.code in KEPT, kept
     assert sorted(holding(place / "run", SECRET)) == ["manifest.json", "report.html"]
 
 
 @pytest.mark.hf
 @pytest.mark.real_clock
-@pytest.mark.parametrize("command", [("watch",), ("fix", "--budget", "2s")])
+@pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.parametrize("options", [("watch",), ("fix", "--budget", "0.5s")])
 def test_a_watched_script_keeps_its_arguments_and_its_folder(
-    process: Cli, tmp_path: Path, command: tuple[str, ...]
+    command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
     """Its name is kept, and where it stands below the working folder."""
     pytest.importorskip("transformers")
     place = tmp_path / FOLDER
     (place / "jobs").mkdir(parents=True)
     (place / "jobs" / "job.py").write_text(SCRIPT)
-    said = process(*command, "--out", place / "run", place / "jobs" / "job.py", "--key", SECRET, cwd=place)
+    monkeypatch.chdir(place)
+    said = command(*options, "--out", place / "run", place / "jobs" / "job.py", "--key", SECRET)
     assert said.code == 0, said
     assert holding(place / "run", SECRET, FOLDER, str(tmp_path)) == []
     manifest = json.loads((place / "run" / "manifest.json").read_text())

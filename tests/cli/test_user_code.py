@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+LONG = [pytest.mark.hf, pytest.mark.nightly]
+"""A process that imports transformers; one of them is started every time."""
 MINE = """
 number = 3
 class Steps:
@@ -63,8 +65,8 @@ def test_compare_finds_them_and_what_they_import_later(perstep: Callable[..., An
         ("ops --op mine:number@S", "mine:number is a int, not something that can be called"),
         ("ops --op ends:f@S", "cannot import ends:f: SystemExit: line 1 line 2"),
         pytest.param("generate -m mini --processor a=mine:make", "the factory of 'a' returned", marks=pytest.mark.hf),
-        pytest.param("generate -m mini --criterion a=mine:make", "the factory of 'a' returned", marks=pytest.mark.hf),
-        pytest.param("generate -m mini --processor a=ends:f", "cannot import ends:f: SystemExit", marks=pytest.mark.hf),
+        pytest.param("generate -m mini --criterion a=mine:make", "the factory of 'a' returned", marks=LONG),
+        pytest.param("generate -m mini --processor a=ends:f", "cannot import ends:f: SystemExit", marks=LONG),
     ],
 )
 def test_what_is_wrong_with_them_is_one_line(tokens: str, why: str, perstep: Callable[..., Any]) -> None:

@@ -158,9 +158,10 @@ def test_the_same_tokens_are_written_in_every_form(script: Callable[[str], Path]
     found, _ = json.JSONDecoder().raw_decode(said.err)
     assert found == json.loads(Path("a/results.json").read_text())
     assert found["sites"][0]["new_tokens"] == [6]
-    quiet = watch("-q", "--out", "b", path)
+    quiet = watch("-q", "--out", "b", "--tag", "mine", path)
     assert (quiet.code, quiet.out, quiet.err) == (0, said.out, "")
     assert "| logits" not in quiet.err
+    assert "mine" in cli("list", "--tag", "mine", "--root", ".").out
     assert watch("-o", "md", "--out", "b", "--force", path).err.startswith("**decode at ")
     rebuilt = cli("report", "b")
     assert "rebuilt: README.md, ledger.csv, ledger.png, report.html, results.json in b" in rebuilt.err

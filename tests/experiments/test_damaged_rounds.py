@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from perstep._version import __version__
+from perstep.experiments import pipeline
 from perstep.runs import SAMPLES
 
 from ..conftest import Cli
@@ -53,11 +55,43 @@ def test_a_round_that_lacks_something_is_refused(lost: str, cli: Cli, tmp_path: 
 
 
 def test_a_manifest_that_does_not_fit_its_samples_is_refused(cli: Cli, tmp_path: Path) -> None:
-    """An arm that no round has: in one line, however the analysis failed on it."""
+    """An arm that no round has: in one line, which says that the samples are as they were measured."""
     run = shutil.copytree(GOLDEN / "compare", tmp_path / "compare")
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["conditions"]["arms"][0] += "x"
+    manifest["perstep_version"] = __version__
     (run / "manifest.json").write_text(json.dumps(manifest))
     said = cli("show", run)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert "manifest.json and samples.jsonl do not fit together (KeyError: " in said.err
+    assert "cannot be analysed (KeyError: " in said.err
+    assert "samples.jsonl is what the run wrote, so manifest.json was changed" in said.err
+
+    manifest["perstep_version"] = "0.0.9"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert "is what perstep 0.0.9 wrote" in cli("show", run).err
+
+
+def test_samples_that_were_changed_are_named(cli: Cli, tmp_path: Path) -> None:
+    """A cell that one round lost: in one line, which says that the samples differ from those that were measured."""
+    run = shutil.copytree(GOLDEN / "depth", tmp_path / "depth")
+    lines = [json.loads(line) for line in (run / SAMPLES).read_text().splitlines()]
+    first_column(lines[2]).pop()
+    (run / SAMPLES).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = cli("show", run)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "somebody changed samples.jsonl after the run (its SHA-256 differs); restore the file" in said.err
+
+
+def test_a_full_disk_is_not_blamed_on_the_files_of_a_run(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system says of a file that could not be read passes as it is."""
+    run = shutil.copytree(GOLDEN / "compare", tmp_path / "compare")
+
+    def full(*_: object, **__: object) -> bytes:
+        raise OSError(28, "No space left on device", "/somewhere/font.cache")
+
+    monkeypatch.setattr(pipeline, "render_page", full)
+    said = cli("report", run)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "perstep: /somewhere/font.cache: No space left on device\n"

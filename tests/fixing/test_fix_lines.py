@@ -18,7 +18,8 @@ pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-MS = 1_000_000
+CS = 10_000_000
+"""10 ms in fake time. Calls of 20 ms and more are made once for each time that is kept, shorter ones twice."""
 CLOCK = FakeClock()
 
 
@@ -29,8 +30,8 @@ class Mine(transformers.LogitsProcessor):  # type: ignore[misc]
         self.number = number
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """-inf at it; the first takes 4 ms, the second 2, the third none."""
-        CLOCK.advance((4, 2, 0)[self.number] * MS)
+        """-inf at it; the first takes 40 ms, the second 20, the third none."""
+        CLOCK.advance((4, 2, 0)[self.number] * CS)
         return scores.index_fill(1, torch.tensor([self.number]), -torch.inf)
 
 
@@ -69,14 +70,14 @@ CALLED: dict[int, Any] = {}
 
 
 def captured() -> Captured:
-    """One call with the three processors, whose forward takes 1 ms."""
+    """One call with the three processors, whose forward takes 10 ms."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         eos_token_id=None, pad_token_id=0, initializer_range=0.4,
     )  # fmt: skip
     llama = transformers.LlamaForCausalLM(config).eval()
-    llama.model.register_forward_pre_hook(lambda *_: CLOCK.advance(MS))
+    llama.model.register_forward_pre_hook(lambda *_: CLOCK.advance(CS))
     with Captures() as captures:
         llama.generate(
             torch.arange(3, 9)[None], max_new_tokens=4, do_sample=False,
@@ -189,7 +190,7 @@ def test_where_none_is_faster_all_are_timed_together_and_none_is_written(monkeyp
 
 
 def test_unproven_lines_stand_apart_with_their_numbers() -> None:
-    """Timed by the clock: two save 4 and 2 of 7 ms a step, the third nothing."""
+    """Timed by the clock: two save 40 and 20 of 70 ms a step, the third nothing."""
     site, _ = tried(captured())
     assert written(site) == ["DropIn(0)", "DropIn(1)"]
     assert site.together is not None
@@ -211,14 +212,14 @@ def test_a_few_rounds_prove_nothing() -> None:
 
 
 def test_the_making_of_a_line_is_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drop-in that is made anew in each call, for 100 ms, loses more than 4 steps win; its steps are faster."""
+    """A drop-in that is made anew in each call, for 1 s, loses more than 4 steps win; its steps are faster."""
     call = captured()
-    monkeypatch.setattr(DropIn, "making_ns", 100 * MS)
+    monkeypatch.setattr(DropIn, "making_ns", 100 * CS)
     site, _ = tried(call)
     first = site.rows[0].result
     assert first is not None
     assert first.step is not None
-    assert first.making_ns == 100 * MS
+    assert first.making_ns == 100 * CS
     assert first.step.change == pytest.approx(3 / 7 - 1)
     assert first.whole.change == pytest.approx((100 + 4 * 3) / (4 * 7) - 1)
     assert first.whole.verdict == "slower"

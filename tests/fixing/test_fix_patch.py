@@ -185,42 +185,60 @@ def test_imports_stand_where_they_may() -> None:
     )
 
 
+@pytest.fixture
+def main_is_put_back(monkeypatch: pytest.MonkeyPatch, nothing_compiled: None) -> None:
+    """A script that runs in this process is its `__main__` meanwhile, and what it imports is its own."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+
+
+def diff_of_all(script: Path) -> Edit:
+    """What is offered for the one call of a script, whatever of it was faster here."""
+    with Captures() as captures:
+        run_script(script, ())
+    (call,) = captures.calls.values()
+    return Edit(call, [*offers(call, observe(call), find_vocabulary(call)), loop_offer()])
+
+
 @pytest.mark.real_clock
 @pytest.mark.hf
+@pytest.mark.usefixtures("main_is_put_back")
 def test_the_example_does_the_same_by_its_lines(
-    process: Callable[..., Any], environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command changes no file; what is offered, whatever of it was faster here, gives the example's text."""
+    """What is offered gives the example's text."""
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    script = Path("slow_generate.py")
+    before = EXAMPLE.read_text().replace("    print(", "    print(tokens.tolist())\n    print(")
+    script.write_text(before)
+    edit = diff_of_all(script)
+    old = capsys.readouterr().out
+    applied(tmp_path, [edit])
+    changed = script.read_text()
+    assert "[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]" in changed
+    assert "custom_generate=perstep.fast.decode,\n" in changed
+    assert run_script(script, ()) == 0
+    assert capsys.readouterr().out == old
+    assert old.endswith("generated 96 tokens for 2 prompts\n")
+
+
+@pytest.mark.nightly
+@pytest.mark.real_clock
+@pytest.mark.hf
+def test_the_command_changes_no_file_of_the_example(process: Callable[..., Any], tmp_path: Path) -> None:
+    """It writes the diff to stdout, behind what the script wrote, and beside the run."""
     pytest.importorskip("transformers")
     script = tmp_path / "slow_generate.py"
     script.write_text(EXAMPLE.read_text())
-    before = script.read_text()
     said = process("fix", "--apply", "--budget", "1s", "--out", "run", "slow_generate.py", cwd=tmp_path)
     assert said.code == 0, said
     assert "perstep.fast.Utf8(VOCABULARY)" in said.err
     assert "run: run" in said.err
-    assert script.read_text() == before
+    assert script.read_text() == EXAMPLE.read_text()
     change = said.out.removeprefix("generated 96 tokens for 2 prompts\n")
     written = tmp_path / "run" / "fix.diff"
     assert change == (written.read_text() if written.exists() else "")
-
-    monkeypatch.chdir(tmp_path)
-    with Captures() as captures:
-        run_script(Path("slow_generate.py"), ())
-    (call,) = captures.calls.values()
-    made = [*offers(call, observe(call), find_vocabulary(call)), loop_offer()]
-    applied(tmp_path, [Edit(call, made)])
-    changed = script.read_text()
-    assert "[NoRepeats(), perstep.fast.Utf8(VOCABULARY)]" in changed
-    assert "custom_generate=perstep.fast.decode,\n" in changed
-    for name, source in (("old", before), ("new", changed)):
-        source = source.replace("    print(", "    print(tokens.tolist())\n    print(")
-        (tmp_path / f"{name}.py").write_text(source)
-    outputs = [
-        subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, env=environment, check=True, capture_output=True)
-        for name in ("old", "new")
-    ]
-    assert outputs[0].stdout == outputs[1].stdout
 
 
 JOB = """import torch
@@ -271,15 +289,16 @@ def run(n):
 
 @pytest.mark.real_clock
 @pytest.mark.hf
-def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
-    process: Callable[..., Any], tmp_path: Path
-) -> None:
-    """The script's arguments reach it; its failing exit comes after the trial; a bad script is one line."""
+@pytest.mark.usefixtures("main_is_put_back")
+def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(cli: Callable[..., Any]) -> None:
+    """The script's arguments reach it; its failing exit comes after the trial; no file of it is changed."""
     pytest.importorskip("transformers")
-    (tmp_path / "helper.py").write_text(HELPER)
-    (tmp_path / "job.py").write_text("import sys\nfrom helper import run\nrun(int(sys.argv[1]))\nsys.exit(3)\n")
-    said = process("fix", "--apply", "--budget", "0.5s", "--out", "run", "job.py", "9", cwd=tmp_path)
+    Path("helper.py").write_text(HELPER)
+    Path("job.py").write_text("import sys\nfrom helper import run\nrun(int(sys.argv[1]))\nsys.exit(3)\n")
+    said = cli("fix", "--apply", "--budget", "0.5s", "--out", "run", "job.py", "9")
     assert said.code == 3, said
+    assert Path("helper.py").read_text() == HELPER
+    assert said.out == (Path("run/fix.diff").read_text() if Path("run/fix.diff").exists() else "")
     assert "went to the script" not in said.err
     assert "ended with exit code 3; the calls that it made before are tried" in said.err
     assert "--- a/helper.py" in said.out or "no diff: no line is recommended" in said.err
@@ -287,14 +306,13 @@ def test_a_call_in_a_helper_is_changed_there_and_the_exit_code_is_the_scripts(
 
 @pytest.mark.real_clock
 @pytest.mark.hf
-def test_an_apply_behind_the_script_is_the_scripts_and_that_is_said(
-    process: Callable[..., Any], tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("main_is_put_back")
+def test_an_apply_behind_the_script_is_the_scripts_and_that_is_said(cli: Callable[..., Any]) -> None:
     """Options behind the script's name are its own; somebody who wanted the diff learns where to write the option."""
     pytest.importorskip("transformers")
-    (tmp_path / "helper.py").write_text(HELPER)
-    (tmp_path / "job.py").write_text("import sys\nfrom helper import run\nrun(8)\nassert sys.argv[1] == '--apply'\n")
-    said = process("fix", "--budget", "0.5s", "--out", "run", "job.py", "--apply", cwd=tmp_path)
+    Path("helper.py").write_text(HELPER)
+    Path("job.py").write_text("import sys\nfrom helper import run\nrun(8)\nassert sys.argv[1] == '--apply'\n")
+    said = cli("fix", "--budget", "0.5s", "--out", "run", "job.py", "--apply")
     assert said.code == 0, said
     assert "for the diff: perstep fix --apply job.py" in said.err
 

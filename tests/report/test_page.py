@@ -24,7 +24,7 @@ from perstep.report.panels import Panel, Series
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>\"' onmouseover='"
-VOID = {"meta", "link", "hr", "br", "input"}
+VOID = {"meta", "link", "hr", "br", "wbr", "input"}
 
 
 class Reader(HTMLParser):

@@ -15,12 +15,17 @@ import pytest
 from tests.report.test_page import EVIL, GOLDEN, ROOT, ledger_samples, ledger_view, page_of
 
 from perstep.experiments import registry
-from perstep.report.page import render_page
+from perstep.report.page import Bar, Bars, TwoRuns, render_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AXE = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
 
 OTHERS = [name for name in registry.EXPERIMENTS if name != "ledger"]
+
+
+def nightly(*others: str) -> list[Any]:
+    """The experiments but for the ledger and these, by night."""
+    return [pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS if name not in others]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +95,7 @@ def test_a_click_opens_the_rounds_of_a_part(ledger: Tab) -> None:
     row = ledger.page.locator('#figure-0 tr[data-part="norm"]')
     row.locator(".plot").click()
     detail = ledger.page.locator(".detail")
-    assert detail.locator("h3").inner_text() == "norm"
+    assert detail.locator("h2").inner_text() == "norm"
     assert detail.locator(".histogram rect").count() == 40
     assert detail.locator("canvas").count() == 1
     assert "1: marked plain plain marked" in detail.locator("details").text_content()
@@ -126,7 +131,7 @@ def test_a_link_opens_the_same_view(browser: Any, ledger: Tab) -> None:
     ledger.page.locator("#filter").fill("ML")
     fragment = ledger.page.evaluate("location.hash")
     with Tab(browser, stored("ledger"), fragment) as other:
-        assert other.page.locator(".detail h3").inner_text() == "mlp"
+        assert other.page.locator(".detail h2").inner_text() == "mlp"
         assert other.page.locator("#figure-0 tbody tr:visible").count() == 1
         other.page.keyboard.press("2")
         assert other.page.locator("#view-2").is_visible()
@@ -198,7 +203,7 @@ def test_names_run_nothing(browser: Any, tmp_path: Path) -> None:
     with Tab(browser, path) as tab:
         tab.page.locator("#figure-0 tr[data-part] .plot").first.click()
         tab.page.locator("#figure-0 tr[data-part] .plot").nth(1).hover()
-        assert tab.page.locator(".detail h3").inner_text() == EVIL
+        assert tab.page.locator(".detail h2").inner_text() == EVIL
         assert tab.page.title() == "a run"
         assert tab.page.locator("img").count() == 0
         assert tab.said == []
@@ -219,7 +224,7 @@ def test_a_hundred_thousand_steps_open_at_once(browser: Any, tmp_path: Path) -> 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: npm install --no-save axe-core")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["ledger", *(pytest.param(one, marks=pytest.mark.nightly) for one in OTHERS)])
+@pytest.mark.parametrize("name", ["ledger", *nightly()])
 def test_nobody_is_kept_out(browser: Any, name: str, scheme: str) -> None:
     """axe-core finds nothing serious in any view: contrast, names, roles, order."""
     with Tab(browser, stored(name), color_scheme=scheme, bypass_csp=True) as tab:
@@ -236,3 +241,82 @@ def test_nobody_is_kept_out(browser: Any, name: str, scheme: str) -> None:
                 for node in one["nodes"][:3]
             ]
             assert serious == [], view
+
+
+BROKEN = """() => {
+  const broken = [];
+  for (const cell of document.querySelectorAll(".data td, .data th, h1, figcaption")) {
+    const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    for (let node; (node = walk.nextNode());) {
+      for (const word of node.data.matchAll(/[a-zA-Z]{2,12}/g)) {
+        const range = document.createRange();
+        range.setStart(node, word.index);
+        range.setEnd(node, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(word[0]);
+      }
+    }
+  }
+  return broken;
+}"""
+"""Words of up to 12 letters that stand on two lines."""
+
+
+@pytest.mark.parametrize("name", ["ledger", "fix", *nightly("fix")])
+def test_no_word_is_broken_on_a_telephone(browser: Any, name: str) -> None:
+    """Tables and headings in a window of 380 pixels; nothing is wider than it, the rounds of a part neither."""
+    with Tab(browser, stored(name), viewport={"width": 380, "height": 900}) as tab:
+        for row in tab.page.locator(".figure tr[data-part] .plot").all()[:1]:
+            row.click()
+        for view in "12":
+            tab.page.keyboard.press(view)
+            assert tab.page.evaluate(BROKEN) == [], view
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+@pytest.mark.parametrize("name", ["ledger", "depth", *nightly("depth")])
+def test_paper_is_not_shrunk(browser: Any, name: str) -> None:
+    """Nothing is wider than a sheet of A4 less its margins, so the type keeps its size."""
+    with Tab(browser, stored(name), viewport={"width": 688, "height": 1000}) as tab:
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 688
+
+
+@pytest.mark.parametrize("name", ["ledger", "mask"])
+def test_parts_on_a_roofline_do_not_hide_one_another(browser: Any, name: str) -> None:
+    """Each is a disc of its own size where it stands, the larger below; no name covers another or the disc of one."""
+    with Tab(browser, stored(name)) as tab:
+        spots = tab.page.locator(".roofline g").all()
+        discs = [spot.locator("circle") for spot in spots]
+        places = [[float(disc.get_attribute(of) or 0) for of in ("cx", "cy", "r")] for disc in discs]
+        for place, (x, y, radius) in enumerate(places):
+            for left, top, other in places[place + 1 :]:
+                assert abs(left - x) > 3 or abs(top - y) > 3 or other < radius
+        names = [spot.locator("text").bounding_box() for spot in spots]
+        boxes = [disc.bounding_box() for disc in discs]
+        assert len(names) >= 4
+        for place, one in enumerate(names):
+            for other in [*names[:place], *names[place + 1 :], *boxes]:
+                across = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+                down = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
+                assert across < 2 or down < 8, (place, one, other)  # boxes have 4 pixels above and below
+
+
+def test_two_runs_are_drawn_over_one_another(browser: Any, tmp_path: Path) -> None:
+    """The rounds of a part of both: bars and an outline, two lines, each run by its name; both figures open them."""
+    samples = ledger_samples(30), ledger_samples(20)
+    both = TwoRuns(("new", "old"), {"mlp": (samples[0].parts["mlp"], samples[1].parts["mlp"])})
+    figures = [Bars(title, "%", [Bar("mlp", 1.0)], rounds=both) for title in ("changes", "times")]
+    path = tmp_path / "both.html"
+    path.write_bytes(render_page(page_of(*figures)))
+    with Tab(browser, path) as tab:
+        for figure in (0, 1):
+            tab.page.locator(f"#figure-{figure} tr .plot").click()
+            detail = tab.page.locator(".detail")
+            assert (detail.locator("rect").count(), detail.locator("path.other").count()) == (40, 2)
+            assert "new (bars): 60 steps" in detail.inner_text()
+            assert "old (outline): 40 steps" in detail.inner_text()
+            box = detail.locator(".u-over").bounding_box()
+            tab.page.mouse.move(box["x"] + 5, box["y"] + 30)
+            said = tab.page.locator("#hint").inner_text().split("\n")
+            assert [line.split(" ")[0] for line in said] == ["round", "new:", "old:"]
+        assert tab.said == []

@@ -19,6 +19,8 @@ from perstep.theory.parts import PARTS
 GOLDEN = Path(__file__).parents[1] / "golden"
 LONG = "LlamaForConditionalGenerationWithVisionTower of some_package/modelling_file.py:1234"
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:

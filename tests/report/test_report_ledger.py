@@ -17,6 +17,8 @@ from perstep.report import ledger as report_ledger
 from perstep.report.ledger import BoundColumns, ledger_csv, ledger_png, ledger_table
 from perstep.report.plot import draw_png, is_dark
 
+pytestmark = pytest.mark.pictures
+
 
 def made(
     kind: str,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_up import HOST, MAIN, annotation, chrome, event, kernel, launch, op, write
 
 from perstep.errors import InputError
-from perstep.experiments.ledger.trace.findings import trace_findings
+from perstep.experiments.ledger.trace.findings import read_trace
 from perstep.experiments.ledger.trace.show import tables
 from perstep.measure import chrome_trace
 from perstep.measure.chrome_trace import ChromeTrace, read_chrome_trace
@@ -166,7 +166,7 @@ def test_whatever_stands_in_an_event_it_is_read_or_counted(
     assert all(row.duration_ns >= 0 for rows in (trace.ops, trace.work, trace.launches, trace.ranges) for row in rows)
     steps = [annotation("step[DECODE bs=1]", 30 * n, 30 * n + 9) for n in range(5)]
     with suppress(InputError):
-        tables(trace_findings(write(path, [*steps, *events])))
+        tables(read_trace(write(path, [*steps, *events])).findings)
 
 
 @given(size=st.integers(1, 400), packed=st.booleans(), listed=st.booleans())

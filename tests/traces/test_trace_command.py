@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from made_up import Event, annotation, kernel, launch, op, write
+from tests.report.test_page import Reader
 
 Cli = Callable[..., Any]
 
@@ -55,7 +56,7 @@ def test_it_is_written_where_that_is_asked_for(cli: Cli, trace: Path, tmp_path: 
     out = tmp_path / "a" / "b"
     said = cli("ledger", "--trace", trace, "--out", out)
     assert said.err == f"written: {out}\n"
-    assert sorted(path.name for path in out.iterdir()) == ["README.md", "results.json", "trace.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "report.html", "results.json", "trace.csv"]
     assert (out / "results.json").read_text() == cli("ledger", "--trace", trace, "-o", "json").out
     again = cli("ledger", "--trace", trace, "--out", out)
     assert (again.code, again.out) == (2, "")
@@ -63,6 +64,42 @@ def test_it_is_written_where_that_is_asked_for(cli: Cli, trace: Path, tmp_path: 
     assert cli("ledger", "--trace", trace, "--out", trace).code == 2
     assert cli("ledger", "--trace", trace, "--out", tmp_path / "c", "--quiet").err == ""
     assert (tmp_path / "c" / "trace.csv").is_file()
+
+
+def test_a_page_shows_the_step_and_each_of_its_steps(cli: Cli, trace: Path, tmp_path: Path) -> None:
+    """Both lanes, every step of a part, how to read it again; the profiler is in the warnings."""
+    page = tmp_path / "page.html"
+    said = cli("ledger", "--trace", trace, "--html", page)
+    assert (said.code, said.err) == (0, f"page: {page}\n")
+    assert said.out == cli("ledger", "--trace", trace).out
+    read = Reader(page.read_text(encoding="utf-8"))
+    assert (read.wrong, read.open) == ([], [])
+    assert (
+        "One decode step takes 1.00 ms [1.00 ms, 1.00 ms] with the profiler on; host-bound: kernels run" in read.words
+    )
+    assert "perstep ledger --trace rank0.json.gz" in read.words
+    assert "a step without it is shorter" in read.words
+    assert "instrument" not in read.words
+    assert str(tmp_path) not in page.read_text(encoding="utf-8")
+    [text] = [one for one in read.inside["script"] if one.startswith("{")]
+    figure = json.loads(text)["figures"][0]
+    assert (figure["noun"], figure["kernels"]["attn"]) == ("step", [["flash_fwd", 200e3]])
+    assert figure["rounds"]["attn"]["ns"] == 20 * [200_000]
+    assert figure["rounds"]["step"]["ns"] == 20 * [1_000_000]
+    assert figure["about"]["attn"] == "1 operator a step, which take 100 µs: aten::mm 100 µs"
+    cli("ledger", "--trace", trace, "--out", tmp_path / "d", "-q")
+    assert (tmp_path / "d" / "report.html").read_bytes() == page.read_bytes()
+
+
+def test_the_page_of_a_trace_without_a_device_has_the_hosts_time(cli: Cli, tmp_path: Path) -> None:
+    """One lane, and how much of the step is in operators."""
+    events = [one for n in range(12) for one in (annotation("step[DECODE bs=1]", 100 * n, 100 * n + 99),
+              annotation("attn", 100 * n + 5, 100 * n + 50), op("aten::mm", 100 * n + 10, 100 * n + 20))]  # fmt: skip
+    page = tmp_path / "page.html"
+    assert cli("ledger", "--trace", write(tmp_path / "t.json", events), "--html", page, "-q").code == 0
+    words = Reader(page.read_text(encoding="utf-8")).words
+    assert "with the profiler on; 10 % of it in operators" in words
+    assert "device busy" not in words
 
 
 def test_names_in_a_trace_are_text_in_every_output(cli: Cli, tmp_path: Path) -> None:

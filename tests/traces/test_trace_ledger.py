@@ -7,7 +7,7 @@ import pytest
 from made_up import Event, annotation, chrome, event, kernel, launch, op, write
 
 from perstep.errors import InputError
-from perstep.experiments.ledger.trace.findings import TraceFindings, TraceLedger, trace_findings
+from perstep.experiments.ledger.trace.findings import TraceFindings, TraceLedger, read_trace
 from perstep.experiments.ledger.trace.show import csv, tables
 from perstep.measure import RESIDUAL
 from perstep.measure.device_rows import Row
@@ -20,7 +20,7 @@ LONG = 1000
 
 def found(path: Path, events: list[Event], **options: Any) -> TraceFindings:
     """What such a trace says."""
-    return trace_findings(write(path / "t.json.gz", events), **options)
+    return read_trace(write(path / "t.json.gz", events), **options).findings
 
 
 def steps(count: int, inside: Any, *, long: float = LONG, name: str = "step[DECODE bs=1]") -> list[Event]:
@@ -343,7 +343,7 @@ def test_the_real_step_of_an_h200_comes_out_as_by_its_stored_rows(
 ) -> None:
     """Written as a Chrome trace: steps found by repetition, the prefill left out, the same kernels in each part."""
     path = write(tmp_path / "t.json.gz", chrome(h200_rows), deviceProperties=[{"id": 0, "name": "NVIDIA H200"}])
-    result = trace_findings(path)
+    result = read_trace(path).findings
     assert "the range perstep:forward occurs 6 times" in result.steps_by
     [ledger] = result.ledgers
     assert (ledger.steps, ledger.ramp_up) == (4, 1)
@@ -382,7 +382,7 @@ def test_a_trace_that_torch_writes_here_has_a_step_for_each_forward(
         tiny_model.__dict__.pop("forward", None)
     path = tmp_path / "t.json.gz"
     profiled.export_chrome_trace(str(path))
-    result = trace_findings(path)
+    result = read_trace(path).findings
     what = (
         "range my forward"
         if ranges
@@ -426,7 +426,7 @@ def test_layers_of_two_kinds_are_not_taken_for_steps_in_a_real_model(tmp_path: P
             model.generate(torch.arange(1, 6)[None], max_new_tokens=7, min_new_tokens=7, do_sample=False)
     path = tmp_path / "t.json"
     profiled.export_chrome_trace(str(path))
-    result = trace_findings(path)
+    result = read_trace(path).findings
     assert "occurs 14 times" in result.steps_by
     [ledger] = result.ledgers
     assert ledger.steps + ledger.ramp_up == 13

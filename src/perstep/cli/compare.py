@@ -78,7 +78,7 @@ def _compare_stored(
     comparison = compare_runs(pair.ref, pair.new, pair.spread, threshold=threshold, allow_different=allow_different)
     _print(comparison, to.output)
     if html is not None:
-        write_to(html, render_page(comparison_page(comparison)))
+        write_to(html, render_page(comparison_page(comparison, pair)))
         remark(f"page: {html}")
     if to.save_baseline is not None:
         remark(f"baseline: {save_baseline(to.save_baseline, pair.new_folder)}")

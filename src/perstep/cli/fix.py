@@ -33,6 +33,7 @@ def fix(
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     keep_text: Annotated[bool, Parameter(negative="")] = False,
+    tag: str | None = None,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
     """Try drop-ins for the slow parts of a script's generate calls, and measure them.
@@ -52,6 +53,7 @@ def fix(
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
         keep_text: Store the script's arguments. Without this a run has their hashes alone.
+        tag: A word to find the run by: `perstep list --tag WORD`.
         quiet: Print no progress and no remarks.
     """
     require()
@@ -73,7 +75,7 @@ def fix(
     with chdir(begun_in), progress_shown(quiet=quiet) as progress:
         report = fix_calls(
             captures.calls, watcher, plan, budget_s=budget_s, progress=progress, out=out, force=force,
-            keep_text=keep_text,
+            keep_text=keep_text, tag=tag,
         )  # fmt: skip
     _show(report, output, apply=apply)
     for line in (*(f"warning: {warning}" for warning in report.manifest.warnings), f"run: {report.folder}"):

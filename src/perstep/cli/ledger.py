@@ -14,12 +14,14 @@ from perstep.experiments.ledger.loops.measure import LoopFindings, measure_loops
 from perstep.experiments.ledger.loops.options import LoopOptions, check_run_to, chosen
 from perstep.experiments.ledger.loops.show import csv as loop_csv
 from perstep.experiments.ledger.loops.show import table as loop_table
-from perstep.experiments.ledger.trace.findings import TraceFindings, trace_findings
+from perstep.experiments.ledger.trace.findings import TraceFindings, read_trace
 from perstep.experiments.ledger.trace.options import TraceOptions, check
+from perstep.experiments.ledger.trace.page import trace_page
 from perstep.experiments.ledger.trace.show import csv, tables
 from perstep.measure import HostClock
 from perstep.report import Table
-from perstep.runs import encode_json, replace_file
+from perstep.report.page import REPORT, render_page
+from perstep.runs import encode_json, replace_file, write_to
 
 _DEFAULT = Plan()
 _NO_TRACE = TraceOptions()
@@ -51,10 +53,19 @@ def _stored(trace: Path, options: TraceOptions, plan: Plan, to: RunTo) -> int:
         raise InputError("--device-detail stream does not go with --trace, which has kernels; give parts or kernels")
     _refuse_used(to)
     with progress_shown(quiet=to.quiet) as progress:
-        findings = trace_findings(
+        read = read_trace(
             trace, step=options.step, parts=options.parts, progress=lambda share: progress(share, "reading the trace")
         )
-    return _show(findings, tables(findings, kernels=plan.device_detail == "kernels"), {"trace.csv": csv(findings)}, to)
+    findings = read.findings
+    files = {"trace.csv": csv(findings).encode()}
+    if to.out is not None or options.html is not None:
+        files[REPORT] = render_page(trace_page(read, options.command))
+    code = _show(findings, tables(findings, kernels=plan.device_detail == "kernels"), files, to)
+    if options.html is not None:
+        write_to(options.html, files[REPORT])
+        if not to.quiet:
+            remark(f"page: {options.html}")
+    return code
 
 
 def _loops(names: list[str], plan: Plan, to: RunTo) -> int:
@@ -63,7 +74,7 @@ def _loops(names: list[str], plan: Plan, to: RunTo) -> int:
     _refuse_used(to)
     with progress_shown(quiet=to.quiet) as progress:
         findings = measure_loops(names, plan, progress, HostClock())
-    return _show(findings, [loop_table(findings)], {"loops.csv": loop_csv(findings)}, to)
+    return _show(findings, [loop_table(findings)], {"loops.csv": loop_csv(findings).encode()}, to)
 
 
 def _refuse_used(to: RunTo) -> None:
@@ -71,18 +82,19 @@ def _refuse_used(to: RunTo) -> None:
         raise InputError(f"--out {to.out} is not an empty folder; choose another one")
 
 
-def _show(findings: TraceFindings | LoopFindings, shown: list[Table], files: dict[str, str], to: RunTo) -> int:
+def _show(findings: TraceFindings | LoopFindings, shown: list[Table], files: dict[str, bytes], to: RunTo) -> int:
+    """Print findings, and write them with these files, of which the first is the CSV, if a folder is named."""
     if to.output == "json":
         write(encode_json(findings).decode())
     elif to.output == "csv":
-        write(next(iter(files.values())))
+        write(next(iter(files.values())).decode())
     else:
         print_tables(shown, to.output)
     if to.out is not None:
         to.out.mkdir(parents=True, exist_ok=True)
         replace_file(to.out / "results.json", encode_json(findings))
-        for name, text in files.items():
-            replace_file(to.out / name, text.encode())
+        for name, content in files.items():
+            replace_file(to.out / name, content)
         replace_file(to.out / "README.md", render_tables(shown, "md").encode())
         if not to.quiet:
             remark(f"written: {to.out}")

@@ -43,6 +43,7 @@ def watch(
     out: Path | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     keep_text: Annotated[bool, Parameter(negative="")] = False,
+    tag: str | None = None,
     quiet: Annotated[bool, Parameter(name=["-q", "--quiet"], negative="")] = False,
 ) -> int:
     """What each part of a step costs in the generate calls and decode loops of a script.
@@ -64,6 +65,7 @@ def watch(
         out: Folder for the run. [default: the next number under .perstep/runs]
         force: Replace the run in --out.
         keep_text: Store the script's arguments. Without this a run has their hashes alone.
+        tag: A word to find the run by: `perstep list --tag WORD`.
         quiet: Print no ledger and no remarks on stderr; they are stored in the run.
     """
     require()
@@ -84,10 +86,10 @@ def watch(
     say = (lambda _text: None) if quiet else remark
     for sentence in _said_of(script, watcher, forks, lines):
         say(f"perstep: {sentence}")
+    plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
     if watcher.samples:
-        plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
         with chdir(begun_in):
-            _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text)
+            _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text, tag=tag)
     flush_streams()
     leave_threads(code)
     return code
@@ -119,11 +121,22 @@ def _run(path: Path, arguments: Sequence[str], lines: LinesOf | None) -> int:
 
 
 def _report(
-    watcher: Watch, plan: dict[str, Json], output: Output | None, out: Path | None, *, force: bool, keep_text: bool
+    watcher: Watch,
+    plan: dict[str, Json],
+    output: Output | None,
+    out: Path | None,
+    *,
+    force: bool,
+    keep_text: bool,
+    tag: str | None,
 ) -> None:
-    """Keep the run; the ledgers on stderr in this form, or nothing there if None."""
+    """Keep the run, if a call was watched; the ledgers on stderr in this form, or nothing there if None."""
+    if not watcher.samples:
+        return
     try:
         manifest = describe_calls(watcher, plan)
+        if tag is not None:
+            manifest.tag = tag
         warnings = [f"warning: {warning}" for warning in manifest.warnings] if output else []
         if output == "table":  # who reads the figures has read what disturbed them
             _say(warnings)

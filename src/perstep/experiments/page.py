@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 
 from perstep._json import Json
 from perstep._version import __version__
+from perstep._words import short
 from perstep.experiments.base import AnySample, Experiment, Findings, HasContent
 from perstep.experiments.conditions import left_out_layers
 from perstep.report import Table
 from perstep.report.machine import flat_facts
-from perstep.report.page import Content, Page
+from perstep.report.page import Content, LedgerView, Page
 from perstep.runs import Manifest, with_short_paths
 
 _LONGEST = 400
 """Characters of a fact; the manifest has it whole."""
-_NOT_SAID = {"bounds", "device_bounds", "device_ceilings", "models", "notes", "syncs", "generate"}
+_NOT_SAID = {"bounds", "device_bounds", "device_ceilings", "models", "notes", "syncs", "generate", "configurations"}
 """Conditions that are data of the analysis, or stand below the tables."""
 
 
@@ -36,16 +37,17 @@ def page_of(
     """
     model = str(manifest.model.get("name", ""))
     subject = " · ".join(filter(None, [model, manifest.date, f"run {manifest.run_id}"]))
+    content = _content(experiment, manifest, findings, samples)
     return Page(
         kind=manifest.experiment,
         title=f"perstep {manifest.experiment}{f': {model}' if model else ''}",
         subject=subject,
-        content=_content(experiment, manifest, findings, samples),
+        content=content,
         tables=tables,
         stops=_stops(manifest, findings),
         warnings=_warnings(manifest, findings),
         facts=_facts(manifest),
-        holds=_holds(manifest),
+        holds=_holds(manifest, content),
         version=manifest.perstep_version or __version__,
     )
 
@@ -96,14 +98,22 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
 
 
 def _said(facts: Mapping[str, Json]) -> dict[str, str]:
-    flat = flat_facts(with_short_paths(facts))
-    return {name: text if len(text := str(fact)) <= _LONGEST else f"{text[:_LONGEST]}…" for name, fact in flat}
+    flat = [(name, fact) for name, fact in flat_facts(with_short_paths(facts)) if fact not in (None, "")]
+    texts = [(name, short(fact) if isinstance(fact, float) else str(fact)) for name, fact in flat]
+    return {name: text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…" for name, text in texts}
 
 
-def _holds(manifest: Manifest) -> list[str]:
+def tables_held(content: Content) -> str:
+    """What a page has of the measurement: rounds only where a ledger is drawn with them."""
+    has_rounds = any(isinstance(shown, LedgerView) and shown.samples is not None for shown in content.figures)
+    rounds = ", and of each part of a ledger the mean time of every round" if has_rounds else ""
+    return f"all tables of the run{rounds}"
+
+
+def _holds(manifest: Manifest, content: Content) -> list[str]:
     """What a reader of the page learns of the person who measured."""
     said = [
-        "all tables of the run, and of each part of a ledger the mean time of every round",
+        tables_held(content),
         "the command line and the options; of a prompt and of a script's arguments hashes alone, without --keep-text",
         "the processor, the memory, the versions of the software, and the commit of the folder it was measured in",
     ]

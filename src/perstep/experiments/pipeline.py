@@ -1,12 +1,13 @@
 """The one way from a plan to a report, and from the samples to the same report again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.base import AnyFindings, AnyPlan, AnySample, Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
@@ -19,6 +20,7 @@ from perstep.report import Table
 from perstep.report.format import plural
 from perstep.report.page import REPORT, render_page
 from perstep.runs import (
+    CHANGED,
     MANIFEST,
     SAMPLES,
     Manifest,
@@ -109,7 +111,8 @@ def run(
                 measure_rounds(session, samples, clock=clock, progress=progress, keep=writer.append)
                 warn_of_noise(session.manifest, (sample.noise for sample in samples), plan.threads)
                 progress(1.0, "report")
-                return _derive(experiment, folder, session.manifest, samples, [])
+                findings = experiment.analyse(session.manifest, samples)
+                return _derive(experiment, folder, session.manifest, samples, findings, [])
             except KeyboardInterrupt as error:
                 kept = f"{plural(len(samples), 'round')} kept in {folder}"
                 raise KeyboardInterrupt(f"interrupted; {kept}: go on with --out {folder} --resume") from error
@@ -122,11 +125,12 @@ def rebuild(name: str | Path) -> Report:
         InputError: there is no such run, or its manifest or samples are damaged.
     """
     stored = open_run(name)
-    experiment = find(stored.manifest.experiment)
     with locked(stored.folder):
-        samples, notes = _read(stored, experiment)
-        with _stored(stored.folder):
-            report = _derive(experiment, stored.folder, stored.manifest, samples, notes)
+        loaded = load(stored)
+        with _refused(stored, loaded.notes, "shown"):
+            report = _derive(
+                loaded.experiment, stored.folder, stored.manifest, loaded.samples, loaded.findings, loaded.notes
+            )
         replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
     return report
 
@@ -139,7 +143,7 @@ def look(name: str | Path) -> Report:
     """
     loaded = load(open_run(name))
     stored, findings = loaded.stored, loaded.findings
-    with _stored(stored.folder):
+    with _refused(stored, loaded.notes, "shown"):
         tables = _tables(loaded.experiment, stored.manifest, findings)
         return Report(stored.folder, stored.manifest, findings, tables, loaded.experiment.csv(findings), loaded.notes)
 
@@ -161,7 +165,7 @@ def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[s
     if share:
         hide = hider(hidden_names(manifest, findings, loaded.samples))
         manifest = without_private(manifest)
-    with _stored(loaded.stored.folder):
+    with _refused(loaded.stored, loaded.notes, "shown"):
         tables = _tables(experiment, manifest, findings)
         document = page_of(experiment, manifest, findings, loaded.samples, tables)
         content = render_page(shared(document) if share else document, raw=raw, hide=hide)
@@ -177,7 +181,7 @@ def load(stored: StoredRun) -> Loaded:
     """
     experiment = find(stored.manifest.experiment)
     samples, notes = _read(stored, experiment)
-    with _stored(stored.folder):
+    with _refused(stored, notes, "analysed"):
         return Loaded(stored, experiment, samples, experiment.analyse(stored.manifest, samples), notes)
 
 
@@ -211,24 +215,44 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[AnySample], l
 
 
 @contextmanager
-def _stored(folder: Path) -> Iterator[None]:
-    """What fails on a stored run was analysed when it was measured: its files do not fit together any more."""
+def _refused(stored: StoredRun, notes: Sequence[str], what: str) -> Iterator[None]:
+    """What fails here went well when the run was measured, so one of its files, or perstep, is not what it was then.
+
+    Errors of the disk and of missing packages have nothing to do with the run's files, and pass.
+    """
     try:
         yield
-    except (PerstepError, MemoryError):
+    except (PerstepError, MemoryError, OSError, ImportError):
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {str(error)[:100]}"
-        raise InputError(
-            f"{folder} cannot be analysed: {MANIFEST} and {SAMPLES} do not fit together ({why}); restore the file, or"
-            " measure again; if nobody changed them, please report it"
-        ) from error
+        raise InputError(f"{stored.folder} cannot be {what} ({why}): {_changed(stored.manifest, notes)}") from error
+
+
+def _changed(manifest: Manifest, notes: Sequence[str]) -> str:
+    """What is no more as it was when a run was measured, as far as the run itself tells."""
+    remedy = "restore the file, or measure again"
+    if CHANGED in notes:
+        return f"somebody changed {SAMPLES} after the run (its SHA-256 differs); {remedy}"
+    if not manifest.samples_sha256:
+        return f"{MANIFEST} or {SAMPLES} was changed; {remedy}; if nobody did, please report it"
+    if manifest.perstep_version != __version__:
+        return (
+            f"{SAMPLES} is what perstep {manifest.perstep_version} wrote, so {MANIFEST} was changed, or perstep"
+            f" {__version__} does not read it; {remedy}, or read it with the older one"
+        )
+    return f"{SAMPLES} is what the run wrote, so {MANIFEST} was changed; {remedy}; if nobody did, please report it"
 
 
 def _derive(
-    experiment: Experiment, folder: Path, manifest: Manifest, samples: list[AnySample], notes: list[str]
+    experiment: Experiment,
+    folder: Path,
+    manifest: Manifest,
+    samples: list[AnySample],
+    findings: AnyFindings,
+    notes: list[str],
 ) -> Report:
-    findings = experiment.analyse(manifest, samples)
+    """Write everything that follows from the findings of a run, and what the manifest says of them."""
     manifest.noise = msgspec.to_builtins(findings.noise)
     tables = _tables(experiment, manifest, findings)
     page = page_of(experiment, manifest, findings, samples, tables)

@@ -12,6 +12,7 @@ import msgspec
 
 from perstep._json import Json
 from perstep.experiments.base import AnySample, Findings
+from perstep.experiments.page import tables_held
 from perstep.report.page import Page
 from perstep.runs import Manifest
 
@@ -126,7 +127,7 @@ def shared(page: Page) -> Page:
     conditions = facts.get("Conditions", {})
     facts["Conditions"] = {name: fact for name, fact in conditions.items() if name in _WORDS or _NUMBER.fullmatch(fact)}
     holds = [
-        "all tables of the run, and of each part of a ledger the mean time of every round",
+        tables_held(page.content),
         "numbers, hashes, the processor, the memory, versions of software, names of parts (classes of processors too)",
         "left out: the command line, paths, the names and lines of source files, the commit, options that are words",
         "no file is fetched when it is opened, and nothing is sent",

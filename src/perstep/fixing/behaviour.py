@@ -17,7 +17,7 @@ from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exact
 from perstep.fixing.masks import Same, for_processor
 from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
-from perstep.fixing.prefixes import PREFIX, along_recorded, for_prefix_function
+from perstep.fixing.prefixes import PREFIX, AsMask, along_recorded, for_prefix_function
 from perstep.fixing.sequences import along_sequences
 from perstep.targets.transformers.protocols import sequences_of
 
@@ -92,7 +92,7 @@ def _by_prefix(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Ite
         if type(part).__name__ != PREFIX or any(part is own for own in call.lists[PROCESSORS]):
             continue
         try:
-            same = _for_prefix_function(call, part, vocabulary)
+            same = _for_prefix_function(call, part, vocabulary if place == 0 else None)
             offer = Offer(
                 PROCESSORS,
                 None,
@@ -115,13 +115,19 @@ def _by_prefix(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Ite
 def _for_prefix_function(call: Captured, part: Part, vocabulary: Vocabulary | None) -> Same:
     """The drop-in for the function: the mask of a grammar where an engine made it, else what it is seen to allow.
 
+    Args:
+        call: where it was used.
+        part: transformers' processor.
+        vocabulary: the bytes of the tokens; None where processors come before it: if these forbid all that it allows,
+            it allows it all the same, which a mask does not.
+
     Raises:
         Unlike: nothing is known to be the same.
     """
-    if vocabulary is None or not engine_of(part):
+    if vocabulary is None or part._num_beams > 1 or not engine_of(part):
         return Same(*for_prefix_function(call, part))
     try:  # first: an engine keeps what it was asked, and takes a text that it did not follow for a prompt
-        return for_processor(call, part, along_recorded(call, part), vocabulary)
+        return for_processor(call, AsMask(part), along_recorded(call, part), vocabulary)
     except Unlike as reason:
         try:
             return Same(*for_prefix_function(call, part))

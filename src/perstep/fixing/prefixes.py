@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from perstep.fixing.observe import Steps, keep_mask, listener
 from perstep.fixing.offer import PROCESSORS
 from perstep.fixing.repeat import ended_with
 from perstep.targets.transformers.protocols import sequences_of
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX: Final = "PrefixConstrainedLogitsProcessor"
 
@@ -61,6 +64,22 @@ def for_prefix_function(call: Captured, part: Part) -> tuple[Part, str, str]:
     raise Unlike("; ".join(dict.fromkeys(reasons[:2])))
 
 
+class AsMask:
+    """Transformers' processor for such a function as if nothing was forbidden before it.
+
+    Args:
+        part: the processor.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """The scores, -inf at what the function does not allow."""
+        mask: torch.Tensor = self._part(ids, scores.new_zeros(scores.shape))
+        return scores + mask
+
+
 def along_recorded(call: Captured, part: Part) -> Steps:
     """What the function forbids along the rows that the call gave, up to the first that ends; asked in their order.
 
@@ -71,7 +90,7 @@ def along_recorded(call: Captured, part: Part) -> Steps:
     import torch
 
     steps, asked, rows = Steps(), _Asked(call, part), sequences_of(call.result)
-    spy = listener(PROCESSORS, copied([part])[0], partial(keep_mask, steps))
+    spy = listener(PROCESSORS, copied([AsMask(part)])[0], partial(keep_mask, steps))
     scores = torch.zeros(len(rows), asked.columns, device=call.model.device)
     with suppress(ValueError):  # transformers' own, where nothing is allowed behind the end of a row
         for end in range(asked.prompt, rows.shape[1]):

@@ -30,6 +30,7 @@ def fix_calls(
     out: Path | None = None,
     force: bool = False,
     keep_text: bool = False,
+    tag: str | None = None,
     clock: Clock | None = None,
 ) -> pipeline.Report:
     """Try the drop-ins on the captured calls and keep what was found as a run.
@@ -43,6 +44,7 @@ def fix_calls(
         out: the run's folder; the next number under `.perstep/runs` if None.
         force: replace the run in `out`.
         keep_text: store the script's arguments as they are, not their hashes.
+        tag: a word to find the run by.
         clock: the host's, unless a test passes its own.
 
     Raises:
@@ -54,6 +56,8 @@ def fix_calls(
         for kind in (DECODE, PREFILL)
     ]
     manifest, noises = _manifest(watched, plan), list[Noise]()
+    if tag is not None:
+        manifest.tag = tag
     with silent(), RunWriter(folder, manifest, force=force, keep_text=keep_text) as writer:
 
         def keep(sample: Sample) -> None:

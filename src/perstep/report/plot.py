@@ -116,12 +116,16 @@ def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]
         draw: fills an empty figure that lays itself out.
     """
     style, Figure = _matplotlib()
-    buffer = io.BytesIO()
     with style.context(["default", {"text.parse_math": False}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         draw(figure)
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        return _as_png(figure)
+
+
+def _as_png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
 
 

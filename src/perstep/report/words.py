@@ -1,8 +1,9 @@
 """A run's README: what the numbers mean in words, from a template and the run's own figures."""
 
+from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from perstep._json import Json
 from perstep.report import format as fmt
@@ -16,6 +17,17 @@ def render(package: str, **values: Json) -> bytes:
         package: that of the experiment. Blocks that templates share are under `report/templates`.
         values: what the template names.
     """
+    return _template(package).render(**values).encode()
+
+
+@cache
+def _template(package: str) -> Template:
+    text = files(package).joinpath("template.md").read_text(encoding="utf-8")
+    return _environment().from_string(text)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(  # noqa: S701 - the output is Markdown; HTML pages escape by themselves
         loader=PackageLoader("perstep.report", "templates"),
         undefined=StrictUndefined,
@@ -32,8 +44,7 @@ def render(package: str, **values: Json) -> bytes:
         plural=fmt.plural,
         markdown=to_markdown,
     )
-    template = files(package).joinpath("template.md").read_text(encoding="utf-8")
-    return environment.from_string(template).render(**values).encode()
+    return environment
 
 
 def _shown(value: Json) -> Json:

@@ -16,11 +16,12 @@ from perstep.runs.files import (
 from perstep.runs.lock import is_being_written, locked, take_lock
 from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
 from perstep.runs.privacy import with_short_paths
-from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
+from perstep.runs.reader import CHANGED, SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
 __all__ = [
     "BASELINES",
+    "CHANGED",
     "MANIFEST",
     "RUNS",
     "SAMPLES",

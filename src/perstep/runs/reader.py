@@ -19,7 +19,8 @@ from perstep.runs.manifest import read_manifest
 
 SAMPLES = "samples.jsonl"
 """The file of samples in a run's folder."""
-_CHANGED = f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
+CHANGED = f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
+"""What is said of samples that somebody changed, and that can still be read."""
 _REMEDY = "restore the file, or measure again"
 
 Sample = TypeVar("Sample")
@@ -119,7 +120,7 @@ def read_samples(folder: Path, kind: type[Sample]) -> tuple[list[Sample], list[s
         if isinstance(sample, Cut):
             notes.append(f"line {sample.line} of {SAMPLES} was cut off while it was written and is left out")
         elif isinstance(sample, Changed):
-            notes.append(_CHANGED)
+            notes.append(CHANGED)
         else:
             samples.append(sample)
     return samples, notes

@@ -53,10 +53,12 @@ class RunCost:
     Attributes:
         estimate: the cost per step, the mean over positions of medians over rounds.
         rounds: [rounds] the cost of each round, in any multiple of that unit.
+        ns: [rounds, passes, positions] what both were made of, for who wants to draw it; None where it was let go.
     """
 
     estimate: float
     rounds: NDArray[np.float64]
+    ns: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

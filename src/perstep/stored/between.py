@@ -156,10 +156,14 @@ def costs_of(ledgers: Mapping[str, LedgerSamples]) -> dict[str, RunCost]:
     for kind, samples in ledgers.items():
         estimate = ledger_estimate(_steps(samples.step_ns), {name: _steps(ns) for name, ns in samples.parts.items()})
         levels = partial(_levels, pieces=samples.pieces)
-        costs[part_name(kind, STEP)] = RunCost(step_estimate(_steps(samples.plain_ns)), levels(samples.plain_ns))
+        costs[part_name(kind, STEP)] = RunCost(
+            step_estimate(_steps(samples.plain_ns)), levels(samples.plain_ns), samples.plain_ns
+        )
         for name, ns in samples.parts.items():
-            costs[part_name(kind, name)] = RunCost(estimate.parts_ns[name], levels(ns))
-        costs[part_name(kind, RESIDUAL)] = RunCost(estimate.residual_ns, levels(samples.residual_ns))
+            costs[part_name(kind, name)] = RunCost(estimate.parts_ns[name], levels(ns), ns)
+        costs[part_name(kind, RESIDUAL)] = RunCost(
+            estimate.residual_ns, levels(samples.residual_ns), samples.residual_ns
+        )
     return costs
 
 

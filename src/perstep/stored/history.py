@@ -4,7 +4,7 @@ A row says `faster` or `slower` only where a comparison of the two runs would: t
 the interval. Nothing is fitted through the rows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from perstep.errors import InputError, PerstepError
@@ -95,7 +95,9 @@ def history_of(name: str, root: Path = RUNS) -> History:
     reduced, notes = [], [f"{plural(len(older), 'older run')} left out"] if older else []
     for stored in alike:
         try:
-            reduced.append((stored, reduce_run(stored)))
+            run = reduce_run(stored)
+            costs = {part: replace(cost, ns=None) for part, cost in run.costs.items()}  # of many runs too much
+            reduced.append((stored, replace(run, costs=costs)))
         except PerstepError as error:
             if stored.manifest.run_id == asked.manifest.run_id:
                 raise

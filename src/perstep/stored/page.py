@@ -1,16 +1,24 @@
 """Two stored runs against each other, and a run among its like, as pages, from the tables of `show` and `history`."""
 
+from collections.abc import Sequence
+
 from perstep._version import __version__
 from perstep.report.format import duration, percent, time_unit
-from perstep.report.page import Bar, Bars, Content, Drawn, Page
+from perstep.report.page import Bar, Bars, Content, Drawn, Page, TwoRuns
 from perstep.report.panels import Panel, Series
 from perstep.stored.between import PartChange, RunFacts, StoredComparison
 from perstep.stored.history import History, HistoryRow, history_table
+from perstep.stored.repeats import Pair
 from perstep.stored.show import comparison_notes, comparison_tables
 
 
-def comparison_page(pair: StoredComparison) -> Page:
-    """The page of a comparison: the change of each part with its verdict, and both runs over one another."""
+def comparison_page(pair: StoredComparison, runs: Pair) -> Page:
+    """The page of a comparison: the change of each part with its verdict, and both runs over one another.
+
+    Args:
+        pair: what was found.
+        runs: the two, with their rounds.
+    """
     headline = pair.parts[0]
     ref, new = (duration(ns) if ns is not None else "–" for ns in (headline.ref_ns, headline.new_ns))
     finding = f"{headline.part}: {ref} → {new}, {_change(headline)}"
@@ -19,14 +27,14 @@ def comparison_page(pair: StoredComparison) -> Page:
         title=f"perstep compare: {pair.ref.name} → {pair.new.name}",
         subject=f"{pair.ref.name} → {pair.new.name} · {pair.workload}",
         content=Content(
-            finding, [one for kind in dict.fromkeys(row.kind for row in pair.parts) for one in _drawn(pair, kind)]
+            finding, [one for kind in dict.fromkeys(row.kind for row in pair.parts) for one in _drawn(pair, runs, kind)]
         ),
         tables=comparison_tables(pair),
         stops=[f"The runs did not do the same work: {'; '.join(pair.different_work)}."] if pair.different_work else [],
         warnings=comparison_notes(pair),
         facts={"Reference": _facts(pair.ref), "New": _facts(pair.new)},
         holds=[
-            "the comparison of two stored runs, part by part",
+            "the comparison of two stored runs, part by part, and the mean time of every round in both",
             "the commits and the machine they were measured with; no command line and no path",
             "no file is fetched when it is opened, and nothing is sent",
         ],
@@ -42,10 +50,11 @@ def _facts(run: RunFacts) -> dict[str, str]:
     return {name: str(getattr(run, name)) for name in run.__struct_fields__}
 
 
-def _drawn(pair: StoredComparison, kind: str) -> list[Drawn]:
+def _drawn(pair: StoredComparison, runs: Pair, kind: str) -> list[Drawn]:
     rows = [row for row in pair.parts if row.kind == kind]
     within = 100 * pair.threshold
     changes = [Bar.of_change(row.part, row, _change(row)) for row in rows]
+    rounds = _rounds(runs, rows)
     # The step itself would make the bars of its parts invisible.
     parts = [row for row in rows if not row.part.endswith("step")] or rows
     unit, size = time_unit(row.new_ns or row.ref_ns or 0.0 for row in parts)
@@ -58,14 +67,25 @@ def _drawn(pair: StoredComparison, kind: str) -> list[Drawn]:
         )
     band = f"Within the band of ±{percent(pair.threshold, 0)} a change counts as the same."
     return [
-        Bars(f"{kind}: change of each part", "%", changes, within=within, note=band),
+        Bars(f"{kind}: change of each part", "%", changes, within=within, note=band, rounds=rounds),
         Bars(
             f"{kind}: both runs over one another",
             unit,
             overlaid,
             note=f"Bars are {pair.new.name}, lines are {pair.ref.name}.",
+            rounds=rounds,
         ),
     ]
+
+
+def _rounds(runs: Pair, rows: Sequence[PartChange]) -> TwoRuns:
+    """Of the parts that both runs have."""
+    both = {}
+    for row in rows:
+        new, ref = (run.costs.get(row.part) for run in (runs.new, runs.ref))
+        if new is not None and ref is not None and new.ns is not None and ref.ns is not None:
+            both[row.part] = (new.ns, ref.ns)
+    return TwoRuns((runs.new.name, runs.ref.name), both)
 
 
 def history_page(history: History) -> Page:
@@ -91,7 +111,10 @@ def history_page(history: History) -> Page:
         content=Content(history.finding, drawn),
         tables=[history_table(history)],
         facts={},
-        holds=["stored runs of one workload on one machine, by date; no command line and no path"],
+        holds=[
+            "stored runs of one workload on one machine, by date; no command line and no path",
+            "no file is fetched when it is opened, and nothing is sent",
+        ],
         version=__version__,
         warnings=history.notes,
     )

@@ -73,7 +73,7 @@ class _Measured:
     def curves(self) -> bytes:
         """The panels as a picture."""
         panels = self.panels()
-        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "points")
+        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "joined")
         left_out = len({tuple(map(str, row.cell.values.values())) for row in self._rows}) - levels
         return grid_png(self.title(left_out), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
 
@@ -89,7 +89,7 @@ class _Measured:
                 points = [(float(x), self._value({**at, second: line, axis: x})) for x in self.axes[axis]]
                 xs, ys = [x for x, y in points if y is not None], [y for _, y in points if y is not None]
                 name = f"{second} {line}" if second else "measured"
-                series += [Series(name, xs, ys, shade=shade), Series(name, xs, ys, "line", shade=shade)]
+                series.append(Series(name, xs, ys, "joined", shade=shade))
             panels.append(Panel(_words(at), axis, self._label, series, log_x=min(self.axes[axis]) > 0))
         return panels
 

@@ -80,7 +80,8 @@ def paired(
 def _cost(ns: NDArray[np.float64], both: NDArray[np.float64]) -> RunCost:
     """The mean over positions, and how slow each was against the mean of both runs there."""
     typical = both.mean(axis=0)
-    return RunCost(float(ns.mean()), np.divide(ns, typical, out=np.ones_like(ns), where=typical > 0))
+    levels = np.divide(ns, typical, out=np.ones_like(ns), where=typical > 0)
+    return RunCost(float(ns.mean()), levels, ns.astype(np.int64)[:, None, None])
 
 
 def _matched(

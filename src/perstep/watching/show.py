@@ -251,4 +251,4 @@ def content(manifest: Manifest, findings: WatchFindings, samples: Sequence[Sampl
         )
         for site, ledger in sorted(seen, key=lambda pair: -pair[1].step_ns)
     ]
-    return Content(str(summary(findings)["headline"]), figures)
+    return Content(str(summary(findings)["headline"]).rstrip("."), figures)

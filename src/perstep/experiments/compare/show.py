@@ -105,7 +105,7 @@ def content(manifest: Manifest, findings: CompareFindings, _samples: Sequence[Sa
 def _sentence(findings: CompareFindings) -> str:
     others = [arm for arm in findings.arms.values() if arm.name != findings.reference]
     return "; ".join(
-        f"{arm.name}: {arm.wall.verdict} {arm.wall.percent(2)} {arm.wall.interval(2, missing='(no interval)')}"
+        f"{arm.name}: {arm.wall.verdict}, {arm.wall.percent(2)} {arm.wall.interval(2, missing='(no interval)')}"
         for arm in others
     )
 

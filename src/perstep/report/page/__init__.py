@@ -10,6 +10,8 @@ from perstep.report.page.content import (
     Page,
     Roofline,
     Spot,
+    StepParts,
+    TwoRuns,
 )
 from perstep.report.page.render import REPORT, render_page, table_html
 
@@ -24,6 +26,8 @@ __all__ = [
     "Page",
     "Roofline",
     "Spot",
+    "StepParts",
+    "TwoRuns",
     "render_page",
     "table_html",
 ]

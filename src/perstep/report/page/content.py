@@ -2,6 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from perstep.measure import Ledger, LedgerSamples
 from perstep.report.change import RelativeChange
@@ -29,6 +33,53 @@ class DeviceLane:
     kernels: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
 
 
+class PartTime(Protocol):
+    """The time of a part in a step, in nanoseconds: a part of a ledger, or of somebody else's trace."""
+
+    @property
+    def ns(self) -> float:
+        """Per step, exclusive of other parts."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """Of the step."""
+        ...
+
+    @property
+    def ci_low(self) -> float | None:
+        """The lower end of its interval; None without one."""
+        ...
+
+    @property
+    def ci_high(self) -> float | None:
+        """Its upper end."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Parts and residual of a step that perstep did not measure itself.
+
+    Attributes:
+        kind: of step.
+        step_ns: parts and residual together.
+        parts: by name, in the order of the step.
+        residual_ns: what no part has.
+        residual_share: of the step.
+        rounds: how many steps stand for it.
+        words: how long the step is and what is to be known of it, in a sentence.
+    """
+
+    kind: str
+    step_ns: float
+    parts: Mapping[str, PartTime]
+    residual_ns: float
+    residual_share: float
+    rounds: int
+    words: str
+
+
 @dataclass(frozen=True)
 class LedgerView:
     """A ledger as bars, a row a part.
@@ -44,7 +95,7 @@ class LedgerView:
     """
 
     title: str
-    ledger: Ledger
+    ledger: Ledger | StepParts
     bounds: BoundColumns | None = None
     samples: LedgerSamples | None = None
     order: Sequence[str] = ()
@@ -89,6 +140,19 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class TwoRuns:
+    """What a part took in two runs, in nanoseconds.
+
+    Attributes:
+        names: of the new run and of its reference.
+        parts: name -> [rounds, passes, positions] of the new run and of its reference.
+    """
+
+    names: tuple[str, str]
+    parts: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
 class Bars:
     """Values with their intervals, one below the other.
 
@@ -98,6 +162,7 @@ class Bars:
         bars: in their order.
         within: changes: ± this much counts as the same, and bars begin at 0 in the middle; None for amounts.
         note: a sentence below.
+        rounds: of the bars, by name; None where the page has none.
     """
 
     title: str
@@ -105,6 +170,7 @@ class Bars:
     bars: Sequence[Bar]
     within: float | None = None
     note: str = ""
+    rounds: TwoRuns | None = None
 
 
 @dataclass(frozen=True)

@@ -106,15 +106,15 @@ def _frame(panel: Panel, x_axis: _Axis, y_axis: _Axis) -> list[Markup]:
     ]
 
 
-_MOST_TICKS = 9
+_MOST_TICKS, _LONGEST_TICK = 9, 5
 
 
 def _x_ticks(panel: Panel, axis: _Axis) -> list[float]:
-    """The measured values themselves where they are few and far enough apart, else round ones."""
+    """The measured values themselves where they are short, few and far enough apart, else round ones."""
     values = sorted({x for series in panel.series for x in series.x if series.kind in MEASURED})
     places = [axis.at(x) for x in values]
     apart = all(later - sooner >= 36 for sooner, later in pairwise(places))
-    if values and apart and len(values) <= _MOST_TICKS:
+    if values and apart and len(values) <= _MOST_TICKS and all(len(short(x)) <= _LONGEST_TICK for x in values):
         return values
     if panel.log_x:
         return [2.0**power for power in range(ceil(axis.low / log10(2)), floor(axis.high / log10(2)) + 1)][

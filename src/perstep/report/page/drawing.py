@@ -5,15 +5,16 @@ no text is in it; other drawings keep their proportions.
 """
 
 from collections.abc import Mapping, Sequence
-from math import log10
+from math import hypot, log10
+from typing import Literal, NamedTuple
 
 from perstep._words import short
-from perstep.measure import RESIDUAL, Part
+from perstep.measure import RESIDUAL, Ledger, Part
 from perstep.report.format import duration, duration_interval, percent, plural, significant, time_unit
 from perstep.report.ledger import overhead_words
-from perstep.report.page.content import Bar, Bars, Drawn, LedgerView, Roofline, Spot
+from perstep.report.page.content import Bar, Bars, Drawn, LedgerView, PartTime, Roofline, Spot, StepParts
 from perstep.report.page.curves import curves, log_ticks, round_ticks
-from perstep.report.page.markup import Markup, element, join
+from perstep.report.page.markup import Markup, code, element, join, sentence
 from perstep.report.panels import Panel
 from perstep.report.plot import part_shade
 
@@ -21,8 +22,10 @@ _WIDE = 1000.0
 """Units of a stretched bar from end to end."""
 _LANE_WIDE = 960.0
 _IDLE = "idle"
-_LABEL_HIGH, _LABEL_WIDE = 13.0, 90.0
-"""Room for the name of a part beside its place on a roofline."""
+_LABEL_HIGH, _LETTER = 14.0, 6.6
+"""Room for a line of names beside their places on a roofline, and for a letter."""
+_DOT, _RING = 5.0, 4.0
+"""Radius of a part there, and by how much a disc below it is larger than the one above."""
 _LEAST_NAMED = 7.0
 """Units that a character of a name takes in a lane; a segment that is narrower than its name has none."""
 
@@ -55,7 +58,9 @@ def part_words(view: LedgerView, name: str) -> list[str]:
     ns, share = (ledger.residual_ns, ledger.residual_share) if part is None else (part.ns, part.share)
     said = [f"{duration(ns)} a step, {percent(share)} of it"]
     if part is not None:
-        said.append(f"95 % interval {duration_interval(part.ci_low, part.ci_high, 'missing: too few rounds')}")
+        said.append(
+            f"95 % interval {duration_interval(part.ci_low, part.ci_high, f'missing: too few {round_noun(ledger)}s')}"
+        )
         said += _waits(part)
     if view.bounds is not None and name in view.bounds.parts_ns:
         bound, binds = view.bounds.parts_ns[name], view.bounds.binds.get(name, "")
@@ -66,10 +71,17 @@ def part_words(view: LedgerView, name: str) -> list[str]:
         )
     if view.device is not None and name in view.device.busy_ns:
         said.append(f"device busy {duration(view.device.busy_ns[name])}")
-    return [*said, f"n = {plural(ledger.rounds, 'round')}"]
+    return [*said, f"n = {plural(ledger.rounds, round_noun(ledger))}"]
 
 
-def _waits(part: Part) -> list[str]:
+def round_noun(ledger: Ledger | StepParts) -> str:
+    """What intervals are over: rounds, or the steps of a trace."""
+    return "round" if isinstance(ledger, Ledger) else "step"
+
+
+def _waits(part: PartTime) -> list[str]:
+    if not isinstance(part, Part):
+        return []  # not counted
     counted = {"sync": part.syncs_per_step or 0.0, "upload": part.uploads_per_step or 0.0}
     return [f"{plural(count, f'host {what}')} a step" for what, count in counted.items() if count]
 
@@ -101,7 +113,9 @@ def _ledger(view: LedgerView) -> Markup:
 
 def _step_words(view: LedgerView) -> Markup:
     ledger = view.ledger
-    said = f"An instrumented {ledger.kind} step takes {duration(ledger.step_ns)}"
+    if isinstance(ledger, StepParts):
+        return element("p", sentence(ledger.words), class_="words")
+    said = f"An instrumented {_kind(ledger.kind)} takes {duration(ledger.step_ns)}"
     if ledger.plain_step_ns is not None:
         ends = duration_interval(ledger.plain_step_ci_low, ledger.plain_step_ci_high, "(no interval)")
         said += f"; without instruments {duration(ledger.plain_step_ns)} {ends}"
@@ -109,7 +123,13 @@ def _step_words(view: LedgerView) -> Markup:
         said += f"; its bound is {duration(view.bounds.step_ns)}"
     words = f"{said} · {overhead_words(ledger)} · {plural(ledger.rounds, 'round')}"
     invalid = [element("strong", f"INVALID: {ledger.invalid}")] if ledger.invalid else []
-    return element("p", *invalid, words, class_="words")
+    return element("p", *invalid, sentence(words), class_="words")
+
+
+def _kind(kind: str) -> str:
+    """A kind of step in words; steps that differ by their number of tokens are named by it."""
+    tokens = kind.removeprefix("S")
+    return f"step of {plural(int(tokens), 'token')}" if tokens.isdecimal() else f"{kind} step"
 
 
 def _legend(view: LedgerView) -> Markup:
@@ -121,16 +141,16 @@ def _legend(view: LedgerView) -> Markup:
     return join(element("span", element("i", class_=kind), words, class_="legend") for kind, words in keys)
 
 
-def _ledger_row(view: LedgerView, name: str, size: float, longest: float) -> Markup:
-    part = view.ledger.parts.get(name)
+def _ledger_row(view: LedgerView, part_name: str, size: float, longest: float) -> Markup:
+    part = view.ledger.parts.get(part_name)
     ns, share = (view.ledger.residual_ns, view.ledger.residual_share) if part is None else (part.ns, part.share)
 
     def at(value: float) -> float:
         return min(_WIDE * value / longest, _WIDE) if longest else 0.0
 
-    busy = view.device.busy_ns.get(name) if view.device else None
-    bound = view.bounds.parts_ns.get(name) if view.bounds else None
-    shapes = [element("rect", x=0, y=4, width=at(ns), height=16, class_=shade(name))]
+    busy = view.device.busy_ns.get(part_name) if view.device else None
+    bound = view.bounds.parts_ns.get(part_name) if view.bounds else None
+    shapes = [element("rect", x=0, y=4, width=at(ns), height=16, class_=shade(part_name))]
     if busy is not None:
         shapes.append(element("rect", x=0, y=15, width=at(busy), height=5, class_="device"))
     if part is not None and part.ci_low is not None and part.ci_high is not None:
@@ -139,12 +159,12 @@ def _ledger_row(view: LedgerView, name: str, size: float, longest: float) -> Mar
         shapes.append(element("path", d=f"M{at(bound):.1f} 0V24", class_="bound"))
     return element(
         "tr",
-        element("th", element("i", class_=f"swatch {shade(name)}"), name, scope="row"),
+        element("th", element("i", class_=f"swatch {shade(part_name)}"), code(part_name), scope="row"),
         element("td", _stretched(shapes, 24), class_="plot"),
         element("td", significant(ns / size), class_="number"),
         element("td", percent(share), class_="number"),
-        data_part=name,
-        data_hint=_hint(name, part_words(view, name)),
+        data_part=part_name,
+        data_hint=_hint(part_name, part_words(view, part_name)),
     )
 
 
@@ -178,7 +198,7 @@ def _lanes(view: LedgerView) -> Markup:
     shapes += _axis(whole, bottom)
     drawing = element(
         "svg", *shapes, viewbox=f"0 0 {_LANE_WIDE + 60:.0f} {bottom + 22}", class_="drawing lanes", role="img",
-        aria_label=f"The parts of a {ledger.kind} step from left to right",
+        aria_label=f"The parts of a {_kind(ledger.kind)} from left to right",
     )  # fmt: skip
     said = "Left to right in the order of the step. A part that is entered several times is drawn once, as its sum."
     if device is not None:
@@ -273,9 +293,9 @@ def _bar_row(bars: Bars, bar: Bar, low: float, high: float) -> Markup:
     value = "–" if bar.value is None else f"{significant(bar.value)} {bars.unit}".rstrip()
     return element(
         "tr",
-        element("th", bar.name, scope="row"),
+        element("th", code(bar.name), scope="row"),
         element("td", _stretched(shapes, 24), class_="plot"),
-        element("td", bar.words or value, class_="words"),
+        element("td", sentence(bar.words or value), class_="words"),
         data_part=bar.name,
         data_hint=_hint(bar.name, [bar.words or value]),
     )
@@ -348,28 +368,66 @@ def _roof_line(at: _Roof, shown: Roofline, size: str) -> Markup:
 
 
 def _spots(at: _Roof, spots: Sequence[Spot]) -> list[Markup]:
-    """The parts with their names, which give way to each other downwards."""
-    shapes: list[Markup] = []
-    taken: list[tuple[float, float]] = []
-    for spot in sorted(spots, key=lambda spot: -spot.per_s):
-        x, y = at.x(spot.intensity), at.y(spot.per_s)
-        label = y + 4
-        while any(abs(label - other) < _LABEL_HIGH and abs(x - beside) < _LABEL_WIDE for beside, other in taken):
-            label += _LABEL_HIGH
-        taken.append((x, label))
-        left = x > at.right - _LABEL_WIDE - 20
+    """The parts with their names beside them; a line joins a name that had to move.
+
+    Of parts at one place the first is a dot and the others are larger discs below it, so that each is seen where it is.
+    """
+    ordered = sorted(spots, key=lambda spot: -spot.per_s)
+    places = [(at.x(spot.intensity), at.y(spot.per_s)) for spot in ordered]
+    below = [
+        sum(hypot(x - left, y - top) < _DOT for left, top in places[:place]) for place, (x, y) in enumerate(places)
+    ]
+    taken = [_Box(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in places]
+    shapes: list[tuple[int, Markup]] = []
+    for spot, (x, y), discs in zip(ordered, places, below, strict=True):
+        most = max(n for n, (left, top) in zip(below, places, strict=True) if hypot(x - left, y - top) < 2 * _DOT)
+        left, label, anchor = _label(at, taken, x, y, _DOT + _RING * most + 4, _LETTER * len(spot.name))
         hint = _hint(spot.name, spot.words.split("; "))
-        shapes.append(
-            element(
-                "g",
-                element("title", hint),
-                element("circle", cx=x, cy=y, r=5, class_=shade(spot.name.split(", ")[-1])),
-                element("text", spot.name, x=x - 9 if left else x + 9, y=label, text_anchor="end" if left else "start"),
-                data_part=spot.name,
-                data_hint=hint,
-            )
+        moved = element("path", d=f"M{x:.1f} {y:.1f}L{left:.1f} {label:.1f}", class_="leader")
+        drawn = element(
+            "g",
+            element("title", hint),
+            *([moved] if label != y else []),
+            element("circle", cx=x, cy=y, r=_DOT + _RING * discs, class_=shade(spot.name.split(", ")[-1])),
+            element("text", spot.name, x=left, y=label + 4, text_anchor=anchor),
+            data_part=spot.name,
+            data_hint=hint,
         )
-    return shapes
+        shapes.append((discs, drawn))
+    return [drawn for _, drawn in sorted(shapes, key=lambda shape: -shape[0])]
+
+
+class _Box(NamedTuple):
+    """Where something is drawn."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: "_Box") -> bool:
+        """Whether both cover a place."""
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+
+def _label(
+    at: _Roof, taken: list[_Box], x: float, y: float, gap: float, wide: float
+) -> tuple[float, float, Literal["start", "end"]]:
+    """The nearest free place for a name, which is taken by it: its end, its height, and which end that is."""
+    for rows in sorted(range(-12, 13), key=lambda rows: (abs(rows), rows)):
+        middle = y - rows * _LABEL_HIGH
+        half = _LABEL_HIGH / 2
+        for box, end in (
+            (_Box(x + gap, middle - half, x + gap + wide, middle + half), "start"),
+            (_Box(x - gap - wide, middle - half, x - gap, middle + half), "end"),
+        ):
+            inside = at.left < box.left and box.right < at.right + 20 and at.top < box.top and box.bottom < at.bottom
+            if inside and not any(box.meets(other) for other in taken):
+                taken.append(box)
+                return (box.left, middle, "start") if end == "start" else (box.right, middle, "end")
+    return x + gap, y, "start"
 
 
 def _decades(values: Sequence[float], margin: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """HTML and SVG as text: every text and every attribute is escaped, and what is markup has a type of its own."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,6 +47,26 @@ def text(value: str) -> Markup:
     return Markup(escape(printable(value if hide is None else hide(value))))
 
 
+_SHORT = 26
+"""Characters of a name that fit beside a bar."""
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|ns|µs|ms|s|x|rounds?|steps?)(?![\w]))")
+_WHOLE = re.compile(r"\b\d\w*(?:-\w+)+")
+_JOINT = re.compile(r"(?<=[/=.(_,])(?=\w)")
+
+
+def sentence(value: str) -> Markup:
+    """A text in which no line ends between a number and its unit, nor in an interval, a date or the name of a run."""
+    kept = _UNIT.sub("\xa0", text(value))
+    kept = re.sub(r"\[[^][]{1,40}\]", lambda ends: ends[0].replace(" ", "\xa0"), kept)
+    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', kept))
+
+
+def code(value: str) -> Markup:
+    """A name of code or of a run: on one line if it is short, else its lines end behind a dot, a slash or the like."""
+    broken = Markup(_JOINT.sub("<wbr>", text(value)))
+    return element("span", broken, class_="whole") if len(value) <= _SHORT else broken
+
+
 def element(name: str, /, *content: str, **attributes: str | float | bool | None) -> Markup:
     """An element.
 
@@ -65,7 +86,7 @@ def join(pieces: Iterable[Markup]) -> Markup:
     return Markup("".join(pieces))
 
 
-_VOID = {"meta", "link", "hr", "br", "input"}
+_VOID = {"meta", "link", "hr", "br", "wbr", "input"}
 
 
 def _attributes(given: dict[str, str | float | bool | None]) -> Iterable[str]:

@@ -57,41 +57,53 @@
   for (const title of all("svg title")) title.remove(); // they would be shown beside the hints
 
   // The rounds of a part.
+  const spread = (run, sign) => {
+    const outside = run.below + run.above;
+    return `${run.name ? `${run.name} (${sign}): ` : ""}${run.steps.toLocaleString("en")} steps, median ${duration(run.p50)}${run.name ? "" : " (line)"}` + (outside ? `; ${outside.toLocaleString("en")} outside the middle 99 %` : "");
+  };
+  // The steps of a part as bars; those of a run it is compared with as an outline in the same bins, each run to its own share.
   const Histogram = ({ rounds }) => {
-    const most = Math.max(...rounds.counts), wide = 360 / rounds.counts.length;
+    const other = rounds.beside, wide = 360 / rounds.counts.length;
+    const shares = (run) => run.counts.map((count) => count / run.steps);
+    const most = Math.max(...shares(rounds), ...(other ? shares(other) : []));
     const at = (ns) => (360 * (ns - rounds.from)) / (rounds.to - rounds.from);
-    const outside = rounds.below + rounds.above;
+    const high = (share) => (100 * share) / most;
     return h("div", null,
       h("svg", { viewBox: "0 0 360 132", class: "drawing histogram", role: "img", "aria-label": "distribution over steps" },
-        rounds.counts.map((count, bin) => h("rect", { x: bin * wide, width: Math.max(wide - 0.6, 0.4), y: 108 - (100 * count) / most, height: (100 * count) / most })),
+        shares(rounds).map((share, bin) => h("rect", { x: bin * wide, width: Math.max(wide - 0.6, 0.4), y: 108 - high(share), height: high(share) })),
+        other ? h("path", { class: "other", d: `M0 108${shares(other).map((share, bin) => `V${(108 - high(share)).toFixed(1)}H${((bin + 1) * wide).toFixed(1)}`).join("")}V108` }) : null,
         h("path", { class: "axis", d: "M0 108H360" }),
         h("path", { class: "median", d: `M${at(rounds.p50).toFixed(1)} 4V108` }),
+        other ? h("path", { class: "other dashed", d: `M${at(other.p50).toFixed(1)} 4V108` }) : null,
         h("text", { x: 0, y: 124, class: "tick" }, duration(rounds.from)),
         h("text", { x: 360, y: 124, class: "tick", "text-anchor": "end" }, duration(rounds.to))),
-      h("p", { class: "note" }, `${rounds.steps.toLocaleString("en")} steps, median ${duration(rounds.p50)} (line)` + (outside ? `; ${outside.toLocaleString("en")} outside the middle 99 %` : "")));
+      h("p", { class: "note" }, spread(rounds, "bars")),
+      other ? h("p", { class: "note" }, spread(other, "outline")) : null);
   };
   const beside = (part) => all("table.data").flatMap((table) => {
-    const heads = all("thead th", table).map((head) => head.textContent);
+    const heads = all("thead tr > *", table).map((head) => head.textContent);
     return all("tbody tr", table).filter((row) => row.cells[0].textContent === part).map((row) => ({
       title: table.dataset.title,
       cells: [...row.cells].slice(1).map((cell, place) => [heads[place + 1], cell.textContent]).filter(([head, cell]) => head && cell),
     }));
   });
+  // Figures of the same rounds have them once.
+  const dataOf = (figure) => { const found = data.figures[figure] ?? {}; return data.figures[found.same] ?? found; };
   const Detail = ({ figure, part, said }) => {
-    const found = data.figures[figure] ?? {}, rounds = found.rounds?.[part], kernels = found.kernels?.[part];
+    const found = dataOf(figure), rounds = found.rounds?.[part], kernels = found.kernels?.[part], noun = found.noun ?? "round";
     return h("section", { class: "detail", "aria-labelledby": "detail-name" },
-      h("div", { class: "top" }, h("h3", { id: "detail-name", tabIndex: -1 }, part),
+      h("div", { class: "top" }, h("h2", { id: "detail-name", tabIndex: -1 }, part),
         h("button", { type: "button", onClick: close, "aria-label": "close" }, "× close")),
       found.about?.[part] ? h("p", { class: "note" }, `Inside it: ${found.about[part]}.`) : null,
       h("ul", null, said.map((line) => h("li", null, line))),
       rounds ? h("div", { class: "two" },
-        h("div", null, h("h4", null, "Distribution"), h(Histogram, { rounds })),
-        h("div", null, h("h4", null, rounds.low ? `Drift: ${rounds.rounds.toLocaleString("en")} rounds in ${rounds.ns.length} groups, median with lowest and highest` : "Drift: the mean of each round"),
-          h("div", { id: "drift", class: "chart" }))) : h("p", { class: "note" }, "The rounds of this part are not in the page."),
+        h("div", null, h("h3", null, "Distribution"), h(Histogram, { rounds })),
+        h("div", null, h("h3", null, rounds.low ? `Drift: ${rounds.rounds.toLocaleString("en")} ${noun}s in ${rounds.ns.length} groups, median with lowest and highest` : noun === "step" ? "Drift: each step" : "Drift: the mean of each round"),
+          h("div", { id: "drift", class: "chart" }), rounds.beside ? h("p", { class: "note" }, `Line: ${rounds.name}; dashed: ${rounds.beside.name}, which ran at another time.`) : null)) : h("p", { class: "note" }, "The rounds of this row are not in the page."),
       found.order?.length ? h("details", null, h("summary", null, "Order of the arms in each round"),
         h("p", { class: "note" }, found.order.map((order, round) => `${round + 1}: ${order}`).join(" · "))) : null,
-      kernels ? h("div", null, h("h4", null, "Kernels"), h("ul", null, kernels.map(([name, ns]) => h("li", null, `${name}: ${duration(ns)} a step`)))) : null,
-      beside(part).map(({ title, cells }) => h("div", null, h("h4", null, title), h("p", { class: "note" }, cells.map(([head, cell]) => `${head}: ${cell}`).join(" · ")))));
+      kernels ? h("div", null, h("h3", null, "Kernels"), h("ul", null, kernels.map(([name, ns]) => h("li", null, `${name}: ${duration(ns)} a step`)))) : null,
+      beside(part).map(({ title, cells }) => h("div", null, h("h3", null, title), h("p", { class: "note" }, cells.map(([head, cell]) => `${head}: ${cell}`).join(" · ")))));
   };
   const close = () => {
     const { figure, part } = state();
@@ -112,8 +124,8 @@
     if (!row) { render(null, detail); return; }
     $(`#figure-${CSS.escape(figure)}`).append(detail);
     render(h(Detail, { figure, part, said: row.dataset.hint.split("\n").slice(1), key: now }), detail);
-    const rounds = data.figures[figure]?.rounds?.[part];
-    if (rounds) drift = drawDrift($("#drift"), rounds);
+    const { rounds, noun } = dataOf(figure);
+    if (rounds?.[part]) drift = drawDrift($("#drift"), rounds[part], noun ?? "round");
     if (!loading) $("#detail-name").focus({ preventScroll: true });
     detail.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   };
@@ -128,18 +140,33 @@
     showWords(words(idx), box.left + left, box.top + top);
   };
   const widthOf = (at) => Math.max(260, at.clientWidth);
-  const drawDrift = (at, rounds) => {
-    const [unit, size] = unitOf(Math.max(...rounds.ns)), scaled = (values) => values.map((ns) => ns / size);
-    const x = rounds.ns.map((_, place) => Math.round(1 + (place * (rounds.rounds - 1)) / Math.max(1, rounds.ns.length - 1)));
-    const grouped = Boolean(rounds.low), line = colour("--accent");
+  // Which round a value is, or the one in the middle of its group.
+  const placesOf = (run) => run.ns.map((_, place) => Math.round(1 + (place * (run.rounds - 1)) / Math.max(1, run.ns.length - 1)));
+  const drawDrift = (at, rounds, noun) => {
+    const runs = [rounds, rounds.beside].filter(Boolean);
+    const [unit, size] = unitOf(Math.max(...runs.flatMap((run) => run.ns)));
+    const columns = [], series = [{ label: noun }], bands = [];
+    for (const run of runs) {
+      const stroke = colour(run === rounds ? "--accent" : "--device"), grouped = Boolean(run.low);
+      if (grouped) bands.push({ series: [series.length + 1, series.length + 2], fill: `${stroke}44` });
+      series.push({ stroke, width: 1.4, dash: run === rounds ? undefined : [6, 4], points: { show: !grouped && run.ns.length < 80 } });
+      const lines = [run.ns];
+      if (grouped) { lines.push(run.high, run.low); series.push({ stroke: "transparent" }, { stroke: "transparent" }); }
+      const places = placesOf(run);
+      columns.push([places, ...lines.map((line) => line.map((ns) => ns / size))]);
+    }
+    const said = (run, x) => {
+      const idx = placesOf(run).indexOf(x);
+      if (idx < 0) return [];
+      return [`${run.name ? `${run.name}: ` : ""}${duration(run.ns[idx])}`, ...(run.low ? [`lowest ${duration(run.low[idx])}`, `highest ${duration(run.high[idx])}`] : [])];
+    };
+    const joined = uPlot.join(columns);
     return new uPlot({
       width: widthOf(at), height: 190, scales: { x: { time: false } },
-      axes: [axis("round"), { ...axis(unit), size: 58 }], legend: { show: false }, cursor: { drag: { x: true, y: false } },
-      hooks: { setCursor: [hintOf((idx) => [`round ${x[idx]}`, duration(rounds.ns[idx]), ...(grouped ? [`lowest ${duration(rounds.low[idx])}`, `highest ${duration(rounds.high[idx])}`] : [])])] },
-      bands: grouped ? [{ series: [2, 3], fill: `${line}44` }] : [],
-      series: [{ label: "round" }, { label: `time (${unit})`, stroke: line, width: 1.4, points: { show: !grouped && x.length < 80 }, value: (_, value) => (value == null ? "" : significant(value)) },
-        ...(grouped ? [{ label: "highest", stroke: "transparent" }, { label: "lowest", stroke: "transparent" }] : [])],
-    }, grouped ? [x, scaled(rounds.ns), scaled(rounds.high), scaled(rounds.low)] : [x, scaled(rounds.ns)], at);
+      axes: [axis(noun), { ...axis(unit), size: 58 }], legend: { show: false }, cursor: { drag: { x: true, y: false } },
+      hooks: { setCursor: [hintOf((idx) => [`${noun} ${joined[0][idx]}`, ...runs.flatMap((run) => said(run, joined[0][idx]))])] },
+      bands, series: series.map((one, place) => (place ? { ...one, spanGaps: true } : one)),
+    }, joined, at);
   };
   const WHOLE = [1, 2, 5].flatMap((one) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6].map((power) => one * power)).sort((one, other) => one - other);
   // Ticks of a logarithmic axis: the measured values, or as many of them as can be read.
@@ -174,7 +201,11 @@
       }
       ctx.fillStyle = colour("--soft");
       ctx.font = `${11 * devicePixelRatio}px system-ui`;
-      series.labels?.forEach((words, point) => ctx.fillText(words, x(series.x[point]) + 7, y(series.y[point]) - 7));
+      series.labels?.forEach((words, point) => {
+        const at = x(series.x[point]), left = at + ctx.measureText(words).width + 7 > plot.bbox.left + plot.bbox.width;
+        ctx.textAlign = left ? "right" : "left";
+        ctx.fillText(words, at + (left ? -7 : 7), y(series.y[point]) - 7);
+      });
     });
     ctx.restore();
   };
@@ -187,12 +218,14 @@
     const floor = panel.from_zero ? Math.min(0, least) : least;
     const range = panel.log_y ? [least / 1.6, most * 1.6] : [floor < least ? floor : least - 0.08 * (most - least || 1), most + 0.08 * (most - floor || most || 1)];
     const apart = xs[xs.length - 1] - xs[0] || 1;
+    const measured = panel.series.filter((series) => series.kind === "points" || series.kind === "joined").flatMap((series) => series.x);
+    const marked = [...new Set(measured.length ? measured : xs)].sort((one, other) => one - other);
     const ends = panel.log_x ? [xs[0] / 1.15, xs[xs.length - 1] * 1.15] : [xs[0] - 0.04 * apart, xs[xs.length - 1] + 0.04 * apart];
     const number = (value) => (value == null ? "" : Number(value.toPrecision(4)).toLocaleString("en"));
     return new uPlot({
-      width: widthOf(at), height: 330, padding: [10, 16, 0, 0],
+      width: widthOf(at), height: 330, padding: [10, 16, 0, 0], pxAlign: 0,
       scales: { x: { time: false, distr: panel.log_x ? 3 : 1, log: 2, range: (_, low, high) => (high - low < apart ? [low, high] : ends) }, y: { distr: panel.log_y ? 3 : 1, range: () => range } },
-      axes: [{ ...axis(panel.x_label), ...(panel.log_x ? { splits: (plot, _, low, high) => splitsOf(xs, low, high), grid: { show: false } } : xs.every(Number.isInteger) ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }, { ...axis(panel.y_label), size: 64, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }],
+      axes: [{ ...axis(panel.x_label), ...(panel.log_x ? { splits: (plot, _, low, high) => splitsOf(marked, low, high), grid: { show: false } } : marked.every(Number.isInteger) ? { incrs: WHOLE } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }, { ...axis(panel.y_label), size: 64, values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : number(tick))) }],
       series: [{ label: panel.x_label, value: (_, value) => number(value) }, ...panel.series.map((series) => {
         const stroke = colour(`--${series.colour}`);
         const points = series.kind === "points";

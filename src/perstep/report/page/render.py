@@ -13,11 +13,11 @@ from importlib.resources import files
 import msgspec
 
 from perstep.report.format import bar
-from perstep.report.page.content import Drawn, LedgerView, Page
+from perstep.report.page.content import Bars, Drawn, LedgerView, Page
 from perstep.report.page.curves import colour_of
-from perstep.report.page.drawing import figure
-from perstep.report.page.markup import Markup, element, hidden, hiding, join
-from perstep.report.page.rounds import Packed, rounds_of
+from perstep.report.page.drawing import figure, round_noun
+from perstep.report.page.markup import Markup, element, hidden, hiding, join, sentence
+from perstep.report.page.rounds import Packed, rounds_of, rounds_of_two
 from perstep.report.panels import Panel
 from perstep.report.plot import page_shades
 from perstep.report.table import Column, Table
@@ -48,7 +48,7 @@ def render_page(page: Page, *, raw: bool = False, hide: Callable[[str], str] | N
 
 
 def _rendered(page: Page, *, raw: bool) -> bytes:
-    data = hidden({"figures": [_data(shown, raw=raw) for shown in page.content.figures]})
+    data = hidden({"figures": _all_data(page.content.figures, raw=raw)})
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -85,7 +85,7 @@ def _content(page: Page) -> list[Markup]:
         element(
             "header",
             element("p", f"perstep {page.kind}", class_="kicker"),
-            element("h1", page.content.finding),
+            element("h1", sentence(page.content.finding)),
             element("p", page.subject, class_="subject"),
         ),
         element("nav", *links, search, aria_label="Views"),
@@ -123,7 +123,13 @@ def _second_view(page: Page) -> Markup:
 def table_html(table: Table) -> Markup:
     """A table with its title and notes; a share is a bar."""
     shown = table.shown
-    head = element("tr", *(element("th", c.heading, scope="col", class_=None if c.words else "number") for c in shown))
+    head = element(
+        "tr",
+        *(
+            element("th", c.heading, scope="col", class_=None if c.words else "number") if c.heading else element("td")
+            for c in shown
+        ),
+    )
     rows = [
         element("tr", *(_cell(column, row, first=column is shown[0]) for column in shown),
                 class_="rule" if place in table.rule_before else None)
@@ -175,15 +181,28 @@ def _help() -> Markup:
     )
 
 
+def _all_data(figures: Sequence[Drawn], *, raw: bool) -> list[Packed]:
+    """What the script needs of each figure; rounds that two figures share stand with the first of them."""
+    shared = [shown.rounds if isinstance(shown, Bars) else None for shown in figures]
+    first = [next((n for n, one in enumerate(shared[:place]) if one is rounds), None) if rounds else None
+             for place, rounds in enumerate(shared)]  # fmt: skip
+    return [
+        _data(shown, raw=raw) if same is None else {"same": same} for shown, same in zip(figures, first, strict=True)
+    ]
+
+
 def _data(shown: Drawn, *, raw: bool) -> Packed:
     """What the script needs of a figure beyond what stands in it."""
     if isinstance(shown, LedgerView):
         return {
+            "noun": round_noun(shown.ledger),
             "rounds": {} if shown.samples is None else rounds_of(shown.samples, raw=raw),
             "order": list(shown.order),
             "about": {name: shown.about[name] for name in shown.ledger.parts if name in shown.about},
             "kernels": dict(shown.device.kernels) if shown.device is not None else {},
         }  # fmt: skip
+    if isinstance(shown, Bars) and shown.rounds is not None:
+        return {"rounds": rounds_of_two(shown.rounds, raw=raw)}
     return _panel_data(shown) if isinstance(shown, Panel) else {}
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from perstep._json import Json
 from perstep.measure import RESIDUAL, LedgerSamples
+from perstep.report.page.content import TwoRuns
 
 MOST_POINTS = 400
 """Rounds that are drawn each by itself; more are put into this number of groups of neighbours."""
@@ -29,9 +30,28 @@ def rounds_of(samples: LedgerSamples, *, raw: bool = False) -> dict[str, Packed]
     return {name: _packed(ns, raw=raw) for name, ns in columns.items() if ns.size}
 
 
-def _packed(ns: NDArray[np.int64], *, raw: bool) -> Packed:
+def rounds_of_two(runs: TwoRuns, *, raw: bool = False) -> dict[str, Packed]:
+    """Part -> the rounds of the new run, and `beside` those of its reference, in bins of one width from the same place.
+
+    Args:
+        runs: what the parts took.
+        raw: every round by itself, however many.
+    """
+    packed = {}
+    for part, both in runs.parts.items():
+        ends = _ends(np.concatenate([ns.ravel() for ns in both]))
+        new, ref = (
+            {"name": name, **_packed(ns, raw=raw, ends=ends)} for name, ns in zip(runs.names, both, strict=True)
+        )
+        packed[part] = {**new, "beside": ref}
+    return packed
+
+
+def _packed(ns: NDArray[np.int64], *, raw: bool, ends: tuple[float, float] | None = None) -> Packed:
     by_round = ns.mean(axis=(1, 2))
-    packed: Packed = {"rounds": len(by_round), "steps": int(ns.size), **_distribution(ns.ravel())}
+    packed: Packed = {
+        "rounds": len(by_round), "steps": int(ns.size), **_distribution(ns.ravel(), ends or _ends(ns)),
+    }  # fmt: skip
     if raw or len(by_round) <= MOST_POINTS:
         return {**packed, "ns": _whole(by_round)}
     groups = np.array_split(by_round, MOST_POINTS)
@@ -43,11 +63,15 @@ def _packed(ns: NDArray[np.int64], *, raw: bool) -> Packed:
     }
 
 
-def _distribution(ns: NDArray[np.int64]) -> Packed:
-    """Number of steps in bins of equal width."""
+def _ends(ns: NDArray[np.int64]) -> tuple[float, float]:
+    """Where a distribution begins and ends."""
     low, high = (float(end) for end in np.percentile(ns, (0.5, 99.5)))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _distribution(ns: NDArray[np.int64], ends: tuple[float, float]) -> Packed:
+    """Number of steps in bins of equal width."""
+    low, high = ends
     counts, _ = np.histogram(ns, bins=BINS, range=(low, high))
     return {
         "from": round(low, 1), "to": round(high, 1), "counts": counts.tolist(),

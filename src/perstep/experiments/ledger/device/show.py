@@ -74,11 +74,17 @@ def work_table(
     )
 
 
-def device_lane(work: DeviceWork | None, beside: DeviceLedger | None) -> DeviceLane | None:
-    """The device's lane of a page: its profiled kernels, else its time on the stream; None without a device."""
+def device_lane(work: DeviceWork | None, beside: DeviceLedger | None, said: str = "") -> DeviceLane | None:
+    """The device's lane of a page: its profiled kernels, else its time on the stream; None without a device.
+
+    Args:
+        work: the kernels.
+        beside: the time on the stream.
+        said: what the kernels are of, in place of what is said of profiled steps.
+    """
     if work is not None:
         kernels = {name: [(k.short, k.ns_per_step) for k in part.kernels] for name, part in work.parts.items()}
-        words = f"The device's lane has the kernels of profiled steps. {bounding_sentence(work)}"
+        words = said or f"The device's lane has the kernels of profiled steps. {bounding_sentence(work)}"
         busy = {name: part.busy_ns for name, part in work.parts.items() if part.busy_ns}
         return DeviceLane(busy, max(work.idle_ns, 0.0), work.step_ns, words, kernels)
     if beside is None:

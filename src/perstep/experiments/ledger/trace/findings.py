@@ -8,8 +8,8 @@ independent. They say how well the trace tells its own median step; nothing of a
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from perstep.errors import InputError
 from perstep.experiments.ledger.device.findings import DeviceWork, KernelTime, PartWork, work_of
 from perstep.experiments.ledger.device.samples import profiled_round
+from perstep.measure import RESIDUAL, LedgerSamples
 from perstep.measure.chrome_trace import MODULE, ChromeTrace, read_chrome_trace
 from perstep.measure.device_rows import RANGE_PREFIX, Row
 from perstep.measure.device_work import PartWork as StepPart
@@ -108,13 +109,21 @@ class TraceFindings(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-def trace_findings(
+@dataclass(frozen=True)
+class ReadTrace:
+    """What a trace says, and by kind of step the host's time in each step that is counted, [steps, 1, 1]."""
+
+    findings: TraceFindings
+    steps: Mapping[str, LedgerSamples]
+
+
+def read_trace(
     path: Path,
     *,
     step: str | None = None,
     parts: Parts | None = None,
     progress: Callable[[float], None] = lambda _share: None,
-) -> TraceFindings:
+) -> ReadTrace:
     """What a trace says of its steps.
 
     Args:
@@ -140,10 +149,10 @@ def trace_findings(
         raise InputError(f"{path}: {error}") from error
     notes = _one_process(trace, located, path)
     parts_by, rows = _parts(trace, located, parts, path)
-    ledgers, left_out = _ledgers(trace, located, rows)
+    ledgers, steps, left_out = _ledgers(trace, located, rows)
     if not ledgers:
         raise InputError(f"{path}: {'; '.join(left_out)}; profile at least {FEWEST} steps that are alike")
-    return TraceFindings(
+    findings = TraceFindings(
         trace=path.name,
         device_names={str(number): name for number, name in trace.devices.items()},
         steps_by=located.how,
@@ -151,6 +160,7 @@ def trace_findings(
         ledgers=ledgers,
         notes=[*_found_notes(located), *(f"{one}." for one in left_out), *notes, *_odd(trace)],
     )
+    return ReadTrace(findings, steps)
 
 
 def _one_process(trace: ChromeTrace, located: FoundSteps, path: Path) -> list[str]:
@@ -204,13 +214,15 @@ def _module_type(name: str) -> str:
     return name.removeprefix(MODULE).rpartition("_")[0] or name.removeprefix(MODULE)
 
 
-def _ledgers(trace: ChromeTrace, located: FoundSteps, parts: Sequence[Row]) -> tuple[list[TraceLedger], list[str]]:
-    """A ledger for each kind of step, and words for the kinds of which too few are left."""
+def _ledgers(
+    trace: ChromeTrace, located: FoundSteps, parts: Sequence[Row]
+) -> tuple[list[TraceLedger], dict[str, LedgerSamples], list[str]]:
+    """A ledger for each kind of step, its steps, and words for the kinds of which too few are left."""
     windows = [(step.kind, step.start_ns, step.end_ns) for step in located.steps]
     own = [row for row in parts if row.stream == located.thread]
     host = host_work(windows, own, [row for row in trace.ops if row.stream == located.thread])
     devices = _device_work(trace, parts, windows)
-    ledgers, left_out = [], []
+    ledgers, steps, left_out = [], {}, []
     for kind in sorted({step.kind for step in located.steps}, key=lambda kind: (kind != "decode", kind)):
         places = [index for index, step in enumerate(located.steps) if step.kind == kind]
         contents = [_content(index, host, devices) for index in places]
@@ -221,7 +233,21 @@ def _ledgers(trace: ChromeTrace, located: FoundSteps, parts: Sequence[Row]) -> t
             left_out.append(f"{kind}: too few steps to show ({left})")
             continue
         ledgers.append(_ledger(kind, [located.steps[index] for index in places], places, first, host, devices))
-    return ledgers, left_out
+        steps[kind] = _samples([host[index] for index in places[first:]], durations[first:])
+    return ledgers, steps, left_out
+
+
+def _samples(host: Sequence[StepWork], durations: Sequence[int]) -> LedgerSamples:
+    """The host's time in each step, whole nanoseconds."""
+
+    def column(ns: Sequence[int]) -> NDArray[np.int64]:
+        return np.array(ns, np.int64)[:, None, None]
+
+    names = dict.fromkeys(name for step in host for name in step.parts)
+    took = {name: column([step.parts[name].busy_ns if name in step.parts else 0 for step in host]) for name in names}
+    step_ns = column(durations)
+    residual_ns = took.pop(RESIDUAL, np.zeros_like(step_ns))
+    return LedgerSamples(step_ns[:0], step_ns, took, residual_ns, marks_per_step={})
 
 
 def _device_work(

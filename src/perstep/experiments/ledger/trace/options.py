@@ -1,5 +1,6 @@
 """The options of `ledger --trace`, and which others go with it."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,16 @@ class TraceOptions:
     parts: Parts | None = None
     """With --trace: what becomes a part. [default: ranges, or modules if the steps contain no range]"""
 
+    html: Path | None = None
+    """With --trace: write a page into this file. --out has one too."""
+
+    @property
+    def command(self) -> str:
+        """What reads the same trace again, without its folder."""
+        named = {"--trace": self.trace and self.trace.name, "--step": self.step, "--parts": self.parts}
+        given = [word for name, value in named.items() if value for word in (name, value)]
+        return shlex.join(["perstep", "ledger", *given])
+
 
 Options = Any
 """A dataclass of options."""
@@ -41,7 +52,7 @@ def check(options: TraceOptions, others: Sequence[tuple[Options, Options]]) -> N
         InputError: they do not.
     """
     if options.trace is None:
-        for name in ("step", "parts"):
+        for name in ("step", "parts", "html"):
             if getattr(options, name) is not None:
                 raise InputError(f"--{name} goes with --trace FILE")
         return
