@@ -90,9 +90,7 @@ def watch(
     if watcher.samples:
         with chdir(begun_in):
             _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text, tag=tag)
-    flush_streams()
-    leave_threads(code)
-    return code
+    return leave_threads(code)
 
 
 def _said_of(script: str, watcher: Watch, forks: "_Forks", lines: LinesOf | None) -> Iterator[str]:

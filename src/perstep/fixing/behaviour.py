@@ -119,7 +119,7 @@ def _for_prefix_function(call: Captured, part: Part, vocabulary: Vocabulary | No
         call: where it was used.
         part: transformers' processor.
         vocabulary: the bytes of the tokens; None where processors come before it: if these forbid all that it allows,
-            it allows it all the same, which a mask does not.
+            it allows that anyway, which a mask does not.
 
     Raises:
         Unlike: nothing is known to be the same.

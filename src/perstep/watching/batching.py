@@ -168,15 +168,15 @@ def _joined(samples: Sequence[Sample], kind: str, of: Callable[[Sample], NDArray
 
 def _level(rows: NDArray[np.int64], step_ns: NDArray[np.int64], new_tokens: NDArray[np.int64], levels: int) -> Level:
     token_ns = step_ns / new_tokens
-    found = median_interval(token_ns, comparisons=levels)
+    ends = median_interval(token_ns, comparisons=levels)
     return Level(
         rows_from=int(rows.min()),
         rows_to=int(rows.max()),
         steps=len(rows),
         step_ns=median(step_ns),
         token_ns=median(token_ns),
-        ci_low=None if found is None else found.low,
-        ci_high=None if found is None else found.high,
+        ci_low=None if ends is None else ends.low,
+        ci_high=None if ends is None else ends.high,
     )
 
 

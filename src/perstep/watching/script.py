@@ -58,11 +58,14 @@ _LEFT: list[Path] = []
 """Scripts whose threads were not waited for to their end."""
 
 
-def leave_threads(code: int) -> None:
-    """End the process where an interrupt has ended the wait for a thread: Python would wait for it again."""
+def leave_threads(code: int) -> int:
+    """The exit code; where an interrupt has ended the wait for a thread the process ends: Python would wait again."""
     if _LEFT:
         atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         os._exit(code)
+    return code
 
 
 @contextmanager

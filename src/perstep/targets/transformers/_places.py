@@ -145,15 +145,15 @@ def all_tensors(args: Value, kwargs: Value) -> "list[torch.Tensor]":
     """The tensors among arguments, also those in lists."""
     import torch
 
-    found: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
     pending: list[Value] = [args, *kwargs.values()] if kwargs else [args]
     while pending:
         value = pending.pop(0)
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
             pending[:0] = value
-    return found
+    return tensors
 
 
 def _caller() -> str:
