@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from perstep._words import plural
 from perstep.errors import InputError, how_to_install
 from perstep.measure import Progress
 from perstep.sweeps.folder import CELLS, Sweep, check_versions, read_sweep, versions_here
-from perstep.sweeps.queue import attempts, verdict
+from perstep.sweeps.queue import is_over
 from perstep.sweeps.work import Perform, Worker, in_fresh_process
 
 RayModule = Any
@@ -63,11 +64,20 @@ def run_on_ray(
             ray.shutdown()
 
 
+def require_ray() -> None:
+    """See that Ray is installed, before a sweep is begun.
+
+    Raises:
+        InputError: it is not.
+    """
+    if find_spec("ray") is None:
+        raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}")
+
+
 def _connected(address: str | None) -> RayModule:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}") from error
+    require_ray()
+    import ray
+
     try:
         if address is not None:
             _knock(address)
@@ -186,7 +196,7 @@ class _Cluster:
 
     def _ended(self) -> bool:
         cells = self._folder / CELLS
-        self._left = {key for key in self._left if verdict(attempts(cells / key)) is None}
+        self._left = {key for key in self._left if not is_over(cells / key)}
         return not self._left
 
 
