@@ -5,10 +5,11 @@ under every observer in turn, in balanced blocks (Williams squares) inside one p
 steps is taken in the same way everywhere, by one reading of the clock a step, and compared pairwise inside blocks with
 the unwatched call. The two `marks` arms mark every step, which is what the overhead of a ledger is about; the two
 `watch` arms are what a user has: marked and plain steps in turn, and a step of each call in which syncs are counted.
+The same for a loop written by hand, as it is and watched.
 Beside it: how much of a step is in no part, and whether planted delays of 1 ms and 0.5 ms are found. Prints tables and
 writes results/observer.json.
 
-    OMP_NUM_THREADS=1 python -P benchmarks/observer.py --date 2026-11-22 [--quick] [--blocks 20]
+    OMP_NUM_THREADS=1 python -P benchmarks/observer.py --date 2026-11-22 [--quick] [--blocks 20] [--loops]
 """
 
 import argparse
@@ -40,7 +41,7 @@ VOCABULARIES = (320, 32_000)
 NEW_TOKENS = 67
 DROPPED = 2  # decode steps at the beginning of each call, in the caches of another observer
 REFERENCE = "unwatched"
-TARGETS = {"marks, phases": 1.02, "marks, modules": 1.05}
+TARGETS = {"marks, phases": 1.02, "marks, modules": 1.05, "watch, phases": 1.02, "loop, watched": 1.02}
 PLANTED_NS = {"logits/Spins": 1_000_000, "stop/Dawdles": 500_000}
 now_ns = time.perf_counter_ns
 Observer = Callable[[], AbstractContextManager[Any]]
@@ -144,26 +145,56 @@ def decode_ns(model: Any, observer: Observer) -> float:
     return float(steps.mean())
 
 
+def loop_ns(model: Any, observer: Observer) -> float:
+    """The time of the decode steps of a loop written by hand under an observer, without the first ones."""
+    ids, past = torch.arange(3, 19).reshape(1, 16), None
+    readings: list[int] = []
+    with observer(), torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            out = model(input_ids=ids, past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            ids = out.logits[:, -1].argmax(-1, keepdim=True)
+            readings.append(now_ns())
+    return float(np.diff(readings)[DROPPED:].mean())
+
+
 def inflation(vocab: int, blocks: int, seed: int) -> dict[str, Any]:
     """What each observer makes of the step: ratios to the unwatched call, paired inside blocks."""
     model = build(vocab)
     residuals: dict[str, list[float]] = {"phases": [], "modules": []}
     arms = observers(model, residuals)
-    names = list(arms)
     for observer in arms.values():  # warm every path
         decode_ns(model, observer)
     for held in residuals.values():
         held.clear()
+    rows = _compared(lambda observer: decode_ns(model, observer), arms, blocks, [seed, vocab])
+    shares = {detail: float(np.median(held)) for detail, held in residuals.items()}
+    return {"vocab": vocab, "blocks": blocks, "observers": rows, "residual_share": shares}
+
+
+def inflation_of_loops(vocab: int, blocks: int, seed: int) -> dict[str, Any]:
+    """What `perstep.watch` makes of the step of a loop written by hand, likewise."""
+    model = build(vocab)
+    arms: dict[str, Observer] = {"loop": contextlib.nullcontext, "loop, watched": lambda: perstep.watch(model)}
+    for observer in arms.values():
+        loop_ns(model, observer)
+    rows = _compared(lambda observer: loop_ns(model, observer), arms, blocks, [seed, vocab, 1])
+    return {"vocab": vocab, "blocks": blocks, "observers": rows}
+
+
+def _compared(
+    measure: Callable[[Observer], float], arms: dict[str, Observer], blocks: int, seed: list[int]
+) -> list[dict[str, Any]]:
+    """A row an arm, compared with the first one inside balanced blocks."""
+    names = list(arms)
     costs = np.zeros((blocks, len(names)))
     for block in range(blocks):
         seen: dict[int, list[float]] = {arm: [] for arm in range(len(names))}
-        for arm in balanced_block(len(names), np.random.default_rng([seed, vocab, block])).ravel().tolist():
+        for arm in balanced_block(len(names), np.random.default_rng([*seed, block])).ravel().tolist():
             gc.collect()
-            seen[arm].append(decode_ns(model, arms[names[arm]]))
+            seen[arm].append(measure(arms[names[arm]]))
         costs[block] = [np.median(seen[arm]) for arm in range(len(names))]
-    rows = [_row(name, costs[:, 0], costs[:, arm], len(names) - 1) for arm, name in enumerate(names)]
-    shares = {detail: float(np.median(held)) for detail, held in residuals.items()}
-    return {"vocab": vocab, "blocks": blocks, "observers": rows, "residual_share": shares}
+    return [_row(name, costs[:, 0], costs[:, arm], len(names) - 1) for arm, name in enumerate(names)]
 
 
 def _row(name: str, reference: Any, costs: Any, comparisons: int) -> dict[str, Any]:
@@ -250,13 +281,22 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20, help="balanced blocks a vocabulary; a verdict needs 20")
     parser.add_argument("--quick", action="store_true", help="a look of a minute, not a result: nothing is written")
     parser.add_argument("--seed", type=int, default=0, help="of the order of turns")
+    parser.add_argument("--loops", action="store_true", help="loops written by hand alone; nothing is written")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
     load_before = os.getloadavg()[0]
     result: dict[str, Any] = {"schema_version": 1, "date": options.date, "new_tokens": NEW_TOKENS, "inflation": []}
+    result["loops"] = []
+    blocks = 1 if options.quick else options.blocks
     for vocab in VOCABULARIES:
-        found = inflation(vocab, 1 if options.quick else options.blocks, options.seed)
+        found = inflation_of_loops(vocab, blocks, options.seed)
+        result["loops"].append(found)
+        show(f"a loop by hand, 4 layers, hidden 256, vocabulary {vocab:,}", found["observers"])
+    if options.loops:
+        return
+    for vocab in VOCABULARIES:
+        found = inflation(vocab, blocks, options.seed)
         result["inflation"].append(found)
         show(f"4 layers, hidden 256, vocabulary {vocab:,}", found["observers"])
         print(f"in no part: {found['residual_share']['phases']:.2%} of a step in phases")

@@ -1,11 +1,11 @@
 """Scripts around other people's packages, run as they are and under `perstep watch`: the same output, and a ledger.
 
-    python -P benchmarks/strangers.py FOLDER [--fetch] [--only NAME ...]
+    python -P benchmarks/strangers.py FOLDER [--fetch] [--only NAME ...] [--date 2026-11-28]
 
 `strangers.toml` lists the packages: source, version, SHA-256, licence, and a few lines that give them a small model
 with random weights in place of a checkpoint. Nothing of theirs is copied into this repository. FOLDER holds the wheels
 and sdists; `--fetch` downloads those of PyPI that it lacks. Each is unpacked beside the script and never installed: its
-files are the script's own. A file with another SHA-256 is not run.
+files are the script's own. A file with another SHA-256 is not run. With `--date` it writes results/strangers.json.
 """
 
 import argparse
@@ -19,14 +19,19 @@ import tempfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from perstep._json import Json
+from perstep.machine import describe
 from perstep.report import Column, Table, to_text
 
 HERE = Path(__file__).resolve().parent
 LIST = HERE / "strangers.toml"
+RESULT = HERE / "results" / "strangers.json"
 LONGEST_S = 300
 
 MODEL = '''
@@ -253,12 +258,27 @@ def outcomes(folder: Path, only: list[str]) -> Iterator[Outcome]:
             yield Outcome(stranger.name, f"takes more than {LONGEST_S} s")
 
 
+def write(found: list[Outcome], date: str) -> None:
+    """Keep what became of each, with what was installed and on which machine."""
+    versions = {name: version(name) for name in ("torch", "transformers")}
+    result = {
+        "schema_version": 1,
+        "date": date,
+        "machine": {**msgspec.to_builtins(describe()), "versions": versions},
+        "equal": sum(one.said == "equal" for one in found),
+        "of": len(found),
+        "rows": [asdict(one) for one in found],
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """The number of those that could be run and were not equal."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fetch", action="store_true")
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--date", default="", help="of the run; then the result is written")
     options = parser.parse_args()
     strangers, also = read_list()
     if options.fetch:
@@ -273,6 +293,8 @@ def main() -> int:
         Column[Outcome]("of the step", lambda one: one.share, "{:.1%}".format),
     ]
     print(to_text(Table("Scripts around other people's packages", columns, found)), end="")
+    if options.date:
+        write(found, options.date)
     return sum(one.said != "equal" and not one.said.startswith("not run") for one in found)
 
 

@@ -354,10 +354,11 @@ def taken(calm: Noise) -> Noise:
 @pytest.fixture
 def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that compile may have run before in this process."""
+    from perstep.targets.loops import by_hand
     from perstep.targets.transformers import instrument
     from perstep.watching import inside
 
-    for module in (instrument, inside):
+    for module in (by_hand, instrument, inside):
         monkeypatch.setattr(module, "anything_compiled", lambda: False)
 
 

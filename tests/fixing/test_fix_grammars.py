@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from perstep.automata import Vocabulary
+from perstep.fixing import Captures
+from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import Captured
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.grammars import engine_of
+from perstep.fixing.loop import tokens_with
 from perstep.fixing.masks import Same, for_processor
-from perstep.fixing.observe import Steps, keep_mask, listener
+from perstep.fixing.observe import Steps, keep_mask, listener, observe
 from perstep.fixing.offer import PROCESSORS
 
 pytestmark = pytest.mark.hf
@@ -156,3 +159,52 @@ def test_why_there_is_no_mask_is_said() -> None:
     assert engine_of(Guided(PATTERN)) == "outlines_core"
     assert engine_of(ByMatcher("")) == "llguidance"
     assert engine_of(transformers.TopPLogitsWarper(0.9)) == ""
+
+
+class Followed:
+    """As lm-format-enforcer writes it: it follows a text token by token, and takes any other for a prompt."""
+
+    def __init__(self, pattern: str) -> None:
+        self.index = core.Index(pattern, TEXTS)
+        self.last: dict[int, tuple[list[int], Any]] = {}
+
+    def __call__(self, row: int, sent: Any) -> list[int]:
+        """The ids that may come."""
+        text, state = sent.tolist(), self.index.get_initial_state()
+        before, reached = self.last.get(row, ([], None))
+        if before and text[:-1] == before:
+            state = None if reached is None else self.index.get_next_state(reached, text[-1])
+        self.last[row] = text, state
+        return [END] if state is None else list(self.index.get_allowed_tokens(state))
+
+
+def test_the_regex_of_an_engines_prefix_function_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask in its place gives the same tokens; a pattern that is nearly it is refused."""
+    monkeypatch.setattr(Followed, "__module__", "lmformatenforcer.integrations.transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=COLUMNS, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        eos_token_id=END, pad_token_id=0, initializer_range=0.3,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+
+    def tried(pattern: str) -> tuple[Any, Any, Any]:
+        with Captures() as captures:
+            model.generate(
+                torch.tensor([PROMPT]), max_new_tokens=12, do_sample=False, prefix_allowed_tokens_fn=Followed(PATTERN)
+            )
+        (call,) = captures.calls.values()
+        call.names = {"V": BYTES, "pattern": pattern}
+        seen = observe(call)
+        return call, offers(call, seen, find_vocabulary(call)), seen
+
+    call, found, seen = tried(PATTERN)
+    assert seen.reasons == {}
+    (offer,) = found
+    assert offer.source == "perstep.fast.TokenMask(mask_table)"
+    assert offer.before == ("mask_table = perstep.automata.compile(perstep.automata.from_regex(pattern), V)",)
+    assert seen.reasons == {}
+    assert torch.equal(tokens_with(call, [offer]), call.result)
+    _, found, seen = tried("(red|green)-[0-9]{2,3}")
+    assert found == []
+    assert "disagreed" in seen.reasons["logits/PrefixConstrainedLogitsProcessor"]

@@ -1,8 +1,10 @@
 """Decode loops written by hand, watched: known answers in fake time, unchanged tokens, and nothing left behind."""
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from perstep.watching.session import Watch, describe_calls, store
 
 pytestmark = [
     pytest.mark.hf,
+    pytest.mark.usefixtures("nothing_compiled"),
     pytest.mark.skipif(sys.gettrace() is not None, reason="another tool takes the line events"),
 ]
 torch = pytest.importorskip("torch")
@@ -93,8 +96,9 @@ def test_a_loop_is_seen_by_its_lines_and_the_tokens_stay(model: Any, ids: Any) -
     assert rows(ledger) == {"ids = choose(out.logits, clock)": 1.0, "clock.advance(MS // 2)": 0.5}
     assert (ledger.step_ns, ledger.residual_ns, ledger.overhead) == (1.5 * MS, 0, 0)
     assert ledger.largest_outside == [name for name in ledger.parts if "choose" in name]
-    # 50 forwards are 49 whole steps; the first is the prefill, the first decode step stands apart.
-    assert (ledger.forwards, ledger.steps, w.ledger("prefill").forwards) == (48, 23, 1)
+    # 50 forwards are 49 whole steps; the first is the prefill, the first decode step stands apart, in one syncs were
+    # counted, and one rested.
+    assert (ledger.forwards, ledger.steps, w.ledger("prefill").forwards) == (48, 22, 1)
     assert_adds_up(ledger)
     [sample] = w.samples
     assert (sample.rows, sample.prompt_tokens, sample.made_by, sample.whole) == (2, 5, "loop", False)
@@ -387,4 +391,98 @@ def test_a_loop_without_a_cache_is_told_to_grow() -> None:
     with torch.no_grad(), perstep.watch(model, clock=clock) as w:
         for _ in range(60):
             ids = torch.cat([ids, choose(model(ids), clock)], 1)
-    assert "forward grows by 20.0 µs a token [20.0 µs, 20.0 µs], over 56 steps: no KV cache is used, every" in str(w)
+    assert "forward grows by 20.0 µs a token [20.0 µs, 20.0 µs], over 57 steps: no KV cache is used, every" in str(w)
+
+
+def read_loop(model: Any, ids: Any, new: int, around: Callable[[], Any]) -> list[float]:
+    """A loop that reads two values a step, one of them in a helper."""
+    past, made = None, []
+    for _ in range(new):
+        with around():
+            out = model(input_ids=ids, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        ids = out.logits[:, -1].argmax(-1, keepdim=True)
+        made.append(ids[0].item())
+        made.append(best(out.logits))
+    return made
+
+
+def best(logits: Any) -> float:
+    """The largest logit of the last position."""
+    return float(logits[0, -1].max())
+
+
+def modes() -> tuple[Any, Any]:
+    """What sees the operators of this thread."""
+    from torch.overrides import _get_current_function_mode
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    return _get_current_function_mode(), _get_current_dispatch_mode()
+
+
+def test_syncs_of_a_loop_are_counted_by_its_lines(model: Any, ids: Any) -> None:
+    """In a step that is not timed; the values that are read stay."""
+    plain = read_loop(model, ids, 20, nullcontext)
+    with perstep.watch(model, clock=FakeClock(tick_ns=1)) as w:
+        assert read_loop(model, ids, 20, nullcontext) == plain
+        assert modes() == (None, None)
+    ledger = w.ledger()
+    parts = ledger.parts.items()
+    counted = {name.partition(" ")[2]: part.syncs_per_step for name, part in parts if part.syncs_per_step}
+    assert counted == {"made.append(ids[0].item())": 1, "made.append(best(out.logits))": 1}
+    assert ledger.syncs_per_step == 2
+    [sample] = w.samples
+    assert len(sample.kinds["decode"].step_ns) == sample.steps - 3  # the prefill, the counted one, the one after it
+    assert "Syncs come from watching/test_by_hand.py:" in str(w)
+
+
+@pytest.mark.parametrize("new", [6, 7, 20])
+def test_a_mode_of_the_program_is_left_to_it(model: Any, ids: Any, new: int) -> None:
+    """A step that begins inside one is not counted, and one that ends inside one leaves it where it is."""
+    from torch.utils._device import DeviceContext
+
+    device = torch.device("cpu")
+    with perstep.watch(model, clock=FakeClock()) as w:
+        read_loop(model, ids, new, lambda: device)
+        assert modes() == (None, None)
+        with device:
+            read_loop(model, ids, new, nullcontext)
+            assert isinstance(modes()[0], DeviceContext)
+        assert modes() == (None, None)
+        read_loop(model, ids, new, nullcontext)
+        with device:  # the last run's step is still open
+            read_loop(model, ids, 2, nullcontext)
+            assert isinstance(modes()[0], DeviceContext)
+        assert modes() == (None, None) or new == 6
+    assert modes() == (None, None)
+    assert len(w.samples) >= 3
+
+
+def test_a_counted_step_that_another_thread_left_open_is_let_go(model: Any, ids: Any) -> None:
+    """The thread is gone when the run ends: nothing is taken from this one's modes."""
+    with perstep.watch(model, clock=FakeClock()) as w:
+        thread = threading.Thread(target=torch.no_grad()(read_loop), args=(model, ids, 6, nullcontext))
+        thread.start()
+        thread.join()
+        with torch.device("cpu"):
+            before = modes()
+            read_loop(model, ids, 8, nullcontext)
+            assert modes() == before
+    assert modes() == (None, None)
+    assert [sample.steps for sample in w.samples] == [5, 7]
+
+
+def test_a_model_that_is_gone_when_its_run_ends_has_its_ledger() -> None:
+    """As one that a script makes only for the loop."""
+    clock = FakeClock()
+
+    def sampled(model: Any) -> None:
+        ids = torch.ones(1, 3, dtype=torch.int64)
+        for _ in range(20):
+            ids = torch.cat([ids, choose(model(ids), clock)], 1)
+
+    with torch.no_grad(), Watch(clock=clock, loops=True) as w:
+        sampled(Plain(clock).eval())
+        gc.collect()
+    [sample] = w.samples
+    assert (sample.model, sample.steps) == ("Plain", 19)

@@ -634,3 +634,102 @@ def test_the_hooks_of_a_module_lie_in_its_part(model: Any, ids: Any) -> None:
             handle.remove()
     assert w.ledger().parts["lm_head"].ns == 1.5 * MS
     assert w.ledger().parts["forward.other"].ns == 0
+
+
+TWICE = """
+def generate(model, inputs=None, custom=None, logits_processor=None, stopping_criteria=None, **kwargs):
+    wait = kwargs.pop("wait")
+    wait()
+    given = {"do_sample": False, "max_new_tokens": kwargs["max_new_tokens"], "logits_processor": logits_processor}
+    first = model.generate(inputs, **given)
+    wait()
+    return model.generate(first, **given)
+"""
+BY_HAND = """
+def generate(model, inputs=None, max_new_tokens=None, logits_processor=None, **kwargs):
+    import torch
+
+    past = None
+    for _ in range(max_new_tokens):
+        out = model(input_ids=inputs[:, -1:] if past else inputs, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        scores = logits_processor[0](inputs, out.logits[:, -1])
+        inputs = torch.cat([inputs, scores.argmax(-1, keepdim=True)], 1)
+    return inputs
+"""
+
+
+def custom(folder: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of a generate call that is done by a folder."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder / "modules"))
+    monkeypatch.syspath_prepend(str(folder / "modules"))
+    (folder / "recipe" / "custom_generate").mkdir(parents=True)
+    (folder / "recipe" / "custom_generate" / "generate.py").write_text(source, encoding="utf-8")
+    return {"custom_generate": str(folder / "recipe"), "trust_remote_code": True}
+
+
+def test_a_custom_generate_that_calls_generate_again_has_one_ledger(
+    model: Any, ids: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its two calls stand under the line that was called; nothing is counted twice; what lies around is no step."""
+    clock = FakeClock()
+    given = {
+        **custom(tmp_path, TWICE, monkeypatch), "max_new_tokens": 9, "logits_processor": [Spins(clock)],
+        "wait": lambda: clock.advance(100 * MS),
+    }  # fmt: skip
+    plain, begun_ns = model.generate(ids, **given), clock.now()
+    with perstep.watch(model, clock=clock) as w:
+        watched = model.generate(ids, **given)
+        again = model.generate(ids, max_new_tokens=9, do_sample=False, logits_processor=[Spins(clock)])
+    assert watched.tolist() == plain.tolist()
+    assert again.tolist() == plain[:, : ids.shape[1] + 9].tolist()
+    assert [(sample.prompt_tokens, sample.new_tokens, sample.steps) for sample in w.samples] == [
+        (ids.shape[1], 9, 9), (ids.shape[1] + 9, 9, 9), (ids.shape[1], 9, 9),
+    ]  # fmt: skip
+    assert w.samples[0].site == w.samples[1].site != w.samples[2].site
+    recorded_ns = sum(int(steps.step_ns.sum()) for sample in w.samples for steps in sample.kinds.values())
+    spins_ns = 27 * MS  # a processor's millisecond for each token
+    assert clock.now() - begun_ns == spins_ns + 200 * MS
+    assert recorded_ns <= spins_ns
+    assert any("called generate again" in note for note in w.samples[0].notes)
+    assert not any("called generate again" in note for note in w.samples[2].notes)
+
+
+def test_a_custom_generate_with_a_loop_of_its_own_is_recorded(
+    model: Any, ids: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its forwards separate the steps of the one call."""
+    clock = FakeClock()
+    given = {
+        **custom(tmp_path, BY_HAND, monkeypatch), "max_new_tokens": 9, "logits_processor": [Spins(clock)]
+    }  # fmt: skip
+    with torch.no_grad():
+        plain = model.generate(ids, **given)
+        with perstep.watch(model, clock=clock) as w:
+            watched = model.generate(ids, **given)
+    assert watched.tolist() == plain.tolist()
+    [sample] = w.samples
+    assert (sample.forwards, sample.finished) == (9, True)
+    assert w.ledger().step_ns == MS
+
+
+def test_a_custom_generate_that_breaks_off_is_said(
+    model: Any, ids: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call that came to its end: that one counts, and nothing is left behind."""
+    given = custom(tmp_path, TWICE, monkeypatch)
+    times: list[int] = []
+
+    def wait() -> None:
+        times.append(1)
+        if len(times) == 2:
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"), perstep.watch(model, clock=FakeClock()) as w:
+        model.generate(ids, max_new_tokens=9, wait=wait, **given)
+    assert [(sample.finished, sample.steps) for sample in w.samples] == [(True, 9)]
+    with perstep.watch(model, clock=FakeClock()) as w:
+        model.generate(ids, max_new_tokens=9, do_sample=False)
+    assert [sample.steps for sample in w.samples] == [9]

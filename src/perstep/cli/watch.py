@@ -22,7 +22,7 @@ from perstep.report import Output
 from perstep.runs import check_out, encode_json
 from perstep.targets.transformers import require
 from perstep.watching.inside import LinesOf
-from perstep.watching.script import after_import, run_script
+from perstep.watching.script import after_import, leave_threads, run_script
 from perstep.watching.session import Watch, describe_calls, store
 
 GENERATE_LIVES_IN = "transformers.generation.utils"
@@ -87,9 +87,10 @@ def watch(
     for sentence in _said_of(script, watcher, forks, lines):
         say(f"perstep: {sentence}")
     plan = {"script": script, "arguments": list(arguments), "detail": detail, "every": every, "syncs": syncs}
-    with chdir(begun_in):
-        _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text, tag=tag)
-    return code
+    if watcher.samples:
+        with chdir(begun_in):
+            _report(watcher, plan, None if quiet else output, out, force=force, keep_text=keep_text, tag=tag)
+    return leave_threads(code)
 
 
 def _said_of(script: str, watcher: Watch, forks: "_Forks", lines: LinesOf | None) -> Iterator[str]:

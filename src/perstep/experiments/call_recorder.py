@@ -15,6 +15,7 @@ from perstep.measure import RESIDUAL, Clock, Recorder, Steps
 from perstep.runs import Column
 from perstep.targets.interrupts import uninterrupted
 from perstep.targets.transformers import Device, DeviceRecorder, SyncRecorder
+from perstep.targets.transformers.syncs import no_modes
 from perstep.targets.transformers.words import COUNTED, DECODE, PLAIN
 
 _TURN = threading.Lock()
@@ -60,6 +61,8 @@ class CallRecorder:
         clock: the host's.
         device: where events come from; None where the host does all the work.
         device_type: of the tensors whose reads are syncs, as torch spells it.
+        between: a step begins and ends in the middle of a program, not inside generate: no syncs are counted in one
+            that begins inside a mode of torch, whose end could come first.
 
     Attributes:
         mark: the recorder's own, so that a mark costs what it costs there.
@@ -69,7 +72,7 @@ class CallRecorder:
     mark: Callable[[str], None]
     turn: Callable[[str], None]
 
-    def __init__(self, clock: Clock, device: Device | None, device_type: str) -> None:
+    def __init__(self, clock: Clock, device: Device | None, device_type: str, *, between: bool = False) -> None:
         self._recorder: Recorder | DeviceRecorder
         if device is None:
             self._recorder = self._host = Recorder(clock)
@@ -78,7 +81,7 @@ class CallRecorder:
             self._host = self._recorder.host
         self.mark = self._recorder.mark
         self.turn = self._recorder.turn
-        self._device_type = device_type
+        self._device_type, self._between = device_type, between
         self._counting = self._open = False
         self._syncs = self._new_syncs()
 
@@ -111,6 +114,8 @@ class CallRecorder:
 
     def take(self) -> Taken:
         """The steps of a call, forgotten afterwards. Waits for the device."""
+        if self._between:
+            self._syncs.leave()
         counted = {kind: sync_counts(self._syncs.syncs(kind)) for kind in self._syncs.kinds}
         if isinstance(self._recorder, DeviceRecorder):
             device, idle = self._in_order(self._recorder.device), self._in_order(self._recorder.idle)
@@ -142,6 +147,8 @@ class CallRecorder:
 
     @uninterrupted(undo="_stop_counting")
     def _start_counting(self, kind: str) -> None:
+        if self._between and not (self._syncs.leave() and no_modes()):
+            return
         if _TURN.acquire(blocking=False):
             self._counting = True
             self._syncs.__enter__()
@@ -151,5 +158,8 @@ class CallRecorder:
     def _stop_counting(self) -> None:
         if self._counting:
             self._counting = False
-            self._syncs.__exit__(None, None, None)
+            if self._between:
+                self._syncs.leave()
+            else:
+                self._syncs.__exit__(None, None, None)
             _TURN.release()

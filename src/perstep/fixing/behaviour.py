@@ -12,11 +12,12 @@ from perstep.errors import InputError
 from perstep.fixing.capture import REMOVED, Captured, Part, copied
 from perstep.fixing.chain import OutOfOrder, in_order, keeps_order
 from perstep.fixing.criteria import Unlike, for_criterion
+from perstep.fixing.grammars import engine_of
 from perstep.fixing.known import BY_CLASS, WITHOUT_VOCABULARY, Vocabulary, exactly, for_settings
 from perstep.fixing.masks import Same, for_processor
 from perstep.fixing.observe import MOST_STEPS, Seen, Steps, verdicts_of
 from perstep.fixing.offer import CRITERIA, PROCESSORS, Offer
-from perstep.fixing.prefixes import PREFIX, for_prefix_function
+from perstep.fixing.prefixes import PREFIX, AsMask, along_recorded, for_prefix_function
 from perstep.fixing.sequences import along_sequences
 from perstep.targets.transformers.protocols import sequences_of
 
@@ -81,24 +82,57 @@ def offers(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> list[Of
         except (Unlike, OutOfOrder) as reason:
             seen.reasons |= dict.fromkeys(offer.parts, str(reason))
     answered = {part for offer in candidates for part in offer.parts}
-    return [*proved, *_by_prefix(call, seen), *_by_behaviour(call, seen, vocabulary, answered)]
+    return [*proved, *_by_prefix(call, seen, vocabulary), *_by_behaviour(call, seen, vocabulary, answered)]
 
 
-def _by_prefix(call: Captured, seen: Seen) -> Iterator[Offer]:
-    """For the function that says which tokens may follow a text, where it is a set or a tree of sequences."""
+def _by_prefix(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Iterator[Offer]:
+    """For the function that says which tokens may follow a text: a set, a tree of sequences, a grammar engine's."""
     for place, part in enumerate(seen.merged[PROCESSORS]):
         name = seen.names.get(id(part), "")
         if type(part).__name__ != PREFIX or any(part is own for own in call.lists[PROCESSORS]):
             continue
         try:
-            drop_in, source, evidence = for_prefix_function(call, part)
-            settings = {"prefix_allowed_tokens_fn": REMOVED}
-            offer = Offer(PROCESSORS, None, (name,), ((drop_in, source),), evidence, settings, (place,), first=True)
+            same = _for_prefix_function(call, part, vocabulary if place == 0 else None)
+            offer = Offer(
+                PROCESSORS,
+                None,
+                (name,),
+                ((same.drop_in, same.source),),
+                same.evidence,
+                {"prefix_allowed_tokens_fn": REMOVED},
+                (place,),
+                first=True,
+                before=same.before,
+                names=same.names,
+            )
             keeps_order(call, offer)
         except (Unlike, OutOfOrder) as reason:
             seen.reasons[name] = str(reason)
         else:
             yield offer
+
+
+def _for_prefix_function(call: Captured, part: Part, vocabulary: Vocabulary | None) -> Same:
+    """The drop-in for the function: the mask of a grammar where an engine made it, else what it is seen to allow.
+
+    Args:
+        call: where it was used.
+        part: transformers' processor.
+        vocabulary: the bytes of the tokens; None where processors come before it: if these forbid all that it allows,
+            it allows that anyway, which a mask does not.
+
+    Raises:
+        Unlike: nothing is known to be the same.
+    """
+    if vocabulary is None or part._num_beams > 1 or not engine_of(part):
+        return Same(*for_prefix_function(call, part))
+    try:  # first: an engine keeps what it was asked, and takes a text that it did not follow for a prompt
+        return for_processor(call, AsMask(part), along_recorded(call, part), vocabulary)
+    except Unlike as reason:
+        try:
+            return Same(*for_prefix_function(call, part))
+        except Unlike:
+            raise reason from None
 
 
 def _by_class(call: Captured, seen: Seen, vocabulary: Vocabulary | None) -> Iterator[Offer]:

@@ -7,17 +7,24 @@ may follow whole ones; a function that counts tokens, reads the prompt or knows 
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from perstep._words import plural
 from perstep.errors import InputError
-from perstep.fixing.capture import REMOVED, Captured, Part
+from perstep.fixing.capture import REMOVED, Captured, Part, copied
 from perstep.fixing.criteria import Unlike
 from perstep.fixing.known import reachable, written
+from perstep.fixing.observe import Steps, keep_mask, listener
+from perstep.fixing.offer import PROCESSORS
 from perstep.fixing.repeat import ended_with
 from perstep.targets.transformers.protocols import sequences_of
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX: Final = "PrefixConstrainedLogitsProcessor"
 
@@ -55,6 +62,40 @@ def for_prefix_function(call: Captured, part: Part) -> tuple[Part, str, str]:
     if len(reasons) == 1:
         reasons.append("no list of sequences that the line can name has what it allows")
     raise Unlike("; ".join(dict.fromkeys(reasons[:2])))
+
+
+class AsMask:
+    """Transformers' processor for such a function as if nothing was forbidden before it.
+
+    Args:
+        part: the processor.
+    """
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def __call__(self, ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """The scores, -inf at what the function does not allow."""
+        mask: torch.Tensor = self._part(ids, scores.new_zeros(scores.shape))
+        return scores + mask
+
+
+def along_recorded(call: Captured, part: Part) -> Steps:
+    """What the function forbids along the rows that the call gave, up to the first that ends; asked in their order.
+
+    Args:
+        call: where it was used.
+        part: transformers' processor, of which a copy is asked.
+    """
+    import torch
+
+    steps, asked, rows = Steps(), _Asked(call, part), sequences_of(call.result)
+    spy = listener(PROCESSORS, copied([AsMask(part)])[0], partial(keep_mask, steps))
+    scores = torch.zeros(len(rows), asked.columns, device=call.model.device)
+    with suppress(ValueError):  # transformers' own, where nothing is allowed behind the end of a row
+        for end in range(asked.prompt, rows.shape[1]):
+            spy(rows[:, :end], scores)
+    return steps
 
 
 class _Asked:

@@ -1,7 +1,7 @@
 """Runs of loops written by hand, as samples of a watch."""
 
-import weakref
 from collections.abc import Mapping
+from typing import cast
 
 from perstep.experiments.call_recorder import CallRecorder
 from perstep.machine import Noise, NoiseProbe
@@ -22,6 +22,7 @@ class WatchedLoops(HandLoops):
         only: the one model to record; all if None.
         detail: `phases`, `modules` or `layers`.
         every: record one block of four steps in this many.
+        count: give a few steps to counting syncs.
     """
 
     def __init__(
@@ -33,18 +34,19 @@ class WatchedLoops(HandLoops):
         only: Callee,
         detail: Detail,
         every: int,
+        count: bool,
     ) -> None:
-        super().__init__(self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every)
+        super().__init__(
+            self._recorder_of, self._start, self._read, self._take, only=only, detail=detail, every=every, count=count
+        )
         self._samples, self._clock, self._events = samples, clock, events
-        self._recorders: weakref.WeakKeyDictionary[Callee, CallRecorder] = weakref.WeakKeyDictionary()
         self._probe: NoiseProbe | None = None
         self._noise: Noise | None = None
 
-    def _recorder_of(self, model: Callee, device: str) -> Marks:
+    def _recorder_of(self, device: str) -> Marks:
         kind = device.split(":")[0]
         events = self._events or (CudaDevice() if kind == "cuda" else None)
-        recorder = self._recorders[model] = CallRecorder(self._clock, events, kind)
-        return recorder
+        return CallRecorder(self._clock, events, kind, between=True)
 
     def _start(self) -> None:
         if self._probe is not None:
@@ -57,7 +59,7 @@ class WatchedLoops(HandLoops):
             self._noise = self._probe.so_far()
 
     def _take(self, run: Finished) -> None:
-        taken = self._recorders[run.model].take()
+        taken = cast("CallRecorder", run.marks).take()
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -66,7 +68,7 @@ class WatchedLoops(HandLoops):
         self._samples.append(
             Sample(
                 site=run.site,
-                model=f"{run.label} {getattr(run.model, 'name_or_path', '')}".rstrip(),
+                model=f"{run.label} {run.path}".rstrip(),
                 device=run.device,
                 dtype=run.dtype,
                 finished=run.finished,
@@ -79,6 +81,7 @@ class WatchedLoops(HandLoops):
                 kinds=taken.kinds,
                 notes=[*run.notes, *self.notes],
                 noise=self._noise,
+                syncs=taken.syncs,
                 device_kinds=taken.device,
                 idle_kinds=taken.idle,
                 made_by="loop",

@@ -8,7 +8,6 @@ intervals, or a fact of the recorded steps.
 
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -26,10 +25,11 @@ from perstep.runs import Manifest
 from perstep.targets.transformers import Schedule
 from perstep.targets.transformers.words import DECODE, ENCODER, PREFILL, SETUP, VISION
 from perstep.watching.assisted import Assisted, find_assisted
+from perstep.watching.batching import Batching, find_batching
 from perstep.watching.compiled import Break, Compiled, find_breaks, find_compiled
 from perstep.watching.first_calls import Chosen, FirstCall, choose, find_first_calls
 from perstep.watching.growth import Growth, find_growth
-from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Inside, Sample, by_site
+from perstep.watching.samples import KINDS, NOT_COUNTED, Conditions, Inside, MadeBy, Sample, by_site
 
 
 class SiteFindings(msgspec.Struct, kw_only=True):
@@ -46,13 +46,15 @@ class SiteFindings(msgspec.Struct, kw_only=True):
             empty where that is not resolved.
         first_calls: the times of first calls, which are shown separately.
         prefill_is_first: the ledger of the prefill is of first calls alone.
-        made_by: what the calls are: `generate`, runs of a `loop` written by hand, or `steps` that a program names.
+        made_by: what the calls are: `generate`, runs of a `loop` written by hand, `steps` that a program names, or runs
+            of a manager of continuous `batching`.
         whole: no cache was used: the decode steps took in the whole text again.
         growth: of each part over the decode steps.
         setup: of what comes before the first token of a generate call, with the prefill as one part.
         compiled: what `torch.compile` compiled in these calls, by function.
         breaks: where it fell back to Python, by line.
         assisted: what the drafts of assisted decoding brought.
+        batching: how full the batches of continuous batching were, and what a token cost then.
     """
 
     site: str
@@ -71,13 +73,14 @@ class SiteFindings(msgspec.Struct, kw_only=True):
     device_ledgers: dict[str, DeviceLedger] = {}
     first_calls: list[FirstCall] = []
     prefill_is_first: bool = False
-    made_by: Literal["generate", "loop", "steps"] = "generate"
+    made_by: MadeBy = "generate"
     whole: bool = False
     growth: list[Growth] = []
     setup: Ledger | None = None
     compiled: list[Compiled] = []
     breaks: dict[str, Break] = {}
     assisted: Assisted | None = None
+    batching: Batching | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def main(self) -> Ledger | None:
@@ -206,7 +209,8 @@ def _alike(taken: Sequence[tuple[Sample, CallSteps]]) -> bool:
     """Whether the calls repeat each other: one shape, and the same parts; a median would lose a part of a few calls."""
     shapes = {(sample.finished, sample.rows, sample.prompt_tokens, sample.steps) for sample, _ in taken}
     parts = {frozenset(steps.parts) for _, steps in taken if len(steps.residual_ns)}
-    return len(shapes) == len(parts) == 1
+    # What is in a batch goes by when the requests came, so runs of a manager do not repeat each other.
+    return len(shapes) == len(parts) == 1 and not any(sample.batches for sample, _ in taken)
 
 
 def _forwards(sample: Sample, kind: str) -> int:
@@ -223,6 +227,7 @@ def find_sites(samples: Sequence[Sample], mark_ns: float, schedule: Schedule) ->
 def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) -> SiteFindings:
     decode, prefill = (call_ledger(kind, samples, mark_ns) for kind in KINDS)
     main = decode or prefill
+    batching = find_batching(samples)
     broken_off = sum(not sample.finished for sample in samples)
     notes = list(dict.fromkeys(note for sample in samples for note in sample.notes))
     if broken_off:
@@ -252,11 +257,12 @@ def _site(name: str, samples: list[Sample], mark_ns: float, schedule: Schedule) 
         prefill_is_first=all(call.is_first for call in choose(PREFILL, samples)),
         made_by=samples[0].made_by,
         whole=any(sample.whole for sample in samples),
-        growth=find_growth(samples, schedule),
+        growth=[] if batching else find_growth(samples, schedule),
         assisted=find_assisted(samples, decode),
         compiled=find_compiled(samples),
         breaks=find_breaks(samples),
         setup=setup_ledger(samples, mark_ns) if samples[0].made_by == "generate" else None,
+        batching=batching or msgspec.UNSET,
     )
 
 

@@ -65,9 +65,7 @@ def find_growth(samples: Sequence["Sample"], schedule: Schedule) -> list[Growth]
     pairs = [(sample, steps) for sample in samples if (steps := sample.kinds.get(DECODE)) is not None]
     pairs = [(sample, steps) for sample, steps in pairs if len(steps.residual_ns) > 1]
     calls = [steps for _, steps in pairs]
-    at = [
-        _positions(steps, schedule if sample.made_by == "generate" else _uncounted(schedule)) for sample, steps in pairs
-    ]
+    at = [_positions(steps, _uncounted(schedule) if sample.made_by == "steps" else schedule) for sample, steps in pairs]
     names = dict.fromkeys(name for steps in calls for name in steps.parts)
     curves = {name: [(x, _column(steps, name)) for x, steps in zip(at, calls, strict=True)] for name in names}
     slopes = {name: fit for name in names if (fit := half_slopes(curves[name], comparisons=len(names)))}
@@ -96,7 +94,7 @@ def find_growth(samples: Sequence["Sample"], schedule: Schedule) -> list[Growth]
 
 
 def _uncounted(schedule: Schedule) -> Schedule:
-    """In a loop, and in steps that a program names, no step is given to counting syncs."""
+    """Of the steps that a program names none is given to counting syncs."""
     return replace(schedule, count=False)
 
 

@@ -9,12 +9,17 @@ from perstep.experiments.call_recorder import CallSteps
 from perstep.experiments.conditions import BaseConditions, ModelWorkload
 from perstep.experiments.sync_counts import SyncCounts
 from perstep.machine import Noise
+from perstep.runs import Column
 from perstep.targets.transformers import Compilation, GraphBreak
 from perstep.targets.transformers.words import DECODE, PREFILL
 
 KINDS = (DECODE, PREFILL)
 NOT_COUNTED = "not counted"
 """How syncs were counted, where they were not."""
+
+
+MadeBy = Literal["generate", "loop", "steps", "batching"]
+"""What made the steps of a sample."""
 
 
 class Conditions(BaseConditions, kw_only=True):
@@ -79,12 +84,27 @@ class Inside(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
+class Batches(msgspec.Struct, eq=False):
+    """What the recorded iterations of continuous batching worked on, in the order of the steps of their kind.
+
+    Attributes:
+        rows: requests in the batch.
+        tokens: positions that the forward took in.
+        new_tokens: that came out.
+    """
+
+    rows: Column
+    tokens: Column
+    new_tokens: Column
+
+
 class Sample(msgspec.Struct, kw_only=True):
     """One generate call, or one run of a loop.
 
     `steps` and `forwards` are all it made, or, if it broke off, those that were recorded. `kinds` is the host's time;
     `device_kinds` and `idle_kinds` are the device's, where there is one. `made_by` says what made it: `generate`,
-    `loop` for a run of a loop written by hand, `steps` for those that a program names. Where `whole` is true no cache
+    `loop` for a run of a loop written by hand, `steps` for those that a program names, `batching` for what a manager of
+    continuous batching did, whose steps without a prompt in the batch are decode steps. Where `whole` is true no cache
     was used: the decode steps took in the whole text again. `prefills` counts the steps of that kind.
     `proposed` and `accepted` are the tokens of each draft of assisted decoding.
     `inside` is what was seen inside one part, of the whole program; the last call has it.
@@ -108,7 +128,7 @@ class Sample(msgspec.Struct, kw_only=True):
     other_way: str = ""
     device_kinds: dict[str, CallSteps] = {}
     idle_kinds: dict[str, CallSteps] = {}
-    made_by: Literal["generate", "loop", "steps"] = "generate"
+    made_by: MadeBy = "generate"
     whole: bool = False
     prefills: int = 1
     proposed: list[int] = []
@@ -116,6 +136,7 @@ class Sample(msgspec.Struct, kw_only=True):
     compilations: list[Compilation] = []
     breaks: list[GraphBreak] = []
     inside: Inside | None = None
+    batches: dict[str, Batches] = {}
 
 
 def by_site(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

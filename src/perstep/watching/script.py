@@ -5,8 +5,10 @@ threads that are waited for. Nothing heavy is imported on its behalf, because wh
 imports (environment variables, say) must still count. Knows nothing of models.
 """
 
+import atexit
 import importlib.util
 import io
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +45,26 @@ def run_script(script: Path, arguments: Sequence[str]) -> int:
             _hide_ours(error)
             sys.excepthook(type(error), error, error.__traceback__)
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
-        for thread in threading.enumerate():  # as Python does before it ends
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
+        try:
+            for thread in threading.enumerate():  # as Python does before it ends
+                if not thread.daemon and thread is not threading.current_thread():
+                    thread.join()
+        except KeyboardInterrupt:  # of a thread that never ends; the exit code stays, as Python's does
+            _LEFT.append(script)
+    return code
+
+
+_LEFT: list[Path] = []
+"""Scripts whose threads were not waited for to their end."""
+
+
+def leave_threads(code: int) -> int:
+    """The exit code; where an interrupt has ended the wait for a thread the process ends: Python would wait again."""
+    if _LEFT:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
     return code
 
 

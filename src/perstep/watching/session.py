@@ -5,7 +5,6 @@ Inside a call marked steps, whose parts + residual = step, and plain ones, whose
 calls say is found in `watch.py`.
 """
 
-import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -32,11 +31,10 @@ from perstep.targets.transformers import (
     BOUNDARIES,
     Detail,
     Device,
+    EveryBatching,
     EveryGenerate,
-    Function,
     Instrument,
     Schedule,
-    Value,
     device_of,
     find_model,
 )
@@ -44,6 +42,7 @@ from perstep.targets.transformers.device_check import refuse_if_spread, spread_o
 from perstep.targets.transformers.protocols import Model as Watched
 from perstep.targets.transformers.words import DECODE, SETUP
 from perstep.watching.assisted import accepted
+from perstep.watching.batching import Keeps
 from perstep.watching.by_hand import WatchedLoops, never_repeated
 from perstep.watching.findings import call_ledger, device_ledger, find_sites, setup_ledger
 from perstep.watching.named import NamedSteps
@@ -69,8 +68,8 @@ class _Site(Instrument):
         if devices := spread_over(module):  # in somebody's own call nothing is refused
             self._note(f"the model is spread over {', '.join(devices)}: time on the stream is that of one of them")
         self._site, self._samples, self._name = site, watch.samples, watch.name_model(module)
-        self._turn = threading.Lock()
-        self._noted = 0
+        self._probe: NoiseProbe | None = None
+        self._noted = self._ended = 0
 
     @property
     def is_open(self) -> bool:
@@ -86,25 +85,23 @@ class _Site(Instrument):
     def model(self, model: Watched) -> None:
         self._model = weakref.ref(model)
 
-    def call(self, generate: Function, *args: Value, **kwargs: Value) -> Value:
-        """Record a call, and hand it on; a call inside it, or beside it in another thread, is none of ours."""
-        if not self._active or not self._turn.acquire(blocking=False):
-            return super().call(generate, *args, **kwargs)
-        try:
-            probe, ended = NoiseProbe(), len(self.calls)
-            probe.start()
-            try:
-                return super().call(generate, *args, **kwargs)
-            finally:
-                self._end(probe, ended)
-        finally:
-            self._turn.release()
-
     @uninterrupted()
-    def _end(self, probe: NoiseProbe, ended: int) -> None:
-        noise = probe.stop()
-        probe.close()
-        self._hand_on(noise, finished=len(self.calls) > ended)
+    def _call_begins(self) -> None:
+        self._forget_probe()
+        self._probe, self._ended = NoiseProbe(), len(self.calls)
+        self._probe.start()
+
+    def _call_ends(self) -> None:
+        """Hand the call on."""
+        if self._probe is not None:
+            noise = self._probe.stop()
+            self._forget_probe()
+            self._hand_on(noise, finished=len(self.calls) > self._ended)
+
+    def _forget_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
 
     def _hand_on(self, noise: Noise, *, finished: bool) -> None:
         taken, call, model = self._calls_recorder.take(), self.calls[-1] if finished else None, self.model
@@ -194,13 +191,21 @@ class Watch:
         self._sites: dict[tuple[str, int], _Site] = {}
         self._models: dict[str, list[weakref.ref[Watched]]] = {}
         self._loops = (
-            WatchedLoops(self.samples, self.clock, device, only=self._model, detail=detail, every=every)
+            WatchedLoops(self.samples, self.clock, device, only=self._model, detail=detail, every=every, count=syncs)
             if loops
             else None
         )
         unseen = nullcontext if self._loops is None else self._loops.unseen
         self._named = NamedSteps(self.samples, self.clock, unseen, every) if loops else None
         self._every_generate = EveryGenerate(self._choose, unseen)
+        self._every_batching = EveryBatching(
+            lambda model: Keeps(model, self.name_model(model), self.samples, self.clock),
+            self._every_generate.site,
+            only=self._model,
+            detail=detail,
+            every=every,
+            unseen=unseen,
+        )
 
     @uninterrupted(undo="_leave")
     def __enter__(self) -> Self:
@@ -222,8 +227,10 @@ class Watch:
     def watch_generate(self) -> None:
         """Record the generate calls from now on; transformers is imported."""
         self._every_generate.__enter__()
+        self._every_batching.__enter__()
 
     def _leave(self) -> None:
+        self._every_batching.__exit__(None, None, None)
         self._every_generate.__exit__(None, None, None)
         if self._loops is not None:
             self._loops.__exit__(None, None, None)
@@ -329,12 +336,13 @@ class Watch:
     def left_out(self) -> list[str]:
         """What was called and has no step, in sentences."""
         if self._loops is None:
-            return []
+            return self._every_batching.notes
         compiled = "torch.compile was called: from then on only what it compiled was watched in loops written by hand"
         return [
             *([never_repeated(self._loops.once)] if self._loops.once else []),
             *([compiled] if self._loops.compiled else []),
             *self._loops.notes,
+            *self._every_batching.notes,
         ]
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from perstep.targets.transformers.words import (
     VISION,
 )
 from perstep.watching.assisted import assisted_sentences
+from perstep.watching.batching import batching_sentences, batching_table
 from perstep.watching.compiled import compiled_sentences
 from perstep.watching.findings import SiteFindings, WatchFindings, marked_steps
 from perstep.watching.first_calls import first_call_sentences
@@ -49,7 +50,8 @@ def site_tables(site: SiteFindings) -> list[Table]:
     """The ledger of a line as a table, and where there is a device its ledger as a second one."""
     beside = None if site.main is None else site.device_ledgers.get(site.main.kind)
     if beside is None:
-        return [_host_table(site)]
+        batching = site.batching or None
+        return [_host_table(site), *([batching_table(site.site, batching)] if batching and batching.levels else [])]
     title = f"{beside.ledger.kind}, time on the device's stream at {site.site}: {_subject(site)}"
     return [_host_table(site), device_table(beside, title=title, forwards_in=f"in {_calls(site)}")]
 
@@ -91,6 +93,7 @@ def sentences(site: SiteFindings) -> list[str]:
         said.append(f"No KV cache is used{USE_CACHE if site.made_by == 'generate' else ''}: {WHOLE}.")
     said += growth_sentences(site.growth, whole=site.whole, made_by=site.made_by)
     said += assisted_sentences(site.assisted)
+    said += batching_sentences(site.batching or None)
     said += compiled_sentences(site.compiled, site.breaks)
     return [*said, *first_call_sentences(site.first_calls)]
 
@@ -116,7 +119,8 @@ def _prefill_sentence(site: SiteFindings, ledger: Ledger) -> str:
     of = "" if ledger.steps == 1 else f" (the median of {ledger.steps:,})"
     warm = "; it belongs to a first call and includes its warm-up" if site.prefill_is_first else ""
     setup = ", the set-up of the call included" if site.made_by == "generate" else ""
-    return f"A prefill took {duration(ledger.step_ns)}{of}{setup}{inside}{warm}."
+    what = "A step with a prompt in the batch" if site.made_by == "batching" else "A prefill"
+    return f"{what} took {duration(ledger.step_ns)}{of}{setup}{inside}{warm}."
 
 
 def setup_sentences(site: SiteFindings) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perstep.targets.loops._positions import Positions
-from perstep.targets.transformers import Loop, Wraps
+from perstep.targets.transformers import Loop, Marks, Wraps
 from perstep.targets.transformers.words import FORWARD
 
 Callee = Any
@@ -22,10 +22,12 @@ class Watched:
         model: gives it, or None when nobody holds it any more.
         number: among all that were seen.
         label: its class, or a function's name; `X#2` where another of that name was seen before it.
+        path: where it was loaded from, as transformers keeps it; else empty.
         size: number of its weights.
         device: where its weights are, as torch spells it.
         dtype: of its weights, likewise.
         loop: the state of its runs; made when the first one begins.
+        marks: takes the marks of its runs; made likewise.
         inside: wrappers inside its forward.
         part: what no other part of its forward covers.
         caches: classes of caches whose update is wrapped.
@@ -35,10 +37,12 @@ class Watched:
     model: Callable[[], Callee]
     number: int
     label: str
+    path: str
     size: int
     device: str
     dtype: str
     loop: Loop | None = None
+    marks: Marks | None = None
     inside: Wraps = field(default_factory=Wraps)
     part: str = FORWARD
     caches: set[type] = field(default_factory=set)
@@ -72,6 +76,7 @@ class Models:
                 weakref.ref(model),
                 number,
                 label,
+                str(getattr(model, "name_or_path", "")),
                 sum(weight.numel() for weight in weights),
                 device,
                 dtype.removeprefix("torch."),

@@ -10,6 +10,7 @@ from perstep.targets.transformers._modules import wrap_cache
 from perstep.targets.transformers._schedule import Schedule
 from perstep.targets.transformers._silence import silent
 from perstep.targets.transformers._wrap import Function, Value, Wraps
+from perstep.targets.transformers.batching import Batched, EveryBatching
 from perstep.targets.transformers.blocks import Blocks, find_blocks, truncate
 from perstep.targets.transformers.compilations import Compilation, Compilations, GraphBreak
 from perstep.targets.transformers.cuda import CudaDevice, Device, DeviceRecorder, Event, device_of
@@ -43,6 +44,7 @@ __all__ = [
     "DETAILS",
     "IMPLEMENTATIONS",
     "RANDOM_WEIGHTS",
+    "Batched",
     "Blocks",
     "Call",
     "Compilation",
@@ -52,6 +54,7 @@ __all__ = [
     "Device",
     "DeviceRecorder",
     "Event",
+    "EveryBatching",
     "EveryGenerate",
     "ExpertsPerToken",
     "Function",

@@ -163,6 +163,11 @@ class Loop:
         """How many steps of the call are whole: the number of the open one, from 0."""
         return self._steps
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the open step's duration is taken."""
+        return self._mode.timed
+
     # A call
 
     def claim(self) -> bool:

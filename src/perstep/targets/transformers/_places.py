@@ -7,7 +7,8 @@ before the counted step nothing is known; to read it is taken to be free, and to
 """
 
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,16 @@ class Places:
     """
 
     def __init__(self, device_type: str) -> None:
-        from torch.utils.weak import WeakIdKeyDictionary
-
         self._device_type = device_type
         self._inferred = device_type == "cpu"
-        # Of each tensor whether it lies on the device.
-        self._known: MutableMapping[torch.Tensor, bool] = WeakIdKeyDictionary()
+        # Of each tensor, by its id, whether it lies on the device; an id is used again when a tensor is gone. With a
+        # dictionary of torch's own, keyed by tensors, this took most of a counted step.
+        self._known: dict[int, tuple[weakref.ref[torch.Tensor], bool]] = {}
 
     def lie_on_device(self, tensors: "Sequence[torch.Tensor]") -> None:
         """Note tensors that lie there from the beginning."""
         for tensor in tensors:
-            self._known[tensor] = True
+            self._note(tensor, on_device=True)
 
     def on_device(self, tensor: "torch.Tensor") -> bool:
         """Whether a read of a tensor waits for the device, or would."""
@@ -58,15 +58,14 @@ class Places:
             return False
         if name in _MOVES:
             return not kwargs.get("non_blocking") and self._is_on_host(args[0])
-        return name == "new_tensor" or not any(self.on_device(tensor) for tensor in _tensors(args))
+        return name == "new_tensor" or not any(self.on_device(tensor) for tensor in all_tensors(args, None))
 
     def library_uses(self, args: Value, kwargs: Value) -> None:
         """Note that code works on tensors: those that transformers works on lie on the device."""
         if self._inferred:
             unknown = [tensor for tensor in all_tensors(args, kwargs) if self._place(tensor) is None]
             if unknown and _caller() == "transformers":
-                for tensor in unknown:
-                    self._known[tensor] = True
+                self.lie_on_device(unknown)
 
     def derive(self, result: object, sources: "Sequence[torch.Tensor]", name: str) -> None:
         """Note what an operator made: it lies on the device if a source does, on the host if there is no source.
@@ -78,11 +77,12 @@ class Places:
             places = [place for tensor in sources if (place := self._place(tensor)) is not None]
             if not places and sources:
                 return
-            for tensor in _tensors(result):
-                if any(places) and name.endswith("_") and name != "copy_":
-                    self._known[tensor] = True
-                else:
-                    self._known.setdefault(tensor, any(places))
+            on_device = any(places)
+            for tensor in all_tensors((result,), None):
+                if on_device and name.endswith("_") and name != "copy_":
+                    self._note(tensor, on_device=True)
+                elif self._noted(tensor) is None:
+                    self._note(tensor, on_device=on_device)
 
     def place(self, result: Value, name: str, args: Sequence[Value], kwargs: Mapping[str, Value]) -> Value:
         """Note where the call of a function put its result, and give it.
@@ -98,7 +98,7 @@ class Places:
             return result
         if any(result is source for source in args):
             result = result.view_as(result)
-        self._known[result] = goal
+        self._note(result, on_device=goal)
         return result
 
     def _is_on_host(self, tensor: "torch.Tensor") -> bool:
@@ -107,8 +107,15 @@ class Places:
     def _place(self, tensor: "torch.Tensor") -> bool | None:
         import torch
 
-        place: bool | None = self._known.get(tensor, True if isinstance(tensor, torch.nn.Parameter) else None)
-        return place
+        place = self._noted(tensor)
+        return True if place is None and isinstance(tensor, torch.nn.Parameter) else place
+
+    def _noted(self, tensor: "torch.Tensor") -> bool | None:
+        entry = self._known.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def _note(self, tensor: "torch.Tensor", *, on_device: bool) -> None:
+        self._known[id(tensor)] = weakref.ref(tensor), on_device
 
     def _goal(self, name: str, args: Sequence[Value], kwargs: Mapping[str, Value]) -> bool | None:
         """Where a function puts its result: on the device (True), on the host (False), or where its sources lie."""
@@ -117,7 +124,7 @@ class Places:
         asked = self._asked((*(args[1:] if name == "to" else ()), kwargs.get("device")))
         if asked is None and name == "new_tensor":
             return self.on_device(args[0])
-        if asked is None and name in _MAKES and next(_tensors(args), None) is None:
+        if asked is None and name in _MAKES and not all_tensors(args, None):
             return False
         return asked
 
@@ -136,17 +143,17 @@ class Places:
 
 def all_tensors(args: Value, kwargs: Value) -> "list[torch.Tensor]":
     """The tensors among arguments, also those in lists."""
-    return list(_tensors((args, list((kwargs or {}).values()))))
-
-
-def _tensors(value: object) -> "Iterator[torch.Tensor]":
     import torch
 
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
+    tensors: list[torch.Tensor] = []
+    pending: list[Value] = [args, *kwargs.values()] if kwargs else [args]
+    while pending:
+        value = pending.pop(0)
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            pending[:0] = value
+    return tensors
 
 
 def _caller() -> str:

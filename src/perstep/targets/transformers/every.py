@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
 from typing import Self
 
 from perstep.targets.interrupts import uninterrupted
@@ -60,12 +61,16 @@ class EveryGenerate:
                 instrument.__exit__(None, None, None)
         self._wraps.restore()
 
+    def site(self, frame: FrameType | None) -> str:
+        """The call site of what a frame calls."""
+        return self._starts.site(frame)
+
     def _watch(self, original: Function) -> Function:
         def generate(model: Model, *args: object, **kwargs: object) -> object:
-            if getattr(self._here, "watching", False):
-                return original(model, *args, **kwargs)
+            if getattr(self._here, "watching", False) or kwargs.get("cache_implementation") == "paged":
+                return original(model, *args, **kwargs)  # the latter is continuous batching, in another thread
             with self._unseen():
-                instrument = self._choose(model, self._starts.site(sys._getframe(1)))
+                instrument = self._choose(model, self.site(sys._getframe(1)))
                 if instrument is None or not self._take(instrument):
                     return original(model, *args, **kwargs)
                 try:

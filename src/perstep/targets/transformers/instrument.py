@@ -96,7 +96,8 @@ class Instrument:
         self._of_cache = Wraps()
         self._compilations = Compilations()
         self._active = False
-        self._looks_inside = self._is_compiled = False
+        self._looks_inside = self._is_compiled = self._may_call_again = False
+        self._this: object = None  # what stands for the call that is being recorded
         for note in version.missing_hooks(self.model):
             self._note(note)
 
@@ -144,10 +145,13 @@ class Instrument:
         loop = self._loop
         if not self._active:  # left, with the wrapper of a later Instrument still over this one
             return generate(*args, **kwargs)
-        if not loop.claim():
+        if not (loop.claim() or self._take_over()):
             return self._unwatched(generate, *args, **kwargs)
+        this = self._this = object()
         try:
+            self._call_begins()
             given = _arguments(generate, args, kwargs)
+            self._may_call_again = given.get("custom_generate") is not None
             if given.get("streamer") is not None and not self._plain:
                 wrap_streamer(self._of_call, given["streamer"], loop)
             if given.get("custom_generate") is not None:
@@ -156,23 +160,51 @@ class Instrument:
             self._compilations.begin(lambda: loop.steps)
             loop.begin_call()
             result = generate(*args, **kwargs)
-            self._note_way(given.get("custom_generate"))
-            self._end_call(result)
+            if self._this is this:
+                self._note_way(given.get("custom_generate"))
+                self._end_call(result)
             return result
         except BaseException:
-            loop.abandon_call()
+            if self._this is this:
+                loop.abandon_call()
             raise
         finally:
-            self._leave_call()
+            if self._this is this:
+                self._leave_call()
+
+    def _take_over(self) -> bool:
+        """Whether a call made by a `custom_generate` is recorded in the place of the one that it was given to."""
+        loop = self._loop
+        if not self._may_call_again or loop.forwards or loop.outside():
+            return False
+        self._note("custom_generate called generate again: its calls are recorded, not what it does around them")
+        loop.abandon_call()
+        self._forget_call()
+        loop.release()
+        return loop.claim()
+
+    def _call_begins(self) -> None:
+        """Told when a call is about to be recorded."""
+
+    def _call_ends(self) -> None:
+        """Told when it has been recorded, or an exception has left it."""
 
     @uninterrupted()
     def _leave_call(self) -> None:
+        self._forget_call()
+        try:
+            self._call_ends()
+        finally:
+            self._loop.release()
+
+    @uninterrupted()
+    def _forget_call(self) -> None:
+        self._this, self._may_call_again = None, False
         self._compilations.end()
         self._of_cache.restore()
         self._of_call.restore()
         if self._loop.compiled and self._active:
             self._wrap_inside()
-        self._loop.release()
 
     def _end_call(self, result: object) -> None:
         if not self._active:

@@ -134,6 +134,7 @@ class SyncRecorder:
         self._by_kind: dict[str, Syncs] = {}
         self._steps: Counter[str] = Counter()
         self._stack = ExitStack()
+        self._entered: tuple[object, object] | None = None
         self.mark = self._mark
 
     @uninterrupted(undo="_close")
@@ -145,14 +146,28 @@ class SyncRecorder:
             stack.enter_context(function_mode)
             stack.enter_context(dispatch_mode)
             self._stack = stack.pop_all()
+        self._entered = function_mode, dispatch_mode
         return self
 
     def _close(self) -> None:
+        self._entered = None
         self._stack.close()
 
     @uninterrupted()
     def __exit__(self, *exception: object) -> None:
         self._close()
+
+    @uninterrupted()
+    def leave(self) -> bool:
+        """Leave in the middle of a program, which may have entered a mode of torch meanwhile, or be in another thread.
+
+        Returns:
+            Whether nothing is left; otherwise what sees operators stays below the program's mode, sees nothing, and can
+            be taken away later.
+        """
+        if self._entered is not None and self._entered == _innermost_modes():
+            self._close()
+        return self._entered is None
 
     def begin(self, kind: str = "decode") -> None:
         """Begin a step of a kind."""
@@ -182,6 +197,11 @@ class SyncRecorder:
         """Forget the open step."""
         self._kind = None
         self._seen.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is being counted."""
+        return self._kind is not None
 
     @property
     def kinds(self) -> list[str]:
@@ -232,6 +252,8 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
         def __torch_function__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             name = getattr(func, "__name__", "")
             kwargs = kwargs or {}
+            if not recorder.is_open:
+                return func(*args, **kwargs)
             places.library_uses(args, kwargs)
             if places.is_upload(name, args, kwargs):
                 result = recorder.upload(lambda: func(*args, **kwargs))
@@ -243,6 +265,8 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
 
     class Operators(TorchDispatchMode):
         def __torch_dispatch__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
+            if not recorder.is_open:
+                return func(*args, **(kwargs or {}))
             name = func.overloadpacket.__name__
             if name == "_local_scalar_dense" and places.on_device(args[0]):
                 recorder.saw(SCALAR_READ)
@@ -254,6 +278,18 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
 
     operators: TorchDispatchMode = Operators()  # type: ignore[no-untyped-call]
     return Methods(), operators
+
+
+def no_modes() -> bool:
+    """Whether nothing of the program sees the operators of this thread."""
+    return _innermost_modes() == (None, None)
+
+
+def _innermost_modes() -> tuple[object, object]:
+    from torch.overrides import _get_current_function_mode
+    from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+    return _get_current_function_mode(), _get_current_dispatch_mode()
 
 
 def _has_mask(indices: "Iterable[torch.Tensor | None]") -> bool:

@@ -39,6 +39,8 @@ DRAFT: Final = "draft"
 DRAFT_FORWARD: Final = "draft.forward"
 BOOKKEEPING: Final = "bookkeeping"
 LOOP: Final = "loop"
+SCHEDULE: Final = "schedule"
+UPDATE: Final = "update"
 
 PREFILL: Final = "prefill"
 DECODE: Final = "decode"
@@ -54,7 +56,8 @@ BOUNDARIES: Final[dict[str, str]] = {
     SETUP_CACHE: "building the cache of a call",
     ENCODER: "the encoder of an encoder-decoder model, once a call",
     VISION: "the vision tower and its projector, once a call",
-    INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here",
+    INPUTS: "prepare_inputs_for_generation; with a static cache the attention mask is built here; with continuous "
+    "batching the tensors of the batch",
     FORWARD: "the model's forward as a whole (detail `phases`, or compiled)",
     FORWARD_OTHER: "what a forward does between its modules: residual additions, the loop over layers, module calls",
     FORWARD_HOOKS: "forward hooks and pre-hooks of the model itself, if it has any; those of a module inside it are in "
@@ -78,13 +81,17 @@ BOUNDARIES: Final[dict[str, str]] = {
     REPLAY: "where a trace is replayed: storing the chosen token and writing the trace's in its place, in every arm; "
     "also the beginning of the list of criteria, which without a replay is in the first criterion",
     STREAM: "stream/X: the streamer's put",
-    SYNC: "the wait for the answer whether all rows have stopped",
+    SYNC: "the wait for the answer whether all rows have stopped; with continuous batching the copy of the chosen "
+    "tokens to the host",
     DRAFT: "the candidates of assisted decoding, apart from `draft.forward`",
     DRAFT_FORWARD: "the forwards of the assistant",
     BOOKKEEPING: "the loop's own work: update of arguments, float32 copy of the logits, merge of stop flags, deletion "
     "of outputs",
     LOOP: "loop/X: one source line of a loop written by hand, with all that it calls, between two calls of a model; "
     "`loop` alone where no line could be told",
+    SCHEDULE: "continuous batching: requests that came and were cancelled, the choice of the batch and of its cache "
+    "blocks, apart from `inputs`",
+    UPDATE: "continuous batching: the requests take their tokens, stop or go on, and results are handed out",
 }
 """Part -> what lies inside it. `logits`, `stop` and `stream` stand for one part per class, `loop` for one per line."""
 
