@@ -34,8 +34,9 @@ MEASURES = {
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats targets/reference",
     "statistics": "stats",
+    "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py targets/reference",
-    "torture": "runs cli experiments/pipeline.py experiments/ledger",
+    "torture": "runs sweeps predicting cli experiments/pipeline.py experiments/ledger",
     "validity": "automata targets/reference",
 }
 """Result -> the rooms and modules of src/perstep that it measures."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
@@ -74,6 +75,10 @@ def test_first_calls_stand_apart_from_warm_ones(arch: str, monkeypatch: pytest.M
     assert "164 tokens [164, 164]" in shown
     assert "fast.decode: perstep.fast.decode, as it is by default on this device." in shown
     assert show.csv(found).splitlines()[0].startswith("loop,first_ns,once_ns,ns_per_token,change")
+    assert "slots" not in shown
+    captured = msgspec.structs.replace(found, arms=[base, msgspec.structs.replace(ours, slots=64)])
+    assert "cache has 64 slots for 12 positions" in to_text(show.table(captured))
+    assert "fast.Decode(slots=12) has no more than this call needs" in to_text(show.table(captured))
 
 
 def test_a_loop_that_cannot_run_is_left_out_by_name(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +107,7 @@ def _late(make: Any) -> Any:
         (["--loop", "generate,fast.decode", "--detail", "phases"], "--detail does not go with --loop"),
         (["--loop", "generate,fast.decode", "--temperature", "1"], "--temperature does not go with --loop"),
         (["--loop", "generate,fast.decode", "-n", "1"], "--new-tokens 1: a decode loop needs at least 2"),
+        (["--loop", "generate,fast.decode", "--tag", "x"], "--tag does not go with --loop"),
         (["--loop", "generate,fast.decode", "--resume"], "--resume does not go with --loop"),
         (["--loop", "generate,fast.decode", "--trace", "x.json"], "--loop does not go with --trace"),
         (["--loop", "generate,fast.decode", "-m", "mini"], "--loop is about loops of transformers models"),
