@@ -135,7 +135,7 @@ def test_the_tables_say_what_files_say(law: Law) -> None:
     (table,) = validation_tables(validate(Cells(law(0.1, archs=5), Counter())))
     lines = to_csv(table.columns, table.records).splitlines()
     assert lines[0].startswith(
-        "left_out,method,folds,cells,median,p90,worst,within,coverage,derived,parts,cancelling,noise"
+        "method,left_out,folds,cells,median,p90,worst,within,coverage,derived,parts,cancelling,noise"
     )
     assert len(lines) == 1 + len(table.records)
     assert "5 architectures" in to_text(table)

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def test_the_table_has_every_cell_with_what_became_of_it(sweep: Sweep) -> None:
     assert "6 cells: 5 done, 1 failed." in text
     assert "Failed: 000000000003.1 (context 64, batch 4): exit code 2: it does not fit." in text
     assert "step_ns of one differs from their median by up to 9.1 %, the last from the first by +20.0 %." in text
+
+
+def test_a_table_fits_a_narrow_terminal(sweep: Sweep) -> None:
+    """Of 80 characters, however long the reason of a failure is; every cell is named in each piece."""
+    rows = [*ROWS, replace(ROWS[3], why="exit code 2: " + "it does not fit " * 20)]
+    lines = to_text(table_of(sweep, rows), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    pieces = sum(line.startswith("cell ") for line in lines)
+    assert pieces > 1
+    assert sum(line.startswith("000000000002.1") for line in lines) == pieces
 
 
 def test_files_have_numbers_and_the_key_first(sweep: Sweep, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def _machine(path: Path) -> Machine:
         return msgspec.convert(json.loads(read_regular(path))["machine"], Machine)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep machine -o json` writes one") from error
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no machine: {error}; `perstep machine -o json` writes one") from error
 
 

@@ -16,7 +16,7 @@ from perstep.runs import encode_json
 from perstep.sweeps.begin import Begun, begin_sweep
 from perstep.sweeps.folder import check_versions, read_sweep, versions_here
 from perstep.sweeps.on_ray import connected, run_on_ray
-from perstep.sweeps.rows import read_rows
+from perstep.sweeps.rows import DAMAGED, read_rows
 from perstep.sweeps.show import TABLE, write_all
 from perstep.sweeps.work import Worker
 
@@ -77,7 +77,7 @@ def _tell(begun: Begun, output: Output, *, quiet: bool) -> int:
     """Print the table; the exit code.
 
     Raises:
-        InvalidMeasurement: cells failed; they are named, and the table is written.
+        InvalidMeasurement: cells failed or are damaged; they are named, and the table is written.
     """
     rows = read_rows(begun.folder, begun.sweep)
     table = write_all(begun.folder, begun.sweep, rows)
@@ -87,12 +87,11 @@ def _tell(begun: Begun, output: Output, *, quiet: bool) -> int:
         print_tables([table], output)
     if not quiet:
         remark(f"sweep: {begun.folder / TABLE}")
-    failed = [row.cell.key for row in rows if row.outcome == "failed"]
-    if failed:
-        raise InvalidMeasurement(
-            f"failed three times, or took their workers with them: {', '.join(failed)}; the other cells are in"
-            f" {begun.folder / TABLE}"
-        )
+    kinds = {"failed": "failed three times, or took their workers with them", DAMAGED: "damaged"}
+    keys = {words: [row.cell.key for row in rows if row.outcome == outcome] for outcome, words in kinds.items()}
+    wrong = [f"{words}: {', '.join(of_cells)}" for words, of_cells in keys.items() if of_cells]
+    if wrong:
+        raise InvalidMeasurement(f"{'; '.join(wrong)}; the other cells are in {begun.folder / TABLE}")
     return 0
 
 
@@ -109,7 +108,10 @@ def worker(folder: Path, /, *, quiet: Annotated[bool, Parameter(name=["-q", "--q
     begun = read_sweep(folder)
     check_versions(begun, versions_here(), "this environment")
     with progress_shown(quiet=quiet) as progress:
-        Worker(folder, begun, progress, stays=False).run()
+        working = Worker(folder, begun, progress, stays=False)
+        working.run()
+    for why in working.damaged:
+        remark(f"warning: {why}")
     if not quiet:
         remark(f"no cell of {folder} is free; `perstep sweep GRID.toml --out {folder} --resume` makes the table")
     return 0

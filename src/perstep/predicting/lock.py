@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from perstep._json import DamagedError, decode, schema_version
 from perstep._version import __version__
 from perstep._words import plural
 from perstep.errors import InputError
@@ -136,14 +137,15 @@ def read_lock(path: Path) -> Lock:
         InputError: it cannot be read, or a newer perstep wrote it.
     """
     try:
-        locked = msgspec.json.decode(read_regular(path), type=Lock)
+        raw = read_regular(path)
+        version = schema_version(raw)
+        if version != _SCHEMA_VERSION:
+            raise InputError(f"{path} has schema_version {version}, this perstep reads {_SCHEMA_VERSION}")
+        return decode(raw, Lock)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep predict --lock FILE` makes one") from error
-    except msgspec.DecodeError as error:
+    except DamagedError as error:
         raise InputError(f"{path} is no lock: {error}") from error
-    if locked.schema_version != _SCHEMA_VERSION:
-        raise InputError(f"{path} has schema_version {locked.schema_version}, this perstep reads {_SCHEMA_VERSION}")
-    return locked
 
 
 def check(locked: Lock, cells: Cells) -> list[Checked]:

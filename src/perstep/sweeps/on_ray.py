@@ -18,7 +18,7 @@ from perstep._words import plural
 from perstep.errors import InputError, how_to_install
 from perstep.measure import Progress
 from perstep.sweeps.folder import CELLS, Sweep, check_versions, read_sweep, versions_here
-from perstep.sweeps.queue import attempts, verdict
+from perstep.sweeps.queue import is_over
 from perstep.sweeps.work import Perform, Worker, in_fresh_process, tell
 
 RayModule = Any
@@ -197,7 +197,7 @@ class _Cluster:
 
     def _ended(self) -> bool:
         cells = self._folder / CELLS
-        self._left = {key for key in self._left if verdict(attempts(cells / key)) is None}
+        self._left = {key for key in self._left if not is_over(cells / key)}
         return not self._left
 
 

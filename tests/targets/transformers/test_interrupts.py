@@ -16,19 +16,21 @@ import pytest
 from tests.models import small_llama
 
 import perstep
+from perstep.fast import Decode
 from perstep.fixing import Captures
 from perstep.measure import FakeClock, Recorder
 from perstep.targets import BlockMask, interrupts
 from perstep.targets.transformers import Instrument, Replay, is_recorded, record
 from perstep.targets.transformers._wrap import _LAYERS, Wraps
+from perstep.watching.inside import LinesOf
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 PACKAGE = str(Path(perstep.__file__).parent)
-OURS = ("/targets/transformers/", "/targets/block_mask.py", "/watching/", "/experiments/call_recorder.py",
-        "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
+OURS = ("/targets/transformers/", "/targets/loops/", "/targets/block_mask.py", "/watching/", "/fast/graph_",
+        "/experiments/call_recorder.py", "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
 EVERY = 13
 """Of the lines, in a run that is not nightly: 1,600 of them take 3 minutes."""
 OPTIONS = {"max_new_tokens": 7, "do_sample": False}
@@ -83,6 +85,7 @@ def state(model: Any) -> dict[str, Any]:
     found |= {name: (type(one), dict(vars(one))) for name, one in model.named_modules()}
     found["config"] = dict(vars(model.config))
     dispatch = torch.utils._python_dispatch._get_current_dispatch_mode
+    found["torch"] = torch.nn.Module.__call__, torch.compile
     found["modes"] = torch.overrides._get_current_function_mode(), dispatch()
     interrupted = {"kept": interrupts._STATE.kept, "recorded": is_recorded()}
     return found | interrupted | {"layers": dict(_LAYERS), "handler": signal.getsignal(signal.SIGINT)}
@@ -144,7 +147,51 @@ def skipping(model: Any, ids: Any) -> Any:
     return use, lambda: mask.calls[0] == 0 and mask.calls[1] > 0
 
 
-@pytest.mark.parametrize("way", [watching, instrumenting, replaying, capturing, skipping])
+def looping(model: Any, ids: Any) -> Any:
+    """A watch of a loop that is written by hand."""
+    watch = perstep.watch(model, clock=FakeClock(tick_ns=1))
+
+    def use() -> None:
+        text = ids
+        with watch, torch.no_grad():
+            for _ in range(7):
+                text = torch.cat([text, model(text).logits[:, -1:].argmax(-1)], 1)
+
+    return use, lambda: watch.samples[-1].steps == 6
+
+
+def looking_inside(model: Any, ids: Any) -> Any:
+    """A processor by its own lines."""
+    watch = perstep.watch(model, clock=FakeClock(tick_ns=1), every=2)
+    lines = LinesOf("logits/Adds", watch.is_recording, watch.clock)
+
+    class Adds(transformers.LogitsProcessor):  # type: ignore[misc]
+        """Has a line."""
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            """Other scores."""
+            return scores + 1
+
+    def use() -> None:
+        with watch, lines:
+            model.generate(ids, logits_processor=[Adds()], **{**OPTIONS, "max_new_tokens": 12})
+
+    return use, lambda: lines.counted > 0
+
+
+def decoding(model: Any, ids: Any) -> Any:
+    """`fast.decode` with its step in fixed places, which is kept with the model."""
+    decode = Decode(captured=True)
+
+    def use() -> None:
+        model.generate(ids, custom_generate=decode, **OPTIONS)
+
+    return use, lambda: decode.last.way == "captured"
+
+
+@pytest.mark.parametrize(
+    "way", [watching, instrumenting, replaying, capturing, skipping, looping, looking_inside, decoding]
+)
 @pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.nightly)])
 def test_an_interrupt_at_any_line_leaves_everything_as_before(model: Any, ids: Any, way: Any, every: int) -> None:
     """Where each line is run for the first time; the interrupt arrives. Not nightly, at one line in thirteen."""

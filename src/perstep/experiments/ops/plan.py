@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
@@ -184,8 +185,8 @@ def _read_arch(arch: str) -> tuple[str, Mapping[str, Json]]:
     if not file.is_file():
         raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(by_name)}, or give a config.json")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        raw = json.loads(read_given(file))
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} is not a config.json: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{file} is not a config.json: it holds a {type(raw).__name__}")
