@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint types floors docs check-docs unit nightly gate-self busy stale bench clean
+.PHONY: help env demo test lint types floors docs check-docs unit nightly kernels gate-self busy stale bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -61,9 +61,17 @@ check-docs: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not nightly" -n $(WORKERS) --dist worksteal --durations=25
 
-nightly: $(VENV)/.dev  ## run the long matrices as well, and let Hypothesis search at random
+nightly: $(VENV)/.dev kernels  ## run the long matrices as well, and let Hypothesis search at random
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25 --hypothesis-profile=random
 	$(BIN)/python -P benchmarks/gate_self.py
+
+$(VENV)/triton: constraints.txt | $(VENV)/.dev
+	$(PIP) install --upgrade --no-deps --target $@ $$(grep '^triton==' constraints.txt)
+	@touch $@
+
+kernels: $(VENV)/triton  ## test the Triton kernels without a GPU, in Triton's interpreter (installs 290 MB once)
+	PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest -n $(WORKERS) tests/fast/test_kernels_compile.py
+	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(WORKERS) tests/fast/test_kernels.py
 
 gate-self: $(VENV)/.dev  ## fail if perstep itself costs more than in the committed baseline of ratios
 	$(BIN)/python -P benchmarks/gate_self.py

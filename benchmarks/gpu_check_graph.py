@@ -4,11 +4,14 @@ Arms take turns in one run, every other round the other way round; a figure is t
 `Decode(captured=True)` raises nothing where it cannot capture, so a check that was not captured fails with the reason.
 """
 
+import itertools
 import json
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from gpu_check_device import Facts, Found, Shared
@@ -139,6 +142,27 @@ def compiled(shared: Shared) -> Found:
     )
 
 
+def slots(shared: Shared) -> Found:
+    """What attention over unused slots costs: 4,096 slots, as a call of 2,049 positions has them, over 2,049.
+
+    A step reads all slots whatever they hold, so short calls show it.
+    """
+    from perstep import fast
+
+    facts: Facts = {}
+    for batch in (1, 32):
+        call = _call(shared, _model(shared, shared.large), batch, 48)
+        loops = {name: fast.Decode(captured=True, slots=many) for name, many in (("bucket", 4096), ("exact", 2049))}
+        arms: dict[str, Arm] = {name: partial(call, custom_generate=loop) for name, loop in loops.items()}
+        facts[f"batch {batch}"] = found = _ratios(arms, shared, 48, ROUNDS)
+        for loop in loops.values():
+            _captured(loop, shared)
+        facts[f"over_exact {batch}"] = found["over_exact"]
+        del call, arms
+    figure = facts["over_exact 1"]
+    return Found("with twice the slots a step takes at most 1.05, batch 1", figure, figure <= 1.05, facts)
+
+
 def over_busy(shared: Shared) -> Found:
     """How much longer a call takes than its kernels: the large model at 1 and 32, the small one."""
     facts, worst = {}, 0.0
@@ -238,6 +262,7 @@ def outside(shared: Shared) -> Found:
     import transformers
 
     from perstep import fast
+    from perstep.fast import _launch
 
     facts: Facts = {}
     pairs: dict[str, tuple[Any, Any]] = {
@@ -249,6 +274,8 @@ def outside(shared: Shared) -> Found:
     }
     table = _table(shared.wide_head)
     worst = 0.0
+    if shared.device != "cpu" and not _launch.takes(torch.zeros(1, 9, device=shared.device)):
+        raise RuntimeError(f"the Triton kernels are not used: {_launch._failed or 'Triton is not installed'}")
     for rows in (1, 32):
         masks = (fast.TokenMask(table), _xgrammar(shared.wide_head, rows))
         scores = torch.randn(rows, shared.wide_head, device=shared.device)
@@ -263,7 +290,94 @@ def outside(shared: Shared) -> Found:
             )
             facts[f"{name} {rows}"] = [found["ms_ours"] * 1e3, found["ms_theirs"] * 1e3, found["over_theirs"]]
             worst = max(worst, found["over_theirs"])
+    if _launch._failed:
+        raise RuntimeError(f"the Triton kernels failed: {_launch._failed}")
     return Found("each below transformers' and xgrammar's own", worst, worst < 1, facts)
+
+
+def kernels(shared: Shared) -> Found:
+    """The Triton kernels against torch's operations, bit by bit, called and replayed in a graph; their host time.
+
+    The edge of a nucleus may lie apart where the sum before a token is within 1e-6 of p.
+    """
+    import torch
+
+    from perstep import fast
+    from perstep.fast import _launch
+
+    facts: Facts = {"differing": []}
+    tables = [_table(shared.wide_head)] * 32
+    for rows, dtype, kind in itertools.product(
+        (1, 32), (torch.float32, torch.bfloat16, torch.float16), ("random", "peaked", "flat", "tied", "masked")
+    ):
+        scores = _kind_of_rows(kind, rows, shared).to(dtype)
+        ids = torch.arange(300, device=shared.device).repeat(rows, 1) * 7
+        top_p, penalty, mask = fast.TopP(0.9), fast.RepetitionPenalty(1.3), fast.TokenMask(tables[:rows])
+        plain = {"top-p": top_p._sorted(scores)}
+        with _without_kernels():
+            plain["penalty"], plain["mask"] = penalty(ids, scores), mask(ids, scores)
+            moved = mask(torch.cat([ids, ids[:, :1]], dim=1), scores)
+        mask.reset()
+        ours = {"top-p": top_p(ids, scores), "penalty": penalty(ids, scores), "mask": mask(ids, scores)}
+        ours["mask, moved"], plain["mask, moved"] = mask(torch.cat([ids, ids[:, :1]], dim=1), scores), moved
+        for name, found in ours.items():
+            apart = found != plain[name]
+            if name == "top-p":
+                apart &= ~_at_the_edge(scores, 0.9)
+            if bool(apart.any()):
+                facts["differing"].append(f"{name} {kind} {rows} {dtype}: {int(apart.sum())}")
+        if shared.device != "cpu":
+            _replay_equals(lambda: top_p.graph_scores(scores, (), None), scores, facts["differing"])  # noqa: B023
+    if shared.device != "cpu" and not _launch.takes(scores):
+        raise RuntimeError(f"the kernels are not used: {_launch._failed or 'Triton is not installed'}")
+    same = not facts["differing"]
+    return Found("nothing differs from torch's operations", float(len(facts["differing"])), same, facts)
+
+
+@contextmanager
+def _without_kernels() -> Iterator[None]:
+    from perstep.fast import _launch
+
+    before, _launch.takes = _launch.takes, lambda _scores: False
+    try:
+        yield
+    finally:
+        _launch.takes = before
+
+
+def _kind_of_rows(kind: str, rows: int, shared: Shared) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    made = torch.randn(rows, shared.wide_head, device=shared.device)
+    changed = {
+        "peaked": made * 20, "flat": made * 0, "tied": (made * 2).round(),
+        "masked": made.masked_fill(made < 1.3, -torch.inf),
+    }  # fmt: skip
+    return changed.get(kind, made)
+
+
+def _at_the_edge(scores: Any, share: float) -> Any:
+    """The tokens of each row before which there is a share of the mass, but for rounding, bool [rows, columns]."""
+    import torch
+
+    ordered, order = scores.double().softmax(-1).flip(1).sort(descending=True, stable=True)
+    near = (ordered.cumsum(1) - ordered - share).abs() < 1e-6
+    return torch.zeros_like(near).scatter_(1, order, near).flip(1)
+
+
+def _replay_equals(work: Callable[[], Any], scores: Any, differing: list[str]) -> None:
+    """See that a replay over other scores gives what a call gives."""
+    import torch
+
+    work()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    scores.copy_(scores.flip(1))
+    graph.replay()
+    if not torch.equal(captured, work()):
+        differing.append("a replay")
 
 
 CALLS = 20

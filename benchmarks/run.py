@@ -20,6 +20,7 @@ BENCHMARKS = [
     ["constrained.py", "--date", TODAY],
     ["dropins.py", "--date", TODAY],
     ["decode_loop.py", "--date", TODAY],
+    ["slots.py", "--date", TODAY],
     ["theory_vs_measured.py", "--date", TODAY],
     ["predict.py", "--date", TODAY],
     ["cache_fits.py", "--date", TODAY],

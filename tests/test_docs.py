@@ -72,6 +72,20 @@ def test_the_page_of_an_experiment_has_its_picture_and_says_what_it_is_not(name:
     assert 2 <= len(re.findall(r"^- \*\*", section, re.MULTILINE)) <= 5
 
 
+def test_every_block_of_code_is_one_for_the_documentation() -> None:
+    """A fence with more than the name of a language ends no paragraph there, and what follows it becomes code."""
+    pages = [ROOT / "README.md", *DOCS.glob("*.md")]
+    fences = [(path.name, line) for path in pages for line in path.read_text(encoding="utf-8").splitlines()
+              if line.lstrip().startswith("```")]  # fmt: skip
+    assert [fence for fence in fences if not re.fullmatch(r" *```[a-z]*", fence[1])] == []
+
+
+def test_tables_have_their_lines() -> None:
+    """No row of dashes in the middle of a line, as re-wrapped text leaves it."""
+    broken = [path.name for path in DOCS.glob("*.md") if re.search(r"\S.*\|[-:]{3,}\|.*\| \S", path.read_text("utf-8"))]
+    assert broken == []
+
+
 def test_the_glossary_is_in_alphabetical_order() -> None:
     """Each word once."""
     words = [word.casefold() for word in re.findall(r"^\*\*(.+?)\*\*", page("glossary.md"), re.MULTILINE)]

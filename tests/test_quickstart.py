@@ -10,7 +10,7 @@ import pytest
 from perstep.cli.app import run as perstep_command
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```console( nightly)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^(<!-- nightly -->\n)?```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def commands(*, nightly: bool) -> list[str]:

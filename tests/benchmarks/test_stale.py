@@ -46,11 +46,31 @@ def test_a_result_is_stale_once_its_code_has_changed(repository: Path, capsys: p
     assert STALE["main"](repository) == 1
     result = repository / "benchmarks" / "results" / "dropins.json"
     at = STALE["measured_at"](repository, result)[:10]
-    assert f"dropins: measured at {at}; changed once since, last in " in capsys.readouterr().out
+    assert f"dropins: measured at {at}; other code in 1 of 1 files: fast/one.py" in capsys.readouterr().out
     STALE["stamp"](result, repository)
     assert json.loads(result.read_text(encoding="utf-8"))["commit"] == changed
     STALE["main"](repository)
     assert "dropins" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "stale"),
+    [
+        ('"""Another."""\ndef f(x):\n    """Words."""\n    after = x + 1  # why\n    return after\n', "one.py", False),
+        ("def f(x):\n    y = x + 1\n    return y\n", "moved.py", False),
+        ("def f(x):\n    y = x + 2\n    return y\n", "one.py", True),
+        ("def f(x):\n    y = x + 1\n    return x\n", "one.py", True),
+        ("def f(x, *, y=0):\n    y = x + 1\n    return y\n", "one.py", True),
+    ],
+)
+def test_words_names_and_places_are_no_change(repository: Path, text: str, path: str, stale: bool) -> None:
+    """A docstring, a comment, the name of a local variable, another file; what is computed is one."""
+    commit(repository, "src/perstep/fast/one.py", "def f(x):\n    y = x + 1\n    return y\n")
+    at = STALE["git"](repository, "rev-parse", "HEAD")
+    (repository / "src/perstep/fast/one.py").unlink()
+    commit(repository, f"src/perstep/fast/{path}", text)
+    changed, files = STALE["changed_since"](repository, at, "dropins", "fast")
+    assert (changed, files) == ([f"src/perstep/fast/{path}"] if stale else [], 1)
 
 
 def test_a_result_of_changed_files_says_so(repository: Path) -> None:

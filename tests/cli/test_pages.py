@@ -109,6 +109,18 @@ def test_a_page_of_two_runs_has_the_rounds_of_both(ledger_run: Callable[..., Pat
             assert packed["below"] + sum(packed["counts"]) + packed["above"] == ns.size
 
 
+def test_a_page_of_two_watched_runs_has_their_pairs() -> None:
+    """The steps of the calls that both made, one below the other; parts are of marked steps alone."""
+    copied("watch", 1)
+    copied("watch", 2)
+    assert run(["compare", "1", "2", "--html", "both.html"]) == 0
+    [text] = [one for one in Reader(Path("both.html").read_text(encoding="utf-8")).inside["script"] if one[0] == "{"]
+    rounds = json.loads(text)["figures"][0]["rounds"]
+    assert {"step", "forward", "logits/TopPLogitsWarper"} <= set(rounds)
+    assert rounds["forward"]["ns"] == rounds["forward"]["beside"]["ns"]
+    assert rounds["forward"]["rounds"] == len(rounds["forward"]["ns"]) > 10
+
+
 def test_history_shows_equal_work_by_date(capsys: pytest.CaptureFixture[str]) -> None:
     """Another workload is no part of it; where the spread of runs is unknown no change is claimed."""
     for number in (3, 1, 2):

@@ -350,12 +350,17 @@ def _short(model: Any) -> Any:
     model.config.max_position_embeddings = 24
 
 
+def _shorter(model: Any) -> Any:
+    model.config.max_position_embeddings = 8
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "hook": (_hooked, {}, "model.layers.1.mlp has a forward hook"),
     "replaced": (_replaced, {}, "the forward of model.layers.0.mlp was replaced by _replaced"),
     "static": (None, {"cache_implementation": "static"}, "the cache is a StaticCache"),
     "no cache": (None, {"use_cache": False}, "without a cache"),
     "too long": (_short, {"max_new_tokens": 20}, "29 positions, the model has 24"),
+    "prompt too long": (_shorter, {}, "18 positions, the model has 8"),
     "one token": (None, {"max_new_tokens": 1}, "one new token needs no decode step"),
     "hidden": (
         None, {"return_dict_in_generate": True, "output_hidden_states": True}, "hidden_states are asked for",
@@ -373,6 +378,37 @@ def test_what_cannot_be_captured_is_named(both: Any, decode: Decode, name: str, 
     assert torch.equal(getattr(plain, "sequences", plain), getattr(ours, "sequences", ours))
     assert decode.last.way == "host"
     assert why in decode.last.why
+
+
+def test_a_cache_with_too_few_slots_for_a_call_is_named(both: Any, tiny_model: Any, prompts: Any) -> None:
+    """The call is done by the loop; the same number serves calls that it is enough for, of several lengths."""
+    fast.release(tiny_model())
+    decode = Decode(captured=True, slots=30)
+    few = "the call needs 31 slots, and Decode(slots=30) has fewer"
+    for new, way, why in ((21, "captured", ""), (22, "host", few), (9, "captured", "")):
+        plain, ours = both(tiny_model(), prompts(2), decode, max_new_tokens=new, eos_token_id=None)
+        assert torch.equal(plain, ours)
+        assert (decode.last.way, decode.last.why, decode.last.slots) == (way, why, 30 if way == "captured" else 0)
+    assert len(graph_kept._shelves[tiny_model()].steps) == 1
+    for slots in (0, "many"):
+        with pytest.raises(InputError, match=r"slots .*: it is the number of tokens that a captured cache holds"):
+            Decode(slots=slots)  # type: ignore[arg-type]
+
+
+def test_int8_layers_of_torchao_are_inside(both: Any, recorded: Decode, prompts: Any, tiny_model: Any) -> None:
+    """Linear layers with int8 weights, which torchao unpacks by tensors alone."""
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed (CONTRIBUTING.md)")
+    model = copy.deepcopy(tiny_model("qwen2"))
+    before = model.generate(**prompts(2), max_new_tokens=30, do_sample=False, eos_token_id=None)
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    kinds = {type(module.weight).__name__ for module in model.modules() if isinstance(module, torch.nn.Linear)}
+    assert "Parameter" not in kinds
+    for _ in range(2):
+        plain, ours = both(model, prompts(2), recorded, max_new_tokens=30, eos_token_id=None)
+        assert torch.equal(plain, ours)
+        assert (recorded.last.way, recorded.last.why) == ("captured", "")
+    assert recorded.last.built_s == 0
+    assert not torch.equal(plain, before)
 
 
 def test_a_model_that_makes_its_own_cache_is_named(both: Any, decode: Decode, tiny_model: Any, prompts: Any) -> None:
@@ -609,6 +645,9 @@ def test_a_model_that_changed_gets_another_step(
     assert torch.equal(plain, ours)
     assert not torch.equal(first, plain)
     assert (recorded.last.built_s > 0) is bool(again)
+    assert recorded.last.rebuilt.startswith("the model has changed since a step was kept") is bool(again)
+    both(model, prompts(2), recorded, max_new_tokens=12, eos_token_id=None)
+    assert (recorded.last.built_s, recorded.last.rebuilt) == (0, "")
 
 
 def test_a_model_that_is_gone_takes_its_steps_with_it(both: Any, decode: Decode, tiny_model: Any, prompts: Any) -> None:

@@ -18,6 +18,7 @@ from perstep.experiments import pipeline, registry
 from perstep.measure import Ledger, LedgerSamples, build_ledger
 from perstep.report.page import Bar, Bars, Content, DeviceLane, LedgerView, Page, Roofline, Spot, render_page
 from perstep.report.page.curves import log_ticks, round_ticks
+from perstep.report.page.markup import code, sentence
 from perstep.report.page.rounds import BINS, MOST_POINTS, PLAIN, STEP, rounds_of
 from perstep.report.panels import Panel, Series
 
@@ -152,6 +153,19 @@ def test_names_from_elsewhere_are_text() -> None:
     assert " ".join(EVIL.split()) in read.words
     [data] = re.findall(r'id="data">(.*?)</script>', made)
     assert EVIL in json.loads(data)["figures"][0]["rounds"]
+
+
+def test_no_line_ends_inside_a_number_an_interval_or_a_name() -> None:
+    """Numbers keep their units, intervals and names of runs stay whole, long names break behind their signs."""
+    said = sentence("3 rounds: 123 µs [118 µs, 128 µs] in 0007-ledger <b>")
+    assert said == (
+        '3\xa0rounds: 123\xa0µs [118\xa0µs,\xa0128\xa0µs] in <span class="whole">0007-ledger</span> &lt;b&gt;'
+    )
+    assert sentence("of 12 samples") == "of 12 samples"
+    assert code("logits/Mine") == '<span class="whole">logits/<wbr>Mine</span>'
+    assert code("between forwards: custom_generate=perstep.fast.decode").endswith(
+        "generate=<wbr>perstep.<wbr>fast.<wbr>decode"
+    )
 
 
 def test_equal_runs_have_equal_pages() -> None:

@@ -64,6 +64,21 @@ def test_kernels_belong_to_the_range_that_launched_them_and_an_instant_to_the_fi
     assert [kernel.name for kernel in work.parts["attn"].kernels] == ["mm"]
 
 
+def test_the_steps_of_a_page_are_those_that_are_counted(tmp_path: Path) -> None:
+    """Without those that are ramp-up; in each, parts and residual are the step, in whole nanoseconds."""
+    slow = steps(
+        3, lambda n, at: [annotation("warm", at + 10, at + 2_000), op("aten::copy_", at + 20, at + 30)], long=3000
+    )
+    later = [{**e, "ts": e["ts"] + 9_000} for e in steps(20, forward)]
+    read = read_trace(write(tmp_path / "t.json.gz", [e for e in slow if e["ts"] < 9_000] + later))
+    [ledger] = read.findings.ledgers
+    samples = read.steps["decode"]
+    assert (ledger.ramp_up, ledger.steps) == (3, 20)
+    assert samples.step_ns.ravel().tolist() == 20 * [LONG * 1000]
+    assert (sum(samples.parts.values()) + samples.residual_ns == samples.step_ns).all()
+    assert set(samples.parts["attn"].ravel()) == {200_000}
+
+
 def test_a_device_that_works_behind_the_host_is_told_by_its_launches(tmp_path: Path) -> None:
     """With clocks that differ and kernels that run a step later nothing moves; both are said or do no harm."""
     for shift in (-300, 1_500):

@@ -52,17 +52,30 @@ class Decode:
         captured: run the decode step in fixed places, as one CUDA graph where the device has them: the whole step, with
             perstep's processors and criteria, is then one launch. None: only on a CUDA device, unless `on_host`. What
             cannot be captured is done by the other loops, and `last.why` says why.
+        slots: of such a step's cache; attention reads all of them in every step. None: the next power of two, so that
+            few lengths need a graph of their own. A call that needs more is done by the other loops.
 
     Attributes:
         last: what the last call did.
+
+    Raises:
+        InputError: `on_host` with `captured`, or no number of slots.
     """
 
     def __init__(
-        self, *, on_host: bool | None = None, chunks: bool | None = None, captured: bool | None = None
+        self,
+        *,
+        on_host: bool | None = None,
+        chunks: bool | None = None,
+        captured: bool | None = None,
+        slots: int | None = None,
     ) -> None:
         if on_host and captured:
             raise InputError("a captured step does not wait for the host: give on_host or captured, not both")
+        if slots is not None and (not isinstance(slots, int) or slots < 1):
+            raise InputError(f"slots {slots!r}: it is the number of tokens that a captured cache holds, as in 512")
         self._on_host = on_host
+        self._slots = slots
         self._captured = captured
         self._chunks = chunks
         self.last = Report()
@@ -125,7 +138,7 @@ class Decode:
         input_ids, report, processors = call.prompt_BT, call.report, call.processors
         if self._captured or (self._captured is None and not self._on_host and input_ids.is_cuda):
             try:
-                return run_captured(call)
+                return run_captured(call, self._slots)
             except NotCaptured as why:
                 report.why = str(why)
         on_host = input_ids.device.type == "cpu" if self._on_host is None else self._on_host

@@ -58,6 +58,7 @@ class Report:
         replayed: whether the steps of `captured` and `split` were CUDA graphs; elsewhere the same function runs.
         slots: that the cache of such a step has.
         built_s: how long it took to build the step, in seconds; 0.0 where one was kept.
+        rebuilt: why steps that were kept could not be used again; empty where the model is as it was.
         kept_bytes: what is kept with the model for later calls; `fast.release(model)` frees it.
         other_way: the way of the last such call that was not observed, where it is another; such a ledger is invalid.
     """
@@ -73,6 +74,7 @@ class Report:
     replayed: bool = False
     slots: int = 0
     built_s: float = 0.0
+    rebuilt: str = ""
     kept_bytes: int = 0
     other_way: str = ""
 

@@ -87,20 +87,25 @@ def release(model: object) -> int:
         return freed
 
 
-def find(model: DecodingModel, key: Hashable) -> Kept | str | None:
-    """The step of this shape, why there can be none, or None if that is not known.
-
-    Everything that was kept is dropped if the model has changed since.
-    """
+def drop_if_changed(model: DecodingModel) -> bool:
+    """Drop everything that was kept if the model has changed since; whether there was something to drop."""
     state = state_of(model)
     with _lock:
         shelf = _shelves.setdefault(model, _Shelf(state))
-        if shelf.state != state:
+        stale = bool(shelf.steps) and shelf.state != state
+        if stale:
             _drop(shelf.steps)
-            shelf.state = state
-        step = shelf.steps.pop(key, None)
+        was_noted, shelf.state = shelf.state is not None, state  # not where it was released during a call
+        return stale and was_noted
+
+
+def find(model: DecodingModel, key: Hashable) -> Kept | str | None:
+    """The step of this shape, why there can be none, or None if that is not known."""
+    with _lock:
+        steps = _shelves.setdefault(model, _Shelf()).steps
+        step = steps.pop(key, None)
         if step is not None:
-            shelf.steps[key] = step  # the last one used stands last
+            steps[key] = step  # the last one used stands last
         return step
 
 

@@ -26,7 +26,7 @@ from perstep.fast.decode_loop import Call, LateFlag
 from perstep.fast.graph_cache import SlotCache, bucket, cache_refusal
 from perstep.fast.graph_capture import Work, capture
 from perstep.fast.graph_inside import criterion_inside, processor_inside
-from perstep.fast.graph_kept import Kept, find, keep, modules_of
+from perstep.fast.graph_kept import Kept, drop_if_changed, find, keep, modules_of
 from perstep.fast.graph_step import Begin, Step
 from perstep.fast.noise import row_keys
 from perstep.targets.transformers import one_forward, unobserved
@@ -48,8 +48,8 @@ class NotCaptured(Exception):  # noqa: N818 - no error: it says which loop does 
     """Why a call is done by another loop."""
 
 
-def run_captured(call: Call) -> Generated:
-    """The call with a captured step.
+def run_captured(call: Call, slots: int | None = None) -> Generated:
+    """The call with a captured step, over this number of slots; None for the next power of two.
 
     Raises:
         NotCaptured: it cannot be done so; the call may go on in another loop, its prefill is kept.
@@ -58,7 +58,7 @@ def run_captured(call: Call) -> Generated:
     if why:
         raise NotCaptured(why)
     call.prefill()
-    run = _Run(call)
+    run = _Run(call, slots)
     with call.model._optimize_model_for_decode(), run.claimed() as kept:
         run.loop(kept)
     return call.result(run.undone, trimmed=True)
@@ -126,7 +126,7 @@ def _name_of(module: nn.Module, model: DecodingModel) -> str:
 class _Run:
     """One call."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, slots: int | None) -> None:
         self.call = call
         self.undone = 0
         cache: DynamicCache = call.forwards.cache
@@ -136,7 +136,10 @@ class _Run:
         self._cache = cache
         self._held = int(cache.get_seq_length())
         limit = call.stops.max_length or 0
-        self._slots = bucket(self._held + limit - call.ids.length)
+        needed = self._held + limit - call.ids.length
+        self._slots = bucket(needed) if slots is None else slots
+        if needed > self._slots:
+            raise NotCaptured(f"the call needs {plural(needed, 'slot')}, and Decode(slots={slots}) has fewer")
         self._outside = call.stops.others
         insides = [processor_inside(one) for one in call.processors]
         inside = [one for one in insides if one is not None]
@@ -197,6 +200,10 @@ class _Run:
         logits_BV = call.prefill().logits[:, -1].to(copy=True, dtype=torch.float32, device=call.prompt_BT.device)
         begin = self._begin(logits_BV.shape[1])
         key = self._key(begin, logits_BV.shape[1])
+        if drop_if_changed(call.model):
+            call.report.rebuilt = (
+                "the model has changed since a step was kept: it was moved or cast, or has other weights or settings"
+            )
         kept = find(call.model, key)
         if isinstance(kept, str):
             raise NotCaptured(kept)

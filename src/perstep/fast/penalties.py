@@ -11,6 +11,7 @@ import torch
 
 from perstep._words import plural
 from perstep.errors import InputError
+from perstep.fast import _launch
 from perstep.fast._inside import State, Stateless
 from perstep.fast._processor import Processor, signed
 
@@ -93,6 +94,11 @@ class RepetitionPenalty(Processor):
         """The scores [rows, columns] with the penalty; `scores` itself is left as it is."""
         if not input_ids.shape[1]:
             return scores
+        if _launch.takes(scores):
+            self._check_rows(input_ids)
+            changed = _launch.penalised(scores, input_ids, self._ignored, self.penalty)
+            if changed is not None:
+                return changed
         ids = input_ids
         if self._any_ignored:
             ids = self._without_ignored(ids, scores.shape[-1])
@@ -130,11 +136,15 @@ class RepetitionPenalty(Processor):
 
     def _without_ignored(self, ids: torch.Tensor, beyond: int) -> torch.Tensor:
         """The ids with `beyond` in place of those that do not count."""
+        self._check_rows(ids)
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        return ids.masked_fill(positions < self._ignored, beyond)
+
+    def _check_rows(self, ids: torch.Tensor) -> None:
+        """See that there is a number for each row, and bring the numbers to the device of the ids."""
         if len(self._ignored) not in (1, ids.shape[0]):
             raise InputError(
                 f"prompt_ignore_length has {plural(len(self._ignored), 'number')}, the batch "
                 f"{plural(ids.shape[0], 'row')}"
             )
         self._ignored = self._ignored.to(ids.device)
-        positions = torch.arange(ids.shape[1], device=ids.device)
-        return ids.masked_fill(positions < self._ignored, beyond)

@@ -1,8 +1,8 @@
 """Top-p, top-k, min-p and typical-p without sorting the vocabulary: transformers' tokens, their logits bit for bit.
 
 In the host's memory only what can belong to the nucleus is sorted: tokens whose probabilities, all together, cannot
-make up 1 - p are left out first. On a device, where the number of candidates would have to be waited for, top-p sorts
-everything and top-k asks `topk`, as transformers does: that is no gain, and no sync.
+make up 1 - p are left out first. On a CUDA device top-p adds up the weights of logits digit by digit, with kernels of
+its own (`_kernels`); without these it sorts everything. Top-k asks `topk`, as transformers does. Neither ever waits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from perstep.errors import InputError
+from perstep.fast import _launch
 from perstep.fast._inside import State, Stateless
 from perstep.fast._processor import Processor, signed
 from perstep.fast._reading import on_host
@@ -59,7 +60,7 @@ class TopP(Stateless, Processor):
         if self.top_p == 1.0:
             return scores
         if not (on_host(scores) and scores.dtype == torch.float32):
-            return self._sorted(scores)
+            return self._on_device(scores)
         rows = scores.detach().contiguous()
         kept = torch.empty_like(rows)
         for row in range(len(rows)):
@@ -93,11 +94,15 @@ class TopP(Stateless, Processor):
 
     def graph_scores(self, scores: torch.Tensor, state: State, length: object) -> torch.Tensor:  # noqa: ARG002
         """The same by tensors alone."""
-        return scores if self.top_p == 1.0 else self._sorted(scores)
+        return scores if self.top_p == 1.0 else self._on_device(scores)
+
+    def _on_device(self, scores: torch.Tensor) -> torch.Tensor:
+        kept = None if self.min_tokens_to_keep > 1 else _launch.top_p(scores, self.top_p, self.filter_value)
+        return self._sorted(scores) if kept is None else kept
 
     def _sorted(self, scores: torch.Tensor) -> torch.Tensor:
-        ordered, indices = torch.sort(scores)
-        removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        ordered, indices = torch.sort(scores, stable=True)
+        removed = ordered.softmax(dim=-1, dtype=torch.float32).cumsum(dim=-1) <= 1 - self.top_p
         # The last are kept; a comparison instead of a slice, which would write.
         columns = torch.arange(scores.shape[-1], device=scores.device)
         removed = removed & (columns < scores.shape[-1] - self.min_tokens_to_keep)

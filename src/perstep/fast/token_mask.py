@@ -18,6 +18,7 @@ from perstep._words import plural
 from perstep.automata import Row, TokenAutomaton, TokenTable, apply
 from perstep.automata.rows import RowStore
 from perstep.errors import InputError
+from perstep.fast import _launch
 from perstep.fast._inside import State
 from perstep.fast._processor import Processor, signed
 from perstep.fast.token_tables import DEAD, DeviceTables, check_tables, starts_of, to_device
@@ -96,15 +97,23 @@ class TokenMask(Processor):
         self.check(scores.shape[0], scores.shape[1])
         if self._is_lazy and scores.is_cuda and torch.cuda.is_current_stream_capturing():
             raise InputError(self._on_the_host())
-        parent_B, known_B = self._parents(input_ids)
+        goes_on = self._goes_on(input_ids)
         if self._is_lazy:
-            return self._on_host(input_ids, scores, parent_B, known_B)
+            return self._on_host(input_ids, scores, *self._parents(input_ids, goes_on))
         tables = self._tables_for(scores.shape[1], scores.device)
         starts_B = self._starts_B
         if starts_B is None:
             starts = torch.tensor(tables.starts, device=scores.device)
             starts_B = self._starts_B = starts[self._tables_B]
+        before = None
+        if goes_on and self._hash_B is not None and self._states_B is not None:
+            before = self._hash_B, self._states_B
+        stepped = _launch.advance_and_mask(scores, input_ids, tables, before, starts_B, self._tables_B, _BASE)
+        if stepped is not None:
+            masked, self._hash_B, self._states_B = stepped
+            return masked
         states_B = starts_B
+        parent_B, known_B = self._parents(input_ids, goes_on)
         if parent_B is not None and known_B is not None and self._states_B is not None:
             moved_B = tables.step(self._states_B[parent_B], self._tables_B, input_ids[:, -1])
             states_B = torch.where(known_B, moved_B, starts_B)
@@ -195,23 +204,29 @@ class TokenMask(Processor):
         assert tables is not None  # noqa: S101 - only whole tables come here
         return tables
 
-    def _parents(self, ids_BT: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _goes_on(self, ids_BT: torch.Tensor) -> bool:
+        """Whether rows may go on from those of the last step: the text is one token longer, the batch is the same."""
+        batch, length = ids_BT.shape
+        followed, self._length = length == self._length + 1, length
+        if self._assign(batch, ids_BT.device):
+            self._starts_B = None
+            return False
+        return followed and self._hash_B is not None
+
+    def _parents(self, ids_BT: torch.Tensor, goes_on: bool) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Which row of the last step each row goes on from, int64 [B], and whether there is one, bool [B].
 
-        None and None where no row can: the text is not one token longer, or the batch is another.
+        None and None where no row can.
         """
-        batch, length = ids_BT.shape
+        length = ids_BT.shape[1]
         weights_T = torch.full((length,), _BASE, device=ids_BT.device).cumprod(0)
         terms_BT = (ids_BT + 1) * weights_T
         prefix_B = terms_BT[:, :-1].sum(1)
-        before, followed = self._hash_B, length == self._length + 1
-        self._length, self._hash_B = length, prefix_B + terms_BT[:, -1] if length else prefix_B
-        if self._assign(batch, ids_BT.device):
-            self._starts_B = None
-        elif followed and before is not None:
-            same_BB = (prefix_B[:, None] == before) & (self._tables_B[:, None] == self._tables_B)
-            return same_BB.int().argmax(1), same_BB.any(1)
-        return None, None
+        before, self._hash_B = self._hash_B, prefix_B + terms_BT[:, -1] if length else prefix_B
+        if not goes_on or before is None:
+            return None, None
+        same_BB = (prefix_B[:, None] == before) & (self._tables_B[:, None] == self._tables_B)
+        return same_BB.int().argmax(1), same_BB.any(1)
 
     def _assign(self, batch: int, device: torch.device) -> bool:
         """Give each row its table; whether that is new."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
@@ -74,6 +75,10 @@ def test_first_calls_stand_apart_from_warm_ones(arch: str, monkeypatch: pytest.M
     assert "164 tokens [164, 164]" in shown
     assert "fast.decode: perstep.fast.decode, as it is by default on this device." in shown
     assert show.csv(found).splitlines()[0].startswith("loop,first_ns,once_ns,ns_per_token,change")
+    assert "slots" not in shown
+    captured = msgspec.structs.replace(found, arms=[base, msgspec.structs.replace(ours, slots=64)])
+    assert "cache has 64 slots for 12 positions" in to_text(show.table(captured))
+    assert "fast.Decode(slots=12) has no more than this call needs" in to_text(show.table(captured))
 
 
 def test_a_loop_that_cannot_run_is_left_out_by_name(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:

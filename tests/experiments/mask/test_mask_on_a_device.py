@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perstep.automata import Grammar, Vocabulary, prepare
+from perstep.automata import Grammar, Vocabulary, pack_bits, prepare
 from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError
 from perstep.experiments import pipeline
@@ -185,6 +185,15 @@ def test_every_engine_masks_a_tensor_to_what_may_come(name: str) -> None:
         if name != "llguidance":  # it allows one way to cut forced text
             np.testing.assert_array_equal(finite, bits)
         torch.testing.assert_close(masked[row][finite], before[row][finite])
+
+
+@pytest.mark.parametrize("size", [31, 32, 70])
+def test_every_bit_of_a_word_is_its_token(size: int) -> None:
+    """The sign of a word among them, and a last word that is not full."""
+    allowed = np.random.default_rng(size).random((3, size)) < 0.5
+    masker = BitsOnDevice([], (), torch.device("cpu"))
+    masked = masker.apply(torch.zeros(3, size), [pack_bits(row) for row in allowed])
+    np.testing.assert_array_equal(torch.isfinite(masked).numpy(), allowed)
 
 
 @pytest.mark.usefixtures("on_device")

@@ -172,11 +172,11 @@ def run_device_test(
         raise InputError(f"--budget {short(budget_s)}s: the self-test needs at least {short(MIN_BUDGET_S)}s")
     progress(0.0, "load")
     bench = _Bench(device, seed, clock or HostClock())
-    sleeper = sleeper or CudaSleeper(device)
     trials = [(side, part, ns) for part in PARTS for side in (HOST, DEVICE) for ns in DELAYS_NS]
     planted = []
     with collector_off():
         step_ns, busy_ns = bench.plain_step_ns(), sum(bench.busy_ns(None, None, 0).values())
+        sleeper = sleeper or CudaSleeper(device)
         for index, (side, part, delay_ns) in enumerate(trials):
             progress(0.05 + 0.95 * index / len(trials), f"{duration(delay_ns)} on the {side} in {part}")
             planted.append(bench.planted(side, part, delay_ns, sleeper, 0.5 * budget_s / len(trials)))

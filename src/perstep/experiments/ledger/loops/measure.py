@@ -40,6 +40,7 @@ class LoopArm(msgspec.Struct, frozen=True, kw_only=True):
         pays_after: new tokens after which it has won back what it does once; None where it wins nothing.
         pays_low: the same at the better end of the change's interval; None where there is no interval.
         pays_high: at the worse end; None where it might never.
+        slots: of `fast.decode`, that the cache of its captured step has; elsewhere 0.
         same_tokens: how many of the new tokens, from the first, are the reference's in every row.
     """
 
@@ -53,6 +54,7 @@ class LoopArm(msgspec.Struct, frozen=True, kw_only=True):
     pays_after: int | None
     pays_low: int | None
     pays_high: int | None
+    slots: int
     same_tokens: int
 
 
@@ -197,7 +199,7 @@ def _arm(
     return LoopArm(
         name=name, way=last.way if last else "", why=last.why if last else "", first_ns=first_ns, call=wall,
         ns_per_token=wall.ns / num, once_ns=once, pays_after=after(wall.change), pays_low=after(wall.ci_low),
-        pays_high=after(wall.ci_high), same_tokens=int(equal.sum()),
+        pays_high=after(wall.ci_high), slots=last.slots if last else 0, same_tokens=int(equal.sum()),
     )  # fmt: skip
 
 

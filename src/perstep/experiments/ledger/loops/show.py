@@ -61,5 +61,12 @@ def _notes(loops: LoopFindings) -> list[str]:
             same = plural(arm.same_tokens, "token")
             notes.append(f"{arm.name} chose other tokens than {reference} after {same} of {loops.new_tokens:,}.")
     notes += [f"fast.decode was not captured: {arm.why}." for arm in loops.arms if arm.why]
+    positions = loops.prompt_tokens + loops.new_tokens
+    notes += [
+        f"fast.decode's cache has {plural(arm.slots, 'slot')} for {plural(positions, 'position')}, and attention reads "
+        f"all of them in every step; fast.Decode(slots={positions}) has no more than this call needs."
+        for arm in loops.arms
+        if arm.slots > positions
+    ]
     notes += [f"{name} was left out: {why}." for name, why in loops.left_out.items()]
     return [*notes, *loops.notes]
