@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from perstep.report import to_text
 from perstep.sweeps.drift import drifts
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.grid import Cell
-from perstep.sweeps.pictures import _Measured, _short_names, pictures
+from perstep.sweeps.pictures import _Measured, _short_names, panels_of, pictures, titles_of
 from perstep.sweeps.rows import Row, _at, _numbers
 from perstep.sweeps.show import table_of, write_all
 
@@ -83,7 +84,7 @@ def test_files_have_numbers_and_the_key_first(sweep: Sweep, tmp_path: Path) -> N
     assert (read[3]["step_ns"], read[3]["why"]) == ("", "exit code 2: it does not fit")
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"curves.png", "heat-map.png"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "5 of 6 cells measured" in page
+    assert "5 of 6 cells measured: step from 1.00 to 4.00\N{NO-BREAK SPACE}ms on processor m1" in page
     assert "000000000003.1" in page
     assert "![curves.png](curves.png)" in (tmp_path / "out" / "README.md").read_text()
 
@@ -97,6 +98,20 @@ def test_parquet_has_the_columns_of_the_csv(sweep: Sweep, tmp_path: Path) -> Non
         assert list(found) == next(csv.reader(file))
     assert found["step_ns"][1] == 4_000_000.0
     assert found["step_ns"][3] is None
+
+
+def test_the_page_says_how_many_cells_its_curves_leave_out() -> None:
+    """Of seven lines five are drawn; each panel is named by what all of its cells share."""
+    rows = [
+        row(n, 1e6 * (n + 1), context=context, batch=batch, layers=layers)
+        for n, (context, batch, layers) in enumerate(product((8, 64), range(1, 8), (2, 6)))
+    ]
+    (title,) = titles_of(rows)
+    assert title == "step from 1.00 to 28.0 ms on processor m1; 8 cells are not shown"
+    assert [panel.title for panel in panels_of(rows)] == [
+        "step, layers 2, processor m1",
+        "step, layers 6, processor m1",
+    ]
 
 
 def test_machines_are_never_pooled(sweep: Sweep) -> None:

@@ -81,7 +81,6 @@ def _connected(address: str | None) -> RayModule:
         import ray
     except ImportError as error:
         raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}") from error
-
     try:
         if address is not None:
             _knock(address)

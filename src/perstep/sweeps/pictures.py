@@ -37,12 +37,17 @@ def pictures(rows: Sequence[Row]) -> dict[str, bytes]:
 
 def panels_of(rows: Sequence[Row]) -> list[Panel]:
     """The curves of all machines, each with a title of its own."""
-    panels = []
-    for one in _machines(rows):
-        for panel in one.panels() if one.numeric else []:
-            title = one.title(0) if not panel.title else f"{one.title(0)}: {panel.title}"
-            panels.append(replace(panel, title=title))
-    return panels
+    return [
+        replace(panel, title=", ".join(filter(None, [one.header, panel.title, one.hardware])))
+        for one in _machines(rows)
+        if one.numeric
+        for panel in one.panels()
+    ]
+
+
+def titles_of(rows: Sequence[Row]) -> list[str]:
+    """What the curves of each machine show, and how many of its cells they leave out."""
+    return [one.title(one.left_out(one.panels())) for one in _machines(rows) if one.numeric]
 
 
 def _machines(rows: Sequence[Row]) -> "list[_Measured]":
@@ -57,10 +62,12 @@ class _Measured:
 
     Attributes:
         axes: those that vary -> their values in order.
+        header: what the figure is, in words.
+        hardware: the machine in words.
     """
 
     def __init__(self, figure: str, rows: Sequence[Row]) -> None:
-        self._figure, self._rows = figure, rows
+        self._figure, self._rows, self.hardware = figure, rows, rows[0].hardware
         by_axis = {axis: list(dict.fromkeys(_at(row, axis) for row in rows)) for axis in rows[0].cell.values}
         self.axes = {axis: sorted(levels, key=_order) for axis, levels in by_axis.items() if len(levels) > 1}
         self._names = {
@@ -68,7 +75,7 @@ class _Measured:
             for axis, levels in self.axes.items()
             for level, name in zip(levels, _short_names(levels), strict=True)
         }
-        self._header, self._unit, self._size = shown(figure, [float(row.figures[figure]) for row in rows])
+        self.header, self._unit, self._size = shown(figure, [float(row.figures[figure]) for row in rows])
 
     @property
     def numeric(self) -> list[str]:
@@ -78,9 +85,9 @@ class _Measured:
     def curves(self) -> bytes:
         """The panels as a picture."""
         panels = self.panels()
-        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "joined")
-        left_out = len({tuple(map(str, row.cell.values.values())) for row in self._rows}) - levels
-        return grid_png(self.title(left_out), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)])
+        return grid_png(
+            self.title(self.left_out(panels)), [panels[i : i + _A_ROW] for i in range(0, len(panels), _A_ROW)]
+        )
 
     def panels(self) -> list[Panel]:
         """An axis of numbers from left to right, a line for each value of a second, a panel for those of the others."""
@@ -99,6 +106,11 @@ class _Measured:
             log_x = min(self.axes[axis]) > 0
             panels.append(Panel(self._words(at), axis, self._label, series, log_x=log_x, from_zero=positive))
         return panels
+
+    def left_out(self, panels: Sequence[Panel]) -> int:
+        """How many cells are in none of the curves."""
+        levels = sum(len(series.x) for panel in panels for series in panel.series if series.kind == "joined")
+        return len({tuple(map(str, row.cell.values.values())) for row in self._rows}) - levels
 
     def heat_map(self) -> bytes:
         """The first axis down, the second from left to right, a panel for each value of the others; one scale."""
@@ -146,14 +158,14 @@ class _Measured:
 
     @property
     def _label(self) -> str:
-        return f"{self._header} ({self._unit})" if self._unit else self._header
+        return f"{self.header} ({self._unit})" if self._unit else self.header
 
     def title(self, left_out: int) -> str:
         """What is to be seen, and how many cells are not."""
         more = f"; {plural(left_out, 'cell is', 'cells are')} not shown" if left_out > 0 else ""
         values = [float(row.figures[self._figure]) / self._size for row in self._rows]
         ends = " to ".join(map(significant, (min(values), max(values))))
-        return f"{self._header} from {ends}{f' {self._unit}' if self._unit else ''} on {self._rows[0].hardware}{more}"
+        return f"{self.header} from {ends}{f' {self._unit}' if self._unit else ''} on {self.hardware}{more}"
 
     def _is_in(self, cell: tuple[str, ...], at: At) -> bool:
         """Whether a cell, by the texts of its values, is one of these."""

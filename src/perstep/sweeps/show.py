@@ -18,7 +18,7 @@ from perstep.report.words import render
 from perstep.runs import children, replace_file
 from perstep.sweeps.drift import Drift, drifts
 from perstep.sweeps.folder import Sweep
-from perstep.sweeps.pictures import panels_of, pictures
+from perstep.sweeps.pictures import panels_of, pictures, titles_of
 from perstep.sweeps.rows import DAMAGED, WAITING, Found, Row, plain, shown
 
 TABLE = "sweep.csv"
@@ -135,13 +135,12 @@ def write_all(folder: Path, sweep: Sweep, rows: Sequence[Row]) -> Table:
 def page_of(sweep: Sweep, rows: Sequence[Row], table: Table) -> Page:
     """The sweep as one page: curves, the table, versions. A failed cell, and drift, come before any number."""
     experiment, done = sweep.grid.experiment, [row for row in rows if row.outcome == "done"]
-    panels = panels_of(rows)
     count = f"{len(done):,} of {plural(len(rows), 'cell')} measured"
     return Page(
         kind="sweep",
         title=f"perstep sweep of {experiment}",
         subject=f"{experiment} over {', '.join(sweep.grid.grid)}",
-        content=Content(f"{count}: {panels[0].title}" if panels else count, panels),
+        content=Content(": ".join([count, *titles_of(rows)[:1]]), panels_of(rows)),
         tables=[table],
         facts={
             "Versions": sweep.versions,
