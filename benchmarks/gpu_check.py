@@ -289,6 +289,8 @@ CHECKS: dict[str, Check] = {
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),
     "budget_compare": Check(budgets.compare, 20.0),
     "budget_ops": Check(budgets.ops, 40.0),
+    "budget_mask": Check(budgets.mask, 40.0),
+    "budget_selftest": Check(budgets.selftest, 50.0),
     "budget_ledger": Check(budgets.ledger_fast, 60.0),
 }
 

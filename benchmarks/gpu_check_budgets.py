@@ -51,6 +51,46 @@ def ops(shared: Shared) -> Found:
     return Found("a valid ledger of operators", last.ledger.overhead, not report.findings.invalid, facts)
 
 
+def mask(shared: Shared) -> Found:
+    """`mask` on the device: a whole table as tensors, and bits filled on the host; both choose what they may."""
+    from perstep.experiments.mask import Plan
+
+    on_cpu = shared.device == "cpu"
+    plan = Plan(
+        device=shared.device, vocab="mini" if on_cpu else "mini,131072", engine="table,llguidance", new_tokens=8,
+        rounds=shared.rounds,
+    )  # fmt: skip
+    report = _pipeline("mask", plan, lambda _share, _what: None)
+    arms = {f"{cell.vocab} {arm.engine}": arm for cell in report.findings.cells for arm in cell.arms}
+    there = {name: arm.on_device for name, arm in arms.items() if hasattr(arm.on_device, "busy_ns")}
+    facts = {
+        "step_us": {name: arm.per_step_ms * 1e3 for name, arm in arms.items()},
+        "busy_us": {name: seen.busy_ns / 1e3 for name, seen in there.items()},
+        "launches": {name: seen.launches for name, seen in there.items()},
+        "left_out": [entry.why for entry in report.findings.left_out],
+        "invalid": report.findings.invalid,
+    }
+    reached = not report.findings.invalid and bool(there) and all(seen.busy_ns > 0 for seen in there.values())
+    return Found("valid, and kernels seen in every arm", len(there), reached, facts)
+
+
+def selftest(shared: Shared) -> Found:
+    """Known delays on the host and on the device, each found in its part and on its side."""
+    from perstep.experiments.device.planted import run_device_test
+
+    test = run_device_test(shared.device, 20.0, progress=lambda _share, _what: None)
+    wrong = [one for one in test.planted if not one.within]
+    facts: dict[str, Any] = {
+        "said": test.sentence,
+        "wrong": [
+            f"{one.side} {one.part}: {one.true_ns / 1e3:.0f} us, host {one.host_ns / 1e3:.0f}, "
+            f"device {one.device_ns / 1e3:.0f}, {one.elsewhere} {one.elsewhere_ns / 1e3:.0f}"
+            for one in wrong
+        ],
+    }
+    return Found("every delay within 5 % or 20 us", len(wrong), not wrong, facts)
+
+
 def compare(shared: Shared) -> Found:
     """`compare` of a product and of two of them: kernels of twice the time, and a caller that waits twice as long."""
     import torch

@@ -31,8 +31,9 @@ MEASURES = {
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats",
     "statistics": "stats",
+    "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py experiments/ledger",
-    "torture": "watching fixing fast targets/transformers",
+    "torture": "runs sweeps predicting cli experiments/pipeline.py",
     "validity": "automata fast",
 }
 """Result -> the rooms and modules of src/perstep that it measures."""

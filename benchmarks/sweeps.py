@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from perstep.sweeps.folder import Sweep, begin
 from perstep.sweeps.grid import Cell, cells_of, parse_grid, points
-from perstep.sweeps.on_ray import run_on_ray
+from perstep.sweeps.on_ray import connected, run_on_ray
 from perstep.sweeps.queue import Held, Outcome, attempts
 from perstep.sweeps.work import Worker
 
@@ -75,7 +75,8 @@ def by_ray(seconds: float, cells: int, nodes: int) -> float:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "sweep"
             sweep = sweep_of(folder, cells)
-            run_on_ray(folder, sweep, cluster.address, lambda _s, _w: None, print, partial(sleep, seconds))
+            with connected(cluster.address) as connection:
+                run_on_ray(connection, folder, sweep, lambda _s, _w: None, print, partial(sleep, seconds))
             return ended(folder, sweep)
     finally:
         cluster.shutdown()

@@ -1,10 +1,11 @@
 """Whether perstep loses rounds, shows wrong figures or fails with a traceback, whatever happens to it.
 
-Eight kinds of faults, at random instants and places from one seed: kills while a run is measured, resumed and replaced;
-signals; a disk that fills; links in the place of a run's files; damaged runs; wrong command lines; Ctrl-C from a
-process's first instants on. Prints a row for each and writes results/torture.json.
+Eleven kinds of faults, at random instants and places from one seed: kills while a run is measured, resumed and
+replaced; signals; a disk that fills; links in the place of a run's files; damaged runs; wrong command lines; Ctrl-C
+from a process's first instants on; sweeps that are killed and resumed; damaged sweeps; locked predictions that are
+killed or damaged. Prints a row for each and writes results/torture.json.
 
-- lost: a finished round, or an old run that --force had not replaced yet, is gone.
+- lost: a finished round or cell, or an old run that --force had not replaced yet, is gone.
 - wrong: a run that is not what was measured, a figure of a damaged run without a word, exit code 0 after a failure, a
   file outside of the run that was read or written, or no end.
 - tracebacks: one on stderr, or exit code 70 (unexpected) or 1 (a regression, of which there is none here).
@@ -41,10 +42,23 @@ from perstep.experiments.ledger import Sample
 from perstep.machine import describe, identity
 from perstep.report import Column, Table, to_text
 from perstep.runs import MANIFEST, SAMPLES, open_run, read_samples
+from perstep.sweeps.folder import SWEEP, read_sweep
+from perstep.sweeps.queue import Outcome, attempts
 
 RESULT = Path(__file__).parent / "results" / "torture.json"
+STORED = Path(__file__).parents[1] / "tests" / "golden" / "ledger"
 ROUNDS = 8
 MEASURE = ("ledger", "-m", "mini", "-p", "4", "-n", "2", "--rounds", str(ROUNDS), "-q")
+GRID = """experiment = "compare"
+reference_every = 0
+[options]
+rounds = 1
+arms = ["true", "true"]
+[grid]
+seed = "1-3"
+"""
+"""Three cells that take no time but that of their processes."""
+TO_PREDICT = 'experiment = "ledger"\n[grid]\nbatch = [1]\nn = [4]\np = [8]\n'
 LIMIT_S = 60.0
 MOST_BYTES = 8 << 30
 GOOD_CODES = (0, 2, 3, 4)
@@ -346,6 +360,98 @@ class Torture:
             if (folder / MANIFEST).exists() and found(folder) is None:
                 row.note("lost", "a run that cannot be read")
 
+    def sweeps(self, row: Row) -> None:
+        """A sweep is killed and resumed until every cell is done, once."""
+        (self.place / "grid.toml").write_text(GRID)
+        for _ in range(2 * self.times):
+            folder, done = self.place / "swept", set[str]()
+            shutil.rmtree(folder, ignore_errors=True)
+            for attempt in range(5):
+                resumed = ("--resume",) if (folder / SWEEP).exists() else ()
+                kill = signal.SIGKILL if attempt < 4 else None
+                words = ("sweep", "grid.toml", "--out", "swept", "-q", *resumed)
+                said = child(words, self.place, sent=kill, after_s=6 * self.takes_s * self.rng.random())
+                row.tried += kill is not None
+                judge(row, said, f"sweep, attempt {attempt}", (0, -signal.SIGKILL))
+                now = cells_done(folder)
+                if not done <= set(now):
+                    row.note("lost", f"{len(done)} cells were done, then {len(now)}")
+                done = set(now)
+            if sorted(now.values()) != [1, 1, 1] or (folder / "sweep.csv").read_text().count("\n") != 4:
+                row.note("wrong", f"after the last attempt: {now}")
+
+    def sweep_damages(self, row: Row) -> None:
+        """A file of a sweep is damaged, or lies elsewhere: it is refused or said, and never hides another cell."""
+        (self.place / "grid.toml").write_text(GRID)
+        whole, swept = self.place / "whole", self.place / "swept"
+        child(("sweep", "grid.toml", "--out", "whole", "-q"), self.place)
+        for number in range(15 * self.many):
+            row.tried += 1
+            shutil.rmtree(swept, ignore_errors=True)
+            shutil.copytree(whole, swept)
+            files = sorted(path for path in swept.rglob("*.json*") if path.is_file())
+            path = swept / SWEEP if number % 5 == 0 else self.rng.choice(files)
+            outside = self.place / "outside"
+            outside.write_bytes(path.read_bytes())
+            how, content = damaged(path.read_bytes(), self.rng)
+            if number % 4 == 3:
+                how = "elsewhere"
+                path.unlink()
+                path.symlink_to(outside)
+            else:
+                path.write_bytes(content)
+            said = child(("sweep", "grid.toml", "--out", "swept", "--resume", "-q", "-o", "csv"), self.place)
+            what = f"{path.relative_to(swept)} {how}"
+            judge(row, said, what, (0, 2, 4))
+            if path.name != SWEEP and said.out.count(",done,") < len(cells_done(whole)) - 1:
+                row.note("lost", f"{what}: {said.out.count(',done,')} cells are left")
+            judge(row, child(("worker", "swept", "-q"), self.place), f"worker, {what}", (0, 2))
+            judge(row, child(("predict", "--arch", "mini", "--from", "swept"), self.place), f"predict, {what}", (2,))
+
+    def locks(self, row: Row) -> None:
+        """A prediction is locked and killed, or its lock or a run is damaged: there is a whole lock, or none."""
+        runs = self.place / "to-fit-on"
+        (self.place / "predict.toml").write_text(TO_PREDICT)
+        for number in range(8):  # of a quiet machine: ceilings of a busy one are left out
+            shutil.copytree(STORED, runs / f"{number:04d}-ledger")
+        words = ("predict", "--lock", "lock.json", "--grid", "predict.toml", "--from", "to-fit-on", "-q")
+        lock = self.place / "lock.json"
+        said = child(words, self.place)
+        judge(row, said, "a first lock", (0,))
+        whole = lock.read_bytes()
+        judge(row, child(words, self.place), "a second lock", (2,))
+        for number in range(10 * self.many):
+            row.tried += 1
+            if number % 2:
+                how, content = damaged(whole, self.rng)
+                lock.write_bytes(content)
+                said = child(("predict", "--check", "lock.json", "--from", "to-fit-on"), self.place)
+                judge(row, said, f"check of a lock with {how}", (2,))
+                continue
+            lock.unlink(missing_ok=True)
+            child(words, self.place, sent=signal.SIGKILL, after_s=self.rng.random())
+            if lock.exists() and json.loads(lock.read_bytes()).keys() != json.loads(whole).keys():
+                row.note("wrong", "half a lock")
+            name = self.rng.choice((MANIFEST, "results.json"))
+            path = runs / "0003-ledger" / name
+            kept = path.read_bytes()
+            how, content = damaged(kept, self.rng)
+            path.write_bytes(content)
+            said = child(("predict", "--arch", "mini", "-c", "9", "--from", "to-fit-on"), self.place)
+            judge(row, said, f"predict from a run whose {name} has {how}", (0, 2))
+            path.write_bytes(kept)
+
+
+def cells_done(folder: Path) -> dict[str, int]:
+    """Cell -> how often it was done; nothing where there is no sweep."""
+    try:
+        cells = read_sweep(folder).cells
+    except PerstepError:
+        return {}
+    tries = {cell.key: attempts(folder / "cells" / cell.key) for cell in cells}
+    ends = {key: [one.end.outcome for one in of_cell if one.end is not None] for key, of_cell in tries.items()}
+    return {key: count for key, outcomes in ends.items() if (count := outcomes.count(Outcome.DONE))}
+
 
 def fill(most: int) -> None:
     """Let no file of this process grow beyond so many bytes, except its streams, which go nowhere."""
@@ -405,14 +511,16 @@ def containers(value: Any) -> Iterator[Any]:
 
 COMMANDS = (
     "ledger", "mask", "cache", "ops", "depth", "experts", "context", "output", "generate", "compare", "gate", "list",
-    "show", "report", "export", "machine", "selftest", "watch", "fix", "", "nothing",
+    "show", "report", "export", "machine", "selftest", "watch", "fix", "sweep", "worker", "predict", "completion", "",
+    "nothing",
 )  # fmt: skip
 OPTIONS = (
     "-m", "--model", "-p", "-n", "-b", "-t", "--threads", "--seed", "--rounds", "--budget", "--precision", "--arch",
     "--layers", "--prompt", "--out", "--resume", "--force", "-o", "--baseline", "--save-baseline", "--device",
     "--dtype", "--backend", "--fail-on", "--format", "--to", "--root", "--schema", "--vocab", "--context", "--live",
     "--python", "--strict", "--traceback", "--bogus", "--", "-q", "--threshold", "--temperature", "--top-p", "--top-k",
-    "--detail",
+    "--detail", "--grid", "--lock", "--check", "--validate", "--from", "--machine", "--fleet", "--trace", "--step",
+    "--loop", "--inside", "--history", "--share", "--raw", "--html", "--tag", "--executor", "--address", "--keep-text",
 )  # fmt: skip
 VALUES = (
     "", "0", "-1", "1e9", "8.7", "nan", "inf", "-inf", "99999999999999999999", "9" * 5000, "abc", "\x1b[31m", "a\0b",
@@ -435,6 +543,12 @@ def wrong_tokens(rng: random.Random, run: str) -> tuple[str, ...]:
     return tuple(token for token in (command, *words, *options, *short))
 
 
+KINDS = (
+    "kills", "forced_kills", "signals", "full_disks", "links", "damages", "command_lines", "ctrl_c", "sweeps",
+    "sweep_damages", "locks",
+)  # fmt: skip
+
+
 def main() -> int:
     """The number of faults found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -451,7 +565,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="perstep-") as place:
         os.environ["PERSTEP_CACHE_DIR"] = str(Path(place) / "cache")
         torture = Torture(Path(place), options.seed, fast=options.fast)
-        for name in ("kills", "forced_kills", "signals", "full_disks", "links", "damages", "command_lines", "ctrl_c"):
+        for name in KINDS:
             if options.only in (None, name):
                 row, began = Row(name.replace("_", " ")), time.monotonic()
                 getattr(torture, name)(row)

@@ -168,13 +168,16 @@ def test_the_older_checks_run_on_the_host_as_well(script: ModuleType, small: Any
 def test_the_checks_of_budgets_run_on_the_host(script: ModuleType, small: Any) -> None:
     """Where there is no device `compare` sees no kernels and misses its goal; the others say what they found."""
     threads = torch.get_num_threads()
-    names = ["budget_compare", "budget_ops", "budget_ledger"]
-    assert script.chosen(["budget"]) == names
-    found = script.run_checks(names, small)
+    names = ["budget_compare", "budget_ops", "budget_mask", "budget_ledger"]
+    assert set(script.chosen(["budget"])) == {*names, "budget_selftest"}
+    found = script.run_checks([*names, "budget_selftest"], small)
     torch.set_num_threads(threads)
     assert [(name, found[name].get("error")) for name in names] == [(name, None) for name in names]
     assert found["budget_compare"]["status"] == "missed"
     assert set(found["budget_ops"]["facts"]["ways_us"]) == {"mask=rebuild", "mask=cached", "mask=fused"}
+    assert found["budget_mask"]["status"] == "missed"
+    assert set(found["budget_mask"]["facts"]["step_us"]) == {"mini no mask", "mini table", "mini llguidance"}
+    assert "cannot be seen here" in found["budget_selftest"]["error"]
     assert found["budget_ledger"]["facts"]["rounds"] >= 1
     json.dumps(found)
 

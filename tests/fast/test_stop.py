@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models import tokenizer_of
 
 from perstep import fast
 from perstep.automata import Vocabulary
@@ -84,19 +85,6 @@ def test_a_state_of_your_own_gives_the_same_verdicts(strings: Any, tokens: list[
     for at, token in enumerate(ids.T):
         assert stop.completes(state, token).tolist() == stop(ids[:, : at + 1]).tolist()
         state = stop.advance(state, token)
-
-
-def tokenizer_of(pieces: list[bytes]) -> Any:
-    """A byte-level tokenizer with exactly these tokens."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    shown = bytes_to_unicode()
-    vocab = {"".join(shown[byte] for byte in piece): number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
 def test_verdicts_are_those_of_transformers() -> None:

@@ -1,5 +1,6 @@
 """Utf8: the allowed sets are those of the definition, whatever came before and however the text is cut into tokens."""
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,14 +28,21 @@ MIXED = [
 """Bytes, and tokens that begin, end or lie inside a character; the last spells nothing valid."""
 
 
-CHARACTERS = {chr(point).encode() for point in range(0x110000) if not 0xD800 <= point < 0xE000}
-BEGINNINGS = {character[:end] for character in CHARACTERS for end in range(len(character))}
-"""The definition: every character there is, and every proper beginning of one, the empty one included."""
+@cache
+def characters() -> set[bytes]:
+    """Every character there is."""
+    return {chr(point).encode() for point in range(0x110000) if not 0xD800 <= point < 0xE000}
+
+
+@cache
+def beginnings() -> set[bytes]:
+    """The definition: every proper beginning of a character, the empty one included."""
+    return {character[:end] for character in characters() for end in range(len(character))}
 
 
 def can_go_on(data: bytes) -> bool:
     """Whether some bytes after `data` make it text."""
-    return any(data[at:] in BEGINNINGS and is_text(data[:at]) for at in range(max(len(data) - 3, 0), len(data) + 1))
+    return any(data[at:] in beginnings() and is_text(data[:at]) for at in range(max(len(data) - 3, 0), len(data) + 1))
 
 
 def is_text(data: bytes) -> bool:
@@ -54,11 +62,11 @@ def test_every_beginning_of_a_character_allows_exactly_the_bytes_of_the_definiti
     mask = fast.Utf8(BYTES)
     single = [bytes([byte]) for byte in range(256)]
     for length in range(4):
-        beginnings = sorted(one for one in BEGINNINGS if len(one) == length)
-        expected = torch.tensor([[b + x in BEGINNINGS or b + x in CHARACTERS for x in single] for b in beginnings])
+        begun = sorted(one for one in beginnings() if len(one) == length)
+        expected = torch.tensor([[b + x in beginnings() or b + x in characters() for x in single] for b in begun])
         for before in (b"", "😀".encode()) if length == 3 else (b"", b"a", "é".encode(), "€".encode()):
-            ids = torch.tensor([list(before + one) for one in beginnings], dtype=torch.int64)
-            ids = ids.reshape(len(beginnings), len(before) + length)
+            ids = torch.tensor([list(before + one) for one in begun], dtype=torch.int64)
+            ids = ids.reshape(len(begun), len(before) + length)
             scores = torch.zeros(len(ids), 256)
             assert torch.equal(mask(ids, scores) == 0, expected)
             assert torch.equal(mask.mask(scores, mask.state(ids)) == 0, expected)
@@ -67,7 +75,7 @@ def test_every_beginning_of_a_character_allows_exactly_the_bytes_of_the_definiti
 
 def _unfinished(data: bytes) -> bytes:
     """The bytes of an unfinished character at the end of `data`, valid or not before it."""
-    return next((data[-length:] for length in (3, 2, 1) if len(data) >= length and data[-length:] in BEGINNINGS), b"")
+    return next((data[-length:] for length in (3, 2, 1) if len(data) >= length and data[-length:] in beginnings()), b"")
 
 
 @given(st.text(), st.integers(0, 3))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep import fast
@@ -92,12 +93,7 @@ class Deceives(transformers.StoppingCriteria):  # type: ignore[misc]
 
 def model() -> Any:
     """A tiny Llama over bytes."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        eos_token_id=None, pad_token_id=0, initializer_range=0.4,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(vocab_size=256, num_hidden_layers=1, initializer_range=0.4)
 
 
 def captured(vocab: Any = BYTES, **kwargs: Any) -> Captured:

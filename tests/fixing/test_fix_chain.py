@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 from perstep.fixing.behaviour import find_vocabulary, offers
 from perstep.fixing.capture import Captured, Captures
@@ -31,12 +32,7 @@ class Own(transformers.LogitsProcessor):  # type: ignore[misc]
 
 def captured(peaked: float = 1.0, rows: int = 4, **kwargs: Any) -> Captured:
     """A call of a tiny Llama whose head is so many times as large."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=COLUMNS, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    llama = transformers.LlamaForCausalLM(config).eval()
+    llama = small_llama(vocab_size=COLUMNS, num_hidden_layers=1)
     llama.lm_head.weight.data.mul_(peaked)
     ids = torch.randint(3, COLUMNS, (rows, 16))
     mask = torch.ones_like(ids)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.models import tokenizer_of
 
 from perstep.automata import Vocabulary
 from perstep.fixing.criteria import Unlike, for_criterion
@@ -22,25 +23,9 @@ np = pytest.importorskip("numpy")
 
 STOPS = ["\n\n", "###", "User:"]
 LONGER = [b"\n\n", b"##", b"###", b"User", b"User:", b"ser", b": ", b":\n", b"#\n", b"the ", b"\n\n\n", b" a", b"er:x"]
-
-
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<end>"}
 
-
-def tokenizer_of(pieces: list[bytes]) -> Any:
-    """A byte-level tokenizer with these tokens, and `<pad>` and `<end>`, which have no text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    shown = bytes_to_unicode()
-    vocab = {"".join(shown[byte] for byte in piece): number for number, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
-
-
-TOK = tokenizer_of([*(bytes([byte]) for byte in range(256)), *LONGER])
+TOK = tokenizer_of([*(bytes([byte]) for byte in range(256)), *LONGER], **SPECIAL)
 VOCABULARY = Vocabulary.from_tokenizer(TOK)
 PROMPT = b"what the user said"
 

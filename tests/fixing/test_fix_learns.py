@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 from perstep.fixing import Captured, Captures
 from perstep.fixing.behaviour import find_vocabulary, offers
@@ -53,12 +54,7 @@ TREE = Tree()
 
 def llama() -> Any:
     """A tiny one."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=COLUMNS, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        eos_token_id=2, pad_token_id=0, initializer_range=0.3,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(vocab_size=COLUMNS, num_hidden_layers=1, eos_token_id=2, initializer_range=0.3)
 
 
 def captured(model: Any = None, names: dict[str, Any] | None = None, rows: int = 2, **kwargs: Any) -> Captured:

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import pytest
+from tests.models import small_llama
 
 from perstep.fixing import Captured, Captures, measure
 from perstep.fixing.capture import Line
@@ -71,12 +72,8 @@ CALLED: dict[int, Any] = {}
 
 def captured() -> Captured:
     """One call with the three processors, whose forward takes 10 ms."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        eos_token_id=None, pad_token_id=0, initializer_range=0.4,
-    )  # fmt: skip
-    llama = transformers.LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    llama = small_llama(**sizes, num_hidden_layers=1, initializer_range=0.4)
     llama.model.register_forward_pre_hook(lambda *_: CLOCK.advance(CS))
     with Captures() as captures:
         llama.generate(

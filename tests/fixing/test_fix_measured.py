@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.models import small_llama
 
 from perstep.data import fix_results_schema_path
 from perstep.experiments import pipeline
@@ -82,12 +83,7 @@ def slow_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model(**changes: Any) -> Any:
     """A tiny Llama over bytes, of which a forward takes 10 ms."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(
-        vocab_size=256, eos_token_id=None, pad_token_id=0, initializer_range=0.4, **{**sizes, **changes}
-    )
-    llama = transformers.LlamaForCausalLM(config).eval()
+    llama = small_llama(**{"vocab_size": 256, "num_hidden_layers": 1, "initializer_range": 0.4, **changes})
     llama.model.register_forward_pre_hook(lambda *_: CLOCK.advance(CS))
     return llama
 

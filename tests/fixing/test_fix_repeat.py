@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 from perstep.fixing import Captured, Captures
 from perstep.fixing.capture import copied
@@ -89,12 +90,8 @@ class Noisy(transformers.LogitsProcessor):  # type: ignore[misc]
 
 def captured(**kwargs: Any) -> Captured:
     """One call of up to four tokens."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        eos_token_id=None, pad_token_id=0, initializer_range=0.4,
-    )  # fmt: skip
-    llama = transformers.LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    llama = small_llama(**sizes, num_hidden_layers=1, initializer_range=0.4)
     with Captures() as captures:
         llama.generate(torch.arange(3, 3 + PROMPT)[None], max_new_tokens=4, do_sample=False, **kwargs)
     (call,) = captures.calls.values()

@@ -79,6 +79,18 @@ def test_a_validation_has_its_baselines(cli: Callable[..., Any]) -> None:
     assert len(found["cells"]) == 32
 
 
+@pytest.mark.usefixtures("known")
+def test_tables_fit_a_narrow_terminal(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 characters; each piece of a table names the method of its rows."""
+    monkeypatch.setenv("COLUMNS", "80")
+    said = cli("predict", "--validate", ".", "--sheet-gb-s", 100, "--sheet-gflop-s", 200)
+    lines = said.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    pieces = sum(line.startswith("method") for line in lines)
+    assert pieces > 1
+    assert sum(line.startswith("roofline of the data sheet") for line in lines) == 2 * pieces
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing to do": ([], "give --arch"),
     "an unknown architecture": (["--arch", "nowhere"], "unknown architecture 'nowhere'"),

@@ -135,7 +135,7 @@ def test_the_tables_say_what_files_say(law: Law) -> None:
     (table,) = validation_tables(validate(Cells(law(0.1, archs=5), Counter())))
     lines = to_csv(table.columns, table.records).splitlines()
     assert lines[0].startswith(
-        "left_out,method,folds,cells,median,p90,worst,within,coverage,derived,parts,cancelling,noise"
+        "method,left_out,folds,cells,median,p90,worst,within,coverage,derived,parts,cancelling,noise"
     )
     assert len(lines) == 1 + len(table.records)
     assert "5 architectures" in to_text(table)
@@ -174,14 +174,16 @@ def test_a_lock_is_written_once_and_checked_with_later_cells_alone(
 
     key, said = next(iter(made.predictions.items()))
     later = replace(cells[0], name=f"{key}.1", step_ns=said.step_ns / 1.1, began_at="2999-01-01T00:00:00+00:00")
-    (row,) = check(made, [later])
+    (row,) = check(made, Cells([later], Counter()))
     assert row.error == pytest.approx(0.1)
     assert "median 10.0 %" in to_text(check_table(made, [row]))
     older = replace(later, began_at="2001-01-01T00:00:00+00:00")
     with pytest.raises(InputError, match=rf"1 cell is older than the lock .* such as {key}\.1 of 2001"):
-        check(made, [later, older])
-    with pytest.raises(InputError, match="no cell of the sweep is in the lock"):
-        check(made, [cells[0]])
+        check(made, Cells([later, older], Counter()))
+    with pytest.raises(
+        InputError, match=r"no cell of the sweep is in the lock \(2 left out: its ceilings were disturbed"
+    ):
+        check(made, Cells([cells[0]], Counter({"its ceilings were disturbed": 2})))
 
 
 @pytest.mark.parametrize(

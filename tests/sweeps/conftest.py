@@ -33,7 +33,7 @@ from pathlib import Path
 from perstep._json import Json
 from perstep.runs import read_regular, replace_file
 from perstep.sweeps.folder import read_sweep
-from perstep.sweeps.on_ray import run_on_ray
+from perstep.sweeps.on_ray import connected, run_on_ray
 from perstep.sweeps.work import Worker
 
 folder, machine, seconds, *address = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]
@@ -56,7 +56,8 @@ def perform(folder, cell, held):
     return ""
 
 if address:
-    run_on_ray(folder, sweep, address[0], lambda _share, _what: None, lambda said: None, perform)
+    with connected(address[0]) as ray:
+        run_on_ray(ray, folder, sweep, lambda _share, _what: None, lambda _said: None, perform)
 else:
     Worker(folder, sweep, lambda _share, _what: None, stays=True, perform=perform).run()
 '''

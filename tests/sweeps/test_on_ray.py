@@ -50,12 +50,13 @@ def slow(folder: Path, cell: Cell, held: Held) -> str:
 
 def run(cluster: Any, folder: Path, sweep: Sweep, perform: Any = slow, progress: Any = None) -> list[str]:
     """What was remarked."""
-    from perstep.sweeps.on_ray import run_on_ray
+    from perstep.sweeps.on_ray import connected, run_on_ray
 
     ray.cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
     said: list[str] = []
     told = progress or (lambda _share, _what: None)
-    run_on_ray(folder, sweep, cluster.address, told, said.append, perform)
+    with connected(cluster.address) as connection:
+        run_on_ray(connection, folder, sweep, told, said.append, perform)
     return said
 
 
@@ -162,10 +163,18 @@ def test_nodes_of_other_versions_are_named(
     assert list((tmp_path / "sweep" / "cells").iterdir()) == []
 
 
-def test_an_address_where_no_cluster_is(small_sweep: Callable[..., Sweep], tmp_path: Path) -> None:
-    """It is named."""
-    from perstep.sweeps.on_ray import run_on_ray
-
-    sweep = small_sweep(tmp_path / "sweep", cells=1)
-    with pytest.raises(InputError, match=r"cannot reach a Ray cluster at 127\.0\.0\.1:1"):
-        run_on_ray(tmp_path / "sweep", sweep, "127.0.0.1:1", lambda _s, _w: None, lambda _t: None)
+@pytest.mark.parametrize(
+    ("address", "wrong"),
+    [
+        ("127.0.0.1:1", r"cannot reach a Ray cluster at 127.0.0.1:1 ("),
+        ("nowhere.invalid:6379", "cannot reach a Ray cluster at nowhere.invalid:6379 ("),
+        ("nonsense", "cannot reach a Ray cluster at nonsense (an address is HOST:PORT)"),
+    ],
+)
+def test_an_address_where_no_cluster_is(cli: Callable[..., Any], address: str, wrong: str) -> None:
+    """It is named in one line, and nothing is written: with the right one the same command begins the sweep."""
+    Path("grid.toml").write_text('experiment = "ledger"\n[grid]\nbatch = [1]')
+    said = cli("sweep", "grid.toml", "--out", "out", "--executor", "ray", "--address", address)
+    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+    assert wrong in said.err
+    assert not Path("out").exists()

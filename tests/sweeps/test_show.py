@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from perstep.report import to_text
 from perstep.sweeps.drift import drifts
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.grid import Cell
-from perstep.sweeps.pictures import _Measured, pictures
+from perstep.sweeps.pictures import _Measured, _short_names, pictures
 from perstep.sweeps.rows import Row, _at, _numbers
 from perstep.sweeps.show import table_of, write_all
 
@@ -59,6 +60,16 @@ def test_the_table_has_every_cell_with_what_became_of_it(sweep: Sweep) -> None:
     assert "6 cells: 5 done, 1 failed." in text
     assert "Failed: 000000000003.1 (context 64, batch 4): exit code 2: it does not fit." in text
     assert "step_ns of one differs from their median by up to 9.1 %, the last from the first by +20.0 %." in text
+
+
+def test_a_table_fits_a_narrow_terminal(sweep: Sweep) -> None:
+    """Of 80 characters, however long the reason of a failure is; every cell is named in each piece."""
+    rows = [*ROWS, replace(ROWS[3], why="exit code 2: " + "it does not fit " * 20)]
+    lines = to_text(table_of(sweep, rows), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    pieces = sum(line.startswith("cell ") for line in lines)
+    assert pieces > 1
+    assert sum(line.startswith("000000000002.1") for line in lines) == pieces
 
 
 def test_files_have_numbers_and_the_key_first(sweep: Sweep, tmp_path: Path) -> None:
@@ -110,10 +121,36 @@ def test_a_pictures_value_is_the_median_of_repetitions() -> None:
     assert measured.axes == {"context": [8, 16]}
 
 
+@pytest.mark.parametrize(
+    ("levels", "names"),
+    [
+        (["b/arch/gpt2/config.json", "b/arch/opt/config.json"], ["gpt2", "opt"]),
+        (["gpt2", "opt"], ["gpt2", "opt"]),
+        (["a/x", "a/x/y"], ["a/x", "a/x/y"]),
+        ([1, 16], ["1", "16"]),
+    ],
+)
+def test_paths_are_named_by_what_differs(levels: list[Any], names: list[str]) -> None:
+    """The whole path of a configuration would cover the picture; nothing is left without a name."""
+    assert _short_names(levels) == names
+    rows = [row(n, 1e6 * (n + 1), arch=level, context=c) for n, level in enumerate(levels) for c in (8, 64)]
+    measured = _Measured("step_ns", rows)
+    drawn = [series.name for panel in measured.panels() for series in panel.series if series.kind == "joined"]
+    assert drawn == [f"arch {name}" for name in names] or isinstance(levels[0], int)
+    assert measured._words({"arch": levels[0]}) == f"arch {names[0]}"
+
+
 def test_a_sweep_without_figures_has_no_pictures() -> None:
     """All failed, or all figures words, or nothing varies."""
     assert pictures([row(0, None)]) == {}
     assert pictures([row(0, 1e6), row(1, 1e6)]) == {}
+
+
+def test_figures_below_0_have_a_picture() -> None:
+    """An overhead may be negative everywhere, or nothing."""
+    for value in (-1e6, 0.0):
+        rows = [row(n, value, context=8 * (n // 2 + 1), batch=n % 2 + 1) for n in range(4)]
+        assert sorted(pictures(rows)) == ["curves.png", "heat-map.png"]
 
 
 def test_figures_are_found_by_path_and_in_summaries() -> None:

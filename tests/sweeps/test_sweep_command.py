@@ -173,11 +173,12 @@ def test_a_sweep_goes_on_with_its_own_grid_alone(cli: Callable[..., Any], begun:
 def test_without_ray_its_executor_says_what_to_install(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one line."""
+    """In one line, before a folder is made."""
     monkeypatch.setitem(sys.modules, "ray", None)
     said = cli("sweep", write_grid(Path()), "--out", "out", "--executor", "ray", "-q")
     assert said.code == 2
     assert "--executor ray needs Ray, which is not installed: in perstep's folder run pip install" in said.err
+    assert not Path("out").exists()
 
 
 def test_ray_is_imported_by_its_executor_alone() -> None:

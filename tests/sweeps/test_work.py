@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from perstep.cli import output
@@ -57,13 +56,28 @@ def test_ctrl_c_ends_the_attempt_and_says_how_to_go_on(small_sweep: MakeSweep, t
     assert outcomes == [[Outcome.DONE], [Outcome.STOPPED], []]
 
 
+@pytest.mark.parametrize(
+    ("before", "first"),
+    [
+        (0, "perstep: 1 of 49 cells, 2% done, about 20 min left"),
+        (10, "perstep: 11 of 49 cells, 22% done, about 16 min left"),
+    ],
+)
 def test_what_an_earlier_process_measured_is_no_part_of_the_time_left(
-    small_sweep: MakeSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    before: int,
+    first: str,
+    small_sweep: MakeSweep,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of 49 cells of 25 s each ten are there already: after the next one 38 are left, which take 16 minutes."""
     folder, now_s = tmp_path / "sweep", [0.0]
     sweep = small_sweep(folder, cells=49)
-    worker(folder, msgspec.structs.replace(sweep, cells=sweep.cells[:10]), lambda *_: "").run()
+    for cell in sweep.cells[:before]:
+        with claimed(folder / "cells" / cell.key, Watcher()) as held:
+            assert held is not None
+            held.end(Outcome.DONE)
     monkeypatch.setattr(output.time, "monotonic", lambda: now_s[0])
 
     def perform(_folder: Path, _cell: Cell, _held: Held) -> str:
@@ -73,7 +87,7 @@ def test_what_an_earlier_process_measured_is_no_part_of_the_time_left(
     with output.progress_shown(quiet=False) as progress:
         Worker(folder, sweep, progress, stays=True, perform=perform).run()
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "perstep: 11 of 49 cells, 22% done, about 16 min left"
+    assert said[0] == first
     assert said[-2] == "perstep: 48 of 49 cells, 98% done, about 25 s left"
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep.measure import FakeClock
@@ -18,12 +19,7 @@ MS = 1_000_000
 
 def llama(seed: int) -> Any:
     """A tiny Llama."""
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
-        pad_token_id=0, eos_token_id=None,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(seed, num_hidden_layers=1)
 
 
 def test_accepted_tokens_are_what_the_text_grew_by_beside_the_models_own() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep.errors import InputError
@@ -23,18 +24,10 @@ transformers = pytest.importorskip("transformers")
 MS = 1_000_000
 
 
-def llama(**changes: Any) -> Any:
-    """A tiny Llama."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=96, pad_token_id=0, eos_token_id=None, **{**sizes, **changes})
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.fixture(scope="module")
 def shared() -> Any:
     """One model for all tests."""
-    return llama()
+    return small_llama()
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models import small_llama
 
 from perstep.errors import InputError
+from perstep.experiments import pipeline
 from perstep.measure import FakeClock
 from perstep.watching.inside import LinesOf
 from perstep.watching.session import Watch, describe_calls, store
@@ -53,12 +55,8 @@ LINES = {number: line.strip() for number, line in enumerate(Path(__file__).read_
 @pytest.fixture(scope="module")
 def llama() -> Any:
     """A tiny one."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    return small_llama(**sizes, num_hidden_layers=1)
 
 
 def generate(model: Any, *, processors: Any = None, criteria: Any = None) -> Any:
@@ -181,3 +179,18 @@ def test_what_was_seen_is_kept_in_the_run_and_shown_again(llama: Any, tmp_path: 
     assert table.records[0].source == "CLOCK.advance(5_000_000)"
     assert table.title in (tmp_path / "run" / "README.md").read_text()
     assert f"{THIS}:" in str(watch)
+
+
+def test_a_shared_page_has_none_of_its_lines(llama: Any, tmp_path: Path) -> None:
+    """Their times stay; the run's own page has them, and says so."""
+    watch, lines, _ = looked(llama, "logits/Mine")
+    watch.samples[-1].inside = lines.found()
+    store(watch, describe_calls(watch, {}), out=tmp_path / "run", force=False)
+    own = (tmp_path / "run" / "report.html").read_text()
+    assert "CLOCK.advance(5_000_000)" in own
+    assert "and source lines without their strings and comments" in own
+    shared = pipeline.page(tmp_path / "run", share=True)[1].decode()
+    assert "CLOCK.advance" not in shared
+    assert THIS not in shared
+    assert "inside logits/Mine, by its own source lines, in " in shared
+    assert "line 6" in shared

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.models import small_llama
 
 import perstep
 from perstep.errors import InputError, how_to_install
@@ -29,18 +30,10 @@ transformers = pytest.importorskip("transformers")
 MS = 1_000_000
 
 
-def build(**changes: Any) -> Any:
-    """A tiny Llama whose calls make as many steps as they are asked for."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=96, pad_token_id=0, eos_token_id=None, **{**sizes, **changes})
-    return transformers.LlamaForCausalLM(config).eval()
-
-
 @pytest.fixture(scope="module")
 def shared() -> Any:
     """One model for all tests: each leaves it as it was."""
-    return build()
+    return small_llama()
 
 
 @pytest.fixture
@@ -279,7 +272,7 @@ def test_two_models_on_one_line_are_not_mixed(model: Any, ids: Any) -> None:
 
 def test_two_models_of_one_name_are_not_mixed_either(model: Any, ids: Any) -> None:
     """The second one is `X#2`, on whatever line it is met."""
-    other = build(num_hidden_layers=3)
+    other = small_llama(num_hidden_layers=3)
     with Watch(clock=FakeClock(tick_ns=1)) as w:
         for each in (model, other, model):
             each.generate(ids, max_new_tokens=4, do_sample=False)
@@ -292,7 +285,7 @@ def test_two_models_of_one_name_are_not_mixed_either(model: Any, ids: Any) -> No
 
 def test_only_the_given_model_is_watched(model: Any, ids: Any) -> None:
     """Another one that generates beside it is not."""
-    other = build()
+    other = small_llama()
     with perstep.watch(model) as w:
         other.generate(ids, max_new_tokens=3, do_sample=False)
     assert w.samples == []
@@ -377,7 +370,7 @@ def test_the_collector_stays_as_it_is(model: Any, ids: Any) -> None:
 def test_a_watched_model_can_be_freed(ids: Any) -> None:
     """A script that loads one model after another needs the memory of one."""
     with Watch(clock=FakeClock(tick_ns=1)) as w:
-        model = build()
+        model = small_llama()
         model.generate(ids, max_new_tokens=3, do_sample=False)
         gone = weakref.ref(model)
         del model

@@ -129,10 +129,6 @@ class Dfa:
         """Every byte string that this automaton does not accept (UTF-8 or not)."""
         return replace(anything() - self, source=f"not ({self.source})")
 
-    def minimise(self) -> Dfa:
-        """The smallest automaton of the same language, numbered canonically."""
-        return minimal(self.transitions, self.byte_class, self.accepting, self.start, self.source)
-
 
 def anything() -> Dfa:
     """Every byte string, valid UTF-8 or not."""

@@ -142,7 +142,7 @@ def predict(
         return _validate(_read(choice.validate, quiet=quiet), choice, output)
     if choice.check is not None:
         locked = read_lock(choice.check)
-        checked = check(locked, _read(from_, quiet=quiet).cells)
+        checked = check(locked, _read(from_, quiet=quiet))
         _print_one(check_table(locked, checked), checked, output)
         return 0
     target = None if machine is None else _machine(machine)
@@ -173,7 +173,7 @@ def _machine(path: Path) -> Machine:
         return msgspec.convert(json.loads(read_regular(path))["machine"], Machine)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep machine -o json` writes one") from error
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
         raise InputError(f"{path} is no machine: {error}; `perstep machine -o json` writes one") from error
 
 

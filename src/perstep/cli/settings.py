@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cyclopts import App, ArgumentCollection, Token
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep.errors import InputError
 
@@ -38,13 +39,11 @@ def from_file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollecti
 
 
 def _settings(path: Path) -> dict[str, Json]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
+    if not path.is_file():  # neither a folder nor a pipe, which nobody fills
         return {}
     try:
-        tool = tomllib.loads(text).get("tool", {})
-    except tomllib.TOMLDecodeError:
+        tool = tomllib.loads(read_given(path).decode()).get("tool", {})
+    except (OSError, ValueError, RecursionError):
         return {}  # what is wrong with it is for the tools that need it to say
     settings = tool.get("perstep", {}) if isinstance(tool, dict) else {}
     if not isinstance(settings, dict):

@@ -1,6 +1,7 @@
 """`perstep sweep` and `perstep worker`: many runs of one experiment, by one process or many."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ from perstep.report.table import to_records
 from perstep.runs import encode_json
 from perstep.sweeps.begin import Begun, begin_sweep
 from perstep.sweeps.folder import check_versions, read_sweep, versions_here
-from perstep.sweeps.rows import read_rows
+from perstep.sweeps.on_ray import connected, run_on_ray
+from perstep.sweeps.rows import DAMAGED, read_rows
 from perstep.sweeps.show import TABLE, write_all
 from perstep.sweeps.work import Worker
 
@@ -50,17 +52,17 @@ def sweep(
     """
     if address is not None and executor != "ray":
         raise InputError("--address goes with --executor ray")
-    with progress_shown(quiet=quiet) as progress:
-        begun = begin_sweep(grid, out, resume=resume, progress=progress, agree=lambda what: yes or _asked(what))
-    if not quiet:
-        remark(f"sweep: {begun.words}")
-    with progress_shown(quiet=quiet) as progress:
-        if executor == "ray":
-            from perstep.sweeps.on_ray import run_on_ray
-
-            run_on_ray(begun.folder, begun.sweep, address, progress, remark)
-        else:
-            Worker(begun.folder, begun.sweep, progress, stays=True).run()
+    # A cluster that cannot be reached is found out before anything is written.
+    with connected(address) if executor == "ray" else nullcontext() as ray:
+        with progress_shown(quiet=quiet) as progress:
+            begun = begin_sweep(grid, out, resume=resume, progress=progress, agree=lambda what: yes or _asked(what))
+        if not quiet:
+            remark(f"sweep: {begun.words}")
+        with progress_shown(quiet=quiet) as progress:
+            if ray is not None:
+                run_on_ray(ray, begun.folder, begun.sweep, progress, remark)
+            else:
+                Worker(begun.folder, begun.sweep, progress, stays=True).run()
     return _tell(begun, output, quiet=quiet)
 
 
@@ -75,7 +77,7 @@ def _tell(begun: Begun, output: Output, *, quiet: bool) -> int:
     """Print the table; the exit code.
 
     Raises:
-        InvalidMeasurement: cells failed; they are named, and the table is written.
+        InvalidMeasurement: cells failed or are damaged; they are named, and the table is written.
     """
     rows = read_rows(begun.folder, begun.sweep)
     table = write_all(begun.folder, begun.sweep, rows)
@@ -85,12 +87,11 @@ def _tell(begun: Begun, output: Output, *, quiet: bool) -> int:
         print_tables([table], output)
     if not quiet:
         remark(f"sweep: {begun.folder / TABLE}")
-    failed = [row.cell.key for row in rows if row.outcome == "failed"]
-    if failed:
-        raise InvalidMeasurement(
-            f"failed three times, or took their workers with them: {', '.join(failed)}; the other cells are in"
-            f" {begun.folder / TABLE}"
-        )
+    kinds = {"failed": "failed three times, or took their workers with them", DAMAGED: "damaged"}
+    keys = {words: [row.cell.key for row in rows if row.outcome == outcome] for outcome, words in kinds.items()}
+    wrong = [f"{words}: {', '.join(of_cells)}" for words, of_cells in keys.items() if of_cells]
+    if wrong:
+        raise InvalidMeasurement(f"{'; '.join(wrong)}; the other cells are in {begun.folder / TABLE}")
     return 0
 
 
@@ -107,7 +108,10 @@ def worker(folder: Path, /, *, quiet: Annotated[bool, Parameter(name=["-q", "--q
     begun = read_sweep(folder)
     check_versions(begun, versions_here(), "this environment")
     with progress_shown(quiet=quiet) as progress:
-        Worker(folder, begun, progress, stays=False).run()
+        working = Worker(folder, begun, progress, stays=False)
+        working.run()
+    for why in working.damaged:
+        remark(f"warning: {why}")
     if not quiet:
         remark(f"no cell of {folder} is free; `perstep sweep GRID.toml --out {folder} --resume` makes the table")
     return 0

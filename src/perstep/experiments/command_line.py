@@ -45,7 +45,9 @@ def plan_from(experiment: str, words: Sequence[str]) -> AnyPlan:
 
     take.__annotations__ = {"plan": Annotated[kind, Parameter(name="*")]}
     take.__defaults__ = (kind(),)
-    app = App(name=experiment, default_command=take, result_action="return_value", config=refuse_fractions)
+    # Without --help and --version, which print and make no plan.
+    app = App(name=experiment, default_command=take, result_action="return_value", config=refuse_fractions,
+              help_flags=(), version_flags=())  # fmt: skip
     try:
         return app(list(words), exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:

@@ -190,6 +190,18 @@ def of_each_model(manifest: Manifest, where: str = MANIFEST) -> dict[str, Manife
     } or {"": manifest}
 
 
+def machine_of(manifest: Manifest) -> Machine:
+    """The machine that a manifest names.
+
+    Raises:
+        InputError: what it says is of another type.
+    """
+    try:
+        return msgspec.convert(manifest.machine, Machine)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{MANIFEST} is wrong in machine: {error}; restore it, or measure again") from error
+
+
 def hash_ids(*arrays: NDArray[np.int64]) -> str:
     """SHA-256 over token ids and their shapes: what makes two workloads the same."""
     digest = hashlib.sha256()
@@ -227,7 +239,7 @@ def describe_machine(
 
 def warn_of_noise(manifest: Manifest, rounds: Iterable[Noise], threads: int, *, of_calls: bool = False) -> None:
     """Write into the manifest what the rounds, or calls, say was wrong with this machine."""
-    machine = msgspec.convert(manifest.machine, Machine)
+    machine = machine_of(manifest)
     warnings = warnings_for(machine, summarise_noise(rounds), threads=threads, of_calls=of_calls)
     manifest.warnings += [warning for warning in warnings if warning not in manifest.warnings]
 

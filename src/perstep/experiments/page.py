@@ -47,7 +47,7 @@ def page_of(
         stops=_stops(manifest, findings),
         warnings=_warnings(manifest, findings),
         facts=_facts(manifest),
-        holds=_holds(manifest, content),
+        holds=_holds(manifest, findings, content),
         version=manifest.perstep_version or __version__,
     )
 
@@ -110,15 +110,19 @@ def tables_held(content: Content) -> str:
     return f"all tables of the run{rounds}"
 
 
-def _holds(manifest: Manifest, content: Content) -> list[str]:
+def _holds(manifest: Manifest, findings: Findings, content: Content) -> list[str]:
     """What a reader of the page learns of the person who measured."""
+    by_lines = hasattr(getattr(findings, "inside", None), "lines") or any(
+        getattr(site, "made_by", "") == "loop" for site in getattr(findings, "sites", [])
+    )
+    text = " or a model, and source lines without their strings and comments" if by_lines else "; no text of them"
     said = [
         tables_held(content),
         "the command line and the options; of a prompt and of a script's arguments hashes alone, without --keep-text",
         "the processor, the memory, the versions of the software, and the commit of the folder it was measured in",
     ]
     own = {
-        "watch": "the names and line numbers of the files that called generate; no text of them",
+        "watch": f"the names and line numbers of the files that called generate{text}",
         "fix": "the names and line numbers of the files that called generate, and the arguments tried in them",
         "compare": "the commands or functions that were compared, as they were written",
     }

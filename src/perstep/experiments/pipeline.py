@@ -14,7 +14,7 @@ from perstep.experiments.conditions import Model, left_out_layers, of_each_model
 from perstep.experiments.page import page_of
 from perstep.experiments.registry import find
 from perstep.experiments.session import measure_rounds
-from perstep.experiments.sharing import hidden_names, hider, shared, without_private
+from perstep.experiments.sharing import hidden_names, hider, shared, without_private, without_source
 from perstep.measure import Clock, HostClock, LedgerSamples, Progress
 from perstep.report import Table
 from perstep.report.format import plural
@@ -164,7 +164,7 @@ def page(name: str | Path, *, share: bool = False, raw: bool = False) -> tuple[s
     hide = None
     if share:
         hide = hider(hidden_names(manifest, findings, loaded.samples))
-        manifest = without_private(manifest)
+        manifest, findings = without_private(manifest), without_source(findings)
     with _refused(loaded.stored, loaded.notes, "shown"):
         tables = _tables(experiment, manifest, findings)
         document = page_of(experiment, manifest, findings, loaded.samples, tables)

@@ -28,8 +28,34 @@ def least_rounds(intervals: int) -> int:
     return rounds_needed(intervals, confidence=_CONFIDENCE)
 
 
+def between_first(count: int) -> list[int]:
+    """Indices in the order in which they may be left out so that the others stay evenly spread; never the two ends.
+
+    >>> between_first(9)
+    [1, 3, 5, 7, 2, 6, 4]
+    """
+    order, step, taken = [], 1, {0, count - 1}
+    while step < count:
+        odd = [index for index in range(step, count, 2 * step) if index not in taken]
+        order += odd
+        taken.update(odd)
+        step *= 2
+    return order
+
+
+def subsets(count: int, droppable: Sequence[int], least: int) -> list[list[int]]:
+    """Indices: all, and all but the first, the first two ... that may be left out, as long as `least` stay."""
+    most = min(len(droppable), max(count - least, 0))
+    return [[index for index in range(count) if index not in set(droppable[:gone])] for gone in range(most + 1)]
+
+
 def what_would_fit(
-    round_ns: float, effort: Effort, *, intervals: int, shorter: Sequence[tuple[str, float]] = ()
+    round_ns: float,
+    effort: Effort,
+    *,
+    intervals: int = 1,
+    least: int = 0,
+    shorter: Sequence[tuple[str, float]] = (),
 ) -> str:
     """What to say before measuring where the budget holds fewer rounds than intervals need; empty where it does.
 
@@ -37,10 +63,11 @@ def what_would_fit(
         round_ns: what a round takes.
         effort: with the budget.
         intervals: how many are shown together.
+        least: the rounds without which there are no intervals, where they need more than that.
         shorter: options that make rounds shorter, such as `-n 8`, each with what a round of them takes.
     """
-    fit = rounds_that_fit(round_ns, effort)
-    if fit >= least_rounds(intervals):
+    fit, least = rounds_that_fit(round_ns, effort), max(least, least_rounds(intervals))
+    if fit >= least:
         return ""
 
     def needed(ns: float) -> str:
@@ -49,7 +76,7 @@ def what_would_fit(
     others = "".join(f"; {options} needs {needed(ns)}" for options, ns in shorter if ns < round_ns)
     return (
         f"the budget of {span(effort.budget_s)} holds {plural(int(fit), 'round')}, and intervals need "
-        f"{least_rounds(intervals)}; {MIN_ROUNDS_FOR_VERDICT} rounds need {needed(round_ns)}{others}"
+        f"{least}; {MIN_ROUNDS_FOR_VERDICT} rounds need {needed(round_ns)}{others}"
     )
 
 

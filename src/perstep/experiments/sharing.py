@@ -99,6 +99,20 @@ def hidden_names(manifest: Manifest, findings: Findings, samples: Sequence[AnySa
     return {name: shown for name, shown in names.items() if name and name != shown}
 
 
+def without_source(findings: Findings) -> Findings:
+    """Findings without the source lines of a part that was looked into; their times stay."""
+    watched: Site = findings
+    inside = getattr(watched, "inside", None)
+    if inside is None or not hasattr(inside, "lines"):
+        return findings
+    lines = [
+        msgspec.structs.replace(line, place=f"line {place}", source=_HIDDEN)
+        for place, line in enumerate(inside.lines, start=1)
+    ]
+    without: Findings = msgspec.structs.replace(watched, inside=msgspec.structs.replace(inside, lines=lines))
+    return without
+
+
 def _rows(site: Site) -> list[Row]:
     """The rows of a line under `fix`, which name parts and lines to write; a watched line has none."""
     rows = getattr(site, "rows", [])

@@ -209,9 +209,9 @@ class _Run:
             raise NotCaptured(kept)
         if kept is None:
             kept = self._built(key, begin, logits_BV)
-        if not kept.busy.acquire(blocking=False):
+        if kept.busy.locked():
             raise NotCaptured("another call is using the graph of this model just now")
-        try:
+        with kept.busy:  # not `finally`: a Ctrl-C there would leave the graph busy for ever
             if kept.done is not None:
                 kept.done.wait()  # by the stream, not by the host: the call before may have run on another
             kept.step.slots.fill(self._cache, self._held)
@@ -224,8 +224,6 @@ class _Run:
             yield kept
             if call.prompt_BT.is_cuda:
                 kept.done = torch.cuda.current_stream().record_event()
-        finally:
-            kept.busy.release()
         call.report.kept_bytes = keep(call.model, key, kept)
 
     def _built(self, key: Hashable, begin: Begin, logits_BV: torch.Tensor) -> Kept:

@@ -59,15 +59,18 @@ class DeviceTables:
         class_B = self.class_KV[tables_B * (beyond + 1) + known_B]
         return self.next_SC[states_B * self.num_classes + class_B].long()
 
-    def mask(self, states_B: torch.Tensor, scores_BL: torch.Tensor) -> torch.Tensor:
-        """The scores with -inf where a state forbids a token, in a tensor of their own."""
+    def forbidden(self, states_B: torch.Tensor) -> torch.Tensor:
+        """What a state forbids, bool [B, L]."""
         rows_B = self.row_S[states_B]
         if self.forbidden_RL.dtype == torch.bool:
-            return scores_BL.masked_fill(self.forbidden_RL[rows_B], -torch.inf)
+            return self.forbidden_RL[rows_B]
         words = self.forbidden_RL[rows_B]
         bits = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=words.device)) & 1
-        allowed_BL = bits.flatten(1)[:, : self.width] != 0
-        return torch.where(allowed_BL, scores_BL, -torch.inf)
+        return bits.flatten(1)[:, : self.width] == 0
+
+    def mask(self, states_B: torch.Tensor, scores_BL: torch.Tensor) -> torch.Tensor:
+        """The scores with -inf where a state forbids a token, in a tensor of their own."""
+        return scores_BL.masked_fill(self.forbidden(states_B), -torch.inf)
 
 
 def starts_of(tables: Sequence[TokenTable]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from perstep._json import DamagedError, decode
 from perstep.machine.store import cache_folder
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def load_between_run_noise(machine_identity: str, folder: Path | None = None) ->
     if folder is None:
         return None
     try:
-        noise = msgspec.json.decode(_path(machine_identity, folder).read_bytes(), type=BetweenRunNoise)
-    except (OSError, msgspec.DecodeError):
+        noise = decode(_path(machine_identity, folder).read_bytes(), BetweenRunNoise)
+    except (OSError, DamagedError):
         return None
     usable = noise.schema_version <= SCHEMA_VERSION and noise.identity == machine_identity and noise.df > 0
     sane = all(0 <= sd < float("inf") for sd in noise.sd_log.values())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from perstep._json import DamagedError, decode, schema_version
 from perstep.machine.ceilings import SCHEMA_VERSION, Ceilings, allowed_cpu_count, ceiling_versions
 from perstep.machine.describe import identity
 
@@ -43,10 +44,6 @@ class SavedCeilings:
 
     path: Path | None
     warning: str = ""
-
-
-class _Version(msgspec.Struct):
-    schema_version: int
 
 
 def cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -129,12 +126,12 @@ def load_ceilings(machine: Machine, folder: Path | None = None, *, threads: int 
     except OSError as error:
         return LoadedCeilings(None, "the file is unreadable", f"{path} was ignored: {error.strerror}")
     try:
-        version = msgspec.json.decode(content, type=_Version).schema_version
+        version = schema_version(content)
         if version > SCHEMA_VERSION:
             reason = f"schema_version {version} is newer than {SCHEMA_VERSION}, which this perstep reads"
             return LoadedCeilings(None, reason, f"{path} was ignored: {reason}")
-        ceilings = msgspec.json.decode(content, type=Ceilings)
-    except msgspec.MsgspecError as error:
+        ceilings = decode(content, Ceilings)
+    except DamagedError as error:
         return LoadedCeilings(None, "the file is damaged", f"{path} was ignored, it is damaged: {error}")
     reason = _why_not(ceilings, machine, threads)
     return LoadedCeilings(None, reason) if reason else LoadedCeilings(ceilings)

@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.measure.recorder import Recorder
 from perstep.measure.turns import UNMARKED, is_marked
 
 Mark = Callable[[str], None]
@@ -58,7 +57,19 @@ def record_trace(loop: DecodeLoop, prompt_BT: NDArray[np.int64], new_tokens: int
     return Trace(prompt_BT, np.stack(chosen, axis=1))
 
 
-def replay(loop: DecodeLoop, trace: Trace, recorder: Recorder, mark: Mark, turn: int | None = None) -> int:
+class TakesSteps(Protocol):
+    """What records steps: a `Recorder`, or what lays them into ranges of a profiler."""
+
+    def begin(self, kind: str = "decode") -> None:
+        """Begin a step of a kind."""
+        ...
+
+    def end(self) -> None:
+        """End it."""
+        ...
+
+
+def replay(loop: DecodeLoop, trace: Trace, recorder: TakesSteps, mark: Mark, turn: int | None = None) -> int:
     """Run the loop over the trace once and record every step; the number of choices that are not the expected ones.
 
     It begins with an unrecorded prefill and, where the trace has one, decode step: the first work after

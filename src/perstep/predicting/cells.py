@@ -5,26 +5,25 @@ others are counted by reason.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
 from statistics import median
 
-import msgspec
-
+from perstep._json import DamagedError, decode
 from perstep.errors import InputError
 from perstep.experiments.bounds import rates_from
-from perstep.experiments.conditions import typed
+from perstep.experiments.conditions import machine_of, typed
 from perstep.experiments.ledger.device.findings import DeviceWork
 from perstep.experiments.ledger.findings import LedgerFindings
 from perstep.experiments.ledger.samples import Bounded, Conditions, Workload
 from perstep.machine import Machine, SweepFigures, identity
 from perstep.measure import Ledger, Progress
 from perstep.predicting.subject import Subject, Way, choosing, is_mixture
-from perstep.runs import Manifest, Status, list_runs, read_manifest, read_regular
+from perstep.runs import Manifest, Status, read_manifest, read_regular, read_runs
 from perstep.sweeps.folder import SWEEP, read_sweep
-from perstep.sweeps.rows import read_rows
+from perstep.sweeps.rows import DAMAGED, read_rows
 from perstep.theory import Level, Rates, read_config
 
 RESIDUAL = "unattributed"
@@ -39,6 +38,9 @@ OF_CHOOSING = frozenset({"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLog
 DETAIL = "modules"
 """Parts of transformers models are predicted as seen so; inside `phases` or `layers` they have other names."""
 _NO_LIMIT = 1e30
+_MOST = 1e18
+"""Above every time and rate of a run: 30 years in nanoseconds."""
+_UNREADABLE = "it is damaged; `perstep show` says how"
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,13 @@ def read_cells(root: Path, progress: Progress = lambda _share, _what: None) -> C
     Raises:
         InputError: there is no ledger run at all, or the sweep is damaged.
     """
-    folders = list(_folders(root))
-    cells, left_out = [], Counter[str]()
+    folders, damaged = _folders(root)
+    cells, left_out = [], +Counter({_UNREADABLE: damaged})
     for number, folder in enumerate(folders, 1):
-        cell = _read(folder)
+        try:
+            cell = _read(folder)
+        except InputError:  # one damaged run never hides the others
+            cell = _UNREADABLE
         if isinstance(cell, str):
             left_out[cell] += 1
         else:
@@ -143,15 +148,16 @@ def read_cells(root: Path, progress: Progress = lambda _share, _what: None) -> C
     return Cells(sorted(cells, key=lambda cell: cell.name), left_out)
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    """The runs of a sweep's cells that are done, or of a folder of runs."""
+def _folders(root: Path) -> tuple[list[Path], int]:
+    """The runs of a sweep's cells that are done, or of a folder of runs; and how many more are damaged."""
     if (root / SWEEP).exists():
-        yield from (root / row.run for row in read_rows(root, read_sweep(root)) if row.run)
-        return
-    runs = [run.folder for run in list_runs(root) if run.manifest.experiment == "ledger"]
+        rows = read_rows(root, read_sweep(root))
+        return [root / row.run for row in rows if row.run], sum(row.outcome == DAMAGED for row in rows)
+    readable, wrong = read_runs(root)
+    runs = [run.folder for run in readable if run.manifest.experiment == "ledger"]
     if not runs:
         raise InputError(f"no ledger run in {root}; give --from a folder of runs, or of a sweep")
-    yield from runs
+    return runs, len(wrong)
 
 
 def _read(folder: Path) -> "Cell | str":
@@ -166,9 +172,9 @@ def _read(folder: Path) -> "Cell | str":
     if conditions.detail not in (None, DETAIL):
         return f"it was measured with --detail {conditions.detail}, and parts are predicted as with --detail {DETAIL}"
     try:
-        findings = msgspec.json.decode(read_regular(folder / "results.json"), type=LedgerFindings)
+        findings = decode(read_regular(folder / "results.json"), LedgerFindings)
         return _cell(folder, manifest, bounded, findings)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, DamagedError):
         return "its results.json cannot be read; `perstep report` makes it again"
     except InputError as error:
         return str(error)
@@ -176,26 +182,37 @@ def _read(folder: Path) -> "Cell | str":
 
 def _cell(folder: Path, manifest: Manifest, bounded: Bounded, findings: LedgerFindings) -> "Cell | str":
     """The cell of a run that theory has a formula for, or why it is none."""
-    decode = findings.decode
-    if findings.invalid or decode is None or not decode.plain_step_ns:
+    steps = findings.decode
+    if findings.invalid or steps is None or not steps.plain_step_ns or not steps.step_ns:
         return "it is invalid, or has no decode step"
     figures = _figures(findings, bounded.dtype)
     if isinstance(figures, str):
         return figures
-    machine = msgspec.convert(manifest.machine, Machine)
-    low, high = decode.plain_step_ci_low, decode.plain_step_ci_high
-    return Cell(
+    machine = machine_of(manifest)
+    low, high = steps.plain_step_ci_low, steps.plain_step_ci_high
+    cell = Cell(
         name=_name(folder, manifest),
-        subject=_subject(manifest, bounded, decode),
+        subject=_subject(manifest, bounded, steps),
         machine=identity(machine),
         hardware=_hardware(machine, findings),
         figures=figures,
-        step_ns=decode.plain_step_ns,
-        parts_ns=_parts(decode, decode.plain_step_ns, findings.device_work.get("decode")),
-        noise=None if low is None or high is None else (high - low) / 2 / decode.plain_step_ns,
+        step_ns=steps.plain_step_ns,
+        parts_ns=_parts(steps, steps.plain_step_ns, findings.device_work.get("decode")),
+        noise=None if low is None or high is None else (high - low) / 2 / steps.plain_step_ns,
         began_at=manifest.started_at,
         memory_bytes=_memory_bytes(machine, findings),
     )
+    return cell if _is_possible(cell) else _UNREADABLE
+
+
+def _is_possible(cell: Cell) -> bool:
+    """Whether times and rates are such as can be measured: a file may say anything."""
+    figures, whole = cell.figures, cell.subject.batch > 0 and cell.subject.context > 0
+    rates = [cell.step_ns, *(value for value in vars(figures).values() if isinstance(value, float))]
+    if isinstance(figures, SweepFigures):
+        rates += [*figures.read_gb_s.values(), *figures.call_ns.values()]
+        whole = whole and min(figures.read_gb_s, default=0) > 0 and 0 in figures.call_ns
+    return whole and all(0 < rate < _MOST for rate in rates) and all(abs(ns) < _MOST for ns in cell.parts_ns.values())
 
 
 def _figures(findings: LedgerFindings, dtype: str) -> "SweepFigures | DeviceSpeed | str":
@@ -213,10 +230,10 @@ def _figures(findings: LedgerFindings, dtype: str) -> "SweepFigures | DeviceSpee
     return DeviceSpeed(memory * 1e9, peak * 1e12, kernel_ns, launch.value)
 
 
-def _parts(decode: Ledger, plain_ns: float, work: DeviceWork | None) -> dict[str, float]:
+def _parts(steps: Ledger, plain_ns: float, work: DeviceWork | None) -> dict[str, float]:
     """The host's parts, and a device's."""
-    scale = plain_ns / decode.step_ns
-    host = {name: part.ns * scale for name, part in decode.parts.items()} | {RESIDUAL: decode.residual_ns * scale}
+    scale = plain_ns / steps.step_ns
+    host = {name: part.ns * scale for name, part in steps.parts.items()} | {RESIDUAL: steps.residual_ns * scale}
     if work is None:
         return host
     host.pop(WAIT, None)
@@ -236,14 +253,14 @@ def _memory_bytes(machine: Machine, findings: LedgerFindings) -> float | None:
 
 
 def _name(folder: Path, manifest: Manifest) -> str:
-    place = manifest.config.get("sweep", {})
-    return str(place.get("cell") or folder.name)
+    place = manifest.config.get("sweep")
+    return str(place.get("cell") or folder.name) if isinstance(place, dict) else folder.name
 
 
-def _subject(manifest: Manifest, bounded: Bounded, decode: Ledger) -> Subject:
+def _subject(manifest: Manifest, bounded: Bounded, steps: Ledger) -> Subject:
     workload = typed(manifest, Workload)
     chosen = choosing(workload.temperature, workload.top_k, workload.top_p)
-    named = [part.removeprefix(PROCESSOR) for part in decode.parts if part.startswith(PROCESSOR)]
+    named = [part.removeprefix(PROCESSOR) for part in steps.parts if part.startswith(PROCESSOR)]
     further = tuple(name for name in named if name not in OF_CHOOSING)
     shape = read_config(bounded.config)
     way = Way(bounded.backend, bounded.dtype, workload.device, workload.threads, chosen, further, is_mixture(shape))

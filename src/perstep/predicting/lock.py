@@ -4,17 +4,17 @@
 `--check` compares, and refuses if a cell began before the lock: then it might have been fitted on.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from perstep._json import DamagedError, decode, schema_version
 from perstep._version import __version__
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan
-from perstep.predicting.cells import Cell, Cells
+from perstep.predicting.cells import Cells
 from perstep.predicting.predict import Prediction, Predictor, predictor
 from perstep.predicting.subject import Subject, Way, choosing, is_mixture, shape_named
 from perstep.runs import encode_json, read_regular, replace_file
@@ -137,17 +137,18 @@ def read_lock(path: Path) -> Lock:
         InputError: it cannot be read, or a newer perstep wrote it.
     """
     try:
-        locked = msgspec.json.decode(read_regular(path), type=Lock)
+        raw = read_regular(path)
+        version = schema_version(raw)
+        if version != _SCHEMA_VERSION:
+            raise InputError(f"{path} has schema_version {version}, this perstep reads {_SCHEMA_VERSION}")
+        return decode(raw, Lock)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; `perstep predict --lock FILE` makes one") from error
-    except msgspec.DecodeError as error:
+    except DamagedError as error:
         raise InputError(f"{path} is no lock: {error}") from error
-    if locked.schema_version != _SCHEMA_VERSION:
-        raise InputError(f"{path} has schema_version {locked.schema_version}, this perstep reads {_SCHEMA_VERSION}")
-    return locked
 
 
-def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
+def check(locked: Lock, cells: Cells) -> list[Checked]:
     """Each measured cell beside its locked prediction.
 
     Args:
@@ -157,7 +158,7 @@ def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
     Raises:
         InputError: a cell is older than the lock, or none is in it.
     """
-    pairs = [(cell, locked.predictions.get(cell.name.partition(".")[0])) for cell in cells]
+    pairs = [(cell, locked.predictions.get(cell.name.partition(".")[0])) for cell in cells.cells]
     older = [cell for cell, said in pairs if said is not None and cell.began_at < locked.locked_at]
     if older:
         raise InputError(
@@ -170,5 +171,8 @@ def check(locked: Lock, cells: Sequence[Cell]) -> list[Checked]:
         for cell, said in pairs if said is not None
     ]  # fmt: skip
     if not rows:
-        raise InputError("no cell of the sweep is in the lock; give the sweep of the grid that was locked")
+        raise InputError(
+            f"no cell of the sweep is in the lock ({cells.words or 'none left out'}); give the sweep of the grid that"
+            " was locked"
+        )
     return rows

@@ -83,8 +83,9 @@ def _score_columns() -> list[Column[Score]]:
         return percent(value)
 
     return [
-        Column("left out", lambda row: row.left_out, name="left_out", words=True),
+        # The method first: where a terminal is narrow, the first column stands beside every piece of the table.
         Column("method", lambda row: row.method, name="method", words=True),
+        Column("left out", lambda row: row.left_out, name="left_out", words=True),
         Column("folds", lambda row: row.folds, name="folds"),
         Column("cells", lambda row: row.cells, name="cells"),
         Column("median", lambda row: row.median, share, "median"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep._words import plural, short
 from perstep.data import mini_path
@@ -157,11 +158,11 @@ def _config(arch: str) -> Mapping[str, Json]:
     path = mini_path() if arch == BUILT_IN else Path(arch)
     path = path / "config.json" if path.is_dir() else path
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_given(path))
     except FileNotFoundError as error:
         names = ", ".join(presets())
         raise InputError(f"unknown architecture {arch!r}: choose from {names}, or give a config.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no config.json: {error}") from error
     if not isinstance(read, dict):
         raise InputError(f"{path} is no config.json: it holds a {type(read).__name__}")

@@ -35,7 +35,7 @@ MISSING = "–"
 """The cell of a value that is None: there might have been one."""
 _NO_LIMIT = 100_000
 _MOST_CHARACTERS = 10_000
-_BELONGS = ("95 % interval", "verdict")
+_BELONGS = ("95 % interval", "90 % interval", "own rounds", "verdict")
 _LEAST_WORDS, _GAP = 24, 3
 """Characters of a broken column of words at least, and those between two columns."""
 
@@ -229,7 +229,7 @@ def to_text(table: Table, width: int | None = None) -> str:
         )
     pieces = ["\n".join(_grid(piece, width)) for piece in _pieces(table, width, needed)]
     texts = [
-        "\n".join(fill(line, width, break_on_hyphens=False) for line in text.split("\n"))
+        "\n".join(fill(printable(line), width, break_on_hyphens=False) for line in text.split("\n"))
         for text in (table.title, *notes)
     ]
     return printable("\n".join([texts[0], "\n\n".join(pieces), *texts[1:]])) + "\n"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from perstep._json import Json
+from perstep._json import DamagedError, Json, decode, schema_version
 from perstep.errors import InputError
 from perstep.runs.files import read_regular
 
@@ -92,10 +92,6 @@ class Manifest(msgspec.Struct, kw_only=True):
     tag: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the run in `folder`.
 
@@ -111,9 +107,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a run: cannot read {MANIFEST} ({why}); `perstep list` shows the runs"
         ) from error
     try:
-        _check_version(path, msgspec.json.decode(raw, type=_Version).schema_version)
-        return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _check_version(path, schema_version(raw))
+        return decode(raw, Manifest)
+    except DamagedError as error:
         raise InputError(f"{path} is not a manifest: {error}") from error
 
 

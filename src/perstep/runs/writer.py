@@ -17,6 +17,7 @@ from typing import IO, Self
 
 import msgspec
 
+from perstep._json import DamagedError, decode
 from perstep._version import __version__
 from perstep._words import plural
 from perstep.errors import InputError
@@ -280,8 +281,8 @@ class _Files(msgspec.Struct):
 def _derived_files(folder: Path) -> list[str]:
     """What the manifest in the folder, of whatever version, says that its run made."""
     try:
-        return msgspec.json.decode(read_regular(folder / MANIFEST), type=_Files).files
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return decode(read_regular(folder / MANIFEST), _Files).files
+    except (OSError, DamagedError):
         return []
 
 

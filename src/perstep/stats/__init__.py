@@ -3,7 +3,7 @@
 Floor 1: no input or output, no clock; a random generator is passed in where one is needed.
 """
 
-from perstep.stats.bootstrap import Effect
+from perstep.stats.bootstrap import MIN_MERGED_ROUNDS, Effect
 from perstep.stats.designs import balanced_block, williams_square
 from perstep.stats.factorial import (
     MAX_FACTORIAL_PARTS,
@@ -88,6 +88,7 @@ from perstep.stats.warmup import Warmup, find_steady_state
 __all__ = [
     "FIRST_LOOK",
     "MAX_FACTORIAL_PARTS",
+    "MIN_MERGED_ROUNDS",
     "MIN_ROUNDS_FOR_VERDICT",
     "MIN_SPREAD_DF",
     "Change",

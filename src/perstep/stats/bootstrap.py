@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2000
-MIN_MERGED_ROUNDS = 10  # coverage of the percentile bootstrap: docs/statistics.md
+MIN_MERGED_ROUNDS = 10
+"""Fewer independent rounds have no bootstrap interval; coverage: docs/statistics.md."""
 
 _RESAMPLED_AT_ONCE = 2_000_000  # values; bounds memory at 16 MB a block
 

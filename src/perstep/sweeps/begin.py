@@ -8,8 +8,16 @@ from pathlib import Path
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.measure import Progress
-from perstep.runs import children
-from perstep.sweeps.folder import SWEEPS, Sweep, begin, check_resumed, check_versions, read_sweep, versions_here
+from perstep.sweeps.folder import (
+    SWEEPS,
+    Sweep,
+    begin,
+    check_resumed,
+    check_versions,
+    read_sweep,
+    refuse_used,
+    versions_here,
+)
 from perstep.sweeps.grid import Grid, Point, cells_of, num_combinations, points, read_grid
 
 MOST_UNASKED = 1000
@@ -49,8 +57,7 @@ def begin_sweep(
         check_resumed(sweep, raw, folder)
         check_versions(sweep, versions_here(), "this environment")
         return Begun(sweep, folder, f"going on with {plural(len(sweep.cells), 'cell')} in {folder}")
-    if children(folder):
-        raise InputError(f"--out {folder} is not empty; choose another folder, or go on with --resume")
+    refuse_used(folder)
     combinations = num_combinations(grid)
     if combinations > MOST_UNASKED and not agree(f"{path} has {plural(combinations, 'cell')}"):
         raise InputError(f"{path} has {plural(combinations, 'cell')}: that takes long; take fewer values, or say --yes")

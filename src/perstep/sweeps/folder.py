@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+from perstep._json import DamagedError, decode, schema_version
 from perstep._version import __version__
 from perstep.errors import InputError, how_to_install
-from perstep.runs import children, encode_json, read_regular, replace_file
+from perstep.runs import cannot_write, children, encode_json, is_leftover, read_regular, replace_file
 from perstep.sweeps.grid import Cell, Grid
 
 SWEEPS = Path(".perstep") / "sweeps"
@@ -46,10 +47,6 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = _SCHEMA_VERSION
 
 
-class _Version(msgspec.Struct):
-    schema_version: int
-
-
 def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
     """Write a new sweep.
 
@@ -62,8 +59,7 @@ def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
     Raises:
         InputError: the folder has something in it, or cannot be written.
     """
-    if children(folder):
-        raise InputError(f"--out {folder} is not empty; choose another folder, or go on with --resume")
+    refuse_used(folder)
     sweep = Sweep(
         sweep_id=secrets.token_hex(8),
         grid_sha256=hashlib.sha256(raw).hexdigest(),
@@ -72,11 +68,22 @@ def begin(folder: Path, grid: Grid, raw: bytes, cells: list[Cell]) -> Sweep:
         versions=versions_here(),
     )
     try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / SWEEP, encode_json(sweep))  # first: a folder that is killed before it is free again
+        (folder / CELLS).mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another --out") from error
-    replace_file(folder / SWEEP, encode_json(sweep))
+        raise cannot_write(folder, error) from error
     return sweep
+
+
+def refuse_used(folder: Path) -> None:
+    """See that nothing lies in the folder of a new sweep, but what a kill left of its first file.
+
+    Raises:
+        InputError: something does.
+    """
+    if not all(is_leftover(path.name) for path in children(folder)):
+        raise InputError(f"--out {folder} is not empty; choose another folder, or go on with --resume")
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -94,12 +101,22 @@ def read_sweep(folder: Path) -> Sweep:
             f"{folder} is no sweep: cannot read {SWEEP} ({why}); `perstep sweep GRID.toml` makes one"
         ) from error
     try:
-        schema_version = msgspec.json.decode(raw, type=_Version).schema_version
-        if schema_version != _SCHEMA_VERSION:
-            raise InputError(f"{path} has schema_version {schema_version}, this perstep reads {_SCHEMA_VERSION}")
-        return msgspec.json.decode(raw, type=Sweep)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        version = schema_version(raw)
+        if version != _SCHEMA_VERSION:
+            raise InputError(f"{path} has schema_version {version}, this perstep reads {_SCHEMA_VERSION}")
+        sweep = decode(raw, Sweep)
+        _check(sweep)
+    except DamagedError as error:
         raise InputError(f"{path} is damaged: {error}; restore it, or begin again in another folder") from error
+    return sweep
+
+
+def _check(sweep: Sweep) -> None:
+    """See that the cells are those of a grid: the table has a column an axis, and a folder a cell."""
+    if not sweep.cells or len({cell.key for cell in sweep.cells}) < len(sweep.cells):
+        raise DamagedError("it has no cell, or one of them twice")
+    if any(list(cell.values) != list(sweep.grid.grid) for cell in sweep.cells):
+        raise DamagedError("a cell has other axes than the grid")
 
 
 def check_resumed(sweep: Sweep, raw: bytes, folder: Path) -> None:

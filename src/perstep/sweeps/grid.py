@@ -10,13 +10,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from perstep._words import plural
+from perstep._files import read_given
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan, plan_from
 from perstep.experiments.options import parse_counts
@@ -24,6 +24,7 @@ from perstep.sweeps.where import holds
 
 Option = Any
 """A value as TOML has it: a number, a text, true or false, or a list of them."""
+Scalar = bool | Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | str
 EVERY = 10
 """Cells between two repetitions of the reference cell, where the grid does not say."""
 _KEY_DIGITS = 12
@@ -70,11 +71,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         words: of the command that measures it, behind the experiment's name.
     """
 
-    key: str
+    key: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{12}\.(ref)?[0-9]{1,9}\Z")]
     position: int
     block: int
     is_reference: bool
-    values: dict[str, Option]
+    values: dict[str, Scalar | list[Scalar]]
     words: list[str]
 
     @property
@@ -100,11 +101,9 @@ def read_grid(path: Path) -> tuple[Grid, bytes]:
         InputError: the file cannot be read, is no TOML, or says what a grid does not have.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_given(path, _LARGEST)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; give the TOML file of a grid") from error
-    if len(raw) > _LARGEST:
-        raise InputError(f"{path} has {plural(len(raw), 'byte')}, a grid has at most {_LARGEST:,}; write ranges")
     return parse_grid(raw, str(path)), raw
 
 
@@ -116,10 +115,10 @@ def parse_grid(raw: bytes, name: str) -> Grid:
     """
     try:
         grid = msgspec.convert(tomllib.loads(raw.decode()), Grid)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{name} is not TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise InputError(f"{name} is not a grid: {error}; docs/sweep.md shows one") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise InputError(f"{name} is not TOML: {error}") from error
     _check(grid, name)
     return grid
 
@@ -198,7 +197,7 @@ def _words(name: str, value: Option) -> list[str]:
     bare = name.strip("-").replace("_", "-")
     if isinstance(value, bool):
         return [f"--{bare}"] if value else []
-    if not isinstance(value, str | int | float) or not bare:
+    if not isinstance(value, str | int | float) or not bare or (isinstance(value, float) and not isfinite(value)):
         raise InputError(f"{name} = {value!r} is no value of an option; give a number, a text, or true or false")
     return [f"-{bare}", str(value)] if len(bare) == 1 else [f"--{bare}={value}"]
 

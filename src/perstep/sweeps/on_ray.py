@@ -9,8 +9,8 @@ Nodes that join later get a worker too. Ray is imported here and nowhere else.
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from perstep._words import plural
 from perstep.errors import InputError, how_to_install
 from perstep.measure import Progress
 from perstep.sweeps.folder import CELLS, Sweep, check_versions, read_sweep, versions_here
-from perstep.sweeps.queue import attempts, verdict
-from perstep.sweeps.work import Perform, Worker, in_fresh_process
+from perstep.sweeps.queue import is_over
+from perstep.sweeps.work import Perform, Worker, in_fresh_process, tell
 
 RayModule = Any
 """Ray, which is not installed where this is type-checked."""
@@ -32,10 +32,30 @@ _LOOK_S = 2.0
 _CONNECT_S = 10.0
 
 
+@contextmanager
+def connected(address: str | None) -> Iterator[RayModule]:
+    """Ray, connected to a cluster.
+
+    Ray prints pages of a lost node's state on stdout, which is for the table, so nothing is printed there meanwhile.
+
+    Args:
+        address: of the cluster; that of this machine if None.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached.
+    """
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        ray = _connected(address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
 def run_on_ray(
+    ray: RayModule,
     folder: Path,
     sweep: Sweep,
-    address: str | None,
     progress: Progress,
     remark: Callable[[str], None],
     perform: Perform = in_fresh_process,
@@ -43,24 +63,17 @@ def run_on_ray(
     """Work through a sweep on the nodes of a cluster, until every cell has ended.
 
     Args:
+        ray: connected to the cluster.
         folder: of the sweep, where every node sees it.
         sweep: what is in it.
-        address: of the cluster; that of this machine if None.
         progress: told how many cells have ended.
         remark: told what becomes of nodes.
         perform: measures one cell.
 
     Raises:
-        InputError: Ray is not installed, the cluster cannot be reached, no node offers itself, or a node lacks the
-            folder or has other versions.
+        InputError: no node offers itself, or a node lacks the folder or has other versions.
     """
-    # Ray prints pages of a lost node's state on stdout, which is for the table; `remark` says what became of it.
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        ray = _connected(address)
-        try:
-            _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
-        finally:
-            ray.shutdown()
+    _Cluster(ray, folder.resolve(), sweep, remark, perform).run(progress)
 
 
 def _connected(address: str | None) -> RayModule:
@@ -68,6 +81,7 @@ def _connected(address: str | None) -> RayModule:
         import ray
     except ImportError as error:
         raise InputError(f"--executor ray needs Ray, which is not installed: {how_to_install('ray')}") from error
+
     try:
         if address is not None:
             _knock(address)
@@ -113,9 +127,7 @@ class _Cluster:
             )
         self._check_nodes(self._offering())
         while not self._ended():
-            total = len(self._sweep.cells)
-            ended = total - len(self._left)
-            progress(ended / total, f"{ended:,} of {plural(total, 'cell')} on {plural(len(self._tasks), 'node')}")
+            tell(progress, len(self._sweep.cells), len(self._left), f" on {plural(len(self._tasks), 'node')}")
             self._start()
             self._collect()
         for task in self._tasks:
@@ -186,7 +198,7 @@ class _Cluster:
 
     def _ended(self) -> bool:
         cells = self._folder / CELLS
-        self._left = {key for key in self._left if verdict(attempts(cells / key)) is None}
+        self._left = {key for key in self._left if not is_over(cells / key)}
         return not self._left
 
 

@@ -19,10 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
+from perstep._json import DamagedError, decode
 from perstep.errors import InputError
 from perstep.runs import (
     cannot_write,
@@ -47,6 +48,10 @@ MOST_LOSSES = 10
 Note = TypeVar("Note", bound=msgspec.Struct)
 
 
+class DamagedAttemptError(InputError):
+    """What an attempt left cannot be read; other cells are as they were."""
+
+
 class Outcome(StrEnum):
     """How an attempt ended."""
 
@@ -61,7 +66,7 @@ class Outcome(StrEnum):
 class Claim(msgspec.Struct, frozen=True):
     """Who measures an attempt: a random name for it, which its folder of lock and beat has, and the machine's start."""
 
-    worker: str
+    worker: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
     boot: str
 
 
@@ -112,24 +117,42 @@ def link_once(path: Path, content: bytes) -> bool:
 
 
 def attempts(cell: Path) -> list[Attempt]:
-    """The attempts at a cell that somebody has claimed, in their order."""
-    numbers = sorted(int(path.name) for path in children(cell) if path.name.isdecimal())
+    """The attempts at a cell that somebody has claimed, in their order.
+
+    Raises:
+        DamagedAttemptError: one cannot be read, or a link leads out of the sweep, where nothing is written.
+    """
+    _refuse_links(cell.parent, cell)
+    try:
+        numbers = sorted(int(path.name) for path in children(cell) if path.name.isdecimal())
+    except InputError as error:
+        raise DamagedAttemptError(str(error)) from error
     result = []
     for number in numbers:
         folder = cell / str(number)
+        _refuse_links(folder, folder / RUN)
         claim = _read(folder / CLAIM, Claim)
         if claim is not None:
             result.append(Attempt(folder, number, claim, _read(folder / END, End)))
     return result
 
 
+def _refuse_links(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_symlink():
+            raise DamagedAttemptError(f"{folder} is a link, and a sweep consists of folders; remove it")
+
+
 def _read(path: Path, kind: type[Note]) -> Note | None:
     try:
-        return msgspec.json.decode(read_regular(path), type=kind)
+        return decode(read_regular(path), kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}; remove the folder {path.parent} to measure it again") from error
+    except (OSError, DamagedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DamagedAttemptError(
+            f"{path} is damaged: {why}; remove the folder {path.parent} to measure it again"
+        ) from error
 
 
 def verdict(tries: list[Attempt]) -> Outcome | None:
@@ -140,6 +163,14 @@ def verdict(tries: list[Attempt]) -> Outcome | None:
     if outcomes.count(Outcome.FAILED) >= MOST_FAILURES or outcomes.count(Outcome.LOST) >= MOST_LOSSES:
         return Outcome.FAILED
     return None
+
+
+def is_over(cell: Path) -> bool:
+    """Whether nobody is to measure a cell any more: it is done, has failed for good, or its folder is damaged."""
+    try:
+        return verdict(attempts(cell)) is not None
+    except DamagedAttemptError:
+        return True
 
 
 def boot_id() -> str:
@@ -229,7 +260,7 @@ def claimed(cell: Path, watcher: Watcher) -> Iterator[Held | None]:
     """The next attempt at a cell, for this process alone; None if there is nothing to do, or another one has it.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or what lies there is damaged.
     """
     tries = attempts(cell)
     if tries and tries[-1].end is None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from perstep._json import Json
+from perstep._json import DamagedError, Json, decode
 from perstep._words import time_unit
 from perstep.errors import InputError
+from perstep.experiments.conditions import machine_of
 from perstep.machine import Machine, identity
 from perstep.runs import Manifest, read_manifest, read_regular
 from perstep.sweeps.folder import CELLS, Sweep
@@ -21,8 +20,11 @@ from perstep.sweeps.queue import RUN, Attempt, Outcome, attempts, verdict
 
 Found = Any
 """A value of results.json: a number, a text, or nothing."""
-WAITING = "waiting"
+WAITING, DAMAGED = "waiting", "damaged"
 _MOST_FIGURES = 100
+_MOST_CHARACTERS = 1000
+_MOST = 1e300
+"""JSON has numbers that are beyond doubles."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Row:
 
     Attributes:
         cell: the cell.
-        outcome: `done`, `failed`, or `waiting` while it is to be measured.
+        outcome: `done`, `failed`, `waiting` while it is to be measured, or `damaged` if its folder cannot be read.
         attempts: how many there were.
         why: the last failed or was lost; empty for a cell that is done.
         run: the run's folder as seen from the sweep's; empty if there is none.
@@ -55,10 +57,16 @@ class Row:
 def read_rows(folder: Path, sweep: Sweep) -> list[Row]:
     """A row a cell, in the order of the sweep.
 
-    Raises:
-        InputError: an attempt or a run is damaged, or is of another sweep or cell.
+    A cell is damaged if its attempt or run cannot be read, or is of another sweep or cell; the others have their rows.
     """
-    return [_row(folder, sweep, cell) for cell in sweep.cells]
+    return [_row_or_damage(folder, sweep, cell) for cell in sweep.cells]
+
+
+def _row_or_damage(folder: Path, sweep: Sweep, cell: Cell) -> Row:
+    try:
+        return _row(folder, sweep, cell)
+    except InputError as error:
+        return Row(cell, DAMAGED, 0, why=str(error))
 
 
 def _row(folder: Path, sweep: Sweep, cell: Cell) -> Row:
@@ -66,12 +74,12 @@ def _row(folder: Path, sweep: Sweep, cell: Cell) -> Row:
     outcome = verdict(tries)
     done = next((one for one in tries if one.end is not None and one.end.outcome is Outcome.DONE), None)
     if outcome is not Outcome.DONE or done is None:
-        ended = [one.end.why for one in tries if one.end is not None and one.end.why]
+        ended = [one.end.why[:_MOST_CHARACTERS] for one in tries if one.end is not None and one.end.why]
         return Row(cell, WAITING if outcome is None else outcome.value, len(tries), why=ended[-1] if ended else "")
     run = done.folder / RUN
     manifest = read_manifest(run)
     _check_place(run, manifest, sweep, cell, done)
-    machine = msgspec.convert(manifest.machine, Machine)
+    machine = machine_of(manifest)
     return Row(
         cell,
         outcome.value,
@@ -101,8 +109,8 @@ def _figures(run: Path, manifest: Manifest, wanted: list[str]) -> dict[str, Foun
         numbers = _numbers(manifest.results_summary)
         return dict(list(numbers.items())[:_MOST_FIGURES])
     try:
-        results = msgspec.json.decode(read_regular(run / "results.json"))
-    except (OSError, msgspec.DecodeError) as error:
+        results = decode(read_regular(run / "results.json"), dict)
+    except (OSError, DamagedError) as error:
         raise InputError(
             f"{run} has no results that can be read ({error}); `perstep report {run}` makes them"
         ) from error
@@ -115,7 +123,7 @@ def _numbers(summary: Mapping[str, Json], before: str = "") -> dict[str, float]:
     for name, value in summary.items():
         if isinstance(value, dict):
             numbers |= _numbers(value, f"{before}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST:
             numbers[f"{before}{name}"] = value
     return numbers
 
@@ -126,11 +134,12 @@ def _at(results: Json, path: list[str]) -> Found:
         name, rest = ".".join(path[:taken]), path[taken:]
         if isinstance(results, dict) and name in results:
             inner = _at(results[name], rest) if rest else results[name]
-        elif isinstance(results, list) and name.isdecimal() and int(name) < len(results):
+        elif isinstance(results, list) and name.isdecimal() and len(name) < 10 and int(name) < len(results):
             inner = _at(results[int(name)], rest) if rest else results[int(name)]
         else:
             continue
-        return inner if isinstance(inner, str | int | float) else None
+        is_shown = isinstance(inner, str) or (isinstance(inner, int | float) and abs(inner) < _MOST)
+        return inner if is_shown else None
     return None
 
 

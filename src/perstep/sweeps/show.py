@@ -19,7 +19,7 @@ from perstep.runs import children, replace_file
 from perstep.sweeps.drift import Drift, drifts
 from perstep.sweeps.folder import Sweep
 from perstep.sweeps.pictures import panels_of, pictures
-from perstep.sweeps.rows import WAITING, Found, Row, plain, shown
+from perstep.sweeps.rows import DAMAGED, WAITING, Found, Row, plain, shown
 
 TABLE = "sweep.csv"
 PARQUET = "sweep.parquet"
@@ -86,9 +86,10 @@ def _sortable(values: dict[str, Found]) -> list[tuple[bool, float, str]]:
 def notes_of(rows: Sequence[Row]) -> list[str]:
     """How many cells there are and what became of them, the failed ones by name, and drift."""
     outcomes = [row.outcome for row in rows]
-    counts = [f"{outcomes.count(one):,} {one}" for one in ("done", "failed", WAITING) if one in outcomes]
+    counts = [f"{outcomes.count(one):,} {one}" for one in ("done", "failed", DAMAGED, WAITING) if one in outcomes]
     notes = [f"{plural(len(rows), 'cell')}: {', '.join(counts)}."]
-    notes += [f"Failed: {row.cell.key} ({_values(row)}): {row.why}." for row in rows if row.outcome == "failed"]
+    for word in ("failed", DAMAGED):
+        notes += [f"{word.title()}: {row.cell.key} ({_values(row)}): {row.why}." for row in rows if row.outcome == word]
     notes += [_drift(one) for one in drifts(rows)]
     machines = {row.machine for row in rows if row.machine}
     if len(machines) > 1:
@@ -121,7 +122,7 @@ def write_all(folder: Path, sweep: Sweep, rows: Sequence[Row]) -> Table:
         replace_file(folder / PARQUET, parquet)
     pngs = pictures(rows)
     for path in children(folder):
-        if _PICTURE.fullmatch(path.name) and path.name not in pngs:
+        if _PICTURE.fullmatch(path.name) and path.name not in pngs and not path.is_dir():
             path.unlink()
     for name, png in pngs.items():
         replace_file(folder / name, png)

@@ -78,11 +78,17 @@ def _value(node: ast.expr, options: Mapping[str, Value]) -> Value:
         case ast.UnaryOp(op=ast.USub()):
             return -_value(node.operand, options)
         case ast.BinOp() if type(node.op) in _BINARY:
-            return _BINARY[type(node.op)](_value(node.left, options), _value(node.right, options))
+            return _computed(node, _value(node.left, options), _value(node.right, options))
         case ast.Compare():
             return _compared(node, options)
         case _:
             raise SyntaxError(f"{ast.unparse(node)[:40]} is no option, number, text or comparison")
+
+
+def _computed(node: ast.BinOp, left: Value, right: Value) -> Value:
+    if not (isinstance(left, int | float) and isinstance(right, int | float)):
+        raise TypeError("arithmetic is of numbers alone")  # 'a' * 10**10 would fill the memory
+    return _BINARY[type(node.op)](left, right)
 
 
 def _compared(node: ast.Compare, options: Mapping[str, Value]) -> bool:

@@ -7,8 +7,8 @@ a node.
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +17,19 @@ from perstep._words import plural
 from perstep.measure import Progress
 from perstep.sweeps.folder import CELLS, Sweep
 from perstep.sweeps.grid import Cell
-from perstep.sweeps.queue import BEAT_S, Held, Outcome, Watcher, attempts, claimed, verdict
+from perstep.sweeps.queue import BEAT_S, DamagedAttemptError, Held, Outcome, Watcher, attempts, claimed, verdict
 
 PAUSE_S = 0.5
 """Between two looks at cells that others measure."""
 _MOST_SAID = 500
+_BEGUN = 1e-9
+"""More than 0, which is the share while something is only prepared."""
+
+
+def tell(progress: Progress, total: int, left: int, where: str = "") -> None:
+    """Say how many of a sweep's cells have ended."""
+    ended = total - left
+    progress(max(ended / total, _BEGUN), f"{ended:,} of {plural(total, 'cell')}{where}")
 
 
 class Perform(Protocol):
@@ -41,7 +49,7 @@ class Perform(Protocol):
 def in_fresh_process(folder: Path, cell: Cell, attempt: Held) -> str:
     """Measure a cell in a process of its own; this one beats meanwhile, and does nothing else."""
     words = [str(folder), cell.key, str(attempt.number)]
-    log = attempt.folder / "stderr.txt"
+    log = attempt.worker / "stderr.txt"  # in a folder of a random name, where nobody can have laid a link
     with log.open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "perstep.sweeps.cell", *words],
@@ -81,6 +89,7 @@ class Worker:
         perform: measures one cell.
         watcher: tells which attempts of others are lost.
         wait: sleeps.
+        damaged: sentences about cells whose folders cannot be read; they are left out.
     """
 
     folder: Path
@@ -90,6 +99,7 @@ class Worker:
     perform: Perform = in_fresh_process
     watcher: Watcher = field(default_factory=Watcher)
     wait: Callable[[float], None] = time.sleep
+    damaged: list[str] = field(default_factory=list)
     _left: dict[str, Cell] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -101,7 +111,8 @@ class Worker:
         """
         self._left = {cell.key: cell for cell in self.sweep.cells}
         for cell in self.sweep.cells:
-            self._drop_ended(cell)
+            with self._without_damaged(cell):
+                self._drop_ended(cell)
         self._say()  # first what others did: it took none of this worker's time
         try:
             while self._left:
@@ -118,16 +129,29 @@ class Worker:
         """Measure the next cell that nobody has; whether there was one. Cells that failed come after the others."""
         tried: list[tuple[int, Cell]] = []
         for cell in list(self._left.values()):
-            tries = attempts(self.folder / CELLS / cell.key)
-            if verdict(tries) is not None:
-                del self._left[cell.key]
-                self._say()
-            elif not tries:
+            with self._without_damaged(cell):
+                tries = attempts(self.folder / CELLS / cell.key)
+                if verdict(tries) is not None:
+                    del self._left[cell.key]
+                    self._say()
+                elif tries:
+                    tried.append((len(tries), cell))
+                elif self._measure(cell):
+                    return True
+        for _, cell in sorted(tried, key=lambda pair: (pair[0], pair[1].position)):
+            with self._without_damaged(cell):
                 if self._measure(cell):
                     return True
-            else:
-                tried.append((len(tries), cell))
-        return any(self._measure(cell) for _, cell in sorted(tried, key=lambda pair: (pair[0], pair[1].position)))
+        return False
+
+    @contextmanager
+    def _without_damaged(self, cell: Cell) -> Iterator[None]:
+        """Leave out a cell whose folder cannot be read; the others are measured."""
+        try:
+            yield
+        except DamagedAttemptError as error:
+            self.damaged.append(str(error))
+            self._left.pop(cell.key, None)
 
     def _measure(self, cell: Cell) -> bool:
         with claimed(self.folder / CELLS / cell.key, self.watcher) as attempt:
@@ -148,8 +172,7 @@ class Worker:
             del self._left[cell.key]
 
     def _say(self) -> None:
-        ended = len(self.sweep.cells) - len(self._left)
-        self.progress(ended / len(self.sweep.cells), f"{ended:,} of {plural(len(self.sweep.cells), 'cell')}")
+        tell(self.progress, len(self.sweep.cells), len(self._left))
 
     def _others_live(self) -> bool:
         """Whether a live worker has each cell that is left."""

@@ -15,6 +15,8 @@ from perstep.theory.refused import ENCODER, LATENT, REFUSED
 from perstep.theory.shape import Layer, Mlp, ModelShape
 from perstep.theory.vision import VISION
 
+_MOST_LAYERS = 10_000
+"""A billion of them, each described, would fill the memory."""
 _LAYER_TYPES = {"full_attention": False, "sliding_attention": True}
 
 
@@ -163,6 +165,8 @@ class _Reader:
     def layers(self, hidden: int, rotary: int) -> tuple[Layer, ...]:
         """One entry a layer."""
         count = self.count("num_hidden_layers")
+        if count > _MOST_LAYERS:
+            raise InputError(f"config.json: num_hidden_layers {count}: at most {_MOST_LAYERS:,} are modelled")
         rotates = self.values.get("no_rope_layers") or [True] * count
         windowed = self.windowed(count)
         if len(rotates) < count:

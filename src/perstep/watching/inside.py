@@ -5,7 +5,6 @@ decode steps in two is recorded, and in the others the part's calls are traced a
 are followed where they are the user's; what they call in libraries belongs to the line that calls it.
 """
 
-import linecache
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Self
 from perstep.errors import InputError
 from perstep.measure import Clock
 from perstep.targets.interrupts import uninterrupted
+from perstep.targets.loops import source_line
 from perstep.targets.transformers import (
     Function,
     SyncRecorder,
@@ -98,6 +98,7 @@ class LinesOf:
         self._classes.restore()
         self._wraps.restore()
         self._wanted.clear()
+        self._known.clear()
 
     def found(self) -> Inside | None:
         """What was seen; None where the part was never called in a step that is not recorded."""
@@ -106,7 +107,7 @@ class LinesOf:
         lines = [
             InsideLine(
                 place=f"{'/'.join(Path(file).parts[-2:])}:{number}",
-                source=linecache.getline(file, number).strip(),
+                source=source_line(file, number),
                 ns=seen.ns,
                 syncs=seen.syncs,
                 uploads=seen.uploads,
@@ -148,8 +149,8 @@ class LinesOf:
             return call()
         lines = _LineTimes(self.clock.now, self._lines)
         begun = self.clock.now()
-        sys.settrace(lines.entered)
         try:
+            sys.settrace(lines.entered)
             return call()
         finally:
             sys.settrace(None)

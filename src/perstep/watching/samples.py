@@ -46,7 +46,7 @@ class InsideLine(msgspec.Struct, frozen=True):
 
     Attributes:
         place: as `folder/file.py:12`.
-        source: the line.
+        source: the line, without its strings and comments.
         ns: time in it and in what it calls of libraries.
         syncs: reads that wait for the device, or would.
         uploads: copies to the device.

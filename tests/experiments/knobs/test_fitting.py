@@ -8,7 +8,8 @@ import pytest
 from perstep.experiments import pipeline
 from perstep.experiments.knobs.depth.plan import Plan as Depth
 from perstep.experiments.knobs.experts.plan import Plan as Experts
-from perstep.experiments.knobs.fitting import Tried, between_first, fit
+from perstep.experiments.knobs.fitting import Tried, fit
+from perstep.experiments.planning import between_first
 from perstep.measure import Effort, FakeClock
 from perstep.targets.reference import model
 

@@ -107,6 +107,7 @@ def _late(make: Any) -> Any:
         (["--loop", "generate,fast.decode", "--detail", "phases"], "--detail does not go with --loop"),
         (["--loop", "generate,fast.decode", "--temperature", "1"], "--temperature does not go with --loop"),
         (["--loop", "generate,fast.decode", "-n", "1"], "--new-tokens 1: a decode loop needs at least 2"),
+        (["--loop", "generate,fast.decode", "--tag", "x"], "--tag does not go with --loop"),
         (["--loop", "generate,fast.decode", "--resume"], "--resume does not go with --loop"),
         (["--loop", "generate,fast.decode", "--trace", "x.json"], "--loop does not go with --trace"),
         (["--loop", "generate,fast.decode", "-m", "mini"], "--loop is about loops of transformers models"),

@@ -16,7 +16,7 @@ from perstep.automata import Engine, Grammar, Vocabulary, prepare
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments import pipeline
 from perstep.experiments.mask import Plan, analyse, session
-from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, TableMasker
+from perstep.experiments.mask.arms import NO_MASK, BitsMasker, MaskedLoop, ReferenceDecoder, TableMasker, masker_of
 from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.findings import changes_of, resolved_by
 from perstep.experiments.mask.samples import ArmRound, Sample
@@ -99,7 +99,7 @@ def test_a_row_begins_its_next_text_after_an_end_token(tiny_llama: Path) -> None
     model = open_model(str(tiny_llama), backend="numpy").model
     vocabulary = Vocabulary([*(bytes([b]) for b in range(256)), None, None, None, None], [256, 257, 258], [259])
     engine = prepare("table", vocabulary).build(Grammar({"const": 7}))
-    loop = MaskedLoop(model, model.new_cache(1, 20), [engine], (259,))
+    loop = MaskedLoop(ReferenceDecoder(model, model.new_cache(1, 20), (259,)), masker_of([engine], (259,)))
     loop.prefill(np.array([[1, 2]]), no_mark)
     for token in (ord("7"), 259, ord("7")):
         chosen = loop.decode(np.array([token]), no_mark)

@@ -1,7 +1,10 @@
 """A device that cannot be measured on is refused before anything is built, in one line that says what would do."""
 
+import os
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +79,67 @@ def test_how_busy_a_device_is_comes_from_nvidia_smi(tmp_path: Path, monkeypatch:
     assert device_use("cuda") is None
     answer.write_text("#!/bin/sh\necho '[N/A], 3'\n")
     assert device_use("cuda") is None
+
+
+class MadeUpNvml(ModuleType):
+    """NVML with one GPU that two other processes and this one use.
+
+    Attributes:
+        busy: per cent, and None for a driver that does not tell.
+        ended: how often it was shut down.
+    """
+
+    busy: int | None = 63
+    ended = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802 - pynvml's names
+        """Nothing to begin."""
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        """Counted."""
+        self.ended += 1
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        """Only of this GPU."""
+        if uuid != "GPU-abc":
+            raise LookupError(uuid)
+        return uuid
+
+    def nvmlDeviceGetUtilizationRates(self, _handle: str) -> Any:  # noqa: N802
+        """As asked."""
+        if self.busy is None:
+            raise NotImplementedError
+        return SimpleNamespace(gpu=self.busy)
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: str) -> Any:  # noqa: N802
+        """12,345 MiB."""
+        return SimpleNamespace(used=12_345 << 20)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: str) -> Any:  # noqa: N802
+        """The two others and this one."""
+        return [SimpleNamespace(pid=pid) for pid in (4712, os.getpid(), 4711)]
+
+
+def test_where_nvml_is_at_hand_the_processes_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """This one is left out; where the driver does not tell, nvidia-smi is asked, if there is one."""
+    nvml = MadeUpNvml("pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid="abc"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device_use("cuda") == DeviceUse(63, 12_345, (4711, 4712))
+    with pytest.raises(InputError) as raised:
+        refuse_if_busy("cuda", device_use, lambda _seconds: None)
+    assert str(raised.value) == (
+        "--device cuda is busy: kernels of other programs run 63 % of the time (12,345 MiB in use by processes 4711, "
+        "4712); wait until it is idle, or give another device"
+    )
+    nvml.busy = None
+    assert device_use("cuda") is None
+    assert nvml.ended == 5
+    with pytest.raises(InputError, match=r"by process 7\)"):
+        refuse_if_busy("cuda", lambda _device: DeviceUse(50, 1, (7,)), lambda _seconds: None)
+    with pytest.raises(InputError, match=r"by processes 1, 2, 3 and 2 more\)"):
+        refuse_if_busy("cuda", lambda _device: DeviceUse(50, 1, (1, 2, 3, 4, 5)), lambda _seconds: None)
 
 
 @pytest.fixture

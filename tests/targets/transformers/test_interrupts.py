@@ -13,22 +13,25 @@ from types import FrameType, MethodType
 from typing import Any, Self
 
 import pytest
+from tests.models import small_llama
 
 import perstep
+from perstep.fast import Decode
 from perstep.fixing import Captures
 from perstep.measure import FakeClock, Recorder
 from perstep.targets import BlockMask, interrupts
 from perstep.targets.transformers import Instrument, Replay, is_recorded, record
 from perstep.targets.transformers._wrap import _LAYERS, Wraps
+from perstep.watching.inside import LinesOf
 
 pytestmark = [pytest.mark.hf, pytest.mark.usefixtures("nothing_compiled")]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 PACKAGE = str(Path(perstep.__file__).parent)
-OURS = ("/targets/transformers/", "/targets/block_mask.py", "/watching/", "/experiments/call_recorder.py",
-        "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
-EVERY = 7
+OURS = ("/targets/transformers/", "/targets/loops/", "/targets/block_mask.py", "/watching/", "/fast/graph_",
+        "/experiments/call_recorder.py", "/measure/recorder.py", "/fixing/capture.py")  # fmt: skip
+EVERY = 13
 """Of the lines, in a run that is not nightly: 1,600 of them take 3 minutes."""
 OPTIONS = {"max_new_tokens": 7, "do_sample": False}
 
@@ -70,10 +73,7 @@ def taken_by_python() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A tiny model of two layers, wrapped and left by all of these tests."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=32, pad_token_id=0, eos_token_id=None, **sizes)
-    return transformers.LlamaForCausalLM(config).eval()
+    return small_llama(vocab_size=32, hidden_size=16, intermediate_size=16, num_attention_heads=2)
 
 
 def state(model: Any) -> dict[str, Any]:
@@ -85,6 +85,7 @@ def state(model: Any) -> dict[str, Any]:
     found |= {name: (type(one), dict(vars(one))) for name, one in model.named_modules()}
     found["config"] = dict(vars(model.config))
     dispatch = torch.utils._python_dispatch._get_current_dispatch_mode
+    found["torch"] = torch.nn.Module.__call__, torch.compile
     found["modes"] = torch.overrides._get_current_function_mode(), dispatch()
     interrupted = {"kept": interrupts._STATE.kept, "recorded": is_recorded()}
     return found | interrupted | {"layers": dict(_LAYERS), "handler": signal.getsignal(signal.SIGINT)}
@@ -146,10 +147,54 @@ def skipping(model: Any, ids: Any) -> Any:
     return use, lambda: mask.calls[0] == 0 and mask.calls[1] > 0
 
 
-@pytest.mark.parametrize("way", [watching, instrumenting, replaying, capturing, skipping])
+def looping(model: Any, ids: Any) -> Any:
+    """A watch of a loop that is written by hand."""
+    watch = perstep.watch(model, clock=FakeClock(tick_ns=1))
+
+    def use() -> None:
+        text = ids
+        with watch, torch.no_grad():
+            for _ in range(7):
+                text = torch.cat([text, model(text).logits[:, -1:].argmax(-1)], 1)
+
+    return use, lambda: watch.samples[-1].steps == 6
+
+
+def looking_inside(model: Any, ids: Any) -> Any:
+    """A processor by its own lines."""
+    watch = perstep.watch(model, clock=FakeClock(tick_ns=1), every=2)
+    lines = LinesOf("logits/Adds", watch.is_recording, watch.clock)
+
+    class Adds(transformers.LogitsProcessor):  # type: ignore[misc]
+        """Has a line."""
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            """Other scores."""
+            return scores + 1
+
+    def use() -> None:
+        with watch, lines:
+            model.generate(ids, logits_processor=[Adds()], **{**OPTIONS, "max_new_tokens": 12})
+
+    return use, lambda: lines.counted > 0
+
+
+def decoding(model: Any, ids: Any) -> Any:
+    """`fast.decode` with its step in fixed places, which is kept with the model."""
+    decode = Decode(captured=True)
+
+    def use() -> None:
+        model.generate(ids, custom_generate=decode, **OPTIONS)
+
+    return use, lambda: decode.last.way == "captured"
+
+
+@pytest.mark.parametrize(
+    "way", [watching, instrumenting, replaying, capturing, skipping, looping, looking_inside, decoding]
+)
 @pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.nightly)])
 def test_an_interrupt_at_any_line_leaves_everything_as_before(model: Any, ids: Any, way: Any, every: int) -> None:
-    """Where each line is run for the first time; the interrupt arrives. Not nightly, at one line in seven."""
+    """Where each line is run for the first time; the interrupt arrives. Not nightly, at one line in thirteen."""
     way(model, ids)[0]()
     before = state(model)
     use, works = way(model, ids)

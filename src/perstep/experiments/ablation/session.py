@@ -6,10 +6,10 @@ numbers of forwards (a processor that runs the model) are refused. In place mean
 parts, and with none, in every round.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, replace
+from math import gcd, inf
 
 import msgspec
 import numpy as np
@@ -22,8 +22,9 @@ from perstep.experiments.ablation.cells import ALL, NONE, Design, design
 from perstep.experiments.ablation.compiling import Compiling
 from perstep.experiments.ablation.factories import Component, parts_in_ledger
 from perstep.experiments.ablation.findings import resolved
+from perstep.experiments.ablation.fitting import LONG_NS, Tried, Turns, fit_turns
 from perstep.experiments.ablation.samples import ColdCell, Conditions, InPlace, Sample
-from perstep.experiments.planning import what_would_fit
+from perstep.experiments.conditions import typed
 from perstep.experiments.session import RoundSession
 from perstep.measure import Clock, Effort, Progress, Recorder, Resolved
 from perstep.runs import Manifest
@@ -33,6 +34,8 @@ from perstep.targets.transformers import BOUNDARIES, GenerateTrace, Instrument, 
 from perstep.targets.transformers.replay import generators_kept
 from perstep.targets.transformers.words import DECODE, PREFILL
 
+TRIED_TOKENS = 3
+"""What a step takes is tried in calls of this number of tokens."""
 MARKED = (ALL, NONE)
 """The cells in which parts are timed in place: what the others cost with all of them, and without any."""
 
@@ -56,6 +59,14 @@ class Call:
         """N: one prefill and N - 1 decode forwards."""
         return int(self.trace.chosen_BN.shape[1])
 
+    def shortened(self, most_tokens: int) -> "Call":
+        """The same with no more than this number of tokens."""
+        trace = self.trace
+        if self.new_tokens <= most_tokens:
+            return self
+        short = GenerateTrace(trace.prompt_BT, trace.chosen_BN[:, :most_tokens], seed=trace.seed)
+        return replace(self, trace=short)
+
 
 @dataclass(frozen=True)
 class Work:
@@ -65,11 +76,13 @@ class Work:
         calls: one after the other.
         common: arguments of generate that all calls share.
         recorded: whether the cell `all` chose the trace itself, so that it must choose it again.
+        may_shorten: whether the number of tokens was left open.
     """
 
     calls: Sequence[Call]
     common: Mapping[str, Json]
     recorded: bool
+    may_shorten: bool = False
 
     @property
     def context(self) -> list[int]:
@@ -80,6 +93,10 @@ class Work:
 class AblationSession(RoundSession):
     """The cells, warm, with what each chooses in the trace's contexts.
 
+    Attributes:
+        work: what every cell does; calls may be shorter than they were given.
+        describe: makes the manifest again, where it is of a stored run.
+
     Args:
         model: a transformers model that generates.
         work: what every cell does.
@@ -89,6 +106,7 @@ class AblationSession(RoundSession):
         clock: what times the calls.
         progress: told what is being done.
         compiling: how the forward is compiled, or None.
+        longer_s: the budget may become this long where it holds too few rounds; 0 for no longer.
 
     Raises:
         InvalidMeasurement: cells execute different numbers of forwards, or the cell with all parts does not choose
@@ -106,21 +124,42 @@ class AblationSession(RoundSession):
         clock: Clock,
         progress: Progress,
         compiling: Compiling | None = None,
+        longer_s: float = 0.0,
     ) -> None:
         super().__init__(effort, seed, clock)
         self.design: Design = design([part.name for part in parts])
-        self._model, self._work, self._parts = model, work, parts
+        self._model, self._asked, self._parts = model, work, parts
         self._compiling = compiling
-        rows = len(balanced_block(len(self.design.cells), np.random.default_rng(0)))
-        self._repeats = rows // gcd(rows, len(work.calls))
-        self._steps = sum(call.new_tokens for call in work.calls)
-        cold = self._run_cold(progress)
+        self._rows = len(balanced_block(len(self.design.cells), np.random.default_rng(0)))
+        self._discards = True
+        self.work = work
+        self.describe: Callable[[], None] = lambda: None
+        self._cold = self._run_cold(progress)
         progress(0.0, "warm-up")
         with silent(), generators_kept(model):
+            turns = self._fitted(longer_s)
+        self._measure_these(turns)
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Make calls as long as those of the stored run, and as many turns."""
+        stored = typed(manifest, Conditions)
+        turns = Turns(stored.turns_per_round // stored.calls, stored.steps_per_pass if stored.calls == 1 else None)
+        if (turns.repeats, stored.steps_per_pass) != (self._repeats, self._steps):
+            self._measure_these(turns)
+            self.describe()
+
+    def _measure_these(self, turns: Turns) -> None:
+        """Shorten the calls, find out what the cells choose, warm up, and describe it in the manifest."""
+        asked = self._asked
+        self._repeats, parts = turns.repeats, self._parts
+        if turns.most_tokens is not None:
+            asked = replace(asked, calls=[call.shortened(turns.most_tokens) for call in asked.calls])
+        self.work = work = asked
+        self._steps = sum(call.new_tokens for call in work.calls)
+        with silent(), generators_kept(self._model):
             self._chosen, forwards = self._try_cells()
             syncs = self._count_syncs()
             warm = self._warm(self._warm_round, share=0.1, most_s=30.0)
-            too_short = self._too_short()
         self.conditions = Conditions(
             parts={part.name: part.kind for part in parts},
             in_ledger=parts_in_ledger(parts),
@@ -132,22 +171,32 @@ class AblationSession(RoundSession):
             changed_choices={cell: self._changed(cell) for cell in self.design.cells},
             choices=self._steps * len(work.calls[0].trace.chosen_BN),
             syncs_per_step=syncs,
-            device=str(model.device.type),
-            compiled=None if compiling is None else compiling.backend,
-            cold=cold,
-            order="balanced blocks over the cells, one turn a cell and call, drawn by seed and round",
-            discarded="a call of one token before each turn",
+            device=str(self._model.device.type),
+            compiled=None if self._compiling is None else self._compiling.backend,
+            cold=self._cold,
+            order="balanced blocks over the cells, one turn a cell and call, drawn by seed and round"
+            if self._whole
+            else "a row of a balanced block over the cells a round, its other rows in the rounds after it, drawn by"
+            " seed",
+            discarded="a call of one token before each turn"
+            if self._discards
+            else f"nothing: a step that exceeds {LONG_NS // 1_000_000} ms reads more memory than any cache holds",
             timed="each turn from the call of generate to its return",
             garbage_collector="off",
             notes=self._notes,
-            precision=effort.precision,
+            precision=self.effort.precision,
             warm_up=warm,
-            too_short=too_short,
+            too_short=turns.too_short,
         )
         conditions = msgspec.to_builtins(self.conditions)
         self.manifest = Manifest(
-            experiment="ablation", plan={}, seed=seed, conditions=conditions, boundaries=BOUNDARIES
+            experiment="ablation", plan={}, seed=self._seed, conditions=conditions, boundaries=BOUNDARIES
         )
+
+    @property
+    def _whole(self) -> bool:
+        """Whether a round is a whole balanced block, or several."""
+        return self._repeats * len(self.work.calls) % self._rows == 0
 
     def measure_round(self, number: int) -> Sample:
         """Every cell in balanced turns; before or after them, alternately, the marked passes."""
@@ -160,9 +209,9 @@ class AblationSession(RoundSession):
             if number % 2:
                 in_place = self._marked_passes(number)
             for turn, row in enumerate(self._order(number)):
-                index = turn % len(self._work.calls)
+                index = turn % len(self.work.calls)
                 for cell in row:
-                    took_ns, chosen = self._turn(cell, self._work.calls[index])
+                    took_ns, chosen = self._turn(cell, self.work.calls[index])
                     ns[cell] += took_ns
                     unsteady[cell] += int((chosen != self._chosen[cell][index]).sum())
             if not number % 2:
@@ -178,36 +227,65 @@ class AblationSession(RoundSession):
         if self._compiling is not None:
             self.manifest.conditions["compiled_again_when_warm"] = self._compiling.compiled_since()
 
-    def _too_short(self) -> str:
-        """What the budget does not hold: a round is a balanced block of calls, and the marked passes."""
-        begun_ns = self._clock.now()
-        took_ns, _ = self._turn(ALL, self._work.calls[0])
-        before_ns = self._clock.now() - begun_ns - took_ns  # a call of one token
-        turns = self._repeats * len(self._work.calls) * len(self.design.cells) + len(MARKED) * len(self._work.calls)
-        shorter = []
-        for tokens in (8, 4):
-            if tokens < min(call.new_tokens for call in self._work.calls):
-                step_ns = took_ns / self._work.calls[0].new_tokens
-                shorter.append((f"-n {tokens}", turns * (before_ns + tokens * step_ns)))
-        return what_would_fit(
-            turns * (before_ns + took_ns), self.effort, intervals=len(self._parts), shorter=shorter[-1:]
-        )
+    def _fitted(self, longer_s: float) -> Turns:
+        """How a round is made, by a few calls; the budget becomes longer where it may and holds too few."""
+        calls = self._asked.calls
+        block = self._rows // gcd(self._rows, len(calls))
+        if self.effort.budget_s == inf:
+            return Turns(block)
+        tried = self._tried()
+        self._discards = tried.discards
+
+        def fit() -> Turns:
+            return fit_turns(
+                tried,
+                self.effort,
+                tokens=[call.new_tokens for call in calls],
+                cells=len(self.design.cells),
+                marked=len(MARKED),
+                block=block,
+                may_shorten=self._asked.may_shorten,
+            )
+
+        turns = fit()
+        if longer_s > self.effort.budget_s and (turns.too_short or turns.most_tokens is not None):
+            self.effort = replace(self.effort, budget_s=longer_s)
+            turns = fit()
+        return turns
+
+    def _tried(self) -> Tried:
+        """What calls take with all parts, of a few tokens where they may be short."""
+        call = self._asked.calls[0]
+        if self._asked.may_shorten:
+            call = call.shortened(TRIED_TOKENS)
+        one = call.shortened(1)
+        tried_ns, _ = self._turn(ALL, call)  # the first is slower, which matters where steps are short
+        repeated = 1 if tried_ns > call.new_tokens * LONG_NS else 2
+        first_ns, whole_ns = (min(self._turn(ALL, each)[0] for _ in range(repeated)) for each in (one, call))
+        step_ns = (whole_ns - first_ns) / (call.new_tokens - 1) if call.new_tokens > 1 else 0.0
+        return Tried(first_ns, max(step_ns, 0.0))
 
     # Turns
 
     def _order(self, number: int) -> list[list[str]]:
         """The cells' labels, a row for each turn."""
         labels = list(self.design.cells)
-        rng = self._drawn(number)
-        turns = self._repeats * len(self._work.calls)
+        turns = self._repeats * len(self.work.calls)
         rows: list[NDArray[np.intp]] = []
-        while len(rows) < turns:
-            rows.extend(balanced_block(len(labels), rng))
-        return [[labels[cell] for cell in row] for row in rows[:turns]]
+        if self._whole:
+            rng = self._drawn(number)
+            while len(rows) < turns:
+                rows.extend(balanced_block(len(labels), rng))
+        else:
+            for at in range(number * turns, (number + 1) * turns):
+                block, row = divmod(at, self._rows)
+                rows.append(balanced_block(len(labels), self._drawn(block))[row])
+        return [[labels[cell] for cell in row] for row in rows]
 
     def _turn(self, cell: str, call: Call) -> tuple[int, NDArray[np.int64]]:
         """One timed call; its nanoseconds and its choices."""
-        self._generate(cell, call, 1)
+        if self._discards:
+            self._generate(cell, call, 1)
         arguments = self._arguments(cell, call, call.new_tokens)
         now = self._clock.now
         with Replay(self._model, call.trace) as replay:
@@ -225,7 +303,7 @@ class AblationSession(RoundSession):
             by_kind[part.kind].append(part.make())
         return {
             **call.arguments,
-            **self._work.common,
+            **self.work.common,
             "max_new_tokens": max(new_tokens, call.room if new_tokens > 1 else 0),
             "logits_processor": by_kind["processor"],
             "stopping_criteria": by_kind["criterion"],
@@ -236,7 +314,7 @@ class AblationSession(RoundSession):
         self._model.generate(**self._arguments(cell, call, new_tokens))
 
     def _pass(self, cell: str) -> None:
-        for call in self._work.calls:
+        for call in self.work.calls:
             self._generate(cell, call, call.new_tokens)
 
     # In place
@@ -248,8 +326,9 @@ class AblationSession(RoundSession):
     def _marked_pass(self, cell: str) -> InPlace:
         """All calls with marks; the steps in the order of `Work.context`."""
         recorder = Recorder(self._clock)
-        calls = self._work.calls
-        self._generate(cell, calls[0], 1)
+        calls = self.work.calls
+        if self._discards:
+            self._generate(cell, calls[0], 1)
         took_ns, now = 0, self._clock.now
         with Instrument(self._model, recorder), Replay(self._model, [call.trace for call in calls]):
             for call in calls:
@@ -275,7 +354,7 @@ class AblationSession(RoundSession):
         chosen: dict[str, list[NDArray[np.int64]]] = {}
         forwards: dict[str, int] = {}
         for cell in self.design.cells:
-            with self._forwards_counted() as count, Replay(self._model, [c.trace for c in self._work.calls]) as replay:
+            with self._forwards_counted() as count, Replay(self._model, [c.trace for c in self.work.calls]) as replay:
                 self._pass(cell)
             chosen[cell] = [call.chosen_BN for call in replay.calls]
             forwards[cell] = max(count[0], replay.forwards)
@@ -286,8 +365,8 @@ class AblationSession(RoundSession):
                 f"{forwards[ALL]}, `{differ[0]}` {forwards[differ[0]]}; a part that runs the model itself changes the "
                 "work, time it in place with `perstep watch`"
             )
-        if self._work.recorded:
-            pairs = zip(chosen[ALL], self._work.calls, strict=True)
+        if self.work.recorded:
+            pairs = zip(chosen[ALL], self.work.calls, strict=True)
             differing = sum(int((own != call.trace.chosen_BN).sum()) for own, call in pairs)
             if differing:
                 raise InvalidMeasurement(
@@ -320,7 +399,7 @@ class AblationSession(RoundSession):
     def _count_syncs(self) -> dict[str, float]:
         """Waits for the device in a step with all parts, by part as it stands in a ledger; a pass of its own."""
         recorder = SyncRecorder(self._model.device.type)
-        traces = [call.trace for call in self._work.calls]
+        traces = [call.trace for call in self.work.calls]
         instrument = Instrument(self._model, recorder)
         with recorder, instrument, Replay(self._model, traces):
             self._pass(ALL)
@@ -329,7 +408,7 @@ class AblationSession(RoundSession):
         return {part: syncs.part_per_step(part) or 0.0 for part in syncs.parts}
 
     def _warm_round(self) -> None:
-        self._turn(ALL, self._work.calls[0])
+        self._turn(ALL, self.work.calls[0])
 
     def _run_cold(self, progress: Progress) -> dict[str, ColdCell] | None:
         """The first pass of each cell after the compiler forgot everything, once each."""
@@ -347,7 +426,7 @@ class AblationSession(RoundSession):
     def _cold_pass(self, cell: str, compiling: Compiling) -> ColdCell:
         compiling.forget(self._model)
         took_ns = 0
-        for call in self._work.calls:
+        for call in self.work.calls:
             arguments = self._arguments(cell, call, call.new_tokens)
             with Replay(self._model, call.trace):
                 begun_ns = self._clock.now()

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 
-from perstep._words import short
+from perstep._words import plural, short
 from perstep.errors import InputError, InvalidMeasurement
 from perstep.experiments.bounds import sweep_for
 from perstep.experiments.cache.findings import estimates, step_costs, theory_bytes, widest
@@ -14,9 +14,16 @@ from perstep.experiments.cache.fits import WITH, WITHOUT, Memory
 from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
 from perstep.experiments.cache.resident import Resident, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
-from perstep.experiments.conditions import hash_ids
+from perstep.experiments.conditions import hash_ids, typed
 from perstep.experiments.options import FAST_AT_MOST_S, at_least
-from perstep.experiments.planning import least_rounds, rounds_that_fit, what_would_fit
+from perstep.experiments.planning import (
+    MARGIN,
+    between_first,
+    least_rounds,
+    rounds_that_fit,
+    subsets,
+    what_would_fit,
+)
 from perstep.experiments.session import RoundSession, describe
 from perstep.machine import CeilingSweep
 from perstep.measure import Clock, Progress, Resolved
@@ -31,6 +38,8 @@ DISCARDED = 1
 """Steps dropped after every switch to another point: they find other data in the caches."""
 LONG_NS = 20_000_000
 MOST_REPETITIONS = 3
+LEAST_CONTEXTS = 2
+"""A line has two ends."""
 REPEAT_NS = 10_000_000
 """A visit repeats its step so long as the repetitions take less than this."""
 AGREE = {"float64": 1e-9, "float32": 1e-3}
@@ -63,6 +72,7 @@ class CacheSession(RoundSession):
         if plan.context is not None:
             at_least(1, context=min(plan.context))
         progress(0.0, "load")
+        self._progress = progress
         self._target = target = plan.open()
         self._kind = target.cache_kind(plan.cache)
         self._contexts = contexts_of(plan, target)
@@ -76,14 +86,34 @@ class CacheSession(RoundSession):
         self._steps.fill(self._contexts)
         self._tolerance = AGREE.get(target.facts["dtype"], AGREE_ROUGHLY)
         self._last_logits = self._step(WITH, self._contexts[-1])[1]
-        self._cells, self._conditions.left_out = self._plan_cells(progress)
-        progress(0.0, "memory, in fresh processes")
-        self._conditions.memory = self._memory()
-        progress(0.0, "ceilings")
+        # In the order of the contexts: the shortest finds the processor cold.
+        self._with_ns = {S: min(self._step(WITH, S)[0] for _ in range(3)) for S in self._contexts}
+        self._rounds = 0
+        self._measure_these(*self._fitted())
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Measure the contexts that the stored run has."""
+        stored = tuple(typed(manifest, Workload).contexts)
+        if stored != self._contexts and set(stored) <= set(self._with_ns):
+            self._measure_these(stored, FIRST_LOOK)
+
+    def _measure_these(self, contexts: tuple[int, ...], rounds: int) -> None:
+        """Choose the points of these contexts, and describe them in the manifest.
+
+        Args:
+            contexts: that stay.
+            rounds: of all points, that are to fit into the budget.
+        """
+        gone = [S for S in self._with_ns if S not in contexts]
+        self._contexts, self._workload.contexts = contexts, list(contexts)
+        self._progress(0.0, "ceilings")
         self._sweep = self._open_sweep()
+        self._cells, left_out = self._plan_cells(rounds)
+        self._conditions.left_out = [*([_not_fitting(gone, self.effort.budget_s)] if gone else []), *left_out]
+        self._progress(0.0, "memory, in fresh processes")
+        self._conditions.memory = self._memory()
         repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
         self._conditions.repetitions_a_round = repetitions
-        self._rounds = 0
         self.manifest = self._describe()
 
     def measure_round(self, number: int) -> Sample:
@@ -146,23 +176,59 @@ class CacheSession(RoundSession):
         took_ns = self._clock.now() - begin
         return took_ns, self._steps.logits(result)
 
-    def _plan_cells(self, progress: Progress) -> tuple[list[Cell], list[str]]:
-        """The points that fit: each needs its share of 20 rounds of the budget, those with a cache first.
+    def _fitted(self) -> tuple[tuple[int, ...], int]:
+        """The contexts that the budget holds with and without a cache, and for how many rounds.
+
+        20 rounds give way to as many as intervals need; then, if no contexts were asked for, those between the first
+        and the last do. `--fast` takes a little longer where it needs that. What the budget does not hold is said.
+        """
+        plan = self._plan
+        contexts, rounds = self._that_fit()
+        if plan.fast and plan.budget is None and (len(contexts) < len(self._contexts) or rounds < FIRST_LOOK):
+            self.effort = replace(self.effort, budget_s=max(self.effort.budget_s, FAST_AT_MOST_S))
+            contexts, rounds = self._that_fit()
+        round_ns = self._cost_ns(contexts)
+        shorter = []
+        if len(contexts) > LEAST_CONTEXTS:
+            ends = (contexts[0], contexts[-1])
+            shorter = [(f"--context {ends[0]},{ends[1]}", self._cost_ns(ends))]
+        said = what_would_fit(round_ns, self.effort, intervals=len(contexts), shorter=shorter)
+        self._conditions.too_short = said
+        return contexts, rounds
+
+    def _that_fit(self) -> tuple[tuple[int, ...], int]:
+        droppable = between_first(len(self._contexts)) if self._plan.context is None else ()
+        kept, least = self._contexts, FIRST_LOOK
+        for indices in subsets(len(self._contexts), droppable, LEAST_CONTEXTS):
+            kept = tuple(self._contexts[index] for index in indices)
+            least = least_rounds(2 * len(kept))
+            # Without a cache a step takes at least as long as with one.
+            fit = rounds_that_fit(2 * self._cost_ns(kept), self.effort)
+            if fit >= least:
+                return kept, FIRST_LOOK if fit >= FIRST_LOOK else least
+        return kept, least
+
+    def _cost_ns(self, contexts: Sequence[int]) -> float:
+        """What the steps with a cache take in a round."""
+        return sum(_cost_ns(_cell(WITH, S, self._with_ns[S]), self._with_ns[S]) for S in contexts)
+
+    def _plan_cells(self, rounds: int) -> tuple[list[Cell], list[str]]:
+        """The points that fit: each needs its share of the rounds of the budget, those with a cache first.
 
         A forward that may take longer than the whole budget, by the square of its length, is not even tried.
         """
-        with_ns = {S: min(self._step(WITH, S)[0] for _ in range(3)) for S in self._contexts}
-        cells = [_cell(WITH, S, ns) for S, ns in with_ns.items()]
-        self._look_ahead(sum(_cost_ns(cell, with_ns[cell.context]) for cell in cells))
-        round_ns = self.effort.budget_s * 1e9 / FIRST_LOOK
-        left_ns = round_ns - sum(_cost_ns(cell, with_ns[cell.context]) for cell in cells)
+        cells = [_cell(WITH, S, self._with_ns[S]) for S in self._contexts]
+        round_ns = self.effort.budget_s * 1e9 / rounds
+        if rounds < FIRST_LOOK:  # none of so few may be missing
+            round_ns /= MARGIN
+        left_ns = round_ns - self._cost_ns(self._contexts) - self._sweep_ns()
         left_out: list[str] = []
         last: tuple[int, int] | None = None
         for S in self._contexts:
-            progress(0.0, f"without a cache at {S}")
+            self._progress(0.0, f"without a cache at {S}")
             at_most_ns = 0.0 if last is None else last[1] * (S / last[0]) ** 2
             if left_out or at_most_ns > self.effort.budget_s * 1e9:
-                left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, is_measured=False))
+                left_out.append(_left_out(S, at_most_ns, self.effort.budget_s, rounds, is_measured=False))
                 continue
             try:
                 scores_bytes = self._target.scores_bytes(S + 1, self._plan.batch)
@@ -178,24 +244,20 @@ class CacheSession(RoundSession):
                 took_ns = min(took_ns, self._step(WITHOUT, S)[0])
                 cell = _cell(WITHOUT, S, took_ns)
             if _cost_ns(cell, took_ns) > left_ns:
-                left_out.append(_left_out(S, took_ns, self.effort.budget_s, is_measured=True))
+                left_out.append(_left_out(S, took_ns, self.effort.budget_s, rounds, is_measured=True))
                 continue
             left_ns -= _cost_ns(cell, took_ns)
             cells.append(cell)
         return cells, left_out
 
-    def _look_ahead(self, round_ns: float) -> None:
-        """Give `--fast` a little longer where it needs that, and say what the budget does not hold.
-
-        Args:
-            round_ns: of the steps with a cache, which stay in any case.
-        """
-        plan, intervals = self._plan, len(self._contexts)
-        if plan.fast and plan.budget is None and rounds_that_fit(round_ns, self.effort) < least_rounds(intervals):
-            self.effort = replace(self.effort, budget_s=FAST_AT_MOST_S)
-        ends = f"{self._contexts[0]},{self._contexts[-1]}"
-        shorter = [(f"--context {ends}", 2 * round_ns / intervals)] if intervals > 2 else []
-        self._conditions.too_short = what_would_fit(round_ns, self.effort, intervals=intervals, shorter=shorter)
+    def _sweep_ns(self) -> float:
+        """What the ceilings take in a round."""
+        if self._sweep is None:
+            return 0.0
+        self._sweep.measure()
+        begin = self._clock.now()
+        self._sweep.measure()
+        return VISITS * (self._clock.now() - begin)
 
     def _check_agree(self, context: int, without: np.ndarray) -> None:
         difference = _difference(self._step(WITH, context)[1], without)
@@ -323,13 +385,20 @@ def _cost_ns(cell: Cell, step_ns: float) -> float:
     return VISITS * (cell.discarded + cell.repetitions) * step_ns
 
 
-def _left_out(context: int, step_ns: float, budget_s: float, *, is_measured: bool) -> str:
+def _left_out(context: int, step_ns: float, budget_s: float, rounds: int, *, is_measured: bool) -> str:
     took = f"takes {duration(step_ns)}" if is_measured else f"may take up to {duration(step_ns)}"
     if step_ns == 0 or budget_s == inf:
         took = "would take still longer"
     return (
-        f"without a cache at S = {context}: a step {took}, and {FIRST_LOOK} rounds of all points are more than the "
-        f"budget of {short(budget_s)} s holds"
+        f"without a cache at S = {context}: a step {took}, and the budget of {short(budget_s)} s does not hold "
+        f"{plural(rounds, 'round')} of all points"
+    )
+
+
+def _not_fitting(contexts: Sequence[int], budget_s: float) -> str:
+    return (
+        f"S = {', '.join(map(str, contexts))}: rounds with them are too long for the budget of {short(budget_s)} s; "
+        "--context asks for them, with a longer --budget"
     )
 
 

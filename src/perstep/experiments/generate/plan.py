@@ -66,7 +66,7 @@ class Plan(ModelOptions):
     """A text to begin with; with --preset words, or the byte model, the text whose words are used."""
 
     new_tokens: Annotated[int | None, Parameter(name=["-n", "--new-tokens"])] = None
-    """Tokens to generate in each call: one prefill and N - 1 decode steps. [default: 24]"""
+    """Tokens to generate in each call: one prefill and N - 1 decode steps. [default: 24, fewer where steps are long]"""
 
     batch: Annotated[int, Parameter(name=["-b", "--batch"])] = BATCH
     """Sequences decoded side by side."""
@@ -186,7 +186,7 @@ def find_work(plan: Plan, target: Target, parts: tuple[Component, ...], compilin
             **_made(parts),
             **common,
         )
-    return Work([Call(inputs, trace)], common, recorded=True)
+    return Work([Call(inputs, trace)], common, recorded=True, may_shorten=plan.new_tokens is None and not plan.compile)
 
 
 def _made(parts: tuple[Component, ...]) -> dict[str, Json]:

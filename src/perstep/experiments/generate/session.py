@@ -1,5 +1,7 @@
 """The measurement of `generate`: the cells of an ablation over real calls."""
 
+from functools import partial
+
 import msgspec
 
 from perstep.experiments.ablation.compiling import Compiling
@@ -7,6 +9,7 @@ from perstep.experiments.ablation.session import AblationSession, Work
 from perstep.experiments.conditions import hash_ids
 from perstep.experiments.generate.plan import Plan, check, find_parts, find_work, open_model
 from perstep.experiments.generate.samples import Conditions, Workload
+from perstep.experiments.options import FAST_AT_MOST_S
 from perstep.experiments.session import describe
 from perstep.measure import Clock, Progress
 from perstep.targets import Target
@@ -36,8 +39,10 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
         clock=clock,
         progress=progress,
         compiling=compiling,
+        longer_s=FAST_AT_MOST_S if plan.fast and plan.budget is None else 0.0,
     )
-    _describe(session, plan, target, work)
+    session.describe = partial(_describe, session, plan, target, work)
+    session.describe()
     return session
 
 
@@ -52,7 +57,7 @@ def _describe(session: AblationSession, plan: Plan, target: Target, work: Work) 
         parts=list(of_ablation.parts),
         preset=plan.preset,
         batch=plan.batch,
-        new_tokens=[call.new_tokens for call in work.calls],
+        new_tokens=[call.new_tokens for call in session.work.calls],
         dtype=target.facts["dtype"],
         device=plan.device,
         threads=plan.threads,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from perstep.experiments.planning import least_rounds, rounds_that_fit, what_would_fit
+from perstep.experiments.planning import least_rounds, rounds_that_fit, subsets, what_would_fit
 from perstep.measure import Effort
 from perstep.stats import MIN_ROUNDS_FOR_VERDICT
 
@@ -64,7 +64,6 @@ def fit(tried: Sequence[Tried], effort: Effort, *, may_shorten: bool, droppable:
         may_shorten: whether the number of tokens is left open.
         droppable: configurations that may be left out, the first of them first.
     """
-    arms = list(range(len(tried)))
     longest = max((one.tokens for one in tried), default=1)
     wanted = [MIN_ROUNDS_FOR_VERDICT, least_rounds(max(len(tried) - 1, 1))]
 
@@ -73,33 +72,12 @@ def fit(tried: Sequence[Tried], effort: Effort, *, may_shorten: bool, droppable:
 
     lengths = [longest, *(n for n in FEWEST_TOKENS if n < longest)] if may_shorten else [longest]
     for rounds in wanted:
-        for kept in _subsets(arms, droppable):
+        for kept in subsets(len(tried), droppable, LEAST_ARMS):
             for tokens in lengths:
                 if rounds_that_fit(round_ns(kept, tokens), effort) >= rounds:
                     return Fit(kept, None if tokens == longest else tokens)
-    kept = _subsets(arms, droppable)[-1]
+    kept = subsets(len(tried), droppable, LEAST_ARMS)[-1]
     alike = len({one.tokens for one in tried}) == 1  # in `output` it is what varies
     shorter = [(f"-n {n}", round_ns(kept, n)) for n in (8, 4) if n < lengths[-1]][:1] if alike else []
     said = what_would_fit(round_ns(kept, lengths[-1]), effort, intervals=max(len(kept) - 1, 1), shorter=shorter)
     return Fit(kept, None if lengths[-1] == longest else lengths[-1], said)
-
-
-def _subsets(arms: Sequence[int], droppable: Sequence[int]) -> list[list[int]]:
-    """All configurations, and all but the first, the first two ... that may be left out."""
-    most = min(len(droppable), max(len(arms) - LEAST_ARMS, 0))
-    return [[arm for arm in arms if arm not in set(droppable[:gone])] for gone in range(most + 1)]
-
-
-def between_first(count: int) -> list[int]:
-    """Indices in the order in which they may be left out so that the others stay evenly spread; never the two ends.
-
-    >>> between_first(9)
-    [1, 3, 5, 7, 2, 6, 4]
-    """
-    order, step, taken = [], 1, {0, count - 1}
-    while step < count:
-        odd = [index for index in range(step, count, 2 * step) if index not in taken]
-        order += odd
-        taken.update(odd)
-        step *= 2
-    return order

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._files import read_given_text
 from perstep._json import Json
 from perstep.errors import InputError
 from perstep.targets import Target
@@ -65,7 +66,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         InputError: the file cannot be read or has no prompt, or a line, which is named, is not as it must be.
     """
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = read_given_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"--prompts {path}: {reason}; give a JSONL file: {_RIGHT}") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._files import read_given_text
 from perstep.data import heldout_path
 from perstep.errors import InputError
 from perstep.experiments.knobs.samples import Quality
@@ -65,7 +66,7 @@ def scored_tokens(target: Target, works: Sequence[Work], text: Path | None, num_
         given = [trace.prompt_BT.shape[1] for trace in traces for _ in trace.prompt_BT]
         return Scored(rows, given, False, "the model's own greedy output")
     try:
-        content = text.read_text(encoding="utf-8")
+        content = read_given_text(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"--text {text}: {reason}; give a text file in UTF-8") from error

@@ -17,7 +17,7 @@ from perstep.errors import InputError
 from perstep.experiments.conditions import hash_ids, typed
 from perstep.experiments.device.machine import ceilings_of
 from perstep.experiments.ledger.bounds import Ceilings, bounded_by
-from perstep.experiments.ledger.calls import Calls, plan_calls
+from perstep.experiments.ledger.calls import LEAST_TOKENS, Calls, plan_calls
 from perstep.experiments.ledger.device.samples import ProfiledRound, profiled_round
 from perstep.experiments.ledger.plan import Plan, check
 from perstep.experiments.ledger.samples import (
@@ -55,6 +55,8 @@ COUNTED_TOKENS = 9
 """Syncs are counted in one prefill and at most this number minus one decode steps."""
 TRIED_TOKENS = 5
 """What a step takes is tried in calls of this number of tokens."""
+LONG_NS = 20_000_000
+"""A forward that takes longer is tried once: what the first run of it costs on top is a small share."""
 PROFILED_TOKENS = 6
 """A round profiles one prefill and at most this number minus one decode steps: some 40,000 rows of a trace at 30
 layers."""
@@ -185,8 +187,10 @@ class LedgerSession(RoundSession):
         """How the calls are made, by a few steps; `--fast` takes a little longer where its budget holds too few."""
         plan, new_tokens = self._plan, self._plan.new_tokens
         tried = self._work.shortened(TRIED_TOKENS)
-        for _ in range(2):  # the first is slower
+        for _ in range(2):  # the first is slower, which matters where steps are short
             kinds = self._pass(PLAIN, tried).kinds
+            if kinds["prefill"].step_ns[0] > LONG_NS:
+                break
         prefill_ns = float(kinds["prefill"].step_ns[0])
         step_ns = float(np.median(kinds["decode"].step_ns)) if new_tokens > 1 else 0.0
         calls = plan_calls(prefill_ns, step_ns, new_tokens, self.effort)
@@ -235,7 +239,7 @@ class LedgerSession(RoundSession):
             for arm in ARMS:
                 self._pass(arm, self._work)
         else:
-            few = min(TRIED_TOKENS, self._calls.new_tokens)
+            few = min(LEAST_TOKENS, self._calls.new_tokens)
             self._pairs((0, 1), msgspec.structs.replace(self._calls, new_tokens=few, prefills=0))
 
 

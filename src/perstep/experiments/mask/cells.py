@@ -17,7 +17,7 @@ from perstep.automata import Dfa, Engine, Grammar, TokenAutomaton, json_schema
 from perstep.automata import compile as compile_table
 from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.mask.arms import NO_MASK, MaskedLoop
+from perstep.experiments.mask.arms import NO_MASK, MaskedLoop, masker_of
 from perstep.experiments.mask.roofline import count_lookups
 from perstep.experiments.mask.schema import EngineWriter, Writer
 from perstep.experiments.mask.vocabularies import Cutter, Named
@@ -211,7 +211,7 @@ def masked_loop(cell: Cell) -> MaskedLoop | None:
     if cell.table is None:
         return None
     engines = [TableEngine(cell.table, "definition") for _ in range(cell.batch)]
-    return MaskedLoop(cell.model, cell.loops[NO_MASK].cache, engines, cell.vocab.vocabulary.eos_ids)
+    return MaskedLoop(cell.loops[NO_MASK].decoder, masker_of(engines, cell.vocab.vocabulary.eos_ids))
 
 
 def record_choices(loop: MaskedLoop, trace: Trace) -> Ids:

@@ -20,6 +20,7 @@ from perstep.experiments.conditions import typed
 from perstep.experiments.mask.arms import EXACT, NO_MASK
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
+from perstep.experiments.mask.device import ArmOnDevice
 from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
@@ -160,6 +161,7 @@ class Arm(RelativeChange, frozen=True, kw_only=True):
         fill: None for no mask.
         differing_choices: a pass, against the definition of the mask.
         ledger: parts + residual = step; its step without marks is `per_step_ms`.
+        on_device: what the device does in a step, in profiled steps before the rounds; UNSET on the cpu.
     """
 
     engine: str
@@ -171,6 +173,7 @@ class Arm(RelativeChange, frozen=True, kw_only=True):
     fill: Fill | None
     differing_choices: float
     ledger: Ledger
+    on_device: ArmOnDevice | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ratio(self) -> float | None:
@@ -253,7 +256,11 @@ def analyse(manifest: Manifest, samples: Sequence[Sample]) -> MaskFindings:
     conditions, workload = typed(manifest, Conditions), typed(manifest, Workload)
     about = conditions.cells
     noise = summarise_noise(sample.noise for sample in samples)
-    cells = [_cell(key, about[key], arms, conditions.mark_ns, noise.busy) for key, arms in grid.items() if key in about]
+    cells = [
+        _on_device(_cell(key, about[key], arms, conditions.mark_ns, noise.busy), conditions)
+        for key, arms in grid.items()
+        if key in about
+    ]
     if not cells:
         raise InputError("no cell is in every round; measure again")
     flat, arm = _seed_fields(cells, about)
@@ -359,6 +366,15 @@ def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_n
     )
 
 
+def _on_device(cell: CellFinding, conditions: Conditions) -> CellFinding:
+    """The same with what the device does for each arm, where one was used."""
+    seen = conditions.on_device.get(cell.key, {})
+    arms = [
+        msgspec.structs.replace(arm, on_device=seen[arm.engine]) if arm.engine in seen else arm for arm in cell.arms
+    ]
+    return msgspec.structs.replace(cell, arms=arms)
+
+
 def _paired(ledger: Ledger, free: Ledger, change: Change) -> Ledger:
     """The ledger of a masked arm with the step without marks as the pairs have it: the unmasked one times the ratio."""
     assert free.plain_step_ns is not None  # noqa: S101 - every round has steps without marks
@@ -427,8 +443,8 @@ def _fill(rounds: Sequence[ArmRound], arm: Arm, comparisons: int) -> Fill:
 
 
 def _places(cell: CellFinding, about: AboutCell, ceilings: SweepCeilings | None, dtype: str) -> list[RooflinePoint]:
-    """The head and the masks of the naive walk and the table on the roofline, for batches of one."""
-    if cell.batch != 1:
+    """The head and the masks of the naive walk and the table on the roofline, for batches of one on the cpu."""
+    if cell.batch != 1 or cell.free.on_device is not msgspec.UNSET:
         return []
     counted = works(about)
     points = []

@@ -10,6 +10,10 @@ from perstep.errors import InputError
 from perstep.experiments.options import Counts, RunOptions, Seconds, at_least, format_counts
 from perstep.measure import Effort
 
+DEFAULT_TOKENS = 32
+FEWEST_TOKENS = (16, 8, 4)
+"""Shorter texts, where their length is left open."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(RunOptions):
@@ -29,8 +33,12 @@ class Plan(RunOptions):
     model: Annotated[str, Parameter(name=["-m", "--model"])] = "mini"
     """`mini`, the built-in model, or a folder with config.json and safetensors of a Llama-family model."""
 
-    new_tokens: Annotated[int, Parameter(name=["-n", "--new-tokens"])] = 32
-    """Tokens of valid objects that every arm replays: one prefill and N - 1 decode steps."""
+    device: str = "cpu"
+    """Where the step runs: cpu (perstep's own decoder), or cuda (the same model by transformers; masks on tensors)."""
+
+    new_tokens: Annotated[int | None, Parameter(name=["-n", "--new-tokens"])] = None
+    """Tokens of valid objects that every arm replays: one prefill and N - 1 decode steps. [default: 32, or fewer where
+    steps are long]"""
 
     batch: Annotated[Counts, Parameter(name=["-b", "--batch"], show_default=format_counts)] = (1,)
     """Sequences decoded side by side, each under a mask of its own; a list."""
@@ -60,6 +68,11 @@ class Plan(RunOptions):
             budget_s = usual.budget_s
         return Effort(budget_s=budget_s, precision=usual.precision, max_rounds=usual.max_rounds)
 
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens may be replayed, the most first: what was asked for, or the usual number and fewer."""
+        return [DEFAULT_TOKENS, *FEWEST_TOKENS] if self.new_tokens is None else [self.new_tokens]
+
     def rounds_wanted(self) -> int:
         """As many as a verdict needs; a quick look is content with what an interval needs."""
         return self.rounds or (10 if self.fast else 20)
@@ -75,6 +88,7 @@ class Plan(RunOptions):
             if not counts:
                 raise InputError(f"--{name} is empty; give one number or more")
             at_least(1, **{name: min(counts)})
-        at_least(2, new_tokens=self.new_tokens)
+        if self.new_tokens is not None:
+            at_least(2, new_tokens=self.new_tokens)
         if self.max_depth is not None:
             at_least(0, max_depth=self.max_depth)

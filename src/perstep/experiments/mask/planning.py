@@ -5,6 +5,7 @@ slow within its cell goes first (the naive method at a large vocabulary), then c
 cells, the dearest first; then slow arms and curves are added again, the cheapest first, while there is time.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,9 @@ import numpy as np
 from perstep.automata import Engine
 from perstep.experiments.mask.arms import NO_MASK
 from perstep.experiments.mask.cells import Cell
-from perstep.measure import Clock, Recorder
+from perstep.experiments.planning import MARGIN, what_would_fit
+from perstep.measure import Clock, Effort, Recorder
 
-MARGIN = 1.15
-"""Rounds take a little longer than a few tried steps promise."""
 SLOW_WITHIN_CELL = 2.0
 """From this multiple of its cell's unmasked arm on, an arm goes before whole cells do."""
 
@@ -93,24 +93,97 @@ SLOW_HOT_NS = 20_000_000
 """A hot pass that takes longer than this is not run twice to be hot: what it touches is beyond the caches anyway."""
 
 
-def try_arms(cell: Cell, engines: Mapping[str, Engine], clock: Clock) -> list[Cost]:
-    """What each arm takes in a round: two passes, and for an engine its hot passes."""
+@dataclass(frozen=True)
+class Tried:
+    """What an arm's steps took when they were tried.
+
+    Attributes:
+        cell: key of the cell.
+        arm: the engine's name, or that of no mask.
+        step_ns: a decode step without a mask.
+        fill_ns: a fill, of all rows; None for no mask.
+    """
+
+    cell: str
+    arm: str
+    step_ns: float
+    fill_ns: float | None = None
+
+    def cost(self, new_tokens: int) -> Cost:
+        """What the arm takes in a round: two passes over this number of tokens, and for an engine its hot passes."""
+        steps = 2 * (new_tokens + 4)
+        if self.fill_ns is None:
+            return Cost(self.cell, self.arm, steps * self.step_ns, reference=True)
+        hot = new_tokens * (1 if self.fill_ns * new_tokens > SLOW_HOT_NS else 2)
+        return Cost(self.cell, self.arm, steps * (self.step_ns + self.fill_ns) + hot * self.fill_ns)
+
+
+def try_arms(cell: Cell, engines: Mapping[str, Engine], clock: Clock) -> list[Tried]:
+    """A few steps of a cell without a mask, and a few fills of each engine."""
     recorder, loop = Recorder(clock), cell.loops[NO_MASK]
-    new_tokens = cell.trace.chosen_BN.shape[1]
     loop.reset()
     loop.prefill(cell.trace.prompt_BT, recorder.mark)
     recorder.clear()
-    for position in range(min(_TRIED_STEPS, new_tokens - 1)):
+    for position in range(min(_TRIED_STEPS, cell.trace.chosen_BN.shape[1] - 1)):
         with recorder.step():
             loop.decode(cell.trace.chosen_BN[:, position], recorder.mark)
     step_ns = float(np.median(recorder.steps().step_ns))
-    steps = 2 * (new_tokens + 4)
-    costs = [Cost(cell.key, NO_MASK, steps * step_ns, reference=True)]
-    for name, engine in engines.items():
-        fill_ns = _fill_ns(cell, engine, clock)
-        hot = new_tokens * (1 if fill_ns * new_tokens > SLOW_HOT_NS else 2)
-        costs.append(Cost(cell.key, name, steps * (step_ns + fill_ns) + hot * fill_ns))
-    return costs
+    tried = [Tried(cell.key, NO_MASK, step_ns)]
+    return tried + [Tried(cell.key, name, step_ns, _fill_ns(cell, engine, clock)) for name, engine in engines.items()]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is measured.
+
+    Attributes:
+        new_tokens: of the texts.
+        costs: of everything that was asked for, at that length.
+        gone: of these, what there is no time for.
+        too_short: what to say before measuring, where the budget holds too few rounds; or empty.
+    """
+
+    new_tokens: int
+    costs: list[Cost]
+    gone: list[Cost]
+    too_short: str
+
+
+def choose(
+    tried: Sequence[Tried], curves: Sequence[Cost], effort: Effort, rounds: int, lengths: Sequence[int]
+) -> Chosen:
+    """Shorter texts, where their length is left open, before a whole cell is left out; then arms and cells.
+
+    Args:
+        tried: every arm of every cell.
+        curves: what they take.
+        effort: with the budget of all rounds.
+        rounds: how many there must be.
+        lengths: of the texts, the longest first.
+    """
+
+    def costs_at(new_tokens: int) -> list[Cost]:
+        return [*(one.cost(new_tokens) for one in tried), *curves]
+
+    def holds(costs: Sequence[Cost], gone: Sequence[Cost]) -> bool:
+        kept = [cost for cost in costs if cost not in gone]
+        return not any(cost.reference for cost in gone) and needed_s(kept, rounds) <= effort.budget_s
+
+    for new_tokens in lengths:
+        costs = costs_at(new_tokens)
+        gone = left_out(costs, effort.budget_s, rounds)
+        if holds(costs, gone):
+            break
+    kept = [cost for cost in costs if cost not in gone]
+    names = {(cost.cell, cost.arm) for cost in kept}
+    most = max(Counter(cost.cell for cost in kept if not cost.curve).values()) - 1  # intervals of a table
+
+    def round_ns(new_tokens: int) -> float:
+        return sum(cost.ns for cost in costs_at(new_tokens) if (cost.cell, cost.arm) in names)
+
+    shorter = [(f"-n {n}", round_ns(n)) for n in (8, 4) if n < new_tokens][:1]
+    said = what_would_fit(round_ns(new_tokens), effort, intervals=most, shorter=shorter)
+    return Chosen(new_tokens, costs, gone, said)
 
 
 def _fill_ns(cell: Cell, engine: Engine, clock: Clock) -> float:

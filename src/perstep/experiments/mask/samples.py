@@ -5,6 +5,7 @@ import msgspec
 from perstep.experiments.conditions import ReplayedWorkload, RoundConditions
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import AboutPoint, Prediction
+from perstep.experiments.mask.device import ArmOnDevice
 from perstep.experiments.mask.roofline import AboutCell
 from perstep.experiments.mask.vocabularies import AboutVocabulary
 from perstep.machine import Noise
@@ -54,6 +55,7 @@ class Conditions(RoundConditions, kw_only=True):
         mark_ns: nanoseconds of a mark.
         rounds_wanted: rounds that the budget was divided by.
         predictions: of fills at sizes that were then measured.
+        on_device: key of a cell -> arm -> what the device does in a step; empty on the cpu.
     """
 
     cells: dict[str, AboutCell]
@@ -67,6 +69,7 @@ class Conditions(RoundConditions, kw_only=True):
     mark_ns: float
     rounds_wanted: int
     predictions: list[Prediction]
+    on_device: dict[str, dict[str, ArmOnDevice]] = msgspec.field(default_factory=dict)
 
 
 class Workload(ReplayedWorkload, kw_only=True):

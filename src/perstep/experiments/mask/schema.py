@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep._words import plural
 from perstep.automata import Dfa, Engine, Vocabulary, unpack_bits
@@ -35,7 +36,7 @@ def read_schema(path: Path | None) -> dict[str, Json]:
     """
     path = path or conjugation_schema_path()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_given(path).decode()
         schema = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except OSError as error:
         raise InputError(f"--schema {path}: {error.strerror}; give a file with a JSON schema") from error

@@ -19,8 +19,8 @@ from perstep._words import plural
 from perstep.automata import STATE_LIMIT, Engine, Grammar
 from perstep.automata.schema.spacing import space_block
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments.conditions import hash_ids
-from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, MaskedLoop
+from perstep.experiments.conditions import hash_ids, typed
+from perstep.experiments.mask.arms import BOUNDARIES, NO_MASK, OURS, Decoder, MaskedLoop, ReferenceDecoder, masker_of
 from perstep.experiments.mask.building import BuildTime, EngineBuilder, parse_engines
 from perstep.experiments.mask.cells import (
     Cell,
@@ -32,10 +32,19 @@ from perstep.experiments.mask.cells import (
     masked_loop,
     record_choices,
 )
-from perstep.experiments.mask.curves import Point, Prediction, curves_of, describe_points, make_points, predict
+from perstep.experiments.mask.curves import (
+    CURVE_ENGINES,
+    Point,
+    Prediction,
+    curves_of,
+    describe_points,
+    make_points,
+    predict,
+)
+from perstep.experiments.mask.device import BOUNDARIES_ON_DEVICE, ArmOnDevice, DeviceDecoder, masker_there, placed
 from perstep.experiments.mask.findings import resolved_by
 from perstep.experiments.mask.plan import Plan
-from perstep.experiments.mask.planning import SLOW_HOT_NS, Cost, left_out, needed_s, try_arms
+from perstep.experiments.mask.planning import SLOW_HOT_NS, Cost, choose, needed_s, try_arms
 from perstep.experiments.mask.roofline import AboutCell, open_sweep
 from perstep.experiments.mask.samples import AboutLanguage, ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.experiments.mask.schema import complicate, read_schema
@@ -49,9 +58,9 @@ from perstep.experiments.mask.vocabularies import (
     widened,
 )
 from perstep.experiments.session import RoundSession, describe
-from perstep.measure import Clock, Progress, Recorder, Resolved, measure_mark_ns
+from perstep.measure import Clock, Progress, Recorder, Resolved, Trace, measure_mark_ns
 from perstep.report.format import duration
-from perstep.runs import Column
+from perstep.runs import Column, Manifest
 from perstep.stats import williams_square
 from perstep.targets import drawn_rows, open_model
 from perstep.targets.reference import Reference
@@ -79,8 +88,10 @@ class MaskSession(RoundSession):
         self._plan = plan
         engines = parse_engines(plan.engine)
         progress(0.0, "load")
+        self._placed = placed(plan.model, plan.device)
         self._target = target = open_model(plan.model, backend="numpy")
-        target.check_fits(PROMPT_TOKENS, plan.new_tokens)
+        self._tokens = plan.lengths[0]
+        target.check_fits(PROMPT_TOKENS, self._tokens)
         model: Reference = target.model
         own = own_name(plan.model)
         vocabs = parse_vocab(plan.vocab or _default_vocab(own, fast=plan.fast), own)
@@ -105,10 +116,10 @@ class MaskSession(RoundSession):
         if not self.cells:
             raise InputError(self._why_none())
         # Of all cells: which of them there is time for may differ when a run is resumed.
-        self._tokens_hash = hash_ids(*(cell.trace.chosen_BN for cell in self.cells))
+        self._texts = {cell.key: cell.trace.chosen_BN for cell in self.cells}
+        self._tokens_hash = hash_ids(*self._texts.values())
         progress(0.0, "plan")
-        sized = any(name != own for name in vocabs)
-        self._curves(languages, engines if sized else ())
+        self._curves(languages, engines if any(name != own for name in vocabs) else ())
         predictions = predict(self.points, clock)
         # Building is inside the budget; the rounds have half of it in any case.
         built_s = (clock.now() - begun_ns) / 1e9
@@ -116,20 +127,34 @@ class MaskSession(RoundSession):
         self.effort = replace(self.effort, budget_s=left_s)
         self._choose(built)
         predictions = [p for p in predictions if (p.engine, p.complexity) in curves_of(self.points)]
+        self._languages, self._schema, self._predictions = languages, schema, predictions
         progress(0.0, "warm-up")
+        self._describe_warm()
+        self._sweep = None
+        if self._placed is None:  # the ceilings are the processor's
+            abouts = [self._describe(cell) for cell in self.cells]
+            self._sweep = open_sweep(abouts, dtype=model.config.dtype, threads=plan.threads)
+
+    def _describe_warm(self) -> None:
+        """Warm every arm, and describe what is measured in the manifest."""
         for cell in self.cells:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
-        conditions = self._conditions(languages, predictions)
-        self._sweep = open_sweep(list(conditions.cells.values()), dtype=model.config.dtype, threads=plan.threads)
         self.manifest = describe(
             "mask",
-            plan,
-            workload=self._work(schema),
-            model=target.facts,
-            conditions=conditions,
-            boundaries=BOUNDARIES,
+            self._plan,
+            workload=self._work(self._schema),
+            model=self._target.facts,
+            conditions=self._conditions(self._languages, self._predictions),
+            boundaries=BOUNDARIES if self._placed is None else BOUNDARIES_ON_DEVICE,
         )
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Replay as many tokens as the stored run does."""
+        stored = typed(manifest, Workload).new_tokens
+        if stored != self._tokens and stored <= self._plan.lengths[0]:
+            self._shorten(stored)
+            self._describe_warm()
 
     def _make_cells(
         self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...]
@@ -162,7 +187,7 @@ class MaskSession(RoundSession):
             prompt_BT = self._target.prompt(text=None, num_tokens=PROMPT_TOKENS, batch=batch, seed=plan.seed)
         else:
             prompt_BT = drawn_rows(vocab.vocabulary.size, PROMPT_TOKENS, batch, plan.seed)
-        return make_cell(vocab, batch, spoken, model, prompt_BT, plan.new_tokens, plan.seed, guides)
+        return make_cell(vocab, batch, spoken, model, prompt_BT, plan.lengths[0], plan.seed, guides)
 
     def _usable(self, pool: dict[str, Engine], cell: Cell) -> dict[str, Engine]:
         """The engines that can replay the cell's texts; the others are left out."""
@@ -189,6 +214,11 @@ class MaskSession(RoundSession):
         return f"no engine can be measured on this schema; {'; '.join(reasons)}"
 
     def _curves(self, languages: Sequence[Language], engines: tuple[str, ...]) -> None:
+        if self._placed is not None:
+            why = "fills against size are the host's: they are measured without --device"
+            with_curve = [name for name in engines if name in CURVE_ENGINES]
+            self._left_out += [LeftOut("its curve", None, 1, name, why) for name in with_curve]
+            return
         for spoken in languages if engines else ():
             points, refused = make_points(
                 engines, spoken, self._plan.seed, self._vocabularies, self._clock, self._builder.time
@@ -203,19 +233,32 @@ class MaskSession(RoundSession):
         plan = self._plan
         for cell in self.cells:
             cell.loops[NO_MASK] = self._loop(cell, [])
-        costs = [cost for cell in self.cells for cost in try_arms(cell, built[cell.key], self._clock)]
-        costs += self._curve_costs()
+        tried = [one for cell in self.cells for one in try_arms(cell, built[cell.key], self._clock)]
         rounds, budget_s = plan.rounds_wanted(), self.effort.budget_s
-        gone = left_out(costs, budget_s, rounds)
-        self._say_gone(gone, needed_s(costs, rounds), budget_s, rounds)
-        missing = {(cost.cell, cost.arm) for cost in gone}
+        chosen = choose(tried, self._curve_costs(), self.effort, rounds, plan.lengths)
+        self._too_short = chosen.too_short
+        self._say_gone(chosen.gone, needed_s(chosen.costs, rounds), budget_s, rounds)
+        missing = {(cost.cell, cost.arm) for cost in chosen.gone}
         self.points = [point for point in self.points if (point.curve, point.name) not in missing]
         self.cells = [cell for cell in self.cells if (cell.key, NO_MASK) not in missing]
         for cell in self.cells:
             for name, engine in built[cell.key].items():
                 if (cell.key, name) not in missing:
                     rows = [engine, *(engine.fork() for _ in range(cell.batch - 1))]
-                    cell.loops[name] = self._loop(cell, rows)
+                    try:
+                        cell.loops[name] = self._loop(cell, rows)
+                    except InputError as error:
+                        self._leave_out(cell, name, str(error))
+        self.cells = [cell for cell in self.cells if len(cell.loops) > 1]
+        if not self.cells:
+            raise InputError(self._why_none())
+        self._shorten(chosen.new_tokens)
+
+    def _shorten(self, new_tokens: int) -> None:
+        """Replay the first tokens of every text alone, and see what each arm is to choose then."""
+        self._tokens = new_tokens
+        for cell in self.cells:
+            cell.trace = Trace(cell.trace.prompt_BT, self._texts[cell.key][:, :new_tokens])
             self._expect(cell)
 
     def _curve_costs(self) -> list[Cost]:
@@ -242,10 +285,22 @@ class MaskSession(RoundSession):
                 self._leave_out(cells[cost.cell], cost.arm, why)
 
     def _loop(self, cell: Cell, engines: Sequence[Engine]) -> MaskedLoop:
-        first = next(iter(cell.loops.values()), None)
-        positions = PROMPT_TOKENS + self._plan.new_tokens - 1
-        cache = first.cache if first else cell.model.new_cache(cell.batch, positions)
-        return MaskedLoop(cell.model, cache, engines, cell.vocab.vocabulary.eos_ids)
+        """A loop of a cell; all of them share a decoder.
+
+        Raises:
+            InputError: the masks of these engines cannot be applied where the logits are.
+        """
+        first, eos_ids = next(iter(cell.loops.values()), None), cell.vocab.vocabulary.eos_ids
+        decoder = first.decoder if first else self._decoder(cell)
+        if isinstance(decoder, DeviceDecoder):
+            return MaskedLoop(decoder, masker_there(engines, eos_ids, decoder))
+        return MaskedLoop(decoder, masker_of(engines, eos_ids))
+
+    def _decoder(self, cell: Cell) -> Decoder:
+        if self._placed is not None:
+            return self._placed.decoder(cell.model)
+        cache = cell.model.new_cache(cell.batch, PROMPT_TOKENS + self._plan.lengths[0] - 1)
+        return ReferenceDecoder(cell.model, cache, cell.vocab.vocabulary.eos_ids)
 
     def _expect(self, cell: Cell) -> None:
         """What each arm is to choose: under a mask by its definition, or by the first engine where there is none."""
@@ -317,7 +372,7 @@ class MaskSession(RoundSession):
             loop = cell.loops[NO_MASK]
             loop.reset()
             cell.pass_over(NO_MASK, Recorder(self._clock), marked=False)
-            size, expected = loop.cache.current_length(), PROMPT_TOKENS + self._plan.new_tokens - 1
+            size, expected = loop.decoder.held(), PROMPT_TOKENS + self._tokens - 1
             if size != expected:
                 raise InvalidMeasurement(f"the KV cache of {cell.key} holds {plural(size, 'position')}, not {expected}")
 
@@ -331,10 +386,10 @@ class MaskSession(RoundSession):
             whitespace=plan.whitespace,
             max_depth=plan.max_depth,
             prompt_tokens=PROMPT_TOKENS,
-            new_tokens=plan.new_tokens,
-            forwards=plan.new_tokens - 1,
+            new_tokens=self._tokens,
+            forwards=self._tokens - 1,
             dtype=self._target.facts["dtype"],
-            device=self._target.device,
+            device=plan.device,
             threads=plan.threads,
             temperature=0.0,
         )
@@ -357,7 +412,18 @@ class MaskSession(RoundSession):
             precision=self.effort.precision,
             rounds_wanted=self._plan.rounds_wanted(),
             predictions=predictions,
+            too_short=self._too_short,
+            on_device=self._profiled(),
         )
+
+    def _profiled(self) -> dict[str, dict[str, ArmOnDevice]]:
+        """What the device does in a step of each arm of each cell; nothing on the cpu."""
+        there = self._placed
+        if there is None:
+            return {}
+        return {
+            cell.key: {arm: there.profiled(loop, cell.trace) for arm, loop in cell.loops.items()} for cell in self.cells
+        }
 
     def _used(self) -> list[Named]:
         return list({cell.vocab.name: cell.vocab for cell in self.cells}.values())

@@ -1,14 +1,17 @@
 """The findings of `mask` as tables, CSV, pictures and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
+from perstep.experiments.mask.device import ArmOnDevice
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
 from perstep.experiments.mask.roofline import RooflinePoint
 from perstep.experiments.mask.samples import LeftOut, Sample, Workload
@@ -52,14 +55,23 @@ def subject(cell: CellFinding) -> str:
 
 
 def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
+    workload, there = typed(manifest, Workload), cell.free.on_device is not msgspec.UNSET
+    name = f"{typed(manifest, Model).name} on {workload.device}" if there else typed(manifest, Model).name
     return Table(
-        title=f"{typed(manifest, Model).name}, {subject(cell)}: a decode step under the mask of"
-        f" {typed(manifest, Workload).schema}",
-        columns=[*_ARM, *_STEP],
+        title=f"{name}, {subject(cell)}: a decode step under the mask of {workload.schema}",
+        columns=[*_ARM, *_STEP, *(_ON_DEVICE if there else [])],
         records=cell.arms,
-        notes=[_cell_note(cell, manifest)],
+        notes=[_cell_note(cell, manifest), *([ON_DEVICE_NOTE.format(workload.device)] if there else [])],
         rule_before=frozenset({1}),
     )
+
+
+def _of_device(arm: Arm, value: Callable[[ArmOnDevice], float]) -> float | str:
+    return ABSENT if isinstance(arm.on_device, msgspec.UnsetType) else value(arm.on_device)
+
+
+def _mask_busy_ns(there: ArmOnDevice) -> float:
+    return sum(there.parts.get(part, 0.0) for part in MASK_PARTS)
 
 
 def _ratio_ends(arm: Arm) -> str:
@@ -92,6 +104,17 @@ _STEP: list[Column[Arm]] = [
     Column("mask", lambda arm: arm.mask_share if arm.fill else ABSENT, percent),
     Column("", lambda arm: arm.tokens_per_s, significant, unit="tokens/s"),
 ]
+
+
+_ON_DEVICE: list[Column[Arm]] = [
+    time_column("device busy", lambda arm: _of_device(arm, lambda there: there.busy_ns), _MILLISECONDS, per="/step"),
+    time_column("of the mask", lambda arm: _of_device(arm, _mask_busy_ns) if arm.fill else ABSENT, _MICROSECONDS),
+    Column("launches", lambda arm: _of_device(arm, lambda there: there.launches), significant, unit="/step"),
+]
+ON_DEVICE_NOTE = (
+    "Times are the host's; a step ends when the tokens of {} are read. Fill and apply of a table that lies there are "
+    "launches. Device busy is the time in which kernels run, in profiled steps before the rounds."
+)
 
 
 def ratio_words(arm: Arm) -> str:
@@ -356,7 +379,8 @@ def _draw_cell(ax: "Axes", cell: CellFinding) -> None:
     limit = _limit(cell) / size
     places = range(len(cell.arms))
     left = [0.0] * len(cell.arms)
-    for part in (*_PARTS, RESIDUAL):
+    others = dict.fromkeys(part for arm in cell.arms for part in arm.ledger.parts if part not in _PARTS)
+    for part in (*_PARTS, *others, RESIDUAL):
         widths = [arm.part_ns(part) / size for arm in cell.arms]
         colour, edge = (RESIDUAL_COLOUR, "#222222") if part == RESIDUAL else (part_colour(part), "white")
         ax.barh(places, widths, left=left, color=colour, edgecolor=edge, linewidth=0.5, height=0.72, label=part)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
@@ -40,7 +41,7 @@ class Plan(RunOptions):
     """The options of `perstep ops`."""
 
     budget: Seconds | None = None
-    """Begin no new round after this time, e.g. 30s. [default: 3m; --fast 20s; --rigorous 10m]"""
+    """Begin no new round after this time, e.g. 30s. [default: 3m; --fast 10s; --rigorous 10m]"""
 
     arch: str = "llama-2-7b"
     """The layer's shapes: a name such as llama-2-7b, or a config.json of the Llama family. The weights are random."""
@@ -84,7 +85,7 @@ class Plan(RunOptions):
         effort = super().effort()
         if self.budget is not None or self.rounds is not None:
             return effort
-        return replace(effort, budget_s=20.0 if self.fast else 600.0 if self.rigorous else BUDGET_S)
+        return replace(effort, budget_s=10.0 if self.fast else 600.0 if self.rigorous else BUDGET_S)
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def _read_arch(arch: str) -> tuple[str, Mapping[str, Json]]:
     if not file.is_file():
         raise InputError(f"unknown architecture {arch!r}: choose from {', '.join(by_name)}, or give a config.json")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        raw = json.loads(read_given(file))
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} is not a config.json: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{file} is not a config.json: it holds a {type(raw).__name__}")

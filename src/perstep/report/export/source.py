@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perstep.errors import InputError
 from perstep.measure import RESIDUAL, TURNS, UNMARKED, Ledger, LedgerSamples, Steps, is_marked
 from perstep.measure.names import STEP, part_name
 from perstep.runs import Manifest
@@ -130,32 +129,15 @@ class Source:
         """What was measured, in a word."""
         return str(self.manifest.model.get("name", self.manifest.experiment))
 
-    def passes(self) -> list[Sequence[Pass]]:
-        """The passes of each round.
-
-        Raises:
-            InputError: the experiment's rounds are made otherwise.
-        """
-        if not all(hasattr(measured, "passes") for measured in self.rounds):
-            raise InputError(
-                f"the rounds of `{self.manifest.experiment}` are no passes over a trace; give a `ledger` run, or"
-                " --format pyperf or github-action"
-            )
-        return [measured.passes for measured in self.rounds]
-
     def timeline(self) -> Iterator[list[Measured]]:
-        """The durations of each round, in the order in which they ran.
-
-        Raises:
-            InputError: the experiment's rounds are made otherwise.
-        """
+        """The durations of each round, in the order in which they ran."""
         if self.durations is not None:
             yield from map(list, self.durations)
             return
-        for number, passes in enumerate(self.passes()):
+        for number, measured in enumerate(self.rounds):
             yield [
                 one
-                for place, replay in enumerate(passes)
+                for place, replay in enumerate(measured.passes)
                 for one in _in_order(replay, **{"round": number, "pass": place})
             ]
 

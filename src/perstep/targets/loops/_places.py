@@ -1,14 +1,12 @@
 """The calling frames of a model, and the names of their lines as parts."""
 
-import io
-import linecache
 import sysconfig
-import tokenize
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Final
 
+from perstep.targets.loops.source import source_line
 from perstep.targets.transformers.words import LOOP
 
 _LIBRARIES: Final = ("torch", "transformers", "perstep", "accelerate", "peft")
@@ -77,24 +75,6 @@ def _folders() -> tuple[str, str]:
 
 
 def _part(file: str, line: int) -> str:
-    text = _without_text(linecache.getline(file, line).strip())
+    text = source_line(file, line)
     cut = text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
     return f"{LOOP}/{Path(file).name}:{line} {cut}".rstrip()
-
-
-def _without_text(line: str) -> str:
-    """A line of source without its comment, each string as `…`: a run holds no text of a program.
-
-    >>> _without_text("say('secret', x)  # to all")
-    'say(…, x)'
-    """
-    kept, end = "", 0
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(line).readline):
-            if token.start[0] > 1 or token.type in (tokenize.COMMENT, tokenize.NEWLINE, tokenize.ERRORTOKEN):
-                break
-            kept += line[end : token.start[1]] + ("…" if token.type == tokenize.STRING else token.string)
-            end = token.end[1]
-    except (tokenize.TokenError, SyntaxError):  # a piece of a longer statement: what was read of it stands
-        pass
-    return kept.rstrip()

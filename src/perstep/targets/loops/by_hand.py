@@ -324,6 +324,7 @@ class HandLoops:
             watched.begun.take(look((), {name: values[name] for name in names if name in values}), None)
         return True
 
+    @uninterrupted()
     def _begin(self, watched: Watched, module: Callee) -> _Run:
         if watched.loop is None:
             watched.loop = Loop(self._marks_of(module, watched.device), self._schedule)
@@ -414,6 +415,7 @@ class HandLoops:
             part = run.loop.part = self._places.part(code, line)
             run.loop.mark(part)
 
+    @uninterrupted()
     def _finish(self, *, finished: bool = True) -> None:
         """End the run, if there is one; its open step is none."""
         run, self._run = self._run, None

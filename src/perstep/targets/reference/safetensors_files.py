@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perstep._files import read_given
 from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
@@ -51,7 +52,7 @@ class StoredTensor:
 def read_json(path: Path) -> dict[str, Json]:
     """A JSON object from a file, or InputError with one line saying what is wrong with it."""
     try:
-        parsed = json.loads(path.read_bytes())
+        parsed = json.loads(read_given(path))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

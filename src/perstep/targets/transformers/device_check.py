@@ -1,13 +1,15 @@
 """Whether a device can be measured on, asked before anything is built: it exists, is alone, idle and large enough.
 
-What is wrong is one sentence that says what would be right. How busy a GPU is comes from nvidia-smi where there is one;
-where there is none, nothing is said.
+What is wrong is one sentence that says what would be right. How busy a GPU is comes from NVML where pynvml is
+installed, else from nvidia-smi where there is one; where there is neither, nothing is said.
 """
 
+import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 from perstep.errors import InputError
 from perstep.targets.transformers.protocols import Model
@@ -17,14 +19,23 @@ BUSY_FROM = 10
 LOOKS = 3
 """So often it is looked at before it is called busy: what has just ended still counts for a moment."""
 LOOK_EVERY_S = 0.4
+MOST_PROCESSES = 3
+"""Processes that are named; of more there is the number."""
 
 
 @dataclass(frozen=True)
 class DeviceUse:
-    """What nvidia-smi says of a GPU: per cent of the time in which kernels ran, and memory in use in MiB."""
+    """What is known of a GPU.
+
+    Attributes:
+        busy_percent: of the time in which kernels ran.
+        used_mib: memory in use.
+        processes: ids of the processes that use it, this one left out; none where only nvidia-smi was asked.
+    """
 
     busy_percent: int
     used_mib: int
+    processes: tuple[int, ...] = ()
 
 
 def check_device(device: str) -> None:
@@ -84,16 +95,47 @@ def refuse_if_busy(
     least = min(seen, key=lambda each: each.busy_percent)
     raise InputError(
         f"--device {device} is busy: kernels of other programs run {least.busy_percent} % of the time "
-        f"({least.used_mib:,} MiB in use); wait until it is idle, or give another device"
+        f"({least.used_mib:,} MiB in use{_of(least.processes)}); wait until it is idle, or give another device"
     )
 
 
+def _of(processes: Sequence[int]) -> str:
+    if not processes:
+        return ""
+    shown = ", ".join(map(str, processes[:MOST_PROCESSES]))
+    more = f" and {len(processes) - MOST_PROCESSES} more" if len(processes) > MOST_PROCESSES else ""
+    return f" by {'process' if len(processes) == 1 else 'processes'} {shown}{more}"
+
+
 def device_use(device: str) -> DeviceUse | None:
-    """What nvidia-smi says of a GPU; None where there is none, or it does not answer."""
+    """How busy a GPU is, by NVML or nvidia-smi; None where there is neither, or it does not answer."""
     import torch
 
     try:
-        uuid = torch.cuda.get_device_properties(device).uuid
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+    except (AttributeError, RuntimeError, AssertionError):
+        return None
+    return _by_nvml(uuid) or _by_nvidia_smi(uuid)
+
+
+def _by_nvml(uuid: str) -> DeviceUse | None:
+    """With the processes; None where pynvml is not installed, or the driver does not answer."""
+    try:
+        nvml = import_module("pynvml")
+        nvml.nvmlInit()
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            pids = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)} - {os.getpid()}
+            used = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+            return DeviceUse(int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu), used >> 20, tuple(sorted(pids)))
+        finally:
+            nvml.nvmlShutdown()
+    except Exception:  # a driver without it, a device that does not tell: each version of NVML has its own errors
+        return None
+
+
+def _by_nvidia_smi(uuid: str) -> DeviceUse | None:
+    try:
         said = subprocess.run(
             ["nvidia-smi", f"--id=GPU-{uuid}", "--query-gpu=utilization.gpu,memory.used",
              "--format=csv,noheader,nounits"],
@@ -101,7 +143,7 @@ def device_use(device: str) -> DeviceUse | None:
         ).stdout  # fmt: skip
         busy, used = said.splitlines()[0].split(",")
         return DeviceUse(int(busy), int(used))
-    except (OSError, subprocess.SubprocessError, AttributeError, ValueError, IndexError, RuntimeError, AssertionError):
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
 
 

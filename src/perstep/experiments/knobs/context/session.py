@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models
 from perstep.experiments.knobs.context.plan import DEFAULT_LENGTHS, Plan
 from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, tokens_of
+from perstep.experiments.knobs.session import TRIED_TOKENS
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
@@ -61,10 +62,11 @@ def _subject(plan: Plan, target: Target, inputs: Sequence[_Input], progress: Pro
     """One model: a call recorded for each input."""
     text_BT = target.prompt(text=None, num_tokens=_longest(inputs), batch=plan.batch, seed=plan.seed)
     total = target.num_blocks
+    tried_first = plan.fast and plan.new_tokens is None
     arms = []
     for given in inputs:
         progress(0.0, f"record {given.label}")
-        work, failed = _record(plan, target, given, text_BT)
+        work, failed = _record(plan, target, given, text_BT, TRIED_TOKENS if tried_first else None)
         vision_tokens = 0 if work is None else work.vision_tokens
         configuration = Configuration(
             label=given.label,
@@ -78,13 +80,26 @@ def _subject(plan: Plan, target: Target, inputs: Sequence[_Input], progress: Pro
             failed=failed,
         )
         arms.append(Arm(configuration, [] if work is None else [work], nullcontext))
-    return Subject(
+    by_label = {given.label: given for given in inputs}
+
+    def in_full(kept: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
+        """Arms that were recorded for trying alone."""
+        recorded = []
+        for arm in kept:
+            progress(0.0, f"record {arm.configuration.label}")
+            given, count = by_label[arm.configuration.label], arm.configuration.num_output_tokens
+            work = None if arm.configuration.failed else _record(plan, target, given, text_BT, count)[0]
+            recorded.append(arm if work is None else replace(arm, works=[work]))
+        return recorded
+
+    subject = Subject(
         target,
         arms,
         range(len(arms)),
         may_shorten=plan.new_tokens is None,
         droppable=range(len(arms) - 1, 0, -1) if plan.prompt_tokens is None else (),
     )
+    return replace(subject, more=in_full) if tried_first else subject
 
 
 def _inputs(plan: Plan, target: Target) -> list[_Input]:
@@ -107,15 +122,26 @@ def _inputs(plan: Plan, target: Target) -> list[_Input]:
     ]
 
 
-def _record(plan: Plan, target: Target, given: _Input, text_BT: NDArray[np.int64]) -> tuple[Work | None, str]:
-    """The work of a configuration, or why there is no memory for it."""
+def _record(
+    plan: Plan, target: Target, given: _Input, text_BT: NDArray[np.int64], new_tokens: int | None = None
+) -> tuple[Work | None, str]:
+    """The work of a configuration, or why there is no memory for it.
+
+    Args:
+        plan: the options.
+        target: the model.
+        given: what the configuration begins with.
+        text_BT: the longest prompt.
+        new_tokens: of the call; those of the plan by default.
+    """
     ids_BT, extra, vision_tokens = text_BT[:, : given.text_tokens], None, 0
     try:
         if given.images:
             prepared = target.with_images(ids_BT, given.images, given.image_size, seed=plan.seed)
             ids_BT, extra, vision_tokens = prepared.ids_BT, prepared.extra, prepared.vision_tokens
             target.check_fits(ids_BT.shape[1], tokens_of(plan.new_tokens))
-        work = target.record(ids_BT, tokens_of(plan.new_tokens), extra=extra, vision_tokens=vision_tokens)
+        count = tokens_of(plan.new_tokens) if new_tokens is None else new_tokens
+        work = target.record(ids_BT, count, extra=extra, vision_tokens=vision_tokens)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

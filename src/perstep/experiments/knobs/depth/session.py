@@ -13,10 +13,10 @@ from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all, with_quality
 from perstep.experiments.knobs.depth.plan import Plan, check
 from perstep.experiments.knobs.depth.samples import Conditions
-from perstep.experiments.knobs.fitting import between_first
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, importance, scored_tokens
 from perstep.experiments.options import at_least
+from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import BlockMask, Target
 from perstep.targets.block_mask import active_indices, forward_weight_bytes

@@ -14,12 +14,12 @@ from perstep.errors import InputError
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all, with_quality
 from perstep.experiments.knobs.experts.plan import Plan
 from perstep.experiments.knobs.experts.samples import Conditions
-from perstep.experiments.knobs.fitting import between_first
 from perstep.experiments.knobs.models import free_memory
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, scored_tokens
 from perstep.experiments.knobs.session import measure_pass
 from perstep.experiments.options import at_least
+from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
 from perstep.targets.transformers import IMPLEMENTATIONS, ExpertsPerToken, Routers, experts_implementation

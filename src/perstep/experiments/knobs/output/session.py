@@ -1,12 +1,15 @@
 """The measurement of `output`: calls of several lengths."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.output.plan import Plan
+from perstep.experiments.knobs.session import TRIED_TOKENS
 from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import Target
@@ -28,8 +31,11 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
 
 
 def _subject(plan: Plan, target: Target, prompts_BT: list[NDArray[np.int64]], progress: Progress) -> Subject:
-    """One model: its longest call recorded."""
-    longest = record_all(target, prompts_BT, max(plan.new_tokens), progress)
+    """One model: its longest call recorded, with `--fast` the longest of those that the budget holds."""
+    is_open = plan.new_tokens == Plan().new_tokens
+    tried_first = plan.fast and is_open
+    most = TRIED_TOKENS if tried_first else max(plan.new_tokens)
+    longest = record_all(target, prompts_BT, most, progress)
     total = target.num_blocks
     arms = [
         Arm(
@@ -48,5 +54,14 @@ def _subject(plan: Plan, target: Target, prompts_BT: list[NDArray[np.int64]], pr
         )
         for count in plan.new_tokens
     ]
-    is_open = plan.new_tokens == Plan().new_tokens
-    return Subject(target, arms, range(len(arms)), droppable=range(len(arms) - 1, 0, -1) if is_open else ())
+
+    def in_full(kept: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
+        """Arms that were recorded for trying alone."""
+        counts = [arm.configuration.num_output_tokens for arm in kept]
+        works = record_all(target, prompts_BT, max(counts), progress)
+        pairs = zip(kept, counts, strict=True)
+        return [replace(arm, works=[work.shortened(count) for work in works]) for arm, count in pairs]
+
+    droppable = range(len(arms) - 1, 0, -1) if is_open else ()
+    subject = Subject(target, arms, range(len(arms)), droppable=droppable)
+    return replace(subject, more=in_full) if tried_first else subject

@@ -50,7 +50,7 @@ def chosen(options: LoopOptions, plan: Plan) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-_WITHOUT_A_RUN = ("resume", "force", "keep_text", "baseline", "save_baseline", "strict")
+_WITHOUT_A_RUN = ("resume", "force", "keep_text", "baseline", "save_baseline", "tag", "strict")
 """Options of a stored run, which this is not."""
 
 

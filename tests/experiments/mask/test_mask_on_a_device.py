@@ -1,0 +1,232 @@
+"""`mask` on a device: the step runs on tensors, and what the device does stands beside the host's time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perstep.automata import Grammar, Vocabulary, pack_bits, prepare
+from perstep.automata.engines.tables import TableEngine
+from perstep.errors import InputError
+from perstep.experiments import pipeline
+from perstep.experiments.mask import Plan
+from perstep.experiments.mask.arms import NO_MASK
+from perstep.experiments.mask.device import (
+    BOUNDARIES_ON_DEVICE,
+    BitsOnDevice,
+    DeviceDecoder,
+    TableOnDevice,
+    masker_there,
+    placed,
+)
+from perstep.measure import FakeClock, no_mark
+from perstep.measure.device_rows import Row
+from perstep.targets.reference import Reference
+from perstep.targets.reference.model import decode_one_token, prefill
+from perstep.targets.transformers.device_profile import KinetoProfiler
+
+from ...conftest import Cli
+
+pytestmark = pytest.mark.hf
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
+KERNEL_NS = 1_000
+
+
+class MadeUpKernels:
+    """torch's own profiler on the host, and a kernel of 1 µs for each operator of a few kinds that it saw."""
+
+    LAUNCHING = ("aten::mm", "aten::addmm", "aten::index", "aten::masked_fill", "aten::argmax", "aten::mul")
+
+    def __init__(self, device: str) -> None:
+        assert device == "cuda"
+        self._host = KinetoProfiler("cpu")
+
+    def rows(self, call: Callable[[], None]) -> list[Row]:
+        """The host's rows, and with each operator of `LAUNCHING` a launch and a kernel."""
+        rows, free_ns = self._host.rows(call), 0
+        for number, row in enumerate([each for each in rows if each.name in self.LAUNCHING], start=1):
+            launch = row._replace(name="cudaLaunchKernel", duration_ns=1, correlation=10_000_000 + number)
+            begin_ns = max(row.start_ns + 5_000, free_ns)
+            free_ns = begin_ns + KERNEL_NS
+            rows += [launch, Row("k", "DeviceType.CUDA", begin_ns, KERNEL_NS, launch.correlation, 0, 0, 7)]
+        return rows
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up device, which lies on the cpu; a forward takes the host 1 ms."""
+    monkeypatch.setattr("perstep.experiments.mask.device.waiting_for", lambda _device: lambda: None)
+    monkeypatch.setattr("perstep.experiments.mask.device.place_of", lambda _device: "cpu")
+    monkeypatch.setattr("perstep.targets.transformers.device_check.refuse_if_no_room", lambda *_: None)
+    monkeypatch.setattr("perstep.targets.transformers.device_profile.KinetoProfiler", MadeUpKernels)
+    clock, forward = FakeClock(tick_ns=10), DeviceDecoder._forward
+
+    def slow(self: DeviceDecoder, *args: Any) -> Any:
+        clock.advance(1_000_000)
+        return forward(self, *args)
+
+    monkeypatch.setattr(DeviceDecoder, "_forward", slow)
+    monkeypatch.setattr(pipeline, "HostClock", lambda: clock)
+
+
+@pytest.fixture
+def schema_file(tmp_path: Path) -> Path:
+    """A schema of one field."""
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    return path
+
+
+def run(tiny_llama: Path, schema_file: Path, out: Path, **options: Any) -> pipeline.Report:
+    """Ten rounds of eight tokens on the device."""
+    asked = {"model": str(tiny_llama), "vocab": "own", "schema": schema_file, "device": "cuda", "new_tokens": 8}
+    plan = Plan(**{**asked, "rounds": 10, **options})
+    return pipeline.run("mask", plan, progress=lambda _share, _what: None, out=out)
+
+
+@pytest.mark.usefixtures("on_device")
+def test_a_step_on_a_device_has_its_kernels_beside_the_hosts_time(
+    tiny_llama: Path, schema_file: Path, tmp_path: Path
+) -> None:
+    """Tables, rows of tables and packed bits choose what the definition leaves; busy time and launches by arm."""
+    report = run(tiny_llama, schema_file, tmp_path / "run", engine="naive,table,table-lazy,outlines", batch=(2,))
+    [cell] = report.findings.cells
+    assert report.findings.invalid == ""
+    arms = {arm.engine: arm for arm in cell.arms}
+    assert list(arms) == [NO_MASK, "naive", "table", "table-lazy", "outlines"]
+    assert all(arm.differing_choices == 0 for arm in arms.values())
+    assert {"inputs", "forward", "lm_head", "sample", "stop", "sync"} <= set(arms[NO_MASK].ledger.parts)
+    assert set(arms["table"].ledger.parts) == {*BOUNDARIES_ON_DEVICE}
+    free, table = arms[NO_MASK].on_device, arms["table"].on_device
+    assert free.parts["lm_head"] == KERNEL_NS
+    assert "mask.apply" not in free.parts
+    assert table.parts["mask.apply"] == KERNEL_NS  # masked_fill
+    assert table.parts["mask.fill"] == 2 * KERNEL_NS  # the row of the state, and its tokens
+    assert table.parts["mask.accept"] == 4 * KERNEL_NS  # two look-ups, the place of each by a product
+    assert table.busy_ns == pytest.approx(free.busy_ns + 7 * KERNEL_NS)
+    assert table.launches == pytest.approx(table.busy_ns / KERNEL_NS)
+    assert report.findings.roofline == []
+    assert report.manifest.workload["device"] == "cuda"
+    [shown, *_] = report.tables
+    assert " on cuda, " in shown.title
+    assert {"device busy (ms/step)", "of the mask (µs)", "launches (/step)"} <= {
+        column.heading for column in shown.columns
+    }
+    assert "Device busy is the time in which kernels run" in " ".join(shown.notes)
+    readme = (report.folder / "README.md").read_text()
+    assert "Not judged on cuda" in readme
+    assert "Not measured on cuda" in readme
+    before = {name: (report.folder / name).read_bytes() for name in report.manifest.files}
+    pipeline.rebuild(report.folder)
+    assert {name: (report.folder / name).read_bytes() for name in report.manifest.files} == before
+
+
+@pytest.mark.usefixtures("on_device")
+def test_it_is_the_same_model_there(tiny_llama: Path) -> None:
+    """The logits are those of the reference decoder to rounding, after a prompt and after further tokens."""
+    there = placed(str(tiny_llama), "cuda")
+    assert there is not None
+    from perstep.targets import open_model
+
+    model: Reference = open_model(str(tiny_llama), backend="numpy").model
+    decoder = there.decoder(model)
+    ids = np.array([[5, 6, 7], [8, 9, 10]])
+    cache = model.new_cache(2, 8)
+    np.testing.assert_allclose(decoder.prefill(ids, no_mark).numpy(), prefill(model, ids, cache), rtol=1e-3, atol=1e-3)
+    for fed in (np.array([11, 12]), np.array([13, 14])):
+        got = decoder.decode(decoder.feed(fed, no_mark), no_mark)
+        np.testing.assert_allclose(got.numpy(), decode_one_token(model, fed, cache), rtol=1e-3, atol=1e-3)
+    assert decoder.held() == 5
+    decoder.reset()
+    assert decoder.held() == 0
+    assert there.decoder(model).embedding_VD is decoder.embedding_VD  # a vocabulary is copied once
+
+
+def bytes_vocabulary() -> Vocabulary:
+    """Single bytes, a few words, and an end."""
+    tokens = [*(bytes([byte]) for byte in range(256)), b"true", b'"a": ', b'{"', None]
+    return Vocabulary(tokens, eos_ids=[len(tokens) - 1])
+
+
+@pytest.mark.parametrize("name", ["naive", "table", "table-lazy", "llguidance", "outlines"])
+def test_every_engine_masks_a_tensor_to_what_may_come(name: str) -> None:
+    """For rows in different states, and for texts that follow one another."""
+    vocabulary = bytes_vocabulary()
+    end = vocabulary.eos_ids[0]
+    engine, definition = (prepare(each, vocabulary).build(Grammar(SCHEMA)) for each in (name, "table"))
+    masker: Any = (
+        TableOnDevice(engine.table, 2, vocabulary.size, torch.device("cpu"))
+        if isinstance(engine, TableEngine) and name == "table"
+        else BitsOnDevice([engine, engine.fork()], (end,), torch.device("cpu"))
+    )
+    texts = [[*b'{"a": "x"}', end, *b'{"a"'], [*b'{"a": "yy"}', end, *b'{"a']]
+    masker.reset()
+    for fed in zip(*texts, strict=True):
+        ids = np.array(fed)
+        masker.accept(ids, torch.from_numpy(ids))
+    logits = torch.randn(2, vocabulary.size)
+    before = logits.clone()
+    masked = masker.apply(logits, masker.fill())
+    for row, text in enumerate(texts):
+        definition.reset()
+        for token in text:
+            assert definition.accept(token)
+            if token == end:
+                definition.reset()
+        bits = np.unpackbits(definition.fill().view(np.uint8), bitorder="little", count=vocabulary.size) > 0
+        finite = torch.isfinite(masked[row]).numpy()
+        assert not (finite & ~bits).any()
+        if name != "llguidance":  # it allows one way to cut forced text
+            np.testing.assert_array_equal(finite, bits)
+        torch.testing.assert_close(masked[row][finite], before[row][finite])
+
+
+@pytest.mark.parametrize("size", [31, 32, 70])
+def test_every_bit_of_a_word_is_its_token(size: int) -> None:
+    """The sign of a word among them, and a last word that is not full."""
+    allowed = np.random.default_rng(size).random((3, size)) < 0.5
+    masker = BitsOnDevice([], (), torch.device("cpu"))
+    masked = masker.apply(torch.zeros(3, size), [pack_bits(row) for row in allowed])
+    np.testing.assert_array_equal(torch.isfinite(masked).numpy(), allowed)
+
+
+@pytest.mark.usefixtures("on_device")
+def test_an_engine_whose_masks_cannot_be_applied_there_is_left_out_in_one_sentence(
+    tiny_llama: Path, schema_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that is not for this device costs the run that engine alone; where none is left there is no run."""
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no kernel image\nand more")
+
+    monkeypatch.setattr(BitsOnDevice, "apply", broken)
+    report = run(tiny_llama, schema_file, tmp_path / "run", engine="table,outlines", rounds=2)
+    assert [arm.engine for arm in report.findings.cells[0].arms] == [NO_MASK, "table"]
+    [gone] = report.findings.left_out
+    assert (gone.engine, gone.why) == (
+        "outlines", "its masks cannot be applied on cpu: RuntimeError: no kernel image",
+    )  # fmt: skip
+    with pytest.raises(InputError, match="no engine can be measured on this schema; outlines: its masks cannot be"):
+        run(tiny_llama, schema_file, tmp_path / "other", engine="outlines", rounds=2)
+    assert not (tmp_path / "other").exists()
+
+
+def test_no_mask_has_no_masker() -> None:
+    """And nothing is tried for it."""
+    assert masker_there([], (1,), None) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(("device", "words"), [("cuda", "cannot be used here"), ("mps", "perstep does not see")])
+def test_without_such_a_device_it_is_one_line(device: str, words: str, cli: Cli, tmp_path: Path) -> None:
+    """Exit code 2, nothing written."""
+    said = cli("mask", "--device", device, "--rounds", 1, "--out", tmp_path / "run")
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert words in said.err
+    assert not (tmp_path / "run").exists()
