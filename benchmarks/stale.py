@@ -30,6 +30,7 @@ MEASURES = {
     "real_clock": "measure stats experiments/compare",
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats",
+    "slots": "fast",
     "statistics": "stats",
     "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py experiments/ledger",
