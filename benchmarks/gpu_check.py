@@ -283,7 +283,7 @@ CHECKS: dict[str, Check] = {
     "ledger_large": Check(device.ledger_large, 60.0),
     "ledger_large_batch": Check(device.ledger_large_batch, 70.0),
     "drop_ins": Check(_older(drop_ins, "no sync in a step"), 20.0),
-    "kernels": Check(graph.kernels, 40.0),
+    "kernels": Check(graph.kernels, 60.0),
     "drop_ins_captured": Check(_older(drop_ins_captured, "a replay equals the calls"), 15.0),
     "watch_overhead": Check(_older(watch_overhead, "ledgers add up, tokens unchanged"), 40.0),
     "drop_ins_overhead": Check(_older(drop_ins_overhead, "tokens those of generate"), 40.0),

@@ -306,13 +306,15 @@ def kernels(shared: Shared) -> Found:
     from perstep.fast import _launch
 
     facts: Facts = {"differing": []}
-    tables = [_table(shared.wide_head)] * 32
+    table = _table(shared.wide_head)
+    masks = {rows: fast.TokenMask([table] * rows) for rows in (1, 32)}
     for rows, dtype, kind in itertools.product(
         (1, 32), (torch.float32, torch.bfloat16, torch.float16), ("random", "peaked", "flat", "tied", "masked")
     ):
         scores = _kind_of_rows(kind, rows, shared).to(dtype)
         ids = torch.arange(300, device=shared.device).repeat(rows, 1) * 7
-        top_p, penalty, mask = fast.TopP(0.9), fast.RepetitionPenalty(1.3), fast.TokenMask(tables[:rows])
+        top_p, penalty, mask = fast.TopP(0.9), fast.RepetitionPenalty(1.3), masks[rows]
+        mask.reset()
         plain = {"top-p": top_p._sorted(scores)}
         with _without_kernels():
             plain["penalty"], plain["mask"] = penalty(ids, scores), mask(ids, scores)

@@ -1,7 +1,7 @@
 """What attention over unused slots costs a step of `fast.decode` in fixed places: just enough slots, and more of them.
 
-A step reads all slots whatever they hold. Whole calls, in one process, taking turns (`perstep.compare`); a Llama of
-four layers of hidden size 256, on one thread of a CPU, where the step function runs without a graph:
+A step reads all slots whatever they hold. Processor time of whole calls, in one process, taking turns; a
+Llama of four layers of hidden size 256, on one thread of a CPU, where the step function runs without a graph:
 
     python -P benchmarks/slots.py --date 2026-01-31          # about two minutes
     python -P benchmarks/slots.py --date 2026-01-31 --quick  # to see that it runs
@@ -10,17 +10,18 @@ four layers of hidden size 256, on one thread of a CPU, where the step function 
 import argparse
 import json
 import os
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 import transformers
 
-import perstep
-from perstep import fast
+from perstep import fast, stats
 from perstep.machine import describe, identity
 
 RESULT = Path(__file__).parent / "results" / "slots.json"
@@ -38,7 +39,8 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).eval()
     ids = torch.randint(3, 2000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
-    loops = {(PROMPT + NEW) * times: fast.Decode(captured=True, slots=(PROMPT + NEW) * times) for times in TIMES}
+    positions = PROMPT + NEW
+    loops = {positions * times: fast.Decode(captured=True, slots=positions * times) for times in TIMES}
 
     def call(loop: Any) -> Any:
         return model.generate(
@@ -51,18 +53,20 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     for loop in loops.values():
         if loop.last.way != "captured":
             raise RuntimeError(f"not captured: {loop.last.why}")
-    arms = {str(slots): lambda loop=loop: call(loop) for slots, loop in loops.items()}  # type: ignore[misc]
-    found = perstep.compare(arms, reference=str(PROMPT + NEW), rounds=rounds)
-    reference = found[str(PROMPT + NEW)].processor.ns / NEW
-    return {
-        "batch": batch, "positions": PROMPT + NEW, "rounds": found.rounds, "busy": found.busy,
-        "ns_per_token": reference,
-        "over_just_enough": {
-            slots: [1 + one for one in (change.change, change.ci_low, change.ci_high) if one is not None]
-            for slots, change in ((name, arm.processor) for name, arm in found.arms.items())
-            if slots != str(PROMPT + NEW)
-        },
-    }  # fmt: skip
+    costs = np.zeros((rounds, len(loops)))
+    for number in range(rounds):
+        for arm in range(len(loops))[:: 1 if number % 2 else -1]:
+            began = time.process_time_ns()
+            call(loops[positions * TIMES[arm]])
+            costs[number, arm] = time.process_time_ns() - began
+    over = {}
+    for arm, change in stats.paired_changes(costs).items():
+        ends = (change.estimate, change.ci_low, change.ci_high)
+        over[positions * TIMES[arm]] = [None if end is None else 1 + end for end in ends]
+    per_token = float(np.median(costs[:, 0])) / NEW
+    facts = {"batch": batch, "positions": positions, "rounds": rounds, "ns_per_token": per_token}
+    print(facts, over, flush=True)
+    return {**facts, "over_just_enough": over}
 
 
 def main() -> None:
@@ -72,10 +76,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rounds, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measured(batch, 2 if given.quick else 20) for batch in (1, 8)]
-    for row in rows:
-        for slots, ratio in row["over_just_enough"].items():
-            print(f"batch {row['batch']}: {slots} slots for {row['positions']} positions: {ratio[0]:.3f} {ratio[1:]}")
+    rows = [measured(batch, 2 if given.quick else 12) for batch in (1, 8)]
     if not given.quick:
         about = {"date": given.date, "torch": version("torch"), "machine": identity(describe()), "rows": rows}
         RESULT.write_text(json.dumps(about, indent=1) + "\n")

@@ -33,6 +33,7 @@ MEASURES = {
     "real_clock": "measure stats experiments/compare",
     "reference_vs_transformers": "targets/reference",
     "selftest": "selftest.py measure stats targets/reference",
+    "slots": "fast",
     "statistics": "stats",
     "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py targets/reference",
