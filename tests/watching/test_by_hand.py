@@ -486,3 +486,15 @@ def test_a_model_that_is_gone_when_its_run_ends_has_its_ledger() -> None:
         gc.collect()
     [sample] = w.samples
     assert (sample.model, sample.steps) == ("Plain", 19)
+
+
+def test_a_counted_step_that_ends_inside_a_mode_of_the_program_leaves_it(model: Any, ids: Any) -> None:
+    """The sixth forward opens the step that is counted; the next run begins inside a mode."""
+    with perstep.watch(model, clock=FakeClock()):
+        read_loop(model, ids, 6, nullcontext)
+        assert modes()[0] is not None
+        with torch.device("cpu"):
+            before = modes()
+            read_loop(model, ids, 2, nullcontext)
+            assert modes()[0] is before[0]
+    assert modes() == (None, None)

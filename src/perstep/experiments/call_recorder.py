@@ -21,6 +21,14 @@ from perstep.targets.transformers.words import COUNTED, DECODE, PLAIN
 _TURN = threading.Lock()
 """Held by the one recorder that counts: what CUDA reports, it reports to the whole process."""
 
+_LYING: list[SyncRecorder] = []
+"""Those whose modes lie below one of the program's, or in another thread."""
+
+
+def leave_modes() -> None:
+    """Take away what sees operators and could not be taken away before."""
+    _LYING[:] = [syncs for syncs in _LYING if not syncs.leave()]
+
 
 class CallSteps(Steps, kw_only=True, eq=False):
     """The recorded steps of one kind in one call.
@@ -114,8 +122,8 @@ class CallRecorder:
 
     def take(self) -> Taken:
         """The steps of a call, forgotten afterwards. Waits for the device."""
-        if self._between:
-            self._syncs.leave()
+        if self._between and not self._syncs.leave():
+            _LYING.append(self._syncs)
         counted = {kind: sync_counts(self._syncs.syncs(kind)) for kind in self._syncs.kinds}
         if isinstance(self._recorder, DeviceRecorder):
             device, idle = self._in_order(self._recorder.device), self._in_order(self._recorder.idle)

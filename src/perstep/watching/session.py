@@ -15,7 +15,7 @@ from perstep._json import Json
 from perstep._shown import html
 from perstep.errors import InputError
 from perstep.experiments import pipeline
-from perstep.experiments.call_recorder import CallRecorder
+from perstep.experiments.call_recorder import CallRecorder, leave_modes
 from perstep.experiments.conditions import Model, warn_of_noise
 from perstep.experiments.device.stream import DeviceLedger
 from perstep.experiments.session import describe
@@ -236,6 +236,7 @@ class Watch:
             self._loops.__exit__(None, None, None)
         if self._named is not None:
             self._named.__exit__(None, None, None)
+        leave_modes()
         self._sites.clear()
 
     @uninterrupted()
