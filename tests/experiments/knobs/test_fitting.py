@@ -40,7 +40,7 @@ def test_what_was_asked_for_stays_and_what_it_needs_is_said() -> None:
     found = fit(tried(steps_ms=[100] * 4), Effort(budget_s=30), may_shorten=False, droppable=[])
     assert found.arms == [0, 1, 2, 3]
     assert found.too_short == (
-        "the budget of 30 s holds 2 rounds, and intervals need 8; 20 rounds need 5 min; -n 8 needs 79 s"
+        "the budget of 30 s holds 2 rounds, and intervals need 9; 20 rounds need 5 min; -n 8 needs 79 s"
     )
 
 

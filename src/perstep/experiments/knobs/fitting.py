@@ -65,7 +65,7 @@ def fit(tried: Sequence[Tried], effort: Effort, *, may_shorten: bool, droppable:
         droppable: configurations that may be left out, the first of them first.
     """
     longest = max((one.tokens for one in tried), default=1)
-    wanted = [MIN_ROUNDS_FOR_VERDICT, least_rounds(max(len(tried) - 1, 1))]
+    wanted = [MIN_ROUNDS_FOR_VERDICT, least_rounds(len(tried))]
 
     def round_ns(kept: Sequence[int], tokens: int) -> float:
         return sum(tried[arm].pass_ns(tokens) for arm in kept)
@@ -79,5 +79,5 @@ def fit(tried: Sequence[Tried], effort: Effort, *, may_shorten: bool, droppable:
     kept = subsets(len(tried), droppable, LEAST_ARMS)[-1]
     alike = len({one.tokens for one in tried}) == 1  # in `output` it is what varies
     shorter = [(f"-n {n}", round_ns(kept, n)) for n in (8, 4) if n < lengths[-1]][:1] if alike else []
-    said = what_would_fit(round_ns(kept, lengths[-1]), effort, intervals=max(len(kept) - 1, 1), shorter=shorter)
+    said = what_would_fit(round_ns(kept, lengths[-1]), effort, intervals=len(kept), shorter=shorter)
     return Fit(kept, None if lengths[-1] == longest else lengths[-1], said)
