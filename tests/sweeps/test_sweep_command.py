@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,7 +204,7 @@ def test_a_second_process_helps(launcher: str, environment: dict[str, str], tmp_
         commands = ["until [ -e out/sweep.json ]; do sleep 0.1; done; perstep worker out",
                     "perstep sweep grid.toml --out out"]  # fmt: skip
     else:
-        array = f"{ROOT / 'examples' / 'slurm_sweep.sh'} grid.toml out"
+        array = f"{shlex.quote(str(ROOT / 'examples' / 'slurm_sweep.sh'))} grid.toml out"
         commands = [f"SLURM_ARRAY_TASK_ID={task} bash {array}" for task in (1, 0)]
     options: dict[str, Any] = {"env": found, "cwd": tmp_path, "text": True, "stderr": subprocess.PIPE}
     both = [subprocess.Popen(["bash", "-c", one], stdout=subprocess.DEVNULL, **options) for one in commands]
