@@ -29,6 +29,7 @@ MEASURES = {
     "ledger_mini": "experiments/ledger measure targets/reference",
     "masks": "automata",
     "observer": "measure watching targets/transformers",
+    "planted": "measure watching targets",
     "predict": "predicting theory sweeps/cell.py",
     "real_clock": "measure stats experiments/compare",
     "reference_vs_transformers": "targets/reference",
