@@ -147,6 +147,12 @@ def ablation(found: Found) -> Claims:
     assert max(map(abs, place)) <= 0.01
 
 
+def strangers(found: Found) -> Claims:
+    """Other people's decode loops under `watch`."""
+    assert found["equal"] == sum(row["said"] == "equal" and row["calls"] > 0 for row in found["rows"])
+    yield README, f"equal output in {found['equal']} of {found['of']}"
+
+
 def theory_vs_measured(found: Found) -> Claims:
     """The step from shapes and ceilings."""
     first, last = (found["contexts"][place]["S"] for place in (0, -1))
@@ -277,7 +283,7 @@ CLAIMS: dict[str, Callable[[Found], Claims]] = {
     function.__name__: function
     for function in (
         aa, ablation, cache_fits, constrained, decode_loop, depth, dropins, ledger_mini, observer, planted, predict,
-        real_clock, reference_vs_transformers, selftest, statistics, theory_vs_measured, validity,
+        real_clock, reference_vs_transformers, selftest, statistics, strangers, theory_vs_measured, validity,
     )
 }  # fmt: skip
 """Result -> what the pages say of it."""
