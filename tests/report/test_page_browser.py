@@ -298,7 +298,7 @@ def test_paper_is_not_shrunk(browser: Any, name: str) -> None:
 
 
 def test_headings_of_columns_stand_apart_on_paper(browser: Any) -> None:
-    """Between the words of two headings lie at least four pixels, and no heading is larger than the numbers below it."""
+    """Between the words of two headings lie four pixels or more, and no heading is larger than the numbers below it."""
     with Tab(browser, stored("mask"), viewport={"width": 688, "height": 1000}) as tab:
         tab.page.emulate_media(media="print")
         gaps, sizes = tab.page.evaluate(HEADINGS)
@@ -307,15 +307,14 @@ def test_headings_of_columns_stand_apart_on_paper(browser: Any) -> None:
 
 
 def test_what_ran_in_a_part_is_indented_below_it(browser: Any, tmp_path: Path) -> None:
-    """The spaces before the name of a kernel or operator are kept."""
+    """As in a terminal, where spaces stand before the name of a kernel or operator."""
     path = tmp_path / "indented.html"
     column = Column("part", str)
     path.write_bytes(render_page(page_of(tables=[Table("parts", [column], ["attn", "  kernel"])])))
     with Tab(browser, path) as tab:
         tab.page.keyboard.press("2")
         left = "[...document.querySelectorAll('.data tbody th')].map((th) => { const range = document.createRange();"
-        left += " const text = th.firstChild; range.setStart(text, text.data.search(/\\S/));"
-        left += " range.setEnd(text, text.length); return range.getBoundingClientRect().left; })"
+        left += " range.selectNodeContents(th); return range.getBoundingClientRect().left; })"
         part, kernel = tab.page.evaluate(left)
         assert kernel > part + 4
 
