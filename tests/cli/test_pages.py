@@ -90,6 +90,18 @@ def test_compare_writes_a_page_of_both_runs() -> None:
     assert [a for t, a in read.elements if t == "rect" and a.get("class") == "amount"]
 
 
+def test_a_quiet_comparison_says_nothing_besides(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of its page nor of the baseline that it stores; both are written."""
+    copied("ledger", 1)
+    copied("ledger", 2)
+    words = ["compare", "1", "2", "--html", "both.html", "--save-baseline", "good"]
+    assert run([*words, "-q"]) == 0
+    assert capsys.readouterr().err == ""
+    assert Path("both.html").exists()
+    assert run(words) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["page", "baseline"]
+
+
 def test_a_page_of_two_runs_has_the_rounds_of_both(ledger_run: Callable[..., Path]) -> None:
     """Of each part, in bins of one width; figures of the same parts share them."""
     for number, level in ((1, 1.0), (2, 1.5)):

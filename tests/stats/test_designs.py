@@ -43,6 +43,12 @@ def test_the_order_is_drawn_anew_for_each_round_from_the_seed() -> None:
     assert np.array_equal(first, stats.balanced_block(6, np.random.default_rng(0)))
 
 
+def test_roles_and_the_order_of_rows_are_both_drawn() -> None:
+    """Either of them alone makes at most 24 blocks of four arms."""
+    blocks = {stats.balanced_block(4, np.random.default_rng(seed)).tobytes() for seed in range(200)}
+    assert len(blocks) > 24
+
+
 def test_no_arms_are_refused() -> None:
     """There is nothing to put in order."""
     with pytest.raises(InputError):

@@ -86,6 +86,8 @@ WRONG: dict[str, tuple[str, str]] = {
     "a wrong value": ('experiment = "ledger"\n[grid]\nbatch = ["many"]', "batch"),
     "a fraction of a count": ('experiment = "ledger"\n[grid]\nbatch = [1.5]', "must be a whole number"),
     "no range": ('experiment = "ledger"\n[grid]\nmodel = "mini"', "'mini' is not a list of counts"),
+    "no count": ('experiment = "ledger"\n[grid]\nbatch = [1, -1]', "--batch -1: it must be at least 1"),
+    "a list of no counts": ('experiment = "output"\n[grid]\nnew-tokens = ["0,4"]', "--new-tokens 0: it must be at"),
     "a date": ('experiment = "ledger"\n[grid]\nbatch = [2026-01-01]', "is no value of an option"),
     "an option twice": ('experiment = "ledger"\n[grid]\nnew-tokens = [1]\n[options]\nnew_tokens = 2', "give it once"),
     "a strange reference": ('experiment = "ledger"\n[grid]\nbatch = [1]\n[reference]\nseed = 1', "not in [grid]"),

@@ -6,14 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from perstep.cli.codes import NOT_RESOLVED
-from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo
+from perstep.cli.experiment import DEFAULT_RUN_TO, RunTo, store_baseline
 from perstep.cli.output import print_tables
 from perstep.cli.streams import remark, write
 from perstep.errors import InputError
 from perstep.experiments.options import RunOptions, Share
 from perstep.report import Output
 from perstep.report.page import render_page
-from perstep.runs import check_baseline_name, encode_json, save_baseline, write_to
+from perstep.runs import check_baseline_name, encode_json, write_to
 from perstep.stored.between import StoredComparison, compare_runs
 from perstep.stored.page import comparison_page
 from perstep.stored.repeats import load_pair
@@ -79,9 +79,10 @@ def _compare_stored(
     _print(comparison, to.output)
     if html is not None:
         write_to(html, render_page(comparison_page(comparison, pair)))
-        remark(f"page: {html}")
+        if not to.quiet:
+            remark(f"page: {html}")
     if to.save_baseline is not None:
-        remark(f"baseline: {save_baseline(to.save_baseline, pair.new_folder)}")
+        store_baseline(to.save_baseline, pair.new_folder, quiet=to.quiet)
     if to.strict and comparison.unresolved:
         remark(f"perstep: not resolved: {comparison.unresolved}")
         return NOT_RESOLVED

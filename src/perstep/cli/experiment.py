@@ -103,11 +103,18 @@ def run_experiment(name: str, plan: AnyPlan, to: RunTo) -> int:
         remark(f"run: {report.folder}")
     pipeline.check(report)
     if to.save_baseline is not None:
-        remark(f"baseline: {save_baseline(to.save_baseline, report.folder)}")
+        store_baseline(to.save_baseline, report.folder, quiet=to.quiet)
     if to.strict and report.findings.unresolved:
         remark(f"perstep: not resolved: {report.findings.unresolved}")
         return NOT_RESOLVED
     return 0
+
+
+def store_baseline(name: str, run: Path, *, quiet: bool) -> None:
+    """Store a run as the baseline of this name, and say where."""
+    where = save_baseline(name, run)
+    if not quiet:
+        remark(f"baseline: {where}")
 
 
 def _warn_of_budget(manifest: Manifest, *, quiet: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from perstep.experiments.options import RunOptions, at_least
+from perstep.experiments.options import RunOptions
 from perstep.targets import Target, open_model
 from perstep.targets.target import Backend
 
@@ -40,8 +40,6 @@ class ModelOptions(RunOptions):
         Raises:
             InputError: options that exclude each other, or nothing can be loaded from there.
         """
-        if self.layers is not None:
-            at_least(1, layers=self.layers)
         target = open_model(
             self.model,
             arch=self.arch,

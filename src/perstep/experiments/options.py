@@ -21,6 +21,8 @@ MOST_THREADS_A_PROCESSOR = 8
 """More threads take turns: a warning says so, and a thousand on two processors never end."""
 FAST_AT_MOST_S = 8.0
 """What `--fast` may take, without a --budget, where its 3 s hold too few rounds for intervals."""
+_COUNTS = ("batch", "layers", "new_tokens", "prompt_tokens")
+"""Options of several experiments, whose values are at least 1."""
 MAX_COUNTS = 10_000  # a longer list is a slip of the finger: 1-1000000000 would fill the memory
 
 
@@ -140,6 +142,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        for name in _COUNTS:  # here, so that a sweep refuses them before its first cell
+            given = getattr(self, name, None)
+            if given is not None:
+                at_least(1, **{name: min(given, default=1) if isinstance(given, tuple) else given})
         most = MOST_THREADS_A_PROCESSOR * (os.cpu_count() or 1)
         at_least(1, threads=self.threads)
         if self.threads > most:

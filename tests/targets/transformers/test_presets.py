@@ -266,3 +266,11 @@ def test_the_table_is_not_changed_by_building_from_it():
     before = copy.deepcopy(_presets_function())
     build("gpt2", layers=1, vocab=300)
     assert presets() == before
+
+
+def test_a_configuration_is_read_in_silence(tmp_path, capfd):
+    """GPT-2's own end of sequence lies outside of a small vocabulary, of which transformers warns once a size."""
+    sizes = {"vocab_size": 733, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    build(tmp_path / "config.json")
+    assert capfd.readouterr() == ("", "")

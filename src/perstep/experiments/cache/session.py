@@ -68,7 +68,6 @@ class CacheSession(RoundSession):
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
-        at_least(1, batch=plan.batch)
         if plan.context is not None:
             at_least(1, context=min(plan.context))
         progress(0.0, "load")

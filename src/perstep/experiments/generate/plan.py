@@ -20,7 +20,6 @@ from perstep.experiments.ablation.factories import Component, components, import
 from perstep.experiments.ablation.session import Call, Work
 from perstep.experiments.generate.bytes import CONFIG, TEXT, Utf8InPython, WordInPython, byte_rows, word_traces
 from perstep.experiments.models import ModelOptions
-from perstep.experiments.options import at_least
 from perstep.measure import Effort
 from perstep.targets import Sampler, Target
 from perstep.targets.transformers import GenerateTrace, record, require, silent
@@ -105,11 +104,6 @@ def check(plan: Plan) -> None:
         InputError: they do not.
     """
     require()
-    at_least(1, batch=plan.batch)
-    if plan.new_tokens is not None:
-        at_least(1, new_tokens=plan.new_tokens)
-    if plan.prompt_tokens is not None:
-        at_least(1, prompt_tokens=plan.prompt_tokens)
     if plan.backend == "numpy":
         raise InputError("generate measures transformers models: leave out --backend numpy")
     if plan.layers is not None and plan.own_model:

@@ -13,7 +13,6 @@ from perstep._json import Json
 from perstep.errors import InputError
 from perstep.experiments.knobs.prompts import Prompt, read_prompts
 from perstep.experiments.models import ModelOptions
-from perstep.experiments.options import at_least
 from perstep.targets import Target, Work
 
 DEFAULT_PROMPT_TOKENS = 64
@@ -75,13 +74,10 @@ class PromptOptions(KnobOptions):
             InputError: a count is out of its range, options exclude each other, or the file of prompts is wrong.
         """
         self.effort()
-        at_least(1, batch=self.batch)
         given = {"--prompt": self.prompt, "--prompt-tokens": self.prompt_tokens, "--prompts": self.prompts}
         names = [name for name, value in given.items() if value is not None]
         if len(names) > 1:
             raise InputError(f"{' and '.join(names)} exclude each other; give one of them")
-        if self.prompt_tokens is not None:
-            at_least(1, prompt_tokens=self.prompt_tokens)
         return [] if self.prompts is None else read_prompts(self.prompts)
 
     def make_prompts(self, prompts: Sequence[Prompt], target: Target, new_tokens: int) -> list[NDArray[int64]]:

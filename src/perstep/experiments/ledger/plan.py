@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from perstep.errors import InputError
 from perstep.experiments.ledger.device.show import DeviceDetail, check_detail
 from perstep.experiments.models import ModelOptions
-from perstep.experiments.options import at_least
 from perstep.targets import Sampler
 
 
@@ -52,10 +51,7 @@ def check(plan: Plan) -> None:
     Raises:
         InputError: an option is out of its range, or two exclude each other.
     """
-    at_least(1, new_tokens=plan.new_tokens, batch=plan.batch)
     if plan.prompt is not None and plan.prompt_tokens is not None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
-    if plan.prompt_tokens is not None:
-        at_least(1, prompt_tokens=plan.prompt_tokens)
     check_detail(plan.device, plan.device_detail)
     Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range

@@ -130,7 +130,6 @@ def check(plan: Plan) -> Work:
     Raises:
         InputError: something in it is wrong or would not fit into memory.
     """
-    at_least(1, layers=plan.layers)
     at_least(0, past=plan.past)
     if not plan.seq or min(plan.seq) < 1:
         raise InputError(f"--seq {','.join(map(str, plan.seq))}: a step has at least 1 new token")

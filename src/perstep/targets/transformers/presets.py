@@ -250,7 +250,8 @@ def _config(arch: str | Path) -> Config:
 
     if isinstance(arch, str) and arch in presets():
         settings = copy.deepcopy(presets()[arch]["config"])
-        preset: Config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        with silent():
+            preset: Config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         return preset
     path = Path(arch)
     if not path.exists():
@@ -258,7 +259,8 @@ def _config(arch: str | Path) -> Config:
             f"unknown architecture {str(arch)!r}: choose from {', '.join(presets())}, or give a config.json"
         )
     try:
-        stored: Config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+        with silent():
+            stored: Config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is not the configuration of a transformers model: {_first_line(error)}") from error
     return stored

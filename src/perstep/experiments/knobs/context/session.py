@@ -41,10 +41,8 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     plan.effort()
-    at_least(1, new_tokens=tokens_of(plan.new_tokens), batch=plan.batch)
-    for name in ("prompt_tokens", "image_size"):
-        if getattr(plan, name) is not None:
-            at_least(1, **{name: min(getattr(plan, name))})
+    if plan.image_size is not None:
+        at_least(1, image_size=min(plan.image_size))
 
     def check(one: Plan, target: Target) -> list[_Input]:
         inputs = _inputs(one, target)

@@ -32,7 +32,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=tokens_of(plan.new_tokens))
     at_least(0, quality_tokens=plan.quality_tokens)
     check(plan)
 

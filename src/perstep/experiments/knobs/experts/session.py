@@ -45,7 +45,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     """
     plan = plan.with_model()
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=tokens_of(plan.new_tokens))
     at_least(0, quality_tokens=plan.quality_tokens)
 
     def check(one: Plan, target: Target) -> _Checked:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.output.plan import Plan
 from perstep.experiments.knobs.session import TRIED_TOKENS
-from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import Target
 
@@ -22,7 +21,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     prompts = plan.checked_prompts()
-    at_least(1, new_tokens=min(plan.new_tokens))
 
     def check(one: Plan, target: Target) -> list[NDArray[np.int64]]:
         return one.make_prompts(prompts, target, max(one.new_tokens))
