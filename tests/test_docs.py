@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.sources import tree_of
 
 from perstep.experiments import registry
+from perstep.machine import Noise
+from perstep.machine._cpu import Cpu
+from perstep.machine._software import Software
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -91,6 +95,13 @@ def test_the_glossary_is_in_alphabetical_order() -> None:
     """Each word once."""
     words = [word.casefold() for word in re.findall(r"^\*\*(.+?)\*\*", page("glossary.md"), re.MULTILINE)]
     assert words == sorted(set(words))
+
+
+@pytest.mark.parametrize("facts", [Noise, Cpu, Software])
+def test_every_fact_about_the_machine_is_explained(facts: type[msgspec.Struct]) -> None:
+    """Each field of a manifest and of the noise of a round stands in a table of its page."""
+    explained = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", page("machine.md"), re.MULTILINE))))
+    assert not set(facts.__struct_fields__) - explained
 
 
 def test_every_test_that_a_law_names_exists() -> None:

@@ -224,8 +224,9 @@ def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) ->
 
 
 def test_a_logarithmic_axis_of_few_decades_has_halves_and_doubles() -> None:
-    """And one of many has powers of ten alone."""
+    """One of many has powers of ten alone; where even the doubles are fewer than three, all nine."""
     assert log_ticks(0.0, 1.0) == pytest.approx([1, 2, 5, 10])
+    assert log_ticks(-1.8, -1.38) == pytest.approx([0.02, 0.03, 0.04])
     assert log_ticks(-3.0, 3.0) == pytest.approx([0.001, 0.01, 0.1, 1, 10, 100, 1000])
 
 

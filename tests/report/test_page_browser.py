@@ -16,9 +16,25 @@ from tests.report.test_page import EVIL, GOLDEN, ROOT, ledger_samples, ledger_vi
 
 from perstep.experiments import registry
 from perstep.report.page import Bar, Bars, TwoRuns, render_page
+from perstep.report.table import Column, Table
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AXE = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+
+HEADINGS = """() => {
+  const gaps = [], sizes = [];
+  for (const row of document.querySelectorAll('.data thead tr')) {
+    const boxes = [...row.querySelectorAll('th')].map((th) => {
+      const range = document.createRange();
+      range.selectNodeContents(th);
+      return range.getBoundingClientRect();
+    });
+    boxes.slice(1).forEach((box, place) => gaps.push(box.left - boxes[place].right));
+  }
+  for (const cell of document.querySelectorAll('.data th, .data td')) sizes.push(getComputedStyle(cell).fontSize);
+  return [gaps, sizes];
+}"""
+"""Pixels between the words of neighbouring headings, and the sizes of all type in the cells of tables."""
 
 OTHERS = [name for name in registry.EXPERIMENTS if name != "ledger"]
 
@@ -279,6 +295,28 @@ def test_paper_is_not_shrunk(browser: Any, name: str) -> None:
     with Tab(browser, stored(name), viewport={"width": 688, "height": 1000}) as tab:
         tab.page.emulate_media(media="print")
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= 688
+
+
+def test_headings_of_columns_stand_apart_on_paper(browser: Any) -> None:
+    """Between the words of two headings lie four pixels or more, and no heading is larger than the numbers below it."""
+    with Tab(browser, stored("mask"), viewport={"width": 688, "height": 1000}) as tab:
+        tab.page.emulate_media(media="print")
+        gaps, sizes = tab.page.evaluate(HEADINGS)
+        assert min(gaps) >= 4
+        assert len(set(sizes)) == 1
+
+
+def test_what_ran_in_a_part_is_indented_below_it(browser: Any, tmp_path: Path) -> None:
+    """As in a terminal, where spaces stand before the name of a kernel or operator."""
+    path = tmp_path / "indented.html"
+    column = Column("part", str)
+    path.write_bytes(render_page(page_of(tables=[Table("parts", [column], ["attn", "  kernel"])])))
+    with Tab(browser, path) as tab:
+        tab.page.keyboard.press("2")
+        left = "[...document.querySelectorAll('.data tbody th')].map((th) => { const range = document.createRange();"
+        left += " range.selectNodeContents(th); return range.getBoundingClientRect().left; })"
+        part, kernel = tab.page.evaluate(left)
+        assert kernel > part + 4
 
 
 @pytest.mark.parametrize("name", ["ledger", "mask"])

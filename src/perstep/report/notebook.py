@@ -35,7 +35,7 @@ _STYLE = """
 .perstep .key,.perstep .swatch{display:inline-block;width:10px;height:10px}
 .perstep .key.host{background:#5b92c4}.perstep .key.bound{width:3px;background:#c23b31}
 .perstep .key.ends{border:solid currentColor;border-width:0 1px}
-.perstep .rule td,.perstep .rule th{border-top:1px solid!important}
+.perstep .inner{padding-left:24px!important}.perstep .rule td,.perstep .rule th{border-top:1px solid!important}
 .perstep .key.device{background:#c27a1a;height:5px}
 .perstep figure,.perstep figcaption{margin:4px 0}
 """

@@ -11,13 +11,19 @@ from perstep.report.plot import part_shade
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 620.0, 12.0, 270.0
 _FEW_DECADES = 2.5
 """On a logarithmic axis with fewer decades, 2 and 5 have ticks too."""
+_LEAST_TICKS = 3
+"""Fewer do not show the scale."""
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between two powers of ten; where they are few, their doubles and halves too."""
-    factors = (1.0, 2.0, 5.0) if high - low < _FEW_DECADES else (1.0,)
-    ticks = [factor * 10.0**power for power in range(floor(low), ceil(high) + 1) for factor in factors]
-    return [tick for tick in ticks if low <= log10(tick) <= high]
+    """Powers of ten between two powers of ten; where they are few, their doubles and halves too, or all nine."""
+    ticks: list[float] = []
+    for factors in ((1, 2, 5), range(1, 10)) if high - low < _FEW_DECADES else ((1,),):
+        every = [factor * 10.0**power for power in range(floor(low), ceil(high) + 1) for factor in factors]
+        ticks = [tick for tick in every if low <= log10(tick) <= high]
+        if len(ticks) >= _LEAST_TICKS:
+            break
+    return ticks
 
 
 class _Axis:

@@ -143,7 +143,8 @@ def table_html(table: Table) -> Markup:
 
 def _cell(column: Column[object], row: object, *, first: bool) -> Markup:
     if first:
-        return element("th", column.cell(row), scope="row")
+        name = column.cell(row)
+        return element("th", name.strip(), scope="row", class_="inner" if name.startswith(" ") else None)
     value = column.value(row)
     if column.form is bar and isinstance(value, float):
         shape = element("rect", x=0, y=0, width=100 * max(0.0, min(value, 1.0)), height=12, class_="amount")
