@@ -36,6 +36,7 @@ MEASURES = {
     "selftest": "selftest.py measure stats targets/reference",
     "slots": "fast",
     "statistics": "stats",
+    "strangers": "watching targets",
     "sweeps": "sweeps",
     "theory_vs_measured": "theory machine experiments/bounds.py targets/reference",
     "torture": "runs sweeps predicting cli experiments/pipeline.py experiments/ledger",
