@@ -456,6 +456,16 @@ def test_a_bar_ends_at_the_number_beside_it(monkeypatch: pytest.MonkeyPatch) -> 
         assert ax.texts[row].get_text().split()[0] == f"{arm.per_step_ms:.2f}"
 
 
+def test_cells_of_one_vocabulary_are_told_apart_in_the_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their batch: without it the first line and the last were the same."""
+    from perstep.experiments.mask.show import overhead_png
+
+    (cell,) = analyse(_manifest(batch=2), _rounds(20, 1.25, lambda: 1.0)).cells
+    cells = [msgspec.structs.replace(cell, batch=1), cell]
+    title = _drawn(monkeypatch, lambda: overhead_png(cells, "mini")).get_suptitle()
+    assert [line[-7:] for line in title.splitlines()] == ["batch 1", "batch 2"]
+
+
 def test_fills_hot_and_in_place_have_an_axis_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """The left panel holds the curves alone, the right one every engine with the table's fill of each cell."""
     from perstep.experiments.mask.findings import Curve

@@ -427,8 +427,10 @@ def _finding(cells: Sequence[CellFinding], model: str) -> str:
 
     def of(cell: CellFinding) -> str:
         arms = [arm for arm in cell.arms if arm.engine in _STYLES] or cell.arms[1:2]
-        return f"{', '.join(f'{arm.engine} {_cell_times(arm)}' for arm in arms)} at {plural(cell.vocab_size, 'token')}"
+        at = _panel_title(cell) if one_size else plural(cell.vocab_size, "token")
+        return f"{', '.join(f'{arm.engine} {_cell_times(arm)}' for arm in arms)} at {at}"
 
+    one_size = len(cells) > 1 and cells[0].vocab_size == cells[-1].vocab_size
     shown = [cells[0]] if len(cells) == 1 else [cells[0], cells[-1]]
     return "\n".join(f"{model}, a step against one without a mask: {of(cell)}" for cell in shown)
 
