@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_IN_UTF8 = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
+"""The bytes that UTF-8 may have."""
+
 
 class Vocabulary:
     """The bytes of every token id.
@@ -143,6 +146,22 @@ class Vocabulary:
     def single_bytes(self) -> bytes:
         """The bytes that are tokens by themselves, ascending."""
         return bytes(sorted({token[0] for token in self.tokens if len(token) == 1}))
+
+    def require_bytes(self, reader: str) -> None:
+        """See that every byte UTF-8 may have is a token by itself.
+
+        Args:
+            reader: what needs it, for the sentence.
+
+        Raises:
+            InputError: one is not; it is named.
+        """
+        missing = _IN_UTF8.difference(self.single_bytes)
+        if missing:
+            raise InputError(
+                f"{reader} could lead into a dead end, because no token is the byte 0x{min(missing):02X}: use a table "
+                "(engine='table'), which leaves out what cannot be spelled"
+            )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Vocabulary:
         """Itself: it does not change, and what engines have derived from it cannot always be copied."""

@@ -75,12 +75,7 @@ class ParsedAutomaton(TokenAutomaton):
         from llguidance import LLMatcher, LLParserLimits
         from llguidance.numpy import fill_next_token_bitmask
 
-        missing = set(range(256)) - set(vocabulary.single_bytes) - _NEVER_IN_UTF8
-        if missing:
-            raise InputError(
-                f"llguidance could lead into a dead end, because no token is the byte 0x{min(missing):02X}: use a "
-                "table (engine='table'), which leaves out what cannot be spelled"
-            )
+        vocabulary.require_bytes("llguidance")
         self.vocabulary = vocabulary
         self.source = source
         self.ended = _ENDED
@@ -211,6 +206,3 @@ class ParsedAutomaton(TokenAutomaton):
     @staticmethod
     def _error(matcher: Native) -> str:
         return str(matcher.get_error()).strip().splitlines()[0]
-
-
-_NEVER_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from perstep.automata.determinise import determinise
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered_cache
-from perstep.automata.nfa import EMPTY, ENTRY, EXIT, NEVER, Block, literal, optional, repeat, sequence, union
+from perstep.automata.nfa import EMPTY, ENTRY, EXIT, NEVER, Block, literal, optional, sequence, union
 from perstep.automata.schema.numbers import listed_numbers, unlisted_number
 from perstep.automata.schema.rules import RuleCompiler
 from perstep.automata.schema.shapes import Number, String
 from perstep.automata.schema.spacing import canonical, space_block
 from perstep.automata.schema.strings import listed_values, string_automaton
-from perstep.automata.schema.terminals import COUNTED_FROM, Repeated, Symbols
-from perstep.automata.schema.writing import Writing
+from perstep.automata.schema.terminals import InRules, Repeated, Symbols
 from perstep.automata.stack.pieces import Key, Literal, Piece, Scanner, Text
 from perstep.automata.stack.program import Counted, Program
 from perstep.errors import InputError
@@ -42,7 +41,7 @@ class SchemaProgram:
     source: str
 
 
-class InPieces(Writing):
+class InPieces(InRules):
     """Writes symbols that stand for pieces.
 
     Args:
@@ -55,7 +54,7 @@ class InPieces(Writing):
     """
 
     def __init__(self, policy: str, limit: int, symbols: Symbols) -> None:
-        self._symbols = symbols
+        super().__init__(symbols)
         self._limit = limit
         if policy == "fixed":
             self.inside, self.item, self.colon = EMPTY, self.text(b", "), self.text(b": ")
@@ -84,16 +83,6 @@ class InPieces(Writing):
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         return NEVER if piece is None else self._symbols.block(piece)
-
-    def key(self, shape: String, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
-        """The keys that a shape allows."""
-        return self.string(shape.as_key(matching, but), path)
-
-    def repeat(self, block: Block, low: int, high: int | None, limit: int, what: str) -> Block:
-        """A block `low` to `high` times, as a rule of its own, which is counted without copies."""
-        if high is None or high < COUNTED_FROM:
-            return repeat(block, low, high, limit, what)
-        return EMPTY if high == 0 else self._symbols.repeated(block, low, high)
 
     def number(self, shape: Number, path: str) -> Block:
         """The texts of a number."""

@@ -86,7 +86,28 @@ class Symbols:
         return {number: name for name, number in self._number.items()}
 
 
-class InTerminals(Writing):
+class InRules(Writing):
+    """Writes symbols, some of which are rules of their own.
+
+    Args:
+        symbols: their numbers.
+    """
+
+    def __init__(self, symbols: Symbols) -> None:
+        self._symbols = symbols
+
+    def key(self, shape: String, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
+        """The keys that a shape allows."""
+        return self.string(shape.as_key(matching, but), path)
+
+    def repeat(self, block: Block, low: int, high: int | None, limit: int, what: str) -> Block:
+        """A block `low` to `high` times, as a rule of its own, which is counted without copies."""
+        if high is None or high < COUNTED_FROM:
+            return repeat(block, low, high, limit, what)
+        return EMPTY if high == 0 else self._symbols.repeated(block, low, high)
+
+
+class InTerminals(InRules):
     """Writes symbols.
 
     Args:
@@ -99,7 +120,7 @@ class InTerminals(Writing):
     """
 
     def __init__(self, policy: str, limit: int, symbols: Symbols) -> None:
-        self._symbols = symbols
+        super().__init__(symbols)
         if policy == "fixed":
             self.inside, self.item, self.colon = EMPTY, self.text(b", "), self.text(b": ")
             return
@@ -122,16 +143,6 @@ class InTerminals(Writing):
             return self._symbols.block(_string(shape))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-
-    def key(self, shape: String, matching: tuple[tuple[str, bool], ...], but: tuple[str, ...], path: str) -> Block:
-        """The keys that a shape allows."""
-        return self.string(shape.as_key(matching, but), path)
-
-    def repeat(self, block: Block, low: int, high: int | None, limit: int, what: str) -> Block:
-        """A block `low` to `high` times, as a rule of its own, which a parser counts without copies."""
-        if high is None or high < COUNTED_FROM:
-            return repeat(block, low, high, limit, what)
-        return EMPTY if high == 0 else self._symbols.repeated(block, low, high)
 
     def number(self, shape: Number, path: str) -> Block:
         """The texts of a number."""

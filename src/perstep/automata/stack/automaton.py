@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from perstep.automata.vocabulary import Vocabulary
 
 _DEAD, _ENDED = 0, 1
-IN_UTF8 = frozenset(range(256)) - {0xC0, 0xC1, *range(0xF5, 0x100)}
 _REMEMBERED_MOVES = 100_000
 """Moves kept in memory; beyond it all are forgotten and read again (two microseconds each)."""
 
@@ -68,12 +67,7 @@ class StackAutomaton(TokenAutomaton):
         automaton: Callable[[], Dfa],
         budget_bytes: int = BUDGET_BYTES,
     ) -> None:
-        missing = IN_UTF8.difference(vocabulary.single_bytes)
-        if missing:
-            raise InputError(
-                f"{source} could lead into a dead end, because no token is the byte 0x{min(missing):02X}: use a table "
-                "(engine='table'), which leaves out what cannot be spelled"
-            )
+        vocabulary.require_bytes(source)
         self.vocabulary = vocabulary
         self.source = source
         self.ended = _ENDED
