@@ -127,4 +127,4 @@ def _holds(manifest: Manifest, findings: Findings, content: Content) -> list[str
         "compare": "the commands or functions that were compared, as they were written",
     }
     said += [own[manifest.experiment]] if manifest.experiment in own else []
-    return [*said, "no file is fetched when it is opened, and nothing is sent"]
+    return said

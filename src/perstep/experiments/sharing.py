@@ -144,6 +144,5 @@ def shared(page: Page) -> Page:
         tables_held(page.content),
         "numbers, hashes, the processor, the memory, versions of software, names of parts (classes of processors too)",
         "left out: the command line, paths, the names and lines of source files, the commit, options that are words",
-        "no file is fetched when it is opened, and nothing is sent",
     ]
     return replace(page, facts=facts, holds=holds)

@@ -36,7 +36,6 @@ def comparison_page(pair: StoredComparison, runs: Pair) -> Page:
         holds=[
             "the comparison of two stored runs, part by part, and the mean time of every round in both",
             "the commits and the machine they were measured with; no command line and no path",
-            "no file is fetched when it is opened, and nothing is sent",
         ],
         version=__version__,
     )
@@ -113,7 +112,6 @@ def history_page(history: History) -> Page:
         facts={},
         holds=[
             "stored runs of one workload on one machine, by date; no command line and no path",
-            "no file is fetched when it is opened, and nothing is sent",
         ],
         version=__version__,
         warnings=history.notes,

@@ -149,7 +149,6 @@ def page_of(sweep: Sweep, rows: Sequence[Row], table: Table) -> Page:
         },
         holds=[
             "every cell of the sweep with its options, as the grid gives them, and its figures",
-            "no file is fetched when it is opened, and nothing is sent",
         ],
         version=__version__,
         warnings=notes_of(rows)[1:],

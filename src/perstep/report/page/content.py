@@ -232,7 +232,7 @@ class Page:
         stops: why no number may be quoted: the findings are invalid, not resolved, or of a part of the model.
         warnings: what to know before a number is quoted.
         facts: heading -> facts by name: the command, the machine, the conditions.
-        holds: what the page contains, and what not, in sentences.
+        holds: what the page contains, and what not, in sentences. Each page also says that nothing is fetched or sent.
         version: of perstep.
     """
 

@@ -25,6 +25,7 @@ from perstep.report.table import Column, Table
 REPORT = "report.html"
 """The file of a run's page."""
 _VENDORED = {"uPlot": "uPlot.iife.min.js", "preact": "preact.min.umd.js"}
+_NOTHING_SENT = "no file is fetched when it is opened, and nothing is sent"
 _KEYS = (
     ("1 2 3", "the finding, the numbers, how it was measured"),
     ("/", "filter parts and rows"),
@@ -167,7 +168,7 @@ def _third_view(page: Page) -> Markup:
 
 
 def _footer(page: Page) -> Markup:
-    contents = element("ul", *(element("li", one) for one in page.holds))
+    contents = element("ul", *(element("li", one) for one in (*page.holds, _NOTHING_SENT)))
     return element(
         "footer", element("p", "This page contains:"), contents, element("p", f"Made by perstep {page.version}.")
     )

@@ -38,7 +38,6 @@ def trace_page(trace: ReadTrace, command: str) -> Page:
         holds=[
             "the tables of the trace, the names of its kernels or operators, and of each part the time of every step",
             "the name of the trace's file, without its folder",
-            "no file is fetched when it is opened, and nothing is sent",
         ],
         version=__version__,
     )
