@@ -211,6 +211,14 @@ def test_paper_has_everything_in_light_colours(browser: Any, tmp_path: Path) -> 
         assert tab.page.evaluate("getComputedStyle(document.body).color") == "rgb(23, 32, 43)"
 
 
+@pytest.mark.parametrize("name", registry.EXPERIMENTS)
+def test_nothing_is_cut_off_on_paper(browser: Any, name: str) -> None:
+    """On A4 between margins of 14 mm, 688 pixels, no table and no drawing is wider than the sheet."""
+    with Tab(browser, stored(name), viewport={"width": 688, "height": 900}) as tab:
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 688
+
+
 def test_paper_has_the_open_part_without_what_needs_a_screen(browser: Any) -> None:
     """Its distribution is printed; a chart, a closed list and the button that closes are not."""
     with Tab(browser, stored("ledger"), "#figure=0&part=mlp", color_scheme="dark") as tab:

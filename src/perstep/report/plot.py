@@ -27,6 +27,8 @@ _PARTS = (
     "embed", "norm", "attn.qkv", "attn.rope", "kv.append", "attn.mask.build", "attn.mask.apply", "attn.scores",
     "attn.softmax", "attn.pv", "attn.out", "mlp", "norm/final", "mask.fill", "mask.apply", "mask.accept",
 )  # fmt: skip
+_LIKE = {"attn": "attn.mask.apply"}
+"""The checksum of `attn` has the colour of `mlp`, its neighbour in every model of transformers; these have no such part."""
 RESIDUAL_COLOUR = "#ffffff"
 
 
@@ -42,6 +44,7 @@ def part_colour(name: str) -> str:
 
 def part_shade(name: str) -> int:
     """The place of a part's colour among all of them, as `part_colour` chooses it."""
+    name = _LIKE.get(name, name)
     if name in _PARTS:
         return _PARTS.index(name)
     return 8 + crc32(name.encode()) % (len(_SHADES) - 8)

@@ -92,7 +92,7 @@ def _hint(name: str, said: Sequence[str]) -> str:
 
 def _ledger(view: LedgerView) -> Markup:
     ledger = view.ledger
-    unit, size = time_unit(part.ns for part in ledger.parts.values())
+    unit, size = time_unit([part.ns for part in ledger.parts.values()] or [ledger.residual_ns])
     names = [*ledger.parts, RESIDUAL]
     longest = max(
         [ledger.residual_ns]

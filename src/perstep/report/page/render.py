@@ -38,7 +38,6 @@ REPORT = "report.html"
 _VENDORED = {"uPlot": "uPlot.iife.min.js", "preact": "preact.min.umd.js"}
 _NOTHING_SENT = "no file is fetched when it is opened, and nothing is sent"
 _KEYS = (
-    ("1 2 3", "the finding, the numbers, how it was measured"),
     ("/", "filter parts and rows"),
     ("↑ ↓", "the next part, when one is in focus"),
     ("Enter", "the rounds of the part in focus; a click does the same"),
@@ -81,7 +80,8 @@ def _rendered(page: Page, *, raw: bool) -> bytes:
 
 
 def _content(page: Page) -> list[Markup]:
-    names = {"1": "Finding", "2": "Numbers", "3": "How it was measured"}
+    names = {"1": "Finding", "2": "Numbers"} | ({"3": "How it was measured"} if page.facts or page.inside else {})
+    views = [_first_view(page), _second_view(page), *([_third_view(page)] if "3" in names else [])]
     links = [
         element("a", f"{number} {name}", href=f"#view-{number}", data_view=number) for number, name in names.items()
     ]
@@ -101,9 +101,9 @@ def _content(page: Page) -> list[Markup]:
             element("p", page.subject, class_="subject"),
         ),
         element("nav", *links, search, aria_label="Views"),
-        element("main", _first_view(page), _second_view(page), _third_view(page)),
+        element("main", *views),
         _footer(page),
-        _help(),
+        _help(names),
     ]
 
 
@@ -188,8 +188,9 @@ def _footer(page: Page) -> Markup:
     )
 
 
-def _help() -> Markup:
-    rows = [element("tr", element("td", element("kbd", key)), element("td", words)) for key, words in _KEYS]
+def _help(views: Mapping[str, str]) -> Markup:
+    keys = [(" ".join(views), ", ".join(views.values()).lower()), *_KEYS]
+    rows = [element("tr", element("td", element("kbd", key)), element("td", words)) for key, words in keys]
     closing = element("form", element("button", "close"), method="dialog")
     heading = element("h2", "Keys", id="help-title")
     return element(
