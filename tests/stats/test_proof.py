@@ -73,7 +73,7 @@ def test_families_of_intervals_hold_together(stored: dict) -> None:  # type: ign
 
 
 def test_shares_hold_at_any_speed_of_the_machine(stored: dict) -> None:  # type: ignore[type-arg]
-    """Of twelve parts all hold in at least 94 % of ledgers; without normalised rounds they do not where speed changes."""
+    """Of twelve parts all hold in at least 94 % of ledgers; without normalised rounds they do not hold in spells."""
     rows = stored["studies"]["shares"]
     assert {row["machine"] for row in rows} >= {"steady", "drifts by 3 % a round", "1.7 times as slow in spells"}
     for row in rows:

@@ -28,7 +28,7 @@ _PARTS = (
     "attn.softmax", "attn.pv", "attn.out", "mlp", "norm/final", "mask.fill", "mask.apply", "mask.accept",
 )  # fmt: skip
 _LIKE = {"attn": "attn.mask.apply"}
-"""The checksum of `attn` has the colour of `mlp`, its neighbour in every model of transformers; these have no such part."""
+"""By its checksum `attn` has the colour of `mlp`, its neighbour in models of transformers; none has the other part."""
 RESIDUAL_COLOUR = "#ffffff"
 
 
