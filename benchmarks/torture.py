@@ -145,6 +145,12 @@ def wait(pid: int) -> int | None:
     return None
 
 
+def processor_s(pid: int) -> float:
+    """What a process has had of the processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(ticks) for ticks in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
 def judge(row: Row, said: Said, what: str, allowed: tuple[int, ...] = GOOD_CODES) -> None:
     """Count what no fault excuses: a traceback, an unexpected error, no end."""
     if "Traceback (most recent call last)" in said.err or said.code in (1, 70):
@@ -347,7 +353,9 @@ class Torture:
             process = subprocess.Popen(
                 command, cwd=self.place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
-            time.sleep(0.15 + 3 * self.rng.random())  # Python itself says a traceback before
+            while processor_s(process.pid) < 0.05:  # Python itself says a traceback before perstep is called
+                time.sleep(WAITED_S)
+            time.sleep(3 * self.rng.random())
             os.kill(process.pid, signal.SIGINT)
             code = wait(process.pid)
             process.returncode = code  # it has been waited for

@@ -211,6 +211,7 @@ def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[AnySample], l
     for model, manifest in of_each_model(stored.manifest, path).items():
         for kind in (experiment.Conditions, experiment.Workload, getattr(experiment, "Model", Model)):
             typed(manifest, kind, f"{path}, of {model}," if model else path)
+    samples: list[AnySample]
     samples, notes = read_samples(stored.folder, experiment.Sample)
     if changed := changed_manifest(stored.folder):
         notes.append(f"{changed}; the figures are of what it holds now")

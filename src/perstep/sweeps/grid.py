@@ -30,6 +30,8 @@ EVERY = 10
 _KEY_DIGITS = 12
 _MOST_REPEATS = 1000
 _LARGEST = 2**20
+MOST_CELLS = 100_000
+"""So many take days on one machine, with hundreds of them an hour; a list of more is a slip of the finger."""
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -132,6 +134,8 @@ def _check(grid: Grid, name: str) -> None:
             f"{name}: repeats is {grid.repeats} and reference_every {grid.reference_every}; give 1 to "
             f"{_MOST_REPEATS:,}, and 0 or more"
         )
+    if (cells := num_combinations(grid)) > MOST_CELLS:
+        raise InputError(f"{name} has {cells:,} cells, and at most {MOST_CELLS:,} are measured; take fewer values")
     twice = [option for option in grid.options if _plain(option) in map(_plain, grid.grid)]
     if twice:
         raise InputError(f"{name}: {twice[0]} is in [grid] and in [options]; give it once")

@@ -34,7 +34,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         milliseconds("decode, total", decode_total_ms),
         milliseconds("per token", per_token_ms),
         milliseconds("per forward", lambda s: s.decode_ms, "decode_ms"),
-        Column("artefact", lambda s: None if s.num_output_tokens < 2 else -1 / s.num_output_tokens, signed_percent),
+        Column("artefact", lambda s: None if s.decode_ms is None else -1 / s.num_output_tokens, signed_percent),
         *("decode step", "95 % interval", "prefill", "whole call"),
     ]
     notes = [
