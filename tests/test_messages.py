@@ -41,7 +41,7 @@ PRINTED = re.compile(
     r"|(?<![\d,.])1 of [\d,]+ [a-z ]+ (?:are|were|have|do)\b|\}\} of [^.]*\}\} (?:is|are|was|were|has|have)\b"
 )
 """What a wrong sentence looks like once it is printed, or in a template. `N - 1 forwards` is right."""
-SHARE = re.compile(r"(?:^ ?|[.;:(] )\{\} of \{\}[^.;:]* (?:is|are|was|were|has|have|does|do)\b")
+SHARE = re.compile(r"(?:^ ?|[.;:(] )\{\} of \{\}[^.;:]+ (?:is|are|was|were|has|have|does|do)\b")
 """A sentence about some of several, whose verb agrees with how many: `1 of 3 rounds was`."""
 EXPONENT = re.compile(r"(?:^|[^,])(?:\.\d+)?[gG]$")
 WORDS = {"duration", "interval", "percent", "significant"}

@@ -71,7 +71,7 @@ def test_the_key_is_the_plans_hash() -> None:
 def test_ten_million_cells_are_refused_without_being_made() -> None:
     """They are counted by multiplication; a hundred thousand are not too many."""
     text = 'experiment = "ledger"\nrepeats = 10\n[grid]\nseed = "1-10000"\nbatch = "1-{}"'
-    with pytest.raises(InputError, match=r"grid\.toml has 10,000,000 cells, and at most 100,000 are measured; take"):
+    with pytest.raises(InputError, match=r"grid\.toml has 10,000,000 cells, of at most 100,000; take fewer"):
         parse_grid(text.format(100).encode(), "grid.toml")
     assert num_combinations(parse_grid(text.format(1).encode(), "grid.toml")) == 100_000
 

@@ -19,8 +19,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The console script. Ctrl-C while it is imported, or while it says that it was interrupted, is no traceback."""
-    # Registered first, so called last, when threads and other handlers have ended. Python gives SIGINT back to the system
-    # before it takes down its modules, for up to a second: a Ctrl-C then would end a command that is done by the signal.
+    # Registered first, so called last, when threads and other handlers have ended. Then Python gives SIGINT back to the
+    # system and takes its modules down, for up to a second: a Ctrl-C would end a command that is done by the signal.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         from perstep.cli.app import main as start

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated, ClassVar
@@ -120,7 +120,7 @@ class RunOptions:
         least: option -> the least value it may have, of this experiment or another one.
     """
 
-    least: ClassVar[Mapping[str, int]] = {
+    least: ClassVar[dict[str, int]] = {
         "batch": 1, "complexity": 1, "context": 1, "image_size": 1, "layers": 1, "max_depth": 0, "new_tokens": 1,
         "num_active_blocks": 1, "past": 0, "prompt_tokens": 1, "quality_tokens": 0,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from perstep._files import read_given
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan, plan_from
 from perstep.experiments.options import parse_counts
@@ -135,7 +136,9 @@ def _check(grid: Grid, name: str) -> None:
             f"{_MOST_REPEATS:,}, and 0 or more"
         )
     if (cells := num_combinations(grid)) > MOST_CELLS:
-        raise InputError(f"{name} has {cells:,} cells, and at most {MOST_CELLS:,} are measured; take fewer values")
+        raise InputError(
+            f"{name} has {plural(cells, 'cell')}, of at most {MOST_CELLS:,}; take fewer values, or several sweeps"
+        )
     twice = [option for option in grid.options if _plain(option) in map(_plain, grid.grid)]
     if twice:
         raise InputError(f"{name}: {twice[0]} is in [grid] and in [options]; give it once")

@@ -19,7 +19,7 @@ FEWEST_TOKENS = (16, 8, 4)
 class Plan(RunOptions):
     """The options of `perstep mask`."""
 
-    least: ClassVar = RunOptions.least | {"new_tokens": 2}
+    least: ClassVar[dict[str, int]] = RunOptions.least | {"new_tokens": 2}
 
     schema: Path | None = None
     """File with the JSON schema. [default: the conjugation schema that mini was trained on]"""

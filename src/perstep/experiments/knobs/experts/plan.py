@@ -18,7 +18,7 @@ DEFAULT_ARCH = "olmoe-1b-7b"
 class Plan(PromptOptions):
     """The options of `perstep experts`."""
 
-    least: ClassVar = PromptOptions.least | {"top_k": 1}
+    least: ClassVar[dict[str, int]] = PromptOptions.least | {"top_k": 1}
 
     model: Annotated[str | None, Parameter(name=["-m", "--model", "--model-path"])] = None
     """A folder with a stored mixture-of-experts model; or a hub id, the only thing fetched from a network. Several,
