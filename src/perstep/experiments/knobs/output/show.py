@@ -80,7 +80,7 @@ def _drawing(findings: KnobFindings) -> Drawing:
         whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
         a_prefill = "one token is a prefill, without a decode forward"
         title = f"{findings.model}: {a_prefill if calls else _growth(findings)}"
-        panel = Panel("", "generated tokens N", "whole call (ms)", [whole] if calls else [])
+        panel = Panel("", "generated tokens N", "whole call (ms)", [whole])
         return Drawing(findings.model, title, [panel])
     xs = [s.knob for s in rows]
     divided = [
