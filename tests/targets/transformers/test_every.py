@@ -97,7 +97,7 @@ def test_a_call_by_an_installed_package_is_named_after_the_line_that_calls_the_p
         adapters.generate(llama, ids)
     [call] = captured.calls.values()
     assert (call.site, call.file.name) == (line(-2), "test_every.py")
-    assert not is_installed(str(package.with_name("script.py")))
+    assert is_installed(str(package.with_name("script.py"))) is (folder == "site-packages")
 
 
 def test_a_generate_call_inside_a_watched_one_belongs_to_it(llama, tiny, ids):
