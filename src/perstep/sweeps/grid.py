@@ -32,7 +32,7 @@ _KEY_DIGITS = 12
 _MOST_REPEATS = 1000
 _LARGEST = 2**20
 MOST_CELLS = 100_000
-"""So many take days on one machine, with hundreds of them an hour; a list of more is a slip of the finger."""
+"""This number takes days on one machine, at hundreds of cells an hour; a longer list is a slip of the finger."""
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
