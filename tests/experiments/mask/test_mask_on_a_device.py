@@ -1,12 +1,13 @@
 """`mask` on a device: the step runs on tensors, and what the device does stands beside the host's time."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from tests.made_up_device import KERNEL_NS, MadeUpKernels, made_up_ceilings
 
 from perstep.automata import Grammar, Vocabulary, pack_bits, prepare
 from perstep.automata.engines.tables import TableEngine
@@ -23,10 +24,8 @@ from perstep.experiments.mask.device import (
     placed,
 )
 from perstep.measure import FakeClock, no_mark
-from perstep.measure.device_rows import Row
 from perstep.targets.reference import Reference
 from perstep.targets.reference.model import decode_one_token, prefill
-from perstep.targets.transformers.device_profile import KinetoProfiler
 
 from ...conftest import Cli
 
@@ -35,27 +34,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
-KERNEL_NS = 1_000
-
-
-class MadeUpKernels:
-    """torch's own profiler on the host, and a kernel of 1 µs for each operator of a few kinds that it saw."""
-
-    LAUNCHING = ("aten::mm", "aten::addmm", "aten::index", "aten::masked_fill", "aten::argmax", "aten::mul")
-
-    def __init__(self, device: str) -> None:
-        assert device == "cuda"
-        self._host = KinetoProfiler("cpu")
-
-    def rows(self, call: Callable[[], None]) -> list[Row]:
-        """The host's rows, and with each operator of `LAUNCHING` a launch and a kernel."""
-        rows, free_ns = self._host.rows(call), 0
-        for number, row in enumerate([each for each in rows if each.name in self.LAUNCHING], start=1):
-            launch = row._replace(name="cudaLaunchKernel", duration_ns=1, correlation=10_000_000 + number)
-            begin_ns = max(row.start_ns + 5_000, free_ns)
-            free_ns = begin_ns + KERNEL_NS
-            rows += [launch, Row("k", "DeviceType.CUDA", begin_ns, KERNEL_NS, launch.correlation, 0, 0, 7)]
-        return rows
+LAUNCHING = ("aten::mm", "aten::addmm", "aten::index", "aten::masked_fill", "aten::argmax", "aten::mul")
 
 
 @pytest.fixture
@@ -64,7 +43,9 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perstep.experiments.mask.device.waiting_for", lambda _device: lambda: None)
     monkeypatch.setattr("perstep.experiments.mask.device.place_of", lambda _device: "cpu")
     monkeypatch.setattr("perstep.targets.transformers.device_check.refuse_if_no_room", lambda *_: None)
-    monkeypatch.setattr("perstep.targets.transformers.device_profile.KinetoProfiler", MadeUpKernels)
+    made = MadeUpKernels(LAUNCHING)
+    monkeypatch.setattr("perstep.targets.transformers.device_profile.KinetoProfiler", lambda _device: made)
+    monkeypatch.setattr("perstep.experiments.mask.device.ceilings_at", made_up_ceilings)
     clock, forward = FakeClock(tick_ns=10), DeviceDecoder._forward
 
     def slow(self: DeviceDecoder, *args: Any) -> Any:
@@ -111,13 +92,25 @@ def test_a_step_on_a_device_has_its_kernels_beside_the_hosts_time(
     assert table.parts["mask.accept"] == 4 * KERNEL_NS  # two look-ups, the place of each by a product
     assert table.busy_ns == pytest.approx(free.busy_ns + 7 * KERNEL_NS)
     assert table.launches == pytest.approx(table.busy_ns / KERNEL_NS)
+    bound = arms["table"].device_bound
+    # 4 launches of at least 400 ns, 2 and 1: at 1,000 GB/s none of the parts moves as much in that time.
+    assert {part: (one.bound_ns, one.binds) for part, one in bound.parts.items()} == {
+        "mask.accept": (1600.0, "launches"),
+        "mask.fill": (800.0, "launches"),
+        "mask.apply": (400.0, "launches"),
+    }
+    V, B = cell.vocab_size, 2
+    assert bound.bytes_moved["mask.fill"] == V + B * V  # a row of booleans, and one for each sequence
+    assert bound.bytes_moved["mask.apply"] == B * V * (4 + 1 + 4)
+    assert arms[NO_MASK].device_bound is msgspec.UNSET
     assert report.findings.roofline == []
     assert report.manifest.workload["device"] == "cuda"
     [shown, *_] = report.tables
     assert " on cuda, " in shown.title
-    assert {"device busy (ms/step)", "of the mask (µs)", "launches (/step)"} <= {
-        column.heading for column in shown.columns
-    }
+    headings = {column.heading: column for column in shown.columns}
+    assert {"device busy (ms/step)", "of the mask (µs)", "launches (/step)", "bound (µs)", "bound by"} <= set(headings)
+    assert [headings["measured/bound"].cell(arm) for arm in cell.arms][2] == "2.50"
+    assert "The bound of the mask is, part by part, the larger of its bytes" in " ".join(shown.notes)
     assert "Device busy is the time in which kernels run" in " ".join(shown.notes)
     readme = (report.folder / "README.md").read_text()
     assert "Not judged on cuda" in readme
