@@ -44,7 +44,7 @@ _CALIBRATED = 5
 _KERNEL_NS = 100_000
 """Of the programs that are compared: a launch costs the host a tenth of it at most."""
 _IDENTICAL, _TRIES = 0.12, 10
-"""A share of the budget for so many comparisons of identical programs."""
+"""The share of the budget that comparisons of identical programs have, and their number."""
 
 AnyModule = Any
 """A module of a transformers model, which mypy does not read."""
@@ -242,15 +242,15 @@ def compare_programs(
     """
     each_s = seconds / _TRIES
     with sleeper.there():
-        found = [
+        comparisons = [
             compare(
                 programs, budget_s=each_s, precision=1e-9, threshold=THRESHOLD, seed=seed * 1000 + number, clock=clock
             )
             for number in range(_TRIES)
         ]
-    busy_ns = [(one["reference"].device_busy_ns, one["candidate"].device_busy_ns) for one in found]
+    busy_ns = [(one["reference"].device_busy_ns, one["candidate"].device_busy_ns) for one in comparisons]
     differs = [abs(b / a - 1) for a, b in busy_ns if isinstance(a, float) and isinstance(b, float) and a > 0]
-    return detection(0.0, each_s, found), max(differs, default=None)
+    return detection(0.0, each_s, comparisons), max(differs, default=None)
 
 
 def _identical_words(identical: Detection) -> str:

@@ -72,6 +72,6 @@ def bound_note(ceilings: DeviceCeilings) -> str:
     """What the bounds are made of."""
     return (
         "The bound of the mask is, part by part, the larger of its bytes (logits, rows of a table or packed bits, read "
-        "and written once by each kernel) at the best rate that was measured for so many, and of its launches times "
+        "and written once by each kernel) at the best rate that was measured for that size, and its launches times "
         f"the shortest kernel ({duration(ceilings.shortest_ns() or 0.0)}); nothing is fitted."
     )

@@ -96,13 +96,6 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         for index, arm in enumerate(arms)
         if (arm.configuration.top_k, arm.configuration.experts_implementation) == (routers.top_k, own)
     ]
-
-    def in_full(kept: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
-        """Arms that were recorded for trying alone; without a text quality is of what is recorded now."""
-        recorded = recorded_in_full(target, checked.prompts_BT, kept, progress)
-        scored = _scored(plan, target, recorded[0].works) if recorded else None
-        return _more(target, scored, recorded, progress)
-
     conditions = partial(
         Conditions,
         num_experts=routers.num_experts,
@@ -118,7 +111,7 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         warnings,
         may_shorten=plan.new_tokens is None,
         droppable=_droppable(plan, arms, unchanged, own),
-        more=in_full if tried_first else partial(_more, target, scored),
+        more=partial(_in_full, plan, target, checked) if tried_first else partial(_more, target, scored),
     )
 
 
@@ -174,6 +167,13 @@ def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: 
         syncs = _syncs(target, arm.works[0], arm.setting)
         updated.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
     return updated
+
+
+def _in_full(plan: Plan, target: Target, checked: _Checked, arms: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
+    """The same for arms that were recorded for trying alone; without a text quality is of what is recorded now."""
+    recorded = recorded_in_full(target, checked.prompts_BT, arms, progress)
+    scored = _scored(plan, target, recorded[0].works) if recorded else None
+    return _more(target, scored, recorded, progress)
 
 
 def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:
