@@ -45,9 +45,12 @@ class _Meter:
     kept_bytes: int = 0
     paid: set[object] = field(default_factory=set)
     open_costs: list[_Cost] = field(default_factory=lambda: [_Cost()])
+    outer: _Meter | None = None
 
     def count(self, nanoseconds: int) -> None:
         """Add some work."""
+        if self.outer is not None:
+            self.outer.count(nanoseconds)
         self.spent += nanoseconds
         if self.cpu_seconds is not None and self.spent > self.cpu_seconds * 1e9:
             raise InputError(
@@ -70,8 +73,15 @@ _meter: ContextVar[_Meter | None] = ContextVar("_meter", default=None)
 
 @contextmanager
 def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[None]:
-    """Count what is done within, and refuse what goes over a limit."""
-    token = _meter.set(_Meter(cpu_seconds, megabytes))
+    """Count what is done within, and refuse what goes over a limit.
+
+    Inside another `metered` the work counts there too, but for remembered results that were counted there already.
+    """
+    outer = _meter.get()
+    meter = _Meter(cpu_seconds, megabytes)
+    if outer is not None:
+        meter.outer, meter.paid = outer, outer.paid
+    token = _meter.set(meter)
     try:
         yield
     finally:
