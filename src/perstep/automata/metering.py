@@ -29,9 +29,10 @@ _Value = TypeVar("_Value")
 
 @dataclass
 class _Cost:
-    """What a remembered result took: its own work, and the remembered results it is made of."""
+    """What a remembered result took: its own work, the bytes needed at once, and the remembered results in it."""
 
     own: int = 0
+    held: int = 0
     parts: list[tuple[object, _Cost]] = field(default_factory=list)
 
 
@@ -59,6 +60,15 @@ class _Meter:
                 "(llguidance)"
             )
 
+    def hold(self, num_bytes: int, what: str) -> None:
+        """See that memory may be needed at once, beside what is kept."""
+        needed = (num_bytes + self.kept_bytes) / 2**20
+        if self.megabytes is not None and needed > self.megabytes:
+            raise InputError(
+                f"{what} would take about {needed:,.0f} MB to compile, over the limit of {short(self.megabytes)} MB: "
+                "simplify it, raise megabytes, or use an engine that works without a finite automaton (llguidance)"
+            )
+
     def pay(self, name: object, cost: _Cost) -> None:
         """Add the work of a remembered result and its parts, each once in a compile."""
         if name not in self.paid:
@@ -72,8 +82,8 @@ _meter: ContextVar[_Meter | None] = ContextVar("_meter", default=None)
 
 
 @contextmanager
-def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[None]:
-    """Count what is done within, and refuse what goes over a limit.
+def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[Callable[[], float]]:
+    """Count what is done within, and refuse what goes over a limit; gives what was spent so far, in CPU seconds.
 
     Inside another `metered` the work counts there too, but for remembered results that were counted there already.
     """
@@ -83,7 +93,7 @@ def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[None
         meter.outer, meter.paid = outer, outer.paid
     token = _meter.set(meter)
     try:
-        yield
+        yield lambda: meter.spent / 1e9
     finally:
         _meter.reset(token)
 
@@ -119,14 +129,10 @@ def hold(cells: int, what: str, other_bytes: int = 0) -> None:
         InputError: if it would be too large; `what` is made.
     """
     meter = _meter.get()
-    if meter is None or meter.megabytes is None:
-        return
-    needed = (cells * _BYTES_PER_CELL + other_bytes + meter.kept_bytes) / 2**20
-    if needed > meter.megabytes:
-        raise InputError(
-            f"{what} would take about {needed:,.0f} MB to compile, over the limit of {short(meter.megabytes)} MB: "
-            "simplify it, raise megabytes, or use an engine that works without a finite automaton (llguidance)"
-        )
+    if meter is not None:
+        needed = cells * _BYTES_PER_CELL + other_bytes
+        meter.open_costs[-1].held = max(meter.open_costs[-1].held, needed)
+        meter.hold(needed, what)
 
 
 def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Args, _Value]]:
@@ -147,6 +153,7 @@ def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Ar
                 kept.move_to_end(key)
                 value, cost = kept[key]
                 meter.pay(name, cost)
+                meter.hold(cost.held, "this")
             else:
                 cost = _Cost()
                 meter.paid.add(name)
@@ -161,6 +168,7 @@ def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Ar
                 if len(kept) > size:
                     kept.popitem(last=False)
             meter.open_costs[-1].parts.append((name, cost))
+            meter.open_costs[-1].held = max(meter.open_costs[-1].held, cost.held)
             return value
 
         return remembered

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -345,7 +345,7 @@ class Compiler:
 
     def _array(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         if shape.unique and (shape.high is None or shape.high > 1):
-            return self._unequal(shape, path)
+            return self._unequal(shape, path, opened)
         shape = self._without_sure(shape)
         if shape.counts or shape.some:
             return self._counted(shape, path, opened)
@@ -412,20 +412,25 @@ class Compiler:
             raise InputError(f"{path}: what contains asks for here cannot be turned round")
         return _turned(formula)
 
-    def _unequal(self, shape: Array, path: str) -> Block:
+    def _values_by_place(self, shape: Array) -> list[list[Json] | None]:
+        """The values of the items before and behind the end of the prefix; None where they are not known to be few."""
+        width = len(shape.prefix) + self._goes_on(shape)
+        return [finite_values(self.expander, shape.item(number)) for number in range(width)]
+
+    def _unequal(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         """An array without equal items, of values that can be listed."""
+        del opened
         if shape.counts or shape.some:
             raise InputError(f"{path}: 'uniqueItems' beside contains cannot be put into a finite automaton here")
-        width = len(shape.prefix) + self._goes_on(shape)
-        listed = []
-        for number in range(width):
-            values = finite_values(self.expander, shape.item(number))
+        listed: list[list[Json]] = []
+        for values in self._values_by_place(shape):
             if values is None:
                 raise InputError(
                     f"{path}: 'uniqueItems' would need a state for every set of values seen, and these items have "
                     "no few values: take it out, or check it afterwards"
                 )
             listed.append(values)
+        width = len(listed)
         every: list[Json] = []
         for value in (value for values in listed for value in values):
             if not any(same_value(value, other) for other in every):
@@ -483,7 +488,7 @@ class Compiler:
                     self._empty.append(below(path, "properties", key))
                     return NEVER
                 continue
-            value = self.value(formula, below(path, "properties", key), opened)
+            value = self._member(key, formula, below(path, "properties", key), opened)
             if value.reads:
                 members.append(Member(member_text(key, value, self._writing), required))
             elif required:
@@ -502,6 +507,11 @@ class Compiler:
             self._policy.key_order == "any",
         )
         return object_block(filled, self._writing, self._block_limit, path)
+
+    def _member(self, key: str, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
+        """The value of a named key."""
+        del key
+        return self.value(formula, path, opened)
 
     def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Text]]:
         """Texts of members that must be there under no known key: for each set of demands, those that meet it."""

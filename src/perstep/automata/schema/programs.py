@@ -14,13 +14,14 @@ from perstep.automata.determinise import determinise
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered_cache
 from perstep.automata.nfa import EMPTY, ENTRY, EXIT, NEVER, Block, literal, optional, sequence, union
 from perstep.automata.schema.numbers import listed_numbers, unlisted_number
-from perstep.automata.schema.rules import RuleCompiler
 from perstep.automata.schema.shapes import Number, String
 from perstep.automata.schema.spacing import canonical, space_block
 from perstep.automata.schema.strings import listed_values, string_automaton
 from perstep.automata.schema.terminals import InRules, Repeated, Symbols
+from perstep.automata.schema.unequal import Apart, PieceCompiler
 from perstep.automata.stack.pieces import Key, Literal, Piece, Scanner, Text
 from perstep.automata.stack.program import Counted, Program
+from perstep.automata.stack.unequal import Told, Unequal
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,11 +59,13 @@ class InPieces(InRules):
         self._limit = limit
         if policy == "fixed":
             self.inside, self.item, self.colon = EMPTY, self.text(b", "), self.text(b": ")
+            self.comma: Piece = Literal(b", ")
             return
         spaces = _spaces(policy, limit)
         some = EMPTY if spaces.some is None else symbols.block(spaces.some)
         self.inside = optional(some) if spaces.or_none else some
         self.item, self.colon = symbols.block(spaces.comma), symbols.block(spaces.colon)
+        self.comma = spaces.comma
 
     def text(self, data: bytes) -> Block:
         """Exactly `data`."""
@@ -72,17 +75,21 @@ class InPieces(InRules):
         """The texts of a string, quotes included."""
         if shape.values is not None:
             return union(*(self.text(canonical(value)) for value in sorted(listed_values(shape))))
+        piece = self.string_piece(shape, path)
+        return NEVER if piece is None else self._symbols.block(piece)
+
+    def string_piece(self, shape: String, path: str) -> Piece | None:
+        """The piece of a string that is not listed; None if there is no such string."""
         if not shape.rules:
-            return self._symbols.block(_text(shape.low, shape.high))
+            return _text(shape.low, shape.high)
         if shape.low == 0 and shape.high is None and len(shape.rules) == 1:
             name, words, holds = shape.rules[0]
             if name == "values" and not holds:
-                return self._symbols.block(_key(words))
+                return _key(words)
         try:
-            piece = _scanner(shape, self._limit)
+            return _scanner(shape, self._limit)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        return NEVER if piece is None else self._symbols.block(piece)
 
     def number(self, shape: Number, path: str) -> Block:
         """The texts of a number."""
@@ -154,7 +161,7 @@ def schema_program(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabyt
     with schema.compiling(cpu_seconds, megabytes):
         expander = schema.expander()
         writing = InPieces(policy.whitespace, policy.state_limit, symbols)
-        compiler = RuleCompiler(expander, policy, writing, symbols)
+        compiler = PieceCompiler(expander, policy, writing, symbols)
         start = expander.follow(expander.document.root)
         rules = compiler.rules(start)
     source = schema.checked_formats(compiler.loose_formats)
@@ -235,15 +242,24 @@ def _program(
             elif isinstance(name, Repeated):
                 counted = Counted(first[name.part] + ENTRY, name.low, name.high)
                 program.call(begin + source, counted, begin + target)
+            elif isinstance(name, Apart):
+                program.call(begin + source, _unequal(name, first), begin + target)
+            elif isinstance(name, Told):
+                program.tell(begin + source, name, begin + target)
             else:
                 program.call(begin + source, first[read] + ENTRY, begin + target)
     program.begin(first[number[start]] + ENTRY)
     return program
 
 
+def _unequal(name: Apart, first: dict[int, int]) -> Unequal:
+    rules = tuple((first[part] + ENTRY, value) for part, value in name.rules if part in first)
+    return Unequal(name.low, name.high, name.comma, name.listed, name.told, rules)
+
+
 def _useful(rules: dict[int, _Rule], names: dict[int, Hashable]) -> set[int]:
     """The symbols that some text satisfies, and 0."""
-    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes))} | {0}
+    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes, Told))} | {0}
     pending = [symbol for symbol in reversed(names) if symbol not in useful]  # what is named later stands further in
     while True:
         left = [symbol for symbol in pending if not _is_useful(symbol, rules, names, useful)]
@@ -256,6 +272,8 @@ def _is_useful(symbol: int, rules: dict[int, _Rule], names: dict[int, Hashable],
     name = names[symbol]
     if isinstance(name, Repeated):
         satisfied = not name.low or name.part in useful
+    elif isinstance(name, Apart):
+        satisfied = bool(name.listed or name.told) or any(part in useful for part, _ in name.rules)
     else:
         satisfied = EXIT in rules[symbol].reached(useful)
     if satisfied:
@@ -273,6 +291,7 @@ def _check_ways(rules: dict[int, _Rule], names: dict[int, Hashable], ways: dict[
         return
     inside: dict[int, set[int]] = {symbol: rule.calls & names.keys() for symbol, rule in rules.items()}
     inside |= {symbol: {name.part} for symbol, name in names.items() if isinstance(name, Repeated)}
+    inside |= {symbol: {part for part, _ in name.rules} for symbol, name in names.items() if isinstance(name, Apart)}
     most = dict.fromkeys(inside, 1)
     changed = True
     while changed:
