@@ -3,7 +3,7 @@
 A step reads all slots whatever they hold. Processor time of whole calls, in one process, taking turns; a
 Llama of four layers of hidden size 256, on one thread of a CPU, where the step function runs without a graph:
 
-    python -P benchmarks/slots.py --date 2026-01-31          # about two minutes
+    python -P benchmarks/slots.py --date 2026-01-31          # about four minutes
     python -P benchmarks/slots.py --date 2026-01-31 --quick  # to see that it runs
 """
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rounds, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measured(batch, 2 if given.quick else 12) for batch in (1, 8)]
+    rows = [measured(batch, 2 if given.quick else 24) for batch in (1, 8)]
     if not given.quick:
         about = {"date": given.date, "torch": version("torch"), "machine": identity(describe()), "rows": rows}
         RESULT.write_text(json.dumps(about, indent=1) + "\n")

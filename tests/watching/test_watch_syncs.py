@@ -62,11 +62,11 @@ def test_uploads_have_a_column_of_their_own(tiny_model: Any, ids: Any) -> None:
 
 
 def test_in_many_calls_few_are_counted_in(tiny_model: Any, ids: Any) -> None:
-    """Each leaves its fifth decode step and the next one out of the timing; after 128 steps one is counted again."""
+    """Each leaves its fifth decode step and the next one out of the timing; after 512 steps one is counted again."""
     with perstep.watch(tiny_model, clock=FakeClock(tick_ns=1)) as w:
-        for _ in range(20):
+        for _ in range(76):
             tiny_model.generate(ids, max_new_tokens=7, do_sample=False)
-    assert [index for index, sample in enumerate(w.samples) if sample.syncs] == [0, 19]
+    assert [index for index, sample in enumerate(w.samples) if sample.syncs] == [0, 74]
     assert {len(sample.kinds["decode"].step_ns) for sample in w.samples} == {4}
     assert w.ledger().syncs_per_step == 1
 

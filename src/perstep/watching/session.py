@@ -50,8 +50,8 @@ from perstep.watching.samples import NOT_COUNTED, Conditions, Sample, Workload, 
 from perstep.watching.show import inside_table, site_tables
 
 _HOW_COUNTED = (
-    "counted in one decode step in 130, beginning with the fifth of a call, or in the third call where calls are"
-    " shorter; neither that step nor the next one is timed"
+    "counted in the fifth decode step of a call and again after 512 more, or in the third call where calls are"
+    " shorter; two decode steps in 130 are kept for that and not timed"
 )
 
 
@@ -373,8 +373,8 @@ def watch(
             `torch.nn.Module` that a loop calls.
         detail: `phases` (about ten marks a step), `modules` (the forward by type of module), `layers`.
         every: record one block of four decode steps in every N blocks, for long jobs.
-        syncs: count how often the host waits for the device, by part: in one decode step in 130, beginning with the
-            fifth of a call, or in the third call where calls are shorter. Those steps are not timed.
+        syncs: count how often the host waits for the device, by part: in the fifth decode step of a call and again
+            after 512 more, or in the third call where calls are shorter. Those steps are not timed.
         clock: the host's, unless a test passes its own.
 
     Raises:

@@ -96,6 +96,37 @@ def test_the_lines_of_the_calling_frames_are_told_and_no_others() -> None:
     assert sys._getframe().f_trace is None
 
 
+def test_a_frame_that_was_begun_in_is_known_until_another_tool_traces() -> None:
+    """There `go_on` gives the same events. A new frame is not known, nor is a generator's, nor one under a debugger."""
+    said: list[int] = []
+    lines = TracedLines(lambda code, line: said.append(line))
+    frame = sys._getframe()
+
+    def gives() -> Iterator[bool]:
+        while True:
+            own = sys._getframe()
+            yield lines.start([own]) and not lines.stop() and lines.knows(own)
+
+    assert not lines.knows(frame)
+    for begin in (lambda: lines.start([frame]), lines.go_on, lines.go_on):
+        begin()
+        first = frame.f_lineno + 1
+        lines.stop()
+        assert first in said
+        said.clear()
+        assert lines.knows(frame)
+    assert not (lambda: lines.knows(sys._getframe()))()
+    generator = gives()
+    assert not any(next(generator) for _ in range(3))
+    sys.settrace(lambda *_: None)
+    try:
+        assert not lines.knows(frame)
+    finally:
+        sys.settrace(None)
+        lines.close()
+    assert frame.f_trace is None
+
+
 def test_a_debugger_keeps_its_place() -> None:
     """Where another tracer is at work there are no lines, and it stays."""
 

@@ -7,8 +7,8 @@ alone. Where another tool holds what is needed there are no lines, and `start` s
 """
 
 import sys
-import threading
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Final, Protocol
 
@@ -32,6 +32,14 @@ class Lines(Protocol):
 
     def start(self, chain: Sequence[FrameType]) -> bool:
         """Begin, in this thread; the frames stand innermost first. False where another tool is in the way."""
+        ...
+
+    def knows(self, frame: FrameType) -> bool:
+        """Whether it has begun before in this very frame, and in those around it, so that `go_on` is enough."""
+        ...
+
+    def go_on(self) -> None:
+        """Begin in a frame that it knows. It is the last call of the observer: each one after it would be traced."""
         ...
 
     def stop(self) -> None:
@@ -86,10 +94,18 @@ class TracedLines:
             self._calling.codes[id(frame.f_code)] = frame.f_code
             if frame.f_trace is not self._local:
                 frame.f_trace = self._local
-        self._calling.left = MOST_EVENTS
-        self._thread = threading.get_ident()
-        sys.settrace(self._global)
+        self.go_on()
         return True
+
+    def knows(self, frame: FrameType) -> bool:
+        """Whether a frame has the tracer: those around it have it too, unless a generator was called anew."""
+        return frame.f_trace is self._local and not frame.f_code.co_flags & _RESUMES and sys.gettrace() is None
+
+    def go_on(self) -> None:
+        """Trace this thread."""
+        self._calling.left = MOST_EVENTS
+        self._thread = get_ident()
+        sys.settrace(self._global)
 
     def stop(self) -> None:
         """End; a tracer that came meanwhile keeps its place."""
@@ -111,7 +127,7 @@ class TracedLines:
     def _on_call(self, frame: FrameType, _event: str, _argument: Argument) -> Argument:
         """Every Python function that is called comes here: those of calling frames are looked into."""
         calling, code = self._calling, frame.f_code
-        if self._thread != threading.get_ident():  # stopped from another thread, which cannot take it away here
+        if self._thread != get_ident():  # stopped from another thread, which cannot take it away here
             sys.settrace(None)
             return None
         calling.left -= 1
@@ -161,9 +177,17 @@ class MonitoredLines:
             if id(frame.f_code) not in self._calling.codes:  # instrumented once: that takes a while
                 self._calling.codes[id(frame.f_code)] = frame.f_code
                 self._monitoring.set_local_events(self._tool, frame.f_code, wanted)
-        self._calling.left = MOST_EVENTS
-        self._thread = threading.get_ident()
+        self.go_on()
         return True
+
+    def knows(self, frame: FrameType) -> bool:  # noqa: ARG002
+        """Not known: the events are asked for by code, and another frame may have called this one."""
+        return False
+
+    def go_on(self) -> None:
+        """Listen to this thread."""
+        self._calling.left = MOST_EVENTS
+        self._thread = get_ident()
 
     def stop(self) -> None:
         """End; the events stay asked for, and are passed over."""
@@ -203,7 +227,7 @@ class MonitoredLines:
         }
 
     def _line(self, code: CodeType, line: int) -> None:
-        if self._thread == threading.get_ident():
+        if self._thread == get_ident():
             calling = self._calling
             calling.left -= 1
             if calling.left <= 0:
@@ -213,9 +237,9 @@ class MonitoredLines:
                 calling.at(code, line)
 
     def _leave(self, _code: CodeType, _offset: int, _value: Argument) -> None:
-        if self._thread == threading.get_ident():
+        if self._thread == get_ident():
             self._calling.back_to(sys._getframe(1).f_back)
 
     def _resume(self, code: CodeType, _offset: int) -> None:
-        if self._thread == threading.get_ident():
+        if self._thread == get_ident():
             self._calling.at(code, sys._getframe(1).f_lineno)

@@ -24,7 +24,7 @@ from perstep.targets.interrupts import uninterrupted
 from perstep.targets.loops._lines import At, Lines, open_lines
 from perstep.targets.loops._models import Callee, Models, Watched
 from perstep.targets.loops._places import Places
-from perstep.targets.loops._positions import Kind, Positions, Seen, look
+from perstep.targets.loops._positions import Kind, Positions, look
 from perstep.targets.loops._roles import Role, Roles
 from perstep.targets.transformers import (
     Compilation,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 IDLE_S: Final = 2.0
 """A run whose model is not called for so long, while another thread calls one, is over."""
 
-STILL_EVERY: Final = 64
+STILL_EVERY: Final = 256
 _CALLED_BY_TORCH: Final = ("_compiled_call_impl", "_call_impl")
 """What torch's own `Module.__call__` uses, and nothing else: then the wrapper does it, which saves a Python call of 0.1
 to 0.2 µs at each module inside a forward."""
@@ -112,6 +112,7 @@ class _Run:
 
     Attributes:
         codes: ids of the code of its calling frames, that of the module at the bottom left out.
+        chained: its calling frames have been looked through.
         lines: the places that called its model.
         opened_by: the place whose call began the open step.
         line: what is known of that place.
@@ -125,6 +126,7 @@ class _Run:
     ident: int
     positions: Positions
     codes: set[int] = field(default_factory=set)
+    chained: bool = False
     lines: dict[tuple[int, int], _Line] = field(default_factory=dict)
     line: _Line = field(default_factory=lambda: _Line("unknown"))
     opened_by: tuple[int, int] | None = None
@@ -143,7 +145,7 @@ class HandLoops:
     Args:
         marks_of: given the device of a model that a loop is about, what takes the marks of its runs.
         begun: told of each run that begins.
-        still: told as a run goes on: at forwards 1, 2, 4, 8 and so on, and every 64. Where the last one is over is
+        still: told as a run goes on: at forwards 1, 2, 4, 8 and so on, and every 256. Where the last one is over is
             not known before the next run begins.
         done: told of each run that has ended with at least one whole step.
         only: the one model to record; all if None.
@@ -361,13 +363,12 @@ class HandLoops:
         self, run: _Run, module: Callee, frame: FrameType, args: tuple[Value, ...], kwargs: dict[str, Value]
     ) -> _Run:
         """Begin the step of a forward, and the part that it is. Beside a forward, in cold caches, every call counts."""
-        caller = self._places.caller(frame)
-        place = id(caller.f_code), caller.f_lasti
+        place = id(frame.f_code), frame.f_lasti
         if place == run.opened_by and run.positions.goes_on(args, kwargs):
             run.line.calls += 1
             run.loop.next_step()
         else:
-            run = self._begin_step(run, module, caller, place, look(args, kwargs))
+            run = self._begin_step(run, module, frame, args, kwargs)
         loop = run.loop
         loop.forwards += 1
         if not loop.forwards & (loop.forwards - 1) or not loop.forwards % STILL_EVERY:
@@ -382,8 +383,17 @@ class HandLoops:
             loop.mark(run.of.part)
         return run
 
-    def _begin_step(self, run: _Run, module: Callee, caller: FrameType, place: tuple[int, int], seen: Seen) -> _Run:
+    def _begin_step(
+        self, run: _Run, module: Callee, frame: FrameType, args: tuple[Value, ...], kwargs: dict[str, Value]
+    ) -> _Run:
         """The step of a forward of which more must be asked; where it begins another text, in a run of its own."""
+        caller = self._places.caller(frame)
+        place = id(caller.f_code), caller.f_lasti
+        if place == run.opened_by and run.positions.goes_on(args, kwargs):  # called through somebody's package
+            run.line.calls += 1
+            run.loop.next_step()
+            return run
+        seen = look(args, kwargs)
         kind = run.positions.take(seen, place)
         if kind is Kind.NEW_RUN:
             self._finish()
@@ -417,7 +427,13 @@ class HandLoops:
     def _go_on(self, run: _Run, frame: FrameType) -> None:
         if not run.loop.live:
             return
+        if run.chained and self._lines.knows(frame):
+            part = run.loop.part = self._places.part(frame.f_code, frame.f_lineno)
+            run.loop.mark(part)
+            self._lines.go_on()
+            return
         chain = self._places.calling(frame)
+        run.chained = True
         if not run.codes:
             run.codes = {id(one.f_code) for one in chain if one.f_code.co_name != "<module>"}
         run.loop.enter(self._places.part(chain[0].f_code, chain[0].f_lineno) if chain else LOOP)

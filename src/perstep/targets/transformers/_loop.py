@@ -18,7 +18,7 @@ from typing import Protocol
 
 from perstep.measure import RESIDUAL
 from perstep.targets.transformers import words
-from perstep.targets.transformers._schedule import COUNT_AT, COUNT_EVERY, Mode, Schedule
+from perstep.targets.transformers._schedule import COUNT_AT, COUNT_REST, Mode, Schedule
 from perstep.targets.transformers.compilations import Compilation, GraphBreak
 
 CALLS_BEFORE_COUNTING = 2
@@ -298,8 +298,8 @@ class Loop:
 
     def _counts_now(self) -> bool:
         """Whether syncs are counted in a step that the schedule would give to it."""
-        # Many short calls: each leaves the step out, few of them count in it.
-        rests = self._counted and self._since_counted < COUNT_EVERY and not self._counting_call
+        # Each call leaves the kept steps out, few of them count in one.
+        rests = self._counted and self._since_counted < COUNT_REST and not self._counting_call
         return self.countable and not self.compiled and not rests
 
     def _end_step(self) -> None:

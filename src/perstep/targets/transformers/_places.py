@@ -9,6 +9,7 @@ before the counted step nothing is known; to read it is taken to be free, and to
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 _MAKES = {"tensor", "as_tensor", "asarray", "new_tensor"}
 _READS = {"tolist", "numpy", "__array__"}
 _MOVES = {"to", "cpu", "cuda"}
+_MAKES_OR_MOVES = _MAKES | _MOVES
+_TELLING = _MAKES_OR_MOVES | _READS
+"""Functions that can say where something lies; any other does so by `device=` alone."""
 
 
 class Places:
@@ -30,6 +34,9 @@ class Places:
     """
 
     def __init__(self, device_type: str) -> None:
+        from torch.nn import Parameter
+
+        self._parameter = Parameter
         self._device_type = device_type
         self._inferred = device_type == "cpu"
         # Of each tensor, by its id, whether it lies on the device; an id is used again when a tensor is gone. With a
@@ -54,11 +61,15 @@ class Places:
 
     def is_upload(self, name: str, args: Sequence[Value], kwargs: Mapping[str, Value]) -> bool:
         """Whether a function of torch copies to the device and waits: the numbers of a list, or a host tensor."""
-        if name not in _MAKES | _MOVES or self._goal(name, args, kwargs) is not True:
+        if name not in _MAKES_OR_MOVES or self._goal(name, args, kwargs) is not True:
             return False
         if name in _MOVES:
             return not kwargs.get("non_blocking") and self._is_on_host(args[0])
         return name == "new_tensor" or not any(self.on_device(tensor) for tensor in all_tensors(args, None))
+
+    def may_tell(self, name: str, kwargs: Mapping[str, Value]) -> bool:
+        """Whether a call of a function of torch can be a copy, or say where its result lies; most are neither."""
+        return name in _TELLING or "device" in kwargs
 
     def library_uses(self, args: Value, kwargs: Value) -> None:
         """Note that code works on tensors: those that transformers works on lie on the device."""
@@ -89,9 +100,7 @@ class Places:
 
         On a CPU a copy to another place is the tensor itself; then a view is given, which can have a place of its own.
         """
-        import torch
-
-        if not self._inferred or not isinstance(result, torch.Tensor):
+        if not self._inferred or not isinstance(result, _tensor_class()):
             return result
         goal = self._goal(name, args, kwargs)
         if goal is None:
@@ -105,10 +114,13 @@ class Places:
         return self._place(tensor) is False if self._inferred else bool(tensor.device.type == "cpu")
 
     def _place(self, tensor: "torch.Tensor") -> bool | None:
-        import torch
-
-        place = self._noted(tensor)
-        return True if place is None and isinstance(tensor, torch.nn.Parameter) else place
+        entry = self._known.get(id(tensor))
+        if entry is not None and entry[0]() is tensor:
+            return entry[1]
+        if isinstance(tensor, self._parameter):
+            self._note(tensor, on_device=True)
+            return True
+        return None
 
     def _noted(self, tensor: "torch.Tensor") -> bool | None:
         entry = self._known.get(id(tensor))
@@ -143,17 +155,20 @@ class Places:
 
 def all_tensors(args: Value, kwargs: Value) -> "list[torch.Tensor]":
     """The tensors among arguments, also those in lists."""
-    import torch
-
-    tensors: list[torch.Tensor] = []
-    pending: list[Value] = [args, *kwargs.values()] if kwargs else [args]
-    while pending:
-        value = pending.pop(0)
-        if isinstance(value, torch.Tensor):
+    tensor, tensors = _tensor_class(), []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, tensor):
             tensors.append(value)
         elif isinstance(value, list | tuple):
-            pending[:0] = value
+            tensors += all_tensors(value, None)
     return tensors
+
+
+@cache
+def _tensor_class() -> "type[torch.Tensor]":
+    from torch import Tensor
+
+    return Tensor
 
 
 def _caller() -> str:

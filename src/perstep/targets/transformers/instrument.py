@@ -55,8 +55,8 @@ class Instrument:
             marks cost can be seen; blocks of four steps, M P P M (law "the observer is measured").
         every: record one block of decode steps in this many (blocks of one step, or of four with `alternate`).
         plain: take only the duration of every step; then only what tells steps apart is wrapped.
-        count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: one decode
-            step in 130, beginning with the fifth of a call, and where calls are shorter the third call. The
+        count: give a few steps to counting syncs, of the kinds `prefill.counted` and `decode.counted`: the fifth
+            decode step of a call, and one after 512 more, and where calls are shorter the third call. The
             recorder counts in them; where something is compiled there are none.
         turn: 0 or 1 where every call alternates as the first or as the second one would (`measure.is_marked`).
 
