@@ -43,6 +43,11 @@ CASES: list[tuple[dict[str, Any], list[str], list[str]]] = [
         ['[{"id": "x", "name": "a"}, {"id": "x", "name": "b"}]', '[{"n": 1, "id": "x", "name": "a"}]'],
         ['[{"id": "x", "name": "a"}, {"id": "y", "name": "a"', '[{"id": "x", "name": "a"}, {"id": "x", "name": "a"}]'],
     ),
+    (
+        _array(anyOf=[{"type": "string"}, {**NAMED, "required": ["name"]}]),
+        ['["a", {"name": "a"}, {"n": 1, "name": "b"}]'],
+        ['["a", {"name": "b"}, {"n": 1, "name": "b"', '[{"name": "a"}, "a", "a"]'],
+    ),
     (_array(type=["string", "object"]), ['["a", {"b": 1}, "c"]'], ['[{"a": 1}, {']),
     ({**_array(type="string"), "minItems": 2, "maxItems": 3}, ['["a", "b"]'], ['["a"]', '["a", "b", "c", ']),
 ]

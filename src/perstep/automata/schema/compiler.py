@@ -572,20 +572,20 @@ def _matchings(patterns: Iterable[str], path: str) -> list[dict[str, bool]]:
     Raises:
         InputError: if there are too many such sets.
     """
-    found: list[dict[str, bool]] = [{}]
+    matchings: list[dict[str, bool]] = [{}]
     for pattern in patterns:
-        found = [
+        matchings = [
             {**matching, pattern: matches}
-            for matching in found
+            for matching in matchings
             for matches in (True, False)
             if not matches or all(_meet(pattern, other) for other, true in matching.items() if true)
         ]
-        if len(found) > _MOST_KINDS:
+        if len(matchings) > _MOST_KINDS:
             raise InputError(
                 f"{path}: patterns of patternProperties may meet on one key in more than {_MOST_KINDS} ways, which "
                 "cannot be told apart here: use an engine that works without a finite automaton (llguidance)"
             )
-    return found
+    return matchings
 
 
 def _telling(matching: dict[str, bool]) -> tuple[tuple[str, bool], ...]:

@@ -7,21 +7,16 @@ joined to one automaton of the whole. So it is made in a millisecond, and nests 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from perstep.automata.determinise import determinise
-from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered_cache
-from perstep.automata.nfa import EMPTY, ENTRY, EXIT, NEVER, Block, literal, optional, sequence, union
-from perstep.automata.schema.numbers import listed_numbers, unlisted_number
-from perstep.automata.schema.shapes import Number, String
-from perstep.automata.schema.spacing import canonical, space_block
-from perstep.automata.schema.strings import listed_values, string_automaton
-from perstep.automata.schema.terminals import InRules, Repeated, Symbols
+from perstep.automata.metering import CPU_SECONDS, MEGABYTES
+from perstep.automata.nfa import ENTRY, EXIT, Block
+from perstep.automata.schema.piecewise import InPieces
+from perstep.automata.schema.terminals import Repeated, Symbols
 from perstep.automata.schema.unequal import Apart, PieceCompiler
-from perstep.automata.stack.pieces import Key, Literal, Piece, Scanner, Text
+from perstep.automata.stack.pieces import Literal, Piece
 from perstep.automata.stack.program import Counted, Program
-from perstep.automata.stack.unequal import Told, Unequal
+from perstep.automata.stack.unequal import Compared, Unequal
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,112 +35,6 @@ class SchemaProgram:
 
     program: Program
     source: str
-
-
-class InPieces(InRules):
-    """Writes symbols that stand for pieces.
-
-    Args:
-        policy: `fixed`, `flexible`, or a regex of what may stand between tokens.
-        limit: most states of the automaton of a piece.
-        symbols: their numbers; literals are named by their bytes, other pieces by themselves.
-
-    Raises:
-        InputError: if the regex is malformed or matches anything but JSON whitespace.
-    """
-
-    def __init__(self, policy: str, limit: int, symbols: Symbols) -> None:
-        super().__init__(symbols)
-        self._limit = limit
-        if policy == "fixed":
-            self.inside, self.item, self.colon = EMPTY, self.text(b", "), self.text(b": ")
-            self.comma: Piece = Literal(b", ")
-            return
-        spaces = _spaces(policy, limit)
-        some = EMPTY if spaces.some is None else symbols.block(spaces.some)
-        self.inside = optional(some) if spaces.or_none else some
-        self.item, self.colon = symbols.block(spaces.comma), symbols.block(spaces.colon)
-        self.comma = spaces.comma
-
-    def text(self, data: bytes) -> Block:
-        """Exactly `data`."""
-        return self._symbols.block(data)
-
-    def string(self, shape: String, path: str) -> Block:
-        """The texts of a string, quotes included."""
-        if shape.values is not None:
-            return union(*(self.text(canonical(value)) for value in sorted(listed_values(shape))))
-        piece = self.string_piece(shape, path)
-        return NEVER if piece is None else self._symbols.block(piece)
-
-    def string_piece(self, shape: String, path: str) -> Piece | None:
-        """The piece of a string that is not listed; None if there is no such string."""
-        if not shape.rules:
-            return _text(shape.low, shape.high)
-        if shape.low == 0 and shape.high is None and len(shape.rules) == 1:
-            name, words, holds = shape.rules[0]
-            if name == "values" and not holds:
-                return _key(words)
-        try:
-            return _scanner(shape, self._limit)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-
-    def number(self, shape: Number, path: str) -> Block:
-        """The texts of a number."""
-        if shape.values is not None:
-            return union(*(self.text(text) for text in listed_numbers(shape)))
-        piece = _number(shape, path)
-        return NEVER if piece is None else self._symbols.block(piece)
-
-
-@lru_cache(maxsize=512)
-def _text(low: int, high: int | None) -> Text:
-    return Text(low, high)
-
-
-@lru_cache(maxsize=256)
-def _key(words: tuple[str, ...]) -> Key:
-    return Key(words)
-
-
-@metered_cache(256)
-def _scanner(shape: String, limit: int) -> Scanner | None:
-    """The piece of a string with rules; None if there is no such string."""
-    dfa = string_automaton(shape, limit)
-    return None if dfa.is_empty else Scanner(dfa)
-
-
-@metered_cache(256)
-def _number(shape: Number, path: str) -> Scanner | None:
-    dfa = unlisted_number(shape, path)
-    return None if dfa.is_empty else Scanner(dfa)
-
-
-@dataclass(frozen=True, eq=False)
-class _Spaces:
-    """What may stand between tokens.
-
-    Attributes:
-        some: whitespace inside brackets; None if there is never any.
-        or_none: whether there may be none.
-        comma: a comma and what is around it.
-        colon: a colon and what is around it.
-    """
-
-    some: Scanner | None
-    or_none: bool
-    comma: Scanner
-    colon: Scanner
-
-
-@metered_cache(16)
-def _spaces(policy: str, limit: int) -> _Spaces:
-    space = space_block(policy, limit)
-    every = determinise(space, limit, policy)
-    some = every - determinise(EMPTY, limit, "nothing")
-    comma, colon = (Scanner(determinise(sequence(space, literal(sign), space), limit, policy)) for sign in (b",", b":"))
-    return _Spaces(None if some.is_empty else Scanner(some), every.accepts(b""), comma, colon)
 
 
 def schema_program(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabytes: float = MEGABYTES) -> SchemaProgram:
@@ -244,8 +133,8 @@ def _program(
                 program.call(begin + source, counted, begin + target)
             elif isinstance(name, Apart):
                 program.call(begin + source, _unequal(name, first), begin + target)
-            elif isinstance(name, Told):
-                program.tell(begin + source, name, begin + target)
+            elif isinstance(name, Compared):
+                program.compare(begin + source, name, begin + target)
             else:
                 program.call(begin + source, first[read] + ENTRY, begin + target)
     program.begin(first[number[start]] + ENTRY)
@@ -254,12 +143,12 @@ def _program(
 
 def _unequal(name: Apart, first: dict[int, int]) -> Unequal:
     rules = tuple((first[part] + ENTRY, value) for part, value in name.rules if part in first)
-    return Unequal(name.low, name.high, name.comma, name.listed, name.told, rules)
+    return Unequal(name.low, name.high, name.comma, name.listed, name.compared, rules)
 
 
 def _useful(rules: dict[int, _Rule], names: dict[int, Hashable]) -> set[int]:
     """The symbols that some text satisfies, and 0."""
-    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes, Told))} | {0}
+    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes, Compared))} | {0}
     pending = [symbol for symbol in reversed(names) if symbol not in useful]  # what is named later stands further in
     while True:
         left = [symbol for symbol in pending if not _is_useful(symbol, rules, names, useful)]
@@ -273,7 +162,7 @@ def _is_useful(symbol: int, rules: dict[int, _Rule], names: dict[int, Hashable],
     if isinstance(name, Repeated):
         satisfied = not name.low or name.part in useful
     elif isinstance(name, Apart):
-        satisfied = bool(name.listed or name.told) or any(part in useful for part, _ in name.rules)
+        satisfied = bool(name.listed or name.compared) or any(part in useful for part, _ in name.rules)
     else:
         satisfied = EXIT in rules[symbol].reached(useful)
     if satisfied:

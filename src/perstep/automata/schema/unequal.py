@@ -7,7 +7,7 @@ values without end, tells them apart; where there is none, one object may be amo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from perstep.automata.schema.shapes import Array, Boolean, Formula, Null, Number
 from perstep.automata.schema.spacing import canonical
 from perstep.automata.schema.strings import listed_values, pattern_matches
 from perstep.automata.stack.pieces import Piece, Scanner, Value
-from perstep.automata.stack.unequal import Listed, Told
+from perstep.automata.stack.unequal import Compared, Listed
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
     from perstep.automata.schema.compiler import Policy
     from perstep.automata.schema.expanding import Expander
-    from perstep.automata.schema.programs import InPieces
+    from perstep.automata.schema.piecewise import InPieces
     from perstep.automata.schema.terminals import Symbols
 
 _ONE_WAY = r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]"
@@ -53,7 +53,7 @@ class Apart:
     high: int | None
     comma: Piece
     listed: tuple[Listed, ...]
-    told: tuple[Told, ...]
+    compared: tuple[Compared, ...]
     rules: tuple[tuple[int, Value | None], ...]
 
 
@@ -63,7 +63,7 @@ class PieceCompiler(RuleCompiler):
     def __init__(self, expander: Expander, policy: Policy, writing: InPieces, symbols: Symbols) -> None:
         super().__init__(expander, policy, writing, symbols)
         self._pieces = writing
-        self._telling: dict[str, tuple[Told, ...]] = {}
+        self._telling: dict[str, tuple[Compared, ...]] = {}
 
     def _unequal(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         if shape.prefix or shape.counts or shape.some or self._are_few(shape):
@@ -72,17 +72,17 @@ class PieceCompiler(RuleCompiler):
         self.ways[self._writes] *= ways_of(items)
         path += "/items"
         listed = tuple(one for item in items for one in _listed(item))
-        told = tuple(one for item in items for one in self._told(item, path))
+        compared = tuple(one for item in items for one in self._compared(item, path))
         arrays = union(*(self._shape(item, path, opened) for item in items if isinstance(item, Array)))
         objects = [one for item in items if isinstance(item, Object) for one in self._witnessed(item)]
         rules: list[tuple[Block, Value | None]] = [(arrays, ("array", None)), *self._objects(objects, path, opened)]
         rules = [(block, value) for block, value in rules if block.reads]
         empty = EMPTY if shape.low == 0 else NEVER
         filled: Block = NEVER
-        if listed or told or rules:
+        if listed or compared or rules:
             named = tuple((self._symbols.part(block), value) for block, value in rules)
             low = max(shape.low, 1)
-            apart = Apart(low, shape.high, self._pieces.comma, listed, told, named)
+            apart = Apart(low, shape.high, self._pieces.comma, listed, compared, named)
             self._check_low(apart, len(listed) + len(rules), path)
             filled = sequence(self._symbols.block(apart), self._pieces.inside)
         opening, closing = self._pieces.text(b"["), self._pieces.text(b"]")
@@ -93,18 +93,18 @@ class PieceCompiler(RuleCompiler):
         values = self._values_by_place(shape)[0] if self._goes_on(shape) else []
         return values is not None and are_few_sets(len(values), shape.high)
 
-    def _told(self, item: Shape, path: str) -> Iterator[Told]:
+    def _compared(self, item: Shape, path: str) -> Iterator[Compared]:
         """The pieces of a string or number that is not listed."""
         if isinstance(item, String) and item.values is None:
             self._note_formats(item)
             piece = self._pieces.string_piece(item, path)
             if piece is not None:
                 endless = not isinstance(piece, Scanner) or (item.high is None and _is_endless(piece.dfa))
-                yield Told(piece, "string", endless and item.high != 0)
+                yield Compared(piece, "string", endless and item.high != 0)
         elif isinstance(item, Number) and item.values is None:
             dfa = _one_way(item, path)
             if not dfa.is_empty:
-                yield Told(Scanner(dfa), "number", False)
+                yield Compared(Scanner(dfa), "number", False)
 
     def _objects(
         self, objects: Sequence[Object], path: str, opened: tuple[Formula, ...]
@@ -112,26 +112,27 @@ class PieceCompiler(RuleCompiler):
         """Objects told apart by a property; or one that stands for all."""
         for key in objects[0].keys if objects else ():
             if all(key in one.required for one in objects):
-                told = [self._told_value(one, key, path) for one in objects]
-                if all(told):
+                compared = [self._compared_value(one, key, path) for one in objects]
+                if all(compared):
                     blocks = []
-                    for one, pieces in zip(objects, told, strict=True):
-                        with self._told_by(key, pieces):
+                    for one, pieces in zip(objects, compared, strict=True):
+                        with self._compared_by(key, pieces):
                             blocks.append(self._object(one, path, opened))
                     yield union(*blocks), None
                     return
         yield union(*(self._object(one, path, opened) for one in objects)), ("object", None)
 
-    def _told_value(self, shape: Object, key: str, path: str) -> tuple[Told, ...]:
+    def _compared_value(self, shape: Object, key: str, path: str) -> tuple[Compared, ...]:
         """The pieces of a property, if it is a string with values without end; else none."""
         value = Compiler._written(self, self.expander.shapes(shape.value_of(key, pattern_matches)))
         if not all(isinstance(one, String) and one.values is None for one in value):
             return ()
-        told = tuple(piece for one in value for piece in self._told(one, f"{path}/properties"))
-        return told if any(one.endless for one in told) else ()
+        strings = [piece for one in value for piece in self._compared(one, f"{path}/properties")]
+        compared = tuple(replace(piece, kind="property") for piece in strings)
+        return compared if any(one.endless for one in compared) else ()
 
     @contextmanager
-    def _told_by(self, key: str, pieces: tuple[Told, ...]) -> Iterator[None]:
+    def _compared_by(self, key: str, pieces: tuple[Compared, ...]) -> Iterator[None]:
         self._telling = {key: pieces}
         try:
             yield
@@ -140,7 +141,7 @@ class PieceCompiler(RuleCompiler):
 
     def _member(self, key: str, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
         if key in self._telling:
-            return union(*(self._symbols.block(told) for told in self._telling[key]))
+            return union(*(self._symbols.block(compared) for compared in self._telling[key]))
         return super()._member(key, formula, path, opened)
 
     def _check_low(self, apart: Apart, listed: int, path: str) -> None:
@@ -149,7 +150,7 @@ class PieceCompiler(RuleCompiler):
         Raises:
             InputError: if that is not known.
         """
-        endless = any(told.endless for told in apart.told) or any(value is None for _, value in apart.rules)
+        endless = any(compared.endless for compared in apart.compared) or any(value is None for _, value in apart.rules)
         if apart.low > max(listed, 1) and not endless:
             raise InputError(
                 f"{path}: 'uniqueItems' with minItems {apart.low} over items of which there may be fewer cannot be "

@@ -237,7 +237,7 @@ class StackAutomaton(TokenAutomaton):
             if len(self._regardless) > _MOST_REGARDLESS:
                 self._regardless.popitem(last=False)
         words: memoryview[int] = memoryview(row.bits.view(np.uint32))  # type: ignore[arg-type]
-        looked_at = piece.tokens_along(place, self._walks.search).union(self._walks.next_items(piece.told))
+        looked_at = piece.tokens_along(place, self._walks.search).union(self._walks.next_items(piece.compared))
         read, tokens, items = self._program.advance, self.vocabulary.tokens, [(piece, place, frame)]
         dead = []
         for token in looked_at:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEAD = -1
 Value = tuple[str, Hashable]
-"""A kind (`string`, `number`, or what stands for a whole kind) and a value of it."""
+"""A kind (`string`, `number`, ...) and a value of it; of a kind that is never there twice, None."""
 _QUOTE = 0x22
 Ends = Sequence[int]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perstep.automata.stack.pieces import Literal, Piece, Value
-from perstep.automata.stack.unequal import Listed, Told, Unequal, Unlike
+from perstep.automata.stack.unequal import Compared, Listed, Unequal, Unlike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Program:
     def __init__(self) -> None:
         self._pieces: list[list[tuple[Piece, int]]] = []
         self._calls: list[list[tuple[int | Counted | Unequal, int | _Round]]] = []
-        self._told: dict[int, list[tuple[Told, int]]] = {}
+        self._compared: dict[int, list[tuple[Compared, int]]] = {}
         self._hops: list[list[int]] = []
         self._exits: list[bool] = []
         self._frames: list[tuple[int, int]] = [(-1, END)]
@@ -105,9 +105,9 @@ class Program:
         """A piece between two nodes."""
         self._pieces[node].append((piece, target))
 
-    def tell(self, node: int, told: Told, target: int) -> None:
+    def compare(self, node: int, compared: Compared, target: int) -> None:
         """A piece between two nodes of a rule that an array without equal items enters: by it these are compared."""
-        self._told.setdefault(node, []).append((told, target))
+        self._compared.setdefault(node, []).append((compared, target))
 
     def call(self, node: int, rule: int | Counted | Unequal, target: int) -> None:
         """A rule, by the node where it begins, between two nodes."""
@@ -127,7 +127,7 @@ class Program:
     def _frame(self, node: int, parent: int) -> int:
         """The frame of a node; that of its parent where nothing but the end of the rule follows."""
         while self._exits[node] or len(self._hops[node]) == 1:
-            if self._pieces[node] or self._calls[node] or node in self._told:
+            if self._pieces[node] or self._calls[node] or node in self._compared:
                 break
             if self._exits[node]:
                 if self._hops[node]:
@@ -214,8 +214,10 @@ class Program:
                 self.read(node, rule.comma, self._stage((_BEFORE, rule, number, seen)))
         elif where == _BEFORE:
             inside = self._stage((_INSIDE, rule, number, seen))
-            pieces: list[Piece] = [piece for piece in rule.listed if piece.known not in seen]
-            pieces += [piece for piece in (rule.unlike(told, seen) for told in rule.told) if piece.can_begin]
+            pieces: list[Piece] = [piece for piece in rule.listed if piece.stands_for not in seen]
+            pieces += [
+                piece for piece in (rule.unlike(compared, seen) for compared in rule.compared) if piece.can_begin
+            ]
             for piece in pieces:
                 self.read(node, piece, inside)
             for start, value in rule.rules:
@@ -226,11 +228,11 @@ class Program:
 
     def _read_at(self, node: int, parent: int) -> list[tuple[Piece, int]]:
         """The pieces at a node; those by which an array compares its items are without the values that have been."""
-        told = self._told.get(node)
-        if told is None:
+        compared = self._compared.get(node)
+        if compared is None:
             return self._pieces[node]
         _, rule, _, values = self._stage_of[self._frames[parent][0]]
-        unlike = [(rule.unlike(one, values), target) for one, target in told]
+        unlike = [(rule.unlike(one, values), target) for one, target in compared]
         return [*self._pieces[node], *((piece, target) for piece, target in unlike if piece.can_begin)]
 
     def behind(self, frame: int, value: Value | None) -> int:
@@ -273,19 +275,19 @@ class Program:
             at, some = waiting.pop()
             for piece, place, frame in some:
                 if isinstance(piece, Unlike):
-                    waiting += self._told_tokens((piece, place, frame), at, search, tokens)
+                    waiting += self._compared_tokens((piece, place, frame), at, search, tokens)
                     continue
                 if isinstance(piece, Literal):
                     complete = _along(piece.data, place, at, search, tokens)
                 else:
                     complete = _within(piece, place, at, search, tokens)
                 if complete:
-                    then = self.then(self.behind(frame, piece.known) if isinstance(piece, Listed) else frame)
+                    then = self.then(self.behind(frame, piece.stands_for) if isinstance(piece, Listed) else frame)
                     if then.items:
                         waiting += [(end, then.items) for end in complete]
         return tokens
 
-    def _told_tokens(
+    def _compared_tokens(
         self, item: Item, node: int, search: Search, tokens: set[int]
     ) -> list[tuple[int, tuple[Item, ...]]]:
         """Go through a piece that tells its value; the nodes where it is complete, and what follows there."""

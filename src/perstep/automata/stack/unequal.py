@@ -27,12 +27,12 @@ _CHARACTERS = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class Compared:
     """A piece whose value must be told from those that have been.
 
     Attributes:
         piece: a string or a number.
-        kind: `string` or `number`.
+        kind: `number`; `string`, or `property` for the string by which objects are compared.
         endless: whether it is known that its values have no end.
     """
 
@@ -51,19 +51,19 @@ class Listed(Literal):
 
     Args:
         data: how.
-        known: the value.
+        stands_for: the value.
     """
 
     tells = True
 
-    def __init__(self, data: bytes, known: Value) -> None:
+    def __init__(self, data: bytes, stands_for: Value) -> None:
         super().__init__(data)
-        self.known = known
+        self.stands_for = stands_for
 
     def value(self, place: int, data: bytes, at: int, end: int) -> Value:
         """The value that is complete at an end."""
         del place, data, at, end
-        return self.known
+        return self.stands_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,22 +75,22 @@ class Unequal:
         high: most items.
         comma: what stands between them.
         listed: values that are written in one way.
-        told: strings and numbers.
+        compared: strings and numbers.
         rules: nodes where the rules of objects and arrays begin, and the value that stands for all of one; None where
-            the rule itself tells its value (`Program.tell`).
+            the rule itself tells its value (`Program.compare`).
     """
 
     low: int
     high: int | None
     comma: Piece
     listed: tuple[Listed, ...]
-    told: tuple[Told, ...]
+    compared: tuple[Compared, ...]
     rules: tuple[tuple[int, Value | None], ...]
-    _unlike: dict[tuple[Told, frozenset[Hashable]], Unlike] = field(default_factory=dict)
+    _unlike: dict[tuple[Compared, frozenset[Hashable]], Unlike] = field(default_factory=dict)
 
-    def unlike(self, told: Told, seen: frozenset[Value]) -> Unlike:
+    def unlike(self, compared: Compared, seen: frozenset[Value]) -> Unlike:
         """A piece without the values that have been."""
-        key = (told, frozenset(value for kind, value in seen if kind == told.kind))
+        key = (compared, frozenset(value for kind, value in seen if kind == compared.kind))
         unlike = self._unlike.get(key)
         if unlike is None:
             unlike = self._unlike[key] = Unlike(*key)
@@ -99,8 +99,8 @@ class Unequal:
     def goes_on(self, number: int, seen: frozenset[Value]) -> bool:
         """Whether another item may follow `number` of them."""
         return (self.high is None or number < self.high) and (
-            any(piece.known not in seen for piece in self.listed)
-            or any(self.unlike(told, seen).can_begin for told in self.told)
+            any(piece.stands_for not in seen for piece in self.listed)
+            or any(self.unlike(compared, seen).can_begin for compared in self.compared)
             or any(value is None or value not in seen for _, value in self.rules)
         )
 
@@ -113,17 +113,18 @@ class Unlike(Piece):
     """A string or a number that is none of some values.
 
     Args:
-        told: the piece.
+        compared: the piece.
         seen: the values, of its own kind.
     """
 
     tells = True
 
-    def __init__(self, told: Told, seen: frozenset[Hashable]) -> None:
-        self.told = told
-        self.piece = told.piece
+    def __init__(self, compared: Compared, seen: frozenset[Hashable]) -> None:
+        self.compared = compared
+        self.piece = compared.piece
         self.seen = seen
-        self._is_string = told.kind == "string"
+        self._kind = compared.kind
+        self._is_string = compared.kind != "number"
         # Numbers are written in one way each: without exponents and without zeros that say nothing.
         self._spelled: list[str] = [str(value) if self._is_string else f"{value:f}" for value in seen]
         self._places: list[_Begun] = [(0, "", b"")]
@@ -138,8 +139,8 @@ class Unlike(Piece):
         """The value that is complete at an end."""
         piece_place, value, part = self._places[place]
         if self._is_string:
-            return "string", value + _characters(part + data[at if piece_place else at + 1 : end - 1])
-        return "number", Decimal(value + data[at:end].decode())
+            return self._kind, value + _characters(part + data[at if piece_place else at + 1 : end - 1])
+        return self._kind, Decimal(value + data[at:end].decode())
 
     def read(self, place: int, data: bytes, at: int) -> tuple[int, Ends]:
         """See `Piece`."""

@@ -22,7 +22,7 @@ from perstep.automata.walk import DenseWalk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from perstep.automata.stack.unequal import Told
+    from perstep.automata.stack.unequal import Compared
     from perstep.automata.vocabulary import Vocabulary
 
 _QUOTE, _BACKSLASH = 0x22, 0x5C
@@ -76,15 +76,16 @@ class Walks:
             strings = self._strings[state] = StringTokens(self._vocabulary, state)
         return strings
 
-    def next_items(self, told: Told) -> list[int]:
+    def next_items(self, compared: Compared) -> list[int]:
         """The tokens that may end an item of an array and hold something of the next, which may be equal to it.
 
         Where there is always a value that has not been, a quote alone says nothing of the next.
         """
-        key = (told.kind, told.is_free)
+        key = (compared.kind, compared.is_free)
         tokens = self._next_items.get(key)
         if tokens is None:
-            end, begin = ('"' if told.kind == "string" else "[0-9]"), (r'(?:"[\s\S]|[^"\s])' if told.is_free else "")
+            end = "[0-9]" if compared.kind == "number" else '"'
+            begin = r'(?:"[\s\S]|[^"\s])' if compared.is_free else ""
             across = re.compile(rf"{end}\s*,\s*{begin}".encode())
             special = self._vocabulary.special_ids
             tokens = self._next_items[key] = [
