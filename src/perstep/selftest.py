@@ -190,11 +190,11 @@ def _sentence(in_10_s: float | None, identical: Detection, attribution: Sequence
     false = identical.slower + identical.faster
     if in_10_s is None:
         return "This machine is so unsteady that 10 s of comparing resolve nothing; quieten it and try again."
-    wrong = sum(not a.within for a in attribution)
+    wrong, of = sum(not a.within for a in attribution), f"of {plural(len(attribution), 'known delay')}"
     trust = (
         ""
         if wrong == 0
-        else f" {wrong} of {len(attribution)} known delays were attributed wrongly (by more than 3 % or 1 µs)."
+        else f" {plural(wrong, f'{of} was', f'{of} were')} attributed wrongly (by more than 3 % or 1 µs)."
     )
     return (
         f"On this machine a comparison of 10 s resolves changes of {percent(in_10_s, 2)} and more, one of 60 s"

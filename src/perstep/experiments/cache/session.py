@@ -15,7 +15,7 @@ from perstep.experiments.cache.plan import Plan, check_memory, contexts_of
 from perstep.experiments.cache.resident import Resident, measure_resident
 from perstep.experiments.cache.samples import Conditions, Sample, Workload, stacked
 from perstep.experiments.conditions import hash_ids, typed
-from perstep.experiments.options import FAST_AT_MOST_S, at_least
+from perstep.experiments.options import FAST_AT_MOST_S
 from perstep.experiments.planning import (
     MARGIN,
     between_first,
@@ -68,8 +68,6 @@ class CacheSession(RoundSession):
     def __init__(self, plan: Plan, progress: Progress, clock: Clock) -> None:
         super().__init__(plan.effort(), plan.seed, clock)
         self._plan = plan
-        if plan.context is not None:
-            at_least(1, context=min(plan.context))
         progress(0.0, "load")
         self._progress = progress
         self._target = target = plan.open()

@@ -18,7 +18,6 @@ from perstep.experiments.knobs.models import free_memory
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, scored_tokens
 from perstep.experiments.knobs.session import measure_pass
-from perstep.experiments.options import at_least
 from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
@@ -45,7 +44,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     """
     plan = plan.with_model()
     prompts = plan.checked_prompts()
-    at_least(0, quality_tokens=plan.quality_tokens)
 
     def check(one: Plan, target: Target) -> _Checked:
         routers = target.find_routers()
@@ -177,7 +175,6 @@ def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: s
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:
     if plan.top_k is None:
         return [2**power for power in range(num_experts.bit_length()) if 2**power <= num_experts]
-    at_least(1, top_k=min(plan.top_k))
     if max(plan.top_k) > num_experts:
         raise InputError(f"--top-k {max(plan.top_k)}: the routers choose among {plural(num_experts, 'expert')}")
     return list(plan.top_k)
