@@ -27,6 +27,12 @@ def test_every_experiment_has_a_stored_run() -> None:
 
 
 @pytest.mark.parametrize("name", registry.EXPERIMENTS)
+def test_the_stored_runs_are_as_they_were_written(name: str) -> None:
+    """So nothing of what tests find in them is put down to a damage."""
+    assert pipeline.look(GOLDEN / name).notes == []
+
+
+@pytest.mark.parametrize("name", registry.EXPERIMENTS)
 def test_report_derives_the_same_files(name: str, tmp_path: Path) -> None:
     """All of them, and no others; the manifest too, which holds the headline."""
     stored = {path.name: path.read_bytes() for path in (GOLDEN / name).iterdir()}

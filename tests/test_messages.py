@@ -36,8 +36,13 @@ NO_ADJECTIVE = (
 ADJECTIVES = rf"(?:(?!(?:{NO_ADJECTIVE})\b)[a-z-]+ ){{0,2}}"
 COUNTED = re.compile(rf" {ADJECTIVES}(?:{NOUNS})\b")
 VERB = re.compile(r" (?:are|is|was|were|has|have|do|does|(?:differ|fit|hold|make|need|run|stand|take|work)s?)\b")
-PRINTED = re.compile(rf"\de\+\d|(?<![^\s(])(?<![-−–+*/×=] )1 {ADJECTIVES}(?:{NOUNS})\b")
-"""What a wrong sentence looks like once it is printed. `N - 1 forwards` is right."""
+PRINTED = re.compile(
+    rf"\de\+\d|(?<![^\s(])(?<![-−–+*/×=] )1 {ADJECTIVES}(?:{NOUNS})\b"
+    r"|(?<![\d,.])1 of [\d,]+ [a-z ]+ (?:are|were|have|do)\b|\}\} of [^.]*\}\} (?:is|are|was|were|has|have)\b"
+)
+"""What a wrong sentence looks like once it is printed, or in a template. `N - 1 forwards` is right."""
+SHARE = re.compile(r"(?:^ ?|[.;:(] )\{\} of \{\}[^.;:]+ (?:is|are|was|were|has|have|does|do)\b")
+"""A sentence about some of several, whose verb agrees with how many: `1 of 3 rounds was`."""
 EXPONENT = re.compile(r"(?:^|[^,])(?:\.\d+)?[gG]$")
 WORDS = {"duration", "interval", "percent", "significant"}
 """Functions that write a number, whose noun has its s even after 1: `1.00 tokens`."""
@@ -89,6 +94,11 @@ def values_of(tree: ast.AST) -> Iterator[tuple[ast.FormattedValue, str, str]]:
                     yield part, str(after or ""), str(before or "")
 
 
+def skeleton(sentence: ast.JoinedStr) -> str:
+    """The words of an f-string with `{}` for each value."""
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in sentence.values)
+
+
 def wrong_messages(path: Path, allowed: Collection[str] = ()) -> Iterator[str]:
     """Where a module builds a wrong sentence, or says one."""
     tree = tree_of(path)
@@ -97,6 +107,8 @@ def wrong_messages(path: Path, allowed: Collection[str] = ()) -> Iterator[str]:
         if reason and ast.unparse(value.value) not in allowed:
             yield f"{path}:{value.lineno}: {{{ast.unparse(value.value)}}}{after[:20]}: {reason}"
     for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr) and (found := SHARE.search(skeleton(node))):
+            yield f"{path}:{node.lineno}: {found[0]}: a verb after a count of several: write plural() around it"
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from (f"{path}:{node.lineno}: {found}" for found in printed(node.value))
 
@@ -142,6 +154,10 @@ WRONG = {
     'f"{1e9 * x:g} s"': "an exponent",
     "f\"{plural(n, 'round')} are too few\"": "a verb after plural()",
     "f\"{n} of {plural(m, 'round')} are too few\"": "a verb after plural()",
+    'f"{a} of {plural(b, one)} ({c:.0%}) were late"': "a verb after a count of several",
+    'f"So. {a} of {len(b)} known delays were late"': "a verb after a count of several",
+    '"1 of 3 rounds were late"': "1 of 3 rounds were",
+    '"{{ a }} of {{ b | plural }} were late"': "}} of {{ b | plural }} were",
     '"it takes 4.8e+02 %"': "8e+0",
     '"only 1 rounds are"': "1 rounds",
     '"(1 decode steps)"': "1 decode steps",
@@ -152,6 +168,8 @@ RIGHT = [
     "f\"{plural(n, 'round')} measured\"",
     "f\"{plural(n, 'round is', 'rounds are')} too few\"",
     "f\"a prompt of {plural(n, 'token')} is too long\"",
+    "f\"{plural(n, f'{of} was', f'{of} were')} late, in {a} of {plural(b, 'row')} it was not\"",
+    '"11 of 30 rounds were late, 1 of 3 rounds was"',
     'f"{MIN_ROUNDS} rounds, {2 * files.MAX_BYTES:,} bytes"',
     'f"{duration(ns)} of kernels, {x:.1f} steps, {significant(x)} tokens"',
     'f"{name!r} points to nothing, {name} has layers"',

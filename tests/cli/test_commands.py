@@ -12,7 +12,7 @@ import pytest
 
 from perstep.cli import output as cli_output
 from perstep.measure import FakeClock
-from perstep.runs import MANIFEST, SAMPLES, read_manifest
+from perstep.runs import MANIFEST, SAMPLES, Status, read_manifest, write_manifest
 
 Cli = Callable[..., Any]
 
@@ -137,8 +137,9 @@ def test_a_run_that_was_killed_is_shown_with_a_note(measure: Cli, cli: Cli) -> N
     measure("-q", "--out", "run")
     lines = Path("run", SAMPLES).read_bytes().splitlines(keepends=True)
     Path("run", SAMPLES).write_bytes(b"".join(lines[:2]) + lines[2][:-10])
-    stored = json.loads(Path("run", MANIFEST).read_text())
-    Path("run", MANIFEST).write_text(json.dumps(stored | {"status": "running"}))
+    stored = read_manifest(Path("run"))
+    stored.status, stored.samples_sha256 = Status.RUNNING, ""
+    write_manifest(Path("run"), stored)
     said = cli("show", "run")
     assert said.code == 0
     assert "2 rounds" in said.out

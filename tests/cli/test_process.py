@@ -70,6 +70,23 @@ def test_bad_input_is_one_line_from_the_process_too(process: Cli, tmp_path: Path
 
 
 @pytest.mark.real_clock
+def test_ctrl_c_does_not_end_a_command_that_is_done(environment: dict[str, str]) -> None:
+    """Python gives the signal back to the system before it takes its modules down, which takes a while."""
+    script = """
+import os, sys
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, 2)
+
+sys.late, sys.argv = Late(), ["perstep", "--version"]
+from perstep.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_can_be_shown(
     sent: signal.Signals, tiny_llama: Path, environment: dict[str, str], process: Cli, tmp_path: Path

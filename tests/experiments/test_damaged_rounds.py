@@ -4,13 +4,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from perstep._version import __version__
-from perstep.experiments import pipeline
-from perstep.runs import SAMPLES
+from perstep.experiments import pipeline, registry
+from perstep.runs import MANIFEST, SAMPLES, read_manifest, write_manifest
 
 from ..conftest import Cli
 
@@ -55,20 +54,15 @@ def test_a_round_that_lacks_something_is_refused(lost: str, cli: Cli, tmp_path: 
 
 
 def test_a_manifest_that_does_not_fit_its_samples_is_refused(cli: Cli, tmp_path: Path) -> None:
-    """An arm that no round has: in one line, which says that the samples are as they were measured."""
+    """An arm that no round has: in one line, which says that the manifest is not as it was written."""
     run = shutil.copytree(GOLDEN / "compare", tmp_path / "compare")
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / MANIFEST).read_text())
     manifest["conditions"]["arms"][0] += "x"
-    manifest["perstep_version"] = __version__
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    (run / MANIFEST).write_text(json.dumps(manifest))
     said = cli("show", run)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert "cannot be analysed (KeyError: " in said.err
-    assert "samples.jsonl is what the run wrote, so manifest.json was changed" in said.err
-
-    manifest["perstep_version"] = "0.0.9"
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    assert "is what perstep 0.0.9 wrote" in cli("show", run).err
+    assert "): manifest.json is not what the run wrote (its SHA-256 differs); restore the file, or measure" in said.err
 
 
 def test_samples_that_were_changed_are_named(cli: Cli, tmp_path: Path) -> None:
@@ -79,7 +73,37 @@ def test_samples_that_were_changed_are_named(cli: Cli, tmp_path: Path) -> None:
     (run / SAMPLES).write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = cli("show", run)
     assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert "somebody changed samples.jsonl after the run (its SHA-256 differs); restore the file" in said.err
+    assert "): samples.jsonl is not what the run wrote (its SHA-256 differs); restore the file" in said.err
+
+
+def broken(*_: object) -> NoReturn:
+    """A fault of ours."""
+    raise KeyError("mlp")
+
+
+@pytest.mark.parametrize("what", ["tables", "analyse"])
+@pytest.mark.parametrize("name", registry.EXPERIMENTS)
+def test_a_fault_of_ours_is_not_blamed_on_the_files(
+    name: str, what: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is as it was written is not at fault: the error is unexpected, and --traceback shows where."""
+    monkeypatch.setattr(registry.find(name), what, broken)
+    said = cli("show", GOLDEN / name)
+    assert (said.code, said.out, said.err.count("\n")) == (70, "", 1)
+    assert said.err.startswith("perstep: unexpected KeyError: 'mlp'; this is a fault of perstep: please report it")
+    assert "in broken" in cli("show", GOLDEN / name, "--traceback").err
+
+
+def test_of_a_killed_run_nobody_can_tell(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no SHA-256 of its samples, so both are said: restore the file, or report it."""
+    run = shutil.copytree(GOLDEN / "compare", tmp_path / "compare")
+    manifest = read_manifest(run)
+    manifest.samples_sha256 = ""
+    write_manifest(run, manifest)
+    monkeypatch.setattr(registry.find("compare"), "tables", broken)
+    said = cli("show", run)
+    assert (said.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert "because the run was killed; if nobody did, please report it; restore the file, or measure again" in said.err
 
 
 def test_a_full_disk_is_not_blamed_on_the_files_of_a_run(

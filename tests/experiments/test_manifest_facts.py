@@ -1,6 +1,8 @@
 """What a stored manifest must hold: a field that is missing or of another type is told by its name, in one line."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,25 @@ def test_facts_below_a_fact_are_named_with_their_path(cli: Cli, tmp_path: Path) 
     del stored["conditions"]["warm_up"]["steady"]
     (tmp_path / MANIFEST).write_text(json.dumps(stored))
     assert f"{tmp_path / MANIFEST} lacks conditions.warm_up.steady; " in refusal(cli("show", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name != "ledger" else ()) for name in registry.EXPERIMENTS]
+)
+def test_each_field_is_missed_by_its_name(name: str, cli: Cli, tmp_path: Path) -> None:
+    """What cannot be shown without it is refused, the rest comes with a note; a value of another type is refused."""
+    run = shutil.copytree(GOLDEN / name, tmp_path / "run")
+    stored = json.loads((run / MANIFEST).read_text())
+
+    def reads(held: dict[str, Any]) -> Said:
+        (run / MANIFEST).write_text(json.dumps(held))
+        return cli("show", run)
+
+    for field in stored:
+        said = reads({key: value for key, value in stored.items() if key != field})
+        assert said.code in (0, 2), (field, said)
+        assert re.search(rf"manifest.*\b{field}\b", said.err), (field, said)
+        assert re.search(
+            rf"{MANIFEST} is (not a manifest:|wrong in) .*\b{field}\b",
+            refusal(reads(stored | {field: NO_TYPE_OF_A_FIELD})),
+        )

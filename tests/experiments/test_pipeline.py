@@ -284,6 +284,14 @@ def test_a_manifest_that_lacks_a_fact_is_bad_input(field: str, value: object, ru
             read(run_folder)
 
 
+def test_a_report_does_not_hide_that_a_manifest_was_changed(run_folder: Path) -> None:
+    """It writes the manifest again, which is as it was written only if it was so before."""
+    spoil(run_folder, warnings=["measured on another machine"])
+    said = [f"{MANIFEST} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"]
+    assert pipeline.rebuild(run_folder).notes == said
+    assert pipeline.look(run_folder).notes == said
+
+
 def test_a_run_of_an_experiment_that_is_not_known_is_told(run_folder: Path) -> None:
     """It may come from another perstep."""
     spoil(run_folder, experiment="astrology")

@@ -17,7 +17,7 @@ from perstep.errors import InputError, InvalidMeasurement
 from perstep.machine import BetweenRunNoise, save_between_run_noise
 from perstep.report import to_markdown, to_text
 from perstep.report.format import duration, percent
-from perstep.runs import SAMPLES, Manifest, RunWriter, open_run, save_baseline
+from perstep.runs import SAMPLES, Manifest, RunWriter, Status, open_run, read_manifest, save_baseline, write_manifest
 from perstep.stats import RunCost, Spread
 from perstep.stored.between import (
     Run,
@@ -90,7 +90,9 @@ def test_a_cut_last_line_is_repaired_and_said(tmp_path: Path, ledger_run: Ledger
     folder = ledger_run(tmp_path / "run")
     path = folder / SAMPLES
     path.write_bytes(path.read_bytes()[:-20])
-    edit_manifest(folder, status="interrupted")
+    stored = read_manifest(folder)
+    stored.status = Status.INTERRUPTED
+    write_manifest(folder, stored)
     found = compare_runs(run(folder), run(ledger_run(tmp_path / "new")), known())
     assert found.ref.rounds == 23
     assert found.notes == [

@@ -68,10 +68,12 @@ def test_the_key_is_the_plans_hash() -> None:
     assert key("p = 64\nn = 8") != key("p = 64\nn = 9")
 
 
-def test_ten_million_cells_are_counted_without_being_made() -> None:
-    """By multiplication."""
-    text = 'experiment = "ledger"\n[grid]\nseed = "1-10000"\nbatch = "1-1000"'
-    assert num_combinations(parse_grid(text.encode(), "grid.toml")) == 10_000_000
+def test_ten_million_cells_are_refused_without_being_made() -> None:
+    """They are counted by multiplication; a hundred thousand are not too many."""
+    text = 'experiment = "ledger"\nrepeats = 10\n[grid]\nseed = "1-10000"\nbatch = "1-{}"'
+    with pytest.raises(InputError, match=r"grid\.toml has 10,000,000 cells, of at most 100,000; take fewer"):
+        parse_grid(text.format(100).encode(), "grid.toml")
+    assert num_combinations(parse_grid(text.format(1).encode(), "grid.toml")) == 100_000
 
 
 WRONG: dict[str, tuple[str, str]] = {
@@ -88,6 +90,12 @@ WRONG: dict[str, tuple[str, str]] = {
     "no range": ('experiment = "ledger"\n[grid]\nmodel = "mini"', "'mini' is not a list of counts"),
     "no count": ('experiment = "ledger"\n[grid]\nbatch = [1, -1]', "--batch -1: it must be at least 1"),
     "a list of no counts": ('experiment = "output"\n[grid]\nnew-tokens = ["0,4"]', "--new-tokens 0: it must be at"),
+    "no context": ('experiment = "cache"\n[grid]\ncontext = ["0,8"]', "--context 0: it must be at least 1"),
+    "no size": ('experiment = "context"\n[grid]\nimage-size = [0]', "--image-size 0: it must be at least 1"),
+    "no step": ('experiment = "mask"\n[grid]\nnew-tokens = [1]', "--new-tokens 1: it must be at least 2"),
+    "no expert": ('experiment = "experts"\n[grid]\ntop-k = [0]', "--top-k 0: it must be at least 1"),
+    "no block": ('experiment = "depth"\n[grid]\nnum-active-blocks = [0]', "--num-active-blocks 0: it must be at"),
+    "less than nothing": ('experiment = "ops"\n[grid]\npast = [-1]', "--past -1: it must be at least 0"),
     "a date": ('experiment = "ledger"\n[grid]\nbatch = [2026-01-01]', "is no value of an option"),
     "an option twice": ('experiment = "ledger"\n[grid]\nnew-tokens = [1]\n[options]\nnew_tokens = 2', "give it once"),
     "a strange reference": ('experiment = "ledger"\n[grid]\nbatch = [1]\n[reference]\nseed = 1', "not in [grid]"),

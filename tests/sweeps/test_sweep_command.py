@@ -74,7 +74,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no file": (["nowhere.toml"], "cannot read nowhere.toml"),
     "no cell": (["empty.toml"], "is empty, so there is no cell"),
     "an unknown option": (["unknown.toml"], "botch"),
-    "ten million cells": (["huge.toml"], "has 10,000,000 cells: that takes long; take fewer values, or say --yes"),
+    "many cells": (["many.toml"], "has 100,000 cells: that takes long; take fewer values, or say --yes"),
+    "ten million cells": (["huge.toml", "--yes"], "has 10,000,000 cells, of at most 100,000; take fewer values"),
     "all filtered out": (["none.toml"], "no cell passes the filters"),
     "a folder in use": (["grid.toml", "--out", "full"], "--out full is not empty"),
     "nothing to go on with": (["grid.toml", "--out", "new", "--resume"], "new is no sweep"),
@@ -89,6 +90,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(cli: Callable[..., Any], n
     start = 'experiment = "ledger"\n'
     Path("empty.toml").write_text(f"{start}[grid]\nbatch = []")
     Path("unknown.toml").write_text(f"{start}[grid]\nbotch = [1]")
+    Path("many.toml").write_text(f'{start}[grid]\nseed = "1-10000"\nbatch = "1-10"')
     Path("huge.toml").write_text(f'{start}[grid]\nseed = "1-10000"\nbatch = "1-1000"')
     Path("none.toml").write_text(f'{start}where = ["batch > 8"]\n[grid]\nbatch = [1]')
     Path("full").mkdir()

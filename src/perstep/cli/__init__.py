@@ -3,6 +3,8 @@
 Nothing heavy is imported here, so that `perstep --help` answers at once.
 """
 
+import atexit
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -17,6 +19,9 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """The console script. Ctrl-C while it is imported, or while it says that it was interrupted, is no traceback."""
+    # Registered first, so called last, when threads and other handlers have ended. Then Python gives SIGINT back to the
+    # system and takes its modules down, for up to a second: a Ctrl-C would end a command that is done by the signal.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         from perstep.cli.app import main as start
 

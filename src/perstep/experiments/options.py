@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from cyclopts import Parameter, Token
 
@@ -21,8 +21,6 @@ MOST_THREADS_A_PROCESSOR = 8
 """More threads take turns: a warning says so, and a thousand on two processors never end."""
 FAST_AT_MOST_S = 8.0
 """What `--fast` may take, without a --budget, where its 3 s hold too few rounds for intervals."""
-_COUNTS = ("batch", "layers", "new_tokens", "prompt_tokens")
-"""Options of several experiments, whose values are at least 1."""
 MAX_COUNTS = 10_000  # a longer list is a slip of the finger: 1-1000000000 would fill the memory
 
 
@@ -116,7 +114,16 @@ Counts = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to measure; the fields are options of every command that measures."""
+    """How to measure; the fields are options of every command that measures.
+
+    Attributes:
+        least: option -> the least value it may have, of this experiment or another one.
+    """
+
+    least: ClassVar[dict[str, int]] = {
+        "batch": 1, "complexity": 1, "context": 1, "image_size": 1, "layers": 1, "max_depth": 0, "new_tokens": 1,
+        "num_active_blocks": 1, "past": 0, "prompt_tokens": 1, "quality_tokens": 0,
+    }  # fmt: skip
 
     threads: Annotated[int, Parameter(name=["-t", "--threads"])] = 1
     """Threads of the matrix library."""
@@ -142,10 +149,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        for name in _COUNTS:  # here, so that a sweep refuses them before its first cell
+        for name, minimum in self.least.items():  # here, so that a sweep refuses them before its first cell
             given = getattr(self, name, None)
             if given is not None:
-                at_least(1, **{name: min(given, default=1) if isinstance(given, tuple) else given})
+                at_least(minimum, **{name: min(given, default=minimum) if isinstance(given, tuple) else given})
         most = MOST_THREADS_A_PROCESSOR * (os.cpu_count() or 1)
         at_least(1, threads=self.threads)
         if self.threads > most:

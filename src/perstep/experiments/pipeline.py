@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from perstep._version import __version__
 from perstep.errors import InputError, InvalidMeasurement, PerstepError
 from perstep.experiments.base import AnyFindings, AnyPlan, AnySample, Experiment, Findings, HasLedger
 from perstep.experiments.conditions import Model, left_out_layers, of_each_model, threads_limited, typed, warn_of_noise
@@ -20,12 +19,12 @@ from perstep.report import Table
 from perstep.report.format import plural
 from perstep.report.page import REPORT, render_page
 from perstep.runs import (
-    CHANGED,
     MANIFEST,
     SAMPLES,
     Manifest,
     RunWriter,
     StoredRun,
+    changed_manifest,
     check_out,
     encode_json,
     locked,
@@ -35,6 +34,7 @@ from perstep.runs import (
     read_samples,
     remove_derived,
     replace_file,
+    write_manifest,
 )
 
 RESULTS = "results.json"
@@ -131,7 +131,7 @@ def rebuild(name: str | Path) -> Report:
             report = _derive(
                 loaded.experiment, stored.folder, stored.manifest, loaded.samples, loaded.findings, loaded.notes
             )
-        replace_file(stored.folder / MANIFEST, encode_json(stored.manifest))
+        write_manifest(stored.folder, stored.manifest, sign=not changed_manifest(stored.folder))
     return report
 
 
@@ -206,42 +206,40 @@ def ledgers_of(loaded: Loaded, rounds: int | None = None) -> Mapping[str, Ledger
 
 
 def _read(stored: StoredRun, experiment: Experiment) -> tuple[list[AnySample], list[str]]:
-    """The samples of a run whose manifest holds all that its experiment says."""
+    """The samples of a run whose manifest holds all that its experiment says, and what is not as the run wrote it."""
     path = str(stored.folder / MANIFEST)
     for model, manifest in of_each_model(stored.manifest, path).items():
         for kind in (experiment.Conditions, experiment.Workload, getattr(experiment, "Model", Model)):
             typed(manifest, kind, f"{path}, of {model}," if model else path)
-    return read_samples(stored.folder, experiment.Sample)
+    samples: list[AnySample]
+    samples, notes = read_samples(stored.folder, experiment.Sample)
+    if changed := changed_manifest(stored.folder):
+        notes.append(f"{changed}; the figures are of what it holds now")
+    return samples, notes
 
 
 @contextmanager
 def _refused(stored: StoredRun, notes: Sequence[str], what: str) -> Iterator[None]:
-    """What fails here went well when the run was measured, so one of its files, or perstep, is not what it was then.
+    """What fails here went well when the run was measured: bad input if one of its files is not what it was then.
 
-    Errors of the disk and of missing packages have nothing to do with the run's files, and pass.
+    If both are, the error is a fault of perstep and passes. So do errors of the disk and of missing packages, which are
+    not of the run's files.
     """
     try:
         yield
     except (PerstepError, MemoryError, OSError, ImportError):
         raise
     except Exception as error:
+        changed = [note.partition(";")[0] for note in notes]
+        if not stored.manifest.samples_sha256:
+            unknown = f"nothing tells whether somebody changed {SAMPLES}, because the run was killed"
+            changed.append(f"{unknown}; if nobody did, please report it")
+        if not changed:
+            raise
         why = f"{type(error).__name__}: {str(error)[:100]}"
-        raise InputError(f"{stored.folder} cannot be {what} ({why}): {_changed(stored.manifest, notes)}") from error
-
-
-def _changed(manifest: Manifest, notes: Sequence[str]) -> str:
-    """What is no more as it was when a run was measured, as far as the run itself tells."""
-    remedy = "restore the file, or measure again"
-    if CHANGED in notes:
-        return f"somebody changed {SAMPLES} after the run (its SHA-256 differs); {remedy}"
-    if not manifest.samples_sha256:
-        return f"{MANIFEST} or {SAMPLES} was changed; {remedy}; if nobody did, please report it"
-    if manifest.perstep_version != __version__:
-        return (
-            f"{SAMPLES} is what perstep {manifest.perstep_version} wrote, so {MANIFEST} was changed, or perstep"
-            f" {__version__} does not read it; {remedy}, or read it with the older one"
-        )
-    return f"{SAMPLES} is what the run wrote, so {MANIFEST} was changed; {remedy}; if nobody did, please report it"
+        raise InputError(
+            f"{stored.folder} cannot be {what} ({why}): {', and '.join(changed)}; restore the file, or measure again"
+        ) from error
 
 
 def _derive(

@@ -15,8 +15,7 @@ from perstep.fixing.capture import REMOVED, Captured
 from perstep.fixing.offer import CRITERIA, LOOP, PROCESSORS, Code, Offer, around
 from perstep.fixing.samples import Written
 from perstep.fixing.text import Text, with_imports
-
-_INSTALLED = ("site-packages", "dist-packages")
+from perstep.targets.transformers import is_installed
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class _Change:
 def _found(edit: Edit, source: str | None = None) -> "_Change | str":
     """The change of a source (of the file if None), or why it cannot be made."""
     call = edit.call
-    if any(name in call.file.parts for name in _INSTALLED):
+    if is_installed(str(call.file)):
         return f"the call is in an installed package, {call.file}"
     try:
         source = _read(call.file) if source is None else source

@@ -74,9 +74,10 @@ def noise_warnings(noise: NoiseSummary | None, *, of_calls: bool = False) -> lis
     wall_s = noise.wall_ns / 1e9
     if noise.rounds_hit > HIT_LIMIT * noise.rounds:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(noise.by_kind.items()))
+        of = f"of {plural(noise.rounds, 'call' if of_calls else 'round')} ({noise.rounds_hit / noise.rounds:.0%})"
         warnings.append(
-            f"{noise.rounds_hit} of {noise.rounds} {what} ({noise.rounds_hit / noise.rounds:.0%}) were "
-            f"disturbed: {kinds}. They are marked and kept; intervals are wider for it. "
+            f"{plural(noise.rounds_hit, f'{of} was', f'{of} were')} "
+            f"disturbed: {kinds}. Disturbed {what} are marked and kept; intervals are wider for it. "
             f"Close other programs and run again{remedy}"
         )
     if noise.steal_share is not None and noise.steal_share > STEAL_LIMIT:

@@ -15,14 +15,21 @@ from perstep.runs.files import (
     write_whole,
 )
 from perstep.runs.lock import is_being_written, locked, take_lock
-from perstep.runs.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Status, read_manifest
+from perstep.runs.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Manifest,
+    Status,
+    changed_manifest,
+    read_manifest,
+    write_manifest,
+)
 from perstep.runs.privacy import with_short_paths
-from perstep.runs.reader import CHANGED, SAMPLES, Changed, Cut, iter_samples, read_samples
+from perstep.runs.reader import SAMPLES, Changed, Cut, iter_samples, read_samples
 from perstep.runs.writer import RUNS, RunWriter, check_out, next_folder, remove_derived
 
 __all__ = [
     "BASELINES",
-    "CHANGED",
     "MANIFEST",
     "RUNS",
     "SAMPLES",
@@ -35,6 +42,7 @@ __all__ = [
     "Status",
     "StoredRun",
     "cannot_write",
+    "changed_manifest",
     "check_baseline_name",
     "check_out",
     "children",
@@ -59,6 +67,7 @@ __all__ = [
     "save_baseline",
     "take_lock",
     "with_short_paths",
+    "write_manifest",
     "write_to",
     "write_whole",
 ]

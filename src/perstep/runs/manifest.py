@@ -5,6 +5,7 @@ that died still says what it was. Readers ignore fields they do not know and ref
 another `schema_version` by name.
 """
 
+import hashlib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import msgspec
 
 from perstep._json import DamagedError, Json, decode, schema_version
 from perstep.errors import InputError
-from perstep.runs.files import read_regular
+from perstep.runs.files import encode_json, read_regular, replace_file
 
 SCHEMA_VERSION = 2
 """Of manifest, samples and results; another one is refused by name."""
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, kw_only=True):
         results_summary: the main figures, also in `results.json`.
         files: the derived files, which `report` makes again from the samples.
         samples_sha256: of `samples.jsonl` when the run ended; empty while it runs, and after a kill.
+        manifest_sha256: of this file with this field empty, which tells a damaged file from a fault of perstep.
         error: what ended a failed run.
         tag: what `--tag` called it; UNSET, and not stored, without one.
     """
@@ -88,6 +90,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     results_summary: dict[str, Json] = {}
     files: list[str] = []
     samples_sha256: str = ""
+    manifest_sha256: str = ""
     error: str = ""
     tag: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -111,6 +114,40 @@ def read_manifest(folder: Path) -> Manifest:
         return decode(raw, Manifest)
     except DamagedError as error:
         raise InputError(f"{path} is not a manifest: {error}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest, *, sign: bool = True) -> None:
+    """Write the manifest of the run in `folder`.
+
+    Args:
+        folder: of the run.
+        manifest: what is written.
+        sign: write its SHA-256 with it; else the one that it holds, which tells that somebody changed it before.
+
+    Raises:
+        InputError: as `replace_file`.
+    """
+    if sign:
+        manifest.manifest_sha256 = ""
+        manifest.manifest_sha256 = hashlib.sha256(encode_json(manifest)).hexdigest()
+    replace_file(folder / MANIFEST, encode_json(manifest))
+
+
+def changed_manifest(folder: Path) -> str:
+    """What tells that somebody changed a manifest that can be read, as a clause; empty if nobody did.
+
+    Args:
+        folder: of the run.
+    """
+    raw = read_regular(folder / MANIFEST)
+    stored = decode(raw, dict[str, Json])
+    sha256: str = stored.get("manifest_sha256", "")
+    if hashlib.sha256(raw.replace(sha256.encode(), b"", 1)).hexdigest() == sha256:
+        return ""
+    always = [field.name for field in msgspec.structs.fields(Manifest) if field.default is not msgspec.UNSET]
+    if lacking := [name for name in always if name not in stored]:
+        return f"{MANIFEST} lacks {', '.join(lacking)}"
+    return f"{MANIFEST} is not what the run wrote (its SHA-256 differs)"
 
 
 def _check_version(path: Path, version: int) -> None:

@@ -19,8 +19,6 @@ from perstep.runs.manifest import read_manifest
 
 SAMPLES = "samples.jsonl"
 """The file of samples in a run's folder."""
-CHANGED = f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
-"""What is said of samples that somebody changed, and that can still be read."""
 _REMEDY = "restore the file, or measure again"
 
 Sample = TypeVar("Sample")
@@ -101,7 +99,7 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 def _check_place(place: _Place, run_id: str, number: int, path: Path) -> None:
     if place.run_id != run_id:
-        raise InputError(f"{path} line {number} is of another run than the manifest; {_REMEDY}")
+        raise InputError(f"{path} line {number} is of another run than the manifest (its run_id differs); {_REMEDY}")
     if place.line_number != number:
         raise InputError(
             f"{path} line {number} says that it is line {place.line_number}: lines were added, lost or moved; {_REMEDY}"
@@ -120,7 +118,9 @@ def read_samples(folder: Path, kind: type[Sample]) -> tuple[list[Sample], list[s
         if isinstance(sample, Cut):
             notes.append(f"line {sample.line} of {SAMPLES} was cut off while it was written and is left out")
         elif isinstance(sample, Changed):
-            notes.append(CHANGED)
+            notes.append(
+                f"{SAMPLES} is not what the run wrote (its SHA-256 differs); the figures are of what it holds now"
+            )
         else:
             samples.append(sample)
     return samples, notes

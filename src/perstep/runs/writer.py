@@ -26,16 +26,14 @@ from perstep.runs.files import (
     MAX_BYTES,
     cannot_write,
     children,
-    encode_json,
     is_leftover,
     is_regular,
     open_regular,
     read_regular,
-    replace_file,
     write_whole,
 )
 from perstep.runs.lock import LOCK, take_lock
-from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest
+from perstep.runs.manifest import MANIFEST, Manifest, Status, read_manifest, write_manifest
 from perstep.runs.privacy import command_line, command_without_text, with_short_paths, without_text
 from perstep.runs.reader import SAMPLES, WholeLines, samples_beside, samples_path, whole_lines
 
@@ -245,7 +243,7 @@ class RunWriter:
         # Not the conditions: names in them are those of the samples, such as an interpreter that `compare` runs.
         for name in ("argv", "plan", "workload", "model", "boundaries", "warnings", "error"):
             setattr(self.manifest, name, with_short_paths(getattr(self.manifest, name)))
-        replace_file(self.folder / MANIFEST, encode_json(self.manifest))
+        write_manifest(self.folder, self.manifest)
 
     def __enter__(self) -> Self:
         return self

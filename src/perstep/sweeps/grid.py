@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from perstep._files import read_given
+from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan, plan_from
 from perstep.experiments.options import parse_counts
@@ -30,6 +31,8 @@ EVERY = 10
 _KEY_DIGITS = 12
 _MOST_REPEATS = 1000
 _LARGEST = 2**20
+MOST_CELLS = 100_000
+"""This number takes days on one machine, at hundreds of cells an hour; a longer list is a slip of the finger."""
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +134,10 @@ def _check(grid: Grid, name: str) -> None:
         raise InputError(
             f"{name}: repeats is {grid.repeats} and reference_every {grid.reference_every}; give 1 to "
             f"{_MOST_REPEATS:,}, and 0 or more"
+        )
+    if (cells := num_combinations(grid)) > MOST_CELLS:
+        raise InputError(
+            f"{name} has {plural(cells, 'cell')}, of at most {MOST_CELLS:,}; take fewer values, or several sweeps"
         )
     twice = [option for option in grid.options if _plain(option) in map(_plain, grid.grid)]
     if twice:

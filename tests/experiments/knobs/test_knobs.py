@@ -112,6 +112,8 @@ def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown(
     findings = analyse_knob(made.manifest, samples)
     (table,) = output.tables(made.manifest, findings)
     assert "3: out of memory: no" in " ".join(table.notes)
+    assert "artefact" not in " ".join(table.notes)
+    assert [row[table.header.index("artefact")] for row in table.rows] == ["–", "–"]
     assert output.summary(findings) == {"headline": "no configuration could be measured"}
     files = output.files(made.manifest, findings)
     assert b"no configuration could be measured" in files["README.md"]

@@ -11,7 +11,7 @@ import pytest
 
 from perstep.fixing.capture import Captures
 from perstep.measure import FakeClock, Recorder
-from perstep.targets.transformers import EveryGenerate, Instrument
+from perstep.targets.transformers import EveryGenerate, Instrument, is_installed
 
 pytestmark = pytest.mark.hf
 torch = pytest.importorskip("torch")
@@ -77,10 +77,14 @@ def test_a_call_in_a_thread_is_named_after_the_line_that_started_it(llama, ids):
     assert list(sites.recorders) == [line(-5), line(-3), line(-2), line(-9)]
 
 
-def test_a_call_by_an_installed_package_is_named_after_the_line_that_calls_the_package(llama, ids, tmp_path):
-    """As of an adapter library, whose model calls the generate of the one inside."""
-    package = tmp_path / "site-packages" / "adapters.py"
-    package.parent.mkdir()
+@pytest.mark.parametrize("folder", ["site-packages", "anywhere"])
+def test_a_call_by_an_installed_package_is_named_after_the_line_that_calls_the_package(llama, ids, tmp_path, folder):
+    """As of an adapter library, whose model calls the generate of the one inside; pip says which files it put there."""
+    package = tmp_path / folder / "adapters" / "model.py"
+    package.parent.mkdir(parents=True)
+    record = tmp_path / folder / "adapters-1.0.dist-info" / "RECORD"
+    record.parent.mkdir()
+    record.write_text("adapters/__init__.py,,0\nadapters/model.py,sha256=x,99\n")
     package.write_text("def generate(model, ids):\n    return model.generate(ids, max_new_tokens=3, do_sample=False)\n")
     spec = importlib.util.spec_from_file_location("adapters", package)
     adapters = importlib.util.module_from_spec(spec)
@@ -93,6 +97,7 @@ def test_a_call_by_an_installed_package_is_named_after_the_line_that_calls_the_p
         adapters.generate(llama, ids)
     [call] = captured.calls.values()
     assert (call.site, call.file.name) == (line(-2), "test_every.py")
+    assert is_installed(str(package.with_name("script.py"))) is (folder == "site-packages")
 
 
 def test_a_generate_call_inside_a_watched_one_belongs_to_it(llama, tiny, ids):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from cyclopts import Parameter
 
 from perstep.errors import InputError
-from perstep.experiments.options import Counts, RunOptions, Seconds, at_least, format_counts
+from perstep.experiments.options import Counts, RunOptions, Seconds, format_counts
 from perstep.measure import Effort
 
 DEFAULT_TOKENS = 32
@@ -18,6 +18,8 @@ FEWEST_TOKENS = (16, 8, 4)
 @dataclass(frozen=True, kw_only=True)
 class Plan(RunOptions):
     """The options of `perstep mask`."""
+
+    least: ClassVar[dict[str, int]] = RunOptions.least | {"new_tokens": 2}
 
     schema: Path | None = None
     """File with the JSON schema. [default: the conjugation schema that mini was trained on]"""
@@ -78,17 +80,11 @@ class Plan(RunOptions):
         return self.rounds or (10 if self.fast else 20)
 
     def check(self) -> None:
-        """See that counts are counts.
+        """See that lists are not empty.
 
         Raises:
-            InputError: one is not.
+            InputError: one is.
         """
         for name in ("batch", "complexity"):
-            counts = getattr(self, name)
-            if not counts:
+            if not getattr(self, name):
                 raise InputError(f"--{name} is empty; give one number or more")
-            at_least(1, **{name: min(counts)})
-        if self.new_tokens is not None:
-            at_least(2, new_tokens=self.new_tokens)
-        if self.max_depth is not None:
-            at_least(0, max_depth=self.max_depth)

@@ -18,7 +18,7 @@ from perstep._json import Json
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.arms import import_callable
-from perstep.experiments.options import Counts, RunOptions, Seconds, at_least
+from perstep.experiments.options import Counts, RunOptions, Seconds
 from perstep.measure import Effort
 from perstep.targets import shown_name
 from perstep.targets.operators.layer import FULL_ATTENTION, PARTS
@@ -130,7 +130,6 @@ def check(plan: Plan) -> Work:
     Raises:
         InputError: something in it is wrong or would not fit into memory.
     """
-    at_least(0, past=plan.past)
     if not plan.seq or min(plan.seq) < 1:
         raise InputError(f"--seq {','.join(map(str, plan.seq))}: a step has at least 1 new token")
     _check_dtype(plan)

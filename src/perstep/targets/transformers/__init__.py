@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor transformers; its functions do, when called.
 """
 
-from perstep.targets.transformers._frames import line_of, user_frame
+from perstep.targets.transformers._frames import is_installed, line_of, user_frame
 from perstep.targets.transformers._lists import part_names
 from perstep.targets.transformers._loop import Call, Loop, Marks, is_recorded, one_forward, unobserved
 from perstep.targets.transformers._modules import wrap_cache
@@ -82,6 +82,7 @@ __all__ = [
     "find_model",
     "find_routers",
     "image_prompt",
+    "is_installed",
     "is_recorded",
     "line_of",
     "load",

@@ -4,6 +4,7 @@ A call site is the nearest line outside installed packages and Python's own libr
 none, it is the line that started the thread or handed the task to an executor, while `Starts` watches.
 """
 
+import os
 import sys
 import sysconfig
 import threading
@@ -36,7 +37,7 @@ def nearest_line(frame: FrameType | None, skip: Set[str]) -> str:
 
 def user_frame(frame: FrameType | None) -> FrameType | None:
     """The nearest frame, from this one outwards, outside installed packages and Python's own library; or None."""
-    while frame is not None and (_package(frame) in _LIBRARIES or _is_installed(frame.f_code.co_filename)):
+    while frame is not None and (_package(frame) in _LIBRARIES or is_installed(frame.f_code.co_filename)):
         frame = frame.f_back
     return frame
 
@@ -99,11 +100,22 @@ def _package(frame: FrameType) -> str:
 
 
 @cache
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
+    """Whether a source file is of Python's own library or of an installed package, wherever that lies.
+
+    Who installs a package into a folder of any name (`pip install --target`) leaves a list of its files beside it.
+    """
     path = Path(file)
     if file.startswith("<frozen") or not _INSTALLED.isdisjoint(path.parts):
         return True
-    return any(path.is_relative_to(folder) for folder in _library_folders())
+    if any(path.is_relative_to(folder) for folder in _library_folders()):
+        return True
+    return any(
+        f"\n{path.relative_to(folder).as_posix()}," in f"\n{record.read_text(encoding='utf-8', errors='replace')}"
+        for folder in path.parents
+        for record in folder.glob("*.dist-info/RECORD")
+        if os.access(record, os.R_OK)
+    )
 
 
 @cache

@@ -13,7 +13,6 @@ from perstep.experiments.knobs.context.plan import DEFAULT_LENGTHS, Plan
 from perstep.experiments.knobs.options import DEFAULT_PROMPT_TOKENS, tokens_of
 from perstep.experiments.knobs.session import TRIED_TOKENS
 from perstep.experiments.memory import is_out_of_memory, out_of_memory
-from perstep.experiments.options import at_least
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
 
@@ -41,8 +40,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     plan.effort()
-    if plan.image_size is not None:
-        at_least(1, image_size=min(plan.image_size))
 
     def check(one: Plan, target: Target) -> list[_Input]:
         inputs = _inputs(one, target)

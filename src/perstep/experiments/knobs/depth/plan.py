@@ -10,7 +10,7 @@ from cyclopts import Parameter, Token
 from perstep.errors import InputError
 from perstep.experiments.knobs import OpenNewTokens, PromptOptions
 from perstep.experiments.knobs.quality import DEFAULT_TOKENS
-from perstep.experiments.options import Seconds, at_least, parse_counts
+from perstep.experiments.options import Seconds, parse_counts
 
 Strategy = Literal["first", "last", "uniform", "random", "importance"]
 
@@ -88,10 +88,8 @@ def check(plan: Plan) -> None:
     given = plan.active_block_indices
     if given is not None and not (given and all(given)):
         raise InputError("--active-block-indices without an index: name the blocks that run, such as 0 1 2")
-    if plan.active_block_indices is None and plan.num_active_blocks is not None:
-        if not plan.num_active_blocks:
-            raise InputError("--num-active-blocks without a number: give how many run, such as 4 8 12")
-        at_least(1, num_active_blocks=min(plan.num_active_blocks))
+    if given is None and plan.num_active_blocks is not None and not plan.num_active_blocks:
+        raise InputError("--num-active-blocks without a number: give how many run, such as 4 8 12")
     by_importance = plan.strategy == "importance" and plan.active_block_indices is None
     if by_importance and plan.quality_tokens == 0:
         raise InputError("--strategy importance ranks blocks by quality: leave out --quality-tokens 0")

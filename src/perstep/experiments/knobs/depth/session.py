@@ -15,7 +15,6 @@ from perstep.experiments.knobs.depth.plan import Plan, check
 from perstep.experiments.knobs.depth.samples import Conditions
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, importance, scored_tokens
-from perstep.experiments.options import at_least
 from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import BlockMask, Target
@@ -32,7 +31,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
         InputError: something in the plan is wrong; nothing has been written.
     """
     prompts = plan.checked_prompts()
-    at_least(0, quality_tokens=plan.quality_tokens)
     check(plan)
 
     def checked(one: Plan, target: Target) -> tuple[_Wanted, _Prompts]:

@@ -200,7 +200,8 @@ def quality_drawing(findings: KnobFindings) -> Drawing:
     beaten = [point for point in points if not point[2].pareto]
     if beaten:
         series.append(_scatter("another is faster and better", beaten, 1))
-    title = f"{findings.model}: {len(kept)} of {plural(len(points), 'configuration')} worth their time"
+    of = f"of {plural(len(points), 'configuration')} worth"
+    title = f"{findings.model}: {plural(len(kept), f'{of} its time', f'{of} their time')}"
     if findings.under is not None and findings.under.label is not None:
         title += f"; best under {short(findings.under.budget_ms)} ms: {findings.under.label}"
     title = "\n".join([title, *random_quality(findings)])

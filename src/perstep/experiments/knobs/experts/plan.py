@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from cyclopts import Parameter
 
@@ -17,6 +17,8 @@ DEFAULT_ARCH = "olmoe-1b-7b"
 @dataclass(frozen=True, kw_only=True)
 class Plan(PromptOptions):
     """The options of `perstep experts`."""
+
+    least: ClassVar[dict[str, int]] = PromptOptions.least | {"top_k": 1}
 
     model: Annotated[str | None, Parameter(name=["-m", "--model", "--model-path"])] = None
     """A folder with a stored mixture-of-experts model; or a hub id, the only thing fetched from a network. Several,

@@ -17,8 +17,7 @@ from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.models import free_memory
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, scored_tokens
-from perstep.experiments.knobs.session import measure_pass
-from perstep.experiments.options import at_least
+from perstep.experiments.knobs.session import TRIED_TOKENS, measure_pass, recorded_in_full
 from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
@@ -45,7 +44,6 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> KnobSession:
     """
     plan = plan.with_model()
     prompts = plan.checked_prompts()
-    at_least(0, quality_tokens=plan.quality_tokens)
 
     def check(one: Plan, target: Target) -> _Checked:
         routers = target.find_routers()
@@ -62,7 +60,9 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
     routers, top_ks = checked.routers, checked.top_ks
     own = experts_implementation(target.model)
-    works = record_all(target, checked.prompts_BT, tokens_of(plan.new_tokens), progress)
+    tried_first = plan.fast and plan.new_tokens is None
+    count = TRIED_TOKENS if tried_first else tokens_of(plan.new_tokens)
+    works = record_all(target, checked.prompts_BT, count, progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[object]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
@@ -81,7 +81,7 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         for k in top_ks
         if name != "batched_mm" or k not in too_large
     }
-    scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
+    scored = _scored(plan, target, works)
     total = target.num_blocks
     arms = [
         Arm(_configuration(plan, works, total, k, name), works, settings[label])
@@ -109,8 +109,12 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         warnings,
         may_shorten=plan.new_tokens is None,
         droppable=_droppable(plan, arms, unchanged, own),
-        more=partial(_more, target, scored),
+        more=partial(_in_full, plan, target, checked) if tried_first else partial(_more, target, scored),
     )
+
+
+def _scored(plan: Plan, target: Target, works: Sequence[Work]) -> Scored | None:
+    return scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
 
 
 def _label(top_k: int, implementation: str) -> str:
@@ -163,6 +167,13 @@ def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: 
     return updated
 
 
+def _in_full(plan: Plan, target: Target, checked: _Checked, arms: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
+    """The same for arms that were recorded for trying alone; without a text quality is of what is recorded now."""
+    recorded = recorded_in_full(target, checked.prompts_BT, arms, progress)
+    scored = _scored(plan, target, recorded[0].works) if recorded else None
+    return _more(target, scored, recorded, progress)
+
+
 def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:
     """What may be left out of what is left open: other implementations, then numbers of experts."""
     names = [arm.configuration.experts_implementation for arm in arms]
@@ -177,7 +188,6 @@ def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: s
 def _top_ks(plan: Plan, num_experts: int) -> list[int]:
     if plan.top_k is None:
         return [2**power for power in range(num_experts.bit_length()) if 2**power <= num_experts]
-    at_least(1, top_k=min(plan.top_k))
     if max(plan.top_k) > num_experts:
         raise InputError(f"--top-k {max(plan.top_k)}: the routers choose among {plural(num_experts, 'expert')}")
     return list(plan.top_k)

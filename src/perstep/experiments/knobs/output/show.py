@@ -34,11 +34,12 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
         milliseconds("decode, total", decode_total_ms),
         milliseconds("per token", per_token_ms),
         milliseconds("per forward", lambda s: s.decode_ms, "decode_ms"),
-        Column("artefact", lambda s: None if s.num_output_tokens < 2 else -1 / s.num_output_tokens, signed_percent),
+        Column("artefact", lambda s: None if s.decode_ms is None else -1 / s.num_output_tokens, signed_percent),
         *("decode step", "95 % interval", "prefill", "whole call"),
     ]
+    artefact = "per token divides N - 1 forwards by N tokens, so it is too small by 1/N (`artefact`)."
     notes = [
-        "per token divides N - 1 forwards by N tokens, so it is too small by 1/N (`artefact`).",
+        artefact if any(s.decode_ms is not None for s in findings.summary) else "",
         fit_note("decode, total", findings.fits["decode"], "tokens") if "decode" in findings.fits else "",
         _growth(findings),
     ]
@@ -77,7 +78,8 @@ def _drawing(findings: KnobFindings) -> Drawing:
     if not rows:
         calls = [(s.knob, s.total_ms) for s in findings.summary if s.total_ms is not None]
         whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
-        title = f"{findings.model}: one token is a prefill, without a decode forward"
+        a_prefill = "one token is a prefill, without a decode forward"
+        title = f"{findings.model}: {a_prefill if calls else _growth(findings)}"
         panel = Panel("", "generated tokens N", "whole call (ms)", [whole])
         return Drawing(findings.model, title, [panel])
     xs = [s.knob for s in rows]
