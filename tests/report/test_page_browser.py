@@ -231,7 +231,7 @@ def test_paper_has_the_open_part_without_what_needs_a_screen(browser: Any) -> No
 
 def test_a_short_name_of_a_part_is_on_one_line(browser: Any) -> None:
     """Whatever joints it has; in print too."""
-    with Tab(browser, stored("watch")) as tab:
+    with Tab(browser, stored("watch"), viewport={"width": 688, "height": 900}) as tab:
         for media in ("screen", "print"):
             tab.page.emulate_media(media=media)
             name = tab.page.locator("#figure-0 tr[data-part='logits/TopPLogitsWarper'] .whole")
