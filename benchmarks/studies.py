@@ -7,6 +7,7 @@ What is called is `perstep.stats` itself, in the order in which the measuring lo
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from benchmarks import alternatives, simulation
 from perstep import stats
 
 Row = dict[str, Any]
+Pace = Callable[[np.random.Generator, int], np.ndarray]
+"""How slow a machine is in each of a number of rounds."""
 
 SIZES = (0.006, 0.015, 0.04)  # noise of a round's ratio: stops at once, after a while, never
 BUDGETS = (30, 60, 120, 200)  # rounds; the comparisons take turns
@@ -160,26 +163,49 @@ def family_coverage(ratios: np.ndarray, truth: np.ndarray, confidence: np.ndarra
     return int(((low <= truth) & (truth <= high)).all(axis=1).sum())
 
 
+def drifting(a_round: float) -> Pace:
+    """A machine whose speed is a random walk."""
+    return lambda rng, rounds: np.exp(np.cumsum(a_round * rng.standard_normal(rounds)))
+
+
+def in_spells(rng: np.random.Generator, rounds: int) -> np.ndarray:
+    """A machine that is 1.7 times as slow in spells of about eight rounds."""
+    return np.where(np.cumsum(rng.random(rounds) < 1 / 8) % 2, 1.7, 1.0)
+
+
+MACHINES: dict[str, Pace] = {
+    "steady": drifting(0.0),
+    "drifts by 1 % a round": drifting(0.01),
+    "drifts by 3 % a round": drifting(0.03),
+    "1.7 times as slow in spells": in_spells,
+}
+
+
 def shares(rng: np.random.Generator, series: int) -> list[Row]:
-    """Twelve parts of a drifting step: do all their share intervals hold the true shares at once?"""
+    """Twelve parts of a step: do all their share intervals hold the true shares at once, at any speed?"""
     parts, positions, rows = 12, 16, []
     base = 1000 * rng.dirichlet(np.ones(parts), positions).T  # [parts, positions]
-    truth = true_shares(rng, base)
-    for rounds, drift in itertools.product((20, 60, 150), (0.0, 0.003, 0.01)):
-        kept = total = series // 20
+    truth = base.sum(axis=1) / base.sum()  # equal noise on every part leaves shares as they are
+    for rounds, (machine, pace_of) in itertools.product((20, 60, 150), MACHINES.items()):
+        kept = kept_as_measured = total = series // 20
         for _ in range(total):
-            pace = np.exp(np.cumsum(drift * rng.standard_normal(rounds)))[:, None, None]
-            noisy = pace * ledger_rounds(rng, base, rounds)
+            noisy = pace_of(rng, rounds)[:, None, None] * ledger_rounds(rng, base, rounds)
             step = noisy.sum(axis=1)
             found = stats.ledger_estimate(step, {str(p): noisy[:, p] for p in range(parts)})
+            as_measured = [stats.step_estimate(noisy[:, p]) for p in range(parts)]
             kept -= any(share_missed(noisy[:, p], step, found.share(str(p)), truth[p], parts) for p in range(parts))
+            kept_as_measured -= any(
+                share_missed(noisy[:, p], step, as_measured[p] / sum(as_measured), truth[p], parts)
+                for p in range(parts)
+            )
         rows.append(
             {
                 "parts": parts,
                 "rounds": rounds,
-                "drift_in_run": drift * rounds**0.5,
+                "machine": machine,
                 "ledgers": total,
                 "family_coverage": kept / total,
+                "family_coverage_not_normalised": kept_as_measured / total,
             }
         )
     return rows
@@ -188,14 +214,6 @@ def shares(rng: np.random.Generator, series: int) -> list[Row]:
 def ledger_rounds(rng: np.random.Generator, base: np.ndarray, rounds: int) -> np.ndarray:
     """Noisy parts: [rounds, parts, positions] around base [parts, positions]."""
     return base * np.exp(0.1 * rng.standard_normal((rounds, *base.shape)))
-
-
-def true_shares(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
-    """The limit of the estimate for many rounds (law "medians do not add")."""
-    many = ledger_rounds(rng, base, 20_000)
-    return np.array([stats.step_estimate(part) for part in many.transpose(1, 0, 2)]) / stats.step_estimate(
-        many.sum(axis=1)
-    )
 
 
 def share_missed(part: np.ndarray, step: np.ndarray, estimate: float, truth: float, parts: int) -> bool:

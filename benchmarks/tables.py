@@ -72,8 +72,9 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     ],
     "shares": [
         ("rounds", number("rounds")),
-        ("drift in the run", percent("drift_in_run")),
+        ("machine", text("machine")),
         ("all 12 hold", percent("family_coverage")),
+        ("rounds not normalised", percent("family_coverage_not_normalised")),
     ],
     "factorial": [
         ("noise", text("noise")),

@@ -78,11 +78,16 @@ def test_the_page_of_an_experiment_has_its_picture_and_says_what_it_is_not(name:
 
 
 def test_every_block_of_code_is_one_for_the_documentation() -> None:
-    """A fence with more than the name of a language ends no paragraph there, and what follows it becomes code."""
+    """A fence with more than the name of a language, or inside a list, is no fence there: its lines run together."""
     pages = [ROOT / "README.md", *DOCS.glob("*.md")]
     fences = [(path.name, line) for path in pages for line in path.read_text(encoding="utf-8").splitlines()
               if line.lstrip().startswith("```")]  # fmt: skip
-    assert [fence for fence in fences if not re.fullmatch(r" *```[a-z]*", fence[1])] == []
+    assert [fence for fence in fences if not re.fullmatch(r"```[a-z]*", fence[1])] == []
+
+
+def test_examples_in_docstrings_are_code_on_the_page_of_the_api() -> None:
+    """Under `Examples:`; below `Example:` the lines of a doctest become quotations."""
+    assert [str(path) for path, text in texts(SOURCE) if re.search(r"^ *Example:$", text, re.MULTILINE)] == []
 
 
 def test_tables_have_their_lines() -> None:

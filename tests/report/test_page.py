@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from base64 import b64encode
+from colorsys import rgb_to_hls
 from hashlib import sha256
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -16,16 +17,34 @@ import pytest
 
 from perstep.experiments import pipeline, registry
 from perstep.measure import Ledger, LedgerSamples, build_ledger
-from perstep.report.page import Bar, Bars, Content, DeviceLane, LedgerView, Page, Roofline, Spot, render_page
+from perstep.report.page import (
+    Bar,
+    Bars,
+    Content,
+    DeviceLane,
+    LedgerView,
+    Page,
+    Roofline,
+    Spot,
+    render_page,
+    table_html,
+)
 from perstep.report.page.curves import log_ticks, round_ticks
 from perstep.report.page.markup import code, sentence
 from perstep.report.page.rounds import BINS, MOST_POINTS, PLAIN, STEP, rounds_of
 from perstep.report.panels import Panel, Series
+from perstep.report.plot import _LINES, _SHADES, _contrast, page_shades
+from perstep.report.table import Column, Table
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>\"' onmouseover='"
 VOID = {"meta", "link", "hr", "br", "wbr", "input"}
+
+
+def unspaced(text: str) -> str:
+    """A text without spaces, which a page may widen, and without the signs of code."""
+    return re.sub(r"[\s`]", "", text)
 
 
 class Reader(HTMLParser):
@@ -37,6 +56,7 @@ class Reader(HTMLParser):
         self.wrong: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.inside: dict[str, list[str]] = {}
+        self.letters = ""
         self.feed(page)
         self.close()
 
@@ -54,6 +74,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         """A text."""
         self.inside.setdefault(self.open[-1] if self.open else "", []).append(data)
+        if not {"script", "style"} & set(self.open):
+            self.letters += unspaced(data)
 
     @property
     def words(self) -> str:
@@ -103,13 +125,13 @@ def test_a_page_is_whole(stored: tuple[str, str]) -> None:
 def test_everything_is_on_the_page_without_a_script(stored: tuple[str, str]) -> None:
     """Every title, heading, cell and note of every table of the run, and the warnings, can be read."""
     name, page = stored
-    words = Reader(page).words
+    letters = Reader(page).letters
     report = pipeline.look(GOLDEN / name)
     for table in report.tables:
         cells = [cell for row in table.rows for cell in row if not re.fullmatch("[█▏▎▍▌▋▊▉ ]*", cell)]
         for text in [table.title, *table.header, *table.notes, *cells]:
-            assert " ".join(text.split()) in words
-    assert all(" ".join(warning.split()) in words for warning in report.manifest.warnings)
+            assert unspaced(text) in letters
+    assert all(unspaced(warning) in letters for warning in report.manifest.warnings)
 
 
 def test_nothing_is_fetched_and_only_our_own_script_runs(stored: tuple[str, str]) -> None:
@@ -166,6 +188,46 @@ def test_no_line_ends_inside_a_number_an_interval_or_a_name() -> None:
     assert code("between forwards: custom_generate=perstep.fast.decode").endswith(
         "generate=<wbr>perstep.<wbr>fast.<wbr>decode"
     )
+
+
+def test_code_in_a_sentence_is_code() -> None:
+    """In notes, warnings, captions and what lies inside a part; escaped, and only between two backticks."""
+    assert sentence("`<b>` and --top-k") == '<code>&lt;b&gt;</code> and <span class="whole">--top-k</span>'
+    assert sentence("one ` alone") == "one ` alone"
+    page = page_of(
+        Bars("of `captions`", "ms", [Bar("a", 1.0)], note="of `figures`"),
+        warnings=["of `warnings`"],
+        tables=[Table("t", [Column("c", str)], ["a"], notes=["of `notes`"])],
+        facts={"Command": {"": "sh -c 'echo `date`'"}, "Work": {"arms": "echo `date`"}},
+        inside={"attn": f"apart from `{EVIL}`"},
+    )
+    read = Reader(render_page(page).decode())
+    assert read.inside["code"] == ["warnings", "captions", "figures", "notes", EVIL]
+    assert read.inside["div"][-1] == " 'echo `date`'"
+    assert read.inside["dd"] == ["echo `date`", "apart from "]
+
+
+def test_a_number_in_a_cell_keeps_its_unit() -> None:
+    """78.0 % of it: no line ends before the per cent sign."""
+    table = Table("t", [Column("part", str), Column("share", lambda _: "78.0 % of it", words=True)], ["a"])
+    assert '<td class="text">78.0\xa0% of it</td>' in table_html(table)
+
+
+def test_colours_of_curves_can_be_seen_on_light_and_dark_pages_in_their_hue() -> None:
+    """By WCAG 3 : 1 at least for what is drawn; grey has no hue."""
+    light, dark = page_shades().split("@media screen and (prefers-color-scheme:dark)")
+    for page, rules in (("#ffffff", light), ("#12161c", dark)):
+        curves = dict(re.findall(r"--([pl]\d+):(#\w{6})", rules))
+        assert len(curves) == len(_SHADES) + len(_LINES)
+        assert min(_contrast(colour, page) for colour in curves.values()) >= 3.0
+        for place, own in enumerate(_SHADES):
+            drawn, hue = _hue_of(curves[f"p{place}"]), _hue_of(own)
+            assert hue is None or abs(drawn - hue) < 0.02, own
+
+
+def _hue_of(colour: str) -> float | None:
+    hue, _, saturation = rgb_to_hls(*(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)))
+    return hue if saturation > 0.05 else None
 
 
 def test_equal_runs_have_equal_pages() -> None:

@@ -211,6 +211,42 @@ def test_paper_has_everything_in_light_colours(browser: Any, tmp_path: Path) -> 
         assert tab.page.evaluate("getComputedStyle(document.body).color") == "rgb(23, 32, 43)"
 
 
+@pytest.mark.parametrize("name", registry.EXPERIMENTS)
+def test_nothing_is_cut_off_on_paper(browser: Any, name: str) -> None:
+    """On A4 between margins of 14 mm, 688 pixels, no table and no drawing is wider than the sheet."""
+    with Tab(browser, stored(name), viewport={"width": 688, "height": 900}) as tab:
+        tab.page.emulate_media(media="print")
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= 688
+
+
+def test_paper_has_the_open_part_without_what_needs_a_screen(browser: Any) -> None:
+    """Its distribution is printed; a chart, a closed list and the button that closes are not."""
+    with Tab(browser, stored("ledger"), "#figure=0&part=mlp", color_scheme="dark") as tab:
+        tab.page.emulate_media(media="print")
+        detail = tab.page.locator(".detail")
+        assert detail.locator(".histogram").is_visible()
+        for gone in ("canvas", "details", "button", "h3:text('Drift')"):
+            assert detail.locator(gone).first.is_hidden(), gone
+
+
+def test_a_short_name_of_a_part_is_on_one_line(browser: Any) -> None:
+    """Whatever joints it has; in print too."""
+    with Tab(browser, stored("watch")) as tab:
+        for media in ("screen", "print"):
+            tab.page.emulate_media(media=media)
+            name = tab.page.locator("#figure-0 tr[data-part='logits/TopPLogitsWarper'] .whole")
+            tops = name.evaluate("name => [...name.getClientRects()].map((box) => box.top)")
+            assert len(set(tops)) == 1, media
+
+
+def test_a_filter_finds_a_number_with_its_unit(ledger: Tab) -> None:
+    """Though the page keeps them on one line."""
+    ledger.page.locator("#filter").fill("123 µs")
+    assert ledger.page.locator("#count").inner_text().startswith("0 of")
+    ledger.page.locator("#filter").fill("32.3 %")
+    assert ledger.page.locator("#figure-0 tbody tr:visible").count() == 1
+
+
 def test_names_run_nothing(browser: Any, tmp_path: Path) -> None:
     """A part that is a script is shown as text: in the bars, in the hint, in its rounds."""
     path = tmp_path / "evil.html"

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import random
 import re
 import weakref
 from pathlib import Path
@@ -19,7 +20,9 @@ from perstep.experiments.call_recorder import CallSteps
 from perstep.machine import NoiseProbe
 from perstep.measure import FakeClock, Ledger
 from perstep.report import to_text
+from perstep.targets.transformers import Schedule
 from perstep.watching.first_calls import choose
+from perstep.watching.growth import find_growth
 from perstep.watching.samples import Sample
 from perstep.watching.session import Watch, describe_calls, store
 
@@ -574,6 +577,33 @@ def test_what_grows_with_the_text_is_said_and_a_slower_machine_is_not(model: Any
             ids, max_new_tokens=60, do_sample=False, logits_processor=[drifts], stopping_criteria=[Drifts(clock)]
         )
     assert "grows by" not in str(w)
+
+
+def test_a_part_whose_slope_is_not_resolved_does_not_grow(model: Any, ids: Any) -> None:
+    """It keeps its time, with a spread, while all else becomes faster: its ratio to the others rises."""
+    clock, chance, fall = FakeClock(), random.Random(5), iter(range(1000))
+
+    def spreads(input_ids: Any, scores: Any) -> Any:
+        clock.advance(round(MS * (6 + 0.02 * input_ids.shape[1] + chance.uniform(-4, 4))))
+        return scores
+
+    class Falls(Dawdles):
+        """Takes less at each step."""
+
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            """No row has ended."""
+            clock.advance(6 * MS - 80_000 * next(fall))
+            return super().__call__(input_ids, scores, **kwargs)
+
+    with perstep.watch(model, clock=clock) as w:
+        model.generate(
+            ids, max_new_tokens=60, do_sample=False, logits_processor=[spreads], stopping_criteria=[Falls(clock)]
+        )
+    found = {one.part: one for one in find_growth(w.samples, Schedule(alternate=True, count=True))}
+    growth = found["logits/spreads"]
+    assert growth.ci_low is not None
+    assert growth.ci_low < 0 < growth.ns_per_step
+    assert not growth.grows
 
 
 def test_a_call_without_a_cache_names_the_option(model: Any, ids: Any) -> None:

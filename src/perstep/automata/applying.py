@@ -53,7 +53,7 @@ def apply(logits: Array, rows: Row | Sequence[Row]) -> Array:
     Raises:
         InputError: if the shapes do not fit.
 
-    Example:
+    Examples:
         >>> apply(logits, [table.row(state) for state in states])  # doctest: +SKIP
     """
     if logits.ndim not in (1, 2):

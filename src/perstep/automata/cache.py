@@ -49,7 +49,7 @@ class DiskCache:
         folder: their location; created when the first file is written.
         limit_bytes: total size limit of the files.
 
-    Example:
+    Examples:
         >>> cache = DiskCache(default_folder())
         >>> table = cache.schema_table({"type": "integer"}, vocabulary)  # doctest: +SKIP
     """

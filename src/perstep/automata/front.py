@@ -74,7 +74,7 @@ def mask(
         InputError: if not exactly one grammar is given, it is malformed or allows nothing, or the engine asked for
             cannot hold it.
 
-    Example:
+    Examples:
         >>> found = mask(vocabulary, schema={"type": "boolean"})  # doctest: +SKIP
         >>> found.engine, found.reason  # doctest: +SKIP
         ('table-lazy', 'the automaton is small: ...')

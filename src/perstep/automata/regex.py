@@ -154,7 +154,7 @@ def from_regex(pattern: str, state_limit: int = STATE_LIMIT) -> Dfa:
     Raises:
         InputError: if the expression is malformed, uses an unsupported feature, or exceeds the limit.
 
-    Example:
+    Examples:
         >>> from_regex(r"[a-z]+(-[a-z]+)*").accepts(b"well-known")
         True
     """

@@ -33,7 +33,7 @@ def stop_strings(strings: Iterable[str | bytes], state_limit: int = STATE_LIMIT)
 
     Source: Aho and Corasick, Efficient string matching (1975).
 
-    Example:
+    Examples:
         >>> stop_strings(["</s>"]).accepts(b"the end</s> and more")
         True
     """

@@ -32,7 +32,7 @@ def after(trigger: str | bytes, grammar: Dfa, state_limit: int = STATE_LIMIT) ->
     Raises:
         InputError: if the trigger is empty, the grammar accepts nothing, or there are too many states.
 
-    Example:
+    Examples:
         >>> after("<call>", from_regex("[0-9]+")).accepts(b"so: <call>42")  # doctest: +SKIP
         True
     """
@@ -69,7 +69,7 @@ def tagged(tags: Mapping[str, tuple[Dfa, str]], state_limit: int = STATE_LIMIT) 
     Raises:
         InputError: if there is no tag, a beginning is empty, a grammar accepts nothing, or there are too many states.
 
-    Example:
+    Examples:
         >>> calls = tagged({"<add>": (from_regex("[0-9]+"), "</add>")})  # doctest: +SKIP
         >>> calls.accepts(b"so <add>12</add>, or <add>3</add>."), calls.accepts(b"<add>x")  # doctest: +SKIP
         (True, False)

@@ -20,7 +20,7 @@ from perstep.automata.nfa import loop, optional
 def utf8() -> Dfa:
     """The automaton of all valid UTF-8 texts, the empty one among them.
 
-    Example:
+    Examples:
         >>> utf8().num_states, utf8().accepts("né".encode()), utf8().accepts("né".encode()[:-1])
         (8, True, False)
     """
@@ -33,7 +33,7 @@ def ignoring_invalid(dfa: Dfa) -> Dfa:
     That is the text of `bytes.decode(errors="ignore")`: bytes that begin no character, and characters that are broken
     off, add nothing. `dfa` itself need know nothing but valid UTF-8.
 
-    Example:
+    Examples:
         >>> from perstep.automata import from_regex
         >>> ignoring_invalid(from_regex("né")).accepts(b"n\xaf\xc3\xa9\xe3")
         True

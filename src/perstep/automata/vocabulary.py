@@ -41,7 +41,7 @@ class Vocabulary:
     Raises:
         InputError: if an id is out of range, or a token that is not special has no bytes.
 
-    Example:
+    Examples:
         >>> vocab = Vocabulary([b"a", b"b", b"ab", None], eos_ids=[3])
         >>> vocab.size, vocab.spell([2, 0])
         (4, b'aba')

@@ -47,6 +47,7 @@ def page_of(
         stops=_stops(manifest, findings),
         warnings=_warnings(manifest, findings),
         facts=_facts(manifest),
+        inside=_said(manifest.boundaries),
         holds=_holds(manifest, findings, content),
         version=manifest.perstep_version or __version__,
     )
@@ -91,7 +92,6 @@ def _facts(manifest: Manifest) -> dict[str, dict[str, str]]:
         "Conditions": conditions,
         "Machine": manifest.hardware,
         "Versions": manifest.versions,
-        "What lies inside each part": manifest.boundaries,
     }
     by_heading = {heading: _said(facts) for heading, facts in sections.items()}
     return {"Command": {"": command}, **{heading: facts for heading, facts in by_heading.items() if facts}}

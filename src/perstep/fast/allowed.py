@@ -43,7 +43,7 @@ class AllowTokens(Processor):
     Raises:
         InputError: no ids, a negative one, or no number of beams.
 
-    Example:
+    Examples:
         >>> AllowTokens([1, 2])(torch.tensor([[0]]), torch.zeros(1, 4)).tolist()
         [[-inf, 0.0, 0.0, -inf]]
     """
@@ -112,7 +112,7 @@ class AllowSequences(Processor):
     Raises:
         InputError: no sequence, an id that is none, or a number outside its range.
 
-    Example:
+    Examples:
         >>> names = AllowSequences([[5, 6], [5, 7], [4]], after=1, otherwise=[2])
         >>> allowed = names(torch.tensor([[9, 5], [9, 4]]), torch.zeros(2, 8)) == 0
         >>> [row.nonzero().ravel().tolist() for row in allowed]

@@ -45,7 +45,7 @@ class CausalMaskCache:
         backend: `torch` gives tensors, `numpy` arrays.
         max_bytes: of all kept buffers together.
 
-    Example:
+    Examples:
         >>> CausalMaskCache("numpy").get(2, 4)
         array([[ True,  True,  True, False],
                [ True,  True,  True,  True]])

@@ -33,7 +33,7 @@ class NoRepeatNGram(Processor):
     Raises:
         InputError: a value outside its range.
 
-    Example:
+    Examples:
         >>> text, logits = torch.tensor([[1, 2, 3, 1, 2]]), torch.zeros(1, 5)
         >>> NoRepeatNGram(3)(text, logits).tolist()
         [[0.0, 0.0, 0.0, -inf, 0.0]]

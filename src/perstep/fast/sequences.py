@@ -39,7 +39,7 @@ class SequenceBias(Processor):
     Raises:
         InputError: no sequence, an empty one, an id that is none, a bias that is no number.
 
-    Example:
+    Examples:
         >>> biased = SequenceBias({(3,): 2.0, (1, 2): -1.0})
         >>> biased(torch.tensor([[0, 1], [1, 0]]), torch.zeros(2, 4)).tolist()
         [[0.0, 0.0, -1.0, 2.0], [0.0, 0.0, 0.0, 2.0]]

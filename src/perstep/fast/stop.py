@@ -54,7 +54,7 @@ class StopStrings(Stateless, StoppingCriteria):  # type: ignore[misc] # transfor
     Raises:
         InputError: no strings, an empty one, or one that the vocabulary cannot spell.
 
-    Example:
+    Examples:
         >>> import torch
         >>> stop = StopStrings(["ab"], [b"a", b"b", b"xab!"])
         >>> stop(torch.tensor([[0, 1], [1, 0], [1, 2]]), None).tolist()
@@ -167,7 +167,7 @@ class WordStop(StoppingCriteria):  # type: ignore[misc] # transformers is not ty
     Raises:
         InputError: an expression that is malformed, matches the empty text, or cannot be spelled.
 
-    Example:
+    Examples:
         >>> import torch
         >>> stop = WordStop([bytes([b]) for b in range(256)])
         >>> [stop(torch.tensor([list(b"prompt one "[:end])]), None).item() for end in (8, 9, 10, 11)]

@@ -25,7 +25,7 @@ class StopIds(StoppingCriteria):  # type: ignore[misc] # transformers is not typ
     Raises:
         InputError: no sequence, or an empty one.
 
-    Example:
+    Examples:
         >>> stop = StopIds([[1, 2], 7])
         >>> stop(torch.tensor([[0, 1, 2], [0, 2, 1], [0, 0, 7]])).tolist()
         [True, False, True]

@@ -49,7 +49,7 @@ class TokenMask(Processor):
     Raises:
         InputError: if the tables are over different vocabularies, or have no end-of-sequence id.
 
-    Example:
+    Examples:
         >>> model.generate(**inputs, logits_processor=[TokenMask(table)])  # doctest: +SKIP
     """
 

@@ -54,7 +54,7 @@ class Utf8(Stateless, Processor):
     Raises:
         InputError: no vocabulary, one that spells no valid text, or special ids that it does not have.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mask = Utf8([bytes([b]) for b in range(256)])
         >>> allowed = mask(torch.tensor([[0xC3]]), torch.zeros(1, 256))[0] == 0

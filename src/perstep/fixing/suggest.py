@@ -108,7 +108,7 @@ def suggest(ledger: Ledger, device: DeviceLedger | None = None) -> Suggestions:
     Raises:
         InputError: the ledger is invalid.
 
-    Example:
+    Examples:
         >>> with perstep.watch(model) as w:  # doctest: +SKIP
         ...     model.generate(**inputs, top_p=0.9, do_sample=True)
         >>> perstep.suggest(w.ledger())[0].drop_in  # doctest: +SKIP

@@ -239,7 +239,7 @@ class NoiseProbe:
     Files stay open between readings. Make and use a probe in the thread that
     measures: `thread_involuntary_switches` are that thread's.
 
-    Example:
+    Examples:
         with NoiseProbe() as probe:
             probe.start()
             run_one_round()

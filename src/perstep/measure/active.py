@@ -71,7 +71,7 @@ def step(kind: str = "decode") -> AbstractContextManager[object]:
     Args:
         kind: `decode`, `prefill`, or a name of your own. Each kind has its own ledger.
 
-    Example:
+    Examples:
         >>> import perstep
         >>> with perstep.Recorder() as rec:
         ...     with perstep.step():

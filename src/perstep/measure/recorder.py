@@ -65,7 +65,7 @@ Entry = Any
 class Recorder:
     """Records the parts of steps, for any decode loop.
 
-    Example:
+    Examples:
         >>> with Recorder() as rec:
         ...     with rec.step():
         ...         rec.mark("embed")

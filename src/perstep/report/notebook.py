@@ -14,7 +14,7 @@ from perstep.report.format import duration, plural
 from perstep.report.ledger import ledger_table
 from perstep.report.page import LedgerView, table_html
 from perstep.report.page.drawing import figure
-from perstep.report.page.markup import Markup, element
+from perstep.report.page.markup import Markup, element, sentences
 from perstep.report.plot import ink_on, shade_colour
 from perstep.report.table import Table
 from perstep.runs import write_to
@@ -47,7 +47,7 @@ def html(value: object) -> str | None:
     if isinstance(value, Ledger):
         view = LedgerView(f"a {value.kind} step", value)
         notes = ledger_table(value, title="").notes
-        return _piece(figure(0, view), element("ul", *(element("li", note) for note in notes), class_="notes"))
+        return _piece(figure(0, view), sentences(notes, "notes"))
     if isinstance(value, Table):
         return _piece(table_html(value))
     if isinstance(value, list) and all(isinstance(one, Table) for one in value):

@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from colorsys import hls_to_rgb, rgb_to_hls
 from types import ModuleType
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -26,6 +27,8 @@ _PARTS = (
     "embed", "norm", "attn.qkv", "attn.rope", "kv.append", "attn.mask.build", "attn.mask.apply", "attn.scores",
     "attn.softmax", "attn.pv", "attn.out", "mlp", "norm/final", "mask.fill", "mask.apply", "mask.accept",
 )  # fmt: skip
+_LIKE = {"attn": "attn.mask.apply"}
+"""By its checksum `attn` has the colour of `mlp`, its neighbour in models of transformers; none has the other part."""
 RESIDUAL_COLOUR = "#ffffff"
 
 
@@ -41,6 +44,7 @@ def part_colour(name: str) -> str:
 
 def part_shade(name: str) -> int:
     """The place of a part's colour among all of them, as `part_colour` chooses it."""
+    name = _LIKE.get(name, name)
     if name in _PARTS:
         return _PARTS.index(name)
     return 8 + crc32(name.encode()) % (len(_SHADES) - 8)
@@ -52,27 +56,29 @@ def shade_colour(place: int) -> str:
 
 
 def page_shades() -> str:
-    """The colours of the parts and of curves as a style sheet, in light and in dark.
+    """Colours of parts (`--s0`) and of curves (`--p0` of a part, `--l0`) as a style sheet, in light and in dark.
 
-    On a dark page a dark hue is mixed with white until it differs from the page by `_LEAST_CONTRAST`.
+    A hue that is too near to the page is made darker or lighter: a curve on white, curves and bars on a dark page.
     """
 
-    def rules(shades: Sequence[str], lines: Sequence[str]) -> str:
+    def rules(page: str, least: float, shades: Sequence[str]) -> str:
         parts = (f".drawing .on.s{place}{{fill:{ink_on(shade)}}}" for place, shade in enumerate(shades))
-        names = [f"--l{place}:{line}" for place, line in enumerate(lines)]
-        names += [f"--p{place}:{shade}" for place, shade in enumerate(shades)]
+        kinds = {"s": shades, "p": [_apart(one, page, least) for one in _SHADES],
+                 "l": [_apart(one, page, least) for one in _LINES]}  # fmt: skip
+        names = (f"--{kind}{place}:{one}" for kind, colours in kinds.items() for place, one in enumerate(colours))
         return f"{''.join(parts)}:root{{{';'.join(names)}}}"
 
-    named = [f"l{place}" for place in range(len(_LINES))] + [f"p{place}" for place in range(len(_SHADES))]
-    drawn = "".join(f".{name}{{stroke:var(--{name})}}.mark.{name}{{fill:var(--{name});stroke:none}}" for name in named)
-    drawn += "".join(f".s{place}{{fill:var(--p{place});background:var(--p{place})}}" for place in range(len(_SHADES)))
-    dark = rules([_lightened(shade) for shade in _SHADES], [_lightened(line) for line in _LINES])
-    return f"{rules(_SHADES, _LINES)}{drawn}@media screen and (prefers-color-scheme:dark){{{dark}}}"
+    lines = [f"l{place}" for place in range(len(_LINES))] + [f"p{place}" for place in range(len(_SHADES))]
+    drawn = "".join(f".{name}{{stroke:var(--{name})}}.mark.{name}{{fill:var(--{name});stroke:none}}" for name in lines)
+    drawn += "".join(f".s{place}{{fill:var(--s{place});background:var(--s{place})}}" for place in range(len(_SHADES)))
+    light = rules("#ffffff", 3.0, _SHADES)
+    dark = rules(_DARK_PAGE, 4.5, [_apart(shade, _DARK_PAGE, 4.5) for shade in _SHADES])
+    return f"{light}{drawn}@media screen and (prefers-color-scheme:dark){{{dark}}}"
 
 
 _LINES = ("#1f3b5c", "#b5651d", "#2f5d34", "#7a4b8c", "#777777")
 """Of curves: those of `panels`."""
-_DARK_PAGE, _LEAST_CONTRAST = "#12161c", 4.5
+_DARK_PAGE = "#12161c"
 
 
 def _channels(colour: str) -> list[int]:
@@ -95,13 +101,14 @@ def ink_on(colour: str) -> str:
     return max(("#ffffff", "#000000"), key=lambda ink: _contrast(ink, colour))
 
 
-def _lightened(colour: str) -> str:
-    mixed = colour
-    for share in range(1, 100):
-        if _contrast(mixed, _DARK_PAGE) >= _LEAST_CONTRAST:
-            break
-        mixed = "#" + "".join(f"{c + (255 - c) * share // 100:02x}" for c in _channels(colour))
-    return mixed
+def _apart(colour: str, page: str, least: float) -> str:
+    """A colour whose contrast to the page is at least this; its hue stays, which it would not mixed with white."""
+    hue, light, saturation = rgb_to_hls(*(c / 255 for c in _channels(colour)))
+    away = 0.01 if is_dark(page) else -0.01
+    while _contrast(colour, page) < least:
+        light += away
+        colour = "#" + "".join(f"{round(255 * c):02x}" for c in hls_to_rgb(hue, light, saturation))
+    return colour
 
 
 def draw_png(width_in: float, height_in: float, draw: Callable[["Figure"], None]) -> bytes:

@@ -36,7 +36,7 @@ class Skipping(Protocol):
 class BlockMask:
     """A context manager in which a model runs only some of its decoder blocks.
 
-    Example:
+    Examples:
         >>> with BlockMask(model, active=[0, 2, 3]) as mask:  # doctest: +SKIP
         ...     model.generate(**inputs)
         >>> mask.calls  # doctest: +SKIP

@@ -359,7 +359,7 @@ def watch(
 ) -> Watch:
     """Watch the generate calls of a model, and the loops around it, inside a `with` block; your code stays as it is.
 
-    Example:
+    Examples:
         >>> with perstep.watch(model) as w:  # doctest: +SKIP
         ...     model.generate(**inputs, logits_processor=[mine])
         >>> print(w)  # doctest: +SKIP

@@ -1,6 +1,6 @@
 """Mask engines by name: how each is prepared for a vocabulary and built for a grammar, both timed.
 
-Example:
+Examples:
     >>> engine = prepare("table", vocabulary).build(Grammar(schema))  # doctest: +SKIP
     >>> row = engine.fill(); engine.accept(token)  # doctest: +SKIP
 """

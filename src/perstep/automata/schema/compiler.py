@@ -126,7 +126,7 @@ def json_schema(
         InputError: if the schema is not JSON, malformed, refers to what is not there, holds what no finite
             automaton can, recurs without `max_depth`, allows nothing, or is over the limit.
 
-    Example:
+    Examples:
         >>> dfa = json_schema({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
         >>> dfa.accepts(b'{"n": 12}'), dfa.accepts(b'{"n": 1.5}')
         (True, False)

@@ -231,7 +231,8 @@ class Page:
         tables: all that was found.
         stops: why no number may be quoted: the findings are invalid, not resolved, or of a part of the model.
         warnings: what to know before a number is quoted.
-        facts: heading -> facts by name: the command, the machine, the conditions.
+        facts: heading -> facts by name, as they were: the command, the machine, the conditions.
+        inside: part -> what lies inside it, in words.
         holds: what the page contains, and what not, in sentences. Each page also says that nothing is fetched or sent.
         version: of perstep.
     """
@@ -246,3 +247,4 @@ class Page:
     version: str
     stops: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    inside: Mapping[str, str] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def figure(number: int, shown: Drawn) -> Markup:
         if isinstance(shown, Roofline)
         else _panel(shown)
     )
-    caption = element("figcaption", shown.title or "curve")
+    caption = element("figcaption", sentence(shown.title or "curve"))
     kind = "figure narrow" if isinstance(shown, Panel) else "figure"
     return element("figure", caption, drawn, id=f"figure-{number}", class_=kind, data_figure=str(number))
 
@@ -92,7 +92,7 @@ def _hint(name: str, said: Sequence[str]) -> str:
 
 def _ledger(view: LedgerView) -> Markup:
     ledger = view.ledger
-    unit, size = time_unit(part.ns for part in ledger.parts.values())
+    unit, size = time_unit([part.ns for part in ledger.parts.values()] or [ledger.residual_ns])
     names = [*ledger.parts, RESIDUAL]
     longest = max(
         [ledger.residual_ns]
@@ -203,7 +203,7 @@ def _lanes(view: LedgerView) -> Markup:
     said = "Left to right in the order of the step. A part that is entered several times is drawn once, as its sum."
     if device is not None:
         said += f" {device.words} The two lanes are of two clocks: their places do not say what ran at the same time."
-    return join([_scrolled(drawing, "the step from left to right"), element("p", said, class_="note")])
+    return join([_scrolled(drawing, "the step from left to right"), element("p", sentence(said), class_="note")])
 
 
 def _scrolled(drawing: Markup, what: str) -> Markup:
@@ -269,7 +269,7 @@ def _bars(bars: Bars) -> Markup:
         high = 1.1 * max(high, -low, 2 * bars.within)
         low = -high
     rows = [_bar_row(bars, bar, low, high) for bar in bars.bars]
-    note = [element("p", bars.note, class_="note")] if bars.note else []
+    note = [element("p", sentence(bars.note), class_="note")] if bars.note else []
     return join([element("table", element("tbody", *rows), class_="ledger bars"), *note])
 
 
@@ -333,7 +333,7 @@ def _roofline(shown: Roofline) -> Markup:
     drawing = element(
         "svg", *shapes, viewbox="0 0 720 374", class_="drawing roofline", role="img", aria_label=shown.title
     )
-    note = [element("p", shown.note, class_="note")] if shown.note else []
+    note = [element("p", sentence(shown.note), class_="note")] if shown.note else []
     return join([_scrolled(drawing, "roofline"), *note])
 
 

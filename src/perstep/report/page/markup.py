@@ -50,15 +50,35 @@ def text(value: str) -> Markup:
 _SHORT = 26
 """Characters of a name that fit beside a bar."""
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|ns|µs|ms|s|x|rounds?|steps?)(?![\w]))")
-_WHOLE = re.compile(r"\b\d\w*(?:-\w+)+")
+_WHOLE = re.compile(r"\b\d\w*(?:-\w+)+|(?<![\w-])--?[a-z][\w-]*")
+_CODE = re.compile(r"`([^`]+)`")
 _JOINT = re.compile(r"(?<=[/=.(_,])(?=\w)")
 
 
 def sentence(value: str) -> Markup:
-    """A text in which no line ends between a number and its unit, nor in an interval, a date or the name of a run."""
-    kept = _UNIT.sub("\xa0", text(value))
-    kept = re.sub(r"\[[^][]{1,40}\]", lambda ends: ends[0].replace(" ", "\xa0"), kept)
-    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', kept))
+    """A text of perstep's own, a `quantity` with its interval on one line; what stands between backticks is code."""
+    kept = re.sub(r"\[[^][]{1,40}\]", lambda ends: ends[0].replace(" ", "\xa0"), _UNIT.sub("\xa0", text(value)))
+    return Markup(_CODE.sub(r"<code>\g<1></code>", _kept_whole(kept)))
+
+
+def sentences(said: Iterable[str], class_: str | None = None) -> Markup:
+    """A list of them; nothing where there is none."""
+    items = [element("li", sentence(one)) for one in said]
+    return element("ul", *items, class_=class_) if items else Markup("")
+
+
+def quantity(value: str) -> Markup:
+    """A text in which no line ends between a number and its unit, nor in what `verbatim` keeps whole."""
+    return _kept_whole(_UNIT.sub("\xa0", text(value)))
+
+
+def verbatim(value: str) -> Markup:
+    """A text as it is, to be copied: no line ends in a date, the name of a run or an option."""
+    return _kept_whole(text(value))
+
+
+def _kept_whole(escaped: str) -> Markup:
+    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', escaped))
 
 
 def code(value: str) -> Markup:

@@ -80,6 +80,8 @@
       h("p", { class: "note" }, spread(rounds, "bars")),
       other ? h("p", { class: "note" }, spread(other, "outline")) : null);
   };
+  // What stands between backticks is code.
+  const prose = (words) => words.split(/`([^`]+)`/).map((piece, place) => (place % 2 ? h("code", null, piece) : piece));
   const beside = (part) => all("table.data").flatMap((table) => {
     const heads = all("thead tr > *", table).map((head) => head.textContent);
     return all("tbody tr", table).filter((row) => row.cells[0].textContent === part).map((row) => ({
@@ -94,7 +96,7 @@
     return h("section", { class: "detail", "aria-labelledby": "detail-name" },
       h("div", { class: "top" }, h("h2", { id: "detail-name", tabIndex: -1 }, part),
         h("button", { type: "button", onClick: close, "aria-label": "close" }, "× close")),
-      found.about?.[part] ? h("p", { class: "note" }, `Inside it: ${found.about[part]}.`) : null,
+      found.about?.[part] ? h("p", { class: "note" }, "Inside it: ", ...prose(found.about[part]), ".") : null,
       h("ul", null, said.map((line) => h("li", null, line))),
       rounds ? h("div", { class: "two" },
         h("div", null, h("h3", null, "Distribution"), h(Histogram, { rounds })),
@@ -266,7 +268,7 @@
     const wanted = words.trim().toLowerCase(), rows = all("tr[data-part], table.data tbody tr");
     let left = 0;
     for (const row of rows) {
-      const out = wanted !== "" && !row.textContent.toLowerCase().includes(wanted);
+      const out = wanted !== "" && !row.textContent.replaceAll("\u00a0", " ").toLowerCase().includes(wanted);
       row.classList.toggle("filtered-out", out);
       left += out ? 0 : 1;
     }

@@ -16,7 +16,18 @@ from perstep.report.format import bar
 from perstep.report.page.content import Bars, Drawn, LedgerView, Page
 from perstep.report.page.curves import colour_of
 from perstep.report.page.drawing import figure, round_noun
-from perstep.report.page.markup import Markup, element, hidden, hiding, join, sentence
+from perstep.report.page.markup import (
+    Markup,
+    code,
+    element,
+    hidden,
+    hiding,
+    join,
+    quantity,
+    sentence,
+    sentences,
+    verbatim,
+)
 from perstep.report.page.rounds import Packed, rounds_of, rounds_of_two
 from perstep.report.panels import Panel
 from perstep.report.plot import page_shades
@@ -27,7 +38,6 @@ REPORT = "report.html"
 _VENDORED = {"uPlot": "uPlot.iife.min.js", "preact": "preact.min.umd.js"}
 _NOTHING_SENT = "no file is fetched when it is opened, and nothing is sent"
 _KEYS = (
-    ("1 2 3", "the finding, the numbers, how it was measured"),
     ("/", "filter parts and rows"),
     ("↑ ↓", "the next part, when one is in focus"),
     ("Enter", "the rounds of the part in focus; a click does the same"),
@@ -70,7 +80,8 @@ def _rendered(page: Page, *, raw: bool) -> bytes:
 
 
 def _content(page: Page) -> list[Markup]:
-    names = {"1": "Finding", "2": "Numbers", "3": "How it was measured"}
+    names = {"1": "Finding", "2": "Numbers"} | ({"3": "How it was measured"} if page.facts or page.inside else {})
+    views = [_first_view(page), _second_view(page), *([_third_view(page)] if "3" in names else [])]
     links = [
         element("a", f"{number} {name}", href=f"#view-{number}", data_view=number) for number, name in names.items()
     ]
@@ -90,9 +101,9 @@ def _content(page: Page) -> list[Markup]:
             element("p", page.subject, class_="subject"),
         ),
         element("nav", *links, search, aria_label="Views"),
-        element("main", _first_view(page), _second_view(page), _third_view(page)),
+        element("main", *views),
         _footer(page),
-        _help(),
+        _help(names),
     ]
 
 
@@ -113,8 +124,7 @@ def _first_view(page: Page) -> Markup:
 def _alert(heading: str, said: Sequence[str], kind: str) -> Markup:
     if not said:
         return Markup("")
-    items = [element("li", one) for one in said]
-    return element("div", element("strong", heading), element("ul", *items), class_=kind)
+    return element("div", element("strong", heading), sentences(said), class_=kind)
 
 
 def _second_view(page: Page) -> Markup:
@@ -136,10 +146,9 @@ def table_html(table: Table) -> Markup:
                 class_="rule" if place in table.rule_before else None)
         for place, row in enumerate(table.records)
     ]  # fmt: skip
-    notes = [element("ul", *(element("li", note) for note in table.notes), class_="notes")] if table.notes else []
     grid = element("table", element("thead", head), element("tbody", *rows), class_="data", data_title=table.title)
     scrolled = element("div", grid, class_="scrolled", tabindex=0, role="group", aria_label=table.title)
-    return join([element("h3", table.title), scrolled, *notes])
+    return join([element("h3", table.title), scrolled, sentences(table.notes, "notes")])
 
 
 def _cell(column: Column[object], row: object, *, first: bool) -> Markup:
@@ -151,7 +160,7 @@ def _cell(column: Column[object], row: object, *, first: bool) -> Markup:
         shape = element("rect", x=0, y=0, width=100 * max(0.0, min(value, 1.0)), height=12, class_="amount")
         drawn = element("svg", shape, viewbox="0 0 100 12", ratio="none", class_="bar", aria_hidden="true")
         return element("td", drawn, class_="share")
-    return element("td", column.cell(row), class_="text" if column.words else "number")
+    return element("td", quantity(column.cell(row)), class_="text" if column.words else "number")
 
 
 def _third_view(page: Page) -> Markup:
@@ -159,23 +168,29 @@ def _third_view(page: Page) -> Markup:
     for heading, facts in page.facts.items():
         sections.append(element("h3", heading))
         if list(facts) == [""]:
-            sections.append(element("div", facts[""], class_="command"))
+            sections.append(element("div", verbatim(facts[""]), class_="command"))
             continue
-        sections.append(
-            element("dl", *(one for name, fact in facts.items() for one in (element("dt", name), element("dd", fact))))
-        )
+        sections.append(_described(facts, verbatim))
+    if page.inside:
+        sections += [element("h3", "What lies inside each part"), _described(page.inside, sentence)]
     return _view("3", *sections)
 
 
+def _described(facts: Mapping[str, str], form: Callable[[str], Markup]) -> Markup:
+    pairs = ((element("dt", code(name)), element("dd", form(fact))) for name, fact in facts.items())
+    return element("dl", *(one for pair in pairs for one in pair))
+
+
 def _footer(page: Page) -> Markup:
-    contents = element("ul", *(element("li", one) for one in (*page.holds, _NOTHING_SENT)))
+    contents = sentences((*page.holds, _NOTHING_SENT))
     return element(
         "footer", element("p", "This page contains:"), contents, element("p", f"Made by perstep {page.version}.")
     )
 
 
-def _help() -> Markup:
-    rows = [element("tr", element("td", element("kbd", key)), element("td", words)) for key, words in _KEYS]
+def _help(views: Mapping[str, str]) -> Markup:
+    keys = [(" ".join(views), ", ".join(views.values()).lower()), *_KEYS]
+    rows = [element("tr", element("td", element("kbd", key)), element("td", words)) for key, words in keys]
     closing = element("form", element("button", "close"), method="dialog")
     heading = element("h2", "Keys", id="help-title")
     return element(

@@ -50,7 +50,7 @@ _LOCK = threading.Lock()
 class Wraps:
     """A set of wrappers that is taken away as a whole, at the latest at the end of a `with` block.
 
-    Example:
+    Examples:
         >>> class Greeter:
         ...     def greet(self):
         ...         return "hello"

@@ -38,7 +38,7 @@ class Instrument:
     `words.BOUNDARIES`. Calls made inside a part (a processor that generates), and a call in another
     thread while one is recorded, run unwatched.
 
-    Example:
+    Examples:
         >>> recorder = Recorder()  # doctest: +SKIP
         >>> with Instrument(model, recorder):  # doctest: +SKIP
         ...     model.generate(**inputs, logits_processor=[mine])

@@ -84,7 +84,7 @@ class Replay:
     outside the recorded call; entered before, in its `setup`. A streamer is handed the tokens that were chosen,
     not those that were forced. Calls made inside a replayed one, and in other threads, are left alone.
 
-    Example:
+    Examples:
         >>> trace = record(model, ids, 32, do_sample=False)  # doctest: +SKIP
         >>> with Replay(model, trace) as replayed:  # doctest: +SKIP
         ...     model.generate(ids, max_new_tokens=32, do_sample=False)

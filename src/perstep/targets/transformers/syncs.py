@@ -98,7 +98,7 @@ class SyncRecorder:
 
     It counts in the thread that entered it, between the beginning and the end of steps.
 
-    Example:
+    Examples:
         >>> syncs = SyncRecorder()  # doctest: +SKIP
         >>> with syncs, Instrument(model, syncs):  # doctest: +SKIP
         ...     model.generate(**inputs)
