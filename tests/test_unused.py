@@ -33,7 +33,7 @@ NOT_READ = {
         PartChange.ref_ci_low_ns
         Point.without_cache_high_ms Point.without_cache_low_ms""",
     "stored in manifest.json or samples.jsonl: what was measured, and how": """
-        Conditions.repetitions_a_round Conditions.rewound KnobConditions.end_tokens
+        Conditions.rewound KnobConditions.end_tokens
         Conditions.end_tokens Conditions.languages Workload.schema_sha256 Conditions.steps_per_turn
         TraceCounts.by_operator TraceCounts.idle_launches AboutLanguage.automaton
         Host.load_average_5min Host.load_average_15min""",
