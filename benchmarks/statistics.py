@@ -41,6 +41,7 @@ STUDIES = {
     "interval_methods": rejected.interval_methods,
     "sequential": rejected.sequential,
     "merging": rejected.merging,
+    "few_rounds": studies.few_rounds,
 }
 
 

@@ -242,6 +242,34 @@ def factorial(rng: np.random.Generator, series: int) -> list[Row]:
     return rows
 
 
+def few_rounds(rng: np.random.Generator, series: int) -> list[Row]:
+    """Rounds that are too few to merge: how often does chance withhold an interval, and do the shown ones hold?"""
+    truth, total_effect, rows = np.array([1.1408, 2.2548, 2.1392, 3.1276]), 1.9868, []
+    for name in ("white", "ar1-rounds-0.2", "ar1-rounds-0.5"):
+        for rounds in (10, 12, 14, 19):
+            single = fixed_rounds(simulate_pairs(rng, shape_named(name), SIZES[1], series, rounds))
+            shown = [c for c in single if c.ci_low is not None]
+            effects = [
+                stats.factorial_effects(c * truth, ["logits", "stop"], rng).total
+                for c in four_cells(rng, shape_named(name), series // 10, rounds)
+            ]
+            resampled = [effect for effect in effects if effect.ci_low is not None]
+            held = sum(effect.ci_low <= total_effect <= effect.ci_high for effect in resampled)
+            rows.append(
+                {
+                    "noise": name,
+                    "rounds": rounds,
+                    "comparisons": series,
+                    "printed": len(shown) / series,
+                    "coverage": sum(c.ci_low <= 0 <= c.ci_high for c in shown) / len(shown),
+                    "factorials": len(effects),
+                    "printed_factorial": len(resampled) / len(effects),
+                    "coverage_factorial": held / len(resampled),
+                }
+            )
+    return rows
+
+
 def four_cells(rng: np.random.Generator, shape: Shape, series: int, rounds: int) -> np.ndarray:
     """Noise of four arms in Williams squares: [series, rounds, 4], about 1."""
     costs = simulation.interleave(rng, shape, SIZES[1], series, rounds, 4)

@@ -105,6 +105,14 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("coverage", percent("coverage")),
         ("shown", percent("printed", 0)),
     ],
+    "few_rounds": [
+        ("noise", text("noise")),
+        ("rounds", number("rounds")),
+        ("paired interval shown", percent("printed")),
+        ("its coverage", percent("coverage")),
+        ("resampled interval shown", percent("printed_factorial")),
+        ("its coverage", percent("coverage_factorial")),
+    ],
     "sequential": [
         ("noise", text("noise")),
         ("false verdicts", percent("false_verdicts")),

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
+from tests.made_up_device import MadeUpKernels, profiled_on_the_cpu
 
 from perstep.cli import run
 from perstep.errors import InputError
+from perstep.experiments.compare.known import Detection
 from perstep.experiments.device import planted
-from perstep.experiments.device.planted import DELAYS_NS, Planted, _sentence, run_device_test
+from perstep.experiments.device.busy import InUse
+from perstep.experiments.device.planted import DELAYS_NS, Planted, _sentence, compare_programs, run_device_test
 from perstep.measure import FakeClock
 from perstep.measure.device_rows import Row
 
@@ -22,32 +27,29 @@ pytest.importorskip("transformers")
 KERNEL_NS, LAUNCH_NS = 2_000, 1_000
 
 
-class MadeUpDevice:
+class MadeUpDevice(MadeUpKernels):
     """Kernels of 2 µs for the products that torch's own profiler saw, and of a known length for a delay's operator."""
 
     name = "made up"
 
-    def __init__(self, clock: FakeClock, *, lost: str = "") -> None:
-        self._clock, self._lost, self.last_ns = clock, lost, 0
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(("aten::mm", "aten::atan"), lambda name: self.last_ns if name == "aten::atan" else KERNEL_NS)
+        self._clock, self.last_ns, self.done_ns = clock, 0, 0
 
     def launch(self, ns: int) -> None:
         """An operator that nothing else of the model has; the host takes 1 µs for it."""
         self.last_ns = ns
         self._clock.advance(LAUNCH_NS)
+        self.done_ns = max(self.done_ns, self._clock.now()) + ns
         torch.atan(torch.ones(1))
 
-    def rows(self, call: Callable[[], None]) -> list[Row]:
-        """As torch's profiler gives them."""
-        from perstep.targets.transformers.device_profile import KinetoProfiler
+    def wait(self) -> None:
+        """As `torch.cuda.synchronize` does."""
+        self._clock.advance(max(self.done_ns - self._clock.now(), 0))
 
-        rows, free_ns = KinetoProfiler("cpu").rows(call), 0
-        for number, row in enumerate([r for r in rows if r.name in ("aten::mm", "aten::atan")], start=1):
-            ns = self.last_ns if row.name == "aten::atan" else KERNEL_NS
-            launch = row._replace(name="cudaLaunchKernel", duration_ns=1, correlation=10_000_000 + number)
-            begin_ns = max(row.start_ns + 5_000, free_ns)
-            free_ns = begin_ns + ns
-            rows += [launch, Row("k", "DeviceType.CUDA", begin_ns, ns, launch.correlation, 0, 0, 7)]
-        return rows
+    def there(self) -> AbstractContextManager[None]:
+        """There is one device."""
+        return nullcontext()
 
 
 @pytest.fixture
@@ -61,8 +63,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> MadeUpDevice:
         return open_model(name, backend=backend)
 
     monkeypatch.setattr(planted, "open_model", opened)
-    monkeypatch.setattr("perstep.targets.transformers.target.device_of", lambda _model: object())
-    monkeypatch.setattr("perstep.targets.transformers.target.KinetoProfiler", lambda _device: made)
+    profiled_on_the_cpu(monkeypatch, made)
+    in_use = InUse(made.name, made.wait, made)
+    monkeypatch.setattr("perstep.experiments.compare.session.device_in_use", lambda: in_use)
     monkeypatch.setattr(planted, "MIN_BUDGET_S", 0.0)
     monkeypatch.setattr(planted, "LEAST_PASSES", 2)
     monkeypatch.setattr(planted, "_STEPS", 3)
@@ -86,15 +89,33 @@ def test_each_delay_is_found_on_its_side_and_in_its_part(device: MadeUpDevice) -
         assert one.elsewhere_ns == pytest.approx(0, abs=1_000)
     assert found.busy_ns > 0
     assert found.sentence == (
+        "Of 10 comparisons of identical programs 0 gave a false verdict. "
         "On made up, found in the right part and on the right side within 5 % or 20 µs: 20 of 20 known delays."
     )
+
+
+def test_identical_programs_are_not_told_apart_and_others_are(device: MadeUpDevice) -> None:
+    """A block ends when the device is done, so that kernels count and not launches; device busy stands beside them."""
+
+    def compared(candidate_ns: int) -> tuple[Detection, float | None]:
+        programs = {"reference": partial(device.launch, 100_000), "candidate": partial(device.launch, candidate_ns)}
+        return compare_programs(programs, device, seconds=1.5, seed=0, clock=device._clock)
+
+    alike, busy_differs = compared(100_000)
+    assert (alike.tries, alike.slower, alike.faster, alike.same) == (10, 0, 0, 10)
+    assert alike.covered == 10
+    assert busy_differs == 0
+    longer, busy_differs = compared(103_000)
+    assert (longer.slower, longer.covered) == (10, 0)
+    assert busy_differs == pytest.approx(0.03)
 
 
 def test_a_delay_on_the_wrong_side_is_not_found(device: MadeUpDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that the profiler does not see is missed, and the worst of these is named."""
 
     def blind(call: Callable[[], None]) -> list[Row]:
-        return [row for row in MadeUpDevice.rows(device, call) if row.name != "k" or row.duration_ns == KERNEL_NS]
+        rows = MadeUpDevice.rows(device, call)
+        return [row for row in rows if not row.name.startswith("kernel_") or row.duration_ns == KERNEL_NS]
 
     monkeypatch.setattr(device, "rows", blind)
     monkeypatch.setattr(planted, "DELAYS_NS", (500_000,))
@@ -137,10 +158,14 @@ def test_the_command_prints_its_table_and_its_json(
     text = capsys.readouterr().out
     assert "known delays in a step of mini on made up" in text
     assert "host waits more in sync" in text
+    said = " ".join(text.split())
+    assert "A program is a kernel of 100 µs, and a block ends when the device is done; device busy differs" in said
     assert run(["selftest", "--device", "cuda", "--budget", "1ms", "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["planted"]) == 2
     assert found["device"] == "made up"
+    assert found["identical"]["tries"] == 10
+    assert found["busy_differs"] == 0
 
 
 def test_a_budget_too_short_is_refused() -> None:

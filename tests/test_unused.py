@@ -16,7 +16,6 @@ BY_NAME = {
     "__dir__": "Python calls it",
     "build_memo": "named in automata.engines.ENGINES",
     "build_lazy": "named in automata.engines.ENGINES",
-    "_should_skip_dynamo": "torch's `TorchDispatchMode` calls it",
     "Axes": "named in quoted annotations",
 }
 """Used where vulture cannot see it."""
@@ -33,7 +32,7 @@ NOT_READ = {
         PartChange.ref_ci_low_ns
         Point.without_cache_high_ms Point.without_cache_low_ms""",
     "stored in manifest.json or samples.jsonl: what was measured, and how": """
-        Conditions.repetitions_a_round Conditions.rewound KnobConditions.end_tokens
+        Conditions.rewound KnobConditions.end_tokens
         Conditions.end_tokens Conditions.languages Workload.schema_sha256 Conditions.steps_per_turn
         TraceCounts.by_operator TraceCounts.idle_launches AboutLanguage.automaton
         Host.load_average_5min Host.load_average_15min""",

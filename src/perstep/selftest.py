@@ -8,7 +8,6 @@ must grow by just that). Nothing here is assumed about the machine; all of it is
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from math import sqrt
-from operator import attrgetter
 
 import msgspec
 import numpy as np
@@ -17,19 +16,18 @@ from numpy.typing import NDArray
 from perstep._words import plural, short
 from perstep.errors import InputError
 from perstep.experiments.compare import Comparison, compare
+from perstep.experiments.compare.known import DETECTION_COLUMNS, THRESHOLD, Detection, detection
 from perstep.machine import save_between_run_noise
 from perstep.measure import Clock, HostClock, Mark, Progress, Recorder, Steps, collector_off
 from perstep.measure.blocks import measure_clock
 from perstep.report import Column, Table
-from perstep.report.format import duration, overhead, percent, significant
+from perstep.report.format import duration, overhead, percent
 from perstep.stats import Change, balanced_block, paired_change, step_estimate
 from perstep.stored.fresh_runs import measure_fresh_runs
 from perstep.targets import BUILT_IN, PLAIN, open_model
 
 CHANGES = (0.01, 0.02, 0.05)
 DELAYS_NS = (20_000, 200_000, 2_000_000)
-THRESHOLD = 0.003
-"""T of the comparisons: small enough that a true 1 % cannot be called the same."""
 MIN_BUDGET_S = 20.0
 
 # How the budget is divided; the rest is loading and calibration.
@@ -39,32 +37,6 @@ _PROMPT, _STEPS = 32, 16
 _DELAY_SHARES = dict(zip(DELAYS_NS, (0.8, 0.12, 0.08), strict=True))
 """A delay of 20 µs is looked for longest: 1 s a part finds it within 0.5 µs, 0.3 s within 1.5 µs."""
 _FIRST_PART = "embed"
-
-
-class Detection(msgspec.Struct, frozen=True):
-    """Comparisons with a known true change.
-
-    Attributes:
-        true_change: 0 for identical programs.
-        tries: comparisons made.
-        seconds_each: the budget of each.
-        slower: how many said `slower`.
-        faster: how many said `faster`.
-        same: how many said `same`.
-        covered: how many intervals held the true change.
-        median_error: of the estimate, absolute.
-        median_detectable: median of the minimum detectable effects, None where none had an interval.
-    """
-
-    true_change: float
-    tries: int
-    seconds_each: float
-    slower: int
-    faster: int
-    same: int
-    covered: int
-    median_error: float
-    median_detectable: float | None
 
 
 class Attribution(msgspec.Struct, frozen=True):
@@ -221,21 +193,8 @@ def _compare(change: float, seconds: float, seed: int) -> Comparison:
 
 
 def _detect(change: float, tries: int, seconds: float, seed: int) -> Detection:
-    arms = [_compare(change, seconds / tries, seed * 1000 + number)["candidate"].wall for number in range(tries)]
-    verdicts = [arm.verdict.split(" (")[0] for arm in arms]
-    detectable = [arm.mde for arm in arms if arm.mde is not None]
-    errors = [abs(arm.change - change) for arm in arms if arm.change is not None]
-    return Detection(
-        true_change=change,
-        tries=tries,
-        seconds_each=seconds / tries,
-        slower=verdicts.count("slower"),
-        faster=verdicts.count("faster"),
-        same=verdicts.count("same"),
-        covered=sum(a.ci_low is not None and a.ci_high is not None and a.ci_low <= change <= a.ci_high for a in arms),
-        median_error=float(np.median(errors)) if errors else float("nan"),
-        median_detectable=float(np.median(detectable)) if detectable else None,
-    )
+    each_s = seconds / tries
+    return detection(change, each_s, [_compare(change, each_s, seed * 1000 + number) for number in range(tries)])
 
 
 class _Bench:
@@ -318,7 +277,7 @@ def _grown(name: str, passes: dict[bool, list[Steps]]) -> float:
 
 def tables(test: SelfTest) -> list[Table]:
     """The answers, and the sentence."""
-    comparisons = Table("comparisons with a known answer", _DETECTION, [test.identical, *test.different])
+    comparisons = Table("comparisons with a known answer", DETECTION_COLUMNS, [test.identical, *test.different])
     num_parts = len({a.part for a in test.attribution})
     delays = Table(
         title=f"known delays in each of {plural(num_parts, 'part')} of a step of {duration(test.step_ns)}",
@@ -344,21 +303,6 @@ def _between(test: SelfTest) -> str:
         f"{plural(test.fresh_runs, 'run')} in fresh processes differ by {percent(test.between_runs, 2)} (standard "
         "deviation); kept for `perstep compare`"
     )
-
-
-def _true_words(change: float) -> str:
-    return f"{change:+.0%}" if change else "identical"
-
-
-_DETECTION: list[Column[Detection]] = [
-    Column("true change", lambda d: d.true_change, _true_words, "true_change", words=True),
-    Column("tries", lambda d: d.tries, name="tries"),
-    Column("each", lambda d: d.seconds_each, lambda seconds: significant(seconds, 2), "seconds_each", "s"),
-    *(Column[Detection](verdict, attrgetter(verdict), name=verdict) for verdict in ("slower", "faster", "same")),
-    Column("interval includes it", lambda d: d.covered, name="covered"),
-    Column("error", lambda d: d.median_error, lambda error: percent(error, 2), "median_error"),
-    Column("detectable", lambda d: d.median_detectable, lambda change: percent(change, 2), "median_detectable"),
-]
 
 
 def _with_delay(test: SelfTest, delay_ns: int) -> list[Attribution]:

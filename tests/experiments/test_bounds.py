@@ -11,13 +11,14 @@ import pytest
 
 from perstep.data import mini_path
 from perstep.experiments.bounds import (
+    BEATEN,
     EXCEEDED,
     backend_for,
     rates_between,
     rates_from,
     sweep_for,
 )
-from perstep.experiments.ledger.bounds import BEATEN, FUSED, LedgerBounds, bounds_of, columns_of, step_costs
+from perstep.experiments.ledger.bounds import FUSED, LedgerBounds, bounds_of, columns_of, step_costs
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import SweepCeilings, SweepFigures
 from perstep.measure import Ledger, LedgerSamples, build_ledger

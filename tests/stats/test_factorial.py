@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from perstep import stats
 from perstep.errors import InputError
-from perstep.stats.bootstrap import percentile_interval
+from perstep.stats.bootstrap import estimate_cells, percentile_interval, rounds_to_draw
+from perstep.stats.merging import rank_autocorrelation
 
 
 def game(values: list[float], rounds: int = 30, noise: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -147,6 +148,40 @@ def test_too_few_rounds_give_no_interval_and_say_so() -> None:
     found = stats.factorial_effects(game([10, 13], rounds=9), ["a"], np.random.default_rng(0))
     assert found.effect["a"] == stats.Effect(pytest.approx(3), None, None)
     assert found.reason == "9 independent rounds; an interval needs 10"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "autocorrelation", "drawn"),
+    [
+        (9, 0.0, 0),
+        (10, 0.0, 10),
+        (13, 0.09, 13),
+        (13, 0.1, 10),
+        (12, 0.2, 8),
+        (10, 0.49, 3),
+        (10, 0.5, 0),
+        (60, 0.3, 32),
+    ],
+)
+def test_a_resample_has_as_many_rounds_as_independent_ones_would_tell(
+    rounds: int, autocorrelation: float, drawn: int
+) -> None:
+    """That is n (1 - r) / (1 + r), from r = 0.1 on; none with fewer than 10 rounds, or from 0.5 on."""
+    assert rounds_to_draw(rounds, autocorrelation) == drawn
+
+
+def test_chance_withholds_few_intervals_of_twelve_independent_rounds() -> None:
+    """Of 200 games three of ten look autocorrelated by more than 0.1, and one in 25 by 0.5; the others are wider."""
+    widths: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(200):
+        costs = game([10, 13], rounds=12, noise=0.01, seed=seed)
+        cells = estimate_cells(costs, 0, np.random.default_rng(seed), resamples=200)
+        if cells.resampled is not None:
+            low, high = percentile_interval(cells.resampled[:, 1] - cells.resampled[:, 0])
+            widths[rank_autocorrelation(costs[:, 1] / costs[:, 0]) < 0.1].append(high - low)
+    assert len(widths[True]) + len(widths[False]) >= 192
+    assert 0.2 < len(widths[False]) / 200 < 0.4
+    assert np.median(widths[False]) > 1.1 * np.median(widths[True])
 
 
 @pytest.mark.parametrize(("names", "cells"), [("", 1), ("abcde", 32), ("aa", 4), ("ab", 3), ("a", 4)])

@@ -27,7 +27,8 @@ def selftest(
     """Measure which changes this machine can resolve, in tests with known answers.
 
     The tests compare identical programs, compare programs that differ by 1, 2 and 5 %, and add delays of 20, 200 and
-    2,000 µs to each part of a ledger. On a device the delays are on the host and on the device.
+    2,000 µs to each part of a ledger. On a device they compare identical programs that put kernels there, and add
+    delays on the host and on the device.
 
     Args:
         device: cpu, or cuda: delays of 500 and 3,000 µs on the host and on the device.

@@ -27,6 +27,8 @@ from perstep.theory import (
 
 EXCEEDED = "ceilings exceeded; not judged"
 """Printed instead of a bound if a part was faster than the best rounds of the ceilings allow."""
+BEATEN = "faster than its bound; not judged"
+"""In place of the bound of a part that proves nothing about the ceilings."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (REFERENCE, TRANSFORMERS, TRANSFORMERS_STATIC, TRANSFORMERS_EAGER)

@@ -17,6 +17,7 @@ from perstep._words import plural
 from perstep.errors import InputError
 from perstep.stats.merging import (
     MAX_AUTOCORRELATION,
+    MAX_AUTOCORRELATION_OF_WIDEST,
     guarded_confidence,
     merge_rounds,
     rank_autocorrelation,
@@ -55,7 +56,7 @@ class Cells:
 
     Attributes:
         estimate: [cells].
-        resampled: [resamples, cells]; None with too few independent rounds.
+        resampled: [resamples, cells]; None with too few rounds, or autocorrelated ones.
         merged_by: adjacent rounds that were made one before resampling.
         reason: why `resampled` is None; empty otherwise.
     """
@@ -84,22 +85,54 @@ def estimate_cells(costs: ArrayLike, reference: int, rng: np.random.Generator, *
     if not np.isfinite(x).all() or (x <= 0).any():
         raise InputError("a cost is not finite or not above 0; every round must hold every cell")
     others = [cell for cell in range(x.shape[1]) if cell != reference]
-    merged_by, independent = common_merge_factor([x[:, [reference, cell]] for cell in others])
+    merged_by, autocorrelation = common_merge_factor([x[:, [reference, cell]] for cell in others])
     x = merge_rounds(x, merged_by)
     estimate = _cell_costs(x[None], reference)[0]
-    if x.shape[0] < MIN_MERGED_ROUNDS or not independent:
-        few = plural(x.shape[0], "independent round") if independent else "the rounds are autocorrelated"
-        return Cells(estimate, None, merged_by, f"{few}; an interval needs {MIN_MERGED_ROUNDS}")
+    count = rounds_to_draw(x.shape[0], autocorrelation)
+    if not count:
+        return Cells(estimate, None, merged_by, why_none(x.shape[0], autocorrelation))
     block = max(1, _RESAMPLED_AT_ONCE // x.size)
     blocks = []
     for start in range(0, resamples, block):
-        drawn = rng.integers(x.shape[0], size=(min(block, resamples - start), x.shape[0]))
+        drawn = rng.integers(x.shape[0], size=(min(block, resamples - start), count))
         blocks.append(_cell_costs(x[drawn], reference))
     return Cells(estimate, np.concatenate(blocks), merged_by, "")
 
 
-def common_merge_factor(ratios: Sequence[NDArray[np.float64]]) -> tuple[int, bool]:
-    """The merge factor for several ratios at once, and whether it made them independent.
+def rounds_to_draw(rounds: int, autocorrelation: float) -> int:
+    """How many rounds a resample has, so that its spread is that of the estimate.
+
+    All of them if they are independent. Where they ran out before that, n (1 - r) / (1 + r) of n: that number of
+    independent ones tells as much. With 10 to 19 rounds, chance alone makes three of ten series look autocorrelated.
+
+    Args:
+        rounds: after merging.
+        autocorrelation: of their ratios, r.
+
+    Returns:
+        0 where there is no interval: fewer than 10 rounds, or r of 0.5 or more.
+    """
+    if rounds < MIN_MERGED_ROUNDS or autocorrelation >= MAX_AUTOCORRELATION_OF_WIDEST:
+        return 0
+    if autocorrelation < MAX_AUTOCORRELATION:
+        return rounds
+    return int(rounds * (1 - autocorrelation) / (1 + autocorrelation))
+
+
+def why_none(rounds: int, autocorrelation: float) -> str:
+    """Why such rounds have no interval.
+
+    Args:
+        rounds: after merging.
+        autocorrelation: of their ratios.
+    """
+    autocorrelated = autocorrelation >= MAX_AUTOCORRELATION
+    few = "the rounds are autocorrelated" if autocorrelated else plural(rounds, "independent round")
+    return f"{few}; an interval needs {MIN_MERGED_ROUNDS}"
+
+
+def common_merge_factor(ratios: Sequence[NDArray[np.float64]]) -> tuple[int, float]:
+    """The merge factor for several ratios at once, and their mean autocorrelation after merging.
 
     Their mean autocorrelation has to be under the limit: the largest of 15 would be above it
     by chance in most experiments.
@@ -110,9 +143,9 @@ def common_merge_factor(ratios: Sequence[NDArray[np.float64]]) -> tuple[int, boo
     factor, rounds = 1, len(ratios[0])
     while True:
         merged = (merge_rounds(pair, factor) for pair in ratios)
-        mean = np.mean([rank_autocorrelation(m[:, 1] / m[:, 0]) for m in merged]) if rounds > 1 else 0.0
+        mean = float(np.mean([rank_autocorrelation(m[:, 1] / m[:, 0]) for m in merged])) if rounds > 1 else 0.0
         if mean < MAX_AUTOCORRELATION or rounds // (2 * factor) < MIN_MERGED_ROUNDS:
-            return factor, bool(mean < MAX_AUTOCORRELATION)
+            return factor, mean
         factor *= 2
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perstep._words import plural, short
+from perstep._words import short
 from perstep.errors import InputError
-from perstep.stats.bootstrap import MIN_MERGED_ROUNDS, RESAMPLES, common_merge_factor, percentile_interval
+from perstep.stats.bootstrap import RESAMPLES, common_merge_factor, percentile_interval, rounds_to_draw, why_none
 from perstep.stats.merging import merge_rounds
 
 if TYPE_CHECKING:
@@ -229,16 +229,16 @@ def find_crossover(
         InputError: if shapes differ or a value is not above 0.
     """
     log_x, pairs = _paired_curves(x, first, second)
-    merged_by, independent = common_merge_factor(pairs)
+    merged_by, autocorrelation = common_merge_factor(pairs)
     ratios = np.stack([np.log(p[:, 0] / p[:, 1]) for p in (merge_rounds(p, merged_by) for p in pairs)], axis=1)
-    rounds = ratios.shape[0] if independent else 0
+    rounds = rounds_to_draw(ratios.shape[0], autocorrelation)
     at, crossings = _crossing(log_x, np.median(ratios, axis=0)[None])
-    drawn = rng.integers(ratios.shape[0], size=(RESAMPLES, ratios.shape[0]))
+    drawn = rng.integers(ratios.shape[0], size=(RESAMPLES, rounds or ratios.shape[0]))
     resampled_at, resampled_crossings = _crossing(log_x, np.median(ratios[drawn], axis=1))
     agree = float((resampled_crossings == crossings[0]).mean())
     low_x, high_x = float(np.exp(log_x[0])), float(np.exp(log_x[-1]))
     span = f"from {short(low_x)} to {short(high_x)}"
-    if rounds >= MIN_MERGED_ROUNDS and agree < confidence:
+    if rounds and agree < confidence:
         return Crossover(
             None, None, None, f"not resolved {span}: only {agree:.0%} of resamples agree whether they cross"
         )
@@ -247,9 +247,8 @@ def find_crossover(
     if crossings[0] > 1:
         return Crossover(None, None, None, f"not resolved {span}: the curves cross {crossings[0]} times")
     estimate = float(np.exp(at[0]))
-    if rounds < MIN_MERGED_ROUNDS:
-        reason = f"{plural(rounds, 'independent round')}; an interval needs {MIN_MERGED_ROUNDS}"
-        return Crossover(estimate, None, None, reason)
+    if not rounds:
+        return Crossover(estimate, None, None, why_none(ratios.shape[0], autocorrelation))
     low, high = percentile_interval(resampled_at[resampled_crossings == 1], confidence=confidence)
     return Crossover(estimate, float(np.exp(low)), float(np.exp(high)), f"one crossover {span}")
 

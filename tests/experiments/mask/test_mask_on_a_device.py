@@ -1,32 +1,36 @@
 """`mask` on a device: the step runs on tensors, and what the device does stands beside the host's time."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from tests.made_up_device import KERNEL_NS, MadeUpKernels, made_up_ceilings
 
 from perstep.automata import Grammar, Vocabulary, pack_bits, prepare
 from perstep.automata.engines.tables import TableEngine
 from perstep.errors import InputError
 from perstep.experiments import pipeline
+from perstep.experiments.bounds import BEATEN
+from perstep.experiments.device.limits import DevicePartBound
 from perstep.experiments.mask import Plan
 from perstep.experiments.mask.arms import NO_MASK
 from perstep.experiments.mask.device import (
     BOUNDARIES_ON_DEVICE,
+    ArmOnDevice,
     BitsOnDevice,
     DeviceDecoder,
     TableOnDevice,
     masker_there,
     placed,
 )
+from perstep.experiments.mask.device_bounds import mask_bound
+from perstep.experiments.mask.roofline import AboutCell
 from perstep.measure import FakeClock, no_mark
-from perstep.measure.device_rows import Row
 from perstep.targets.reference import Reference
 from perstep.targets.reference.model import decode_one_token, prefill
-from perstep.targets.transformers.device_profile import KinetoProfiler
 
 from ...conftest import Cli
 
@@ -35,27 +39,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"]}
-KERNEL_NS = 1_000
-
-
-class MadeUpKernels:
-    """torch's own profiler on the host, and a kernel of 1 µs for each operator of a few kinds that it saw."""
-
-    LAUNCHING = ("aten::mm", "aten::addmm", "aten::index", "aten::masked_fill", "aten::argmax", "aten::mul")
-
-    def __init__(self, device: str) -> None:
-        assert device == "cuda"
-        self._host = KinetoProfiler("cpu")
-
-    def rows(self, call: Callable[[], None]) -> list[Row]:
-        """The host's rows, and with each operator of `LAUNCHING` a launch and a kernel."""
-        rows, free_ns = self._host.rows(call), 0
-        for number, row in enumerate([each for each in rows if each.name in self.LAUNCHING], start=1):
-            launch = row._replace(name="cudaLaunchKernel", duration_ns=1, correlation=10_000_000 + number)
-            begin_ns = max(row.start_ns + 5_000, free_ns)
-            free_ns = begin_ns + KERNEL_NS
-            rows += [launch, Row("k", "DeviceType.CUDA", begin_ns, KERNEL_NS, launch.correlation, 0, 0, 7)]
-        return rows
+LAUNCHING = ("aten::mm", "aten::addmm", "aten::index", "aten::masked_fill", "aten::argmax", "aten::mul")
 
 
 @pytest.fixture
@@ -64,7 +48,9 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perstep.experiments.mask.device.waiting_for", lambda _device: lambda: None)
     monkeypatch.setattr("perstep.experiments.mask.device.place_of", lambda _device: "cpu")
     monkeypatch.setattr("perstep.targets.transformers.device_check.refuse_if_no_room", lambda *_: None)
-    monkeypatch.setattr("perstep.targets.transformers.device_profile.KinetoProfiler", MadeUpKernels)
+    made = MadeUpKernels(LAUNCHING)
+    monkeypatch.setattr("perstep.targets.transformers.device_profile.KinetoProfiler", lambda _device: made)
+    monkeypatch.setattr("perstep.experiments.mask.device.ceilings_at", made_up_ceilings)
     clock, forward = FakeClock(tick_ns=10), DeviceDecoder._forward
 
     def slow(self: DeviceDecoder, *args: Any) -> Any:
@@ -111,13 +97,25 @@ def test_a_step_on_a_device_has_its_kernels_beside_the_hosts_time(
     assert table.parts["mask.accept"] == 4 * KERNEL_NS  # two look-ups, the place of each by a product
     assert table.busy_ns == pytest.approx(free.busy_ns + 7 * KERNEL_NS)
     assert table.launches == pytest.approx(table.busy_ns / KERNEL_NS)
+    bound = arms["table"].device_bound
+    # 4 launches of at least 400 ns, 2 and 1: at 1,000 GB/s none of the parts moves as much in that time.
+    assert {part: (one.bound_ns, one.binds) for part, one in bound.parts.items()} == {
+        "mask.accept": (1600.0, "launches"),
+        "mask.fill": (800.0, "launches"),
+        "mask.apply": (400.0, "launches"),
+    }
+    V, B = cell.vocab_size, 2
+    assert bound.bytes_moved["mask.fill"] == V + B * V  # a row of booleans, and one for each sequence
+    assert bound.bytes_moved["mask.apply"] == B * V * (4 + 1 + 4)
+    assert arms[NO_MASK].device_bound is msgspec.UNSET
     assert report.findings.roofline == []
     assert report.manifest.workload["device"] == "cuda"
     [shown, *_] = report.tables
     assert " on cuda, " in shown.title
-    assert {"device busy (ms/step)", "of the mask (µs)", "launches (/step)"} <= {
-        column.heading for column in shown.columns
-    }
+    headings = {column.heading: column for column in shown.columns}
+    assert {"device busy (ms/step)", "of the mask (µs)", "launches (/step)", "bound (µs)", "bound by"} <= set(headings)
+    assert [headings["measured/bound"].cell(arm) for arm in cell.arms][2] == "2.50"
+    assert "The bound of the mask is, part by part, the larger of its bytes" in " ".join(shown.notes)
     assert "Device busy is the time in which kernels run" in " ".join(shown.notes)
     readme = (report.folder / "README.md").read_text()
     assert "Not judged on cuda" in readme
@@ -125,6 +123,47 @@ def test_a_step_on_a_device_has_its_kernels_beside_the_hosts_time(
     before = {name: (report.folder / name).read_bytes() for name in report.manifest.files}
     pipeline.rebuild(report.folder)
     assert {name: (report.folder / name).read_bytes() for name in report.manifest.files} == before
+
+
+def about(**changes: Any) -> AboutCell:
+    """32 sequences over 131,072 tokens, of which 1,072 are allowed on average."""
+    counted = {"vocab": "131072", "own": False, "vocab_size": 131_072, "batch": 32, "complexity": 1, "states": 9}
+    means = {"allowed_mean": 1072.0, "allowed_median": 3.0, "lookups_per_fill": None, "texts_end": 0}
+    return AboutCell(**{**counted, "hidden": 16, **means, **changes})
+
+
+def seen(way: Any, **parts_ns: float) -> ArmOnDevice:
+    """An arm whose parts of the mask launch one kernel each."""
+    parts = {f"mask.{name}": ns for name, ns in parts_ns.items()}
+    return ArmOnDevice(sum(parts.values()), len(parts), parts, dict.fromkeys(parts, 1.0), way)
+
+
+def test_the_bound_of_many_logits_is_their_bytes() -> None:
+    """At 1,000 GB/s: 37.7 µs to read and write the logits with a mask, 16.6 µs to write what is forbidden."""
+    ceilings = made_up_ceilings()
+    table = mask_bound(seen("table", fill=9_000.0, apply=40_000.0), about(), ceilings)
+    assert table is not None
+    assert table.parts["mask.apply"] == DevicePartBound(pytest.approx(32 * 131_072 * 9 / 1e3), "bandwidth")
+    assert table.bound_ns == pytest.approx((32 * 131_072 * 9 + 33 * 131_072) / 1e3)
+    assert table.binds == "bandwidth"
+    in_place = mask_bound(seen("in place", apply=40_000.0), about(), ceilings)
+    assert in_place is not None
+    assert in_place.bound_ns == pytest.approx(32 * 130_000 * 4 / 1e3)
+    uncounted = mask_bound(seen("in place", apply=40_000.0), about(allowed_mean=None), ceilings)
+    assert uncounted is not None
+    assert (uncounted.bound_ns, uncounted.binds) == (400.0, "launches")
+
+
+def test_a_mask_that_is_faster_than_its_bound_has_none() -> None:
+    """Nor has the sum of its parts; without a mask, launches or ceilings there is nothing to bound."""
+    ceilings = made_up_ceilings()
+    bound = mask_bound(seen("table", fill=9_000.0, apply=30_000.0), about(), ceilings)
+    assert bound is not None
+    assert (bound.bound_ns, bound.binds) == (None, BEATEN)
+    assert bound.parts["mask.fill"].bound_ns == pytest.approx(33 * 131_072 / 1e3)
+    assert mask_bound(seen("", apply=30_000.0), about(), ceilings) is None
+    assert mask_bound(ArmOnDevice(0.0, 0.0, {}, {}, "table"), about(), ceilings) is None
+    assert mask_bound(seen("table", apply=30_000.0), about(), None) is None
 
 
 @pytest.mark.usefixtures("on_device")

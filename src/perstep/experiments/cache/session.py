@@ -1,6 +1,6 @@
 """The measurement of `cache`: steps with and without a cache at each context, in drawn orders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -86,27 +86,27 @@ class CacheSession(RoundSession):
         # In the order of the contexts: the shortest finds the processor cold.
         self._with_ns = {S: min(self._step(WITH, S)[0] for _ in range(3)) for S in self._contexts}
         self._rounds = 0
-        self._measure_these(*self._fitted())
+        contexts, rounds = self._fitted()
+        self._measure_these(contexts, lambda: self._plan_cells(rounds))
 
     def go_on_from(self, manifest: Manifest) -> None:
-        """Measure the contexts that the stored run has."""
-        stored = tuple(typed(manifest, Workload).contexts)
-        if stored != self._contexts and set(stored) <= set(self._with_ns):
-            self._measure_these(stored, FIRST_LOOK)
+        """Measure the points that the stored run has, as often in a round as there."""
+        stored, contexts = typed(manifest, Conditions), tuple(typed(manifest, Workload).contexts)
+        same = stored.repetitions_a_round == self._conditions.repetitions_a_round
+        if not same and set(contexts) <= set(self._with_ns):
+            self._measure_these(contexts, lambda: (self._stored_cells(stored), stored.left_out))
 
-    def _measure_these(self, contexts: tuple[int, ...], rounds: int) -> None:
+    def _measure_these(self, contexts: tuple[int, ...], points: Callable[[], tuple[list[Cell], list[str]]]) -> None:
         """Choose the points of these contexts, and describe them in the manifest.
 
         Args:
             contexts: that stay.
-            rounds: of all points, that are to fit into the budget.
+            points: gives them, and why others are left out; called once the ceilings are there.
         """
-        gone = [S for S in self._with_ns if S not in contexts]
         self._contexts, self._workload.contexts = contexts, list(contexts)
         self._progress(0.0, "ceilings")
         self._sweep = self._open_sweep()
-        self._cells, left_out = self._plan_cells(rounds)
-        self._conditions.left_out = [*([_not_fitting(gone, self.effort.budget_s)] if gone else []), *left_out]
+        self._cells, self._conditions.left_out = points()
         self._progress(0.0, "memory, in fresh processes")
         self._conditions.memory = self._memory()
         repetitions = {f"{c.arm} {c.context}": VISITS * c.repetitions for c in self._cells}
@@ -214,6 +214,7 @@ class CacheSession(RoundSession):
 
         A forward that may take longer than the whole budget, by the square of its length, is not even tried.
         """
+        gone = [S for S in self._with_ns if S not in self._contexts]
         cells = [_cell(WITH, S, self._with_ns[S]) for S in self._contexts]
         round_ns = self.effort.budget_s * 1e9 / rounds
         if rounds < FIRST_LOOK:  # none of so few may be missing
@@ -245,7 +246,19 @@ class CacheSession(RoundSession):
                 continue
             left_ns -= _cost_ns(cell, took_ns)
             cells.append(cell)
-        return cells, left_out
+        return cells, [*([_not_fitting(gone, self.effort.budget_s)] if gone else []), *left_out]
+
+    def _stored_cells(self, stored: Conditions) -> list[Cell]:
+        """The points of a stored run; those without a cache are run once, and agree with those that have one."""
+        cells = []
+        for point, repetitions in stored.repetitions_a_round.items():
+            arm, context = point.split()
+            took_ns = self._with_ns[int(context)]
+            if arm == WITHOUT:
+                took_ns, logits = self._step(WITHOUT, int(context))
+                self._check_agree(int(context), logits)
+            cells.append(replace(_cell(arm, int(context), took_ns), repetitions=repetitions // VISITS))
+        return cells
 
     def _sweep_ns(self) -> float:
         """What the ceilings take in a round."""

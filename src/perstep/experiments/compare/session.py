@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from perstep.experiments.compare.plan import Plan
 from perstep.experiments.compare.samples import Conditions, Sample, Workload
 from perstep.experiments.conditions import Model
 from perstep.experiments.device.busy import device_in_use
+from perstep.experiments.options import FAST_AT_MOST_S
 from perstep.experiments.planning import what_would_fit
 from perstep.experiments.session import RoundSession, describe
 from perstep.machine import Noise, waited_share
@@ -40,6 +42,7 @@ class CompareSession(RoundSession):
         progress: told what is done before the first round.
         threshold: T of `same (within ±T)`.
         comparisons: how many changes are shown together, where this session's are not all.
+        longer_s: the budget may become this long where it holds too few rounds; 0 for no longer.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class CompareSession(RoundSession):
         progress: Progress,
         threshold: float,
         comparisons: int | None = None,
+        longer_s: float = 0.0,
     ) -> None:
         super().__init__(effort, seed, clock)
         self._arms, self._names = arms, list(arms)
@@ -64,6 +68,9 @@ class CompareSession(RoundSession):
         # New processes have nothing to warm up but what all of them share: files in the page cache.
         warm = self._warm(self._warm_round, share=0.0 if self._fresh else 0.1, most_s=30.0)
         round_ns = (clock.now() - begun_ns) / warm.rounds
+        shown = comparisons or len(arms) - 1
+        if longer_s > effort.budget_s and what_would_fit(round_ns, effort, intervals=shown):
+            self.effort = effort = replace(effort, budget_s=longer_s)
         self.conditions = Conditions(
             arms=self._names,
             order="one balanced block of turns a round, drawn by seed and round",
@@ -77,12 +84,12 @@ class CompareSession(RoundSession):
             precision=effort.precision,
             threshold=threshold,
             warm_up=warm,
-            comparisons=comparisons or len(arms) - 1,
+            comparisons=shown,
             replicates="processes" if self._fresh else "rounds of one process",
             round_ns=round_ns,
             device=_device(fresh=self._fresh),
             device_busy_ns=device_busy_ns,
-            too_short=what_would_fit(round_ns, effort, intervals=comparisons or len(arms) - 1),
+            too_short=what_would_fit(round_ns, effort, intervals=shown),
         )
         self.manifest = Manifest(
             experiment="compare", plan={}, seed=seed, conditions=msgspec.to_builtins(self.conditions)
@@ -184,7 +191,13 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> CompareSession:
         arms = arms_of(plan.arms, plan.pythons, clock, check=plan.check)
         with closed_on_error(arms.values()):
             session = CompareSession(
-                arms, effort, seed=plan.seed, clock=clock, progress=progress, threshold=plan.threshold
+                arms,
+                effort,
+                seed=plan.seed,
+                clock=clock,
+                progress=progress,
+                threshold=plan.threshold,
+                longer_s=FAST_AT_MOST_S if plan.fast and plan.budget is None else 0.0,
             )
     session.manifest = describe(
         "compare",

@@ -42,7 +42,7 @@ def device_machine(device: str, dtype: str = "bfloat16", *, lab: DeviceLab | Non
         raise InputError("--device cpu: the processor's ceilings are measured without it; give cuda")
     if lab is None:
         check_device(device)
-    return _measured(torch.device(device), getattr(torch, dtype), DEFAULT_WIDTH, ROWS, lab)
+    return ceilings_at(torch.device(device), getattr(torch, dtype), DEFAULT_WIDTH, ROWS, lab)
 
 
 def ceilings_of(target: Target, *, rows: int, lab: DeviceLab | None = None) -> DeviceCeilings:
@@ -55,12 +55,21 @@ def ceilings_of(target: Target, *, rows: int, lab: DeviceLab | None = None) -> D
     """
     model = target.model
     width = int(target.facts["hidden"] or DEFAULT_WIDTH)
-    return _measured(model.device, model.dtype, width, sorted({1, rows, 256, 4096}), lab)
+    return ceilings_at(model.device, model.dtype, width, sorted({1, rows, 256, 4096}), lab)
 
 
-def _measured(
-    device: "torch.device", dtype: "torch.dtype", width: int, rows: Sequence[int], lab: DeviceLab | None
+def ceilings_at(
+    device: "torch.device", dtype: "torch.dtype", width: int, rows: Sequence[int], lab: DeviceLab | None = None
 ) -> DeviceCeilings:
+    """The ceilings of a device that has been checked.
+
+    Args:
+        device: where.
+        dtype: of the products.
+        width: inputs of each product.
+        rows: of products.
+        lab: runs the arms; the device's own by default.
+    """
     import torch
 
     name, free = "unknown", 1 << 30

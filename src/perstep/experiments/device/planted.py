@@ -1,4 +1,6 @@
-"""`selftest --device`: delays of known length on the host and on the device, and where the ledger finds them.
+"""`selftest --device`: identical programs compared, and delays of known length on the host and on the device.
+
+Identical programs that put a kernel on the device are compared, and no verdict may be given.
 
 A hook of a module waits on the host, or puts a kernel of known length on the device, once a decode step. The same hook
 without a delay is in the steps that these are compared with. A delay on the host must be found in the host's time of
@@ -6,8 +8,9 @@ the module's part and in no kernel; one on the device in the part's device busy,
 on. Nothing is assumed about the device but its own clock, by which the kernel is calibrated.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -15,9 +18,11 @@ import numpy as np
 
 from perstep._words import plural, short
 from perstep.errors import InputError
+from perstep.experiments.compare import compare
+from perstep.experiments.compare.known import DETECTION_COLUMNS, THRESHOLD, Detection, detection
 from perstep.measure import UNMARKED, Clock, HostClock, Progress, Recorder, Steps, collector_off
 from perstep.report import Column, Table
-from perstep.report.format import duration
+from perstep.report.format import duration, percent
 from perstep.stats import balanced_block, step_estimate
 from perstep.targets import BUILT_IN, PLAIN, open_model
 
@@ -36,6 +41,10 @@ _SHARE, _LEAST_NS = 0.05, 20_000
 """A delay is found where it is off by no more than this share, or by 20 µs: two launches of a slow host."""
 _CYCLES = 10_000_000
 _CALIBRATED = 5
+_KERNEL_NS = 100_000
+"""Of the programs that are compared: a launch costs the host a tenth of it at most."""
+_IDENTICAL, _TRIES = 0.12, 10
+"""The share of the budget that comparisons of identical programs have, and their number."""
 
 AnyModule = Any
 """A module of a transformers model, which mypy does not read."""
@@ -48,6 +57,10 @@ class Sleeper(Protocol):
 
     def launch(self, ns: int) -> None:
         """Launch one that runs this long, and do not wait for it."""
+        ...
+
+    def there(self) -> AbstractContextManager[object]:
+        """While its device is the one that others wait for."""
         ...
 
 
@@ -83,6 +96,12 @@ class CudaSleeper:
 
         with torch.cuda.device(self._device):
             torch.cuda._sleep(round(ns * self._cycles_a_ns))
+
+    def there(self) -> AbstractContextManager[object]:
+        """See `Sleeper`."""
+        import torch
+
+        return torch.cuda.device(self._device)
 
 
 class Planted(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +154,9 @@ class DeviceTest(msgspec.Struct, frozen=True, kw_only=True):
         device: its name.
         step_ns: an uninstrumented decode step of `mini` there, of the host's time.
         busy_ns: of which kernels run.
+        identical: comparisons of identical programs, each a kernel of 100 µs.
+        busy_differs: by how much device busy of two identical programs differed at most, relative; None where no
+            device was seen in use.
         planted: known delays.
         sentence: the above for a person.
     """
@@ -142,6 +164,8 @@ class DeviceTest(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     step_ns: float
     busy_ns: float
+    identical: Detection
+    busy_differs: float | None
     planted: list[Planted]
     sentence: str
 
@@ -155,7 +179,7 @@ def run_device_test(
     clock: Clock | None = None,
     sleeper: Sleeper | None = None,
 ) -> DeviceTest:
-    """Plant the delays, in about `budget_s` seconds.
+    """Compare identical programs and plant the delays, in about `budget_s` seconds.
 
     Args:
         device: as `--device` takes it.
@@ -171,22 +195,67 @@ def run_device_test(
     if budget_s < MIN_BUDGET_S:
         raise InputError(f"--budget {short(budget_s)}s: the self-test needs at least {short(MIN_BUDGET_S)}s")
     progress(0.0, "load")
-    bench = _Bench(device, seed, clock or HostClock())
+    clock = clock or HostClock()
+    bench = _Bench(device, seed, clock)
     trials = [(side, part, ns) for part in PARTS for side in (HOST, DEVICE) for ns in DELAYS_NS]
     planted = []
     with collector_off():
         step_ns, busy_ns = bench.plain_step_ns(), sum(bench.busy_ns(None, None, 0).values())
         sleeper = sleeper or CudaSleeper(device)
+        progress(0.02, "identical programs")
+        identical, busy_differs = compare_programs(
+            {name: partial(sleeper.launch, _KERNEL_NS) for name in ("reference", "candidate")},
+            sleeper,
+            seconds=_IDENTICAL * budget_s,
+            seed=seed,
+            clock=clock,
+        )
         for index, (side, part, delay_ns) in enumerate(trials):
-            progress(0.05 + 0.95 * index / len(trials), f"{duration(delay_ns)} on the {side} in {part}")
+            progress(0.15 + 0.85 * index / len(trials), f"{duration(delay_ns)} on the {side} in {part}")
             planted.append(bench.planted(side, part, delay_ns, sleeper, 0.5 * budget_s / len(trials)))
     return DeviceTest(
         device=sleeper.name,
         step_ns=step_ns,
         busy_ns=busy_ns,
+        identical=identical,
+        busy_differs=busy_differs,
         planted=planted,
-        sentence=_sentence(sleeper.name, planted),
+        sentence=f"{_identical_words(identical)} {_sentence(sleeper.name, planted)}",
     )
+
+
+def compare_programs(
+    programs: Mapping[str, Callable[[], None]], sleeper: Sleeper, *, seconds: float, seed: int, clock: Clock
+) -> tuple[Detection, float | None]:
+    """Compare two programs that are to be alike, several times; a block of calls ends when the device is done.
+
+    Args:
+        programs: `reference` and `candidate`, which launch kernels and do not wait.
+        sleeper: on whose device they do.
+        seconds: for all comparisons.
+        seed: of the orders.
+        clock: times the calls.
+
+    Returns:
+        The verdicts, and by how much device busy of the two differed at most, relative; None where no device was seen
+        in use.
+    """
+    each_s = seconds / _TRIES
+    with sleeper.there():
+        comparisons = [
+            compare(
+                programs, budget_s=each_s, precision=1e-9, threshold=THRESHOLD, seed=seed * 1000 + number, clock=clock
+            )
+            for number in range(_TRIES)
+        ]
+    busy_ns = [(one["reference"].device_busy_ns, one["candidate"].device_busy_ns) for one in comparisons]
+    differs = [abs(b / a - 1) for a, b in busy_ns if isinstance(a, float) and isinstance(b, float) and a > 0]
+    return detection(0.0, each_s, comparisons), max(differs, default=None)
+
+
+def _identical_words(identical: Detection) -> str:
+    wrong = identical.slower + identical.faster
+    return f"Of {plural(identical.tries, 'comparison')} of identical programs {wrong} gave a false verdict."
 
 
 def _sentence(device: str, planted: Sequence[Planted]) -> str:
@@ -340,4 +409,9 @@ def device_tables(test: DeviceTest) -> list[Table]:
         "A delay on the device is one kernel more: the host launches it, goes on, and waits where it reads a token.",
         test.sentence,
     ]
-    return [Table(title, _COLUMNS, test.planted, notes)]
+    differs = "" if test.busy_differs is None else f"; device busy differs by {percent(test.busy_differs, 2)} at most"
+    alike = f"A program is a kernel of {duration(_KERNEL_NS)}, and a block ends when the device is done{differs}."
+    return [
+        Table("comparisons with a known answer", DETECTION_COLUMNS, [test.identical], [alike]),
+        Table(title, _COLUMNS, test.planted, notes),
+    ]

@@ -377,6 +377,23 @@ def with_quality(target: Target, scored: Scored | None, arms: Sequence[Arm], pro
     ]
 
 
+def recorded_in_full(
+    target: Target, prompts_BT: Sequence[NDArray[np.int64]], arms: Sequence[Arm], progress: Progress
+) -> list[Arm]:
+    """Arms that were recorded for trying alone, with calls of the lengths that they have now; one trace for all.
+
+    Args:
+        target: the model, unchanged.
+        prompts_BT: each [batch, T].
+        arms: of the model.
+        progress: told how far it is.
+    """
+    counts = [arm.configuration.num_output_tokens for arm in arms]
+    works = record_all(target, prompts_BT, max(counts, default=1), progress)
+    pairs = zip(arms, counts, strict=True)
+    return [replace(arm, works=[work.shortened(count) for work in works]) for arm, count in pairs]
+
+
 def record_all(
     target: Target, prompts_BT: Sequence[NDArray[np.int64]], new_tokens: int, progress: Progress
 ) -> list[Work]:

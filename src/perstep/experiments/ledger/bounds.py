@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from perstep._words import short
-from perstep.experiments.bounds import BACKENDS, EXCEEDED, backend_for, rates_between, sweep_for
+from perstep.experiments.bounds import BACKENDS, BEATEN, EXCEEDED, backend_for, rates_between, sweep_for
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine import CeilingSweep, SweepCeilings
 from perstep.measure import Ledger
@@ -57,8 +57,6 @@ _TERMS = {
     "call overhead": "Call overhead is the time that calling the library's functions takes.",
     "BLAS packing": "BLAS packing is the copying of weights that a library does before some products.",
 }
-BEATEN = "faster than its bound; not judged"
-"""In place of the bound of a part that proves nothing about the ceilings."""
 
 
 class PartBound(msgspec.Struct, frozen=True):

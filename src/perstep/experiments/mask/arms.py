@@ -222,13 +222,13 @@ class MaskedLoop:
     """
 
     def __init__(self, decoder: Decoder, masker: Masker | None = None) -> None:
-        self.decoder, self._masker = decoder, masker
+        self.decoder, self.masker = decoder, masker
 
     def reset(self) -> None:
         """Forget the context; every row begins a text."""
         self.decoder.reset()
-        if self._masker is not None:
-            self._masker.reset()
+        if self.masker is not None:
+            self.masker.reset()
 
     def prefill(self, ids_BT: Ids, mark: Mark) -> Ids:
         """A step over the prompt, [B, T], which is outside of the grammar; the tokens chosen after it, [B]."""
@@ -250,23 +250,23 @@ class MaskedLoop:
         """
         self._accept(ids_B, mark)
         mark("mask.fill")
-        assert self._masker is not None  # noqa: S101 - only arms with engines are asked
-        self._masker.fill()
+        assert self.masker is not None  # noqa: S101 - only arms with engines are asked
+        self.masker.fill()
         mark(RESIDUAL)
 
     def _accept(self, ids_B: Ids, mark: Mark) -> Fed:
         fed_B = self.decoder.feed(ids_B, mark)
-        if self._masker is not None:
+        if self.masker is not None:
             mark("mask.accept")
-            self._masker.accept(ids_B, fed_B)
+            self.masker.accept(ids_B, fed_B)
         return fed_B
 
     def _choose(self, logits_BV: Logits, mark: Mark) -> Ids:
-        if self._masker is not None:
+        if self.masker is not None:
             mark("mask.fill")
-            masks = self._masker.fill()
+            masks = self.masker.fill()
             mark("mask.apply")
-            logits_BV = self._masker.apply(logits_BV, masks)
+            logits_BV = self.masker.apply(logits_BV, masks)
         return self.decoder.choose(logits_BV, mark)
 
 

@@ -8,7 +8,7 @@ Each step ends by reading the tokens on the host, as generate does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from perstep.automata import Engine, TokenTable
 from perstep.automata.engines.tables import TableEngine
 from perstep.data import mini_path
 from perstep.errors import InputError
+from perstep.experiments.device.machine import ceilings_at
 from perstep.experiments.device.waiting import place_of, waiting_for
 from perstep.experiments.mask.arms import (
     BOUNDARIES,
@@ -29,9 +30,11 @@ from perstep.experiments.mask.arms import (
     TableMasker,
     has_table,
 )
+from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Mark, Trace, replay
 from perstep.targets import BUILT_IN
 from perstep.targets.reference import Reference
+from perstep.theory.masking import Way
 
 if TYPE_CHECKING:
     import torch
@@ -68,11 +71,15 @@ class ArmOnDevice(msgspec.Struct, frozen=True):
         busy_ns: in which kernels ran; an instant of several counts once.
         launches: calls of the host that put work there.
         parts: part -> its nanoseconds of `busy_ns`.
+        part_launches: part -> its share of `launches`.
+        way: how the mask is found and applied there, as `theory.masking` names it; empty without one.
     """
 
     busy_ns: float
     launches: float
     parts: dict[str, float]
+    part_launches: dict[str, float] = {}
+    way: Way | Literal[""] = ""
 
 
 class DeviceDecoder:
@@ -168,6 +175,7 @@ class TableOnDevice:
         self.tables: DeviceTables = replace(tables, next_SC=next_SC)
         self._start_B = torch.full((batch,), start, device=place)
         self._tables_B = torch.zeros(batch, dtype=torch.long, device=place)
+        self.way: Way = "table" if tables.forbidden_RL.dtype == torch.bool else "packed table"
         self.reset()
 
     def reset(self) -> None:
@@ -196,6 +204,8 @@ class BitsOnDevice(BitsMasker):
         place: where the logits are.
     """
 
+    way: Way = "bits"
+
     def __init__(self, engines: Sequence[Engine], eos_ids: tuple[int, ...], place: "torch.device") -> None:
         import torch
 
@@ -217,6 +227,8 @@ class BitsOnDevice(BitsMasker):
 
 class XgrammarOnDevice(BitsOnDevice):
     """xgrammar's bits, applied as its users do."""
+
+    way: Way = "bits in place"
 
     def apply(self, logits_BV: "torch.Tensor", masks: Sequence[NDArray[np.int32]]) -> "torch.Tensor":
         """See `Masker`."""
@@ -305,6 +317,7 @@ class Placed:
             KinetoProfiler(self.device), recorder, lambda: _ran(replay(loop, short, recorder, recorder.mark))
         )
         steps = [step for step in work.steps if step.kind == "decode"]
+        masker = loop.masker
         names = dict.fromkeys(name for step in steps for name in step.parts)
 
         def mean(values: Sequence[int]) -> float:
@@ -314,7 +327,22 @@ class Placed:
             busy_ns=mean([step.busy_ns for step in steps]),
             launches=mean([part.launches for step in steps for part in step.parts.values()]),
             parts={name: mean([step.parts[name].busy_ns for step in steps if name in step.parts]) for name in names},
+            part_launches={
+                name: mean([step.parts[name].launches for step in steps if name in step.parts]) for name in names
+            },
+            way="" if masker is None else getattr(masker, "way", "in place"),
         )
+
+    def ceilings(self, hidden: int, rows: int) -> DeviceCeilings:
+        """The device's ceilings, measured now, with products as wide as the model.
+
+        Args:
+            hidden: width of the model.
+            rows: of the largest batch.
+        """
+        import torch
+
+        return ceilings_at(torch.device(place_of(self.device)), torch.float32, hidden, sorted({1, rows}))
 
 
 def _ran(_differing: int) -> None:

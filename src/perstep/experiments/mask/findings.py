@@ -21,6 +21,7 @@ from perstep.experiments.mask.arms import EXACT, NO_MASK
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.curves import PREDICTED_AT, AboutPoint, Prediction
 from perstep.experiments.mask.device import ArmOnDevice
+from perstep.experiments.mask.device_bounds import MaskBound, mask_bound
 from perstep.experiments.mask.roofline import AboutCell, RooflinePoint, place, without_exceeded, works
 from perstep.experiments.mask.samples import ArmRound, Conditions, LeftOut, Sample, Workload
 from perstep.machine import NoiseSummary, SweepCeilings, summarise_noise, sweep_ceilings
@@ -162,6 +163,7 @@ class Arm(RelativeChange, frozen=True, kw_only=True):
         differing_choices: a pass, against the definition of the mask.
         ledger: parts + residual = step; its step without marks is `per_step_ms`.
         on_device: what the device does in a step, in profiled steps before the rounds; UNSET on the cpu.
+        device_bound: the least time of the mask's kernels; UNSET without one.
     """
 
     engine: str
@@ -174,6 +176,7 @@ class Arm(RelativeChange, frozen=True, kw_only=True):
     differing_choices: float
     ledger: Ledger
     on_device: ArmOnDevice | msgspec.UnsetType = msgspec.UNSET
+    device_bound: MaskBound | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def ratio(self) -> float | None:
@@ -367,11 +370,17 @@ def _cell(key: str, about: AboutCell, arms: Mapping[str, list[ArmRound]], mark_n
 
 
 def _on_device(cell: CellFinding, conditions: Conditions) -> CellFinding:
-    """The same with what the device does for each arm, where one was used."""
+    """The same with what the device does for each arm, and the bound of its mask, where one was used."""
     seen = conditions.on_device.get(cell.key, {})
-    arms = [
-        msgspec.structs.replace(arm, on_device=seen[arm.engine]) if arm.engine in seen else arm for arm in cell.arms
-    ]
+    about, ceilings = conditions.cells[cell.key], conditions.device_ceilings
+    arms = []
+    for arm in cell.arms:
+        if arm.engine in seen:
+            there = seen[arm.engine]
+            bound = mask_bound(there, about, ceilings) or msgspec.UNSET
+            arms.append(msgspec.structs.replace(arm, on_device=there, device_bound=bound))
+        else:
+            arms.append(arm)
     return msgspec.structs.replace(cell, arms=arms)
 
 

@@ -9,6 +9,7 @@ from perstep.experiments.mask.device import ArmOnDevice
 from perstep.experiments.mask.roofline import AboutCell
 from perstep.experiments.mask.vocabularies import AboutVocabulary
 from perstep.machine import Noise
+from perstep.machine.device_ceilings import DeviceCeilings
 from perstep.measure import Steps
 from perstep.runs import Column
 
@@ -56,6 +57,7 @@ class Conditions(RoundConditions, kw_only=True):
         rounds_wanted: rounds that the budget was divided by.
         predictions: of fills at sizes that were then measured.
         on_device: key of a cell -> arm -> what the device does in a step; empty on the cpu.
+        device_ceilings: of the device; None on the cpu, and in runs of older versions.
     """
 
     cells: dict[str, AboutCell]
@@ -70,6 +72,7 @@ class Conditions(RoundConditions, kw_only=True):
     rounds_wanted: int
     predictions: list[Prediction]
     on_device: dict[str, dict[str, ArmOnDevice]] = msgspec.field(default_factory=dict)
+    device_ceilings: DeviceCeilings | None = None
 
 
 class Workload(ReplayedWorkload, kw_only=True):

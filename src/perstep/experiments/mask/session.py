@@ -35,7 +35,6 @@ from perstep.experiments.mask.cells import (
 from perstep.experiments.mask.curves import (
     CURVE_ENGINES,
     Point,
-    Prediction,
     curves_of,
     describe_points,
     make_points,
@@ -125,18 +124,18 @@ class MaskSession(RoundSession):
         built_s = (clock.now() - begun_ns) / 1e9
         left_s = max(self.effort.budget_s - built_s, self.effort.budget_s / 2)
         self.effort = replace(self.effort, budget_s=left_s)
-        self._choose(built)
-        predictions = [p for p in predictions if (p.engine, p.complexity) in curves_of(self.points)]
         self._languages, self._schema, self._predictions = languages, schema, predictions
+        self._built, self._all = built, (self.cells, self.points)
+        self._choose()
+        self._ceilings = None
+        if self._placed is not None:
+            progress(0.0, "ceilings")
+            self._ceilings = self._placed.ceilings(model.config.hidden, max(plan.batch))
         progress(0.0, "warm-up")
         self._describe_warm()
-        self._sweep = None
-        if self._placed is None:  # the ceilings are the processor's
-            abouts = [self._describe(cell) for cell in self.cells]
-            self._sweep = open_sweep(abouts, dtype=model.config.dtype, threads=plan.threads)
 
     def _describe_warm(self) -> None:
-        """Warm every arm, and describe what is measured in the manifest."""
+        """Warm every arm, describe what is measured in the manifest, and open the ceilings that judge it."""
         for cell in self.cells:
             for arm in cell.loops:
                 self._arm_round(cell, arm)
@@ -145,16 +144,30 @@ class MaskSession(RoundSession):
             self._plan,
             workload=self._work(self._schema),
             model=self._target.facts,
-            conditions=self._conditions(self._languages, self._predictions),
+            conditions=self._conditions(self._languages),
             boundaries=BOUNDARIES if self._placed is None else BOUNDARIES_ON_DEVICE,
         )
+        self._sweep = None
+        if self._placed is None:  # the ceilings are the processor's
+            abouts = [self._describe(cell) for cell in self.cells]
+            self._sweep = open_sweep(abouts, dtype=self._target.facts["dtype"], threads=self._plan.threads)
 
     def go_on_from(self, manifest: Manifest) -> None:
-        """Replay as many tokens as the stored run does."""
-        stored = typed(manifest, Workload).new_tokens
-        if stored != self._tokens and stored <= self._plan.lengths[0]:
-            self._shorten(stored)
-            self._describe_warm()
+        """Measure the arms and curves that the stored run has, on as many tokens as there."""
+        stored, new_tokens = typed(manifest, Conditions), typed(manifest, Workload).new_tokens
+        cells, points = self._all
+        arms = {(key, arm) for key, arms in stored.arms.items() for arm in arms}
+        possible = {(cell.key, arm) for cell in cells for arm in (NO_MASK, *self._built[cell.key])}
+        own = {(cell.key, arm) for cell in self.cells for arm in cell.loops}
+        left_out = [entry for entry in stored.left_out if entry not in self._refused()]
+        same = own == arms & possible and {point.key for point in self.points} == set(stored.curves)
+        same = same and self._left_out == left_out
+        if (same and new_tokens == self._tokens) or new_tokens > self._plan.lengths[0] or not arms & possible:
+            return
+        self._left_out = left_out
+        curves = {(point.curve, point.name) for point in points if point.key not in stored.curves}
+        self._keep_but(possible - arms | curves, new_tokens)
+        self._describe_warm()
 
     def _make_cells(
         self, vocab: Named, languages: Sequence[Language], model: Reference, engines: tuple[str, ...]
@@ -228,21 +241,26 @@ class MaskSession(RoundSession):
                 LeftOut("its curve", None, spoken.complexity, name, why) for name, why in refused.items()
             ]
 
-    def _choose(self, built: dict[str, dict[str, Engine]]) -> None:
-        """Estimate every arm, leave out what the budget does not pay for, and give the others their loops."""
+    def _choose(self) -> None:
+        """Estimate every arm, and leave out what the budget does not pay for."""
         plan = self._plan
         for cell in self.cells:
             cell.loops[NO_MASK] = self._loop(cell, [])
-        tried = [one for cell in self.cells for one in try_arms(cell, built[cell.key], self._clock)]
+        tried = [one for cell in self.cells for one in try_arms(cell, self._built[cell.key], self._clock)]
         rounds, budget_s = plan.rounds_wanted(), self.effort.budget_s
         chosen = choose(tried, self._curve_costs(), self.effort, rounds, plan.lengths)
         self._too_short = chosen.too_short
         self._say_gone(chosen.gone, needed_s(chosen.costs, rounds), budget_s, rounds)
-        missing = {(cost.cell, cost.arm) for cost in chosen.gone}
-        self.points = [point for point in self.points if (point.curve, point.name) not in missing]
-        self.cells = [cell for cell in self.cells if (cell.key, NO_MASK) not in missing]
+        self._keep_but({(cost.cell, cost.arm) for cost in chosen.gone}, chosen.new_tokens)
+
+    def _keep_but(self, missing: set[tuple[str, str]], new_tokens: int) -> None:
+        """Give every arm its loop but for these of a cell or a curve, and shorten the texts."""
+        cells, points = self._all
+        self.points = [point for point in points if (point.curve, point.name) not in missing]
+        self.cells = [cell for cell in cells if (cell.key, NO_MASK) not in missing]
         for cell in self.cells:
-            for name, engine in built[cell.key].items():
+            cell.loops = {NO_MASK: cell.loops[NO_MASK]}
+            for name, engine in self._built[cell.key].items():
                 if (cell.key, name) not in missing:
                     rows = [engine, *(engine.fork() for _ in range(cell.batch - 1))]
                     try:
@@ -252,7 +270,7 @@ class MaskSession(RoundSession):
         self.cells = [cell for cell in self.cells if len(cell.loops) > 1]
         if not self.cells:
             raise InputError(self._why_none())
-        self._shorten(chosen.new_tokens)
+        self._shorten(new_tokens)
 
     def _shorten(self, new_tokens: int) -> None:
         """Replay the first tokens of every text alone, and see what each arm is to choose then."""
@@ -394,7 +412,7 @@ class MaskSession(RoundSession):
             temperature=0.0,
         )
 
-    def _conditions(self, languages: Sequence[Language], predictions: list[Prediction]) -> Conditions:
+    def _conditions(self, languages: Sequence[Language]) -> Conditions:
         return Conditions(
             cells={cell.key: self._describe(cell) for cell in self.cells},
             arms={cell.key: list(cell.loops) for cell in self.cells},
@@ -411,9 +429,10 @@ class MaskSession(RoundSession):
             mark_ns=measure_mark_ns(self._clock),
             precision=self.effort.precision,
             rounds_wanted=self._plan.rounds_wanted(),
-            predictions=predictions,
+            predictions=[p for p in self._predictions if (p.engine, p.complexity) in curves_of(self.points)],
             too_short=self._too_short,
             on_device=self._profiled(),
+            device_ceilings=self._ceilings,
         )
 
     def _profiled(self) -> dict[str, dict[str, ArmOnDevice]]:

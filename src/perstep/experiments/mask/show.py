@@ -1,6 +1,7 @@
 """The findings of `mask` as tables, CSV, pictures and words."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,14 @@ from perstep.experiments.columns import qualifying_notes
 from perstep.experiments.conditions import Model, typed
 from perstep.experiments.mask.building import Build
 from perstep.experiments.mask.device import ArmOnDevice
+from perstep.experiments.mask.device_bounds import MASK_PARTS, MaskBound, bound_note
 from perstep.experiments.mask.findings import Arm, CellFinding, Curve, Fill, MaskFindings
 from perstep.experiments.mask.roofline import RooflinePoint
-from perstep.experiments.mask.samples import LeftOut, Sample, Workload
+from perstep.experiments.mask.samples import Conditions, LeftOut, Sample, Workload
 from perstep.measure import RESIDUAL
 from perstep.report import Column, Table, to_csv
 from perstep.report.format import duration, interval, percent, plural, significant, time_unit
+from perstep.report.ledger import bound_columns
 from perstep.report.page import Bar, Bars, Content, Drawn, LedgerView, Roofline, Spot
 from perstep.report.panels import Panel, Series
 from perstep.report.plot import RESIDUAL_COLOUR, draw_png, part_colour
@@ -28,8 +31,6 @@ from perstep.runs import Manifest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MASK_PARTS = ("mask.fill", "mask.accept", "mask.apply")
 
 
 def tables(manifest: Manifest, findings: MaskFindings) -> list[Table]:
@@ -61,9 +62,19 @@ def _cell_table(cell: CellFinding, manifest: Manifest) -> Table:
         title=f"{name}, {subject(cell)}: a decode step under the mask of {workload.schema}",
         columns=[*_ARM, *_STEP, *(_ON_DEVICE if there else [])],
         records=cell.arms,
-        notes=[_cell_note(cell, manifest), *([ON_DEVICE_NOTE.format(workload.device)] if there else [])],
+        notes=[_cell_note(cell, manifest), *(_device_notes(cell, manifest) if there else [])],
         rule_before=frozenset({1}),
     )
+
+
+def _device_notes(cell: CellFinding, manifest: Manifest) -> list[str]:
+    """How the device was looked at, and what the bounds beside it are made of."""
+    ceilings = typed(manifest, Conditions).device_ceilings
+    judged = ceilings is not None and any(_bound_of(arm) for arm in cell.arms)
+    return [
+        ON_DEVICE_NOTE.format(typed(manifest, Workload).device),
+        *([bound_note(ceilings)] if judged and ceilings is not None else []),
+    ]
 
 
 def _of_device(arm: Arm, value: Callable[[ArmOnDevice], float]) -> float | str:
@@ -72,6 +83,20 @@ def _of_device(arm: Arm, value: Callable[[ArmOnDevice], float]) -> float | str:
 
 def _mask_busy_ns(there: ArmOnDevice) -> float:
     return sum(there.parts.get(part, 0.0) for part in MASK_PARTS)
+
+
+def _bound_of(arm: Arm) -> MaskBound | None:
+    return None if isinstance(arm.device_bound, msgspec.UnsetType) else arm.device_bound
+
+
+def _bound_ns(arm: Arm) -> float | None:
+    bound = _bound_of(arm)
+    return None if bound is None else bound.bound_ns
+
+
+def _binds(arm: Arm) -> str:
+    bound = _bound_of(arm)
+    return ABSENT if bound is None else bound.binds
 
 
 def _ratio_ends(arm: Arm) -> str:
@@ -106,10 +131,18 @@ _STEP: list[Column[Arm]] = [
 ]
 
 
+_MASK_BOUND: list[Column[Arm]] = bound_columns(
+    lambda arm: 0.0 if isinstance(arm.on_device, msgspec.UnsetType) else _mask_busy_ns(arm.on_device),
+    _bound_ns,
+    _binds,
+    _MICROSECONDS,
+)
+"""Of the mask's kernels, as a ledger has them of each part's."""
 _ON_DEVICE: list[Column[Arm]] = [
     time_column("device busy", lambda arm: _of_device(arm, lambda there: there.busy_ns), _MILLISECONDS, per="/step"),
     time_column("of the mask", lambda arm: _of_device(arm, _mask_busy_ns) if arm.fill else ABSENT, _MICROSECONDS),
     Column("launches", lambda arm: _of_device(arm, lambda there: there.launches), significant, unit="/step"),
+    *(replace(column, name="", optional=True) for column in _MASK_BOUND),
 ]
 ON_DEVICE_NOTE = (
     "Times are the host's; a step ends when the tokens of {} are read. Fill and apply of a table that lies there are "

@@ -9,7 +9,6 @@ before the counted step nothing is known; to read it is taken to be free, and to
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cache
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -100,7 +99,9 @@ class Places:
 
         On a CPU a copy to another place is the tensor itself; then a view is given, which can have a place of its own.
         """
-        if not self._inferred or not isinstance(result, _tensor_class()):
+        import torch
+
+        if not self._inferred or not isinstance(result, torch.Tensor):
             return result
         goal = self._goal(name, args, kwargs)
         if goal is None:
@@ -155,20 +156,15 @@ class Places:
 
 def all_tensors(args: Value, kwargs: Value) -> "list[torch.Tensor]":
     """The tensors among arguments, also those in lists."""
-    tensor, tensors = _tensor_class(), []
+    import torch  # a cached function in place of this makes torch.compile warn wherever it traces the caller
+
+    tensors = []
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, tensor):
+        if isinstance(value, torch.Tensor):
             tensors.append(value)
         elif isinstance(value, list | tuple):
             tensors += all_tensors(value, None)
     return tensors
-
-
-@cache
-def _tensor_class() -> "type[torch.Tensor]":
-    from torch import Tensor
-
-    return Tensor
 
 
 def _caller() -> str:

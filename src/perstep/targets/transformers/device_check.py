@@ -66,7 +66,8 @@ def check_device(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"--device {device} cannot be used here: {why}; give cpu, or one that is here") from error
     if not began:  # later, what runs there may be our own
         refuse_if_busy(device, device_use)
 

@@ -260,10 +260,6 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
             return func(*args, **kwargs)
 
     class Operators(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return False  # torch's wrapper takes 2 µs an operator; where anything compiles nothing is counted
-
         def __torch_dispatch__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             if not recorder.is_open:
                 return func(*args, **(kwargs or {}))

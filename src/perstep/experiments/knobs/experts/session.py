@@ -17,7 +17,7 @@ from perstep.experiments.knobs.experts.samples import Conditions
 from perstep.experiments.knobs.models import free_memory
 from perstep.experiments.knobs.options import tokens_of
 from perstep.experiments.knobs.quality import Scored, scored_tokens
-from perstep.experiments.knobs.session import measure_pass
+from perstep.experiments.knobs.session import TRIED_TOKENS, measure_pass, recorded_in_full
 from perstep.experiments.planning import between_first
 from perstep.measure import Clock, Progress
 from perstep.targets import Target, Work
@@ -60,7 +60,9 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
     """One model: its tokens recorded, its implementations tried, its syncs counted, its quality measured."""
     routers, top_ks = checked.routers, checked.top_ks
     own = experts_implementation(target.model)
-    works = record_all(target, checked.prompts_BT, tokens_of(plan.new_tokens), progress)
+    tried_first = plan.fast and plan.new_tokens is None
+    count = TRIED_TOKENS if tried_first else tokens_of(plan.new_tokens)
+    works = record_all(target, checked.prompts_BT, count, progress)
 
     def setting(top_k: int, implementation: str) -> Callable[[], AbstractContextManager[object]]:
         return lambda: ExpertsPerToken(routers, top_k, implementation)
@@ -79,7 +81,7 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         for k in top_ks
         if name != "batched_mm" or k not in too_large
     }
-    scored = scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
+    scored = _scored(plan, target, works)
     total = target.num_blocks
     arms = [
         Arm(_configuration(plan, works, total, k, name), works, settings[label])
@@ -107,8 +109,12 @@ def _subject(plan: Plan, target: Target, checked: _Checked, progress: Progress, 
         warnings,
         may_shorten=plan.new_tokens is None,
         droppable=_droppable(plan, arms, unchanged, own),
-        more=partial(_more, target, scored),
+        more=partial(_in_full, plan, target, checked) if tried_first else partial(_more, target, scored),
     )
+
+
+def _scored(plan: Plan, target: Target, works: Sequence[Work]) -> Scored | None:
+    return scored_tokens(target, works, plan.text, plan.quality_tokens) if plan.quality_tokens else None
 
 
 def _label(top_k: int, implementation: str) -> str:
@@ -159,6 +165,13 @@ def _more(target: Target, scored: Scored | None, arms: Sequence[Arm], progress: 
         syncs = _syncs(target, arm.works[0], arm.setting)
         updated.append(replace(arm, configuration=msgspec.structs.replace(arm.configuration, syncs_per_step=syncs)))
     return updated
+
+
+def _in_full(plan: Plan, target: Target, checked: _Checked, arms: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
+    """The same for arms that were recorded for trying alone; without a text quality is of what is recorded now."""
+    recorded = recorded_in_full(target, checked.prompts_BT, arms, progress)
+    scored = _scored(plan, target, recorded[0].works) if recorded else None
+    return _more(target, scored, recorded, progress)
 
 
 def _droppable(plan: Plan, arms: Sequence[Arm], unchanged: Sequence[int], own: str) -> list[int]:

@@ -1,15 +1,15 @@
 """The measurement of `output`: calls of several lengths."""
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perstep.experiments.knobs import Arm, Configuration, KnobSession, Subject, prepare_models, record_all
 from perstep.experiments.knobs.output.plan import Plan
-from perstep.experiments.knobs.session import TRIED_TOKENS
+from perstep.experiments.knobs.session import TRIED_TOKENS, recorded_in_full
 from perstep.measure import Clock, Progress
 from perstep.targets import Target
 
@@ -53,13 +53,6 @@ def _subject(plan: Plan, target: Target, prompts_BT: list[NDArray[np.int64]], pr
         for count in plan.new_tokens
     ]
 
-    def in_full(kept: Sequence[Arm], progress: Progress) -> Sequence[Arm]:
-        """Arms that were recorded for trying alone."""
-        counts = [arm.configuration.num_output_tokens for arm in kept]
-        works = record_all(target, prompts_BT, max(counts), progress)
-        pairs = zip(kept, counts, strict=True)
-        return [replace(arm, works=[work.shortened(count) for work in works]) for arm, count in pairs]
-
     droppable = range(len(arms) - 1, 0, -1) if is_open else ()
     subject = Subject(target, arms, range(len(arms)), droppable=droppable)
-    return replace(subject, more=in_full) if tried_first else subject
+    return replace(subject, more=partial(recorded_in_full, target, prompts_BT)) if tried_first else subject

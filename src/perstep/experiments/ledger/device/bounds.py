@@ -7,13 +7,13 @@ step was, the ceilings are wrong and judge nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log
 
 import msgspec
 import numpy as np
 
-from perstep.experiments.bounds import BACKENDS, EXCEEDED
-from perstep.experiments.ledger.bounds import BEATEN, FUSED, MOST_CONTEXTS
+from perstep.experiments.bounds import BACKENDS, BEATEN, EXCEEDED
+from perstep.experiments.device.limits import DevicePartBound, rates_of
+from perstep.experiments.ledger.bounds import FUSED, MOST_CONTEXTS
 from perstep.experiments.ledger.device.findings import DeviceWork
 from perstep.experiments.ledger.samples import Bounded, Workload
 from perstep.machine.device_ceilings import KINDS, DeviceCeilings
@@ -27,14 +27,6 @@ TERMS = ("compute_ns", "bandwidth_ns", "launches_ns")
 
 EXPECTED_LAUNCHES = 0.05
 """A part is predicted only if its launches are as many as were counted, but for this share: else other kernels ran."""
-
-
-class DevicePartBound(msgspec.Struct, frozen=True):
-    """The least time of a part's kernels in a step, what binds, and why there is none if it is withdrawn."""
-
-    bound_ns: float | None
-    binds: str
-    withdrawn: str = ""
 
 
 class DeviceBounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,22 +121,6 @@ def times_of(ceilings: DeviceCeilings) -> KernelTimes:
     }
     products = [(figure.rows, figure.bytes_moved, figure.value) for figure in ceilings.of("product")]
     return KernelTimes(smallest, products, (ceilings.memory_gb_s or 1.0) * 1e9)
-
-
-def rates_of(ceilings: DeviceCeilings, footprint_bytes: int | None) -> DeviceRates:
-    """A device's rates at their best, for a step that reads a footprint in bytes (None: more than any cache holds).
-
-    A set is read at the figure of the size that is nearest by ratio: what caches hold is never asked, only measured.
-    """
-    by_size: dict[int, float] = {}
-    for figure in (*ceilings.of("read"), *ceilings.of("product")):
-        if figure.gb_s:
-            by_size[figure.bytes_moved] = max(by_size.get(figure.bytes_moved, 0.0), figure.gb_s)
-    memory = ceilings.memory_gb_s or 0.0
-    if footprint_bytes is not None and by_size and footprint_bytes < max(by_size):
-        nearest = min(by_size, key=lambda size: abs(log(size / footprint_bytes)))
-        memory = max(memory, by_size[nearest])
-    return DeviceRates(memory * 1e9, (ceilings.peak_tflop_s or 0.0) * 1e12, ceilings.shortest_ns() or 0.0)
 
 
 def _costs(of: Bounded, kind: str, work: DeviceWork, *, prompt_tokens: int, batch: int) -> list[Costs]:
