@@ -2,9 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from perstep.errors import how_to_install
 
@@ -45,3 +47,21 @@ def test_what_is_said_is_what_works_from_a_clone(extra: str) -> None:
     pages = [path.name for path in TEXTS if path.suffix == ".md" and f"`{command}`" in path.read_text(encoding="utf-8")]
     wanted = {"hf": {"README.md", "fast.md", "generate.md", "ledger.md", "watch.md"}}.get(extra, {"mask.md"})
     assert set(pages) == wanted
+
+
+def test_every_pinned_package_can_be_installed_for_the_oldest_python() -> None:
+    """3.11.2 is Debian's; one package for 3.11.5 and later among the pins makes `make env` impossible there."""
+    assert PYPROJECT["project"]["requires-python"] == ">=3.11"
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    needs = {name: needed for name, version in pins if (needed := _needed_python(name, version))}
+    assert len(needs) > 50
+    assert {name: needed for name, needed in needs.items() if "3.11.0" not in SpecifierSet(needed)} == {}
+
+
+def _needed_python(name: str, version: str) -> str:
+    """What Python an installed package needs; nothing of one that is not here, or here in another version."""
+    try:
+        found = metadata(name)
+    except PackageNotFoundError:
+        return ""
+    return found["Requires-Python"] or "" if found["Version"] == version else ""

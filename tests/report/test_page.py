@@ -26,6 +26,7 @@ from perstep.report.page import (
     Page,
     Roofline,
     Spot,
+    StepParts,
     render_page,
     table_html,
 )
@@ -205,6 +206,24 @@ def test_code_in_a_sentence_is_code() -> None:
     assert read.inside["code"] == ["warnings", "captions", "figures", "notes", EVIL]
     assert read.inside["div"][-1] == " 'echo `date`'"
     assert read.inside["dd"] == ["echo `date`", "apart from "]
+
+
+def test_a_page_without_facts_has_no_third_view() -> None:
+    """Neither its heading, nor a link to it, nor its key in the help."""
+    read = Reader(render_page(page_of()).decode())
+    assert [facts["data-view"] for _, facts in read.elements if "data-view" in facts] == ["1", "2", "1", "2"]
+    assert "1 2" in read.inside["kbd"]
+    assert "3" in [
+        facts.get("data-view") for _, facts in Reader(render_page(page_of(inside={"a": "b"})).decode()).elements
+    ]
+
+
+def test_a_step_without_parts_is_in_the_unit_of_its_residual() -> None:
+    """As a trace without ranges has it."""
+    parts = StepParts("step", 1.27e6, {}, 1.27e6, 1.0, 23, "a step")
+    read = Reader(render_page(page_of(LedgerView("a step", parts))).decode())
+    assert "ms/step" in read.inside["th"]
+    assert "1.27" in read.inside["td"]
 
 
 def test_a_number_in_a_cell_keeps_its_unit() -> None:

@@ -52,7 +52,7 @@ def try_call(
     say, clock = progress or (lambda _share, _what: None), clock or HostClock()
     offered = Offered(site=call.site, calls=call.calls, refused=call.refused, shared=call.shared, streams=call.streams)
     if not call.refused:
-        say(0.0, f"{call.site}: make the call again")
+        say(0.0, f"{call.site}: a second call")
         offered.refused = why_not_repeatable(call)
     if offered.refused:
         keep(offered)

@@ -184,6 +184,7 @@
     else ctx.arc(x, y, half, 0, 7);
     ctx.fill();
   };
+  const isMeasured = ({ kind }) => kind === "points" || kind === "joined";
   const whiskers = (panel) => (plot) => {
     const { ctx } = plot, x = (value) => plot.valToPos(value, "x", true), y = (value) => plot.valToPos(value, "y", true);
     ctx.save();
@@ -197,7 +198,7 @@
         if (series.left?.[point] != null && series.right?.[point] != null) { ctx.moveTo(x(series.left[point]), y(series.y[point])); ctx.lineTo(x(series.right[point]), y(series.y[point])); }
       });
       ctx.stroke();
-      if (series.kind === "points" || series.kind === "joined") {
+      if (isMeasured(series)) {
         ctx.fillStyle = ctx.strokeStyle;
         series.x.forEach((at, point) => { if (series.y[point] != null) mark(ctx, x(at), y(series.y[point]), place % 3, 4 * devicePixelRatio); });
       }
@@ -220,7 +221,7 @@
     const floor = panel.from_zero ? Math.min(0, least) : least;
     const range = panel.log_y ? [least / 1.6, most * 1.6] : [floor < least ? floor : least - 0.08 * (most - least || 1), most + 0.08 * (most - floor || most || 1)];
     const apart = xs[xs.length - 1] - xs[0] || 1;
-    const measured = panel.series.filter((series) => series.kind === "points" || series.kind === "joined").flatMap((series) => series.x);
+    const measured = panel.series.filter(isMeasured).flatMap((series) => series.x);
     const marked = [...new Set(measured.length ? measured : xs)].sort((one, other) => one - other);
     const ends = panel.log_x ? [xs[0] / 1.15, xs[xs.length - 1] * 1.15] : [xs[0] - 0.04 * apart, xs[xs.length - 1] + 0.04 * apart];
     const number = (value) => (value == null ? "" : Number(value.toPrecision(4)).toLocaleString("en"));
