@@ -70,8 +70,8 @@ class PieceCompiler(RuleCompiler):
             return super()._unequal(shape, path, opened)
         if shape.rest in opened:
             raise InputError(
-                f"{path}: 'uniqueItems' over arrays that hold such arrays again cannot be put into a mask here: take it "
-                "out, or check it afterwards"
+                f"{path}: 'uniqueItems' over arrays that hold such arrays again cannot be put into a mask here: "
+                "take it out, or check it afterwards"
             )
         opened = (*opened, shape.rest)
         items = Compiler._written(self, self.expander.shapes(shape.rest))
