@@ -156,3 +156,16 @@ def test_more_items_than_there_are_values_are_refused(plain: Vocabulary) -> None
     assert mask(plain, schema=schema).engine == "stack"
     with pytest.raises(InputError, match="'uniqueItems' with minItems 31 over items of which there may be fewer"):
         mask(plain, schema={**schema, "minItems": 31}, engine="stack")
+    twice = {**_array(enum=[*range(30), 1.0]), "minItems": 31}
+    with pytest.raises(InputError, match="'uniqueItems' with minItems 31 over items"):
+        mask(plain, schema=twice, engine="stack")
+
+
+def test_arrays_that_hold_themselves_are_refused(plain: Vocabulary) -> None:
+    """By name; objects in between are no matter."""
+    with pytest.raises(InputError, match="'uniqueItems' over arrays that hold such arrays again"):
+        mask(plain, schema={"type": "array", "items": {"$ref": "#"}, "uniqueItems": True}, engine="stack")
+    node = {**NAMED, "properties": {**NAMED["properties"], "below": {"$ref": "#"}}}
+    found = mask(plain, schema=_array(**node))
+    assert found.is_accepting(_after(found, b'[{"id": "x", "name": "a", "below": [{"id": "x", "name": "a"}]}]'))
+    assert not _after(found, b'[{"id": "x", "name": "a", "below": [{"id": "x", "name": "b"}, {"id": "x", "name": "b"')

@@ -68,6 +68,12 @@ class PieceCompiler(RuleCompiler):
     def _unequal(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         if shape.prefix or shape.counts or shape.some or self._are_few(shape):
             return super()._unequal(shape, path, opened)
+        if shape.rest in opened:
+            raise InputError(
+                f"{path}: 'uniqueItems' over arrays that hold such arrays again cannot be put into a mask here: "
+                "take it out, or check it afterwards"
+            )
+        opened = (*opened, shape.rest)
         items = Compiler._written(self, self.expander.shapes(shape.rest))
         self.ways[self._writes] *= ways_of(items)
         path += "/items"
@@ -83,7 +89,7 @@ class PieceCompiler(RuleCompiler):
             named = tuple((self._symbols.part(block), value) for block, value in rules)
             low = max(shape.low, 1)
             apart = Apart(low, shape.high, self._pieces.comma, listed, compared, named)
-            self._check_low(apart, len(listed) + len(rules), path)
+            self._check_low(apart, len({piece.stands_for for piece in listed}) + len(rules), path)
             filled = sequence(self._symbols.block(apart), self._pieces.inside)
         opening, closing = self._pieces.text(b"["), self._pieces.text(b"]")
         return sequence(opening, self._pieces.inside, union(empty, filled), closing)

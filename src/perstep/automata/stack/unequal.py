@@ -229,5 +229,5 @@ def _characters(data: bytes) -> str:
     return str(json.loads(b'"%s"' % data)) if _BACKSLASH in data else data.decode()
 
 
-_LIKELY = bytes(sorted(range(256), key=lambda byte: (not chr(byte).isalnum(), byte)))
+_LIKELY = bytes(sorted(range(256), key=lambda byte: (byte != _QUOTE, not chr(byte).isalnum(), byte)))
 """All bytes, those first that most strings and numbers may go on with."""
