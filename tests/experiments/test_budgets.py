@@ -276,7 +276,7 @@ RESUMED: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
     [
         ("cache", 1, 20.0),
         ("mask", 1, 20.0),  # the cell that was left out would be there
-        pytest.param("cache", 300, 60.0, marks=pytest.mark.nightly),
+        pytest.param("cache", 300, 20.0, marks=pytest.mark.nightly),
         pytest.param("mask", 300, 60.0, marks=pytest.mark.nightly),  # a cell that was there would be left out
         pytest.param("generate", 1, 20.0, marks=[pytest.mark.hf, pytest.mark.nightly]),
         pytest.param("generate", 300, 60.0, marks=[pytest.mark.hf, pytest.mark.nightly]),
