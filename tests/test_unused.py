@@ -16,7 +16,6 @@ BY_NAME = {
     "__dir__": "Python calls it",
     "build_memo": "named in automata.engines.ENGINES",
     "build_lazy": "named in automata.engines.ENGINES",
-    "_should_skip_dynamo": "torch's `TorchDispatchMode` calls it",
     "Axes": "named in quoted annotations",
 }
 """Used where vulture cannot see it."""

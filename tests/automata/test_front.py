@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from perstep.automata import Grammar, TokenAutomaton, Vocabulary, mask, prepare
 from perstep.automata.engines.parsed import ParsedAutomaton
 from perstep.automata.engines.tables import TableEngine
+from perstep.automata.metering import metered
 from perstep.errors import InputError
 
 TREE: dict[str, Any] = {
@@ -265,8 +266,8 @@ def test_a_row_of_the_stack_is_what_may_follow(schema: dict[str, Any], pieces: V
             state = stack.next(state, rng.choice(leads_on))
 
 
-def test_what_no_other_engine_can_hold_is_a_table(pieces: Vocabulary) -> None:
-    """A large multiple beside a counted pattern: the table takes more than it does by choice, and says so."""
+def test_what_the_parser_cannot_read_is_compiled_within_the_whole_limits(pieces: Vocabulary) -> None:
+    """A large multiple beside a counted pattern: the stack takes more than it does by choice, and says so."""
     schema = {
         "properties": {
             "a": {"type": "string", "pattern": "a.*b.*c", "maxLength": 400},
@@ -274,12 +275,21 @@ def test_what_no_other_engine_can_hold_is_a_table(pieces: Vocabulary) -> None:
         }
     }
     found = mask(pieces, schema=schema)
-    assert found.engine == "table-lazy"
+    assert found.engine == "stack"
     assert "llguidance cannot" in found.reason
     with pytest.raises(InputError, match="multipleOf 97 makes too large an expression for llguidance"):
         mask(pieces, schema=schema, engine="llguidance")
     with pytest.raises(InputError, match=r"no engine holds it\. llguidance: .*multipleOf 97.*; a table: .*megabytes"):
         mask(pieces, schema=schema, megabytes=1)
+
+
+def test_all_tries_of_a_compile_share_one_limit(pieces: Vocabulary) -> None:
+    """What one engine spent before it gave up is not there for the next; what both need is counted once."""
+    patterns = ["ab1", "b12", "bc1", "c12", "ca1", "a12", r"\d\d", "[a|b]", "1.*2"]
+    schema = {"type": "string", "allOf": [{"pattern": one} for one in patterns], "maxLength": 200}
+    with metered(None, None) as spent, pytest.raises(InputError, match="no engine holds it"):
+        mask(pieces, schema={**schema, "not": {"pattern": "^x*y"}}, cpu_seconds=0.1)
+    assert 0.1 < spent() < 0.11
 
 
 def test_a_grammar_that_would_crash_the_parser_is_refused(pieces: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -432,6 +432,10 @@ def test_references_and_combinations() -> None:
             "'uniqueItems' over 40 values would need a state for every set",
         ),
         (
+            {"type": "object", "patternProperties": {letter: {"type": "null"} for letter in "abcdefg"}},
+            "may meet on one key in more than 64 ways",
+        ),
+        (
             {"type": "object", "additionalProperties": {"type": "null"}, "minProperties": 2},
             "minProperties 2 .* a key may",
         ),

@@ -220,6 +220,20 @@ def test_what_it_generates_validates(
             ["{}", '{"x": null}', '{"x": 1, "x": null}'],
         ),
         ({"required": ["a", "a"], "properties": {"a": {"type": "null"}}}, ['{"a": null}'], ["{}"]),
+        (  # each key matches one pattern at most, so there are ten kinds of keys and not 512
+            {
+                "type": "object",
+                "patternProperties": {f"^{letter}[0-9]*$": {"type": "integer"} for letter in "abcdefghi"},
+                "additionalProperties": {"type": "null"},
+            },
+            ['{"a": 1, "i12": 2}', '{"x": null, "ab": null}', '{"a1b": null}'],
+            ['{"a": null}', '{"x": 1}', '{"i12": null}'],
+        ),
+        (  # that none of the others holds is sure as soon as there is an item
+            {"oneOf": [{"type": "array", "items": {"enum": [letter, letter * 2]}} for letter in "abcdefg"]},
+            ['["a"]', '["gg", "g"]'],
+            ["[]", '["a", "b"]'],
+        ),
     ],
 )
 def test_what_stands_in_schemas(schema: Schema, good: list[str], bad: list[str]) -> None:

@@ -164,7 +164,9 @@ def test_a_lock_is_written_once_and_checked_with_later_cells_alone(
     """Predictions by the plan's hash; what cannot be predicted says why; a cell that is older is refused by name."""
     cells, grid = world
     path = tmp_path / "lock.json"
-    made = lock(path, grid, Cells(cells, Counter()), None)
+    told = []
+    made = lock(path, grid, Cells(cells, Counter()), None, lambda share, what: told.append((share, what)))
+    assert told[-1] == (1.0, "predicting 6 cells")
     assert read_lock(path) == made
     assert len(made.predictions) + len(made.refused) == 6
     assert made.predictions

@@ -314,7 +314,7 @@ def test_vendored_files_are_those_of_the_checksums() -> None:
 def test_a_built_wheel_has_the_program_and_the_licences(tmp_path: Path) -> None:
     """The metadata names both licences, and every file of them and of the page is in the wheel."""
     wheels = pytest.importorskip("hatchling.builders.wheel")
-    folder = tmp_path / "source"  # a name without brackets, which hatchling takes for a pattern
+    folder = tmp_path / "suite [4]"  # hatchling takes brackets for a pattern: hatch_build.py names the licences
     folder.symlink_to(ROOT)
     [made] = wheels.WheelBuilder(str(folder)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(made) as wheel:

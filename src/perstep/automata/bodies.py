@@ -113,6 +113,7 @@ class StringTokens:
             order = np.argsort(begun[node[tokens]], kind="stable")
             self._tokens.append(tokens[order])
             self._before.append(begun[node[tokens]][order])
+        self.most = max([self.most, *(int(before[-1]) for before in self._before if len(before))])
         self.search = Search(build_trie(self.suffixes))
 
     def within(self, most: int) -> NDArray[np.int32]:

@@ -8,6 +8,7 @@ an automaton or as a grammar of the same texts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,10 +112,10 @@ def mask_of_schema(
         InputError: as for `mask`.
     """
 
-    def grammar() -> Lark:
+    def grammar(cpu_seconds: float, megabytes: float) -> Lark:
         from perstep.automata.schema.grammar import schema_grammar
 
-        return schema_grammar(schema)
+        return schema_grammar(schema, cpu_seconds, megabytes)
 
     def program(cpu_seconds: float, megabytes: float) -> SchemaProgram:
         return schema_program(schema, cpu_seconds, megabytes)
@@ -128,12 +129,12 @@ class _Forms:
 
     Attributes:
         as_automaton: makes its byte automaton within CPU seconds and megabytes.
-        as_grammar: makes its grammar for llguidance.
+        as_grammar: makes its grammar for llguidance within CPU seconds and megabytes.
         as_program: makes its program of pieces within CPU seconds and megabytes; None where it has none.
     """
 
     as_automaton: Callable[[float, float], Dfa]
-    as_grammar: Callable[[], Lark]
+    as_grammar: Callable[[float, float], Lark]
     as_program: Callable[[float, float], SchemaProgram] | None = None
 
 
@@ -147,11 +148,15 @@ class _Choice:
     def take(self, engine: str, limits: tuple[float, float]) -> TokenAutomaton:
         """The mask by an engine, or by the one that suits."""
         if engine == "llguidance":
-            return self._by_parser("asked for")
+            return self._by_parser("asked for", limits)
         if engine == "stack":
             return self._by_stack(limits, limits, "asked for")
         if engine != "auto":
             return self._by_table(engine, limits, "asked for")
+        with metered(limits[0], None):  # all tries together
+            return self._by_the_first_that_can(limits)
+
+    def _by_the_first_that_can(self, limits: tuple[float, float]) -> TokenAutomaton:
         small = min(SMALL_SECONDS, limits[0]), min(SMALL_MEGABYTES, limits[1])
         try:
             if self._forms.as_program is None:
@@ -160,12 +165,17 @@ class _Choice:
         except InputError as error:
             too_large = error
         try:
-            return self._by_parser(f"not small: {too_large}")
-        except InputError as refused:
-            try:
-                return self._by_table("table-lazy", limits, f"llguidance cannot: {refused}")
-            except InputError as error:
-                raise InputError(f"no engine holds it. llguidance: {refused}; a table: {error}") from error
+            return self._by_parser(f"not small: {too_large}", limits)
+        except InputError as error:
+            refused = error
+        reason = f"llguidance cannot: {refused}"
+        if self._forms.as_program is not None:
+            with suppress(InputError):
+                return self._by_stack(limits, limits, reason)
+        try:
+            return self._by_table("table-lazy", limits, reason)
+        except InputError as error:
+            raise InputError(f"no engine holds it. llguidance: {refused}; a table: {error}") from error
 
     def _by_stack(
         self, limits: tuple[float, float], limits_of_table: tuple[float, float], reason: str
@@ -187,8 +197,8 @@ class _Choice:
         table.engine, table.reason = engine, reason or f"a small language of {plural(dfa.num_states, 'state')}"
         return table
 
-    def _by_parser(self, reason: str) -> TokenAutomaton:
-        grammar = self._forms.as_grammar()
+    def _by_parser(self, reason: str, limits: tuple[float, float]) -> TokenAutomaton:
+        grammar = self._forms.as_grammar(*limits)
         return _parsed(self._vocabulary, grammar.text, grammar.source, reason)
 
 
@@ -205,7 +215,7 @@ def _of_regex(pattern: str) -> _Forms:
         with metered(cpu_seconds, megabytes):
             return from_regex(pattern)
 
-    def grammar() -> Lark:
+    def grammar(_cpu_seconds: float, _megabytes: float) -> Lark:
         from perstep.automata.schema.grammar import Lark
         from perstep.automata.schema.terminals import plain_source, regex_source
 

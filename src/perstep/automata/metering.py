@@ -29,9 +29,10 @@ _Value = TypeVar("_Value")
 
 @dataclass
 class _Cost:
-    """What a remembered result took: its own work, and the remembered results it is made of."""
+    """What a remembered result took: its own work, the bytes needed at once, and the remembered results in it."""
 
     own: int = 0
+    held: int = 0
     parts: list[tuple[object, _Cost]] = field(default_factory=list)
 
 
@@ -45,15 +46,27 @@ class _Meter:
     kept_bytes: int = 0
     paid: set[object] = field(default_factory=set)
     open_costs: list[_Cost] = field(default_factory=lambda: [_Cost()])
+    outer: _Meter | None = None
 
     def count(self, nanoseconds: int) -> None:
         """Add some work."""
+        if self.outer is not None:
+            self.outer.count(nanoseconds)
         self.spent += nanoseconds
         if self.cpu_seconds is not None and self.spent > self.cpu_seconds * 1e9:
             raise InputError(
                 f"this would take more than about {short(self.cpu_seconds)} CPU seconds to compile (counted, "
                 "not clocked): simplify it, raise cpu_seconds, or use an engine that works without a finite automaton "
                 "(llguidance)"
+            )
+
+    def hold(self, num_bytes: int, what: str) -> None:
+        """See that memory may be needed at once, beside what is kept."""
+        needed = (num_bytes + self.kept_bytes) / 2**20
+        if self.megabytes is not None and needed > self.megabytes:
+            raise InputError(
+                f"{what} would take about {needed:,.0f} MB to compile, over the limit of {short(self.megabytes)} MB: "
+                "simplify it, raise megabytes, or use an engine that works without a finite automaton (llguidance)"
             )
 
     def pay(self, name: object, cost: _Cost) -> None:
@@ -69,11 +82,18 @@ _meter: ContextVar[_Meter | None] = ContextVar("_meter", default=None)
 
 
 @contextmanager
-def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[None]:
-    """Count what is done within, and refuse what goes over a limit."""
-    token = _meter.set(_Meter(cpu_seconds, megabytes))
+def metered(cpu_seconds: float | None, megabytes: float | None) -> Iterator[Callable[[], float]]:
+    """Count what is done within, and refuse what goes over a limit; gives what was spent so far, in CPU seconds.
+
+    Inside another `metered` the work counts there too, but for remembered results that were counted there already.
+    """
+    outer = _meter.get()
+    meter = _Meter(cpu_seconds, megabytes)
+    if outer is not None:
+        meter.outer, meter.paid = outer, outer.paid
+    token = _meter.set(meter)
     try:
-        yield
+        yield lambda: meter.spent / 1e9
     finally:
         _meter.reset(token)
 
@@ -109,14 +129,10 @@ def hold(cells: int, what: str, other_bytes: int = 0) -> None:
         InputError: if it would be too large; `what` is made.
     """
     meter = _meter.get()
-    if meter is None or meter.megabytes is None:
-        return
-    needed = (cells * _BYTES_PER_CELL + other_bytes + meter.kept_bytes) / 2**20
-    if needed > meter.megabytes:
-        raise InputError(
-            f"{what} would take about {needed:,.0f} MB to compile, over the limit of {short(meter.megabytes)} MB: "
-            "simplify it, raise megabytes, or use an engine that works without a finite automaton (llguidance)"
-        )
+    if meter is not None:
+        needed = cells * _BYTES_PER_CELL + other_bytes
+        meter.open_costs[-1].held = max(meter.open_costs[-1].held, needed)
+        meter.hold(needed, what)
 
 
 def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Args, _Value]]:
@@ -137,6 +153,7 @@ def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Ar
                 kept.move_to_end(key)
                 value, cost = kept[key]
                 meter.pay(name, cost)
+                meter.hold(cost.held, "this")
             else:
                 cost = _Cost()
                 meter.paid.add(name)
@@ -151,6 +168,7 @@ def metered_cache(size: int) -> Callable[[Callable[_Args, _Value]], Callable[_Ar
                 if len(kept) > size:
                     kept.popitem(last=False)
             meter.open_costs[-1].parts.append((name, cost))
+            meter.open_costs[-1].held = max(meter.open_costs[-1].held, cost.held)
             return value
 
         return remembered

@@ -196,7 +196,9 @@ def _lock(choice: Choice, folder: Path, target: Machine | None, *, quiet: bool) 
     if choice.lock is None or choice.grid is None:
         raise InputError("--lock FILE needs --grid GRID.toml, whose cells are predicted")
     grid, _ = read_grid(choice.grid)
-    locked = lock(choice.lock, grid, _read(folder, quiet=quiet), None if target is None else identity(target))
+    cells, machine = _read(folder, quiet=quiet), None if target is None else identity(target)
+    with progress_shown(quiet=quiet) as progress:
+        locked = lock(choice.lock, grid, cells, machine, progress)
     if not quiet:
         remark(
             f"locked: {plural(len(locked.predictions), 'prediction')} in {choice.lock},"

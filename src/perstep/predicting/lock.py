@@ -14,11 +14,12 @@ from perstep._version import __version__
 from perstep._words import plural
 from perstep.errors import InputError
 from perstep.experiments.command_line import AnyPlan
+from perstep.measure import Progress
 from perstep.predicting.cells import Cells
 from perstep.predicting.predict import Prediction, Predictor, predictor
 from perstep.predicting.subject import Subject, Way, choosing, is_mixture, shape_named
 from perstep.runs import encode_json, read_regular, replace_file
-from perstep.sweeps.grid import Grid, points
+from perstep.sweeps.grid import Grid, num_combinations, points
 from perstep.targets import BUILT_IN
 from perstep.theory import REFERENCE, TRANSFORMERS
 
@@ -70,7 +71,9 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
         return self.low_ns <= self.measured_ns <= self.high_ns
 
 
-def lock(path: Path, grid: Grid, cells: Cells, machine: str | None) -> Lock:
+def lock(
+    path: Path, grid: Grid, cells: Cells, machine: str | None, progress: Progress = lambda _share, _what: None
+) -> Lock:
     """Write predictions for every cell of a grid.
 
     Args:
@@ -78,6 +81,7 @@ def lock(path: Path, grid: Grid, cells: Cells, machine: str | None) -> Lock:
         grid: of a `ledger` sweep.
         cells: to fit on.
         machine: as in `predictor`.
+        progress: told how many cells are predicted.
 
     Raises:
         InputError: the file is there, the grid is of another experiment, or nothing can be predicted.
@@ -88,7 +92,9 @@ def lock(path: Path, grid: Grid, cells: Cells, machine: str | None) -> Lock:
         raise InputError(f"the grid measures `{grid.experiment}`; decode steps of `ledger` are what is predicted")
     predictors: dict[Way, Predictor] = {}
     predictions, refused = {}, {}
-    for point in points(grid):
+    total = num_combinations(grid) // grid.repeats
+    for number, point in enumerate(points(grid), 1):
+        progress(number / total, f"predicting {plural(total, 'cell')}")
         if point is None:
             continue
         try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perstep.errors import InputError, InvalidMeasurement
-from perstep.experiments import pipeline
+from perstep.experiments import pipeline, registry
 from perstep.experiments.knobs import (
     Arm,
     Configuration,
@@ -28,9 +28,12 @@ from perstep.experiments.knobs.output.show import per_token_ms
 from perstep.experiments.memory import is_out_of_memory
 from perstep.machine import Noise
 from perstep.measure import FakeClock, Trace
+from perstep.runs import read_manifest
 from perstep.targets import Work
 
 from .made_up import MadeUp
+
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def no_progress(_share: float, _what: str) -> None:
@@ -69,12 +72,12 @@ def work(new_tokens: int) -> Work:
     return Work(prompt_BT, Trace(prompt_BT, np.zeros((1, new_tokens), np.int64)))
 
 
-def greedy_session(memory: Memory, *sizes: int) -> KnobSession:
+def greedy_session(memory: Memory, *sizes: int, experiment: str = "output") -> KnobSession:
     """A session of configurations of so many tokens."""
     arms = [Arm(configuration(str(size), size, num_output_tokens=size), [work(size)], nullcontext) for size in sizes]
     clock = FakeClock()
     subject = Subject(MadeUp(clock, fails=memory), arms, unchanged=[])
-    return KnobSession("output", PromptOptions(rounds=3), [subject], no_progress, clock)
+    return KnobSession(experiment, PromptOptions(rounds=3), [subject], no_progress, clock)
 
 
 def test_what_was_measured_before_memory_ran_out_is_kept() -> None:
@@ -104,20 +107,28 @@ def test_nothing_measured_is_invalid() -> None:
         made.finish()
 
 
-def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown() -> None:
-    """The rounds end at once, the run is invalid, and its tables, pictures and README say why."""
-    made = greedy_session(Memory(0, MemoryError("no")), 3, 4)
+@pytest.mark.parametrize("name", ["output", "context", "depth", "experts"])
+def test_a_run_of_which_every_configuration_ran_out_of_memory_ends_and_is_shown(name: str) -> None:
+    """The rounds end at once, the run is invalid, and its tables, page and README say why; there is no picture."""
+    made = greedy_session(Memory(0, MemoryError("no")), 3, 4, experiment=name)
+    stored = read_manifest(GOLDEN / name)  # for the facts of each experiment
+    made.manifest.conditions, made.manifest.plan = stored.conditions | made.manifest.conditions, stored.plan
     samples = [made.measure_round(0)]
     assert made.resolved(samples).half_width == 0
-    findings = analyse_knob(made.manifest, samples)
-    (table,) = output.tables(made.manifest, findings)
+    knob = registry.find(name)
+    findings = knob.analyse(made.manifest, samples)
+    (table,) = knob.tables(made.manifest, findings)
     assert "3: out of memory: no" in " ".join(table.notes)
     assert "artefact" not in " ".join(table.notes)
-    assert [row[table.header.index("artefact")] for row in table.rows] == ["–", "–"]
-    assert output.summary(findings) == {"headline": "no configuration could be measured"}
-    files = output.files(made.manifest, findings)
+    if name == "output":
+        assert [row[table.header.index("artefact")] for row in table.rows] == ["–", "–"]
+    assert knob.summary(findings)["headline"] == "no configuration could be measured"
+    files = knob.files(made.manifest, findings)
     assert b"no configuration could be measured" in files["README.md"]
     assert b"out of memory: no" in files["README.md"]
+    assert b".png" not in files["README.md"]
+    assert not any(file.endswith(".png") for file in files)
+    assert knob.content(made.manifest, findings, samples).finding.endswith("no configuration could be measured")
 
 
 def test_measuring_stops_by_the_intervals_that_are_shown(calm: Noise) -> None:

@@ -208,9 +208,20 @@ def test_a_model_without_memory_leaves_the_others(tmp_path: Path) -> None:
     assert table.notes[-1] == "big: no configuration could be measured: out of memory: no"
     assert b"**big: no configuration could be measured" in output.files(made.manifest, findings)["README.md"]
     assert set(output.summary(findings)["models"]) == {"small"}
+
+
+def test_of_models_without_memory_each_says_so() -> None:
+    """The run is invalid, and can be shown: a table and a headline a model, and no picture."""
     neither = [subject("big", False), subject("bigger", False)]
+    made = KnobSession("output", PromptOptions(rounds=1), neither, no_progress, CLOCK)
     with pytest.raises(InvalidMeasurement, match="no configuration could be measured"):
-        KnobSession("output", PromptOptions(rounds=1), neither, no_progress, CLOCK).finish()
+        made.finish()
+    findings = analyse_knob(made.manifest, [made.measure_round(0)])
+    why = "no configuration could be measured: out of memory: no"
+    assert findings.invalid == f"big: {why}; bigger: {why}"
+    assert len(output.tables(made.manifest, findings)) == 2
+    assert output.summary(findings)["headline"].count("no configuration could be measured") == 2
+    assert "output.png" not in output.files(made.manifest, findings)
 
 
 def test_weights_are_added_up_from_shapes_before_loading(two: str) -> None:

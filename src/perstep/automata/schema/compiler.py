@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -56,7 +56,7 @@ from perstep.automata.schema.shapes import (
     both,
 )
 from perstep.automata.schema.shapes import literal as holds
-from perstep.automata.schema.strings import pattern_matches
+from perstep.automata.schema.strings import can_be_string, pattern_matches
 from perstep.automata.schema.writing import InBytes, Writing, constant
 from perstep.errors import InputError
 
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from perstep.automata.schema.keywords import Schema
 
 BLOCK_FACTOR = 4  # a construction may have this many times the states of its result
-_MOST_PATTERNS = 5  # that may meet on one key; each set of them is a kind of key
+_MOST_KINDS = 64  # of keys, by which patterns they match
 _MOST_WITNESSES = 5  # keys that are not named and must be there
 _MOST_COUNTS = 4  # of items that may be counted in one array
 
@@ -345,7 +345,8 @@ class Compiler:
 
     def _array(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         if shape.unique and (shape.high is None or shape.high > 1):
-            return self._unequal(shape, path)
+            return self._unequal(shape, path, opened)
+        shape = self._without_sure(shape)
         if shape.counts or shape.some:
             return self._counted(shape, path, opened)
         high = shape.high
@@ -358,6 +359,17 @@ class Compiler:
         if self._goes_on(shape) and (high is None or high > len(first)):
             rest = self.value(shape.rest, below(path, "items"), opened)
         return array_block(Items(first, rest, shape.low, high), self._writing, self._block_limit, path)
+
+    def _without_sure(self, shape: Array) -> Array:
+        """The same without what every item from a place on satisfies: there it is enough that such an item is there."""
+        left, low = [], shape.low
+        for start, formula in dict.fromkeys(shape.some):
+            items = [shape.item(number) for number in range(start, max(start, len(shape.prefix)) + 1)]
+            if len(formula) == 1 and not any(self.expander.is_possible(both(i, _turned(formula))) for i in items):
+                low = max(low, start + 1)
+            else:
+                left.append((start, formula))
+        return replace(shape, some=tuple(left), low=low)
 
     def _goes_on(self, shape: Array) -> bool:
         """Whether items behind the prefix are written: as with keys, where the schema says so or has no prefix."""
@@ -398,22 +410,27 @@ class Compiler:
     def _fails(self, formula: Formula, path: str) -> Formula:
         if len(formula) > 1:
             raise InputError(f"{path}: what contains asks for here cannot be turned round")
-        return FALSE if formula == TRUE else holds(formula[0][0], not formula[0][1])
+        return _turned(formula)
 
-    def _unequal(self, shape: Array, path: str) -> Block:
+    def _values_by_place(self, shape: Array) -> list[list[Json] | None]:
+        """The values of the items before and behind the end of the prefix; None where they are not known to be few."""
+        width = len(shape.prefix) + self._goes_on(shape)
+        return [finite_values(self.expander, shape.item(number)) for number in range(width)]
+
+    def _unequal(self, shape: Array, path: str, opened: tuple[Formula, ...]) -> Block:
         """An array without equal items, of values that can be listed."""
+        del opened
         if shape.counts or shape.some:
             raise InputError(f"{path}: 'uniqueItems' beside contains cannot be put into a finite automaton here")
-        width = len(shape.prefix) + self._goes_on(shape)
-        listed = []
-        for number in range(width):
-            values = finite_values(self.expander, shape.item(number))
+        listed: list[list[Json]] = []
+        for values in self._values_by_place(shape):
             if values is None:
                 raise InputError(
                     f"{path}: 'uniqueItems' would need a state for every set of values seen, and these items have "
                     "no few values: take it out, or check it afterwards"
                 )
             listed.append(values)
+        width = len(listed)
         every: list[Json] = []
         for value in (value for values in listed for value in values):
             if not any(same_value(value, other) for other in every):
@@ -471,7 +488,7 @@ class Compiler:
                     self._empty.append(below(path, "properties", key))
                     return NEVER
                 continue
-            value = self.value(formula, below(path, "properties", key), opened)
+            value = self._member(key, formula, below(path, "properties", key), opened)
             if value.reads:
                 members.append(Member(member_text(key, value, self._writing), required))
             elif required:
@@ -490,6 +507,11 @@ class Compiler:
             self._policy.key_order == "any",
         )
         return object_block(filled, self._writing, self._block_limit, path)
+
+    def _member(self, key: str, formula: Formula, path: str, opened: tuple[Formula, ...]) -> Block:
+        """The value of a named key."""
+        del key
+        return self.value(formula, path, opened)
 
     def _witnesses(self, shape: Object, path: str, opened: tuple[Formula, ...]) -> list[tuple[int, Text]]:
         """Texts of members that must be there under no known key: for each set of demands, those that meet it."""
@@ -522,14 +544,8 @@ class Compiler:
         patterns |= dict.fromkeys(pattern for others in shape.others for pattern in others.patterns)
         for witness in witnesses:
             patterns |= dict.fromkeys([*([witness.pattern] if witness.pattern else []), *witness.among.patterns])
-        if len(patterns) > _MOST_PATTERNS:
-            raise InputError(
-                f"{path}: more than {_MOST_PATTERNS} patterns of patternProperties that may meet on one key cannot be "
-                "told apart here: use an engine that works without a finite automaton (llguidance)"
-            )
         closed = not self._says_others(shape)
-        for matched in product((True, False), repeat=len(patterns)):
-            matching = dict(zip(patterns, matched, strict=True))
+        for matching in _matchings(patterns, path):
             if closed and not any(matching[pattern] for pattern, _ in shape.patterns):
                 continue
             formula = _other_value(shape, witnesses, matching)
@@ -537,7 +553,7 @@ class Compiler:
                 continue
             named = {key for key, _ in shape.props}.union(*(witness.among.named for witness in witnesses))
             name = both(shape.name, *(witness.name for witness in witnesses))
-            key = self._key(name, tuple(matching.items()), tuple(sorted(named)), path)
+            key = self._key(name, _telling(matching), tuple(sorted(named)), path)
             if not key.reads:
                 continue
             value = self.value(formula, below(path, "additionalProperties"), opened)
@@ -548,6 +564,43 @@ class Compiler:
         """The texts of the keys that satisfy a formula and match these patterns, without those that are named."""
         keys = [shape for shape in self.expander.shapes(name) if isinstance(shape, String)]
         return union(*(self._writing.key(shape, matching, but, path) for shape in keys))
+
+
+def _matchings(patterns: Iterable[str], path: str) -> list[dict[str, bool]]:
+    """Which of some patterns a key may match: each with every other that some string matches too.
+
+    Raises:
+        InputError: if there are too many such sets.
+    """
+    matchings: list[dict[str, bool]] = [{}]
+    for pattern in patterns:
+        matchings = [
+            {**matching, pattern: matches}
+            for matching in matchings
+            for matches in (True, False)
+            if not matches or all(_meet(pattern, other) for other, true in matching.items() if true)
+        ]
+        if len(matchings) > _MOST_KINDS:
+            raise InputError(
+                f"{path}: patterns of patternProperties may meet on one key in more than {_MOST_KINDS} ways, which "
+                "cannot be told apart here: use an engine that works without a finite automaton (llguidance)"
+            )
+    return matchings
+
+
+def _telling(matching: dict[str, bool]) -> tuple[tuple[str, bool], ...]:
+    """What a key must be told to match or not; of those that exclude what it matches nothing need be said."""
+    true = [pattern for pattern, matches in matching.items() if matches]
+    return tuple(
+        (pattern, matches)
+        for pattern, matches in matching.items()
+        if matches or all(_meet(pattern, other) for other in true)
+    )
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether a string may match both patterns; True where it would take long to know."""
+    return can_be_string(String(rules=(("pattern", one, True), ("pattern", other, True))))
 
 
 def _other_value(shape: Object, witnesses: tuple[Witness, ...], matching: dict[str, bool]) -> Formula | None:
@@ -561,6 +614,11 @@ def _other_value(shape: Object, witnesses: tuple[Witness, ...], matching: dict[s
             return None
         formulas.append(witness.among.formula)
     return both(*formulas)
+
+
+def _turned(formula: Formula) -> Formula:
+    """The negation of a formula of one place at most."""
+    return FALSE if formula == TRUE else holds(formula[0][0], not formula[0][1])
 
 
 def _less(high: int | None, other: int) -> int:

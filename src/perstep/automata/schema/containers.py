@@ -333,6 +333,12 @@ def counted_array(
     return walk((b"[", b"]"), (0, (0,) * len(counts)), moves, ends, writing, limit, path)
 
 
+def are_few_sets(number: int, high: int | None) -> bool:
+    """Whether a state can be made for every set of at most `high` of a number of values."""
+    most = number if high is None else min(number, high)
+    return number <= _MOST_SETS and sum(comb(number, size) for size in range(most + 1)) <= _MOST_SETS
+
+
 def unequal_array(
     values: Sequence[Text],
     allowed: Callable[[int], Iterable[int]],
@@ -355,7 +361,7 @@ def unequal_array(
         InputError: if there are too many sets.
     """
     most = min(len(values), len(values) if size[1] is None else size[1])
-    if sum(comb(len(values), number) for number in range(most + 1)) > _MOST_SETS:
+    if not are_few_sets(len(values), most):
         raise InputError(
             f"{path}: 'uniqueItems' over {plural(len(values), 'value')} would need a state for every set of values, "
             f"more than {_MOST_SETS:,}: take it out, give maxItems, or use an engine that checks it afterwards"

@@ -7,20 +7,16 @@ joined to one automaton of the whole. So it is made in a millisecond, and nests 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from perstep.automata.determinise import determinise
-from perstep.automata.metering import CPU_SECONDS, MEGABYTES, metered_cache
-from perstep.automata.nfa import EMPTY, ENTRY, EXIT, NEVER, Block, literal, optional, sequence, union
-from perstep.automata.schema.numbers import listed_numbers, unlisted_number
-from perstep.automata.schema.rules import RuleCompiler
-from perstep.automata.schema.shapes import Number, String
-from perstep.automata.schema.spacing import canonical, space_block
-from perstep.automata.schema.strings import listed_values, string_automaton
-from perstep.automata.schema.terminals import InRules, Repeated, Symbols
-from perstep.automata.stack.pieces import Key, Literal, Piece, Scanner, Text
+from perstep.automata.metering import CPU_SECONDS, MEGABYTES
+from perstep.automata.nfa import ENTRY, EXIT, Block
+from perstep.automata.schema.piecewise import InPieces
+from perstep.automata.schema.terminals import Repeated, Symbols
+from perstep.automata.schema.unequal import Apart, PieceCompiler
+from perstep.automata.stack.pieces import Literal, Piece
 from perstep.automata.stack.program import Counted, Program
+from perstep.automata.stack.unequal import Compared, Unequal
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,106 +37,6 @@ class SchemaProgram:
     source: str
 
 
-class InPieces(InRules):
-    """Writes symbols that stand for pieces.
-
-    Args:
-        policy: `fixed`, `flexible`, or a regex of what may stand between tokens.
-        limit: most states of the automaton of a piece.
-        symbols: their numbers; literals are named by their bytes, other pieces by themselves.
-
-    Raises:
-        InputError: if the regex is malformed or matches anything but JSON whitespace.
-    """
-
-    def __init__(self, policy: str, limit: int, symbols: Symbols) -> None:
-        super().__init__(symbols)
-        self._limit = limit
-        if policy == "fixed":
-            self.inside, self.item, self.colon = EMPTY, self.text(b", "), self.text(b": ")
-            return
-        spaces = _spaces(policy, limit)
-        some = EMPTY if spaces.some is None else symbols.block(spaces.some)
-        self.inside = optional(some) if spaces.or_none else some
-        self.item, self.colon = symbols.block(spaces.comma), symbols.block(spaces.colon)
-
-    def text(self, data: bytes) -> Block:
-        """Exactly `data`."""
-        return self._symbols.block(data)
-
-    def string(self, shape: String, path: str) -> Block:
-        """The texts of a string, quotes included."""
-        if shape.values is not None:
-            return union(*(self.text(canonical(value)) for value in sorted(listed_values(shape))))
-        if not shape.rules:
-            return self._symbols.block(_text(shape.low, shape.high))
-        if shape.low == 0 and shape.high is None and len(shape.rules) == 1:
-            name, words, holds = shape.rules[0]
-            if name == "values" and not holds:
-                return self._symbols.block(_key(words))
-        try:
-            piece = _scanner(shape, self._limit)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        return NEVER if piece is None else self._symbols.block(piece)
-
-    def number(self, shape: Number, path: str) -> Block:
-        """The texts of a number."""
-        if shape.values is not None:
-            return union(*(self.text(text) for text in listed_numbers(shape)))
-        piece = _number(shape, path)
-        return NEVER if piece is None else self._symbols.block(piece)
-
-
-@lru_cache(maxsize=512)
-def _text(low: int, high: int | None) -> Text:
-    return Text(low, high)
-
-
-@lru_cache(maxsize=256)
-def _key(words: tuple[str, ...]) -> Key:
-    return Key(words)
-
-
-@metered_cache(256)
-def _scanner(shape: String, limit: int) -> Scanner | None:
-    """The piece of a string with rules; None if there is no such string."""
-    dfa = string_automaton(shape, limit)
-    return None if dfa.is_empty else Scanner(dfa)
-
-
-@metered_cache(256)
-def _number(shape: Number, path: str) -> Scanner | None:
-    dfa = unlisted_number(shape, path)
-    return None if dfa.is_empty else Scanner(dfa)
-
-
-@dataclass(frozen=True, eq=False)
-class _Spaces:
-    """What may stand between tokens.
-
-    Attributes:
-        some: whitespace inside brackets; None if there is never any.
-        or_none: whether there may be none.
-        comma: a comma and what is around it.
-        colon: a colon and what is around it.
-    """
-
-    some: Scanner | None
-    or_none: bool
-    comma: Scanner
-    colon: Scanner
-
-
-@metered_cache(16)
-def _spaces(policy: str, limit: int) -> _Spaces:
-    space = space_block(policy, limit)
-    every = determinise(space, limit, policy)
-    some = every - determinise(EMPTY, limit, "nothing")
-    comma, colon = (Scanner(determinise(sequence(space, literal(sign), space), limit, policy)) for sign in (b",", b":"))
-    return _Spaces(None if some.is_empty else Scanner(some), every.accepts(b""), comma, colon)
-
-
 def schema_program(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabytes: float = MEGABYTES) -> SchemaProgram:
     """The program of the JSON texts that a schema allows; the same texts as its automaton, where it has one.
 
@@ -154,7 +50,7 @@ def schema_program(schema: ReadSchema, cpu_seconds: float = CPU_SECONDS, megabyt
     with schema.compiling(cpu_seconds, megabytes):
         expander = schema.expander()
         writing = InPieces(policy.whitespace, policy.state_limit, symbols)
-        compiler = RuleCompiler(expander, policy, writing, symbols)
+        compiler = PieceCompiler(expander, policy, writing, symbols)
         start = expander.follow(expander.document.root)
         rules = compiler.rules(start)
     source = schema.checked_formats(compiler.loose_formats)
@@ -235,15 +131,24 @@ def _program(
             elif isinstance(name, Repeated):
                 counted = Counted(first[name.part] + ENTRY, name.low, name.high)
                 program.call(begin + source, counted, begin + target)
+            elif isinstance(name, Apart):
+                program.call(begin + source, _unequal(name, first), begin + target)
+            elif isinstance(name, Compared):
+                program.compare(begin + source, name, begin + target)
             else:
                 program.call(begin + source, first[read] + ENTRY, begin + target)
     program.begin(first[number[start]] + ENTRY)
     return program
 
 
+def _unequal(name: Apart, first: dict[int, int]) -> Unequal:
+    rules = tuple((first[part] + ENTRY, value) for part, value in name.rules if part in first)
+    return Unequal(name.low, name.high, name.comma, name.listed, name.compared, rules)
+
+
 def _useful(rules: dict[int, _Rule], names: dict[int, Hashable]) -> set[int]:
     """The symbols that some text satisfies, and 0."""
-    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes))} | {0}
+    useful = {symbol for symbol, name in names.items() if isinstance(name, (Piece, bytes, Compared))} | {0}
     pending = [symbol for symbol in reversed(names) if symbol not in useful]  # what is named later stands further in
     while True:
         left = [symbol for symbol in pending if not _is_useful(symbol, rules, names, useful)]
@@ -256,6 +161,8 @@ def _is_useful(symbol: int, rules: dict[int, _Rule], names: dict[int, Hashable],
     name = names[symbol]
     if isinstance(name, Repeated):
         satisfied = not name.low or name.part in useful
+    elif isinstance(name, Apart):
+        satisfied = bool(name.listed or name.compared) or any(part in useful for part, _ in name.rules)
     else:
         satisfied = EXIT in rules[symbol].reached(useful)
     if satisfied:
@@ -273,6 +180,7 @@ def _check_ways(rules: dict[int, _Rule], names: dict[int, Hashable], ways: dict[
         return
     inside: dict[int, set[int]] = {symbol: rule.calls & names.keys() for symbol, rule in rules.items()}
     inside |= {symbol: {name.part} for symbol, name in names.items() if isinstance(name, Repeated)}
+    inside |= {symbol: {part for part, _ in name.rules} for symbol, name in names.items() if isinstance(name, Apart)}
     most = dict.fromkeys(inside, 1)
     changed = True
     while changed:

@@ -51,7 +51,12 @@ class RuleCompiler(Compiler):
 
     def _written(self, shapes: tuple[Shape, ...]) -> list[Shape]:
         written = super()._written(shapes)
-        arrays = sum(1 + 3 * bool(one.counts or one.some) for one in written if isinstance(one, Array))
-        objects = sum((1 + len(one.props)) ** len(one.some) for one in written if isinstance(one, Object))
-        self.ways[self._writes] = max(arrays, objects, 1)
+        self.ways[self._writes] = ways_of(written)
         return written
+
+
+def ways_of(shapes: list[Shape]) -> int:
+    """In how many ways a text of some shapes may have come about, as far as they open the same bracket."""
+    arrays = sum(1 + 3 * bool(one.counts or one.some) for one in shapes if isinstance(one, Array))
+    objects: int = sum((1 + len(one.props)) ** len(one.some) for one in shapes if isinstance(one, Object))
+    return max(arrays, objects, 1)

@@ -75,11 +75,14 @@ class Symbols:
 
     def repeated(self, block: Block, low: int, high: int) -> Block:
         """A block several times, as a symbol."""
+        return self.block(Repeated(self.part(block), low, high))
+
+    def part(self, block: Block) -> int:
+        """The symbol of a block that is a rule of its own."""
         edges, hops = block.listed()
         name = (*edges, *hops)
         self.parts[name] = block
-        part = int(self.block(name).edges[0, 1])
-        return self.block(Repeated(part, low, high))
+        return int(self.block(name).edges[0, 1])
 
     def names(self) -> dict[int, Hashable]:
         """What each number stands for."""

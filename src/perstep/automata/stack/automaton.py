@@ -7,6 +7,7 @@ searched along the bytes that may follow. There is no end to the states of a gra
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from perstep._words import plural
 from perstep.automata.bodies import OPENING
 from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, add_tokens, clear_bits, set_bits
 from perstep.automata.stack.pieces import Key, Scanner, Text
+from perstep.automata.stack.unequal import Unlike
 from perstep.automata.stack.walks import Walks
 from perstep.automata.table import TokenAutomaton, TokenTable
 from perstep.automata.whole import whole_table
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from perstep.automata.vocabulary import Vocabulary
 
 _DEAD, _ENDED = 0, 1
+_MOST_REGARDLESS = 64
+"""Rows of strings that are kept without regard to what values have been, so that the places of one string share it."""
 _REMEMBERED_MOVES = 100_000
 """Moves kept in memory; beyond it all are forgotten and read again (two microseconds each)."""
 
@@ -83,6 +87,7 @@ class StackAutomaton(TokenAutomaton):
         self._state_of: dict[tuple[frozenset[Item], bool], int] = {}
         self._moves: dict[int, int] = {}
         self._behind: dict[tuple[StringTokens, int], list[int]] = {}
+        self._regardless: OrderedDict[Item, Row] = OrderedDict()
         self.start = self._state(program.then(program.start))
 
     def __deepcopy__(self, memo: dict[int, object]) -> StackAutomaton:
@@ -182,6 +187,13 @@ class StackAutomaton(TokenAutomaton):
     # Rows
 
     def _new_row(self, state: int) -> Row:
+        if len(self._items[state]) == 1 and not self._accepts[state]:
+            piece, place, frame = self._items[state][0]
+            if isinstance(piece, Unlike):
+                row, dead = self._unlike(piece, place, frame)
+                if not dead:
+                    self._rows[state] = row
+                    return row
         bits = self._bits(state)
         row = self._rows[state] = Row.of_bits(bits, self._size, self._store, lambda: self._bits(state))
         return row
@@ -189,22 +201,51 @@ class StackAutomaton(TokenAutomaton):
     def _bits(self, state: int) -> NDArray[np.int32]:
         """The packed bits of a state, each item's tokens in turn."""
         bits: NDArray[np.int32] = np.zeros(-(-self._size // 32), dtype=np.int32)
-        search: list[Item] = []
-        for item in self._items[state]:
-            piece, place, frame = item
-            if isinstance(piece, Text):
-                self._add_string(bits, piece, place, frame)
-            elif isinstance(piece, Key):
-                self._add_key(bits, piece, place, frame)
-            elif isinstance(piece, Scanner):
-                self._add_scanned(bits, piece, place, frame)
-            else:
-                search.append(item)
+        search = [item for item in self._items[state] if not self._add_item(bits, item)]
         if search:
             set_bits(bits, self._program.tokens(search, self._walks.search))
         if self._accepts[state]:
             set_bits(bits, self.vocabulary.eos_ids)
         return bits
+
+    def _add_item(self, bits: NDArray[np.int32], item: Item) -> bool:
+        """Add what an item allows; False if that is to be searched."""
+        piece, place, frame = item
+        if isinstance(piece, Text):
+            self._add_string(bits, piece, place, frame)
+        elif isinstance(piece, Key):
+            self._add_key(bits, piece, place, frame)
+        elif isinstance(piece, Scanner):
+            self._add_scanned(bits, piece, place, frame)
+        elif isinstance(piece, Unlike):
+            row, dead = self._unlike(piece, place, frame)
+            own = row.bits.copy()
+            clear_bits(own, dead)
+            np.bitwise_or(bits, own, out=bits)
+        else:
+            return False
+        return True
+
+    def _unlike(self, piece: Unlike, place: int, frame: int) -> tuple[Row, list[int]]:
+        """What a piece allows if no value has been, and which of these tokens are dead since some have."""
+        key = (piece.piece, piece.begun(place)[0], self._program.behind(frame, None))
+        row = self._regardless.get(key)
+        if row is None:
+            bits: NDArray[np.int32] = np.zeros(-(-self._size // 32), dtype=np.int32)
+            self._add_item(bits, key)
+            row = self._regardless[key] = Row.of_bits(bits, self._size, self._store)
+            if len(self._regardless) > _MOST_REGARDLESS:
+                self._regardless.popitem(last=False)
+        words: memoryview[int] = memoryview(row.bits.view(np.uint32))  # type: ignore[arg-type]
+        looked_at = piece.tokens_along(place, self._walks.search).union(self._walks.next_items(piece.compared))
+        read, tokens, items = self._program.advance, self.vocabulary.tokens, [(piece, place, frame)]
+        dead = []
+        for token in looked_at:
+            if words[token >> 5] >> (token & 31) & 1:
+                then = read(items, tokens[token])
+                if not then.items and not then.accepting:
+                    dead.append(token)
+        return row, dead
 
     def _add_string(self, bits: NDArray[np.int32], piece: Text, place: int, frame: int) -> None:
         inner, low, high = piece.inside(place) if place else (OPENING, piece.low, piece.high)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
@@ -23,12 +23,20 @@ if TYPE_CHECKING:
     from perstep.automata.dfa import Dfa
 
 DEAD = -1
+Value = tuple[str, Hashable]
+"""A kind (`string`, `number`, ...) and a value of it; of a kind that is never there twice, None."""
 _QUOTE = 0x22
 Ends = Sequence[int]
 
 
 class Piece(ABC):
-    """A part of a text that is read from its first byte to its last; place 0 is before it."""
+    """A part of a text that is read from its first byte to its last; place 0 is before it.
+
+    Attributes:
+        tells: whether what follows depends on the value that was read (`unequal.py`).
+    """
+
+    tells = False
 
     @abstractmethod
     def read(self, place: int, data: bytes, at: int) -> tuple[int, Ends]:
@@ -37,6 +45,10 @@ class Piece(ABC):
     @abstractmethod
     def step(self, place: int, byte: int) -> tuple[int, bool]:
         """The place behind one more byte, and whether the piece is complete there."""
+
+    def value(self, place: int, data: bytes, at: int, end: int) -> Value:
+        """The value that is complete at an end; only of a piece that `tells` it."""
+        raise NotImplementedError
 
 
 class Literal(Piece):

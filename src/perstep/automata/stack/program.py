@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perstep.automata.stack.pieces import Literal, Piece
+from perstep.automata.stack.pieces import Literal, Piece, Value
+from perstep.automata.stack.unequal import Compared, Listed, Unequal, Unlike
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,11 @@ class Counted:
 _Round = tuple[Counted, int]
 """A counted rule, and how many times it was entered."""
 
+_Stage = tuple[int, Unequal, int, frozenset[Value]]
+"""Where an array without equal items stands: behind this number of items, before another, or in it; and the values."""
+
+_BEHIND, _BEFORE, _INSIDE = 0, 1, 2
+
 
 @dataclass(frozen=True, eq=False)
 class Then:
@@ -63,13 +69,17 @@ class Program:
 
     def __init__(self) -> None:
         self._pieces: list[list[tuple[Piece, int]]] = []
-        self._calls: list[list[tuple[int | Counted, int | _Round]]] = []
+        self._calls: list[list[tuple[int | Counted | Unequal, int | _Round]]] = []
+        self._compared: dict[int, list[tuple[Compared, int]]] = {}
         self._hops: list[list[int]] = []
         self._exits: list[bool] = []
         self._frames: list[tuple[int, int]] = [(-1, END)]
         self._frame_of: dict[tuple[int, int], int] = {}
         self._then: list[Then | None] = [Then((), True)]
         self._rounds: dict[_Round, int] = {}
+        self._stages: dict[_Stage, int] = {}
+        self._stage_of: dict[int, _Stage] = {}
+        self._empty: set[int] = set()  # nodes of stages that nobody has come by
         self.start = END
 
     # Nodes
@@ -95,7 +105,11 @@ class Program:
         """A piece between two nodes."""
         self._pieces[node].append((piece, target))
 
-    def call(self, node: int, rule: int | Counted, target: int) -> None:
+    def compare(self, node: int, compared: Compared, target: int) -> None:
+        """A piece between two nodes of a rule that an array without equal items enters: by it these are compared."""
+        self._compared.setdefault(node, []).append((compared, target))
+
+    def call(self, node: int, rule: int | Counted | Unequal, target: int) -> None:
         """A rule, by the node where it begins, between two nodes."""
         self._calls[node].append((rule, target))
 
@@ -113,7 +127,7 @@ class Program:
     def _frame(self, node: int, parent: int) -> int:
         """The frame of a node; that of its parent where nothing but the end of the rule follows."""
         while self._exits[node] or len(self._hops[node]) == 1:
-            if self._pieces[node] or self._calls[node]:
+            if self._pieces[node] or self._calls[node] or node in self._compared:
                 break
             if self._exits[node]:
                 if self._hops[node]:
@@ -145,11 +159,13 @@ class Program:
             if node < 0:
                 accepting = True
                 continue
-            for piece, target in self._pieces[node]:
+            if node in self._empty:
+                self._fill(node)
+            for piece, target in self._read_at(node, parent):
                 items[piece, 0, self._frame(target, parent)] = None
             ways = [(hop, parent) for hop in self._hops[node]]
-            for rule, behind in self._calls[node]:
-                start = rule if isinstance(rule, int) else self._round((rule, 0))
+            for called, behind in self._calls[node]:
+                start = called if isinstance(called, int) else self._begin(called)
                 then = behind if isinstance(behind, int) else self._round(behind)
                 ways.append((start, self._frame(then, parent)))
             if self._exits[node]:
@@ -171,6 +187,63 @@ class Program:
                 self._calls[node].append((rule.start, (rule, number + 1)))
         return node
 
+    def _begin(self, rule: Counted | Unequal) -> int:
+        """The node where a rule begins that is made as it is come by."""
+        if isinstance(rule, Counted):
+            return self._round((rule, 0))
+        return self._stage((_BEFORE, rule, 0, frozenset()))
+
+    # Arrays without equal items
+
+    def _stage(self, stage: _Stage) -> int:
+        """The node of a stage."""
+        node = self._stages.get(stage)
+        if node is None:
+            node = self._stages[stage] = self.nodes(1)
+            self._stage_of[node] = stage
+            self._empty.add(node)
+        return node
+
+    def _fill(self, node: int) -> None:
+        """Make what may be read at a stage."""
+        self._empty.remove(node)
+        where, rule, number, seen = self._stage_of[node]
+        if where == _BEHIND:
+            self._exits[node] = number >= rule.low
+            if rule.goes_on(number, seen):
+                self.read(node, rule.comma, self._stage((_BEFORE, rule, number, seen)))
+        elif where == _BEFORE:
+            inside = self._stage((_INSIDE, rule, number, seen))
+            pieces: list[Piece] = [piece for piece in rule.listed if piece.stands_for not in seen]
+            pieces += [
+                piece for piece in (rule.unlike(compared, seen) for compared in rule.compared) if piece.can_begin
+            ]
+            for piece in pieces:
+                self.read(node, piece, inside)
+            for start, value in rule.rules:
+                if value is None:
+                    self.call(node, start, inside)
+                elif value not in seen:
+                    self.call(node, start, self._stage((_BEHIND, rule, number + 1, seen | {value})))
+
+    def _read_at(self, node: int, parent: int) -> list[tuple[Piece, int]]:
+        """The pieces at a node; those by which an array compares its items are without the values that have been."""
+        compared = self._compared.get(node)
+        if compared is None:
+            return self._pieces[node]
+        _, rule, _, values = self._stage_of[self._frames[parent][0]]
+        unlike = [(rule.unlike(one, values), target) for one, target in compared]
+        return [*self._pieces[node], *((piece, target) for piece, target in unlike if piece.can_begin)]
+
+    def behind(self, frame: int, value: Value | None) -> int:
+        """The frame behind a piece that tells a value: there the array knows it. None: as if it were no value."""
+        node, parent = self._frames[frame]
+        stage = self._stage_of.get(node)
+        if stage is None or stage[0] != _INSIDE:
+            return self._frame(node, self.behind(parent, value))
+        _, rule, number, seen = stage
+        return self._frame(self._stage((_BEHIND, rule, number + 1, seen if value is None else seen | {value})), parent)
+
     # Reading
 
     def advance(self, items: Sequence[Item], data: bytes) -> Then:
@@ -185,7 +258,7 @@ class Program:
                 if after >= 0:
                     reached[piece, after, frame] = None
                 for end in ends:
-                    then = self.then(frame)
+                    then = self.then(self.behind(frame, piece.value(place, data, at, end)) if piece.tells else frame)
                     if end < len(data):
                         waiting.append((then.items, end))
                         continue
@@ -201,15 +274,39 @@ class Program:
         while waiting:
             at, some = waiting.pop()
             for piece, place, frame in some:
+                if isinstance(piece, Unlike):
+                    waiting += self._compared_tokens((piece, place, frame), at, search, tokens)
+                    continue
                 if isinstance(piece, Literal):
                     complete = _along(piece.data, place, at, search, tokens)
                 else:
                     complete = _within(piece, place, at, search, tokens)
                 if complete:
-                    then = self.then(frame)
+                    then = self.then(self.behind(frame, piece.stands_for) if isinstance(piece, Listed) else frame)
                     if then.items:
                         waiting += [(end, then.items) for end in complete]
         return tokens
+
+    def _compared_tokens(
+        self, item: Item, node: int, search: Search, tokens: set[int]
+    ) -> list[tuple[int, tuple[Item, ...]]]:
+        """Go through a piece that tells its value; the nodes where it is complete, and what follows there."""
+        piece, place, frame = item
+        complete: list[tuple[int, tuple[Item, ...]]] = []
+        waiting = [(node, place)]
+        while waiting:
+            node, place = waiting.pop()
+            for byte, child in search.children(node).items():
+                data = bytes((byte,))
+                after, ends = piece.read(place, data, 0)
+                if not ends and after < 0:
+                    continue
+                tokens.update(search.tokens_at(child))
+                if ends:
+                    complete.append((child, self.then(self.behind(frame, piece.value(place, data, 0, 1))).items))
+                if after >= 0:
+                    waiting.append((child, after))
+        return [(child, items) for child, items in complete if items and search.children(child)]
 
 
 def _along(data: bytes, place: int, node: int, search: Search, tokens: set[int]) -> list[int]:

@@ -6,6 +6,7 @@ are found along the live bytes; where they are many, by one walk over the whole 
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from perstep.automata.walk import DenseWalk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from perstep.automata.stack.unequal import Compared
     from perstep.automata.vocabulary import Vocabulary
 
 _QUOTE, _BACKSLASH = 0x22, 0x5C
@@ -60,6 +62,7 @@ class Walks:
         self._strings: dict[int, StringTokens] = {}
         self._dense: OrderedDict[Scanner, DenseWalk] = OrderedDict()
         self._reached: OrderedDict[tuple[Scanner, int], Reached] = OrderedDict()
+        self._next_items: dict[tuple[str, bool], list[int]] = {}
 
     def prepare(self) -> None:
         """Work out what tokens do in strings, which nearly every schema has."""
@@ -72,6 +75,25 @@ class Walks:
         if strings is None:
             strings = self._strings[state] = StringTokens(self._vocabulary, state)
         return strings
+
+    def next_items(self, compared: Compared) -> list[int]:
+        """The tokens that may end an item of an array and hold something of the next, which may be equal to it.
+
+        Where there is always a value that has not been, a quote alone says nothing of the next.
+        """
+        key = (compared.kind, compared.is_free)
+        tokens = self._next_items.get(key)
+        if tokens is None:
+            end = "[0-9]" if compared.kind == "number" else '"'
+            begin = r'(?:"[\s\S]|[^"\s])' if compared.is_free else ""
+            across = re.compile(rf"{end}\s*,\s*{begin}".encode())
+            special = self._vocabulary.special_ids
+            tokens = self._next_items[key] = [
+                token
+                for token, data in enumerate(self._vocabulary.tokens)
+                if token not in special and b"," in data and across.search(data)
+            ]
+        return tokens
 
     def spelling(self, piece: Key, node: int, at: int) -> set[int]:
         """The tokens that spell the rest of a word of a key and its end, from a node of its tree on.

@@ -240,7 +240,7 @@ def analyse_knob(manifest: Manifest, samples: Sequence[Sample], *, invalid: str 
     configurations = conditions.configurations
     summary = [_summarise(c, samples, arm, len(configurations)) for arm, c in enumerate(configurations)]
     models = list(dict.fromkeys(c.model for c in configurations))
-    by_model = {model: _of_model(model, manifest, conditions, samples, summary, len(models)) for model in models}
+    by_model = {model: _of_model(model, manifest, conditions, samples, summary) for model in models}
     one = by_model[models[0]] if len(models) == 1 else _of_all(by_model)
     return KnobFindings(
         schema_version=1,
@@ -268,7 +268,6 @@ def _of_model(
     conditions: KnobConditions,
     samples: Sequence[Sample],
     everything: Sequence[Summary],
-    num_models: int,
 ) -> ModelFindings:
     """What the configurations of one model say; marks those that are not beaten."""
     arms = [arm for arm, s in enumerate(everything) if s.model == model]
@@ -282,7 +281,8 @@ def _of_model(
     reasons = (
         [f"the unchanged model made {plural(differing, 'choice')} that the replayed trace did not"] if differing else []
     )
-    if nothing and num_models == 1:  # where others were measured, theirs are to be believed
+    others = any(s.samples for s in everything)
+    if nothing and not others:  # where others were measured, theirs are to be believed
         reasons.append(nothing)
     longest = max(arms, key=lambda arm: everything[arm].num_output_tokens if everything[arm].samples else 0)
     columns = columns_of(samples, longest, "decode_ns")
@@ -292,7 +292,7 @@ def _of_model(
         under=None if budget_s is None else _under(measured, 1e3 * budget_s),
         positions_ms=_by_prompt(columns, everything[longest]).mean(axis=0).tolist() if columns.size else [],
         growth=_growth(columns, everything[longest], samples),
-        unresolved=nothing if num_models > 1 and nothing else _unresolved(measured, conditions.precision),
+        unresolved=nothing if nothing and others else _unresolved(measured, conditions.precision),
         invalid="; ".join(reasons),
     )
 

@@ -60,7 +60,8 @@ def parts(manifest: Manifest, findings: KnobFindings) -> list[Part]:
 
 
 def _alone(findings: KnobFindings) -> dict[str, KnobFindings]:
-    """The findings of each of several models of which there is a sample."""
+    """The findings of each of several models of which there is a sample; where there is none of any, of all."""
+    measured = {s.model for s in findings.summary if s.samples}
     return {
         name: msgspec.structs.replace(
             findings,
@@ -71,7 +72,7 @@ def _alone(findings: KnobFindings) -> dict[str, KnobFindings]:
             **msgspec.structs.asdict(own),
         )
         for name, own in findings.models.items()
-        if any(s.samples for s in findings.summary if s.model == name)
+        if name in measured or not measured
     }
 
 
@@ -117,11 +118,12 @@ def readme(
         manifest: of the run.
         findings: of all models.
         values: what the template takes of a model, besides its manifest and findings.
-        pictures: names of the files, which in a report of several models stand above its sections.
+        pictures: names of the files, if there are any; in a report of several models they stand above its sections.
     """
     several = bool(findings.models)
     texts = [
-        render(package, manifest=m, findings=f, several=several, **values(m, f)) for m, f in parts(manifest, findings)
+        render(package, manifest=m, findings=f, drawn=bool(pictures) and not several, **values(m, f))
+        for m, f in parts(manifest, findings)
     ]
     if not several:
         return texts[0]
@@ -142,6 +144,11 @@ def headlines(findings: KnobFindings, headline: Callable[[KnobFindings], dict[st
         return headline(findings)
     each = {name: headline(alone) for name, alone in _alone(findings).items()}
     return {"headline": "; ".join(f"{name}: {own['headline']}" for name, own in each.items()), "models": each}
+
+
+def nothing_measured(findings: KnobFindings) -> str:
+    """What is said of a model of which every configuration ran out of memory; empty if one did not."""
+    return "" if any(s.samples for s in findings.summary) else "no configuration could be measured"
 
 
 FAR_APART = 20
@@ -329,7 +336,7 @@ def knob_files(
     drawings: Mapping[str, Callable[[KnobFindings], Drawing]],
     words: Callable[[Manifest, KnobFindings], Mapping[str, Json]],
 ) -> dict[str, bytes]:
-    """The derived files of a run: pictures, each with its CSV, all samples, the linear model, `README.md`.
+    """The derived files of a run: pictures of what was measured, their CSV, all samples, the linear model, `README.md`.
 
     Args:
         package: that of the experiment, whose template is the text.
@@ -339,13 +346,12 @@ def knob_files(
         words: what the template takes of a model.
     """
     models = [alone for _, alone in parts(manifest, findings)]
-    files: dict[str, bytes] = {}
-    for file, drawing in drawings.items():
-        files[f"{file}.png"] = picture([drawing(alone) for alone in models], findings)
-        files[f"{file}.csv"] = summary_csv(findings).encode()
+    pictures = {} if nothing_measured(findings) else {f"{file}.png": drawing for file, drawing in drawings.items()}
+    files = {name: picture([drawing(alone) for alone in models], findings) for name, drawing in pictures.items()}
+    files |= {f"{file}.csv": summary_csv(findings).encode() for file in drawings}
     files["samples.csv"] = samples_csv(findings)
     files["latency_model.json"] = latency_model_json(findings)
-    files["README.md"] = readme(package, manifest, findings, words, [f"{file}.png" for file in drawings])
+    files["README.md"] = readme(package, manifest, findings, words, list(pictures))
     return files
 
 
@@ -366,7 +372,7 @@ def knob_content(
         for drawing in drawn
         for panel in drawing.panels
     ]
-    return Content(finding, named)
+    return Content(finding, [] if nothing_measured(findings) else named)
 
 
 def samples_csv(findings: KnobFindings) -> bytes:

@@ -104,7 +104,8 @@ class Positions:
         if not self.decoded or self.whole or kwargs.get("past_key_values", self) is None:
             return False
         first = args[0] if args else kwargs.get("input_ids")
-        return getattr(first, "shape", ())[1:] == (1,)
+        shape: Sequence[int] = getattr(first, "shape", ())
+        return len(shape) == 2 and shape[1] == 1
 
     def take(self, seen: Seen, line: object) -> Kind:
         """What the next forward is.

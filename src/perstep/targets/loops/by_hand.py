@@ -261,8 +261,18 @@ class HandLoops:
     ) -> Value:
         if not self._active:  # left, while this thread was on its way here
             return original(module, *args, **kwargs)
-        frame = sys._getframe(2)
-        run = self._enter(frame, module, args, kwargs)
+        frame, thread, run = sys._getframe(2), get_ident(), self._run
+        self._inside.add(thread)
+        if run is not None and run.ident != thread:
+            run = None
+        if run is not None and run.loop.live:  # what perstep does now belongs to no part
+            self._lines.stop()
+            run.loop.mark(RESIDUAL)
+        if run is not None and run.of.model() is module:
+            self._roles.again()
+            run = self._forward(run, module, frame, args, kwargs)
+        else:
+            run = self._enter(thread, frame, module, args, kwargs)
         try:
             return original(module, *args, **kwargs)
         except BaseException:
@@ -270,21 +280,17 @@ class HandLoops:
                 self._finish(finished=False)
             raise
         finally:
-            self._exit(run, frame)
+            self._inside.discard(thread)
+            if run is not None and run is self._run:
+                loop = run.loop
+                loop.watched, loop.forwarded = thread, True
+                if loop.live:
+                    self._go_on(run, frame)
 
     def _enter(
-        self, frame: FrameType, module: Callee, args: tuple[Value, ...], kwargs: dict[str, Value]
+        self, thread: int, frame: FrameType, module: Callee, args: tuple[Value, ...], kwargs: dict[str, Value]
     ) -> _Run | None:
-        """What comes before a forward; the run that it is part of."""
-        thread, run = get_ident(), self._run
-        self._inside.add(thread)
-        if run is not None and run.ident == thread:
-            if run.loop.live:  # what perstep does now belongs to no part
-                self._lines.stop()
-                run.loop.mark(RESIDUAL)
-            if run.of.model() is module:
-                self._roles.again()
-                return self._forward(run, module, frame, args, kwargs)
+        """What comes before a forward that is not the next one of a run; the run that it is part of."""
         watched, run = self._models.of(module, args), self._take_turn(thread)
         role = self._role(watched, module, frame, run)
         if role is Role.PART:
@@ -415,18 +421,8 @@ class HandLoops:
         run.prefills += kind is Kind.PREFILL
         return run
 
-    def _exit(self, run: _Run | None, frame: FrameType) -> None:
-        """What comes after a forward: its lines, where the step is looked into."""
-        self._inside.discard(get_ident())
-        if run is None or run is not self._run:
-            return
-        run.loop.watched = get_ident()
-        run.loop.forwarded = True
-        self._go_on(run, frame)
-
     def _go_on(self, run: _Run, frame: FrameType) -> None:
-        if not run.loop.live:
-            return
+        """Tell which lines run after a forward, in a step that is looked into."""
         if run.chained and self._lines.knows(frame):
             part = run.loop.part = self._places.part(frame.f_code, frame.f_lineno)
             run.loop.mark(part)
@@ -514,7 +510,7 @@ class _Unseen:
             return
         loops._inside.discard(thread)
         run = loops._run
-        if run is not None and run.ident == thread:
+        if run is not None and run.ident == thread and run.loop.live:
             loops._go_on(run, sys._getframe(1))
 
 

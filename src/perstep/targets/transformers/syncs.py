@@ -260,10 +260,6 @@ def _modes(recorder: SyncRecorder, device_type: str) -> "tuple[TorchFunctionMode
             return func(*args, **kwargs)
 
     class Operators(TorchDispatchMode):
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            return _has_compiled()  # torch's wrapper takes 2 µs an operator; without it dynamo compiles what is below
-
         def __torch_dispatch__(self, func: Value, types: object, args: Value = (), kwargs: Value = None) -> object:
             if not recorder.is_open:
                 return func(*args, **(kwargs or {}))
@@ -289,12 +285,6 @@ def _told(recorder: SyncRecorder, places: Places, func: Value, name: str, args: 
             recorder.saw(HOST_COPY)
         result = func(*args, **kwargs)
     return places.place(result, name, args, kwargs)
-
-
-def _has_compiled() -> bool:
-    """Whether torch.compile has compiled anything in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return dynamo is not None and bool(dynamo.counters.get("frames"))
 
 
 def no_modes() -> bool:

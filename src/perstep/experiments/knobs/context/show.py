@@ -15,6 +15,7 @@ from perstep.experiments.knobs.show import (
     knob_files,
     line,
     milliseconds,
+    nothing_measured,
     one_table,
     stage_panels,
     subject,
@@ -70,7 +71,7 @@ def _finding(findings: KnobFindings) -> str:
     """How prefill and decode grow from the shortest to the longest input."""
     rows = sorted((s for s in findings.summary if s.prefill_ms), key=lambda s: s.knob)
     if len(rows) < 2 or rows[0].knob == rows[-1].knob:
-        return "one input measured"
+        return nothing_measured(findings) or "one input measured"
     first, last = rows[0], rows[-1]
     input_ratio = short(last.knob / first.knob, 3)
     words = [f"{input_ratio} times the input takes {_ratio(last.prefill_ms, first.prefill_ms)} the prefill"]

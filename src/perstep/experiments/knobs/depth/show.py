@@ -8,6 +8,7 @@ from perstep._json import Json
 from perstep._words import plural, short
 from perstep.experiments.knobs import headlines, tables_of
 from perstep.experiments.knobs.findings import KnobFindings, Summary, damage
+from perstep.experiments.knobs.latency_model import StageFit
 from perstep.experiments.knobs.show import (
     FAR_APART,
     QUALITY,
@@ -19,6 +20,7 @@ from perstep.experiments.knobs.show import (
     knob_content,
     knob_files,
     line,
+    nothing_measured,
     one_table,
     random_quality,
     share,
@@ -47,7 +49,7 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
     notes = [fit_note(stage, fit, "blocks") for stage, fit in findings.fits.items()]
     bends = {stage: knee_words(findings, stage) for stage in findings.fits}
     notes += [f"{stage}: {words}." for stage, words in bends.items() if words]
-    notes.append(f"Fixed share (Amdahl): {fixed_words(findings)}.")
+    notes += [f"Fixed share (Amdahl): {fixed_words(findings)}."] if findings.fits else []
     if findings.under is not None:
         chosen = findings.under.label or "none"
         notes.append(f"Under {short(findings.under.budget_ms)} ms: {chosen} ({findings.under.reason}).")
@@ -88,14 +90,19 @@ def summary(findings: KnobFindings) -> dict[str, Json]:
     return headlines(findings, _headline)
 
 
+def _main_fit(findings: KnobFindings) -> StageFit | None:
+    """That of a decode forward, or of the prefill where there is none; None where nothing was measured."""
+    return findings.fits.get("decode_per_forward") or findings.fits.get("prefill")
+
+
 def _headline(findings: KnobFindings) -> dict[str, Json]:
-    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
+    fit = _main_fit(findings)
     return {
         "headline": fixed_words(findings),
-        "fixed_share": fit.fixed_share,
-        "r_squared": fit.r_squared,
-        "heldout_error": fit.heldout_error,
-        "knee": None if fit.knee is None else fit.knee.at,
+        "fixed_share": None if fit is None else fit.fixed_share,
+        "r_squared": None if fit is None else fit.r_squared,
+        "heldout_error": None if fit is None else fit.heldout_error,
+        "knee": None if fit is None or fit.knee is None else fit.knee.at,
         "under": None if findings.under is None else findings.under.label,
     }
 
@@ -107,7 +114,9 @@ def full_of(findings: KnobFindings) -> Summary | None:
 
 def fixed_words(findings: KnobFindings) -> str:
     """Amdahl's fixed share in words, as far as the rounds resolve it."""
-    fit = findings.fits.get("decode_per_forward") or findings.fits["prefill"]
+    fit = _main_fit(findings)
+    if fit is None:
+        return nothing_measured(findings)
     stage = "a decode forward" if "decode_per_forward" in findings.fits else "the prefill"
     if fit.fixed_share is None:
         return f"no fixed share of {stage}: {fit.reason}"

@@ -16,6 +16,7 @@ from perstep.experiments.knobs.show import (
     has_quality,
     knob_content,
     knob_files,
+    nothing_measured,
     one_table,
     stage_panels,
     subject,
@@ -62,7 +63,7 @@ def _finding(findings: KnobFindings) -> str:
         if len(rows) > 1 and rows[0].decode_ms and rows[-1].decode_ms:
             words.append(f"{name} {rows[-1].decode_ms / rows[0].decode_ms:.2f}x")
     if not words:
-        return "one top-k measured"
+        return nothing_measured(findings) or "one top-k measured"
     ks = [s.top_k for s in findings.summary]
     span = f"from k = {min(k or 0 for k in ks)} to {max(k or 0 for k in ks)}"
     return f"a decode forward {span}: {', '.join(words)}{doubt(findings)}"

@@ -8,7 +8,16 @@ from perstep._json import Json
 from perstep._words import short
 from perstep.experiments.knobs import Drawing, KnobFindings, headlines, tables_of
 from perstep.experiments.knobs.findings import Summary, decode_total_ms, quarters
-from perstep.experiments.knobs.show import Samples, fit_note, knob_content, knob_files, milliseconds, one_table, subject
+from perstep.experiments.knobs.show import (
+    Samples,
+    fit_note,
+    knob_content,
+    knob_files,
+    milliseconds,
+    nothing_measured,
+    one_table,
+    subject,
+)
 from perstep.report import Column, Table
 from perstep.report.format import signed_percent
 from perstep.report.page import Content
@@ -49,8 +58,8 @@ def _table(manifest: Manifest, findings: KnobFindings) -> Table:
 
 def _growth(findings: KnobFindings) -> str:
     """How a forward's cost changes with its position, as far as there are positions and rounds."""
-    if all(s.total_ms is None for s in findings.summary):
-        return "no configuration could be measured"
+    if nothing := nothing_measured(findings):
+        return nothing
     growth, costs = findings.growth, np.array(findings.positions_ms)
     if growth is None:
         return "too few positions to say how a forward's cost changes along a call"
@@ -78,8 +87,8 @@ def _drawing(findings: KnobFindings) -> Drawing:
     if not rows:
         calls = [(s.knob, s.total_ms) for s in findings.summary if s.total_ms is not None]
         whole = Series("measured", [x for x, _ in calls], [y for _, y in calls], shade=0)
-        a_prefill = "one token is a prefill, without a decode forward"
-        title = f"{findings.model}: {a_prefill if calls else _growth(findings)}"
+        a_prefill = nothing_measured(findings) or "one token is a prefill, without a decode forward"
+        title = f"{findings.model}: {a_prefill}"
         panel = Panel("", "generated tokens N", "whole call (ms)", [whole])
         return Drawing(findings.model, title, [panel])
     xs = [s.knob for s in rows]
