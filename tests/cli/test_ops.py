@@ -54,7 +54,7 @@ def test_before_and_after_are_compared(cli: Cli, tiny_llama: Path) -> None:
         (("--seq", "1,8,16", "--baseline", "before"), "seq: [1, 8] → [1, 8, 16]"),
         (("--seq", "1,8", "--past", "4", "--baseline", "before"), "past: 0 → 4"),
         (("--seq", "1,8", "--baseline", "other"), "no baseline other; the baselines are before"),
-        (("--seq", "0"), "at least 1 new token"),
+        (("--seq", "0"), "--seq 0: it must be at least 1"),
         (("--seq", "eight"), "is not a list of counts"),
         (("--seq", "8", "--what-if", "nonsense=0"), "write PART=0"),
     ],

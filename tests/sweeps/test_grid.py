@@ -95,6 +95,8 @@ WRONG: dict[str, tuple[str, str]] = {
     "no step": ('experiment = "mask"\n[grid]\nnew-tokens = [1]', "--new-tokens 1: it must be at least 2"),
     "no expert": ('experiment = "experts"\n[grid]\ntop-k = [0]', "--top-k 0: it must be at least 1"),
     "no block": ('experiment = "depth"\n[grid]\nnum-active-blocks = [0]', "--num-active-blocks 0: it must be at"),
+    "a cold step": ('experiment = "ledger"\n[grid]\ntemperature = [-1.0]', "temperature must be 0 (greedy)"),
+    "no token": ('experiment = "ops"\n[grid]\nseq = ["0,8"]', "--seq 0: it must be at least 1"),
     "less than nothing": ('experiment = "ops"\n[grid]\npast = [-1]', "--past -1: it must be at least 0"),
     "a date": ('experiment = "ledger"\n[grid]\nbatch = [2026-01-01]', "is no value of an option"),
     "an option twice": ('experiment = "ledger"\n[grid]\nnew-tokens = [1]\n[options]\nnew_tokens = 2', "give it once"),

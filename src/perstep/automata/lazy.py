@@ -15,7 +15,7 @@ import numpy as np
 
 from perstep._words import plural
 from perstep.automata.bodies import Bodies, StringTokens
-from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, pack_bits, set_bits
+from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, StateRow, pack_bits, set_bits
 from perstep.automata.search import Live, Search
 from perstep.automata.table import TokenAutomaton, TokenTable, same_vocabulary
 from perstep.automata.walk import DenseWalk, is_dense, live_share, sparse_walk
@@ -124,12 +124,12 @@ class LazyTable(TokenAutomaton):
 
     def _new_row(self, state: int) -> Row:
         tokens = self._few(state)
-        bits = self._bits(state) if tokens is None else self._of_few(tokens)
+        bits = self.bits_of(state) if tokens is None else self._of_few(tokens)
         key = hashlib.sha256(bits.tobytes()).digest() if tokens is None else tuple(tokens)
         row = self._by_key.get(key)
         if row is None:
             count = None if tokens is None else len(tokens)
-            row = Row.of_bits(bits, self.vocabulary.size, self._store, lambda: self._bits(state), count)
+            row = StateRow(self, state, bits, self.vocabulary.size, self._store, count)
             self._by_key[key] = row
         self._rows[state] = row
         return row
@@ -148,7 +148,7 @@ class LazyTable(TokenAutomaton):
         set_bits(bits, tokens)
         return bits
 
-    def _bits(self, state: int) -> NDArray[np.int32]:
+    def bits_of(self, state: int) -> NDArray[np.int32]:
         """The packed bits of `state`, by the quickest of the ways that are exact there."""
         bits = self._bodies.bits(state) if 0 < state < self.ended else None
         if bits is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -53,7 +53,9 @@ class Row:
 
     __slots__ = ("_count", "_expand", "_kept", "_store", "size")
 
-    def __init__(self, size: int, count: int | None, expand: Callable[[], NDArray[np.bool_]], store: RowStore) -> None:
+    def __init__(
+        self, size: int, count: int | None, expand: Callable[[], NDArray[np.bool_]] | None, store: RowStore
+    ) -> None:
         self.size = size
         self._count = count
         self._expand = expand
@@ -73,25 +75,17 @@ class Row:
         bits: NDArray[np.int32],
         size: int,
         store: RowStore,
-        again: Callable[[], NDArray[np.int32]] | None = None,
-        count: int | None = None,
     ) -> Row:
-        """The row of packed bits, int32 [ceil(size / 32)].
+        """The row of packed bits, int32 [ceil(size / 32)], which it keeps beside the budget.
 
         Args:
             bits: they.
             size: tokens of the vocabulary.
-            store: counts what rows keep.
-            again: makes the bits once more; without it the row keeps them, beside the budget.
-            count: how many are set, where it is known already.
+            store: counts what else rows keep.
         """
         bits.flags.writeable = False
-        make = again or (lambda: bits)
-        row = cls(size, count, lambda: unpack_bits(make(), size), store)
-        if again is None:
-            row._kept["bits"] = bits
-        else:
-            store.keep(row._kept, "bits", bits, bits.nbytes)
+        row = cls(size, None, lambda: unpack_bits(bits, size), store)
+        row._kept["bits"] = bits
         return row
 
     def derived(self, key: Hashable, make: Callable[[Row], T], nbytes: Callable[[T], int]) -> T:
@@ -104,6 +98,8 @@ class Row:
 
     def mask(self) -> NDArray[np.bool_]:
         """Which tokens are allowed, bool [tokens]; computed at each call."""
+        if self._expand is None:
+            raise NotImplementedError
         return self._expand()
 
     @property
@@ -143,6 +139,49 @@ class Row:
         array.flags.writeable = False
         self._store.keep(self._kept, key, array, array.nbytes)
         return array
+
+
+class MakesBits(Protocol):
+    """What can make the packed bits of a state's row once more."""
+
+    def bits_of(self, state: int) -> NDArray[np.int32]:
+        """They, int32 [ceil(tokens / 32)]."""
+
+
+class StateRow(Row):
+    """The row of a state, whose packed bits are made again when they were dropped.
+
+    It has no function of its own for that: a closure is half a dozen of the objects that garbage collections come by.
+
+    Args:
+        source: makes the bits again.
+        state: the state.
+        bits: they, int32 [ceil(size / 32)].
+        size: tokens of the vocabulary.
+        store: counts what rows keep.
+        count: how many are set, where it is known already.
+    """
+
+    __slots__ = ("_source", "_state")
+
+    def __init__(
+        self,
+        source: MakesBits,
+        state: int,
+        bits: NDArray[np.int32],
+        size: int,
+        store: RowStore,
+        count: int | None = None,
+    ) -> None:
+        super().__init__(size, count, None, store)
+        self._source = source
+        self._state = state
+        bits.flags.writeable = False
+        store.keep(self._kept, "bits", bits, bits.nbytes)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which tokens are allowed, bool [tokens]; computed at each call."""
+        return unpack_bits(self._source.bits_of(self._state), self.size)
 
 
 _BITS_OF_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1).astype(np.uint8)

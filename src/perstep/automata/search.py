@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perstep.automata.grouping import expand_runs
 from perstep.automata.walk import sparse_walk
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class Search:
         bounds = np.searchsorted(trie.node_of_token[order], np.arange(trie.num_nodes + 1))
         self._tokens = order
         self._tokens_list: memoryview[int] = memoryview(order)  # type: ignore[arg-type]
+        self._bounds_array = bounds
         self._bounds: memoryview[int] = memoryview(bounds)  # type: ignore[arg-type]
         self._children: dict[int, dict[int, int]] = {}
-        self.walked: OrderedDict[Hashable, tuple[list[int], list[int]]] = OrderedDict()
+        self.walked: OrderedDict[Hashable, tuple[tuple[int, ...], tuple[int, ...]]] = OrderedDict()
 
     def children(self, node: int) -> dict[int, int]:
         """A node's children by the byte that leads to them."""
@@ -79,6 +81,11 @@ class Search:
         """The tokens that end at a node."""
         low, high = self._bounds[node], self._bounds[node + 1]
         return self._tokens[low:high].tolist() if high - low > 1 else [self._tokens_list[low]] if high > low else []
+
+    def tokens_of(self, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens that end at some nodes."""
+        first = self._bounds_array[nodes]
+        return self._tokens[expand_runs(first, self._bounds_array[nodes + 1] - first)[1]]
 
     def few_tokens(self, live: Live, state: int) -> list[int] | None:
         """The tokens that are alive from a state; None if that takes too many looks."""

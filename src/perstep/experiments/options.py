@@ -122,7 +122,7 @@ class RunOptions:
 
     least: ClassVar[dict[str, int]] = {
         "batch": 1, "complexity": 1, "context": 1, "image_size": 1, "layers": 1, "max_depth": 0, "new_tokens": 1,
-        "num_active_blocks": 1, "past": 0, "prompt_tokens": 1, "quality_tokens": 0,
+        "num_active_blocks": 1, "past": 0, "prompt_tokens": 1, "quality_tokens": 0, "seq": 1,
     }  # fmt: skip
 
     threads: Annotated[int, Parameter(name=["-t", "--threads"])] = 1

@@ -16,7 +16,7 @@ HF = pytest.mark.hf
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"seq": (0, 8)}, "at least 1 new token"),
+        ({"seq": (0, 8)}, "--seq 0: it must be at least 1"),
         ({"past": -1}, "--past -1: it must be at least 0"),
         ({"layers": 3}, "--layers 3: tiny has 2 layers"),
         ({"layers": 0}, "--layers 0"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from perstep._words import plural
 from perstep.automata.bodies import OPENING
-from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, add_tokens, clear_bits, set_bits
+from perstep.automata.rows import BUDGET_BYTES, Row, RowStore, StateRow, add_tokens, clear_bits, set_bits
 from perstep.automata.stack.pieces import Key, Scanner, Text
 from perstep.automata.stack.unequal import Unlike
 from perstep.automata.stack.walks import Walks
@@ -84,7 +84,7 @@ class StackAutomaton(TokenAutomaton):
         self._accepts = [False, True]
         self._stays: list[bytes] = [b"", b""]
         self._rows: list[Row | None] = [None, None]
-        self._state_of: dict[tuple[frozenset[Item], bool], int] = {}
+        self._state_of: dict[tuple[Item, ...] | tuple[frozenset[Item], bool], int] = {}
         self._moves: dict[int, int] = {}
         self._behind: dict[tuple[StringTokens, int], list[int]] = {}
         self._regardless: OrderedDict[Item, Row] = OrderedDict()
@@ -144,7 +144,9 @@ class StackAutomaton(TokenAutomaton):
 
     def _state(self, then: Then) -> int:
         """The number of a state."""
-        key = (frozenset(then.items), then.accepting)
+        # One item is its own key: what is kept for a state, the garbage collector comes by again and again.
+        one = len(then.items) == 1 and not then.accepting
+        key = then.items if one else (frozenset(then.items), then.accepting)
         state = self._state_of.get(key)
         if state is None:
             state = self._state_of[key] = len(self._items)
@@ -194,11 +196,10 @@ class StackAutomaton(TokenAutomaton):
                 if not dead:
                     self._rows[state] = row
                     return row
-        bits = self._bits(state)
-        row = self._rows[state] = Row.of_bits(bits, self._size, self._store, lambda: self._bits(state))
+        row = self._rows[state] = StateRow(self, state, self.bits_of(state), self._size, self._store)
         return row
 
-    def _bits(self, state: int) -> NDArray[np.int32]:
+    def bits_of(self, state: int) -> NDArray[np.int32]:
         """The packed bits of a state, each item's tokens in turn."""
         bits: NDArray[np.int32] = np.zeros(-(-self._size // 32), dtype=np.int32)
         search = [item for item in self._items[state] if not self._add_item(bits, item)]

@@ -8,7 +8,7 @@ Nothing here knows tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from perstep.automata.stack.pieces import Literal, Piece, Value
 from perstep.automata.stack.unequal import Compared, Listed, Unequal, Unlike
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Item = tuple[Piece, int, int]
 """A piece, the place inside it, and the frame behind it."""
+
+Way = TypeVar("Way")
 
 _MOST_WALKED = 20_000
 """Places of pieces whose tokens below a node of a trie are kept; most are a few."""
@@ -52,7 +54,7 @@ _Stage = tuple[int, Unequal, int, frozenset[Value]]
 _BEHIND, _BEFORE, _INSIDE = 0, 1, 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Then:
     """What follows: the items that may be read, and whether the text may end."""
 
@@ -68,10 +70,11 @@ class Program:
     """
 
     def __init__(self) -> None:
-        self._pieces: list[list[tuple[Piece, int]]] = []
-        self._calls: list[list[tuple[int | Counted | Unequal, int | _Round]]] = []
+        # Nodes without pieces, calls or hops share one empty tuple: garbage collections come by every list.
+        self._pieces: list[Sequence[tuple[Piece, int]]] = []
+        self._calls: list[Sequence[tuple[int | Counted | Unequal, int | _Round]]] = []
         self._compared: dict[int, list[tuple[Compared, int]]] = {}
-        self._hops: list[list[int]] = []
+        self._hops: list[Sequence[int]] = []
         self._exits: list[bool] = []
         self._frames: list[tuple[int, int]] = [(-1, END)]
         self._frame_of: dict[tuple[int, int], int] = {}
@@ -87,9 +90,8 @@ class Program:
     def nodes(self, count: int) -> int:
         """Make nodes; the number of the first."""
         first = len(self._pieces)
-        self._pieces += [[] for _ in range(count)]
-        self._calls += [[] for _ in range(count)]
-        self._hops += [[] for _ in range(count)]
+        for ways in (self._pieces, self._calls, self._hops):
+            ways += [()] * count
         self._exits += [False] * count
         return first
 
@@ -99,11 +101,11 @@ class Program:
 
     def hop(self, node: int, target: int) -> None:
         """From a node to another without reading."""
-        self._hops[node].append(target)
+        _add(self._hops, node, target)
 
     def read(self, node: int, piece: Piece, target: int) -> None:
         """A piece between two nodes."""
-        self._pieces[node].append((piece, target))
+        _add(self._pieces, node, (piece, target))
 
     def compare(self, node: int, compared: Compared, target: int) -> None:
         """A piece between two nodes of a rule that an array without equal items enters: by it these are compared."""
@@ -111,7 +113,7 @@ class Program:
 
     def call(self, node: int, rule: int | Counted | Unequal, target: int) -> None:
         """A rule, by the node where it begins, between two nodes."""
-        self._calls[node].append((rule, target))
+        _add(self._calls, node, (rule, target))
 
     def begin(self, node: int) -> None:
         """The text is what is read from this node on."""
@@ -184,7 +186,7 @@ class Program:
             node = self._rounds[key] = self.nodes(1)
             self._exits[node] = number >= rule.low
             if number < rule.high:
-                self._calls[node].append((rule.start, (rule, number + 1)))
+                _add(self._calls, node, (rule.start, (rule, number + 1)))
         return node
 
     def _begin(self, rule: Counted | Unequal) -> int:
@@ -226,7 +228,7 @@ class Program:
                 elif value not in seen:
                     self.call(node, start, self._stage((_BEHIND, rule, number + 1, seen | {value})))
 
-    def _read_at(self, node: int, parent: int) -> list[tuple[Piece, int]]:
+    def _read_at(self, node: int, parent: int) -> Sequence[tuple[Piece, int]]:
         """The pieces at a node; those by which an array compares its items are without the values that have been."""
         compared = self._compared.get(node)
         if compared is None:
@@ -278,7 +280,7 @@ class Program:
                     waiting += self._compared_tokens((piece, place, frame), at, search, tokens)
                     continue
                 if isinstance(piece, Literal):
-                    complete = _along(piece.data, place, at, search, tokens)
+                    complete: Sequence[int] = _along(piece.data, place, at, search, tokens)
                 else:
                     complete = _within(piece, place, at, search, tokens)
                 if complete:
@@ -309,6 +311,15 @@ class Program:
         return [(child, items) for child, items in complete if items and search.children(child)]
 
 
+def _add(ways: list[Sequence[Way]], node: int, way: Way) -> None:
+    """Add a way out of a node."""
+    there = ways[node]
+    if isinstance(there, list):
+        there.append(way)
+    else:
+        ways[node] = [way]
+
+
 def _along(data: bytes, place: int, node: int, search: Search, tokens: set[int]) -> list[int]:
     """Go along fixed bytes; the node behind them, if there is one that has others below it."""
     for byte in data[place:] if place else data:
@@ -320,12 +331,13 @@ def _along(data: bytes, place: int, node: int, search: Search, tokens: set[int])
     return [node] if search.children(node) else []
 
 
-def _within(piece: Piece, place: int, node: int, search: Search, tokens: set[int]) -> list[int]:
+def _within(piece: Piece, place: int, node: int, search: Search, tokens: set[int]) -> tuple[int, ...]:
     """Go through a piece; the nodes where it is complete and that have others below them."""
     key = (piece, place, node)
     walked = search.walked.get(key)
     if walked is None:
-        walked = search.walked[key] = _walked(piece, place, node, search)
+        tokens_below, complete = _walked(piece, place, node, search)
+        walked = search.walked[key] = tuple(tokens_below), tuple(complete)
         if len(search.walked) > _MOST_WALKED:
             search.walked.popitem(last=False)
     tokens.update(walked[0])

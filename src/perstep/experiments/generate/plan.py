@@ -85,6 +85,10 @@ class Plan(ModelOptions):
     compile_backend: str = "inductor"
     """What torch.compile compiles with."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Sampler(self.temperature, self.top_k, self.top_p, self.seed)  # refuses what is out of range
+
     def effort(self) -> Effort:
         """The options as an effort; the preset takes a minute where nothing else was asked for."""
         usual = super().effort()
@@ -119,7 +123,6 @@ def check(plan: Plan) -> None:
         )
     if plan.compile_backend != "inductor" and not plan.compile:
         raise InputError(f"--compile-backend {plan.compile_backend} goes with --compile")
-    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range
 
 
 def _check_preset(plan: Plan) -> None:

@@ -44,6 +44,10 @@ class Plan(ModelOptions):
     """On a device: the kernels' time by part; under each part its kernels; or, in place of both, time on the device's
     stream, waiting included, which is no measure of work. [default: parts]"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Sampler(self.temperature, self.top_k, self.top_p, self.seed)  # refuses what is out of range
+
 
 def check(plan: Plan) -> None:
     """What needs no model.
@@ -54,4 +58,3 @@ def check(plan: Plan) -> None:
     if plan.prompt is not None and plan.prompt_tokens is not None:
         raise InputError("--prompt and --prompt-tokens exclude each other; give one of them")
     check_detail(plan.device, plan.device_detail)
-    Sampler(plan.temperature, plan.top_k, plan.top_p, plan.seed)  # refuses what is out of range

@@ -130,8 +130,8 @@ def check(plan: Plan) -> Work:
     Raises:
         InputError: something in it is wrong or would not fit into memory.
     """
-    if not plan.seq or min(plan.seq) < 1:
-        raise InputError(f"--seq {','.join(map(str, plan.seq))}: a step has at least 1 new token")
+    if not plan.seq:
+        raise InputError("--seq is empty; give one number or more")
     _check_dtype(plan)
     if plan.device != "cpu" and plan.backend != "torch":
         raise InputError(f"--device {plan.device}: NumPy computes on the cpu; give --backend torch")
