@@ -77,7 +77,7 @@ def test_the_sentence_tells_what_is_resolved():
     assert "60 s is expected to resolve 0.24 %" in text
     assert "20 comparisons of identical programs 1 gave a false verdict" in text
     assert "wrongly" not in text
-    assert "1 of 2 known delays were attributed wrongly" in _sentence(0.006, identical, [good, bad])
+    assert "1 of 2 known delays was attributed wrongly" in _sentence(0.006, identical, [good, bad])
     assert "resolve nothing" in _sentence(None, identical, [])
 
 

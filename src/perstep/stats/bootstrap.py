@@ -3,7 +3,8 @@
 The round is the unit of replication (law "rounds are merged until independent"). A resample therefore draws whole
 rounds, which keeps the pairing of their cells and the drift between rounds. A cell's cost is the median over rounds of
 its ratio to the reference cell, times that cell's median. That is robust, and linear afterwards, so that effects add up
-to their total. Intervals are percentile intervals. The generator is an argument: the same seed gives the same interval.
+to their total. Intervals are percentile intervals. Where rounds ran out before they were independent, a resample draws
+fewer (`rounds_to_draw`). The generator is an argument: the same seed gives the same interval.
 """
 
 from __future__ import annotations

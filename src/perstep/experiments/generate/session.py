@@ -14,6 +14,7 @@ from perstep.experiments.session import describe
 from perstep.measure import Clock, Progress
 from perstep.targets import Target
 from perstep.targets.transformers import BOUNDARIES, RANDOM_WEIGHTS
+from perstep.targets.transformers.device_check import check_device
 
 
 def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
@@ -25,6 +26,7 @@ def prepare(plan: Plan, progress: Progress, clock: Clock) -> AblationSession:
     """
     effort = plan.effort()
     check(plan)
+    check_device(plan.device)  # here, so that nothing is said of loading before it
     parts = find_parts(plan)
     compiling = Compiling(plan.compile_backend) if plan.compile else None
     progress(0.0, "load")
