@@ -35,6 +35,11 @@ def per_cent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}"
 
 
+def more(row: Mapping[str, float], name: str) -> str:
+    """By how much a ratio is above 1, in per cent."""
+    return per_cent(row[name] - 1).replace("-0.0", "0.0").replace("-", "−")
+
+
 def real_clock(found: Found) -> Claims:
     """Comparisons whose answer is known, and other tools at the same task."""
     identical, detection = found["identical"], found["detection"]
@@ -120,7 +125,7 @@ def observer(found: Found) -> Claims:
     small, large = ({row["observer"]: row for row in of["observers"]} for of in found["inflation"])
     watch = {name: ends(small[f"watch, {name}"], "ratio", 3) for name in ("phases", "modules")}
     others = [f"{small[name]['ratio']:.2f}" for name in ("torch.profiler", "pyinstrument")]
-    marks = [f"{small[f'marks, {name}']['ratio']:.3f}" for name in ("phases", "modules")]
+    marks = [ends(small[f"marks, {name}"], "ratio", 3) for name in ("phases", "modules")]
     yield (
         README,
         (
@@ -131,16 +136,37 @@ def observer(found: Found) -> Claims:
     ratios = ", ".join(ends(large[f"watch, {name}"], "ratio", 3) for name in ("phases", "modules"))
     profilers = ", ".join(f"{large[name]['ratio']:.2f}" for name in ("torch.profiler", "pyinstrument"))
     yield README, f"| {ratios}; {profilers} |"
+    watched = {
+        (of["what"], of["steps"], of["vocab"], of_steps): ends(of[of_steps][1], "ratio", 3)
+        for of in found["watched"]
+        for of_steps in ("observers", "typical")
+    }
+    calls, loops = (
+        " and ".join(watched[what, 515, vocab, "observers"] for vocab in (320, 32_000)) for what in ("call", "loop")
+    )
+    yield README, f"| calls {calls}; loops by hand {loops} (goal: 1.02"
+    yield (
+        "docs/loops.md",
+        (
+            f"{watched['loop', 67, 320, 'observers']} times as long, a typical step"
+            f" {watched['loop', 67, 320, 'typical']} times"
+        ),
+    )
+    yield "docs/loops.md", f"{watched['loop', 515, 320, 'observers']} times, at 32,000 tokens"
+    yield "docs/loops.md", f"{watched['loop', 515, 32_000, 'observers']} times"
     planted = [
         max(row["found_within"] for row in found["planted"] if row["part"] == part)
         for part in ("logits/Spins", "stop/Dawdles")
     ]
     spins, dawdles = (f"{ceil(1000 * error) / 10}" for error in planted)
     yield README, f"| within {spins} % and {dawdles} % |"
-    step, profiler = small["unwatched"]["step_us"] / 1e3, small["torch.profiler"]["ratio"] - 1
-    yield "docs/laws.md", f"Around a step of {step:.1f} ms marks at `--detail phases` cost"
-    phases, modules = (per_cent(small[f"marks, {name}"]["ratio"] - 1) for name in ("phases", "modules"))
-    yield "docs/laws.md", f"{phases} %, at `modules` {modules} %; `torch.profiler` cost {per_cent(profiler)} %"
+    step = small["unwatched"]["step_us"] / 1e3
+    phases, modules, profiler = (
+        " ".join([more(row, "ratio") + " %", f"[{more(row, 'ci_low')}, {more(row, 'ci_high')}]"])
+        for row in (small["marks, phases"], small["marks, modules"], small["torch.profiler"])
+    )
+    yield "docs/laws.md", f"Around a step of {step:.1f} ms marks at `--detail phases` cost {phases}, at"
+    yield "docs/laws.md", f"`modules` {modules}; `torch.profiler` cost {profiler}"
 
 
 def ablation(found: Found) -> Claims:

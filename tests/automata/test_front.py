@@ -1,9 +1,11 @@
 """One front for any schema: all engines allow the same tokens, and the choice is made by counted work."""
 
 import copy
+import gc
 import json
 import pickle
 import random
+import weakref
 from typing import Any
 
 import numpy as np
@@ -244,6 +246,24 @@ def test_a_key_that_is_named_is_none_of_the_others_however_it_is_written(pieces:
         assert _accepts(stack, text)
     for seed in range(20):
         _same_along_walks(table, stack, random.Random(seed), walks=2, steps=20)
+
+
+def test_a_stack_is_freed_without_a_garbage_collection(pieces: Vocabulary) -> None:
+    """Its rows know who makes them, not the automaton that keeps them: no schema waits for the collector."""
+    stack = mask(pieces, schema={"type": "array", "items": {"type": "string"}, "uniqueItems": True}, engine="stack")
+    state = stack.start
+    for byte in b'["a", "b"':
+        assert stack.allowed(state).size
+        state = stack.next(state, pieces.tokens.index(bytes((byte,))))
+    row, gone = stack.row(state), weakref.ref(stack)
+    allowed = row.allowed.tolist()
+    gc.disable()
+    try:
+        del stack
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert row.allowed.tolist() == allowed
 
 
 @pytest.mark.parametrize(
