@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from made_up import Event, annotation, kernel, launch, op, write
-from tests.report.test_page import Reader
+from tests.report.test_page import Reader, unspaced
 
 Cli = Callable[..., Any]
 
@@ -77,7 +77,7 @@ def test_a_page_shows_the_step_and_each_of_its_steps(cli: Cli, trace: Path, tmp_
     assert (
         "One decode step takes 1.00 ms [1.00 ms, 1.00 ms] with the profiler on; host-bound: kernels run" in read.words
     )
-    assert "perstep ledger --trace rank0.json.gz" in read.words
+    assert unspaced("perstep ledger --trace rank0.json.gz") in read.letters
     assert "a step without it is shorter" in read.words
     assert "instrument" not in read.words
     assert str(tmp_path) not in page.read_text(encoding="utf-8")
