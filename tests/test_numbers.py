@@ -271,7 +271,8 @@ def constrained(found: Found) -> Claims:
         README,
         (
             f"ratio {ends(rows['TokenMask, fast.decode'], 'ratio', 2)}; llguidance's own processor in the same run"
-            f" {ends(rows['llguidance in generate'], 'ratio', 3)}"
+            f" {ends(rows['llguidance in generate'], 'ratio', 3)}, xgrammar's"
+            f" {ends(rows['xgrammar.contrib.hf'], 'ratio', 3)}"
         ),
     )
 
