@@ -78,11 +78,6 @@ class LazyTable(TokenAutomaton):
         """Bytes of the automaton itself, without the expanded rows."""
         return self.dfa.transitions.nbytes + self.dfa.accepting.nbytes
 
-    @property
-    def rows_nbytes(self) -> int:
-        """Bytes of the expanded rows held now."""
-        return self._store.used_bytes
-
     def next(self, state: int, token: int) -> int:
         """The state after `token`; the dead state 0 if it is not allowed."""
         key = state * self.vocabulary.size + token

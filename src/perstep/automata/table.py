@@ -48,6 +48,7 @@ class TokenAutomaton(ABC):
     source: str
     engine: str
     reason: str = ""
+    _store: RowStore
 
     @abstractmethod
     def next(self, state: int, token: int) -> int:
@@ -76,9 +77,9 @@ class TokenAutomaton(ABC):
         """Bytes of the automaton itself, without the expanded rows."""
 
     @property
-    @abstractmethod
     def rows_nbytes(self) -> int:
         """Bytes of the expanded rows held now."""
+        return self._store.used_bytes
 
     def allowed(self, state: int) -> NDArray[np.int32]:
         """The allowed token ids, ascending, int32; shared, read-only."""
@@ -181,11 +182,6 @@ class TokenTable(TokenAutomaton):
     def nbytes(self) -> int:
         """Bytes of the automaton itself, without the expanded rows."""
         return self.transitions.nbytes + self.class_of_token.nbytes + self.accepting.nbytes + self.row_of.nbytes
-
-    @property
-    def rows_nbytes(self) -> int:
-        """Bytes of the expanded rows held now."""
-        return self._store.used_bytes
 
     @property
     def budget_bytes(self) -> int:

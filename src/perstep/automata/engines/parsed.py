@@ -111,11 +111,6 @@ class ParsedAutomaton(TokenAutomaton):
         """0: what llguidance keeps is not known."""
         return 0
 
-    @property
-    def rows_nbytes(self) -> int:
-        """Bytes of the expanded rows held now."""
-        return self._store.used_bytes
-
     def next(self, state: int, token: int) -> int:
         """The state after `token`; the dead state 0 if it is not allowed."""
         if not 0 <= token < self.vocabulary.size:

@@ -6,14 +6,14 @@ joined to one automaton of the whole. So it is made in a millisecond, and nests 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from perstep.automata.metering import CPU_SECONDS, MEGABYTES
 from perstep.automata.nfa import ENTRY, EXIT, Block
 from perstep.automata.schema.piecewise import InPieces
 from perstep.automata.schema.terminals import Repeated, Symbols
-from perstep.automata.schema.unequal import Apart, PieceCompiler
+from perstep.automata.schema.unequal import PieceCompiler
 from perstep.automata.stack.pieces import Literal, Piece
 from perstep.automata.stack.program import Counted, Program
 from perstep.automata.stack.unequal import Compared, Unequal
@@ -131,7 +131,7 @@ def _program(
             elif isinstance(name, Repeated):
                 counted = Counted(first[name.part] + ENTRY, name.low, name.high)
                 program.call(begin + source, counted, begin + target)
-            elif isinstance(name, Apart):
+            elif isinstance(name, Unequal):
                 program.call(begin + source, _unequal(name, first), begin + target)
             elif isinstance(name, Compared):
                 program.compare(begin + source, name, begin + target)
@@ -141,9 +141,9 @@ def _program(
     return program
 
 
-def _unequal(name: Apart, first: dict[int, int]) -> Unequal:
+def _unequal(name: Unequal, first: dict[int, int]) -> Unequal:
     rules = tuple((first[part] + ENTRY, value) for part, value in name.rules if part in first)
-    return Unequal(name.low, name.high, name.comma, name.listed, name.compared, rules)
+    return replace(name, rules=rules)
 
 
 def _useful(rules: dict[int, _Rule], names: dict[int, Hashable]) -> set[int]:
@@ -161,7 +161,7 @@ def _is_useful(symbol: int, rules: dict[int, _Rule], names: dict[int, Hashable],
     name = names[symbol]
     if isinstance(name, Repeated):
         satisfied = not name.low or name.part in useful
-    elif isinstance(name, Apart):
+    elif isinstance(name, Unequal):
         satisfied = bool(name.listed or name.compared) or any(part in useful for part, _ in name.rules)
     else:
         satisfied = EXIT in rules[symbol].reached(useful)
@@ -180,7 +180,7 @@ def _check_ways(rules: dict[int, _Rule], names: dict[int, Hashable], ways: dict[
         return
     inside: dict[int, set[int]] = {symbol: rule.calls & names.keys() for symbol, rule in rules.items()}
     inside |= {symbol: {name.part} for symbol, name in names.items() if isinstance(name, Repeated)}
-    inside |= {symbol: {part for part, _ in name.rules} for symbol, name in names.items() if isinstance(name, Apart)}
+    inside |= {symbol: {part for part, _ in name.rules} for symbol, name in names.items() if isinstance(name, Unequal)}
     most = dict.fromkeys(inside, 1)
     changed = True
     while changed:

@@ -7,7 +7,7 @@ values without end, tells them apart; where there is none, one object may be amo
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,8 @@ from perstep.automata.schema.rules import RuleCompiler, ways_of
 from perstep.automata.schema.shapes import Array, Boolean, Formula, Null, Number, Object, Shape, String
 from perstep.automata.schema.spacing import canonical
 from perstep.automata.schema.strings import listed_values, pattern_matches
-from perstep.automata.stack.pieces import Piece, Scanner, Value
-from perstep.automata.stack.unequal import Compared, Listed
+from perstep.automata.stack.pieces import Scanner, Value
+from perstep.automata.stack.unequal import Compared, Listed, Unequal
 from perstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,22 +39,6 @@ if TYPE_CHECKING:
 _ONE_WAY = r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]*)\.[0-9]*[1-9]"
 _FEW_DIGITS = r"-?([0-9]\.?){0,14}[0-9]"
 """A number written in one way, and so short that no reader rounds two of them to one."""
-
-
-@dataclass(frozen=True, eq=False)
-class Apart:
-    """The name of the items of an array, one or more, no two of which are equal; see `stack.unequal.Unequal`.
-
-    Attributes:
-        rules: the symbols of rules for objects and arrays, and the value that stands for all of one.
-    """
-
-    low: int
-    high: int | None
-    comma: Piece
-    listed: tuple[Listed, ...]
-    compared: tuple[Compared, ...]
-    rules: tuple[tuple[int, Value | None], ...]
 
 
 class PieceCompiler(RuleCompiler):
@@ -88,7 +72,7 @@ class PieceCompiler(RuleCompiler):
         if listed or compared or rules:
             named = tuple((self._symbols.part(block), value) for block, value in rules)
             low = max(shape.low, 1)
-            apart = Apart(low, shape.high, self._pieces.comma, listed, compared, named)
+            apart = Unequal(low, shape.high, self._pieces.comma, listed, compared, named)
             self._check_low(apart, len({piece.stands_for for piece in listed}) + len(rules), path)
             filled = sequence(self._symbols.block(apart), self._pieces.inside)
         opening, closing = self._pieces.text(b"["), self._pieces.text(b"]")
@@ -150,7 +134,7 @@ class PieceCompiler(RuleCompiler):
             return union(*(self._symbols.block(compared) for compared in self._telling[key]))
         return super()._member(key, formula, path, opened)
 
-    def _check_low(self, apart: Apart, listed: int, path: str) -> None:
+    def _check_low(self, apart: Unequal, listed: int, path: str) -> None:
         """See that there are as many values as there must be items.
 
         Raises:

@@ -98,11 +98,6 @@ class StackAutomaton(TokenAutomaton):
         """0: what Python's own objects take is not known."""
         return 0
 
-    @property
-    def rows_nbytes(self) -> int:
-        """Bytes of the expanded rows held now."""
-        return self._store.used_bytes
-
     def next(self, state: int, token: int) -> int:
         """The state after `token`; the dead state 0 if it is not allowed."""
         target = self._moves.get(state * self._size + token)

@@ -76,8 +76,8 @@ class Unequal:
         comma: what stands between them.
         listed: values that are written in one way.
         compared: strings and numbers.
-        rules: nodes where the rules of objects and arrays begin, and the value that stands for all of one; None where
-            the rule itself tells its value (`Program.compare`).
+        rules: nodes where the rules of objects and arrays begin (their symbols until there are nodes), and the value
+            that stands for all of one; None where the rule itself tells its value (`Program.compare`).
     """
 
     low: int

@@ -24,7 +24,7 @@ from perstep.targets.interrupts import uninterrupted
 from perstep.targets.loops._lines import At, Lines, open_lines
 from perstep.targets.loops._models import Callee, Models, Watched
 from perstep.targets.loops._places import Places
-from perstep.targets.loops._positions import Kind, Positions, look
+from perstep.targets.loops._positions import Kind, Positions, Seen, look
 from perstep.targets.loops._roles import Role, Roles
 from perstep.targets.transformers import (
     Compilation,
@@ -369,12 +369,15 @@ class HandLoops:
         self, run: _Run, module: Callee, frame: FrameType, args: tuple[Value, ...], kwargs: dict[str, Value]
     ) -> _Run:
         """Begin the step of a forward, and the part that it is. Beside a forward, in cold caches, every call counts."""
-        place = id(frame.f_code), frame.f_lasti
+        caller, place = frame, (id(frame.f_code), frame.f_lasti)
+        if place != run.opened_by:  # from another line, or through somebody's package
+            caller = self._places.caller(frame)
+            place = id(caller.f_code), caller.f_lasti
         if place == run.opened_by and run.positions.goes_on(args, kwargs):
             run.line.calls += 1
             run.loop.next_step()
         else:
-            run = self._begin_step(run, module, frame, args, kwargs)
+            run = self._begin_step(run, module, caller, place, look(args, kwargs))
         loop = run.loop
         loop.forwards += 1
         if not loop.forwards & (loop.forwards - 1) or not loop.forwards % STILL_EVERY:
@@ -389,17 +392,8 @@ class HandLoops:
             loop.mark(run.of.part)
         return run
 
-    def _begin_step(
-        self, run: _Run, module: Callee, frame: FrameType, args: tuple[Value, ...], kwargs: dict[str, Value]
-    ) -> _Run:
+    def _begin_step(self, run: _Run, module: Callee, caller: FrameType, place: tuple[int, int], seen: Seen) -> _Run:
         """The step of a forward of which more must be asked; where it begins another text, in a run of its own."""
-        caller = self._places.caller(frame)
-        place = id(caller.f_code), caller.f_lasti
-        if place == run.opened_by and run.positions.goes_on(args, kwargs):  # called through somebody's package
-            run.line.calls += 1
-            run.loop.next_step()
-            return run
-        seen = look(args, kwargs)
         kind = run.positions.take(seen, place)
         if kind is Kind.NEW_RUN:
             self._finish()

@@ -115,13 +115,11 @@ class Places:
         return self._place(tensor) is False if self._inferred else bool(tensor.device.type == "cpu")
 
     def _place(self, tensor: "torch.Tensor") -> bool | None:
-        entry = self._known.get(id(tensor))
-        if entry is not None and entry[0]() is tensor:
-            return entry[1]
-        if isinstance(tensor, self._parameter):
+        place = self._noted(tensor)
+        if place is None and isinstance(tensor, self._parameter):
             self._note(tensor, on_device=True)
             return True
-        return None
+        return place
 
     def _noted(self, tensor: "torch.Tensor") -> bool | None:
         entry = self._known.get(id(tensor))
